@@ -1,0 +1,101 @@
+package attention
+
+func init() {
+	RegisterEstimator("exact", Info{Doc: "full-precision logits of the candidates", New: func(*Args) (any, error) { return exact{}, nil }})
+	RegisterEstimator("int4", Info{Doc: "INT4 keys per token with their own scale and minimum", Paper: "2502.02770", New: func(*Args) (any, error) { return int4{}, nil }})
+	RegisterEstimator("page-range", Info{Doc: "codes between the page's own channel bounds", New: func(a *Args) (any, error) {
+		b := a.Int("bits", 4, 1, 8, "bits a channel: 1, 2, 3, 4 or 8")
+		if b > 4 && b != 8 {
+			return nil, unexpected("bits", b, "1, 2, 3, 4 or 8")
+		}
+		return pageRange{bits: b, planes: []Plane{Bounds{PageTokens}, PageRange{b}}}, nil
+	}})
+}
+
+// exact computes the candidates' logits from the fp16 keys: the upper bound of every estimator, at the price of reading what it estimates.
+type exact struct{}
+
+// Planes implements Estimator.
+func (exact) Planes() []Plane { return nil }
+
+// Complete implements Estimator.
+func (exact) Complete() bool { return true }
+
+// PageBytes implements Estimator.
+func (exact) PageBytes(dim int) int { return PageTokens * dim * 2 }
+
+// Estimate implements Estimator.
+func (exact) Estimate(w *Work, lo, hi int) {
+	for j := lo; j < hi; j++ {
+		w.exactPage(j)
+	}
+}
+
+// exactPage computes the logits of candidate page j from the keys. Lanes beyond the head's tokens read rows that were never written; mask removes them.
+func (w *Work) exactPage(j int) {
+	var at [PageTokens]int32
+	row := w.Head.Row(int(w.Pages[j]) * PageTokens)
+	n := min(PageTokens, w.Head.N-int(w.Pages[j])*PageTokens)
+	for i := range at {
+		at[i] = row + int32(min(i, n-1))
+	}
+	w.Kern.Dot(w.AllLogits()[j*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, w.Head.K, at[:])
+}
+
+// eachBlock calls f for every block that candidate pages [lo,hi) touch: the block, its first candidate's index, the mask of its candidate pages, and kernel scratch.
+func (w *Work) eachBlock(lo, hi int, f func(block, first int, pages uint16, tmp []byte)) {
+	size := TmpBytes(w.Group, w.Head.Dim)
+	tmp := w.tmp[lo/estimatePart*size:][:size] // ranges of one Work run concurrently, each within its own part
+	for j := lo; j < hi; {
+		b, first, m := int(w.Pages[j])/BlockPages, j, uint16(0)
+		for ; j < hi && int(w.Pages[j])/BlockPages == b; j++ {
+			m |= 1 << (w.Pages[j] % BlockPages)
+		}
+		f(b, first, m, tmp)
+	}
+}
+
+// int4 is the paper's estimator: per-token INT4 over all channels.
+type int4 struct{}
+
+var int4Planes = []Plane{Int4{}}
+
+// Planes implements Estimator.
+func (int4) Planes() []Plane { return int4Planes }
+
+// Complete implements Estimator.
+func (int4) Complete() bool { return true }
+
+// PageBytes implements Estimator.
+func (int4) PageBytes(dim int) int { return Int4{}.PageBytes(dim) }
+
+// Estimate implements Estimator.
+func (int4) Estimate(w *Work, lo, hi int) {
+	w.eachBlock(lo, hi, func(b, first int, pages uint16, tmp []byte) {
+		w.Kern.Int4Dot(w.AllLogits()[first*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, w.EstimatorPlane(0, b), pages, tmp)
+	})
+}
+
+// pageRange estimates from codes between the page's own bounds: finer than a scale per token at the same bits, because a page's channel range is far
+// narrower than a token's range over channels, above all where keys have outlier channels.
+type pageRange struct {
+	bits   int
+	planes []Plane
+}
+
+// Planes implements Estimator.
+func (e pageRange) Planes() []Plane { return e.planes }
+
+// Complete implements Estimator: a page's range is final, and its codes written, only when it is full.
+func (pageRange) Complete() bool { return false }
+
+// PageBytes implements Estimator.
+func (e pageRange) PageBytes(dim int) int { return PageRange{e.bits}.PageBytes(dim) + 4*dim }
+
+// Estimate implements Estimator.
+func (e pageRange) Estimate(w *Work, lo, hi int) {
+	w.eachBlock(lo, hi, func(b, first int, pages uint16, tmp []byte) {
+		w.Kern.PageRangeDot(w.AllLogits()[first*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, e.bits,
+			as[uint16](w.EstimatorPlane(0, b)), w.EstimatorPlane(1, b), pages, tmp)
+	})
+}

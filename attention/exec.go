@@ -1,0 +1,316 @@
+package attention
+
+import (
+	"fmt"
+	"math"
+	"slices"
+)
+
+// Runner shares work among workers: it calls t.Do(i) once for every i in [0,n), concurrently and in any order, and returns when all are done.
+type Runner interface{ Run(n int, t Task) }
+
+// Task is what a Runner runs.
+type Task interface{ Do(i int) }
+
+// Serial is the Runner with one worker.
+type Serial struct{}
+
+// Run implements Runner.
+func (Serial) Run(n int, t Task) {
+	for i := range n {
+		t.Do(i)
+	}
+}
+
+// Call is one KV head's attention in a decode step.
+type Call struct {
+	Pipeline *Pipeline
+	Layer    int
+	KVHead   int
+	Head     Head
+	Planes   []string  // names of Head.Planes
+	First    int       // first token in sight (sliding window); if not 0 the call is dense
+	Group    int       // query heads that share the KV head, at most MaxGroup
+	Q        []float32 // [Group][Dim] queries after RoPE, scaled by 1/√Dim
+	Out      []float32 // [Group][Dim]
+	Stats    *Stats    // nil: not counted
+}
+
+// MaxGroup is the largest query group: one bit a head in a mask.
+const MaxGroup = 32
+
+// Exec runs the stages for many KV heads, of one sequence or of many, at once: Add the calls of a step, then Run. It keeps its scratch between steps, so that a
+// step allocates nothing once the longest context was seen. Not safe for concurrent use.
+type Exec struct {
+	kern  Kernels
+	run   Runner
+	works []*Work
+	n     int
+	items []item
+	stage stage
+	bound map[*Pipeline]*binding
+}
+
+type item struct {
+	w      *Work
+	lo, hi int
+}
+
+type stage uint8
+
+const (
+	stageScan stage = iota
+	stageChoose
+	stageEstimate
+	stagePrune
+	stageAttend
+	stageMerge
+	stageDense // the dense pass of a measured sparse step
+	stageCompare
+)
+
+// How stages are cut into tasks.
+const (
+	scanPart     = 8   // blocks
+	estimatePart = 128 // candidate pages
+)
+
+// NewExec makes an executor of the given arithmetic and workers.
+func NewExec(k Kernels, r Runner) *Exec {
+	return &Exec{kern: k, run: r, bound: map[*Pipeline]*binding{}}
+}
+
+// Add takes a call into the next Run. It fails if the cache does not keep what the pipeline reads.
+func (x *Exec) Add(c Call) error {
+	if c.Group < 1 || c.Group > MaxGroup {
+		return fmt.Errorf("attention: layer %d: %d query heads share a KV head, at most %d can", c.Layer, c.Group, MaxGroup)
+	}
+	b := x.bound[c.Pipeline]
+	if b == nil || !slices.Equal(b.names, c.Planes) {
+		var err error
+		if b, err = c.Pipeline.bindTo(c.Planes); err != nil {
+			return err
+		}
+		x.bound[c.Pipeline] = b
+	}
+	if x.n == len(x.works) {
+		x.works = append(x.works, &Work{})
+	}
+	w := x.works[x.n]
+	x.n++
+	w.prepare(c, b, x.kern)
+	return nil
+}
+
+func (w *Work) prepare(c Call, b *binding, k Kernels) {
+	w.call, w.bind, w.Kern, w.Head, w.Group, w.Q = c, b, k, c.Head, c.Group, c.Q
+	w.count.lse = grow(w.count.lse, w.Group)
+	w.sparse = c.First == 0 && c.Pipeline.Sparse(c.Layer, c.Head.N)
+	if !w.sparse {
+		w.room(w.rowsInSight(true))
+		return
+	}
+	p, pages := c.Pipeline, c.Head.Pages()
+	w.scoreLD = p.sel.Scores(c.Head.N)
+	w.scores = grow(w.scores, w.Group*w.scoreLD)
+	w.mark, w.lanes = grow(w.mark, pages), grow(w.lanes, pages*w.Group)
+	clear(w.mark)
+	clear(w.lanes)
+	w.tmp = grow(w.tmp, TmpBytes(w.Group, c.Head.Dim)*(pages/estimatePart+1))
+	w.count.b0, w.count.b1 = grow(w.count.b0, w.Group), grow(w.count.b1, w.Group)
+	w.count.held = grow(w.count.held, w.Group)
+	w.count.selBytes = 0
+}
+
+// Run runs the added calls and forgets them.
+func (x *Exec) Run() {
+	works := x.works[:x.n]
+	sparse := false
+	for _, w := range works {
+		sparse = sparse || w.sparse
+	}
+	if sparse {
+		for _, w := range works {
+			if w.sparse && w.scoreLD > 0 {
+				x.split(w, w.Head.Blocks(), scanPart)
+			}
+		}
+		x.flush(stageScan)
+		for _, w := range works {
+			if w.sparse {
+				x.split(w, 1, 1)
+			}
+		}
+		x.flush(stageChoose)
+		for _, w := range works {
+			if w.sparse && w.call.Pipeline.est != nil {
+				x.split(w, len(w.Pages), estimatePart)
+			}
+		}
+		x.flush(stageEstimate)
+		for _, w := range works {
+			if w.sparse {
+				x.split(w, 1, 1)
+			}
+		}
+		x.flush(stagePrune)
+	}
+	for _, w := range works {
+		x.split(w, attendParts(w.rowsInSight(!w.sparse)), 1)
+	}
+	x.flush(stageAttend)
+	for _, w := range works {
+		x.split(w, 1, 1)
+	}
+	x.flush(stageMerge)
+	x.measure(works)
+	for _, w := range works {
+		if s := w.call.Stats; s != nil {
+			s.add(w)
+		}
+	}
+	x.n = 0
+}
+
+// measure runs the dense pass of sparse calls whose statistics ask for it.
+func (x *Exec) measure(works []*Work) {
+	any := false
+	for _, w := range works {
+		if w.measured() {
+			any = true
+			n := w.rowsInSight(true)
+			w.room(n)
+			x.split(w, attendParts(n), 1)
+		}
+	}
+	if !any {
+		return
+	}
+	x.flush(stageDense)
+	for _, w := range works {
+		if w.measured() {
+			x.split(w, 1, 1)
+		}
+	}
+	x.flush(stageCompare)
+}
+
+func (w *Work) measured() bool { return w.sparse && w.call.Stats != nil && w.call.Stats.Measure }
+
+// split queues [0,n) of w in tasks of at most per.
+func (x *Exec) split(w *Work, n, per int) {
+	for lo := 0; lo < n; lo += per {
+		x.items = append(x.items, item{w, lo, min(n, lo+per)})
+	}
+}
+
+func (x *Exec) flush(s stage) {
+	if len(x.items) > 0 {
+		x.stage = s
+		x.run.Run(len(x.items), x)
+		x.items = x.items[:0]
+	}
+}
+
+// Do implements Task: one task of the stage in force. Called by the Runner only.
+func (x *Exec) Do(i int) {
+	it := x.items[i]
+	w := it.w
+	p := w.call.Pipeline
+	switch x.stage {
+	case stageScan:
+		p.sel.Scan(w, it.lo, it.hi)
+	case stageChoose:
+		p.sel.Choose(w)
+		w.gather()
+	case stageEstimate:
+		w.estimate(it.lo, it.hi)
+	case stagePrune:
+		w.prune()
+	case stageAttend:
+		w.attend(it.lo, !w.sparse)
+	case stageMerge:
+		w.finish()
+	case stageDense:
+		w.attend(it.lo, true)
+	case stageCompare:
+		w.compare()
+	}
+}
+
+// estimate runs the estimator over candidate pages [lo,hi).
+func (w *Work) estimate(lo, hi int) {
+	est := w.call.Pipeline.est
+	est.Estimate(w, lo, hi)
+	if hi == len(w.Pages) && !est.Complete() && w.Head.N%PageTokens != 0 {
+		w.exactPage(hi - 1) // the newest page has no codes yet
+	}
+	w.mask(lo, hi)
+}
+
+// prune decides the survivors of every query head and flattens their union.
+func (w *Work) prune() {
+	p, n := w.call.Pipeline, len(w.Pages)
+	for g := range w.Group {
+		if p.prun == nil {
+			w.keepAll(g)
+			continue
+		}
+		keep := w.keep[g*n:][:n]
+		p.prun.Prune(w, g, w.Logits(g), keep)
+		keep[n-1] = w.cand[g*n+n-1] // the newest page is always kept
+	}
+	union := p.spec.Union || w.Group == 1
+	w.collect(union)
+	if p.tail {
+		for g := range w.Group {
+			w.count.held[g] = w.estimatedMass(g, union)
+		}
+	}
+	w.room(len(w.rows))
+}
+
+// finish merges the parts into the output and makes up for the tail.
+func (w *Work) finish() {
+	dim, n := w.Head.Dim, attendParts(w.rowsInSight(!w.sparse))
+	for g := range w.Group {
+		out := w.call.Out[g*dim:][:dim]
+		w.count.lse[g] = w.merge(out, g, n)
+		if w.sparse && w.call.Pipeline.tail {
+			w.compensate(out, w.count.held[g])
+		}
+	}
+}
+
+// compensate replaces o by held·o + (1−held)·v̄: what was pruned counts as its estimated mass times the mean value (SparQ's tail, arXiv 2312.04985).
+func (w *Work) compensate(out []float32, held float32) {
+	if held >= 1 {
+		return
+	}
+	f := (1 - held) / float32(w.Head.N)
+	for c := range out {
+		out[c] *= held
+	}
+	for b := range w.Head.Blocks() {
+		for c, x := range as[float32](w.Head.Plane(w.bind.sum, b)) {
+			out[c] += f * x
+		}
+	}
+}
+
+// compare turns the dense pass into the true mass of what was attended and the output's error.
+func (w *Work) compare() {
+	dim, n := w.Head.Dim, attendParts(w.rowsInSight(true))
+	w.order = grow(w.order, dim)
+	dense, s := w.order[:dim], w.call.Stats
+	for g := range w.Group {
+		lse := w.merge(dense, g, n)
+		var diff, norm float64
+		for c, x := range w.call.Out[g*dim:][:dim] {
+			d := float64(x - dense[c])
+			diff += d * d
+			norm += float64(dense[c]) * float64(dense[c])
+		}
+		s.measured(w.call.Layer, w.call.KVHead*w.Group+g, math.Exp(float64(w.count.lse[g]-lse)), math.Sqrt(diff/max(norm, math.SmallestNonzeroFloat64)))
+	}
+}

@@ -1,0 +1,31 @@
+package attention
+
+// Kernels is the arithmetic that the stages are built from: what a device may replace by machine code. Portable defines every method; the
+// pipeline calls them from several goroutines at once, so an implementation holds no state. This interface is for decoupling, not an extension point:
+// a selector or an estimator needs none of it and may compute in plain Go.
+//
+// Shapes: a query group is [group][dim] float32, already scaled by 1/√dim. rows is a slab of fp16 vectors, row i at rows[i*dim:]; at lists row numbers.
+// Results for query head g go to dst[g*ld+...]. Block layouts (bounds, codes) are those of the planes of the same name.
+type Kernels interface {
+	// Dot sets dst[g*ld+i] = q_g · rows[at[i]].
+	Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32)
+	// Accumulate adds Σ_i w[g*ld+i] · rows[at[i]] to acc[g*dim:]. Rows whose weight is zero for a head leave that head's acc as it is.
+	Accumulate(acc, w []float32, ld, group, dim int, rows []uint16, at []int32)
+	// Max is the largest element of x (−Inf for none). NaN elements are ignored.
+	Max(x []float32) float32
+	// Exp sets x[i] = exp(x[i] − max) and returns the sum; −Inf becomes exactly 0. max is at least every element.
+	Exp(x []float32, max float32) (sum float32)
+	// Above is the sum and the count of the elements of w that are at least t.
+	Above(w []float32, t float32) (sum float32, n int)
+	// Lanes sets bit i of mask[j] where w[j*PageTokens+i] >= t, for every whole page in w.
+	Lanes(mask []uint16, w []float32, t float32)
+	// PageBounds sets dst[g*ld+p] = Σ_c max(q_c·min_c, q_c·max_c), the upper bound of q_g·k over page p, for the pages of one block of a Bounds plane (Quest, arXiv 2406.10774).
+	PageBounds(dst []float32, ld int, q []float32, group, dim, pages int, bounds []uint16)
+	// Int4Dot estimates q_g·k from the per-token codes of one block, for the pages whose bit is set; page number j among the set ones has its tokens at dst[g*ld+j*PageTokens:].
+	Int4Dot(dst []float32, ld int, q []float32, group, dim int, codes []byte, pages uint16, tmp []byte)
+	// PageRangeDot does the same from page-range codes of the given bits and the block's Bounds plane of PageTokens-token pages.
+	PageRangeDot(dst []float32, ld int, q []float32, group, dim, bits int, bounds []uint16, codes []byte, pages uint16, tmp []byte)
+}
+
+// TmpBytes is the size of the scratch that Int4Dot and PageRangeDot may use for a query group of this shape.
+func TmpBytes(group, dim int) int { return group * (dim*BlockPages + 1024) }

@@ -1,0 +1,130 @@
+package attention
+
+import "fmt"
+
+// Pipeline is a Spec made ready to run: the stages as values. It is immutable and shared by all sequences that use the spec.
+type Pipeline struct {
+	spec Spec
+	sel  Selector  // nil: dense
+	est  Estimator // nil: candidates are not estimated
+	prun Pruner    // nil: all candidates survive
+	tail bool
+	// planes that the stages read, without repetition, and where each stage's stand among them
+	planes   []Plane
+	selPlane []int
+	estPlane []int
+	sumPlane int
+}
+
+// New makes the pipeline of a spec. Errors name the part and the argument, and list what is known.
+func New(s Spec) (*Pipeline, error) {
+	p := &Pipeline{spec: s, tail: s.Tail}
+	if s.Dense() {
+		return p, nil
+	}
+	made, err := build(selectors, s.Select)
+	if err != nil {
+		return nil, err
+	}
+	p.sel = made.(Selector)
+	if s.Prune.Name != "" && s.Prune.Name != "none" {
+		if made, err = build(pruners, s.Prune); err != nil {
+			return nil, err
+		}
+		p.prun = made.(Pruner)
+	}
+	name := s.Estimate.Name
+	if name == "none" {
+		name = ""
+	}
+	switch {
+	case name != "":
+		if made, err = build(estimators, s.Estimate); err != nil {
+			return nil, err
+		}
+		p.est = made.(Estimator)
+	case p.prun != nil:
+		p.est = exact{}
+	}
+	if p.prun == nil && p.tail {
+		return nil, fmt.Errorf("attention: %s: tail=mean needs a pruner, because it weighs what was pruned", s)
+	}
+	p.selPlane = p.declare(p.sel.Planes())
+	if p.est != nil {
+		p.estPlane = p.declare(p.est.Planes())
+	}
+	if p.tail {
+		p.sumPlane = p.declare([]Plane{ValueSum{}})[0]
+	}
+	return p, nil
+}
+
+func (p *Pipeline) declare(planes []Plane) (at []int) {
+	for _, want := range planes {
+		i := 0
+		for i < len(p.planes) && p.planes[i].Name() != want.Name() {
+			i++
+		}
+		if i == len(p.planes) {
+			p.planes = append(p.planes, want)
+		}
+		at = append(at, i)
+	}
+	return at
+}
+
+// MustNew is New for specs written in code; it panics on an error.
+func MustNew(spec string) *Pipeline {
+	s, err := Parse(spec)
+	if err == nil {
+		var p *Pipeline
+		if p, err = New(s); err == nil {
+			return p
+		}
+	}
+	panic(err)
+}
+
+// Spec is what the pipeline was made from.
+func (p *Pipeline) Spec() Spec { return p.spec }
+
+// Planes is what a cache must keep for this pipeline.
+func (p *Pipeline) Planes() []Plane { return p.planes }
+
+// Sparse reports whether a decode step over n tokens of a layer runs the stages, rather than dense attention.
+func (p *Pipeline) Sparse(layer, n int) bool {
+	return p.sel != nil && layer >= p.spec.DenseLayers && n >= p.spec.MinContext
+}
+
+// binding says where a cache keeps the planes of a pipeline.
+type binding struct {
+	names    []string // of the cache's planes
+	sel, est []int
+	sum      int
+}
+
+func (p *Pipeline) bindTo(names []string) (*binding, error) {
+	at := make([]int, len(p.planes))
+	for i, pl := range p.planes {
+		at[i] = -1
+		for j, n := range names {
+			if n == pl.Name() {
+				at[i] = j
+			}
+		}
+		if at[i] < 0 {
+			return nil, fmt.Errorf("attention: %s reads %s, which this cache does not keep (it keeps %v)", p.spec, pl.Name(), names)
+		}
+	}
+	b := &binding{names: names}
+	for _, i := range p.selPlane {
+		b.sel = append(b.sel, at[i])
+	}
+	for _, i := range p.estPlane {
+		b.est = append(b.est, at[i])
+	}
+	if p.tail {
+		b.sum = at[p.sumPlane]
+	}
+	return b, nil
+}

@@ -1,0 +1,156 @@
+package attention
+
+import (
+	"math"
+	"math/bits"
+
+	"github.com/twilight-go/twilight/internal/tensor"
+)
+
+// Portable is Kernels in plain Go float32: the definition that every other implementation is held against, and what runs where there is no machine code.
+type Portable struct{}
+
+// Dot implements Kernels.
+func (Portable) Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32) {
+	for i, r := range at {
+		row := rows[int(r)*dim:][:dim]
+		for g := range group {
+			qg, s := q[g*dim:][:dim], float32(0)
+			for c, x := range row {
+				s += qg[c] * tensor.F16ToF32(x)
+			}
+			dst[g*ld+i] = s
+		}
+	}
+}
+
+// Accumulate implements Kernels.
+func (Portable) Accumulate(acc, w []float32, ld, group, dim int, rows []uint16, at []int32) {
+	for i, r := range at {
+		row := rows[int(r)*dim:][:dim]
+		for g := range group {
+			wi, a := w[g*ld+i], acc[g*dim:][:dim]
+			if wi == 0 {
+				continue
+			}
+			for c, x := range row {
+				a[c] += wi * tensor.F16ToF32(x)
+			}
+		}
+	}
+}
+
+// Max implements Kernels.
+func (Portable) Max(x []float32) float32 {
+	m := negInf
+	for _, v := range x {
+		if v > m {
+			m = v
+		}
+	}
+	return m
+}
+
+// Exp implements Kernels.
+func (Portable) Exp(x []float32, top float32) (sum float32) {
+	for i, v := range x {
+		e := float32(0)
+		if v != negInf {
+			e = float32(math.Exp(float64(v - top)))
+		}
+		x[i] = e
+		sum += e
+	}
+	return sum
+}
+
+// Above implements Kernels.
+func (Portable) Above(w []float32, t float32) (sum float32, n int) {
+	for _, x := range w {
+		if x >= t {
+			sum += x
+			n++
+		}
+	}
+	return sum, n
+}
+
+// Lanes implements Kernels.
+func (Portable) Lanes(mask []uint16, w []float32, t float32) {
+	for j := range len(w) / PageTokens {
+		m := uint16(0)
+		for i, x := range w[j*PageTokens:][:PageTokens] {
+			if x >= t {
+				m |= 1 << i
+			}
+		}
+		mask[j] = m
+	}
+}
+
+// PageBounds implements Kernels.
+func (Portable) PageBounds(dst []float32, ld int, q []float32, group, dim, pages int, bounds []uint16) {
+	for g := range group {
+		out := dst[g*ld:][:pages]
+		clear(out)
+		for c := range dim {
+			x := q[g*dim+c]
+			side := 0 // q_c·k_c is largest at the minimum for a negative q_c
+			if x > 0 {
+				side = 1
+			}
+			for p := range out {
+				out[p] += x * tensor.F16ToF32(bounds[(2*c+side)*pages+p])
+			}
+		}
+	}
+}
+
+// Int4Dot implements Kernels.
+func (Portable) Int4Dot(dst []float32, ld int, q []float32, group, dim int, codes []byte, pages uint16, _ []byte) {
+	n := Int4{}.PageBytes(dim)
+	for j := 0; pages != 0; j++ {
+		page := codes[bits.TrailingZeros16(pages)*n:][:n]
+		pages &= pages - 1
+		par := as[uint16](page[n-4*PageTokens:])
+		for t := range PageTokens {
+			scale, lo := tensor.F16ToF32(par[t]), tensor.F16ToF32(par[PageTokens+t])
+			for g := range group {
+				var qu, qs float32
+				for c, x := range q[g*dim:][:dim] {
+					qu += x * float32(getCode(page, 4, t, c))
+					qs += x
+				}
+				dst[g*ld+j*PageTokens+t] = scale*qu + lo*qs
+			}
+		}
+	}
+}
+
+// PageRangeDot implements Kernels.
+func (Portable) PageRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, bounds []uint16, codes []byte, pages uint16, _ []byte) {
+	p := PageRange{nbits}
+	n, step := p.PageBytes(dim), 1/float32(int(1)<<nbits-1)
+	for j := 0; pages != 0; j++ {
+		at := bits.TrailingZeros16(pages)
+		page := codes[at*n:][:n]
+		pages &= pages - 1
+		for g := range group {
+			var base float32
+			out := dst[g*ld+j*PageTokens:][:PageTokens]
+			clear(out)
+			for c, x := range q[g*dim:][:dim] {
+				lo := tensor.F16ToF32(bounds[2*c*BlockPages+at])
+				hi := tensor.F16ToF32(bounds[(2*c+1)*BlockPages+at])
+				base += x * lo
+				qs := x * (hi - lo) * step
+				for t := range out {
+					out[t] += qs * float32(p.get(page, dim, t, c))
+				}
+			}
+			for t := range out {
+				out[t] += base
+			}
+		}
+	}
+}

@@ -1,0 +1,110 @@
+package attention
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+)
+
+func init() {
+	RegisterPruner("top-k", Info{Doc: "the k candidates of largest estimated weight", New: func(a *Args) (any, error) {
+		return topK{k: a.Int("k", 0, 0, 1<<30, "tokens kept"), keep: a.Float("keep", 0, 0, 1, "or the share of the context that is kept")}.check()
+	}})
+	RegisterPruner("top-p", Info{Doc: "the fewest candidates whose estimated mass is at least p", Paper: "2502.02770", New: func(a *Args) (any, error) {
+		return topP{p: a.Float("p", 0.9, 0, 1, "mass that survives, of the candidates' estimated mass")}, nil
+	}})
+}
+
+// topK keeps a fixed number of candidates.
+type topK struct {
+	k    int
+	keep float64
+}
+
+func (t topK) check() (any, error) {
+	if t.k == 0 && t.keep == 0 {
+		return nil, fmt.Errorf("expected k=TOKENS or keep=SHARE")
+	}
+	return t, nil
+}
+
+// Prune implements Pruner.
+func (t topK) Prune(w *Work, g int, logits []float32, keep []uint16) {
+	k := t.k
+	if k == 0 {
+		k = int(t.keep*float64(w.Head.N) + 0.5)
+	}
+	if k = max(k, 1); k >= w.count.b0[g] {
+		w.keepAll(g)
+		return
+	}
+	cut, ties := kthLargest(w.Scratch(len(logits)), logits, k)
+	for j := range keep {
+		m := uint16(0)
+		for i, x := range logits[j*PageTokens:][:PageTokens] {
+			if x > cut {
+				m |= 1 << i
+			} else if x == cut && ties > 0 {
+				m |= 1 << i
+				ties--
+			}
+		}
+		keep[j] = m
+	}
+}
+
+func (w *Work) keepAll(g int) {
+	n := len(w.Pages)
+	copy(w.keep[g*n:][:n], w.cand[g*n:][:n])
+}
+
+// topP is Twilight's pruner: the smallest set of candidates with mass at least p, found by a threshold on the weights. It leaves the weights in the logits.
+//
+// A token whose weight is under (1−p)/n of the total can never be needed, since all such tokens together hold less than 1−p; so one vector pass discards
+// nine tenths of them, and the search runs over what is left. The search halves the interval of float32 bit patterns between a threshold that holds the mass
+// and one that does not, until a single weight (or ties) lies between: the set is minimal, and never under p.
+type topP struct{ p float64 }
+
+// Prune implements Pruner.
+func (t topP) Prune(w *Work, g int, logits []float32, keep []uint16) {
+	k := w.Kern
+	total := k.Exp(logits, k.Max(logits))
+	if t.p >= 1 {
+		w.keepAll(g)
+		return
+	}
+	floor := max(float32((1-t.p)*float64(total)/float64(len(logits)))*0.999, math.SmallestNonzeroFloat32)
+	w.masks = grow(w.masks, len(keep))
+	masks := w.masks[:len(keep)]
+	k.Lanes(masks, logits, floor)
+	rest := w.Scratch(len(logits))
+	n := 0
+	for j, m := range masks {
+		page := logits[j*PageTokens:][:PageTokens]
+		for ; m != 0; m &= m - 1 {
+			rest[n] = page[bits.TrailingZeros16(m)&(PageTokens-1)]
+			n++
+		}
+	}
+	rest = rest[:n]
+	k.Lanes(keep, logits, massThreshold(k, rest, float32(t.p)*total, floor))
+}
+
+// massThreshold is the largest t such that the elements of w at or above t sum to at least mass; floor if even all of them do not.
+// No element exceeds 1 and none is under floor.
+func massThreshold(k Kernels, w []float32, mass, floor float32) float32 {
+	lo, hi := math.Float32bits(floor), math.Float32bits(1)+1 // w ≥ lo holds the mass, w ≥ hi does not
+	nlo, nhi := len(w), 0
+	if s, _ := k.Above(w, floor); s < mass {
+		return floor
+	}
+	for hi-lo > 1 && nlo-nhi > 1 {
+		mid := lo + (hi-lo)/2
+		if s, n := k.Above(w, math.Float32frombits(mid)); s >= mass {
+			lo, nlo = mid, n
+		} else {
+			hi, nhi = mid, n
+		}
+	}
+	return math.Float32frombits(lo)
+}

@@ -1,0 +1,92 @@
+package attention
+
+import "fmt"
+
+// quest is Quest (arXiv 2406.10774): pages ranked by the upper bound of any q·k in them, Σ_c max(q_c·min_c, q_c·max_c). Keeps the minimum and maximum of each key
+// channel per page (a Bounds plane: 6.25 % of an fp16 cache at 16 tokens a page) and reads all of it every step.
+type quest struct {
+	page   int
+	keep   float64
+	budget int
+	shared bool
+	bounds []Plane
+}
+
+func init() {
+	RegisterSelector("quest", Info{Doc: "pages by the upper bound of q·k from channel minima and maxima", Paper: "2406.10774", New: func(a *Args) (any, error) {
+		q := quest{
+			page:   a.Int("page", 16, 8, 64, "tokens a page: 8, 16, 32 or 64"),
+			keep:   a.Float("keep", 0.25, 0, 1, "share of the context that is proposed"),
+			budget: a.Int("budget", 0, 0, 1<<30, "tokens proposed, instead of a share (the paper's B0)"),
+			shared: a.Flag("shared", "one page list for the group, by the largest normalised score of its heads"),
+		}
+		if q.page&(q.page-1) != 0 {
+			return nil, fmt.Errorf("page=%d: expected 8, 16, 32 or 64", q.page)
+		}
+		q.bounds = []Plane{Bounds{q.page}}
+		return q, nil
+	}})
+}
+
+// Planes implements Selector.
+func (s quest) Planes() []Plane { return s.bounds }
+
+// Scores implements Selector.
+func (s quest) Scores(n int) int {
+	return (n + BlockTokens - 1) / BlockTokens * (BlockTokens / s.page)
+}
+
+// Scan implements Selector.
+func (s quest) Scan(w *Work, lo, hi int) {
+	pages := BlockTokens / s.page
+	for b := lo; b < hi; b++ {
+		w.Kern.PageBounds(w.AllScores()[b*pages:], w.ScoreStride(), w.Q, w.Group, w.Head.Dim, pages, as[uint16](w.SelectorPlane(0, b)))
+	}
+}
+
+// Choose implements Selector.
+func (s quest) Choose(w *Work) {
+	n := (w.Head.N + s.page - 1) / s.page
+	w.ReadBytes(w.Head.Blocks() * s.bounds[0].BlockBytes(w.Head.Dim))
+	want := int(s.keep*float64(w.Head.N)/float64(s.page) + 0.5)
+	if s.budget > 0 {
+		want = (s.budget + s.page - 1) / s.page
+	}
+	want = min(max(want, 1), n)
+	if s.shared {
+		s.share(w, n)
+	}
+	for g := range w.Group {
+		score := w.ScoreSlice(g)[:n]
+		if s.shared {
+			score = w.ScoreSlice(0)[:n]
+		}
+		t, ties := kthLargest(w.Scratch(n), score, want)
+		for p, x := range score {
+			if x < t {
+				continue
+			}
+			if x == t {
+				if ties == 0 {
+					continue
+				}
+				ties--
+			}
+			w.Propose(g, p*s.page, (p+1)*s.page)
+		}
+	}
+}
+
+// share leaves in the first head's scores the group's largest score of each page, each head's normalised by its own softmax so that none outshouts the others.
+func (s quest) share(w *Work, n int) {
+	best := w.ScoreSlice(0)[:n]
+	for g := range w.Group {
+		score := w.ScoreSlice(g)[:n]
+		lse := logSumExp(w.Kern, score, w.Scratch(n))
+		for p := range score {
+			if x := score[p] - lse; g == 0 || x > best[p] {
+				best[p] = x
+			}
+		}
+	}
+}

@@ -1,0 +1,214 @@
+package attention
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Spec says how attention is done: the parts of a pipeline and the options that hold for all. It is a value, and by Parse and String also text that a person
+// can type: selector+estimator+pruner, each with arguments after a colon, any of them but the selector left out:
+//
+//	dense                                     exact attention over everything
+//	twilight                                  a preset; see Presets
+//	quest:keep=0.25+int4+top-p:0.9            the paper's pipeline
+//	streaming:sink=4,window=1020              a selector alone: the method with its fixed budget
+//	full+page-range:bits=2+top-p:0.95,union,tail=mean+when:dense-layers=2,min-context=512
+type Spec struct {
+	Select, Estimate, Prune Part
+	Union                   bool // every head of a group attends to the union of the group's survivors
+	Tail                    bool // what was pruned counts as its estimated mass times the mean value
+	DenseLayers             int  // layers at the start of the model that stay dense
+	MinContext              int  // tokens below which a sequence stays dense
+}
+
+// Part is one stage: a registered name and its arguments in canonical order.
+type Part struct {
+	Name string
+	Args []Arg
+}
+
+// Arg is one argument: key=value, or a flag, whose value is empty.
+type Arg struct{ Key, Value string }
+
+// What holds when a spec does not say otherwise. Layers 0 and 1 are not sparse in any model measured (the paper keeps them dense too), and below some hundreds of tokens there is nothing to prune.
+const (
+	DefaultDenseLayers = 2
+	DefaultMinContext  = 512
+)
+
+// Presets are names for whole specs, in the order in which they are shown.
+var Presets = []struct{ Name, Spec, Doc string }{
+	{"dense", "dense", "exact attention over every token"},
+	{"twilight-paper", "quest:keep=0.25+int4+top-p:0.9", "the pipeline as published: Quest pages, INT4 per token, each head its own survivors"},
+	{"twilight", "quest:keep=0.25+page-range:bits=4+top-p:0.9,union", "page-range codes, and each group attends to the union of its heads' survivors"},
+}
+
+// Dense reports whether the spec is dense attention.
+func (s Spec) Dense() bool { return s.Select.Name == "dense" }
+
+// Parse reads a spec. A preset's name may stand alone or with +when. Errors say which part is wrong and list what is known.
+func Parse(text string) (Spec, error) {
+	s := Spec{DenseLayers: DefaultDenseLayers, MinContext: DefaultMinContext}
+	fields := strings.Split(strings.TrimSpace(text), "+")
+	for _, p := range Presets {
+		if fields[0] == p.Name && p.Spec != p.Name {
+			fields = append(strings.Split(p.Spec, "+"), fields[1:]...)
+		}
+	}
+	stage := 0
+	for i, f := range fields {
+		part, err := parsePart(f)
+		if err != nil {
+			return Spec{}, fmt.Errorf("attention: %q: %w", text, err)
+		}
+		if err := s.place(part, i, &stage); err != nil {
+			return Spec{}, fmt.Errorf("attention: %q: %w", text, err)
+		}
+	}
+	if s.Dense() && (s.Estimate.Name != "" || s.Prune.Name != "") {
+		return Spec{}, fmt.Errorf("attention: %q: dense takes no further stages", text)
+	}
+	if _, err := New(s); err != nil {
+		return Spec{}, fmt.Errorf("attention: %q: %w", text, err)
+	}
+	return s, nil
+}
+
+// place puts part i where its name belongs; stages must come in order.
+func (s *Spec) place(p Part, i int, stage *int) error {
+	_, isSel := selectors[p.Name]
+	_, isEst := estimators[p.Name]
+	_, isPrun := pruners[p.Name]
+	switch {
+	case i == 0 && (isSel || p.Name == "dense"):
+		if p.Name == "dense" && len(p.Args) > 0 {
+			return fmt.Errorf("dense takes no arguments")
+		}
+		s.Select = p
+	case i == 0:
+		return fmt.Errorf("unknown selector or preset %q; known: %s", p.Name, strings.Join(append(presetNames(), names(selectors)...), ", "))
+	case p.Name == "none" && *stage < 2:
+		*stage++
+	case isEst && *stage < 1:
+		s.Estimate, *stage = p, 1
+	case isPrun && *stage < 2:
+		s.Prune, *stage = s.takeOptions(p), 2
+	case p.Name == "when" && i > 0:
+		*stage = 3
+		return s.when(p)
+	case isSel || isEst || isPrun || p.Name == "none":
+		return fmt.Errorf("%s stands in the wrong place; expected selector+estimator+pruner+when", p.Name)
+	default:
+		return fmt.Errorf("unknown part %q; estimators: %s; pruners: %s; or when:dense-layers=,min-context=", p.Name, strings.Join(names(estimators), ", "), strings.Join(names(pruners), ", "))
+	}
+	return nil
+}
+
+// takeOptions moves the options that hold for every pruner out of its arguments.
+func (s *Spec) takeOptions(p Part) Part {
+	var rest []Arg
+	for _, a := range p.Args {
+		switch {
+		case a.Key == "union" && a.Value == "":
+			s.Union = true
+		case a.Key == "per-head" && a.Value == "":
+			s.Union = false
+		case a.Key == "tail" && a.Value == "mean":
+			s.Tail = true
+		case a.Key == "tail" && a.Value == "none":
+			s.Tail = false
+		default:
+			rest = append(rest, a)
+		}
+	}
+	return Part{p.Name, rest}
+}
+
+func (s *Spec) when(p Part) error {
+	a := newArgs(p)
+	s.DenseLayers = a.Int("dense-layers", s.DenseLayers, 0, 1<<20, "layers at the start that stay dense")
+	s.MinContext = a.Int("min-context", s.MinContext, 0, 1<<30, "tokens below which a sequence stays dense")
+	return a.err()
+}
+
+func parsePart(f string) (Part, error) {
+	name, args, found := strings.Cut(f, ":")
+	p := Part{Name: strings.TrimSpace(name)}
+	if p.Name == "" {
+		return p, fmt.Errorf("a part is empty; expected selector+estimator+pruner")
+	}
+	if !found {
+		return p, nil
+	}
+	for i, a := range strings.Split(args, ",") {
+		k, v, eq := strings.Cut(strings.TrimSpace(a), "=")
+		switch {
+		case k == "" || eq && v == "":
+			return p, fmt.Errorf("%s: argument %q; expected key=value", p.Name, a)
+		case i == 0 && !eq && isNumber(k): // top-p:0.9 stands for top-p:p=0.9
+			k, v = positional, k
+		}
+		p.Args = append(p.Args, Arg{k, v})
+	}
+	return p, nil
+}
+
+func isNumber(s string) bool { _, err := strconv.ParseFloat(s, 64); return err == nil }
+
+// String is the canonical text; Parse(s.String()) gives s again.
+func (s Spec) String() string {
+	var b strings.Builder
+	part := func(p Part, extra ...string) {
+		if b.Len() > 0 {
+			b.WriteByte('+')
+		}
+		b.WriteString(p.Name)
+		var args []string
+		for _, a := range p.Args {
+			switch {
+			case a.Key == positional:
+				args = append(args, a.Value)
+			case a.Value == "":
+				args = append(args, a.Key)
+			default:
+				args = append(args, a.Key+"="+a.Value)
+			}
+		}
+		if args = append(args, extra...); len(args) > 0 {
+			b.WriteString(":" + strings.Join(args, ","))
+		}
+	}
+	part(s.Select)
+	if s.Estimate.Name != "" {
+		part(s.Estimate)
+	}
+	if s.Prune.Name != "" {
+		var extra []string
+		if s.Union {
+			extra = append(extra, "union")
+		}
+		if s.Tail {
+			extra = append(extra, "tail=mean")
+		}
+		part(s.Prune, extra...)
+	}
+	var when []Arg
+	if s.DenseLayers != DefaultDenseLayers {
+		when = append(when, Arg{"dense-layers", strconv.Itoa(s.DenseLayers)})
+	}
+	if s.MinContext != DefaultMinContext {
+		when = append(when, Arg{"min-context", strconv.Itoa(s.MinContext)})
+	}
+	if when != nil {
+		part(Part{"when", when})
+	}
+	return b.String()
+}
+
+func presetNames() (out []string) {
+	for _, p := range Presets {
+		out = append(out, p.Name)
+	}
+	return out
+}

@@ -1,0 +1,53 @@
+package attention
+
+import "testing"
+
+func TestSpecRoundTrip(t *testing.T) {
+	for _, c := range []struct{ in, out string }{
+		{"dense", "dense"},
+		{"full", "full"},
+		{"quest", "quest"},
+		{"streaming:sink=4,window=1020", "streaming:sink=4,window=1020"},
+		{"quest:page=16,keep=0.25+int4+top-p:0.95", "quest:page=16,keep=0.25+int4+top-p:0.95"},
+		{"full+int4+top-p:1", "full+int4+top-p:1"},
+		{"full+page-range:bits=2+top-p:0.9,tail=mean,union", "full+page-range:bits=2+top-p:0.9,union,tail=mean"},
+		{"twilight", "quest:keep=0.25+page-range:bits=4+top-p:0.9,union"},
+		{"twilight-paper+when:min-context=0,dense-layers=0", "quest:keep=0.25+int4+top-p:0.9+when:dense-layers=0,min-context=0"},
+		{"dense+when:min-context=64", "dense+when:min-context=64"},
+		{" full+exact+top-k:keep=0.1 ", "full+exact+top-k:keep=0.1"},
+		{"quest+none+none", "quest"},
+	} {
+		s, err := Parse(c.in)
+		if err != nil {
+			t.Errorf("Parse(%q): %v", c.in, err)
+			continue
+		}
+		if got := s.String(); got != c.out {
+			t.Errorf("Parse(%q).String() = %q, want %q", c.in, got, c.out)
+		}
+		again, err := Parse(s.String())
+		if err != nil || again.String() != s.String() {
+			t.Errorf("Parse(%q) = %v, %v", s, again, err)
+		}
+	}
+}
+
+func TestSpecErrors(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{"", `attention: "": a part is empty; expected selector+estimator+pruner`},
+		{"qest", `attention: "qest": unknown selector or preset "qest"; known: dense, twilight-paper, twilight, full, quest, streaming`},
+		{"quest+int5", `attention: "quest+int5": unknown part "int5"; estimators: exact, int4, page-range; pruners: top-k, top-p; or when:dense-layers=,min-context=`},
+		{"quest:kep=0.5", `attention: "quest:kep=0.5": quest: unknown argument "kep0.5"; known: page=16, keep=0.25, budget=0, shared`},
+		{"quest:keep=2", `attention: "quest:keep=2": quest: keep=2: expected a number from 0 to 1`},
+		{"quest:page=24", `attention: "quest:page=24": quest: page=24: expected 8, 16, 32 or 64`},
+		{"quest+top-p:0.9+int4", `attention: "quest+top-p:0.9+int4": int4 stands in the wrong place; expected selector+estimator+pruner+when`},
+		{"dense+int4", `attention: "dense+int4": dense takes no further stages`},
+		{"full+int4+top-k", `attention: "full+int4+top-k": top-k: expected k=TOKENS or keep=SHARE`},
+		{"full+int4+top-p:p=0.9,p=0.8", `attention: "full+int4+top-p:p=0.9,p=0.8": top-p: p is given twice`},
+		{"full+int4+top-p:nan", `attention: "full+int4+top-p:nan": top-p: p=nan: expected a number from 0 to 1`},
+	} {
+		if _, err := Parse(c.in); err == nil || err.Error() != c.want {
+			t.Errorf("Parse(%q):\n got %v\nwant %s", c.in, err, c.want)
+		}
+	}
+}

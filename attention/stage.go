@@ -1,0 +1,234 @@
+package attention
+
+import "math/bits"
+
+// Selector proposes the candidates of a query: the existing sparse method that Twilight prunes further. An extension point. One value serves all
+// layers, heads and sequences concurrently; whatever belongs to a step stands in Work, whatever belongs to tokens in a Plane.
+type Selector interface {
+	// Planes is the metadata that the selector reads, in the order of Work.SelectorPlane's index.
+	Planes() []Plane
+	// Scores is how many scores a query head needs for n tokens; 0 if the selector has nothing to scan, and Scan is then not called.
+	Scores(n int) int
+	// Scan fills the scores of blocks [lo,hi) for the whole group. Ranges of one Work are scanned concurrently.
+	Scan(w *Work, lo, hi int)
+	// Choose proposes candidates by calls of Work.Propose, once per Work, after all of it was scanned.
+	Choose(w *Work)
+}
+
+// Estimator computes the logits of candidates from low-bit codes. An extension point, stateless like Selector.
+type Estimator interface {
+	// Planes is what the estimator reads, in the order of Work.EstimatorPlane's index.
+	Planes() []Plane
+	// Complete reports whether tokens of the page still being filled can be estimated; if not, the pipeline computes that page's logits exactly.
+	Complete() bool
+	// Estimate sets the logits of candidate pages [lo,hi) of w.Pages, all lanes and all query heads: w.Logits(g)[j*PageTokens+lane]. Pages of one block are consecutive in w.Pages.
+	Estimate(w *Work, lo, hi int)
+	// PageBytes is what estimating one page of dim channels reads, for the statistics.
+	PageBytes(dim int) int
+}
+
+// Pruner decides the survivors among the candidates of one query head. An extension point, stateless like Selector.
+type Pruner interface {
+	// Prune turns the estimated logits of query head g (−Inf where the head has no candidate), which it may overwrite, into masks of survivors: keep[j] for page w.Pages[j].
+	Prune(w *Work, g int, logits []float32, keep []uint16)
+}
+
+// Work is one KV head's share of a step, and the scratch of its stages. The exported fields and methods are what selectors, estimators and pruners use.
+type Work struct {
+	Head  Head
+	Group int       // query heads that share this KV head
+	Q     []float32 // [Group][Dim], scaled by 1/√Dim
+	Kern  Kernels
+	Pages []int32 // candidate pages, ascending: the union over the group
+
+	call   Call
+	bind   *binding
+	sparse bool
+
+	scoreLD int
+	scores  []float32
+	mark    []uint32 // per page: query heads that have candidates there
+	lanes   []uint16 // per page and head, while proposals are partial pages
+	cand    []uint16 // [Group][len(Pages)] candidate lanes
+	keep    []uint16 // [Group][len(Pages)] survivors
+	logits  []float32
+	rows    []int32  // flattened survivors of the union, as slab rows
+	own     []uint32 // per survivor: the query heads that keep it, when heads attend to their own sets
+	parts   []part
+	acc     []float32 // accumulators of the parts
+	exact   []float32 // exact logits of the slice each part is at
+	order   []float32 // scratch for threshold searches
+	masks   []uint16  // scratch for threshold searches
+	tmp     []byte    // kernel scratch, TmpBytes for each part of an estimate
+	count   counts
+}
+
+type counts struct {
+	b0, b1      []int // per query head
+	union, cand int
+	selBytes    int
+	held        []float32 // estimated mass that the attended set holds, per query head
+	lse         []float32 // of the attended set's exact logits, per query head
+}
+
+// ScoreSlice is the scores of query head g.
+func (w *Work) ScoreSlice(g int) []float32 { return w.scores[g*w.scoreLD:][:w.scoreLD] }
+
+// ScoreStride is the distance between the scores of neighbouring query heads, for kernels that write a group at once into Scores().
+func (w *Work) ScoreStride() int { return w.scoreLD }
+
+// AllScores is the scores of the group, query head g at [g*ScoreStride():].
+func (w *Work) AllScores() []float32 { return w.scores[:w.Group*w.scoreLD] }
+
+// Logits is the estimated logits of query head g, a page of PageTokens lanes for each of w.Pages.
+func (w *Work) Logits(g int) []float32 { n := w.LogitStride(); return w.logits[g*n:][:n] }
+
+// LogitStride is the distance between the logits of neighbouring query heads.
+func (w *Work) LogitStride() int { return len(w.Pages) * PageTokens }
+
+// AllLogits is the logits of the group.
+func (w *Work) AllLogits() []float32 { return w.logits[:w.Group*w.LogitStride()] }
+
+// SelectorPlane is block b of the i-th plane that the selector declared.
+func (w *Work) SelectorPlane(i, b int) []byte { return w.Head.Plane(w.bind.sel[i], b) }
+
+// EstimatorPlane is block b of the i-th plane that the estimator declared.
+func (w *Work) EstimatorPlane(i, b int) []byte { return w.Head.Plane(w.bind.est[i], b) }
+
+// Layer is the layer the head belongs to.
+func (w *Work) Layer() int { return w.call.Layer }
+
+// ReadBytes adds to what the selection stage read, for the statistics. Choose calls it.
+func (w *Work) ReadBytes(n int) { w.count.selBytes += n }
+
+// Scratch is float scratch of at least n elements for Choose and Prune, contents undefined.
+func (w *Work) Scratch(n int) []float32 { w.order = grow(w.order, n); return w.order[:n] }
+
+// Propose makes tokens [lo,hi) candidates of query head g. Only Choose calls it.
+func (w *Work) Propose(g, lo, hi int) {
+	hi = min(hi, w.Head.N)
+	for lo < hi {
+		p := lo / PageTokens
+		end := min(hi, (p+1)*PageTokens)
+		w.ProposeLanes(g, p, laneMask(end-p*PageTokens)&^laneMask(lo-p*PageTokens))
+		lo = end
+	}
+}
+
+// ProposeLanes makes tokens of page p candidates of query head g: token p*PageTokens+i for each set bit i.
+func (w *Work) ProposeLanes(g, p int, lanes uint16) {
+	w.mark[p] |= 1 << g
+	w.lanes[p*w.Group+g] |= lanes
+}
+
+// gather turns the proposals into Pages and cand, adding the newest page for every head: it and the current token are always kept.
+func (w *Work) gather() {
+	last := w.Head.Pages() - 1
+	rest := laneMask(w.Head.N - last*PageTokens)
+	for g := range w.Group {
+		w.ProposeLanes(g, last, rest)
+	}
+	w.Pages = w.Pages[:0]
+	for p, m := range w.mark[:last+1] {
+		if m != 0 {
+			w.Pages = append(w.Pages, int32(p))
+		}
+	}
+	n := len(w.Pages)
+	w.cand, w.keep = grow(w.cand, w.Group*n), grow(w.keep, w.Group*n)
+	w.logits = grow(w.logits, w.Group*n*PageTokens)
+	w.count.cand = 0
+	clear(w.count.b0)
+	for j, p := range w.Pages {
+		all := uint16(0)
+		for g := range w.Group {
+			m := w.lanes[int(p)*w.Group+g]
+			if int(p) == last {
+				m &= rest
+			}
+			w.cand[g*n+j] = m
+			all |= m
+			w.count.b0[g] += bits.OnesCount16(m)
+			w.lanes[int(p)*w.Group+g] = 0
+		}
+		w.mark[p] = 0
+		w.count.cand += bits.OnesCount16(all)
+	}
+}
+
+// mask sets the logits of the lanes of pages [lo,hi) that are no candidates to −Inf.
+func (w *Work) mask(lo, hi int) {
+	n := len(w.Pages)
+	for g := range w.Group {
+		l := w.Logits(g)
+		for j := lo; j < hi; j++ {
+			for m := ^w.cand[g*n+j]; m != 0; m &= m - 1 {
+				l[j*PageTokens+bits.TrailingZeros16(m)] = negInf
+			}
+		}
+	}
+}
+
+// collect flattens the survivors of the group into rows, and remembers whose they are where heads attend to their own sets.
+func (w *Work) collect(union bool) {
+	n := len(w.Pages)
+	w.rows, w.own = w.rows[:0], w.own[:0]
+	clear(w.count.b1)
+	for j, p := range w.Pages {
+		all := uint16(0)
+		for g := range w.Group {
+			m := w.keep[g*n+j]
+			w.count.b1[g] += bits.OnesCount16(m)
+			all |= m
+		}
+		if all == 0 {
+			continue
+		}
+		row := w.Head.Row(int(p) * PageTokens)
+		for m := all; m != 0; m &= m - 1 {
+			i := bits.TrailingZeros16(m)
+			w.rows = append(w.rows, row+int32(i))
+			if !union {
+				who := uint32(0)
+				for g := range w.Group {
+					who |= uint32(w.keep[g*n+j]>>i&1) << g
+				}
+				w.own = append(w.own, who)
+			}
+		}
+	}
+	w.count.union = len(w.rows)
+}
+
+// estimatedMass is the share of the candidates' estimated mass that query head g's attended set holds; weights are the exponentials that a pruner left in the logits.
+func (w *Work) estimatedMass(g int, union bool) float32 {
+	n, weights := len(w.Pages), w.Logits(g)
+	var in, all float32
+	for j := range w.Pages {
+		m := w.keep[g*n+j]
+		if union {
+			for h := range w.Group {
+				m |= w.keep[h*n+j]
+			}
+		}
+		page := weights[j*PageTokens:][:PageTokens]
+		for i, x := range page {
+			all += x
+			if m>>i&1 != 0 {
+				in += x
+			}
+		}
+	}
+	if all == 0 {
+		return 1
+	}
+	return min(in/all, 1)
+}
+
+// grow returns s with room for n elements, contents undefined beyond what s held.
+func grow[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n, n+n/4)
+	}
+	return s[:n]
+}
