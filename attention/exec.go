@@ -29,7 +29,8 @@ type Call struct {
 	KVHead   int
 	Head     Head
 	Planes   []string  // names of Head.Planes
-	First    int       // first token in sight (sliding window); if not 0 the call is dense
+	First    int       // first token in sight, of a sliding window
+	Exact    bool      // dense whatever the pipeline: a sliding-window layer
 	Group    int       // query heads that share the KV head, at most MaxGroup
 	Q        []float32 // [Group][Dim] queries after RoPE, scaled by 1/√Dim
 	Out      []float32 // [Group][Dim]
@@ -86,7 +87,9 @@ func (x *Exec) Add(c Call) error {
 		return fmt.Errorf("attention: layer %d: %d query heads share a KV head, at most %d can", c.Layer, c.Group, MaxGroup)
 	}
 	b := x.bound[c.Pipeline]
-	if b == nil || !slices.Equal(b.names, c.Planes) {
+	if c.Exact {
+		b = nil
+	} else if b == nil || !slices.Equal(b.names, c.Planes) {
 		var err error
 		if b, err = c.Pipeline.bindTo(c.Planes); err != nil {
 			return err
@@ -105,7 +108,7 @@ func (x *Exec) Add(c Call) error {
 func (w *Work) prepare(c Call, b *binding, k Kernels) {
 	w.call, w.bind, w.Kern, w.Head, w.Group, w.Q = c, b, k, c.Head, c.Group, c.Q
 	w.count.lse = grow(w.count.lse, w.Group)
-	w.sparse = c.First == 0 && c.Pipeline.Sparse(c.Layer, c.Head.N)
+	w.sparse = !c.Exact && c.Pipeline.Sparse(c.Layer, c.Head.N)
 	if !w.sparse {
 		w.room(w.rowsInSight(true))
 		return
