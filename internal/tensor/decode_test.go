@@ -1,9 +1,13 @@
 package tensor
 
 import (
+	"bytes"
+	"maps"
 	"math"
+	"math/rand"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -43,6 +47,58 @@ func TestDecodeVectors(t *testing.T) {
 					t.Fatalf("element %d is %g, want %g", i, got[i], want[i])
 				}
 			}
+		})
+	}
+}
+
+// TestDecodePlain covers the formats that are no blocks.
+func TestDecodePlain(t *testing.T) {
+	for _, c := range []struct {
+		t    Type
+		src  []byte
+		want float32
+	}{
+		{F32, []byte{0, 0, 0xc0, 0xbf}, -1.5}, {F16, []byte{0, 0xbe}, -1.5}, {BF16, []byte{0xc0, 0xbf}, -1.5},
+		{F64, []byte{0, 0, 0, 0, 0, 0, 0xf8, 0xbf}, -1.5}, {I8, []byte{0xfe}, -2}, {I16, []byte{0xfe, 0xff}, -2},
+		{I32, []byte{0xfe, 0xff, 0xff, 0xff}, -2}, {I64, []byte{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, -2},
+		{Q8_1, append([]byte{0, 0x38, 0, 0}, bytes.Repeat([]byte{0xfe}, 32)...), -1},
+	} {
+		got := make([]float32, c.t.BlockLen())
+		if err := Decode(c.t, got, c.src); err != nil {
+			t.Error(err)
+		}
+		if got[0] != c.want || got[len(got)-1] != c.want {
+			t.Errorf("%s % x decodes to %g, want %g", c.t, c.src, got[0], c.want)
+		}
+	}
+}
+
+// TestEveryTypeDecodes: a type that has a size has a decoder.
+func TestEveryTypeDecodes(t *testing.T) {
+	for typ := range infos {
+		if err := Decode(typ, make([]float32, typ.BlockLen()), make([]byte, typ.BlockBytes())); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func BenchmarkDecode(b *testing.B) {
+	types := slices.Sorted(maps.Keys(infos))
+	for _, typ := range types {
+		b.Run(typ.String(), func(b *testing.B) {
+			dst := make([]float32, 4096)
+			size, err := RowBytes(typ, len(dst))
+			if err != nil {
+				b.Fatal(err)
+			}
+			src := make([]byte, size)
+			rand.New(rand.NewSource(1)).Read(src)
+			for b.Loop() {
+				if err := Decode(typ, dst, src); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.N)*float64(len(dst))/b.Elapsed().Seconds()/1e9, "Gelem/s")
 		})
 	}
 }

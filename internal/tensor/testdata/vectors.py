@@ -31,3 +31,11 @@ for t, halves in HALVES.items():
     with open(f"{t.name}.bin", "wb") as f:
         f.write(b.tobytes())
         f.write(y.astype("<f4").tobytes())
+
+# What the package's encoders make of normal numbers, a block of zeros and a block of one value.
+for t in (T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0):
+    x = np.random.default_rng(100 + int(t)).normal(0, 1, 512).astype(np.float32)
+    x[32:64], x[64:96] = 0, 0.75
+    with open(f"{t.name}.encoded", "wb") as f:
+        f.write(x.astype("<f4").tobytes())
+        f.write(quants.quantize(x, t).tobytes())
