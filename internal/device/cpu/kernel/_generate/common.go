@@ -1,0 +1,118 @@
+package main
+
+import (
+	"fmt"
+	"math"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// text begins a function. doc is the stub's comment: the loop that the function implements.
+func text(name, signature string, frame int, doc ...string) {
+	TEXT(name, NOSPLIT, "func"+signature)
+	Pragma("noescape")
+	Doc(doc...)
+	if frame > 0 {
+		AllocLocal(frame)
+	}
+}
+
+// arg loads an integer or pointer argument into a fresh register.
+func arg(name string) GPVirtual { r := GP64(); return Load(Param(name), r).(GPVirtual) }
+
+// splat512 and splat256 set every lane to a constant.
+func splat512(f float64) VecVirtual {
+	g, z := GP32(), ZMM()
+	MOVL(U32(math.Float32bits(float32(f))), g)
+	VPBROADCASTD(g, z)
+	return z
+}
+
+func splat512d(u uint32) VecVirtual {
+	g, z := GP32(), ZMM()
+	MOVL(U32(u), g)
+	VPBROADCASTD(g, z)
+	return z
+}
+
+// quads512 is a vector constant of eight 64-bit integers.
+func quads512(name string, v ...uint64) VecVirtual {
+	m := GLOBL(name, RODATA|NOPTR)
+	for i, x := range v {
+		DATA(8*i, U64(x))
+	}
+	z := ZMM()
+	VMOVDQU64(m, z)
+	return z
+}
+
+// dwords512 is a vector constant of sixteen 32-bit integers.
+func dwords512(name string, v ...uint32) VecVirtual {
+	m := GLOBL(name, RODATA|NOPTR)
+	for i, x := range v {
+		DATA(4*i, U32(x))
+	}
+	z := ZMM()
+	VMOVDQU32(m, z)
+	return z
+}
+
+// mask16 is a mask of the low n lanes, n from 0 to 16 in a register.
+func mask16(n Register) OpmaskVirtual {
+	g, k := GP32(), K()
+	MOVL(U32(0xffff), g)
+	BZHIL(n.(GPVirtual).As32(), g, g)
+	KMOVW(g, k)
+	return k
+}
+
+func zero512(n int) []VecVirtual {
+	z := make([]VecVirtual, n)
+	for i := range z {
+		z[i] = ZMM()
+		VPXORD(z[i], z[i], z[i])
+	}
+	return z
+}
+
+// strides addresses base + i·stride for i in 0..7 with at most four registers beside the base.
+type strides struct {
+	base, s, s3, s5, s7 GPVirtual
+}
+
+func newStrides(base, stride GPVirtual, n int) strides {
+	a := strides{base: base, s: stride}
+	if n > 3 {
+		a.s3 = GP64()
+		LEAQ(Mem{Base: stride, Index: stride, Scale: 2}, a.s3)
+	}
+	if n > 5 {
+		a.s5 = GP64()
+		LEAQ(Mem{Base: stride, Index: stride, Scale: 4}, a.s5)
+	}
+	if n > 7 {
+		a.s7 = GP64()
+		LEAQ(Mem{Base: a.s3, Index: stride, Scale: 4}, a.s7)
+	}
+	return a
+}
+
+func (a strides) at(i, disp int) Mem {
+	switch i {
+	case 0:
+		return Mem{Base: a.base, Disp: disp}
+	case 1, 2, 4:
+		return Mem{Base: a.base, Index: a.s, Scale: uint8(i), Disp: disp}
+	case 3:
+		return Mem{Base: a.base, Index: a.s3, Scale: 1, Disp: disp}
+	case 5:
+		return Mem{Base: a.base, Index: a.s5, Scale: 1, Disp: disp}
+	case 6:
+		return Mem{Base: a.base, Index: a.s3, Scale: 2, Disp: disp}
+	case 7:
+		return Mem{Base: a.base, Index: a.s7, Scale: 1, Disp: disp}
+	}
+	panic(fmt.Sprintf("stride %d of 8", i))
+}

@@ -1,0 +1,12 @@
+// The generator of the package's assembly. A module of its own, so that avo stays out of the program's dependencies.
+module github.com/twilight-go/twilight/internal/device/cpu/kernel/_generate
+
+go 1.26.0
+
+require github.com/mmcloughlin/avo v0.6.0
+
+require (
+	golang.org/x/mod v0.23.0 // indirect
+	golang.org/x/sync v0.11.0 // indirect
+	golang.org/x/tools v0.30.0 // indirect
+)

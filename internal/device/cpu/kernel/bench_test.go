@@ -1,0 +1,183 @@
+package kernel
+
+import (
+	"fmt"
+	"testing"
+	"unsafe"
+
+	"github.com/twilight-go/twilight/internal/device/cpu/isa"
+	"github.com/twilight-go/twilight/internal/mem"
+	"github.com/twilight-go/twilight/internal/tensor"
+)
+
+// heads are the shapes of the catalog's models and of the multi-head view.
+var benchShapes = []struct{ group, dim int }{{1, 64}, {1, 128}, {3, 64}, {7, 64}, {4, 128}, {6, 128}, {7, 128}, {4, 256}, {1, 256}}
+
+// slab is huge-page memory of n fp16 values that look like keys.
+func slab(b *testing.B, n int) []uint16 {
+	m, err := mem.Alloc(2 * n)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := mem.Free(m); err != nil {
+			b.Error(err)
+		}
+	})
+	mem.AdviseHuge(m)
+	s := mem.Slice[uint16](m)
+	r := newRand(1)
+	for i := range s {
+		s[i] = tensor.F32ToF16(r.Float32() - 0.5)
+	}
+	return s
+}
+
+func benchLevels(b *testing.B, f func(b *testing.B, k Kernels)) {
+	for l := isa.Best(); l >= isa.Portable; l-- {
+		b.Run(l.String(), func(b *testing.B) { f(b, For(l)) })
+	}
+}
+
+const benchBytes = 128 << 20 // well beyond the last-level cache
+
+func BenchmarkReadBandwidth(b *testing.B) {
+	s := slab(b, benchBytes/2)
+	buf := unsafe.Slice((*byte)(unsafe.Pointer(&s[0])), 2*len(s))
+	benchLevels(b, func(b *testing.B, k Kernels) {
+		b.SetBytes(int64(len(buf)))
+		for b.Loop() {
+			k.ReadBandwidth(buf)
+		}
+	})
+}
+
+func BenchmarkPeak(b *testing.B) {
+	benchLevels(b, func(b *testing.B, k Kernels) {
+		b.Run("fma", func(b *testing.B) {
+			n := 0
+			for b.Loop() {
+				n += k.PeakFMA(1 << 20)
+			}
+			b.ReportMetric(2*float64(n)/b.Elapsed().Seconds()*1e-9, "GFLOP/s")
+		})
+		b.Run("vnni", func(b *testing.B) {
+			n := 0
+			for b.Loop() {
+				n += k.PeakVNNI(1 << 20)
+			}
+			b.ReportMetric(2*float64(n)/b.Elapsed().Seconds()*1e-9, "GOP/s")
+		})
+	})
+}
+
+// chunk is how many tokens dense decode takes at a time.
+const chunk = 256
+
+func iota32(n int) []int32 {
+	at := make([]int32, n)
+	for i := range at {
+		at[i] = int32(i)
+	}
+	return at
+}
+
+func BenchmarkDot(b *testing.B) {
+	benchGather(b, func(k Kernels, q, w, acc []float32, group, dim int, rows []uint16, at []int32) {
+		k.Dot(w, chunk, q, group, dim, rows, at)
+	})
+}
+
+func BenchmarkAccumulate(b *testing.B) {
+	benchGather(b, func(k Kernels, q, w, acc []float32, group, dim int, rows []uint16, at []int32) {
+		k.Accumulate(acc, w, chunk, group, dim, rows, at)
+	})
+}
+
+func benchGather(b *testing.B, f func(k Kernels, q, w, acc []float32, group, dim int, rows []uint16, at []int32)) {
+	s := slab(b, benchBytes/2)
+	benchLevels(b, func(b *testing.B, k Kernels) {
+		for _, h := range benchShapes {
+			b.Run(fmt.Sprintf("group=%d/dim=%d", h.group, h.dim), func(b *testing.B) {
+				r := newRand(2)
+				q, w, acc := fillNormal(r, make([]float32, h.group*h.dim)), fillNormal(r, make([]float32, h.group*chunk)), make([]float32, h.group*h.dim)
+				at := iota32(len(s) / h.dim)
+				b.SetBytes(int64(2 * len(s)))
+				for b.Loop() {
+					for i := 0; i < len(at); i += chunk {
+						f(k, q, w, acc, h.group, h.dim, s, at[i:i+chunk])
+					}
+				}
+			})
+		}
+	})
+}
+
+// BenchmarkDecode is the whole dense step of one KV head at 32K tokens: keys and values once, with the softmax between, in chunks.
+func BenchmarkDecode(b *testing.B) {
+	s := slab(b, benchBytes/2)
+	benchLevels(b, func(b *testing.B, k Kernels) {
+		for _, h := range benchShapes {
+			b.Run(fmt.Sprintf("group=%d/dim=%d", h.group, h.dim), func(b *testing.B) {
+				r := newRand(2)
+				q, w, acc := fillNormal(r, make([]float32, h.group*h.dim)), make([]float32, h.group*chunk), make([]float32, h.group*h.dim)
+				keys, values := s[:len(s)/2], s[len(s)/2:]
+				at := iota32(len(keys) / h.dim)
+				b.SetBytes(int64(2 * len(s)))
+				for b.Loop() {
+					for i := 0; i < len(at); i += chunk {
+						k.Dot(w, chunk, q, h.group, h.dim, keys, at[i:i+chunk])
+						for g := range h.group {
+							k.Exp(w[g*chunk:][:chunk], k.Max(w[g*chunk:][:chunk]))
+						}
+						k.Accumulate(acc, w, chunk, h.group, h.dim, values, at[i:i+chunk])
+					}
+				}
+			})
+		}
+	})
+}
+
+func BenchmarkReduce(b *testing.B) {
+	benchLevels(b, func(b *testing.B, k Kernels) {
+		const n = 32768
+		x, mask := fillNormal(newRand(1), make([]float32, n)), make([]uint16, n/16)
+		run := func(name string, f func()) {
+			b.Run(name, func(b *testing.B) {
+				b.SetBytes(4 * n)
+				for b.Loop() {
+					f()
+				}
+			})
+		}
+		run("max", func() { k.Max(x) })
+		run("above", func() { k.Above(x, 0.5) })
+		run("lanes", func() { k.Lanes(mask, x, 0.5) })
+		run("exp", func() { k.Exp(x, 4) })
+	})
+}
+
+func BenchmarkStep(b *testing.B) {
+	benchLevels(b, func(b *testing.B, k Kernels) {
+		const n = 4096
+		r := newRand(1)
+		x, y, w := fillNormal(r, make([]float32, n)), fillNormal(r, make([]float32, n)), fillNormal(r, make([]float32, n))
+		h := make([]uint16, n)
+		run := func(name string, f func()) {
+			b.Run(name, func(b *testing.B) {
+				b.SetBytes(4 * n)
+				for b.Loop() {
+					f()
+				}
+			})
+		}
+		run("rmsnorm", func() { k.RMSNorm(y, x, w, 1e-5) })
+		run("rope-halves", func() { k.Rope(y, 128, w[:64], w[64:128], true) })
+		run("rope-pairs", func() { k.Rope(y, 128, w[:64], w[64:128], false) })
+		run("silu", func() { k.Gate(y, x, w, SiLU) })
+		run("gelu", func() { k.Gate(y, x, w, GELU) })
+		run("add", func() { k.Add(y, x) })
+		run("narrow", func() { k.Narrow(h, x) })
+		run("widen", func() { k.Widen(y, h) })
+	})
+}
