@@ -156,6 +156,8 @@ type Device interface {
 	Attend(a *Attention) error
 	// Gate sets gate to act(gate)·up.
 	Gate(gate, up Tensor, act Activation)
+	// Pick copies the listed rows of src, in order, to the first rows of dst.
+	Pick(dst, src Tensor, rows []int32)
 	// Add adds src to dst.
 	Add(dst, src Tensor)
 	// Read copies rows of src to host memory, and waits for what computes them.

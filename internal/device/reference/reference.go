@@ -200,6 +200,13 @@ func (*Device) Gate(gate, up device.Tensor, act device.Activation) {
 	}
 }
 
+// Pick implements device.Device.
+func (*Device) Pick(dst, src device.Tensor, rows []int32) {
+	for i, r := range rows {
+		copy(dst.Row(i), src.Row(int(r)))
+	}
+}
+
 // Add implements device.Device.
 func (*Device) Add(dst, src device.Tensor) {
 	for i, x := range src.Data {
