@@ -180,3 +180,16 @@ func (f *File) Ints(key string) ([]int32, error) {
 	}
 	return out, nil
 }
+
+// Bools is the value of key, an array of bools.
+func (f *File) Bools(key string) ([]bool, error) {
+	v, err := f.get(key, "an array of bools", func(v Value) bool { return v.Type == Array && v.Elem == Bool })
+	if err != nil {
+		return nil, err
+	}
+	out := make([]bool, v.n)
+	for i := range out {
+		out[i] = v.data[i] != 0
+	}
+	return out, nil
+}

@@ -15,6 +15,7 @@ const (
 	magic            = "GGUF"
 	maxVersion       = 3
 	maxDims          = 4
+	maxName          = math.MaxUint16 // bytes of a key or a tensor name; the format says so of keys
 	defaultAlignment = 32
 	alignmentKey     = "general.alignment"
 
@@ -39,98 +40,106 @@ type parser struct {
 	at uint64
 }
 
-func (p *parser) fail(at uint64, field, format string, args ...any) error {
-	return &FormatError{File: p.name, Field: field, Offset: at, Problem: fmt.Sprintf(format, args...)}
+// field is what is being read. It becomes text only when something is wrong with it.
+type field struct {
+	what string
+	name []byte // of the key or the tensor that it belongs to, if known
+}
+
+func (f field) String() string {
+	if f.name == nil {
+		return f.what
+	}
+	return f.what + " " + quote(f.name)
+}
+
+// quote makes a name from the file fit for a message: quoted, and no longer than a line.
+func quote(name []byte) string {
+	const most = 100
+	if len(name) > most {
+		return fmt.Sprintf("%q...", name[:most])
+	}
+	return fmt.Sprintf("%q", name)
+}
+
+func (p *parser) fail(at uint64, f field, format string, args ...any) error {
+	return &FormatError{File: p.name, Field: f.String(), Offset: at, Problem: fmt.Sprintf(format, args...)}
 }
 
 func (p *parser) left() uint64 { return uint64(len(p.data)) - p.at }
 
-// need fails unless n more bytes are in the file.
-func (p *parser) need(n uint64, field string) error {
+// take passes over n bytes.
+func (p *parser) take(n uint64, f field) ([]byte, error) {
 	if n > p.left() {
-		return p.fail(p.at, field, "needs %d bytes, but the file ends after %d", n, p.left())
-	}
-	return nil
-}
-
-func (p *parser) uint32(field string) (uint32, error) {
-	if err := p.need(4, field); err != nil {
-		return 0, err
-	}
-	p.at += 4
-	return binary.LittleEndian.Uint32(p.data[p.at-4:]), nil
-}
-
-func (p *parser) uint64(field string) (uint64, error) {
-	if err := p.need(8, field); err != nil {
-		return 0, err
-	}
-	p.at += 8
-	return binary.LittleEndian.Uint64(p.data[p.at-8:]), nil
-}
-
-// string passes over a string, length first, and returns its bytes in place.
-func (p *parser) string(field string) ([]byte, error) {
-	start := p.at
-	n, err := p.uint64(field)
-	if err != nil {
-		return nil, err
-	}
-	if n > p.left() {
-		return nil, p.fail(start, field, "a string of %d bytes, but the file ends after %d", n, p.left())
+		return nil, p.fail(p.at, f, "expected %d bytes, but the file ends after %d", n, p.left())
 	}
 	p.at += n
 	return p.data[p.at-n : p.at], nil
 }
 
-// maxName bounds keys and tensor names, as the format does for keys.
-const maxName = math.MaxUint16
-
-// entryName passes over the name that begins an entry.
-func (p *parser) entryName(field string) ([]byte, error) {
-	start := p.at
-	name, err := p.string(field)
-	if err == nil && (len(name) == 0 || len(name) > maxName) {
-		err = p.fail(start, field, "the name has %d bytes, expected 1 to %d", len(name), maxName)
+func (p *parser) uint32(f field) (uint32, error) {
+	b, err := p.take(4, f)
+	if err != nil {
+		return 0, err
 	}
-	return name, err
+	return binary.LittleEndian.Uint32(b), nil
+}
+
+func (p *parser) uint64(f field) (uint64, error) {
+	b, err := p.take(8, f)
+	if err != nil {
+		return 0, err
+	}
+	return binary.LittleEndian.Uint64(b), nil
+}
+
+// entryName passes over the name, length first, that begins an entry.
+func (p *parser) entryName(f field) ([]byte, error) {
+	start := p.at
+	n, err := p.uint64(f)
+	if err != nil {
+		return nil, err
+	}
+	if n == 0 || n > maxName {
+		return nil, p.fail(start, f, "the name has %d bytes, expected 1 to %d", n, maxName)
+	}
+	return p.take(n, f)
 }
 
 func (p *parser) parse() error {
-	if err := p.need(4, "magic"); err != nil {
+	found, err := p.take(4, field{what: "magic"})
+	if err != nil {
 		return err
 	}
-	if found := p.data[:4]; string(found) != magic {
-		return p.fail(0, "magic", "found %q, expected %q: this is not a GGUF file", found, magic)
+	if string(found) != magic {
+		return p.fail(0, field{what: "magic"}, "found %q, expected %q: this is not a GGUF file", found, magic)
 	}
-	p.at = 4
-	var err error
-	if p.Version, err = p.uint32("version"); err != nil {
+	version := field{what: "version"}
+	if p.Version, err = p.uint32(version); err != nil {
 		return err
 	}
 	switch v := p.Version; {
 	case v == 1:
-		return p.fail(4, "version", "version 1 is not supported: expected 2 or %d; convert the file", maxVersion)
+		return p.fail(4, version, "version 1 is not supported, expected 2 or %d: convert the file", maxVersion)
 	case v != 0 && v&0xffff == 0:
-		return p.fail(4, "version", "the file is big-endian (version %d): expected little-endian; convert the file", bits.ReverseBytes32(v))
+		return p.fail(4, version, "the file is big-endian (version %d), expected little-endian: convert the file", bits.ReverseBytes32(v))
 	case v < 2 || v > maxVersion:
-		return p.fail(4, "version", "found %d, expected 2 or %d", v, maxVersion)
+		return p.fail(4, version, "found %d, expected 2 or %d", v, maxVersion)
 	}
-
-	countsAt := p.at
-	tensors, err := p.uint64("tensor count")
+	tensorCount, keyCount := field{what: "tensor count"}, field{what: "metadata count"}
+	tensors, err := p.uint64(tensorCount)
 	if err != nil {
 		return err
 	}
-	keys, err := p.uint64("metadata count")
+	keys, err := p.uint64(keyCount)
 	if err != nil {
 		return err
 	}
 	if most := min(p.left()/minTensorSize, math.MaxUint32); tensors > most {
-		return p.fail(countsAt, "tensor count", "%d tensors, but the file has room for %d at most", tensors, most)
+		return p.fail(p.at-16, tensorCount, "%d tensors, but the file has room for %d at most", tensors, most)
 	}
 	if most := min((p.left()-tensors*minTensorSize)/minKeySize, math.MaxUint32); keys > most {
-		return p.fail(countsAt+8, "metadata count", "%d keys beside %d tensors, but the file has room for %d at most", keys, tensors, most)
+		return p.fail(p.at-8, keyCount, "%d keys beside %d tensors, but the file has room for %d at most", keys, tensors, most)
 	}
 	if err := p.metadata(keys); err != nil {
 		return err
@@ -142,87 +151,91 @@ func (p *parser) parse() error {
 func (p *parser) metadata(n uint64) error {
 	p.keys.at = make([]uint64, n)
 	for i := range p.keys.at {
-		start := p.at
-		p.keys.at[i] = start
-		key, err := p.entryName("name of a metadata key")
-		if err != nil {
-			return err
+		p.keys.at[i] = p.at
+		key, err := p.entryName(field{what: "name of a metadata key"})
+		if err == nil {
+			err = p.value(key)
 		}
-		if err := p.value(key); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 	if at, found := p.keys.order(p.data); found {
-		return p.fail(at, keyField(nameAt(p.data, at)), "the key stands twice")
+		return p.fail(at, field{"metadata key", nameAt(p.data, at)}, "the key stands twice")
 	}
-	at, ok := p.keys.find(p.data, alignmentKey)
-	if !ok {
+	at, found := p.keys.find(p.data, alignmentKey)
+	if !found {
 		return nil
 	}
-	v := p.valueAt(at)
-	field := keyField([]byte(alignmentKey))
+	v, f := p.valueAt(at), field{"metadata key", nameAt(p.data, at)}
 	if v.Type != Uint32 {
-		return p.fail(at, field, "found type %s, expected %s", v.Type, Uint32)
+		return p.fail(at, f, "found %s, expected %s", v.describe(), Uint32)
 	}
 	p.alignment = uint64(binary.LittleEndian.Uint32(v.data))
 	if bits.OnesCount64(p.alignment) != 1 {
-		return p.fail(at, field, "found %d, expected a power of two", p.alignment)
+		return p.fail(at, f, "found %d, expected a power of two", p.alignment)
 	}
 	return nil
 }
 
 // value checks the type and the bytes of a key's value.
 func (p *parser) value(key []byte) error {
-	typ, count, start := ValueType(0), uint64(1), p.at
-	raw, err := p.uint32("")
-	if typ = ValueType(raw); err == nil && typ == Array {
-		if raw, err = p.uint32(""); err == nil {
-			typ = ValueType(raw)
-			count, err = p.uint64("")
+	f, start, count := field{"value type of metadata key", key}, p.at, uint64(1)
+	raw, err := p.uint32(f)
+	if err != nil {
+		return err
+	}
+	if ValueType(raw) == Array {
+		f.what = "element type of metadata key"
+		if raw, err = p.uint32(f); err != nil {
+			return err
+		}
+		if count, err = p.uint64(field{"array length of metadata key", key}); err != nil {
+			return err
 		}
 	}
-	size, known := typ.size()
+	typ := ValueType(raw)
+	size, fixed := typ.size()
 	switch {
-	case err != nil:
-		return p.fail(start, keyField(key), "the file ends in the value's type")
 	case typ == Array:
-		return p.fail(start, keyField(key), "an array of arrays is not supported")
+		return p.fail(start, f, "an array of arrays is not supported")
 	case typ == String:
 		return p.strings(key, count)
-	case !known:
-		return p.fail(start, keyField(key), "unknown %s", typ)
-	case count > p.left()/size:
-		return p.fail(start, keyField(key), "%d values of type %s, but the file ends after %d bytes", count, typ, p.left())
+	case !fixed:
+		return p.fail(start, f, "%s is unknown", typ)
 	}
-	values := p.data[p.at : p.at+count*size]
-	if typ == Bool {
-		if i := slices.IndexFunc(values, func(b byte) bool { return b > 1 }); i >= 0 {
-			return p.fail(p.at+uint64(i), keyField(key), "found %d for a bool, expected 0 or 1", values[i])
-		}
+	f.what = "metadata key"
+	if count > p.left()/size {
+		return p.fail(start, f, "%d values of type %s, but the file ends after %d bytes", count, typ, p.left())
 	}
-	p.at += count * size
+	values, err := p.take(count*size, f)
+	if err != nil || typ != Bool {
+		return err
+	}
+	if i := slices.IndexFunc(values, func(b byte) bool { return b > 1 }); i >= 0 {
+		return p.fail(p.at-count+uint64(i), f, "found %d for a bool, expected 0 or 1", values[i])
+	}
 	return nil
 }
 
-// strings passes over count strings. Vocabularies have hundreds of thousands, so the loop builds no error text ahead.
+// strings passes over the count strings of a key, which may be hundreds of thousands.
 func (p *parser) strings(key []byte, count uint64) error {
-	data, at := p.data, p.at
+	f := field{"metadata key", key}
 	for i := range count {
-		left := uint64(len(data)) - at
-		if left < 8 {
-			return p.fail(at, keyField(key), "the file ends before string %d of %d", i, count)
+		start := p.at
+		n, err := p.uint64(f)
+		if err != nil {
+			return err
 		}
-		n := binary.LittleEndian.Uint64(data[at:])
-		if n > left-8 {
-			return p.fail(at, keyField(key), "string %d of %d has %d bytes, but the file ends after %d", i, count, n, left-8)
+		if n > p.left() {
+			return p.fail(start, f, "string %d of %d has %d bytes, but the file ends after %d", i, count, n, p.left())
 		}
-		at += 8 + n
+		p.at += n
 	}
-	p.at = at
 	return nil
 }
 
-// directory checks the tensors' entries, and that their data lie in the file, aligned, without overlap.
+// directory checks the tensors' entries and where their data lie.
 func (p *parser) directory(n uint64) error {
 	p.tensors.at = make([]uint64, n)
 	for i := range p.tensors.at {
@@ -232,7 +245,7 @@ func (p *parser) directory(n uint64) error {
 		}
 	}
 	if at, found := p.tensors.order(p.data); found {
-		return p.fail(at, tensorField(nameAt(p.data, at)), "the name stands twice")
+		return p.fail(at, field{"tensor", nameAt(p.data, at)}, "the name stands twice")
 	}
 	p.headerEnd, p.dataStart = p.at, p.at
 	if n == 0 { // vocabulary-only files end here, some without padding
@@ -240,61 +253,58 @@ func (p *parser) directory(n uint64) error {
 	}
 	p.dataStart = (p.at + p.alignment - 1) &^ (p.alignment - 1)
 	if p.dataStart > uint64(len(p.data)) {
-		return p.fail(p.at, "tensor data", "expected from offset %d on, but the file has %d bytes", p.dataStart, len(p.data))
+		return p.fail(p.at, field{what: "tensor data"}, "expected from offset %d on, but the file has %d bytes", p.dataStart, len(p.data))
 	}
 	return p.placement()
 }
 
-// tensor checks one entry by itself: its name, dimensions, type, and a size that can be counted.
+// tensor checks one entry by itself: its name, dimensions, type, and that its size can be counted.
 func (p *parser) tensor() error {
-	name, err := p.entryName("name of a tensor")
+	name, err := p.entryName(field{what: "name of a tensor"})
 	if err != nil {
 		return err
 	}
-	field, start := func() string { return tensorField(name) }, p.at
-	dims, err := p.uint32("dimension count of a tensor")
+	f := field{"dimension count of tensor", name}
+	dims, err := p.uint32(f)
 	if err != nil {
-		return p.fail(start, field(), "the file ends in the dimension count")
+		return err
 	}
 	if dims < 1 || dims > maxDims {
-		return p.fail(start, field(), "found %d dimensions, expected 1 to %d", dims, maxDims)
+		return p.fail(p.at-4, f, "found %d, expected 1 to %d", dims, maxDims)
 	}
-	elements, first := uint64(1), uint64(0)
+	f.what = "dimensions of tensor"
+	elements, row := uint64(1), uint64(0)
 	for i := range dims {
-		at := p.at
-		d, err := p.uint64("dimension of a tensor")
+		d, err := p.uint64(f)
 		if err != nil {
-			return p.fail(at, field(), "the file ends in dimension %d of %d", i, dims)
+			return err
 		}
 		if d == 0 {
-			return p.fail(at, field(), "dimension %d is 0", i)
+			return p.fail(p.at-8, f, "dimension %d is 0", i)
 		}
-		// The product is kept below 2^59, so that a size in bytes (at most 8 an element) cannot overflow either.
+		// The product is kept so low that a size in bytes, at most 8 an element, cannot overflow either.
 		high, low := bits.Mul64(elements, d)
-		if high != 0 || low > math.MaxInt64>>4 {
-			return p.fail(at, field(), "dimension %d of %d makes the number of elements overflow", i, d)
+		if high != 0 || low > math.MaxInt64/8 {
+			return p.fail(p.at-8, f, "dimension %d of %d makes the number of elements overflow", i, d)
 		}
 		if elements = low; i == 0 {
-			first = d
+			row = d
 		}
 	}
-	at := p.at
-	raw, err := p.uint32("type of a tensor")
+	f.what = "type of tensor"
+	raw, err := p.uint32(f)
 	if err != nil {
-		return p.fail(at, field(), "the file ends in the type")
+		return err
 	}
 	typ := tensor.Type(raw)
 	if !typ.Known() {
-		return p.fail(at, field(), "%s is unknown or was removed from the format", typ)
+		return p.fail(p.at-4, f, "%s is unknown, or was removed from the format", typ)
 	}
-	if block := uint64(typ.BlockLen()); first%block != 0 {
-		return p.fail(at, field(), "a row of %d elements is not a whole number of %s blocks (%d elements each)", first, typ, block)
+	if block := uint64(typ.BlockLen()); row%block != 0 {
+		return p.fail(p.at-4, f, "a row of %d elements is not a whole number of %s blocks (%d elements each)", row, typ, block)
 	}
-	at = p.at
-	if _, err := p.uint64("offset of a tensor"); err != nil {
-		return p.fail(at, field(), "the file ends in the data offset")
-	}
-	return nil
+	_, err = p.uint64(field{"data offset of tensor", name})
+	return err
 }
 
 // placement checks where the tensors' data lie: aligned, inside the file, no two in the same bytes.
@@ -302,11 +312,12 @@ func (p *parser) placement() error {
 	room := uint64(len(p.data)) - p.dataStart
 	for _, at := range p.tensors.at {
 		e := p.entry(at)
+		f := field{"data offset of tensor", e.name}
 		if e.offset%p.alignment != 0 {
-			return p.fail(at, tensorField(e.name), "data offset %d is not a multiple of the alignment %d", e.offset, p.alignment)
+			return p.fail(at, f, "found %d, expected a multiple of the alignment %d", e.offset, p.alignment)
 		}
 		if e.offset > room || e.size > room-e.offset {
-			return p.fail(at, tensorField(e.name), "%d bytes at data offset %d reach beyond the end of the file (%d bytes of tensor data)", e.size, e.offset, room)
+			return p.fail(at, f, "%d bytes at data offset %d reach beyond the end of the file (%d bytes of tensor data)", e.size, e.offset, room)
 		}
 	}
 	byOffset := slices.Clone(p.tensors.at)
@@ -315,20 +326,8 @@ func (p *parser) placement() error {
 	})
 	for i := 1; i < len(byOffset); i++ {
 		if a, b := p.entry(byOffset[i-1]), p.entry(byOffset[i]); a.offset+a.size > b.offset {
-			return p.fail(byOffset[i], tensorField(b.name), "data offset %d lies inside tensor %s (offset %d, %d bytes)", b.offset, quote(a.name), a.offset, a.size)
+			return p.fail(byOffset[i], field{"data offset of tensor", b.name}, "found %d, inside tensor %s (%d bytes at %d)", b.offset, quote(a.name), a.size, a.offset)
 		}
 	}
 	return nil
-}
-
-func keyField(key []byte) string     { return "metadata key " + quote(key) }
-func tensorField(name []byte) string { return "tensor " + quote(name) }
-
-// quote makes a name from the file fit for a message: quoted, and no longer than a line.
-func quote(name []byte) string {
-	const most = 100
-	if len(name) > most {
-		return fmt.Sprintf("%q...", name[:most])
-	}
-	return fmt.Sprintf("%q", name)
 }
