@@ -1,0 +1,5 @@
+package main
+
+func generateAVX2() {
+	quantizeAVX2()
+}

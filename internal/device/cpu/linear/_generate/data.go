@@ -1,0 +1,23 @@
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+)
+
+var nonlinearMem = map[int]Mem{}
+
+// nonlinearData is the table of IQ4_NL with offset added to every value, as bytes; 16 of them, twice over.
+func nonlinearData(offset int) Mem {
+	if m, ok := nonlinearMem[offset]; ok {
+		return m
+	}
+	m := GLOBL(fmt.Sprintf("nonlinear%d", offset), RODATA|NOPTR)
+	for i := range 32 {
+		DATA(i, U8(uint8(int(nonlinear[i%16])+offset)))
+	}
+	nonlinearMem[offset] = m
+	return m
+}

@@ -1,0 +1,133 @@
+// Command _generate writes the assembly of package linear: `go generate` there runs it once for each level.
+package main
+
+import (
+	"flag"
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// The layout of actBlock in package linear.
+const (
+	actScale = 32
+	actSum   = 36
+	actNeg   = 40
+	actNeg16 = 44
+	actBytes = 52
+)
+
+const rowTile = 16
+
+// quant is a packed format, as layout.go describes it.
+type quant struct {
+	name   string
+	codes  string // codes2, codes3, …
+	scales string // scaleD, scaleDM, …
+	shift  uint64 // base-2 logarithm of the codes' offset, 0 for none
+}
+
+var quants = []quant{
+	{"Q4_0", "codes4", "scaleD", 3},
+	{"Q4_1", "codes4", "scaleDM", 0},
+	{"Q5_0", "codes5", "scaleD", 4},
+	{"Q5_1", "codes5", "scaleDM", 0},
+	{"Q8_0", "codes8", "scaleD", 7},
+	{"IQ4_NL", "codes4NL", "scaleD", 7},
+	{"Q2_K", "codes2", "scaleK16M", 0},
+	{"Q3_K", "codes3", "scaleK16", 2},
+	{"Q4_K", "codes4", "scaleK", 0},
+	{"Q5_K", "codes5", "scaleK", 0},
+	{"Q6_K", "codes6", "scaleK16", 5},
+	{"IQ4_XS", "codes4NL", "scaleKS", 7},
+}
+
+func (q quant) codeBytes() int {
+	return map[string]int{"codes2": 128, "codes3": 192, "codes4": 256, "codes5": 320, "codes6": 384, "codes8": 512, "codes4NL": 256}[q.codes]
+}
+
+// headBytes and scaleBytes are the scales before eight records and in each.
+func (q quant) headBytes() int {
+	return map[string]int{"scaleK": 64, "scaleKS": 32, "scaleK16": 32, "scaleK16M": 64}[q.scales]
+}
+
+func (q quant) scaleBytes() int {
+	return map[string]int{"scaleD": 32, "scaleDM": 64, "scaleK": 32, "scaleKS": 16, "scaleK16": 32, "scaleK16M": 32}[q.scales]
+}
+
+// halves reports whether the first and the last 16 columns have scales of their own.
+func (q quant) halves() bool { return q.scales == "scaleK16" || q.scales == "scaleK16M" }
+
+// hasMin reports whether the weights have a minimum, which multiplies the sum of the activations.
+func (q quant) hasMin() bool {
+	return q.scales == "scaleDM" || q.scales == "scaleK" || q.scales == "scaleK16M"
+}
+
+// nonlinear are the values of IQ4_NL.
+var nonlinear = [16]int8{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
+
+const quantSignature = "func(w *byte, rows, blocks int, x *int8, step int, dst *float32, stride, n int)"
+
+// docQuant writes the loop that a kernel stands for, in the terms of generic.go.
+func docQuant(name string, q quant, n int) {
+	offset := ""
+	if q.shift > 0 {
+		offset = fmt.Sprintf(" - %d·Σx", 1<<q.shift)
+	}
+	value := fmt.Sprintf("D·(Σqx%s)", offset)
+	if q.halves() {
+		value = fmt.Sprintf("D0·(Σqx%s) + D1·(Σqx%s)", offset, offset)
+	}
+	switch q.scales {
+	case "scaleDM":
+		value += " + M·Σx"
+	case "scaleK":
+		value += " - M·Σx"
+	case "scaleK16M":
+		value += " - (M0·Σx + M1·Σx)"
+	}
+	Doc(
+		fmt.Sprintf("%s is format.mulGeneric of %s for %d activation rows, of which the first n are stored:", name, q.name, n),
+		"",
+		"	for r := range rows { for i := range n {",
+		"		for b := range blocks { acc += ("+value+") · scale(i,b) } // over record b's codes q, scales as layout.go has them",
+		"		dst[i*stride+r] = acc",
+		"	}}",
+	)
+}
+
+func docFloat(name, typ string, n int) {
+	Doc(
+		fmt.Sprintf("%s is floatFormat.mulGeneric of %s for %d activation rows:", name, typ, n),
+		"",
+		fmt.Sprintf("	for r := range rows { for i := range %d {", n),
+		"		for b := 0; b < cols; b += 32 { part := Σ_{b ≤ c < min(b+32, cols)} w[c*16+r]·x[i*cols+c]; acc += part }",
+		"		dst[i*stride+r] = acc",
+		"	}}",
+	)
+}
+
+// counter loops body until n, at least 1 on entry, has been counted down by step to 0 or below.
+func counter(label string, n GPVirtual, step int, body func()) {
+	Label(label)
+	body()
+	SUBQ(I32(step), n)
+	JG(LabelRef(label))
+}
+
+func param(name string) GPVirtual { return Load(Param(name), GP64()).(GPVirtual) }
+
+func main() {
+	level := flag.String("level", "avx512", "instruction-set level: avx512 or avx2")
+	flag.Parse()
+	ConstraintExpr("!noasm")
+	switch *level {
+	case "avx512":
+		generateAVX512()
+	case "avx2":
+		generateAVX2()
+	}
+	Generate()
+}

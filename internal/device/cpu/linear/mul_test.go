@@ -1,0 +1,149 @@
+package linear
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/twilight-go/twilight/internal/tensor"
+)
+
+// TestMulReference holds every format at every level against float64 sums over tensor.Decode's weights.
+//
+// In integers the only inexactness beyond float32 rounding is that of the activations, half a step of their block's scale;
+// it is taken out by summing over the quantised activations. What is left is a float32 sum over blocks: 3e-6 of Σ|w·x|.
+// Types kept as float16 add their half unit in the last place, 2⁻¹¹.
+func TestMulReference(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, typ := range append(append(append([]tensor.Type{}, quantTypes...), floatTypes...), decodedTypes...) {
+		for _, s := range []struct{ rows, cols, n int }{{1, 256, 1}, {16, 512, 2}, {37, 768, 5}, {64, 256, 9}} {
+			data := randomData(rng, typ, s.rows, s.cols)
+			w := decode(t, typ, s.rows, s.cols, data)
+			m := pack(t, typ, s.rows, s.cols, data)
+			var x Activations
+			given := randomFloats(rng, s.n*s.cols)
+			Quantize(&x, given, s.n, s.cols)
+			used := given
+			tolerance := 3e-6
+			if m.quant != nil {
+				used = dequantized(&x)
+			} else if m.float == floatF16 && typ != tensor.F16 {
+				tolerance += 1.0 / (1 << 11)
+			}
+			for _, l := range levels() {
+				atLevel(l, func() {
+					got := product(t, m, &x)
+					for i := range s.n {
+						for r := range s.rows {
+							var want, scale float64
+							for c := range s.cols {
+								p := float64(w[r*s.cols+c]) * float64(used[i*s.cols+c])
+								want += p
+								scale += math.Abs(p)
+							}
+							if g := float64(got[i*s.rows+r]); !(math.Abs(g-want) <= tolerance*scale) {
+								t.Fatalf("%s at %s, %v: row %d, activation row %d: %v, expected %v ± %v", typ, l, s, r, i, g, want, tolerance*scale)
+							}
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// dequantized are the activations as the integer kernels see them.
+func dequantized(x *Activations) []float32 {
+	out := make([]float32, x.n*x.cols)
+	for i := range x.n {
+		p := i / panelRows * panelRows
+		for c := range x.cols {
+			b := &x.blocks[p*(x.cols/blockCols)+c/blockCols*x.panelWidth(p)+i-p]
+			out[i*x.cols+c] = b.scale * float32(b.q[c%blockCols])
+		}
+	}
+	return out
+}
+
+// TestLevelsAgree holds the assembly against the portable loops, bit for bit, over shapes that leave partial tiles and
+// panels; and a row of a batch against the same row alone.
+func TestLevelsAgree(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	ns := []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 33}
+	for _, typ := range append(append([]tensor.Type{}, quantTypes...), floatTypes...) {
+		t.Run(typ.String(), func(t *testing.T) {
+			for _, rows := range []int{1, 8, 15, 16, 17, 50} {
+				for _, cols := range []int{32, 96, 256, 768} {
+					if cols%typ.BlockLen() != 0 {
+						continue
+					}
+					m := pack(t, typ, rows, cols, randomData(rng, typ, rows, cols))
+					guardInputs(t, m, nil)
+					for _, n := range ns {
+						checkLevels(t, m, randomFloats(rng, n*cols), n)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestFloatTails: matrices of floats take any number of columns.
+func TestFloatTails(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	for _, typ := range floatTypes {
+		for _, cols := range []int{1, 3, 4, 31, 33, 67} {
+			m := pack(t, typ, 19, cols, randomData(rng, typ, 19, cols))
+			guardInputs(t, m, nil)
+			for n := range 9 {
+				checkLevels(t, m, randomFloats(rng, n*cols), n)
+			}
+		}
+	}
+}
+
+// guardInputs moves the operands to memory that ends at a guard page.
+func guardInputs(t *testing.T, m *Matrix, x *Activations) {
+	if m != nil {
+		b := guarded(t, (len(m.data)+3)&^3)
+		b = b[len(b)-len(m.data):]
+		copy(b, m.data)
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+		held := *m
+		held.data = b
+		*m = held
+		t.Cleanup(func() { m.data = nil }) // runs before Close, which must not free it
+	}
+}
+
+// checkLevels compares all levels with the portable one, and each row of the batch with the row alone.
+func checkLevels(t *testing.T, m *Matrix, x []float32, n int) {
+	t.Helper()
+	guardedX := guardedFloats(t, len(x))
+	copy(guardedX, x)
+	x = guardedX
+	var batch, single Activations
+	Quantize(&batch, x, n, m.cols)
+	var want []float32
+	for _, l := range levels() {
+		atLevel(l, func() {
+			name := fmt.Sprintf("%s at %s, %d × %d, n = %d", m.Type(), l, m.rows, m.cols, n)
+			got := product(t, m, &batch)
+			if want == nil {
+				want = got
+			}
+			if d := firstDifference(got, want); d != "" {
+				t.Fatalf("%s: differs from the portable loops in %s", name, d)
+			}
+			for i := range n {
+				Quantize(&single, x[i*m.cols:], 1, m.cols)
+				if d := firstDifference(product(t, m, &single), want[i*m.rows:][:m.rows]); d != "" {
+					t.Fatalf("%s: row %d alone differs in %s", name, i, d)
+				}
+			}
+		})
+	}
+}
