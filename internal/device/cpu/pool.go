@@ -1,0 +1,106 @@
+package cpu
+
+import (
+	"runtime"
+	"sync/atomic"
+
+	"github.com/twilight-go/twilight/attention"
+)
+
+// pool is a fixed set of workers that share the tasks of one operation at a time, the caller being one of them. Between operations the workers spin for a little
+// while, because the next comes within microseconds during a step, and then sleep, because a person may be reading. It implements attention.Runner.
+type pool struct {
+	workers []worker
+	task    attention.Task
+	n       int64
+	next    atomic.Int64  // the next task that nobody has
+	active  atomic.Int32  // workers that are not done with the operation
+	round   atomic.Uint32 // counts operations; closed is round with no task
+}
+
+type worker struct {
+	asleep atomic.Bool
+	wake   chan struct{}
+	_      [40]byte // a cache line each
+}
+
+// spins is how often a worker looks for the next operation before it sleeps: some 50 µs.
+const spins = 20000
+
+func newPool(threads int) *pool {
+	p := &pool{workers: make([]worker, threads-1)}
+	for i := range p.workers {
+		p.workers[i].wake = make(chan struct{}, 1)
+		go p.loop(&p.workers[i])
+	}
+	return p
+}
+
+// Run implements attention.Runner.
+func (p *pool) Run(n int, t attention.Task) {
+	if n <= 1 || len(p.workers) == 0 {
+		for i := range n {
+			t.Do(i)
+		}
+		return
+	}
+	p.start(n, t)
+	p.work()
+	for i := 0; p.active.Load() != 0; i++ {
+		if i > spins {
+			runtime.Gosched() // a worker was descheduled; do not keep its processor
+		}
+	}
+	p.task = nil
+}
+
+func (p *pool) start(n int, t attention.Task) {
+	p.task, p.n = t, int64(n)
+	p.next.Store(0)
+	p.active.Store(int32(len(p.workers)))
+	p.round.Add(1)
+	for i := range p.workers {
+		if w := &p.workers[i]; w.asleep.CompareAndSwap(true, false) {
+			w.wake <- struct{}{}
+		}
+	}
+}
+
+func (p *pool) work() {
+	for {
+		i := p.next.Add(1) - 1
+		if i >= p.n {
+			return
+		}
+		p.task.Do(int(i))
+	}
+}
+
+func (p *pool) loop(w *worker) {
+	for round := uint32(0); ; {
+		for i := 0; p.round.Load() == round; i++ {
+			if i < spins {
+				continue
+			}
+			w.asleep.Store(true)
+			if p.round.Load() != round && w.asleep.CompareAndSwap(true, false) {
+				break // work came between the last look and falling asleep
+			}
+			<-w.wake
+			break
+		}
+		round++
+		if p.task == nil {
+			return
+		}
+		p.work()
+		p.active.Add(-1)
+	}
+}
+
+// close ends the workers. No operation may follow.
+func (p *pool) close() {
+	if len(p.workers) > 0 {
+		p.start(0, nil)
+	}
+}

@@ -1,0 +1,161 @@
+package model_test
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"testing"
+
+	"github.com/twilight-go/twilight/attention"
+	"github.com/twilight-go/twilight/gguf"
+	"github.com/twilight-go/twilight/internal/device"
+	"github.com/twilight-go/twilight/internal/device/cpu"
+	"github.com/twilight-go/twilight/internal/device/reference"
+	"github.com/twilight-go/twilight/internal/kvcache"
+	"github.com/twilight-go/twilight/internal/model"
+	"github.com/twilight-go/twilight/internal/testenv"
+)
+
+var dense = attention.MustNew("dense")
+
+// floatGolden is NAME.f32.json: per prompt, the 16 best log-probabilities of a float32 forward pass at each position from the prompt's last on.
+type floatGolden struct {
+	Prompts []struct {
+		Prompt string         `json:"prompt"`
+		IDs    []int32        `json:"forced_ids"`
+		Tokens int            `json:"prompt_tokens"`
+		Top    [][][2]float64 `json:"top"`
+	} `json:"prompts"`
+}
+
+func readJSON(t *testing.T, path string, into any) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(b, into)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// loaded is a model on a device with a cache for dense attention.
+type loaded struct {
+	*model.Model
+	cache device.Cache
+}
+
+func load(t *testing.T, dev device.Device, name string, rows, blocks int) *loaded {
+	t.Helper()
+	f, err := gguf.Open(testenv.Model(t, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := model.Load(f, dev, model.Options{MaxRows: rows, MaxLogits: rows})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := dev.Cache(kvcache.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Dim: m.HeadDim, Exact: m.Sliding}, blocks, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, err := range []error{c.Close(), dev.Close(), f.Close()} {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return &loaded{m, c}
+}
+
+// logProbs runs ids as one prompt and returns the log-probabilities after each of its tokens from the first-th on.
+func (l *loaded) logProbs(t *testing.T, ids []int32, first int, mode device.Mode) [][]float64 {
+	t.Helper()
+	s := l.cache.NewSequence()
+	defer s.Release()
+	if err := s.Reserve(len(ids)); err != nil {
+		t.Fatal(err)
+	}
+	step := &model.Step{Tokens: ids, Cache: l.cache, Segments: []device.Segment{{Seq: s, N: len(ids), Mode: mode, Pipeline: dense}}}
+	for i := first; i < len(ids); i++ {
+		step.Logits = append(step.Logits, int32(i))
+	}
+	logits, err := l.Forward(step)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := make([][]float64, len(step.Logits))
+	for i := range out {
+		out[i] = logSoftmax(logits[i*l.Vocab:][:l.Vocab])
+	}
+	return out
+}
+
+func logSoftmax(row []float32) []float64 {
+	top, sum := math.Inf(-1), 0.0
+	for _, x := range row {
+		top = max(top, float64(x))
+	}
+	for _, x := range row {
+		sum += math.Exp(float64(x) - top)
+	}
+	out := make([]float64, len(row))
+	for i, x := range row {
+		out[i] = float64(x) - top - math.Log(sum)
+	}
+	return out
+}
+
+// floatModels have float32 goldens.
+var floatModels = []string{"smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"}
+
+func TestFloatGolden(t *testing.T) {
+	for _, dev := range []string{"reference", "cpu"} {
+		for _, name := range floatModels {
+			t.Run(dev+"/"+name, func(t *testing.T) {
+				if testing.Short() || dev == "reference" && name != floatModels[0] && os.Getenv("TWILIGHT_SLOW") == "" {
+					t.Skip("slow; runs without -short, and beyond smollm2 on the reference device with TWILIGHT_SLOW=1")
+				}
+				var d device.Device = reference.New()
+				if dev == "cpu" {
+					var err error
+					if d, err = cpu.New(0); err != nil {
+						t.Fatal(err)
+					}
+				}
+				var golden floatGolden
+				readJSON(t, testenv.Shared(t, "golden", name+".f32.json"), &golden)
+				l := load(t, d, name, 128, 1)
+				var kl, n, worst float64
+				for _, p := range golden.Prompts {
+					got := l.logProbs(t, p.IDs, p.Tokens-1, device.Prompt)
+					for i, top := range p.Top {
+						wantRest, haveRest := 1.0, 1.0 // the tokens beyond the best count as one
+						for _, e := range top {
+							want, have := e[1], got[i][int(e[0])]
+							kl += math.Exp(want) * (want - have)
+							wantRest -= math.Exp(want)
+							haveRest -= math.Exp(have)
+							if want > -8 {
+								worst = max(worst, math.Abs(want-have))
+							}
+						}
+						if wantRest > 0 && haveRest > 0 {
+							kl += wantRest * math.Log(wantRest/haveRest)
+						}
+						n++
+					}
+				}
+				t.Logf("%d positions: mean KL over the 16 best %.6f, largest difference of a log-probability above -8 %.5f", int(n), kl/n, worst)
+				if dev == "reference" && worst > 2e-2 {
+					t.Errorf("log-probability off by %.5f", worst)
+				}
+				if kl/n > 2e-3 {
+					t.Errorf("mean KL %.6f; expected at most 0.002", kl/n)
+				}
+			})
+		}
+	}
+}
+
