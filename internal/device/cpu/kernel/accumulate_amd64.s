@@ -4,44 +4,57 @@
 
 #include "textflag.h"
 
-// func accumulate1x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, at *int32, n int) (nan uint64)
+// func accumulate1x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate1x64AVX512(SB), NOSPLIT, $0-64
-	MOVQ    n+48(FP), AX
-	MOVQ    at+40(FP), CX
+TEXT ·accumulate1x64AVX512(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    rows+32(FP), BX
-	MOVQ    ld+24(FP), SI
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, SI
-	SHLQ    $0x01, DI
-	MOVQ    acc+0(FP), SI
-	LEAQ    (DI)(DI*1), R8
-	VMOVUPS (SI), Z0
-	VMOVUPS 64(SI), Z1
-	VMOVUPS 128(SI), Z2
-	VMOVUPS 192(SI), Z3
-	ADDQ    R8, SI
-	LEAQ    -4(CX)(AX*4), SI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	MOVQ    acc+0(FP), BX
+	VMOVUPS (BX), Z0
+	VMOVUPS 64(BX), Z1
+	VMOVUPS 128(BX), Z2
+	VMOVUPS 192(BX), Z3
+	ADDQ    DI, BX
+	MOVQ    last+72(FP), BX
+	MOVQ    ahead+64(FP), R8
+	LEAQ    (R8), R8
+	XORQ    R9, R9
+	MOVQ    R9, (SP)
 
 row:
-	LEAQ             64(CX), R9
-	CMPQ             R9, SI
-	CMOVQHI          SI, R9
-	MOVLQSX          (R9), R9
-	IMULQ            DI, R9
-	MOVLQSX          (CX), R8
-	IMULQ            DI, R8
-	ADDQ             BX, R8
-	PREFETCHT0       (BX)(R9*1)
-	PREFETCHT0       64(BX)(R9*1)
-	VCVTPH2PS        (R8), Z4
+	CMPQ             R8, BX
+	CMOVQHI          BX, R8
+	MOVLQSX          (R8), R10
+	IMULQ            DI, R10
+	SHRQ             $0x01, R10
+	ADDQ             rows+32(FP), R10
+	PREFETCHT0       (R10)(R9*1)
+	PREFETCHT0       64(R10)(R9*1)
+	SUBQ             $-128, R9
+	LEAQ             4(R8), R11
+	LEAQ             (R9)(R9*1), R10
+	CMPQ             R10, DI
+	CMOVQGE          (SP), R9
+	CMOVQGE          R11, R8
+	MOVLQSX          (CX), R10
+	IMULQ            DI, R10
+	SHRQ             $0x01, R10
+	ADDQ             SI, R10
+	VCVTPH2PS        (R10), Z4
 	VFMADD231PS.BCST (DX), Z4, Z0
-	VCVTPH2PS        32(R8), Z4
+	VCVTPH2PS        32(R10), Z4
 	VFMADD231PS.BCST (DX), Z4, Z1
-	VCVTPH2PS        64(R8), Z4
+	VCVTPH2PS        64(R10), Z4
 	VFMADD231PS.BCST (DX), Z4, Z2
-	VCVTPH2PS        96(R8), Z4
+	VCVTPH2PS        96(R10), Z4
 	VFMADD231PS.BCST (DX), Z4, Z3
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
@@ -60,52 +73,65 @@ row:
 	VCMPPS           $0x03, Z3, Z3, K1
 	KMOVW            K1, CX
 	ORL              CX, AX
-	MOVQ             AX, nan+56(FP)
+	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
-	LEAQ             (DI)(DI*1), CX
 	VMOVUPS          Z0, (AX)
 	VMOVUPS          Z1, 64(AX)
 	VMOVUPS          Z2, 128(AX)
 	VMOVUPS          Z3, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 
 done:
 	VZEROUPPER
 	RET
 
-// func accumulate1x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, at *int32, n int) (nan uint64)
+// func accumulate1x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate1x32AVX512(SB), NOSPLIT, $0-64
-	MOVQ    n+48(FP), AX
-	MOVQ    at+40(FP), CX
+TEXT ·accumulate1x32AVX512(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    rows+32(FP), BX
-	MOVQ    ld+24(FP), SI
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, SI
-	SHLQ    $0x01, DI
-	MOVQ    acc+0(FP), SI
-	LEAQ    (DI)(DI*1), R8
-	VMOVUPS (SI), Z0
-	VMOVUPS 64(SI), Z1
-	ADDQ    R8, SI
-	LEAQ    -4(CX)(AX*4), SI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	MOVQ    acc+0(FP), BX
+	VMOVUPS (BX), Z0
+	VMOVUPS 64(BX), Z1
+	ADDQ    DI, BX
+	MOVQ    last+72(FP), BX
+	MOVQ    ahead+64(FP), R8
+	LEAQ    (R8), R8
+	XORQ    R9, R9
+	MOVQ    R9, (SP)
 
 row:
-	LEAQ             64(CX), R9
-	CMPQ             R9, SI
-	CMOVQHI          SI, R9
-	MOVLQSX          (R9), R9
-	IMULQ            DI, R9
-	MOVLQSX          (CX), R8
-	IMULQ            DI, R8
-	ADDQ             BX, R8
-	PREFETCHT0       (BX)(R9*1)
-	VCVTPH2PS        (R8), Z2
+	CMPQ             R8, BX
+	CMOVQHI          BX, R8
+	MOVLQSX          (R8), R10
+	IMULQ            DI, R10
+	SHRQ             $0x01, R10
+	ADDQ             rows+32(FP), R10
+	PREFETCHT0       (R10)(R9*1)
+	PREFETCHT0       64(R10)(R9*1)
+	SUBQ             $-128, R9
+	LEAQ             4(R8), R11
+	LEAQ             (R9)(R9*1), R10
+	CMPQ             R10, DI
+	CMOVQGE          (SP), R9
+	CMOVQGE          R11, R8
+	MOVLQSX          (CX), R10
+	IMULQ            DI, R10
+	SHRQ             $0x01, R10
+	ADDQ             SI, R10
+	VCVTPH2PS        (R10), Z2
 	VFMADD231PS.BCST (DX), Z2, Z0
-	VCVTPH2PS        32(R8), Z2
+	VCVTPH2PS        32(R10), Z2
 	VFMADD231PS.BCST (DX), Z2, Z1
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
@@ -118,67 +144,79 @@ row:
 	VCMPPS           $0x03, Z1, Z1, K1
 	KMOVW            K1, CX
 	ORL              CX, AX
-	MOVQ             AX, nan+56(FP)
+	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
-	LEAQ             (DI)(DI*1), CX
 	VMOVUPS          Z0, (AX)
 	VMOVUPS          Z1, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 
 done:
 	VZEROUPPER
 	RET
 
-// func accumulate2x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, at *int32, n int) (nan uint64)
+// func accumulate2x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate2x64AVX512(SB), NOSPLIT, $0-64
-	MOVQ    n+48(FP), AX
-	MOVQ    at+40(FP), CX
+TEXT ·accumulate2x64AVX512(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    rows+32(FP), BX
-	MOVQ    ld+24(FP), SI
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, SI
-	SHLQ    $0x01, DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
 	MOVQ    acc+0(FP), R8
-	LEAQ    (DI)(DI*1), R9
 	VMOVUPS (R8), Z0
 	VMOVUPS 64(R8), Z1
 	VMOVUPS 128(R8), Z2
 	VMOVUPS 192(R8), Z3
-	ADDQ    R9, R8
+	ADDQ    DI, R8
 	VMOVUPS (R8), Z4
 	VMOVUPS 64(R8), Z5
 	VMOVUPS 128(R8), Z6
 	VMOVUPS 192(R8), Z7
-	ADDQ    R9, R8
-	LEAQ    -4(CX)(AX*4), R8
+	ADDQ    DI, R8
+	MOVQ    last+72(FP), R8
+	MOVQ    ahead+64(FP), R9
+	LEAQ    (R9), R9
+	XORQ    R10, R10
+	MOVQ    R10, (SP)
 
 row:
-	LEAQ             64(CX), R10
-	CMPQ             R10, R8
-	CMOVQHI          R8, R10
-	MOVLQSX          (R10), R10
-	IMULQ            DI, R10
-	MOVLQSX          (CX), R9
-	IMULQ            DI, R9
-	ADDQ             BX, R9
-	PREFETCHT0       (BX)(R10*1)
-	PREFETCHT0       64(BX)(R10*1)
-	VCVTPH2PS        (R9), Z8
+	CMPQ             R9, R8
+	CMOVQHI          R8, R9
+	MOVLQSX          (R9), R11
+	IMULQ            DI, R11
+	SHRQ             $0x01, R11
+	ADDQ             rows+32(FP), R11
+	PREFETCHT0       (R11)(R10*1)
+	PREFETCHT0       64(R11)(R10*1)
+	SUBQ             $-128, R10
+	LEAQ             4(R9), R12
+	LEAQ             (R10)(R10*1), R11
+	CMPQ             R11, DI
+	CMOVQGE          (SP), R10
+	CMOVQGE          R12, R9
+	MOVLQSX          (CX), R11
+	IMULQ            DI, R11
+	SHRQ             $0x01, R11
+	ADDQ             SI, R11
+	VCVTPH2PS        (R11), Z8
 	VFMADD231PS.BCST (DX), Z8, Z0
-	VFMADD231PS.BCST (DX)(SI*1), Z8, Z4
-	VCVTPH2PS        32(R9), Z8
+	VFMADD231PS.BCST (DX)(BX*1), Z8, Z4
+	VCVTPH2PS        32(R11), Z8
 	VFMADD231PS.BCST (DX), Z8, Z1
-	VFMADD231PS.BCST (DX)(SI*1), Z8, Z5
-	VCVTPH2PS        64(R9), Z8
+	VFMADD231PS.BCST (DX)(BX*1), Z8, Z5
+	VCVTPH2PS        64(R11), Z8
 	VFMADD231PS.BCST (DX), Z8, Z2
-	VFMADD231PS.BCST (DX)(SI*1), Z8, Z6
-	VCVTPH2PS        96(R9), Z8
+	VFMADD231PS.BCST (DX)(BX*1), Z8, Z6
+	VCVTPH2PS        96(R11), Z8
 	VFMADD231PS.BCST (DX), Z8, Z3
-	VFMADD231PS.BCST (DX)(SI*1), Z8, Z7
+	VFMADD231PS.BCST (DX)(BX*1), Z8, Z7
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
 	DECQ             AX
@@ -208,63 +246,76 @@ row:
 	VCMPPS           $0x03, Z7, Z7, K1
 	KMOVW            K1, CX
 	ORL              CX, AX
-	MOVQ             AX, nan+56(FP)
+	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
-	LEAQ             (DI)(DI*1), CX
 	VMOVUPS          Z0, (AX)
 	VMOVUPS          Z1, 64(AX)
 	VMOVUPS          Z2, 128(AX)
 	VMOVUPS          Z3, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z4, (AX)
 	VMOVUPS          Z5, 64(AX)
 	VMOVUPS          Z6, 128(AX)
 	VMOVUPS          Z7, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 
 done:
 	VZEROUPPER
 	RET
 
-// func accumulate2x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, at *int32, n int) (nan uint64)
+// func accumulate2x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate2x32AVX512(SB), NOSPLIT, $0-64
-	MOVQ    n+48(FP), AX
-	MOVQ    at+40(FP), CX
+TEXT ·accumulate2x32AVX512(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    rows+32(FP), BX
-	MOVQ    ld+24(FP), SI
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, SI
-	SHLQ    $0x01, DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
 	MOVQ    acc+0(FP), R8
-	LEAQ    (DI)(DI*1), R9
 	VMOVUPS (R8), Z0
 	VMOVUPS 64(R8), Z1
-	ADDQ    R9, R8
+	ADDQ    DI, R8
 	VMOVUPS (R8), Z2
 	VMOVUPS 64(R8), Z3
-	ADDQ    R9, R8
-	LEAQ    -4(CX)(AX*4), R8
+	ADDQ    DI, R8
+	MOVQ    last+72(FP), R8
+	MOVQ    ahead+64(FP), R9
+	LEAQ    (R9), R9
+	XORQ    R10, R10
+	MOVQ    R10, (SP)
 
 row:
-	LEAQ             64(CX), R10
-	CMPQ             R10, R8
-	CMOVQHI          R8, R10
-	MOVLQSX          (R10), R10
-	IMULQ            DI, R10
-	MOVLQSX          (CX), R9
-	IMULQ            DI, R9
-	ADDQ             BX, R9
-	PREFETCHT0       (BX)(R10*1)
-	VCVTPH2PS        (R9), Z4
+	CMPQ             R9, R8
+	CMOVQHI          R8, R9
+	MOVLQSX          (R9), R11
+	IMULQ            DI, R11
+	SHRQ             $0x01, R11
+	ADDQ             rows+32(FP), R11
+	PREFETCHT0       (R11)(R10*1)
+	PREFETCHT0       64(R11)(R10*1)
+	SUBQ             $-128, R10
+	LEAQ             4(R9), R12
+	LEAQ             (R10)(R10*1), R11
+	CMPQ             R11, DI
+	CMOVQGE          (SP), R10
+	CMOVQGE          R12, R9
+	MOVLQSX          (CX), R11
+	IMULQ            DI, R11
+	SHRQ             $0x01, R11
+	ADDQ             SI, R11
+	VCVTPH2PS        (R11), Z4
 	VFMADD231PS.BCST (DX), Z4, Z0
-	VFMADD231PS.BCST (DX)(SI*1), Z4, Z2
-	VCVTPH2PS        32(R9), Z4
+	VFMADD231PS.BCST (DX)(BX*1), Z4, Z2
+	VCVTPH2PS        32(R11), Z4
 	VFMADD231PS.BCST (DX), Z4, Z1
-	VFMADD231PS.BCST (DX)(SI*1), Z4, Z3
+	VFMADD231PS.BCST (DX)(BX*1), Z4, Z3
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
 	DECQ             AX
@@ -282,79 +333,91 @@ row:
 	VCMPPS           $0x03, Z3, Z3, K1
 	KMOVW            K1, CX
 	ORL              CX, AX
-	MOVQ             AX, nan+56(FP)
+	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
-	LEAQ             (DI)(DI*1), CX
 	VMOVUPS          Z0, (AX)
 	VMOVUPS          Z1, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z2, (AX)
 	VMOVUPS          Z3, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 
 done:
 	VZEROUPPER
 	RET
 
-// func accumulate3x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, at *int32, n int) (nan uint64)
+// func accumulate3x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate3x64AVX512(SB), NOSPLIT, $0-64
-	MOVQ    n+48(FP), AX
-	MOVQ    at+40(FP), CX
+TEXT ·accumulate3x64AVX512(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    rows+32(FP), BX
-	MOVQ    ld+24(FP), SI
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, SI
-	SHLQ    $0x01, DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
 	MOVQ    acc+0(FP), R8
-	LEAQ    (DI)(DI*1), R9
 	VMOVUPS (R8), Z0
 	VMOVUPS 64(R8), Z1
 	VMOVUPS 128(R8), Z2
 	VMOVUPS 192(R8), Z3
-	ADDQ    R9, R8
+	ADDQ    DI, R8
 	VMOVUPS (R8), Z4
 	VMOVUPS 64(R8), Z5
 	VMOVUPS 128(R8), Z6
 	VMOVUPS 192(R8), Z7
-	ADDQ    R9, R8
+	ADDQ    DI, R8
 	VMOVUPS (R8), Z8
 	VMOVUPS 64(R8), Z9
 	VMOVUPS 128(R8), Z10
 	VMOVUPS 192(R8), Z11
-	ADDQ    R9, R8
-	LEAQ    -4(CX)(AX*4), R8
+	ADDQ    DI, R8
+	MOVQ    last+72(FP), R8
+	MOVQ    ahead+64(FP), R9
+	LEAQ    (R9), R9
+	XORQ    R10, R10
+	MOVQ    R10, (SP)
 
 row:
-	LEAQ             64(CX), R10
-	CMPQ             R10, R8
-	CMOVQHI          R8, R10
-	MOVLQSX          (R10), R10
-	IMULQ            DI, R10
-	MOVLQSX          (CX), R9
-	IMULQ            DI, R9
-	ADDQ             BX, R9
-	PREFETCHT0       (BX)(R10*1)
-	PREFETCHT0       64(BX)(R10*1)
-	VCVTPH2PS        (R9), Z12
+	CMPQ             R9, R8
+	CMOVQHI          R8, R9
+	MOVLQSX          (R9), R11
+	IMULQ            DI, R11
+	SHRQ             $0x01, R11
+	ADDQ             rows+32(FP), R11
+	PREFETCHT0       (R11)(R10*1)
+	PREFETCHT0       64(R11)(R10*1)
+	SUBQ             $-128, R10
+	LEAQ             4(R9), R12
+	LEAQ             (R10)(R10*1), R11
+	CMPQ             R11, DI
+	CMOVQGE          (SP), R10
+	CMOVQGE          R12, R9
+	MOVLQSX          (CX), R11
+	IMULQ            DI, R11
+	SHRQ             $0x01, R11
+	ADDQ             SI, R11
+	VCVTPH2PS        (R11), Z12
 	VFMADD231PS.BCST (DX), Z12, Z0
-	VFMADD231PS.BCST (DX)(SI*1), Z12, Z4
-	VFMADD231PS.BCST (DX)(SI*2), Z12, Z8
-	VCVTPH2PS        32(R9), Z12
+	VFMADD231PS.BCST (DX)(BX*1), Z12, Z4
+	VFMADD231PS.BCST (DX)(BX*2), Z12, Z8
+	VCVTPH2PS        32(R11), Z12
 	VFMADD231PS.BCST (DX), Z12, Z1
-	VFMADD231PS.BCST (DX)(SI*1), Z12, Z5
-	VFMADD231PS.BCST (DX)(SI*2), Z12, Z9
-	VCVTPH2PS        64(R9), Z12
+	VFMADD231PS.BCST (DX)(BX*1), Z12, Z5
+	VFMADD231PS.BCST (DX)(BX*2), Z12, Z9
+	VCVTPH2PS        64(R11), Z12
 	VFMADD231PS.BCST (DX), Z12, Z2
-	VFMADD231PS.BCST (DX)(SI*1), Z12, Z6
-	VFMADD231PS.BCST (DX)(SI*2), Z12, Z10
-	VCVTPH2PS        96(R9), Z12
+	VFMADD231PS.BCST (DX)(BX*1), Z12, Z6
+	VFMADD231PS.BCST (DX)(BX*2), Z12, Z10
+	VCVTPH2PS        96(R11), Z12
 	VFMADD231PS.BCST (DX), Z12, Z3
-	VFMADD231PS.BCST (DX)(SI*1), Z12, Z7
-	VFMADD231PS.BCST (DX)(SI*2), Z12, Z11
+	VFMADD231PS.BCST (DX)(BX*1), Z12, Z7
+	VFMADD231PS.BCST (DX)(BX*2), Z12, Z11
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
 	DECQ             AX
@@ -396,73 +459,86 @@ row:
 	VCMPPS           $0x03, Z11, Z11, K1
 	KMOVW            K1, CX
 	ORL              CX, AX
-	MOVQ             AX, nan+56(FP)
+	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
-	LEAQ             (DI)(DI*1), CX
 	VMOVUPS          Z0, (AX)
 	VMOVUPS          Z1, 64(AX)
 	VMOVUPS          Z2, 128(AX)
 	VMOVUPS          Z3, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z4, (AX)
 	VMOVUPS          Z5, 64(AX)
 	VMOVUPS          Z6, 128(AX)
 	VMOVUPS          Z7, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z8, (AX)
 	VMOVUPS          Z9, 64(AX)
 	VMOVUPS          Z10, 128(AX)
 	VMOVUPS          Z11, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 
 done:
 	VZEROUPPER
 	RET
 
-// func accumulate3x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, at *int32, n int) (nan uint64)
+// func accumulate3x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate3x32AVX512(SB), NOSPLIT, $0-64
-	MOVQ    n+48(FP), AX
-	MOVQ    at+40(FP), CX
+TEXT ·accumulate3x32AVX512(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    rows+32(FP), BX
-	MOVQ    ld+24(FP), SI
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, SI
-	SHLQ    $0x01, DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
 	MOVQ    acc+0(FP), R8
-	LEAQ    (DI)(DI*1), R9
 	VMOVUPS (R8), Z0
 	VMOVUPS 64(R8), Z1
-	ADDQ    R9, R8
+	ADDQ    DI, R8
 	VMOVUPS (R8), Z2
 	VMOVUPS 64(R8), Z3
-	ADDQ    R9, R8
+	ADDQ    DI, R8
 	VMOVUPS (R8), Z4
 	VMOVUPS 64(R8), Z5
-	ADDQ    R9, R8
-	LEAQ    -4(CX)(AX*4), R8
+	ADDQ    DI, R8
+	MOVQ    last+72(FP), R8
+	MOVQ    ahead+64(FP), R9
+	LEAQ    (R9), R9
+	XORQ    R10, R10
+	MOVQ    R10, (SP)
 
 row:
-	LEAQ             64(CX), R10
-	CMPQ             R10, R8
-	CMOVQHI          R8, R10
-	MOVLQSX          (R10), R10
-	IMULQ            DI, R10
-	MOVLQSX          (CX), R9
-	IMULQ            DI, R9
-	ADDQ             BX, R9
-	PREFETCHT0       (BX)(R10*1)
-	VCVTPH2PS        (R9), Z6
+	CMPQ             R9, R8
+	CMOVQHI          R8, R9
+	MOVLQSX          (R9), R11
+	IMULQ            DI, R11
+	SHRQ             $0x01, R11
+	ADDQ             rows+32(FP), R11
+	PREFETCHT0       (R11)(R10*1)
+	PREFETCHT0       64(R11)(R10*1)
+	SUBQ             $-128, R10
+	LEAQ             4(R9), R12
+	LEAQ             (R10)(R10*1), R11
+	CMPQ             R11, DI
+	CMOVQGE          (SP), R10
+	CMOVQGE          R12, R9
+	MOVLQSX          (CX), R11
+	IMULQ            DI, R11
+	SHRQ             $0x01, R11
+	ADDQ             SI, R11
+	VCVTPH2PS        (R11), Z6
 	VFMADD231PS.BCST (DX), Z6, Z0
-	VFMADD231PS.BCST (DX)(SI*1), Z6, Z2
-	VFMADD231PS.BCST (DX)(SI*2), Z6, Z4
-	VCVTPH2PS        32(R9), Z6
+	VFMADD231PS.BCST (DX)(BX*1), Z6, Z2
+	VFMADD231PS.BCST (DX)(BX*2), Z6, Z4
+	VCVTPH2PS        32(R11), Z6
 	VFMADD231PS.BCST (DX), Z6, Z1
-	VFMADD231PS.BCST (DX)(SI*1), Z6, Z3
-	VFMADD231PS.BCST (DX)(SI*2), Z6, Z5
+	VFMADD231PS.BCST (DX)(BX*1), Z6, Z3
+	VFMADD231PS.BCST (DX)(BX*2), Z6, Z5
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
 	DECQ             AX
@@ -486,91 +562,103 @@ row:
 	VCMPPS           $0x03, Z5, Z5, K1
 	KMOVW            K1, CX
 	ORL              CX, AX
-	MOVQ             AX, nan+56(FP)
+	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
-	LEAQ             (DI)(DI*1), CX
 	VMOVUPS          Z0, (AX)
 	VMOVUPS          Z1, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z2, (AX)
 	VMOVUPS          Z3, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z4, (AX)
 	VMOVUPS          Z5, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 
 done:
 	VZEROUPPER
 	RET
 
-// func accumulate4x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, at *int32, n int) (nan uint64)
+// func accumulate4x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate4x64AVX512(SB), NOSPLIT, $0-64
-	MOVQ    n+48(FP), AX
-	MOVQ    at+40(FP), CX
+TEXT ·accumulate4x64AVX512(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    rows+32(FP), BX
-	MOVQ    ld+24(FP), SI
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, SI
-	SHLQ    $0x01, DI
-	LEAQ    (SI)(SI*2), R8
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	LEAQ    (BX)(BX*2), R8
 	MOVQ    acc+0(FP), R9
-	LEAQ    (DI)(DI*1), R10
 	VMOVUPS (R9), Z0
 	VMOVUPS 64(R9), Z1
 	VMOVUPS 128(R9), Z2
 	VMOVUPS 192(R9), Z3
-	ADDQ    R10, R9
+	ADDQ    DI, R9
 	VMOVUPS (R9), Z4
 	VMOVUPS 64(R9), Z5
 	VMOVUPS 128(R9), Z6
 	VMOVUPS 192(R9), Z7
-	ADDQ    R10, R9
+	ADDQ    DI, R9
 	VMOVUPS (R9), Z8
 	VMOVUPS 64(R9), Z9
 	VMOVUPS 128(R9), Z10
 	VMOVUPS 192(R9), Z11
-	ADDQ    R10, R9
+	ADDQ    DI, R9
 	VMOVUPS (R9), Z12
 	VMOVUPS 64(R9), Z13
 	VMOVUPS 128(R9), Z14
 	VMOVUPS 192(R9), Z15
-	ADDQ    R10, R9
-	LEAQ    -4(CX)(AX*4), R9
+	ADDQ    DI, R9
+	MOVQ    last+72(FP), R9
+	MOVQ    ahead+64(FP), R10
+	LEAQ    (R10), R10
+	XORQ    R11, R11
+	MOVQ    R11, (SP)
 
 row:
-	LEAQ             64(CX), R11
-	CMPQ             R11, R9
-	CMOVQHI          R9, R11
-	MOVLQSX          (R11), R11
-	IMULQ            DI, R11
-	MOVLQSX          (CX), R10
-	IMULQ            DI, R10
-	ADDQ             BX, R10
-	PREFETCHT0       (BX)(R11*1)
-	PREFETCHT0       64(BX)(R11*1)
-	VCVTPH2PS        (R10), Z16
+	CMPQ             R10, R9
+	CMOVQHI          R9, R10
+	MOVLQSX          (R10), R12
+	IMULQ            DI, R12
+	SHRQ             $0x01, R12
+	ADDQ             rows+32(FP), R12
+	PREFETCHT0       (R12)(R11*1)
+	PREFETCHT0       64(R12)(R11*1)
+	SUBQ             $-128, R11
+	LEAQ             4(R10), R13
+	LEAQ             (R11)(R11*1), R12
+	CMPQ             R12, DI
+	CMOVQGE          (SP), R11
+	CMOVQGE          R13, R10
+	MOVLQSX          (CX), R12
+	IMULQ            DI, R12
+	SHRQ             $0x01, R12
+	ADDQ             SI, R12
+	VCVTPH2PS        (R12), Z16
 	VFMADD231PS.BCST (DX), Z16, Z0
-	VFMADD231PS.BCST (DX)(SI*1), Z16, Z4
-	VFMADD231PS.BCST (DX)(SI*2), Z16, Z8
+	VFMADD231PS.BCST (DX)(BX*1), Z16, Z4
+	VFMADD231PS.BCST (DX)(BX*2), Z16, Z8
 	VFMADD231PS.BCST (DX)(R8*1), Z16, Z12
-	VCVTPH2PS        32(R10), Z16
+	VCVTPH2PS        32(R12), Z16
 	VFMADD231PS.BCST (DX), Z16, Z1
-	VFMADD231PS.BCST (DX)(SI*1), Z16, Z5
-	VFMADD231PS.BCST (DX)(SI*2), Z16, Z9
+	VFMADD231PS.BCST (DX)(BX*1), Z16, Z5
+	VFMADD231PS.BCST (DX)(BX*2), Z16, Z9
 	VFMADD231PS.BCST (DX)(R8*1), Z16, Z13
-	VCVTPH2PS        64(R10), Z16
+	VCVTPH2PS        64(R12), Z16
 	VFMADD231PS.BCST (DX), Z16, Z2
-	VFMADD231PS.BCST (DX)(SI*1), Z16, Z6
-	VFMADD231PS.BCST (DX)(SI*2), Z16, Z10
+	VFMADD231PS.BCST (DX)(BX*1), Z16, Z6
+	VFMADD231PS.BCST (DX)(BX*2), Z16, Z10
 	VFMADD231PS.BCST (DX)(R8*1), Z16, Z14
-	VCVTPH2PS        96(R10), Z16
+	VCVTPH2PS        96(R12), Z16
 	VFMADD231PS.BCST (DX), Z16, Z3
-	VFMADD231PS.BCST (DX)(SI*1), Z16, Z7
-	VFMADD231PS.BCST (DX)(SI*2), Z16, Z11
+	VFMADD231PS.BCST (DX)(BX*1), Z16, Z7
+	VFMADD231PS.BCST (DX)(BX*2), Z16, Z11
 	VFMADD231PS.BCST (DX)(R8*1), Z16, Z15
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
@@ -625,83 +713,96 @@ row:
 	VCMPPS           $0x03, Z15, Z15, K1
 	KMOVW            K1, CX
 	ORL              CX, AX
-	MOVQ             AX, nan+56(FP)
+	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
-	LEAQ             (DI)(DI*1), CX
 	VMOVUPS          Z0, (AX)
 	VMOVUPS          Z1, 64(AX)
 	VMOVUPS          Z2, 128(AX)
 	VMOVUPS          Z3, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z4, (AX)
 	VMOVUPS          Z5, 64(AX)
 	VMOVUPS          Z6, 128(AX)
 	VMOVUPS          Z7, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z8, (AX)
 	VMOVUPS          Z9, 64(AX)
 	VMOVUPS          Z10, 128(AX)
 	VMOVUPS          Z11, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z12, (AX)
 	VMOVUPS          Z13, 64(AX)
 	VMOVUPS          Z14, 128(AX)
 	VMOVUPS          Z15, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 
 done:
 	VZEROUPPER
 	RET
 
-// func accumulate4x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, at *int32, n int) (nan uint64)
+// func accumulate4x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate4x32AVX512(SB), NOSPLIT, $0-64
-	MOVQ    n+48(FP), AX
-	MOVQ    at+40(FP), CX
+TEXT ·accumulate4x32AVX512(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    rows+32(FP), BX
-	MOVQ    ld+24(FP), SI
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, SI
-	SHLQ    $0x01, DI
-	LEAQ    (SI)(SI*2), R8
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	LEAQ    (BX)(BX*2), R8
 	MOVQ    acc+0(FP), R9
-	LEAQ    (DI)(DI*1), R10
 	VMOVUPS (R9), Z0
 	VMOVUPS 64(R9), Z1
-	ADDQ    R10, R9
+	ADDQ    DI, R9
 	VMOVUPS (R9), Z2
 	VMOVUPS 64(R9), Z3
-	ADDQ    R10, R9
+	ADDQ    DI, R9
 	VMOVUPS (R9), Z4
 	VMOVUPS 64(R9), Z5
-	ADDQ    R10, R9
+	ADDQ    DI, R9
 	VMOVUPS (R9), Z6
 	VMOVUPS 64(R9), Z7
-	ADDQ    R10, R9
-	LEAQ    -4(CX)(AX*4), R9
+	ADDQ    DI, R9
+	MOVQ    last+72(FP), R9
+	MOVQ    ahead+64(FP), R10
+	LEAQ    (R10), R10
+	XORQ    R11, R11
+	MOVQ    R11, (SP)
 
 row:
-	LEAQ             64(CX), R11
-	CMPQ             R11, R9
-	CMOVQHI          R9, R11
-	MOVLQSX          (R11), R11
-	IMULQ            DI, R11
-	MOVLQSX          (CX), R10
-	IMULQ            DI, R10
-	ADDQ             BX, R10
-	PREFETCHT0       (BX)(R11*1)
-	VCVTPH2PS        (R10), Z8
+	CMPQ             R10, R9
+	CMOVQHI          R9, R10
+	MOVLQSX          (R10), R12
+	IMULQ            DI, R12
+	SHRQ             $0x01, R12
+	ADDQ             rows+32(FP), R12
+	PREFETCHT0       (R12)(R11*1)
+	PREFETCHT0       64(R12)(R11*1)
+	SUBQ             $-128, R11
+	LEAQ             4(R10), R13
+	LEAQ             (R11)(R11*1), R12
+	CMPQ             R12, DI
+	CMOVQGE          (SP), R11
+	CMOVQGE          R13, R10
+	MOVLQSX          (CX), R12
+	IMULQ            DI, R12
+	SHRQ             $0x01, R12
+	ADDQ             SI, R12
+	VCVTPH2PS        (R12), Z8
 	VFMADD231PS.BCST (DX), Z8, Z0
-	VFMADD231PS.BCST (DX)(SI*1), Z8, Z2
-	VFMADD231PS.BCST (DX)(SI*2), Z8, Z4
+	VFMADD231PS.BCST (DX)(BX*1), Z8, Z2
+	VFMADD231PS.BCST (DX)(BX*2), Z8, Z4
 	VFMADD231PS.BCST (DX)(R8*1), Z8, Z6
-	VCVTPH2PS        32(R10), Z8
+	VCVTPH2PS        32(R12), Z8
 	VFMADD231PS.BCST (DX), Z8, Z1
-	VFMADD231PS.BCST (DX)(SI*1), Z8, Z3
-	VFMADD231PS.BCST (DX)(SI*2), Z8, Z5
+	VFMADD231PS.BCST (DX)(BX*1), Z8, Z3
+	VFMADD231PS.BCST (DX)(BX*2), Z8, Z5
 	VFMADD231PS.BCST (DX)(R8*1), Z8, Z7
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
@@ -732,104 +833,116 @@ row:
 	VCMPPS           $0x03, Z7, Z7, K1
 	KMOVW            K1, CX
 	ORL              CX, AX
-	MOVQ             AX, nan+56(FP)
+	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
-	LEAQ             (DI)(DI*1), CX
 	VMOVUPS          Z0, (AX)
 	VMOVUPS          Z1, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z2, (AX)
 	VMOVUPS          Z3, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z4, (AX)
 	VMOVUPS          Z5, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z6, (AX)
 	VMOVUPS          Z7, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 
 done:
 	VZEROUPPER
 	RET
 
-// func accumulate5x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, at *int32, n int) (nan uint64)
+// func accumulate5x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate5x64AVX512(SB), NOSPLIT, $0-64
-	MOVQ    n+48(FP), AX
-	MOVQ    at+40(FP), CX
+TEXT ·accumulate5x64AVX512(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    rows+32(FP), BX
-	MOVQ    ld+24(FP), SI
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, SI
-	SHLQ    $0x01, DI
-	LEAQ    (SI)(SI*2), R8
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	LEAQ    (BX)(BX*2), R8
 	MOVQ    acc+0(FP), R9
-	LEAQ    (DI)(DI*1), R10
 	VMOVUPS (R9), Z0
 	VMOVUPS 64(R9), Z1
 	VMOVUPS 128(R9), Z2
 	VMOVUPS 192(R9), Z3
-	ADDQ    R10, R9
+	ADDQ    DI, R9
 	VMOVUPS (R9), Z4
 	VMOVUPS 64(R9), Z5
 	VMOVUPS 128(R9), Z6
 	VMOVUPS 192(R9), Z7
-	ADDQ    R10, R9
+	ADDQ    DI, R9
 	VMOVUPS (R9), Z8
 	VMOVUPS 64(R9), Z9
 	VMOVUPS 128(R9), Z10
 	VMOVUPS 192(R9), Z11
-	ADDQ    R10, R9
+	ADDQ    DI, R9
 	VMOVUPS (R9), Z12
 	VMOVUPS 64(R9), Z13
 	VMOVUPS 128(R9), Z14
 	VMOVUPS 192(R9), Z15
-	ADDQ    R10, R9
+	ADDQ    DI, R9
 	VMOVUPS (R9), Z16
 	VMOVUPS 64(R9), Z17
 	VMOVUPS 128(R9), Z18
 	VMOVUPS 192(R9), Z19
-	ADDQ    R10, R9
-	LEAQ    -4(CX)(AX*4), R9
+	ADDQ    DI, R9
+	MOVQ    last+72(FP), R9
+	MOVQ    ahead+64(FP), R10
+	LEAQ    (R10), R10
+	XORQ    R11, R11
+	MOVQ    R11, (SP)
 
 row:
-	LEAQ             64(CX), R11
-	CMPQ             R11, R9
-	CMOVQHI          R9, R11
-	MOVLQSX          (R11), R11
-	IMULQ            DI, R11
-	MOVLQSX          (CX), R10
-	IMULQ            DI, R10
-	ADDQ             BX, R10
-	PREFETCHT0       (BX)(R11*1)
-	PREFETCHT0       64(BX)(R11*1)
-	VCVTPH2PS        (R10), Z20
+	CMPQ             R10, R9
+	CMOVQHI          R9, R10
+	MOVLQSX          (R10), R12
+	IMULQ            DI, R12
+	SHRQ             $0x01, R12
+	ADDQ             rows+32(FP), R12
+	PREFETCHT0       (R12)(R11*1)
+	PREFETCHT0       64(R12)(R11*1)
+	SUBQ             $-128, R11
+	LEAQ             4(R10), R13
+	LEAQ             (R11)(R11*1), R12
+	CMPQ             R12, DI
+	CMOVQGE          (SP), R11
+	CMOVQGE          R13, R10
+	MOVLQSX          (CX), R12
+	IMULQ            DI, R12
+	SHRQ             $0x01, R12
+	ADDQ             SI, R12
+	VCVTPH2PS        (R12), Z20
 	VFMADD231PS.BCST (DX), Z20, Z0
-	VFMADD231PS.BCST (DX)(SI*1), Z20, Z4
-	VFMADD231PS.BCST (DX)(SI*2), Z20, Z8
+	VFMADD231PS.BCST (DX)(BX*1), Z20, Z4
+	VFMADD231PS.BCST (DX)(BX*2), Z20, Z8
 	VFMADD231PS.BCST (DX)(R8*1), Z20, Z12
-	VFMADD231PS.BCST (DX)(SI*4), Z20, Z16
-	VCVTPH2PS        32(R10), Z20
+	VFMADD231PS.BCST (DX)(BX*4), Z20, Z16
+	VCVTPH2PS        32(R12), Z20
 	VFMADD231PS.BCST (DX), Z20, Z1
-	VFMADD231PS.BCST (DX)(SI*1), Z20, Z5
-	VFMADD231PS.BCST (DX)(SI*2), Z20, Z9
+	VFMADD231PS.BCST (DX)(BX*1), Z20, Z5
+	VFMADD231PS.BCST (DX)(BX*2), Z20, Z9
 	VFMADD231PS.BCST (DX)(R8*1), Z20, Z13
-	VFMADD231PS.BCST (DX)(SI*4), Z20, Z17
-	VCVTPH2PS        64(R10), Z20
+	VFMADD231PS.BCST (DX)(BX*4), Z20, Z17
+	VCVTPH2PS        64(R12), Z20
 	VFMADD231PS.BCST (DX), Z20, Z2
-	VFMADD231PS.BCST (DX)(SI*1), Z20, Z6
-	VFMADD231PS.BCST (DX)(SI*2), Z20, Z10
+	VFMADD231PS.BCST (DX)(BX*1), Z20, Z6
+	VFMADD231PS.BCST (DX)(BX*2), Z20, Z10
 	VFMADD231PS.BCST (DX)(R8*1), Z20, Z14
-	VFMADD231PS.BCST (DX)(SI*4), Z20, Z18
-	VCVTPH2PS        96(R10), Z20
+	VFMADD231PS.BCST (DX)(BX*4), Z20, Z18
+	VCVTPH2PS        96(R12), Z20
 	VFMADD231PS.BCST (DX), Z20, Z3
-	VFMADD231PS.BCST (DX)(SI*1), Z20, Z7
-	VFMADD231PS.BCST (DX)(SI*2), Z20, Z11
+	VFMADD231PS.BCST (DX)(BX*1), Z20, Z7
+	VFMADD231PS.BCST (DX)(BX*2), Z20, Z11
 	VFMADD231PS.BCST (DX)(R8*1), Z20, Z15
-	VFMADD231PS.BCST (DX)(SI*4), Z20, Z19
+	VFMADD231PS.BCST (DX)(BX*4), Z20, Z19
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
 	DECQ             AX
@@ -895,94 +1008,107 @@ row:
 	VCMPPS           $0x03, Z19, Z19, K1
 	KMOVW            K1, CX
 	ORL              CX, AX
-	MOVQ             AX, nan+56(FP)
+	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
-	LEAQ             (DI)(DI*1), CX
 	VMOVUPS          Z0, (AX)
 	VMOVUPS          Z1, 64(AX)
 	VMOVUPS          Z2, 128(AX)
 	VMOVUPS          Z3, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z4, (AX)
 	VMOVUPS          Z5, 64(AX)
 	VMOVUPS          Z6, 128(AX)
 	VMOVUPS          Z7, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z8, (AX)
 	VMOVUPS          Z9, 64(AX)
 	VMOVUPS          Z10, 128(AX)
 	VMOVUPS          Z11, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z12, (AX)
 	VMOVUPS          Z13, 64(AX)
 	VMOVUPS          Z14, 128(AX)
 	VMOVUPS          Z15, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z16, (AX)
 	VMOVUPS          Z17, 64(AX)
 	VMOVUPS          Z18, 128(AX)
 	VMOVUPS          Z19, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 
 done:
 	VZEROUPPER
 	RET
 
-// func accumulate5x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, at *int32, n int) (nan uint64)
+// func accumulate5x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate5x32AVX512(SB), NOSPLIT, $0-64
-	MOVQ    n+48(FP), AX
-	MOVQ    at+40(FP), CX
+TEXT ·accumulate5x32AVX512(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    rows+32(FP), BX
-	MOVQ    ld+24(FP), SI
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, SI
-	SHLQ    $0x01, DI
-	LEAQ    (SI)(SI*2), R8
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	LEAQ    (BX)(BX*2), R8
 	MOVQ    acc+0(FP), R9
-	LEAQ    (DI)(DI*1), R10
 	VMOVUPS (R9), Z0
 	VMOVUPS 64(R9), Z1
-	ADDQ    R10, R9
+	ADDQ    DI, R9
 	VMOVUPS (R9), Z2
 	VMOVUPS 64(R9), Z3
-	ADDQ    R10, R9
+	ADDQ    DI, R9
 	VMOVUPS (R9), Z4
 	VMOVUPS 64(R9), Z5
-	ADDQ    R10, R9
+	ADDQ    DI, R9
 	VMOVUPS (R9), Z6
 	VMOVUPS 64(R9), Z7
-	ADDQ    R10, R9
+	ADDQ    DI, R9
 	VMOVUPS (R9), Z8
 	VMOVUPS 64(R9), Z9
-	ADDQ    R10, R9
-	LEAQ    -4(CX)(AX*4), R9
+	ADDQ    DI, R9
+	MOVQ    last+72(FP), R9
+	MOVQ    ahead+64(FP), R10
+	LEAQ    (R10), R10
+	XORQ    R11, R11
+	MOVQ    R11, (SP)
 
 row:
-	LEAQ             64(CX), R11
-	CMPQ             R11, R9
-	CMOVQHI          R9, R11
-	MOVLQSX          (R11), R11
-	IMULQ            DI, R11
-	MOVLQSX          (CX), R10
-	IMULQ            DI, R10
-	ADDQ             BX, R10
-	PREFETCHT0       (BX)(R11*1)
-	VCVTPH2PS        (R10), Z10
+	CMPQ             R10, R9
+	CMOVQHI          R9, R10
+	MOVLQSX          (R10), R12
+	IMULQ            DI, R12
+	SHRQ             $0x01, R12
+	ADDQ             rows+32(FP), R12
+	PREFETCHT0       (R12)(R11*1)
+	PREFETCHT0       64(R12)(R11*1)
+	SUBQ             $-128, R11
+	LEAQ             4(R10), R13
+	LEAQ             (R11)(R11*1), R12
+	CMPQ             R12, DI
+	CMOVQGE          (SP), R11
+	CMOVQGE          R13, R10
+	MOVLQSX          (CX), R12
+	IMULQ            DI, R12
+	SHRQ             $0x01, R12
+	ADDQ             SI, R12
+	VCVTPH2PS        (R12), Z10
 	VFMADD231PS.BCST (DX), Z10, Z0
-	VFMADD231PS.BCST (DX)(SI*1), Z10, Z2
-	VFMADD231PS.BCST (DX)(SI*2), Z10, Z4
+	VFMADD231PS.BCST (DX)(BX*1), Z10, Z2
+	VFMADD231PS.BCST (DX)(BX*2), Z10, Z4
 	VFMADD231PS.BCST (DX)(R8*1), Z10, Z6
-	VFMADD231PS.BCST (DX)(SI*4), Z10, Z8
-	VCVTPH2PS        32(R10), Z10
+	VFMADD231PS.BCST (DX)(BX*4), Z10, Z8
+	VCVTPH2PS        32(R12), Z10
 	VFMADD231PS.BCST (DX), Z10, Z1
-	VFMADD231PS.BCST (DX)(SI*1), Z10, Z3
-	VFMADD231PS.BCST (DX)(SI*2), Z10, Z5
+	VFMADD231PS.BCST (DX)(BX*1), Z10, Z3
+	VFMADD231PS.BCST (DX)(BX*2), Z10, Z5
 	VFMADD231PS.BCST (DX)(R8*1), Z10, Z7
-	VFMADD231PS.BCST (DX)(SI*4), Z10, Z9
+	VFMADD231PS.BCST (DX)(BX*4), Z10, Z9
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
 	DECQ             AX
@@ -1018,116 +1144,128 @@ row:
 	VCMPPS           $0x03, Z9, Z9, K1
 	KMOVW            K1, CX
 	ORL              CX, AX
-	MOVQ             AX, nan+56(FP)
+	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
-	LEAQ             (DI)(DI*1), CX
 	VMOVUPS          Z0, (AX)
 	VMOVUPS          Z1, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z2, (AX)
 	VMOVUPS          Z3, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z4, (AX)
 	VMOVUPS          Z5, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z6, (AX)
 	VMOVUPS          Z7, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z8, (AX)
 	VMOVUPS          Z9, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 
 done:
 	VZEROUPPER
 	RET
 
-// func accumulate6x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, at *int32, n int) (nan uint64)
+// func accumulate6x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate6x64AVX512(SB), NOSPLIT, $0-64
-	MOVQ    n+48(FP), AX
-	MOVQ    at+40(FP), CX
+TEXT ·accumulate6x64AVX512(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    rows+32(FP), BX
-	MOVQ    ld+24(FP), SI
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, SI
-	SHLQ    $0x01, DI
-	LEAQ    (SI)(SI*2), R8
-	LEAQ    (SI)(SI*4), R9
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	LEAQ    (BX)(BX*2), R8
+	LEAQ    (BX)(BX*4), R9
 	MOVQ    acc+0(FP), R10
-	LEAQ    (DI)(DI*1), R11
 	VMOVUPS (R10), Z0
 	VMOVUPS 64(R10), Z1
 	VMOVUPS 128(R10), Z2
 	VMOVUPS 192(R10), Z3
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z4
 	VMOVUPS 64(R10), Z5
 	VMOVUPS 128(R10), Z6
 	VMOVUPS 192(R10), Z7
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z8
 	VMOVUPS 64(R10), Z9
 	VMOVUPS 128(R10), Z10
 	VMOVUPS 192(R10), Z11
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z12
 	VMOVUPS 64(R10), Z13
 	VMOVUPS 128(R10), Z14
 	VMOVUPS 192(R10), Z15
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z16
 	VMOVUPS 64(R10), Z17
 	VMOVUPS 128(R10), Z18
 	VMOVUPS 192(R10), Z19
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z20
 	VMOVUPS 64(R10), Z21
 	VMOVUPS 128(R10), Z22
 	VMOVUPS 192(R10), Z23
-	ADDQ    R11, R10
-	LEAQ    -4(CX)(AX*4), R10
+	ADDQ    DI, R10
+	MOVQ    last+72(FP), R10
+	MOVQ    ahead+64(FP), R11
+	LEAQ    (R11), R11
+	XORQ    R12, R12
+	MOVQ    R12, (SP)
 
 row:
-	LEAQ             64(CX), R12
-	CMPQ             R12, R10
-	CMOVQHI          R10, R12
-	MOVLQSX          (R12), R12
-	IMULQ            DI, R12
-	MOVLQSX          (CX), R11
-	IMULQ            DI, R11
-	ADDQ             BX, R11
-	PREFETCHT0       (BX)(R12*1)
-	PREFETCHT0       64(BX)(R12*1)
-	VCVTPH2PS        (R11), Z24
+	CMPQ             R11, R10
+	CMOVQHI          R10, R11
+	MOVLQSX          (R11), R13
+	IMULQ            DI, R13
+	SHRQ             $0x01, R13
+	ADDQ             rows+32(FP), R13
+	PREFETCHT0       (R13)(R12*1)
+	PREFETCHT0       64(R13)(R12*1)
+	SUBQ             $-128, R12
+	LEAQ             4(R11), R14
+	LEAQ             (R12)(R12*1), R13
+	CMPQ             R13, DI
+	CMOVQGE          (SP), R12
+	CMOVQGE          R14, R11
+	MOVLQSX          (CX), R13
+	IMULQ            DI, R13
+	SHRQ             $0x01, R13
+	ADDQ             SI, R13
+	VCVTPH2PS        (R13), Z24
 	VFMADD231PS.BCST (DX), Z24, Z0
-	VFMADD231PS.BCST (DX)(SI*1), Z24, Z4
-	VFMADD231PS.BCST (DX)(SI*2), Z24, Z8
+	VFMADD231PS.BCST (DX)(BX*1), Z24, Z4
+	VFMADD231PS.BCST (DX)(BX*2), Z24, Z8
 	VFMADD231PS.BCST (DX)(R8*1), Z24, Z12
-	VFMADD231PS.BCST (DX)(SI*4), Z24, Z16
+	VFMADD231PS.BCST (DX)(BX*4), Z24, Z16
 	VFMADD231PS.BCST (DX)(R9*1), Z24, Z20
-	VCVTPH2PS        32(R11), Z24
+	VCVTPH2PS        32(R13), Z24
 	VFMADD231PS.BCST (DX), Z24, Z1
-	VFMADD231PS.BCST (DX)(SI*1), Z24, Z5
-	VFMADD231PS.BCST (DX)(SI*2), Z24, Z9
+	VFMADD231PS.BCST (DX)(BX*1), Z24, Z5
+	VFMADD231PS.BCST (DX)(BX*2), Z24, Z9
 	VFMADD231PS.BCST (DX)(R8*1), Z24, Z13
-	VFMADD231PS.BCST (DX)(SI*4), Z24, Z17
+	VFMADD231PS.BCST (DX)(BX*4), Z24, Z17
 	VFMADD231PS.BCST (DX)(R9*1), Z24, Z21
-	VCVTPH2PS        64(R11), Z24
+	VCVTPH2PS        64(R13), Z24
 	VFMADD231PS.BCST (DX), Z24, Z2
-	VFMADD231PS.BCST (DX)(SI*1), Z24, Z6
-	VFMADD231PS.BCST (DX)(SI*2), Z24, Z10
+	VFMADD231PS.BCST (DX)(BX*1), Z24, Z6
+	VFMADD231PS.BCST (DX)(BX*2), Z24, Z10
 	VFMADD231PS.BCST (DX)(R8*1), Z24, Z14
-	VFMADD231PS.BCST (DX)(SI*4), Z24, Z18
+	VFMADD231PS.BCST (DX)(BX*4), Z24, Z18
 	VFMADD231PS.BCST (DX)(R9*1), Z24, Z22
-	VCVTPH2PS        96(R11), Z24
+	VCVTPH2PS        96(R13), Z24
 	VFMADD231PS.BCST (DX), Z24, Z3
-	VFMADD231PS.BCST (DX)(SI*1), Z24, Z7
-	VFMADD231PS.BCST (DX)(SI*2), Z24, Z11
+	VFMADD231PS.BCST (DX)(BX*1), Z24, Z7
+	VFMADD231PS.BCST (DX)(BX*2), Z24, Z11
 	VFMADD231PS.BCST (DX)(R8*1), Z24, Z15
-	VFMADD231PS.BCST (DX)(SI*4), Z24, Z19
+	VFMADD231PS.BCST (DX)(BX*4), Z24, Z19
 	VFMADD231PS.BCST (DX)(R9*1), Z24, Z23
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
@@ -1206,104 +1344,117 @@ row:
 	VCMPPS           $0x03, Z23, Z23, K1
 	KMOVW            K1, CX
 	ORL              CX, AX
-	MOVQ             AX, nan+56(FP)
+	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
-	LEAQ             (DI)(DI*1), CX
 	VMOVUPS          Z0, (AX)
 	VMOVUPS          Z1, 64(AX)
 	VMOVUPS          Z2, 128(AX)
 	VMOVUPS          Z3, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z4, (AX)
 	VMOVUPS          Z5, 64(AX)
 	VMOVUPS          Z6, 128(AX)
 	VMOVUPS          Z7, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z8, (AX)
 	VMOVUPS          Z9, 64(AX)
 	VMOVUPS          Z10, 128(AX)
 	VMOVUPS          Z11, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z12, (AX)
 	VMOVUPS          Z13, 64(AX)
 	VMOVUPS          Z14, 128(AX)
 	VMOVUPS          Z15, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z16, (AX)
 	VMOVUPS          Z17, 64(AX)
 	VMOVUPS          Z18, 128(AX)
 	VMOVUPS          Z19, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z20, (AX)
 	VMOVUPS          Z21, 64(AX)
 	VMOVUPS          Z22, 128(AX)
 	VMOVUPS          Z23, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 
 done:
 	VZEROUPPER
 	RET
 
-// func accumulate6x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, at *int32, n int) (nan uint64)
+// func accumulate6x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate6x32AVX512(SB), NOSPLIT, $0-64
-	MOVQ    n+48(FP), AX
-	MOVQ    at+40(FP), CX
+TEXT ·accumulate6x32AVX512(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    rows+32(FP), BX
-	MOVQ    ld+24(FP), SI
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, SI
-	SHLQ    $0x01, DI
-	LEAQ    (SI)(SI*2), R8
-	LEAQ    (SI)(SI*4), R9
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	LEAQ    (BX)(BX*2), R8
+	LEAQ    (BX)(BX*4), R9
 	MOVQ    acc+0(FP), R10
-	LEAQ    (DI)(DI*1), R11
 	VMOVUPS (R10), Z0
 	VMOVUPS 64(R10), Z1
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z2
 	VMOVUPS 64(R10), Z3
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z4
 	VMOVUPS 64(R10), Z5
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z6
 	VMOVUPS 64(R10), Z7
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z8
 	VMOVUPS 64(R10), Z9
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z10
 	VMOVUPS 64(R10), Z11
-	ADDQ    R11, R10
-	LEAQ    -4(CX)(AX*4), R10
+	ADDQ    DI, R10
+	MOVQ    last+72(FP), R10
+	MOVQ    ahead+64(FP), R11
+	LEAQ    (R11), R11
+	XORQ    R12, R12
+	MOVQ    R12, (SP)
 
 row:
-	LEAQ             64(CX), R12
-	CMPQ             R12, R10
-	CMOVQHI          R10, R12
-	MOVLQSX          (R12), R12
-	IMULQ            DI, R12
-	MOVLQSX          (CX), R11
-	IMULQ            DI, R11
-	ADDQ             BX, R11
-	PREFETCHT0       (BX)(R12*1)
-	VCVTPH2PS        (R11), Z12
+	CMPQ             R11, R10
+	CMOVQHI          R10, R11
+	MOVLQSX          (R11), R13
+	IMULQ            DI, R13
+	SHRQ             $0x01, R13
+	ADDQ             rows+32(FP), R13
+	PREFETCHT0       (R13)(R12*1)
+	PREFETCHT0       64(R13)(R12*1)
+	SUBQ             $-128, R12
+	LEAQ             4(R11), R14
+	LEAQ             (R12)(R12*1), R13
+	CMPQ             R13, DI
+	CMOVQGE          (SP), R12
+	CMOVQGE          R14, R11
+	MOVLQSX          (CX), R13
+	IMULQ            DI, R13
+	SHRQ             $0x01, R13
+	ADDQ             SI, R13
+	VCVTPH2PS        (R13), Z12
 	VFMADD231PS.BCST (DX), Z12, Z0
-	VFMADD231PS.BCST (DX)(SI*1), Z12, Z2
-	VFMADD231PS.BCST (DX)(SI*2), Z12, Z4
+	VFMADD231PS.BCST (DX)(BX*1), Z12, Z2
+	VFMADD231PS.BCST (DX)(BX*2), Z12, Z4
 	VFMADD231PS.BCST (DX)(R8*1), Z12, Z6
-	VFMADD231PS.BCST (DX)(SI*4), Z12, Z8
+	VFMADD231PS.BCST (DX)(BX*4), Z12, Z8
 	VFMADD231PS.BCST (DX)(R9*1), Z12, Z10
-	VCVTPH2PS        32(R11), Z12
+	VCVTPH2PS        32(R13), Z12
 	VFMADD231PS.BCST (DX), Z12, Z1
-	VFMADD231PS.BCST (DX)(SI*1), Z12, Z3
-	VFMADD231PS.BCST (DX)(SI*2), Z12, Z5
+	VFMADD231PS.BCST (DX)(BX*1), Z12, Z3
+	VFMADD231PS.BCST (DX)(BX*2), Z12, Z5
 	VFMADD231PS.BCST (DX)(R8*1), Z12, Z7
-	VFMADD231PS.BCST (DX)(SI*4), Z12, Z9
+	VFMADD231PS.BCST (DX)(BX*4), Z12, Z9
 	VFMADD231PS.BCST (DX)(R9*1), Z12, Z11
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
@@ -1346,127 +1497,139 @@ row:
 	VCMPPS           $0x03, Z11, Z11, K1
 	KMOVW            K1, CX
 	ORL              CX, AX
-	MOVQ             AX, nan+56(FP)
+	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
-	LEAQ             (DI)(DI*1), CX
 	VMOVUPS          Z0, (AX)
 	VMOVUPS          Z1, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z2, (AX)
 	VMOVUPS          Z3, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z4, (AX)
 	VMOVUPS          Z5, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z6, (AX)
 	VMOVUPS          Z7, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z8, (AX)
 	VMOVUPS          Z9, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z10, (AX)
 	VMOVUPS          Z11, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 
 done:
 	VZEROUPPER
 	RET
 
-// func accumulate7x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, at *int32, n int) (nan uint64)
+// func accumulate7x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate7x64AVX512(SB), NOSPLIT, $0-64
-	MOVQ    n+48(FP), AX
-	MOVQ    at+40(FP), CX
+TEXT ·accumulate7x64AVX512(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    rows+32(FP), BX
-	MOVQ    ld+24(FP), SI
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, SI
-	SHLQ    $0x01, DI
-	LEAQ    (SI)(SI*2), R8
-	LEAQ    (SI)(SI*4), R9
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	LEAQ    (BX)(BX*2), R8
+	LEAQ    (BX)(BX*4), R9
 	MOVQ    acc+0(FP), R10
-	LEAQ    (DI)(DI*1), R11
 	VMOVUPS (R10), Z0
 	VMOVUPS 64(R10), Z1
 	VMOVUPS 128(R10), Z2
 	VMOVUPS 192(R10), Z3
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z4
 	VMOVUPS 64(R10), Z5
 	VMOVUPS 128(R10), Z6
 	VMOVUPS 192(R10), Z7
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z8
 	VMOVUPS 64(R10), Z9
 	VMOVUPS 128(R10), Z10
 	VMOVUPS 192(R10), Z11
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z12
 	VMOVUPS 64(R10), Z13
 	VMOVUPS 128(R10), Z14
 	VMOVUPS 192(R10), Z15
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z16
 	VMOVUPS 64(R10), Z17
 	VMOVUPS 128(R10), Z18
 	VMOVUPS 192(R10), Z19
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z20
 	VMOVUPS 64(R10), Z21
 	VMOVUPS 128(R10), Z22
 	VMOVUPS 192(R10), Z23
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z24
 	VMOVUPS 64(R10), Z25
 	VMOVUPS 128(R10), Z26
 	VMOVUPS 192(R10), Z27
-	ADDQ    R11, R10
-	LEAQ    -4(CX)(AX*4), R10
+	ADDQ    DI, R10
+	MOVQ    last+72(FP), R10
+	MOVQ    ahead+64(FP), R11
+	LEAQ    (R11), R11
+	XORQ    R12, R12
+	MOVQ    R12, (SP)
 
 row:
-	LEAQ             64(CX), R12
-	CMPQ             R12, R10
-	CMOVQHI          R10, R12
-	MOVLQSX          (R12), R12
-	IMULQ            DI, R12
-	MOVLQSX          (CX), R11
-	IMULQ            DI, R11
-	ADDQ             BX, R11
-	PREFETCHT0       (BX)(R12*1)
-	PREFETCHT0       64(BX)(R12*1)
-	VCVTPH2PS        (R11), Z28
+	CMPQ             R11, R10
+	CMOVQHI          R10, R11
+	MOVLQSX          (R11), R13
+	IMULQ            DI, R13
+	SHRQ             $0x01, R13
+	ADDQ             rows+32(FP), R13
+	PREFETCHT0       (R13)(R12*1)
+	PREFETCHT0       64(R13)(R12*1)
+	SUBQ             $-128, R12
+	LEAQ             4(R11), R14
+	LEAQ             (R12)(R12*1), R13
+	CMPQ             R13, DI
+	CMOVQGE          (SP), R12
+	CMOVQGE          R14, R11
+	MOVLQSX          (CX), R13
+	IMULQ            DI, R13
+	SHRQ             $0x01, R13
+	ADDQ             SI, R13
+	VCVTPH2PS        (R13), Z28
 	VFMADD231PS.BCST (DX), Z28, Z0
-	VFMADD231PS.BCST (DX)(SI*1), Z28, Z4
-	VFMADD231PS.BCST (DX)(SI*2), Z28, Z8
+	VFMADD231PS.BCST (DX)(BX*1), Z28, Z4
+	VFMADD231PS.BCST (DX)(BX*2), Z28, Z8
 	VFMADD231PS.BCST (DX)(R8*1), Z28, Z12
-	VFMADD231PS.BCST (DX)(SI*4), Z28, Z16
+	VFMADD231PS.BCST (DX)(BX*4), Z28, Z16
 	VFMADD231PS.BCST (DX)(R9*1), Z28, Z20
 	VFMADD231PS.BCST (DX)(R8*2), Z28, Z24
-	VCVTPH2PS        32(R11), Z28
+	VCVTPH2PS        32(R13), Z28
 	VFMADD231PS.BCST (DX), Z28, Z1
-	VFMADD231PS.BCST (DX)(SI*1), Z28, Z5
-	VFMADD231PS.BCST (DX)(SI*2), Z28, Z9
+	VFMADD231PS.BCST (DX)(BX*1), Z28, Z5
+	VFMADD231PS.BCST (DX)(BX*2), Z28, Z9
 	VFMADD231PS.BCST (DX)(R8*1), Z28, Z13
-	VFMADD231PS.BCST (DX)(SI*4), Z28, Z17
+	VFMADD231PS.BCST (DX)(BX*4), Z28, Z17
 	VFMADD231PS.BCST (DX)(R9*1), Z28, Z21
 	VFMADD231PS.BCST (DX)(R8*2), Z28, Z25
-	VCVTPH2PS        64(R11), Z28
+	VCVTPH2PS        64(R13), Z28
 	VFMADD231PS.BCST (DX), Z28, Z2
-	VFMADD231PS.BCST (DX)(SI*1), Z28, Z6
-	VFMADD231PS.BCST (DX)(SI*2), Z28, Z10
+	VFMADD231PS.BCST (DX)(BX*1), Z28, Z6
+	VFMADD231PS.BCST (DX)(BX*2), Z28, Z10
 	VFMADD231PS.BCST (DX)(R8*1), Z28, Z14
-	VFMADD231PS.BCST (DX)(SI*4), Z28, Z18
+	VFMADD231PS.BCST (DX)(BX*4), Z28, Z18
 	VFMADD231PS.BCST (DX)(R9*1), Z28, Z22
 	VFMADD231PS.BCST (DX)(R8*2), Z28, Z26
-	VCVTPH2PS        96(R11), Z28
+	VCVTPH2PS        96(R13), Z28
 	VFMADD231PS.BCST (DX), Z28, Z3
-	VFMADD231PS.BCST (DX)(SI*1), Z28, Z7
-	VFMADD231PS.BCST (DX)(SI*2), Z28, Z11
+	VFMADD231PS.BCST (DX)(BX*1), Z28, Z7
+	VFMADD231PS.BCST (DX)(BX*2), Z28, Z11
 	VFMADD231PS.BCST (DX)(R8*1), Z28, Z15
-	VFMADD231PS.BCST (DX)(SI*4), Z28, Z19
+	VFMADD231PS.BCST (DX)(BX*4), Z28, Z19
 	VFMADD231PS.BCST (DX)(R9*1), Z28, Z23
 	VFMADD231PS.BCST (DX)(R8*2), Z28, Z27
 	ADDQ             $0x04, CX
@@ -1558,113 +1721,126 @@ row:
 	VCMPPS           $0x03, Z27, Z27, K1
 	KMOVW            K1, CX
 	ORL              CX, AX
-	MOVQ             AX, nan+56(FP)
+	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
-	LEAQ             (DI)(DI*1), CX
 	VMOVUPS          Z0, (AX)
 	VMOVUPS          Z1, 64(AX)
 	VMOVUPS          Z2, 128(AX)
 	VMOVUPS          Z3, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z4, (AX)
 	VMOVUPS          Z5, 64(AX)
 	VMOVUPS          Z6, 128(AX)
 	VMOVUPS          Z7, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z8, (AX)
 	VMOVUPS          Z9, 64(AX)
 	VMOVUPS          Z10, 128(AX)
 	VMOVUPS          Z11, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z12, (AX)
 	VMOVUPS          Z13, 64(AX)
 	VMOVUPS          Z14, 128(AX)
 	VMOVUPS          Z15, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z16, (AX)
 	VMOVUPS          Z17, 64(AX)
 	VMOVUPS          Z18, 128(AX)
 	VMOVUPS          Z19, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z20, (AX)
 	VMOVUPS          Z21, 64(AX)
 	VMOVUPS          Z22, 128(AX)
 	VMOVUPS          Z23, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z24, (AX)
 	VMOVUPS          Z25, 64(AX)
 	VMOVUPS          Z26, 128(AX)
 	VMOVUPS          Z27, 192(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 
 done:
 	VZEROUPPER
 	RET
 
-// func accumulate7x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, at *int32, n int) (nan uint64)
+// func accumulate7x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate7x32AVX512(SB), NOSPLIT, $0-64
-	MOVQ    n+48(FP), AX
-	MOVQ    at+40(FP), CX
+TEXT ·accumulate7x32AVX512(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    rows+32(FP), BX
-	MOVQ    ld+24(FP), SI
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, SI
-	SHLQ    $0x01, DI
-	LEAQ    (SI)(SI*2), R8
-	LEAQ    (SI)(SI*4), R9
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	LEAQ    (BX)(BX*2), R8
+	LEAQ    (BX)(BX*4), R9
 	MOVQ    acc+0(FP), R10
-	LEAQ    (DI)(DI*1), R11
 	VMOVUPS (R10), Z0
 	VMOVUPS 64(R10), Z1
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z2
 	VMOVUPS 64(R10), Z3
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z4
 	VMOVUPS 64(R10), Z5
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z6
 	VMOVUPS 64(R10), Z7
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z8
 	VMOVUPS 64(R10), Z9
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z10
 	VMOVUPS 64(R10), Z11
-	ADDQ    R11, R10
+	ADDQ    DI, R10
 	VMOVUPS (R10), Z12
 	VMOVUPS 64(R10), Z13
-	ADDQ    R11, R10
-	LEAQ    -4(CX)(AX*4), R10
+	ADDQ    DI, R10
+	MOVQ    last+72(FP), R10
+	MOVQ    ahead+64(FP), R11
+	LEAQ    (R11), R11
+	XORQ    R12, R12
+	MOVQ    R12, (SP)
 
 row:
-	LEAQ             64(CX), R12
-	CMPQ             R12, R10
-	CMOVQHI          R10, R12
-	MOVLQSX          (R12), R12
-	IMULQ            DI, R12
-	MOVLQSX          (CX), R11
-	IMULQ            DI, R11
-	ADDQ             BX, R11
-	PREFETCHT0       (BX)(R12*1)
-	VCVTPH2PS        (R11), Z14
+	CMPQ             R11, R10
+	CMOVQHI          R10, R11
+	MOVLQSX          (R11), R13
+	IMULQ            DI, R13
+	SHRQ             $0x01, R13
+	ADDQ             rows+32(FP), R13
+	PREFETCHT0       (R13)(R12*1)
+	PREFETCHT0       64(R13)(R12*1)
+	SUBQ             $-128, R12
+	LEAQ             4(R11), R14
+	LEAQ             (R12)(R12*1), R13
+	CMPQ             R13, DI
+	CMOVQGE          (SP), R12
+	CMOVQGE          R14, R11
+	MOVLQSX          (CX), R13
+	IMULQ            DI, R13
+	SHRQ             $0x01, R13
+	ADDQ             SI, R13
+	VCVTPH2PS        (R13), Z14
 	VFMADD231PS.BCST (DX), Z14, Z0
-	VFMADD231PS.BCST (DX)(SI*1), Z14, Z2
-	VFMADD231PS.BCST (DX)(SI*2), Z14, Z4
+	VFMADD231PS.BCST (DX)(BX*1), Z14, Z2
+	VFMADD231PS.BCST (DX)(BX*2), Z14, Z4
 	VFMADD231PS.BCST (DX)(R8*1), Z14, Z6
-	VFMADD231PS.BCST (DX)(SI*4), Z14, Z8
+	VFMADD231PS.BCST (DX)(BX*4), Z14, Z8
 	VFMADD231PS.BCST (DX)(R9*1), Z14, Z10
 	VFMADD231PS.BCST (DX)(R8*2), Z14, Z12
-	VCVTPH2PS        32(R11), Z14
+	VCVTPH2PS        32(R13), Z14
 	VFMADD231PS.BCST (DX), Z14, Z1
-	VFMADD231PS.BCST (DX)(SI*1), Z14, Z3
-	VFMADD231PS.BCST (DX)(SI*2), Z14, Z5
+	VFMADD231PS.BCST (DX)(BX*1), Z14, Z3
+	VFMADD231PS.BCST (DX)(BX*2), Z14, Z5
 	VFMADD231PS.BCST (DX)(R8*1), Z14, Z7
-	VFMADD231PS.BCST (DX)(SI*4), Z14, Z9
+	VFMADD231PS.BCST (DX)(BX*4), Z14, Z9
 	VFMADD231PS.BCST (DX)(R9*1), Z14, Z11
 	VFMADD231PS.BCST (DX)(R8*2), Z14, Z13
 	ADDQ             $0x04, CX
@@ -1714,32 +1890,31 @@ row:
 	VCMPPS           $0x03, Z13, Z13, K1
 	KMOVW            K1, CX
 	ORL              CX, AX
-	MOVQ             AX, nan+56(FP)
+	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
-	LEAQ             (DI)(DI*1), CX
 	VMOVUPS          Z0, (AX)
 	VMOVUPS          Z1, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z2, (AX)
 	VMOVUPS          Z3, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z4, (AX)
 	VMOVUPS          Z5, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z6, (AX)
 	VMOVUPS          Z7, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z8, (AX)
 	VMOVUPS          Z9, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z10, (AX)
 	VMOVUPS          Z11, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 	VMOVUPS          Z12, (AX)
 	VMOVUPS          Z13, 64(AX)
-	ADDQ             CX, AX
+	ADDQ             DI, AX
 
 done:
 	VZEROUPPER

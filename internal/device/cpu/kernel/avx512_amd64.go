@@ -44,7 +44,7 @@ func (k avx512) Dot(dst []float32, ld int, q []float32, group, dim int, rows []u
 	}
 	checkGather(q, dst, ld, group, dim, rows, at)
 	for group > 0 {
-		h := tile(group, 8)
+		h := tile(group, 7)
 		d, qp, r, a := ptr(dst), ptr(q), ptr(rows), ptr(at)
 		switch h {
 		case 1:
@@ -61,8 +61,6 @@ func (k avx512) Dot(dst []float32, ld int, q []float32, group, dim int, rows []u
 			dot6AVX512(d, ld, qp, dim, r, a, n)
 		case 7:
 			dot7AVX512(d, ld, qp, dim, r, a, n)
-		case 8:
-			dot8AVX512(d, ld, qp, dim, r, a, n)
 		}
 		if group -= h; group > 0 {
 			dst, q = dst[h*ld:], q[h*dim:]
@@ -82,9 +80,13 @@ func (k avx512) Accumulate(acc, w []float32, ld, group, dim int, rows []uint16, 
 	checkGather(acc, w, ld, group, dim, rows, at)
 	for group > 0 {
 		h := tile(group, 7)
-		for c := 0; c < dim; c += 64 {
-			if accumulateBlock(acc[c:], w, ld, h, dim, min(64, dim-c), rows[c:], at) {
-				accumulateFinite(acc[c:], w, ld, h, dim, min(64, dim-c), rows[c:], at)
+		for i := 0; i < len(at); i += accumulateTile {
+			now, ahead := at[i:min(i+accumulateTile, len(at))], at[min(i+accumulateTile, len(at)-1):]
+			for c := 0; c < dim; c += 64 {
+				n := min(64, dim-c)
+				if accumulateBlock(acc[c:], w[i:], ld, h, dim, n, rows, c, now, ahead[min(c*accumulateTile/dim, len(ahead)-1):]) {
+					accumulateFinite(acc[c:], w[i:], ld, h, dim, n, rows[c:], now)
+				}
 			}
 		}
 		if group -= h; group > 0 {
@@ -92,6 +94,9 @@ func (k avx512) Accumulate(acc, w []float32, ld, group, dim int, rows []uint16, 
 		}
 	}
 }
+
+// accumulateTile is how many rows stay in the first-level cache while their channels are taken 64 at a time.
+const accumulateTile = 32
 
 // accumulateFinite is the slow road of a block with infinities or NaNs: rows of weight zero do not count.
 func accumulateFinite(acc, w []float32, ld, heads, dim, channels int, rows []uint16, at []int32) {
@@ -109,43 +114,43 @@ func accumulateFinite(acc, w []float32, ld, heads, dim, channels int, rows []uin
 }
 
 // accumulateBlock adds 64 or 32 channels, or leaves acc as it was and says that a NaN came out.
-func accumulateBlock(acc, w []float32, ld, heads, dim, channels int, rows []uint16, at []int32) (nan bool) {
-	a, wp, r, i, n := ptr(acc), ptr(w), ptr(rows), ptr(at), len(at)
+func accumulateBlock(acc, w []float32, ld, heads, dim, channels int, rows []uint16, c int, at, ahead []int32) (nan bool) {
+	a, wp, r, i, n, f, l := ptr(acc), ptr(w), ptr(rows), ptr(at), len(at), ptr(ahead), &ahead[len(ahead)-1]
 	var bad uint64
 	if channels == 64 {
 		switch heads {
 		case 1:
-			bad = accumulate1x64AVX512(a, dim, wp, ld, r, i, n)
+			bad = accumulate1x64AVX512(a, dim, wp, ld, r, c, i, n, f, l)
 		case 2:
-			bad = accumulate2x64AVX512(a, dim, wp, ld, r, i, n)
+			bad = accumulate2x64AVX512(a, dim, wp, ld, r, c, i, n, f, l)
 		case 3:
-			bad = accumulate3x64AVX512(a, dim, wp, ld, r, i, n)
+			bad = accumulate3x64AVX512(a, dim, wp, ld, r, c, i, n, f, l)
 		case 4:
-			bad = accumulate4x64AVX512(a, dim, wp, ld, r, i, n)
+			bad = accumulate4x64AVX512(a, dim, wp, ld, r, c, i, n, f, l)
 		case 5:
-			bad = accumulate5x64AVX512(a, dim, wp, ld, r, i, n)
+			bad = accumulate5x64AVX512(a, dim, wp, ld, r, c, i, n, f, l)
 		case 6:
-			bad = accumulate6x64AVX512(a, dim, wp, ld, r, i, n)
+			bad = accumulate6x64AVX512(a, dim, wp, ld, r, c, i, n, f, l)
 		case 7:
-			bad = accumulate7x64AVX512(a, dim, wp, ld, r, i, n)
+			bad = accumulate7x64AVX512(a, dim, wp, ld, r, c, i, n, f, l)
 		}
 		return bad != 0
 	}
 	switch heads {
 	case 1:
-		bad = accumulate1x32AVX512(a, dim, wp, ld, r, i, n)
+		bad = accumulate1x32AVX512(a, dim, wp, ld, r, c, i, n, f, l)
 	case 2:
-		bad = accumulate2x32AVX512(a, dim, wp, ld, r, i, n)
+		bad = accumulate2x32AVX512(a, dim, wp, ld, r, c, i, n, f, l)
 	case 3:
-		bad = accumulate3x32AVX512(a, dim, wp, ld, r, i, n)
+		bad = accumulate3x32AVX512(a, dim, wp, ld, r, c, i, n, f, l)
 	case 4:
-		bad = accumulate4x32AVX512(a, dim, wp, ld, r, i, n)
+		bad = accumulate4x32AVX512(a, dim, wp, ld, r, c, i, n, f, l)
 	case 5:
-		bad = accumulate5x32AVX512(a, dim, wp, ld, r, i, n)
+		bad = accumulate5x32AVX512(a, dim, wp, ld, r, c, i, n, f, l)
 	case 6:
-		bad = accumulate6x32AVX512(a, dim, wp, ld, r, i, n)
+		bad = accumulate6x32AVX512(a, dim, wp, ld, r, c, i, n, f, l)
 	case 7:
-		bad = accumulate7x32AVX512(a, dim, wp, ld, r, i, n)
+		bad = accumulate7x32AVX512(a, dim, wp, ld, r, c, i, n, f, l)
 	}
 	return bad != 0
 }

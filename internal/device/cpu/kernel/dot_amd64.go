@@ -80,14 +80,3 @@ func dot6AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //
 //go:noescape
 func dot7AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
-
-// dot8AVX512 is, for 8 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
-//
-//	for i, r := range at[:n] {
-//		for g := range heads {
-//			dst[g*ld+i] = q[g*dim:][:dim] · rows[r*dim:][:dim]
-//		}
-//	}
-//
-//go:noescape
-func dot8AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)

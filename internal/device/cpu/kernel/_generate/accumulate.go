@@ -8,12 +8,10 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-const accHeads = 7 // most query heads of one pass: 7 × 4 accumulators and 4 widened pieces of a row fill the registers
-
 // accumulateFamily is the weighted sum of gathered fp16 rows, for up to seven heads and 64 or 32 channels in a pass over the whole list: accumulators stay in
 // registers, and every element of acc sees the rows in the list's order.
 func accumulateFamily() {
-	for h := 1; h <= accHeads; h++ {
+	for h := 1; h <= gatherHeads; h++ {
 		accumulate512(h, 4)
 		accumulate512(h, 2)
 	}
@@ -21,52 +19,46 @@ func accumulateFamily() {
 
 func accumulate512(heads, pieces int) {
 	name := fmt.Sprintf("accumulate%dx%dAVX512", heads, 16*pieces)
-	text(name, "(acc *float32, dim int, w *float32, ld int, rows *uint16, at *int32, n int) (nan uint64)", 0,
+	text(name, "(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead, last *int32) (nan uint64)", 8,
 		fmt.Sprintf("%s is, for %d query heads, %d channels and n ≥ 1 (attention.Portable.Accumulate):", name, heads, 16*pieces),
 		"",
 		"\tfor i, r := range at[:n] {",
 		"\t\tfor g := range heads {",
-		fmt.Sprintf("\t\t\tacc[g*dim:][:%d] += w[g*ld+i] * rows[r*dim:][:%d]", 16*pieces, 16*pieces),
+		fmt.Sprintf("\t\t\tacc[g*dim:][:%d] += w[g*ld+i] * rows[r*dim+channel:][:%d]", 16*pieces, 16*pieces),
 		"\t\t}",
 		"\t}",
 		"",
 		"except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity",
-		"under weight zero does not count.")
-	n, at, w, rows := arg("n"), arg("at"), arg("w"), arg("rows")
+		"under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.")
+	n, at, w, base, rows := arg("n"), arg("at"), arg("w"), arg("rows"), arg("channel")
+	LEAQ(Mem{Base: base, Index: rows, Scale: 2}, rows)
 	ld, stride := arg("ld"), arg("dim")
 	SHLQ(U8(2), ld)
-	SHLQ(U8(1), stride)
+	SHLQ(U8(2), stride)
 	wa := newStrides(w, ld, heads)
 
 	acc := make([][]VecVirtual, heads)
 	{
-		a, step := arg("acc"), GP64()
-		LEAQ(Mem{Base: stride, Index: stride, Scale: 1}, step)
+		a := arg("acc")
 		for g := range acc {
 			acc[g] = make([]VecVirtual, pieces)
 			for c := range acc[g] {
 				acc[g][c] = ZMM()
 				VMOVUPS(Mem{Base: a, Disp: 64 * c}, acc[g][c])
 			}
-			ADDQ(step, a)
+			ADDQ(stride, a)
 		}
 	}
-	last := GP64() // the list's last entry: prefetching stops there
-	LEAQ(Mem{Base: at, Index: n, Scale: 4, Disp: -4}, last)
+	last := arg("last")
+	pf := newFetcher(arg("ahead"), 0, last)
 
 	Label("row")
-	p, f := GP64(), GP64()
-	LEAQ(Mem{Base: at, Disp: 4 * prefetchRows}, f)
-	CMPQ(f, last)
-	CMOVQHI(last, f)
-	MOVLQSX(Mem{Base: f}, f)
-	IMULQ(stride, f)
+	pf.twoLines(stride)
+	p := GP64()
 	MOVLQSX(Mem{Base: at}, p)
 	IMULQ(stride, p)
+	SHRQ(U8(1), p)
 	ADDQ(rows, p)
-	for line := 0; line < pieces; line += 2 {
-		PREFETCHT0(Mem{Base: rows, Index: f, Scale: 1, Disp: 32 * line})
-	}
 	for c := range pieces {
 		x := ZMM()
 		VCVTPH2PS(Mem{Base: p, Disp: 32 * c}, x)
@@ -93,18 +85,15 @@ func accumulate512(heads, pieces int) {
 	TESTL(g32, g32)
 	JNZ(LabelRef("done"))
 	{
-		a, step := arg("acc"), GP64()
-		LEAQ(Mem{Base: stride, Index: stride, Scale: 1}, step)
+		a := arg("acc")
 		for g := range acc {
 			for c := range acc[g] {
 				VMOVUPS(acc[g][c], Mem{Base: a, Disp: 64 * c})
 			}
-			ADDQ(step, a)
+			ADDQ(stride, a)
 		}
 	}
 	Label("done")
 	VZEROUPPER()
 	RET()
 }
-
-const prefetchRows = 16 // rows between the one in hand and the one asked for

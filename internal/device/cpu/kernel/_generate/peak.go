@@ -16,7 +16,6 @@ func peakFamily() {
 	Label("read")
 	for i, z := range sum {
 		VPADDQ(Mem{Base: p, Disp: 64 * i}, z, z)
-		PREFETCHT0(Mem{Base: p, Disp: 64*i + 4096})
 	}
 	ADDQ(U32(512), p)
 	SUBQ(U32(512), n)

@@ -1,0 +1,42 @@
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// fetcher asks for gathered rows ahead of their use, in the order of memory: asking in the order of use, one line of each row of a tile, defeats the
+// hardware's own prefetching and halves the bandwidth of long rows.
+type fetcher struct {
+	at, last, off GPVirtual
+	zero          Mem // eight bytes of the frame
+}
+
+// newFetcher starts ahead entries after at; last is the address of the list's last entry. It takes the frame's first eight bytes.
+func newFetcher(at GPVirtual, ahead int, last GPVirtual) fetcher {
+	f := fetcher{GP64(), last, GP64(), NewStackAddr(0)}
+	LEAQ(Mem{Base: at, Disp: 4 * ahead}, f.at)
+	XORQ(f.off, f.off)
+	MOVQ(f.off, f.zero)
+	return f
+}
+
+// twoLines asks for the next 128 bytes; stride is four times dim, twice the bytes of a row.
+func (f fetcher) twoLines(stride GPVirtual) {
+	p, next := GP64(), GP64()
+	CMPQ(f.at, f.last)
+	CMOVQHI(f.last, f.at)
+	MOVLQSX(Mem{Base: f.at}, p)
+	IMULQ(stride, p)
+	SHRQ(U8(1), p)
+	ADDQ(NewParamAddr("rows", 32), p)
+	PREFETCHT0(Mem{Base: p, Index: f.off, Scale: 1})
+	PREFETCHT0(Mem{Base: p, Index: f.off, Scale: 1, Disp: 64})
+	SUBQ(I8(-128), f.off)
+	LEAQ(Mem{Base: f.at, Disp: 4}, next)
+	LEAQ(Mem{Base: f.off, Index: f.off, Scale: 1}, p)
+	CMPQ(p, stride)
+	CMOVQGE(f.zero, f.off)
+	CMOVQGE(next, f.at)
+}
