@@ -1,0 +1,174 @@
+// Package engine owns running sequences: prompts in chunks, decode steps, sampling, stop strings, and the reuse of what is already cached.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/twilight-go/twilight/attention"
+	"github.com/twilight-go/twilight/internal/device"
+	"github.com/twilight-go/twilight/internal/kvcache"
+	"github.com/twilight-go/twilight/internal/model"
+)
+
+// Engine is a model with a cache. One sequence steps at a time; Close it after its sessions.
+type Engine struct {
+	model *model.Model
+	cache device.Cache
+	ctx   int
+}
+
+// Config says how much an engine caches and for whom.
+type Config struct {
+	Context   int // tokens of one sequence; 0: what the model was trained for
+	Sequences int // sequences of that length that fit at once; 0: 1
+	Spare     int // further blocks, for forks that share most of theirs
+	// Pipelines are those that sessions may use: the cache keeps the planes that they read.
+	Pipelines []*attention.Pipeline
+}
+
+// ErrContext is in the error of a prompt, or of a text that grew, beyond the context.
+var ErrContext = errors.New("context exceeded")
+
+// New makes an engine. It takes over neither the model nor its device.
+func New(m *model.Model, c Config) (*Engine, error) {
+	if c.Context == 0 {
+		c.Context = m.Context
+	}
+	if c.Context < 1 || c.Sequences < 0 || c.Spare < 0 {
+		return nil, fmt.Errorf("engine: a context of %d tokens for %d sequences: expected at least 1", c.Context, c.Sequences)
+	}
+	var planes []attention.Plane
+	seen := map[string]bool{}
+	for _, p := range c.Pipelines {
+		for _, pl := range p.Planes() {
+			if !seen[pl.Name()] {
+				seen[pl.Name()] = true
+				planes = append(planes, pl)
+			}
+		}
+	}
+	blocks := (c.Context+attention.BlockTokens-1)/attention.BlockTokens*max(c.Sequences, 1) + c.Spare
+	cache, err := m.Device().Cache(kvcache.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Dim: m.HeadDim, Exact: m.Sliding}, blocks, planes)
+	if err != nil {
+		return nil, fmt.Errorf("engine: a cache for %d tokens: %w", blocks*attention.BlockTokens, err)
+	}
+	return &Engine{model: m, cache: cache, ctx: c.Context}, nil
+}
+
+// Model is the engine's model.
+func (e *Engine) Model() *model.Model { return e.model }
+
+// Context is the longest sequence in tokens.
+func (e *Engine) Context() int { return e.ctx }
+
+// Close frees the cache.
+func (e *Engine) Close() error { return e.cache.Close() }
+
+// Session is one sequence: a text that is being read or written. Not safe for concurrent use.
+type Session struct {
+	eng   *Engine
+	seq   *kvcache.Sequence
+	pipe  *attention.Pipeline
+	step  model.Step
+	row   [1]int32
+	token [1]int32
+	seg   [1]device.Segment
+	// Stats counts what the session's decode steps attended to.
+	Stats attention.Stats
+}
+
+// NewSession starts an empty sequence that decodes with the pipeline, which must be one of the Config's, or dense.
+func (e *Engine) NewSession(p *attention.Pipeline) *Session {
+	return &Session{eng: e, seq: e.cache.NewSequence(), pipe: p}
+}
+
+// Fork makes a session with the same tokens, sharing the cached ones, and its own pipeline and statistics.
+func (s *Session) Fork(p *attention.Pipeline) *Session {
+	return &Session{eng: s.eng, seq: s.seq.Fork(), pipe: p}
+}
+
+// Close gives the sequence's cache blocks back.
+func (s *Session) Close() { s.seq.Release() }
+
+// Len is the number of cached tokens.
+func (s *Session) Len() int { return s.seq.Len() }
+
+// Tokens are the cached tokens. Read only; valid until the session next changes.
+func (s *Session) Tokens() []int32 { return s.seq.Tokens }
+
+// CacheBytes is what the session's cached tokens occupy: exact keys and values, and planes of codes and metadata.
+func (s *Session) CacheBytes() (exact, planes int) {
+	exact, planes = s.eng.cache.BlockBytes()
+	n := len(s.seq.Table())
+	return exact * n, planes * n
+}
+
+// Prefill makes tokens the cached text and returns the logits after the last, valid until the session's next step, and how many tokens were cached already: the longest
+// common prefix is kept, whatever follows it is dropped. progress, if not nil, is told of tokens done.
+// A text that does not fit is ErrContext with both numbers, and the session is as before; a cancelled ctx leaves what was done.
+func (s *Session) Prefill(ctx context.Context, tokens []int32, progress func(done, total int)) (logits []float32, cached int, err error) {
+	if len(tokens) == 0 {
+		return nil, 0, fmt.Errorf("engine: the prompt is empty")
+	}
+	if len(tokens) > s.eng.ctx {
+		return nil, 0, fmt.Errorf("engine: the prompt has %d tokens, but the context is %d: %w", len(tokens), s.eng.ctx, ErrContext)
+	}
+	for cached < min(len(tokens)-1, s.seq.Len()) && s.seq.Tokens[cached] == tokens[cached] {
+		cached++
+	}
+	s.seq.Truncate(cached)
+	for at := cached; at < len(tokens); {
+		if err := ctx.Err(); err != nil {
+			return nil, cached, err
+		}
+		n := min(s.eng.model.MaxRows(), len(tokens)-at)
+		want := []int32(nil)
+		if at+n == len(tokens) {
+			s.row[0] = int32(n - 1)
+			want = s.row[:]
+		}
+		if logits, err = s.forward(tokens[at:at+n], device.Prompt, want); err != nil {
+			return nil, cached, err
+		}
+		if at += n; progress != nil {
+			progress(at, len(tokens))
+		}
+	}
+	return logits, cached, nil
+}
+
+// Step decodes one token and returns the logits after it, valid until the next step. ErrContext if the text is as long as the context.
+func (s *Session) Step(token int32) ([]float32, error) {
+	s.token[0], s.row[0] = token, 0
+	return s.forward(s.token[:], device.Decode, s.row[:])
+}
+
+// Score decodes known tokens, each as a step of its own would, and returns the logits after each. At most the model's MaxLogits tokens.
+func (s *Session) Score(tokens []int32) ([]float32, error) {
+	rows := make([]int32, len(tokens))
+	for i := range rows {
+		rows[i] = int32(i)
+	}
+	return s.forward(tokens, device.Decode, rows)
+}
+
+func (s *Session) forward(tokens []int32, mode device.Mode, want []int32) ([]float32, error) {
+	n := len(tokens)
+	if s.seq.Len()+n > s.eng.ctx {
+		return nil, fmt.Errorf("engine: the text has %d tokens and %d more, but the context is %d: %w", s.seq.Len(), n, s.eng.ctx, ErrContext)
+	}
+	if err := s.seq.Reserve(n); err != nil {
+		return nil, fmt.Errorf("engine: %w", err)
+	}
+	s.seg[0] = device.Segment{Seq: s.seq, N: n, Pos: s.seq.Len(), Mode: mode, Pipeline: s.pipe, Stats: &s.Stats}
+	s.step = model.Step{Tokens: tokens, Segments: s.seg[:], Logits: want, Cache: s.eng.cache}
+	logits, err := s.eng.model.Forward(&s.step)
+	if err != nil {
+		return nil, fmt.Errorf("engine: %w", err)
+	}
+	s.seq.Advance(n)
+	s.seq.Tokens = append(s.seq.Tokens, tokens...)
+	return logits, nil
+}

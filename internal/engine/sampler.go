@@ -1,0 +1,219 @@
+package engine
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+)
+
+// Sampling says how the next token is drawn from the logits. The steps run in this order: penalties, top-k, top-p, min-p, temperature, draw. The zero value is greedy.
+type Sampling struct {
+	Temperature float64 // 0: greedy, the most likely token after the penalties
+	TopK        int     // the k most likely tokens; 0: all
+	TopP        float64 // the fewest tokens with mass at least p; 0 or 1: all
+	MinP        float64 // tokens at least this share as likely as the most likely; 0: all
+	// Repetition divides positive and multiplies negative logits of recent tokens (1 or 0: off); Presence is subtracted once from them, Frequency once for each occurrence.
+	Repetition, Presence, Frequency float64
+	PenaltyWindow                   int    // recent tokens that the penalties see; 0: 64
+	Seed                            uint64 // of the draw; equal seeds draw equal tokens
+}
+
+// Check reports a parameter out of range, by name.
+func (s Sampling) Check() error {
+	for _, p := range []struct {
+		name      string
+		v, lo, hi float64
+	}{
+		{"temperature", s.Temperature, 0, 100}, {"top-k", float64(s.TopK), 0, math.MaxInt32}, {"top-p", s.TopP, 0, 1}, {"min-p", s.MinP, 0, 1},
+		{"repetition penalty", s.Repetition, 0, 10}, {"presence penalty", s.Presence, -10, 10}, {"frequency penalty", s.Frequency, -10, 10},
+		{"penalty window", float64(s.PenaltyWindow), 0, math.MaxInt32},
+	} {
+		if !(p.v >= p.lo && p.v <= p.hi) {
+			return fmt.Errorf("engine: %s %g: expected %g to %g", p.name, p.v, p.lo, p.hi)
+		}
+	}
+	return nil
+}
+
+// Sampler draws tokens. Its scratch is reused: a draw allocates nothing after the first. Not safe for concurrent use.
+type Sampler struct {
+	p      Sampling
+	rng    *rand.Rand
+	recent []int32 // a ring of the last PenaltyWindow tokens
+	at     int
+	count  map[int32]int
+	cand   []candidate
+}
+
+type candidate struct {
+	id     int32
+	logit  float32
+	weight float64 // exp(logit − max)
+}
+
+// NewSampler makes a sampler; Check must have passed.
+func NewSampler(p Sampling) *Sampler {
+	if p.PenaltyWindow == 0 {
+		p.PenaltyWindow = 64
+	}
+	return &Sampler{p: p, rng: rand.New(rand.NewPCG(p.Seed, 0x7477696c69676874)), count: map[int32]int{}}
+}
+
+// Accept tells the sampler of a token in the context, drawn or given.
+func (s *Sampler) Accept(id int32) {
+	if !s.penalises() {
+		return
+	}
+	if len(s.recent) < s.p.PenaltyWindow {
+		s.recent = append(s.recent, id)
+	} else {
+		old := s.recent[s.at]
+		if s.count[old]--; s.count[old] == 0 {
+			delete(s.count, old)
+		}
+		s.recent[s.at] = id
+		s.at = (s.at + 1) % len(s.recent)
+	}
+	s.count[id]++
+}
+
+func (s *Sampler) penalises() bool {
+	return s.p.Repetition != 0 && s.p.Repetition != 1 || s.p.Presence != 0 || s.p.Frequency != 0
+}
+
+// Sample draws a token. It changes logits.
+func (s *Sampler) Sample(logits []float32) int32 {
+	if s.penalises() {
+		s.penalise(logits)
+	}
+	best := 0
+	for i, x := range logits {
+		if x > logits[best] {
+			best = i
+		}
+	}
+	if s.p.Temperature == 0 {
+		return int32(best)
+	}
+	s.weigh(logits, float64(logits[best]))
+	s.trim()
+	return s.draw()
+}
+
+func (s *Sampler) penalise(logits []float32) {
+	for id, n := range s.count {
+		if int(id) >= len(logits) {
+			continue
+		}
+		x := float64(logits[id])
+		if r := s.p.Repetition; r != 0 && r != 1 {
+			if x > 0 {
+				x /= r
+			} else {
+				x *= r
+			}
+		}
+		logits[id] = float32(x - s.p.Presence - s.p.Frequency*float64(n))
+	}
+}
+
+// weigh gathers the tokens that can be drawn. A token is left out only if no later step could keep it: under min-p, or, where top-p counts, so unlikely that all such
+// together hold less than 1−p.
+func (s *Sampler) weigh(logits []float32, top float64) {
+	s.cand = s.cand[:0]
+	floor := s.p.MinP
+	if p := s.p.TopP; p > 0 && p < 1 {
+		floor = max(floor, (1-p)/float64(len(logits))) // the total weight is at least 1
+	}
+	if s.p.MinP == 0 && s.p.TopK > 0 {
+		floor = 0 // top-p is relative to the k most likely
+	}
+	for i, x := range logits {
+		if w := math.Exp(float64(x) - top); w >= floor && w > 0 {
+			s.cand = append(s.cand, candidate{int32(i), x, w})
+		}
+	}
+}
+
+// trim applies top-k, top-p and min-p.
+func (s *Sampler) trim() {
+	byWeight := func(a, b candidate) int {
+		switch {
+		case a.logit > b.logit:
+			return -1
+		case a.logit < b.logit:
+			return 1
+		}
+		return int(a.id) - int(b.id)
+	}
+	if k := s.p.TopK; k > 0 && k < len(s.cand) {
+		s.selectTop(k)
+	}
+	p := s.p.TopP
+	if p > 0 && p < 1 {
+		slices.SortFunc(s.cand, byWeight)
+		total := 0.0
+		for _, c := range s.cand {
+			total += c.weight
+		}
+		sum := 0.0
+		for i, c := range s.cand {
+			if sum += c.weight; sum >= p*total {
+				s.cand = s.cand[:i+1]
+				break
+			}
+		}
+	}
+	if s.p.MinP > 0 {
+		s.cand = slices.DeleteFunc(s.cand, func(c candidate) bool { return c.weight < s.p.MinP })
+	}
+}
+
+// selectTop keeps the k most likely candidates, of equal ones those with lower ids: a heap of the k best seen so far, the worst of them on top.
+func (s *Sampler) selectTop(k int) {
+	worse := func(a, b candidate) bool { return a.logit < b.logit || a.logit == b.logit && a.id > b.id }
+	heap := s.cand[:k]
+	down := func(i int) {
+		for {
+			c := 2*i + 1
+			if c >= k {
+				return
+			}
+			if c+1 < k && worse(heap[c+1], heap[c]) {
+				c++
+			}
+			if !worse(heap[c], heap[i]) {
+				return
+			}
+			heap[i], heap[c] = heap[c], heap[i]
+			i = c
+		}
+	}
+	for i := k/2 - 1; i >= 0; i-- {
+		down(i)
+	}
+	for _, c := range s.cand[k:] {
+		if worse(heap[0], c) {
+			heap[0] = c
+			down(0)
+		}
+	}
+	s.cand = heap
+}
+
+func (s *Sampler) draw() int32 {
+	total := 0.0
+	for i := range s.cand {
+		c := &s.cand[i]
+		c.weight = math.Pow(c.weight, 1/s.p.Temperature)
+		total += c.weight
+	}
+	u := s.rng.Float64() * total
+	for _, c := range s.cand {
+		if u -= c.weight; u < 0 {
+			return c.id
+		}
+	}
+	return s.cand[len(s.cand)-1].id
+}
