@@ -4,6 +4,11 @@
 
 package linear
 
+// avx512Read reads n bytes, a multiple of 512, as fast as they come, and returns something made of them.
+//
+//go:noescape
+func avx512Read(p *byte, n int) uint64
+
 // avx512Q4_0x1 is format.mulGeneric of Q4_0 for 1 activation rows, of which the first n are stored:
 //
 //	for r := range rows { for i := range n {

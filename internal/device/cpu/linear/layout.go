@@ -40,6 +40,18 @@ func (k codeKind) words() int { return [...]int{2, 3, 4, 5, 6, 8, 4}[k] }
 // nonlinear are the 16 values of IQ4_NL and IQ4_XS, plus 128.
 var nonlinear = [16]uint8{1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241}
 
+// A top is a field of a group's codes that lies in the top bits of another group's word: width bits from bit `to` of the
+// code, at bit `at` of the byte. So most codes of five and six bits take one operation, not three.
+type top struct{ group, to, width, word, at int }
+
+var (
+	tops5 = []top{{5, 0, 3, 0, 5}, {5, 3, 2, 1, 5}, {6, 0, 3, 2, 5}, {6, 3, 2, 3, 5}, {7, 0, 3, 4, 5}, {7, 3, 1, 1, 7}, {7, 4, 1, 3, 7}}
+	tops6 = []top{{6, 0, 2, 0, 6}, {6, 2, 2, 1, 6}, {6, 4, 2, 2, 6}, {7, 0, 2, 3, 6}, {7, 2, 2, 4, 6}, {7, 4, 2, 5, 6}}
+)
+
+// mask covers the field's width in each byte of a word.
+func (t top) mask() uint32 { return lane1 * (1<<t.width - 1) }
+
 // rowCodes are 32 codes of one row, in columns' order: byte k of word g is column 4g+k.
 type rowCodes [8]uint32
 
@@ -53,39 +65,36 @@ const (
 // put stores the codes of row r into the codes of a record.
 func (k codeKind) put(b []byte, r int, c *rowCodes) {
 	word := func(i int, v uint32) { binary.LittleEndian.PutUint32(b[i*64+r*4:], v) }
-	twoBits := func(c []uint32, shift int) (v uint32) {
-		for j, x := range c {
-			v |= x >> shift & lane2 << (2 * j)
+	topped := func(tops []top) {
+		w := *c
+		for _, t := range tops {
+			w[t.word] |= c[t.group] >> t.to & t.mask() << t.at
 		}
-		return v
-	}
-	oneBit := func(shift int) (v uint32) {
-		for j, x := range c {
-			v |= x >> shift & lane1 << j
+		for i := range k.words() {
+			word(i, w[i])
 		}
-		return v
 	}
 	switch k {
 	case codes2, codes3:
-		word(0, twoBits(c[:4], 0))
-		word(1, twoBits(c[4:], 0))
-		if k == codes3 {
-			word(2, oneBit(2))
+		var w [3]uint32
+		for g, x := range c {
+			w[g/4] |= x & lane2 << (g % 4 * 2)
+			w[2] |= x >> 2 & lane1 << g
+		}
+		for i := range k.words() {
+			word(i, w[i])
 		}
 	case codes8:
 		for g, x := range c {
 			word(g, x)
 		}
+	case codes5:
+		topped(tops5)
+	case codes6:
+		topped(tops6)
 	default:
 		for j := range 4 {
-			word(j, c[j]&lane4|c[j+4]&lane4<<4)
-		}
-		switch k {
-		case codes5:
-			word(4, oneBit(4))
-		case codes6:
-			word(4, twoBits(c[:4], 4))
-			word(5, twoBits(c[4:], 4))
+			word(j, c[j]|c[j+4]<<4)
 		}
 	}
 }
@@ -93,6 +102,15 @@ func (k codeKind) put(b []byte, r int, c *rowCodes) {
 // get is the inverse of put; it also looks codes4NL up in their table.
 func (k codeKind) get(b []byte, r int, c *rowCodes) {
 	word := func(i int) uint32 { return binary.LittleEndian.Uint32(b[i*64+r*4:]) }
+	topped := func(tops []top, mask uint32) {
+		*c = rowCodes{}
+		for i := range k.words() {
+			c[i] = word(i) & mask
+		}
+		for _, t := range tops {
+			c[t.group] |= word(t.word) >> t.at & t.mask() << t.to
+		}
+	}
 	switch k {
 	case codes2, codes3:
 		lo, hi := word(0), word(1)
@@ -109,24 +127,16 @@ func (k codeKind) get(b []byte, r int, c *rowCodes) {
 		for g := range c {
 			c[g] = word(g)
 		}
+	case codes5:
+		topped(tops5, 0x1f*lane1)
+	case codes6:
+		topped(tops6, 0x3f*lane1)
 	default:
 		for j := range 4 {
 			v := word(j)
 			c[j], c[j+4] = v&lane4, v>>4&lane4
 		}
-		switch k {
-		case codes5:
-			h := word(4)
-			for g := range c {
-				c[g] |= h >> g & lane1 << 4
-			}
-		case codes6:
-			lo, hi := word(4), word(5)
-			for j := range 4 {
-				c[j] |= lo >> (2 * j) & lane2 << 4
-				c[j+4] |= hi >> (2 * j) & lane2 << 4
-			}
-		case codes4NL:
+		if k == codes4NL {
 			for g, v := range c {
 				c[g] = uint32(nonlinear[v&15]) | uint32(nonlinear[v>>8&15])<<8 |
 					uint32(nonlinear[v>>16&15])<<16 | uint32(nonlinear[v>>24&15])<<24

@@ -12,7 +12,6 @@ import (
 	"math"
 
 	"github.com/twilight-go/twilight/internal/device/cpu/isa"
-	"github.com/twilight-go/twilight/internal/mem"
 	"github.com/twilight-go/twilight/internal/tensor"
 )
 
@@ -34,6 +33,7 @@ type Matrix struct {
 	typ        tensor.Type
 	rows, cols int
 	data       []byte
+	slab       *slab
 	tile       int // bytes of RowTile rows
 
 	quant *format      // how products are taken: in integers,
@@ -68,7 +68,7 @@ func Pack(t tensor.Type, rows, cols int, data []byte, run Runner) (*Matrix, erro
 	if m.tile > math.MaxInt/tiles {
 		return nil, fmt.Errorf("linear: packing a %d × %d matrix of %s: its size overflows an address", rows, cols, t)
 	}
-	if m.data, err = mem.Alloc(tiles * m.tile); err != nil {
+	if m.data, m.slab, err = allocate(tiles * m.tile); err != nil {
 		return nil, fmt.Errorf("linear: packing a %d × %d matrix of %s: %w", rows, cols, t, err)
 	}
 	run.run(tiles, func(lo, hi int) {
@@ -109,9 +109,12 @@ func (m *Matrix) Row(i int, dst []float32) {
 	}
 }
 
-// Close frees the matrix's memory. Nothing may use the matrix during or after it.
+// Close frees the matrix's memory. Nothing may use the matrix during or after it, except another Close, which does nothing.
 func (m *Matrix) Close() error {
 	data := m.data
 	m.data = nil
-	return mem.Free(data)
+	if data == nil {
+		return nil
+	}
+	return release(data, m.slab)
 }

@@ -9,6 +9,7 @@ import (
 )
 
 func generateAVX512() {
+	readAVX512()
 	for _, q := range quants {
 		for _, n := range []int{1, 2, 4, 8} {
 			quantAVX512(q, n)
@@ -63,15 +64,12 @@ func rowMask(rows GPVirtual) OpmaskVirtual {
 // quantZ is one kernel in the making: 16 rows in the lanes, n activation rows.
 type quantZ struct {
 	quant
-	n           int
-	w, x        GPVirtual
-	mask        map[uint32]VecVirtual
-	zero, table VecVirtual
-	headD       VecVirtual
-	headM       VecVirtual
-	d, m        []VecVirtual // scales of the record, one each or one for each half of the columns
-	code        []VecVirtual // eight groups
-	acc         []VecVirtual // float sums
+	n            int
+	w, x         GPVirtual
+	mask         map[uint32]Op // in registers, or in memory where those run out
+	zero, table  VecVirtual
+	headD, headM VecVirtual
+	acc          []VecVirtual // float sums
 }
 
 func quantAVX512(q quant, n int) {
@@ -79,23 +77,27 @@ func quantAVX512(q quant, n int) {
 	TEXT(name, NOSPLIT, quantSignature)
 	docQuant(name, q, n)
 	Pragma("noescape")
-	k := quantZ{quant: q, n: n, mask: map[uint32]VecVirtual{}}
+	k := quantZ{quant: q, n: n, mask: map[uint32]Op{}}
 	k.w = param("w")
 	rows, blocks, x0, step, dst, stride, valid := param("rows"), param("blocks"), param("x"), param("step"), param("dst"), param("stride"), param("n")
 	SHLQ(U8(2), stride)
-	for _, m := range k.masks() {
-		k.mask[m] = constantZ(m)
+	for _, m := range q.masks() {
+		if n == 8 {
+			k.mask[m] = maskData(m)
+		} else {
+			k.mask[m] = constantZ(m)
+		}
 	}
 	if q.codes == "codes4NL" {
 		k.table = ZMM()
 		VBROADCASTI32X4(nonlinearData(128), k.table)
 	}
 	k.acc = zmms(n)
-	k.zero = constantZ(0)
 	k.x = GP64()
 	left := GP64()
 	counter("tile", rows, rowTile, func() {
 		mask := rowMask(rows)
+		k.zero = constantZ(0)
 		k.clear(k.acc...)
 		MOVQ(x0, k.x)
 		MOVQ(blocks, left)
@@ -134,24 +136,6 @@ func quantAVX512(q quant, n int) {
 	RET()
 }
 
-// masks are the constants that taking the codes apart needs.
-func (k *quantZ) masks() []uint32 {
-	switch k.codes {
-	case "codes2":
-		m := []uint32{0x03030303}
-		return append(m, 15)
-	case "codes3":
-		return []uint32{0x03030303, 0x04040404}
-	case "codes5":
-		return []uint32{0x0f0f0f0f, 0x10101010}
-	case "codes6":
-		return []uint32{0x0f0f0f0f, 0x30303030}
-	case "codes8":
-		return nil
-	}
-	return []uint32{0x0f0f0f0f}
-}
-
 // head loads the float16 scales of 256 columns.
 func (k *quantZ) head() {
 	k.headD = ZMM()
@@ -169,181 +153,224 @@ func times(head, ints VecVirtual) VecVirtual {
 	return ints
 }
 
-// loadScales makes the record's float scales.
-func (k *quantZ) loadScales() {
-	at := func(disp int) Mem { return Mem{Base: k.w, Disp: disp} }
-	half := func(disp int) VecVirtual {
-		z := ZMM()
-		VCVTPH2PS(at(disp), z)
-		return z
-	}
-	signed := func(disp int) VecVirtual {
-		z := ZMM()
-		VPMOVSXBD(at(disp), z)
-		return times(k.headD, z)
-	}
-	k.d, k.m = nil, nil
+// scale loads the record's float scale of a part of its columns.
+func (k *quantZ) scale(part int) VecVirtual {
+	z, at := ZMM(), func(disp int) Mem { return Mem{Base: k.w, Disp: disp} }
 	switch k.scales {
-	case "scaleD":
-		k.d = []VecVirtual{half(0)}
-	case "scaleDM":
-		k.d, k.m = []VecVirtual{half(0)}, []VecVirtual{half(32)}
+	case "scaleD", "scaleDM":
+		VCVTPH2PS(at(0), z)
+		return z
 	case "scaleK":
-		d, m := ZMM(), ZMM()
-		VPMOVZXBD(at(0), d)
-		VPMOVZXBD(at(16), m)
-		k.d, k.m = []VecVirtual{times(k.headD, d)}, []VecVirtual{times(k.headM, m)}
-	case "scaleKS":
-		k.d = []VecVirtual{signed(0)}
-	case "scaleK16":
-		k.d = []VecVirtual{signed(0), signed(16)}
+		VPMOVZXBD(at(0), z)
+	case "scaleKS", "scaleK16":
+		VPMOVSXBD(at(16*part), z)
 	case "scaleK16M":
-		for _, disp := range []int{0, 16} {
-			d, m := ZMM(), ZMM()
-			VPMOVZXBD(at(disp), d)
-			VPSRLD(U8(4), d, m)
-			VPANDD(k.mask[15], d, d)
-			k.d, k.m = append(k.d, times(k.headD, d)), append(k.m, times(k.headM, m))
-		}
+		VPMOVZXBD(at(16*part), z)
+		and(k.mask[15], z, z)
+	}
+	return times(k.headD, z)
+}
+
+// minimum loads the record's float minimum of a part of its columns.
+func (k *quantZ) minimum(part int) VecVirtual {
+	z, at := ZMM(), func(disp int) Mem { return Mem{Base: k.w, Disp: disp} }
+	switch k.scales {
+	case "scaleDM":
+		VCVTPH2PS(at(32), z)
+		return z
+	case "scaleK":
+		VPMOVZXBD(at(16), z)
+	case "scaleK16M":
+		VPMOVZXBD(at(16*part), z)
+		VPSRLD(U8(4), z, z)
+	}
+	return times(k.headM, z)
+}
+
+// and sets dst to src under mask, a register or a 32-bit pattern in memory.
+func and(mask Op, src, dst VecVirtual) {
+	if _, ok := mask.(Mem); ok {
+		VPANDD_BCST(mask, src, dst)
+	} else {
+		VPANDD(mask, src, dst)
 	}
 }
 
-// loadCodes fills k.code with eight registers of unsigned bytes.
-func (k *quantZ) loadCodes() {
+// group makes the unsigned codes of group g.
+func (k *quantZ) group(g int) VecVirtual {
 	at := func(word int) Mem { return Mem{Base: k.w, Disp: k.scaleBytes() + 64*word} }
-	k.code = zmms(8)
+	c := ZMM()
 	switch k.codes {
 	case "codes8":
-		for g, c := range k.code {
-			VMOVDQU32(at(g), c)
-		}
+		VMOVDQU32(at(g), c)
 	case "codes2", "codes3":
-		for half := range 2 {
-			for j := range 4 {
-				k.field(at(half), k.code[4*half+j], -2*j, 0x03030303)
-			}
-		}
+		k.field(at(g/4), c, -2*(g%4), 0x03030303)
 		if k.codes == "codes3" {
-			k.insert(at(2), k.code, 1, 2, 0x04040404)
+			k.insert(at(2), c, 2-g, 0x04040404)
+		}
+	case "codes4", "codes4NL":
+		k.field(at(g%4), c, -4*(g/4), 0x0f0f0f0f)
+		if k.codes == "codes4NL" {
+			VPSHUFB(c, k.table, c)
 		}
 	default:
-		for j := range 4 {
-			k.field(at(j), k.code[j], 0, 0x0f0f0f0f)
-			k.field(at(j), k.code[j+4], -4, 0x0f0f0f0f)
+		words, tops := k.topped()
+		if g < words {
+			k.field(at(g), c, 0, lane1*(1<<words-1))
+			break
 		}
-		switch k.codes {
-		case "codes5":
-			k.insert(at(4), k.code, 1, 4, 0x10101010)
-		case "codes6":
-			k.insert(at(4), k.code[:4], 2, 4, 0x30303030)
-			k.insert(at(5), k.code[4:], 2, 4, 0x30303030)
-		case "codes4NL":
-			for _, c := range k.code {
-				VPSHUFB(c, k.table, c)
+		first := true
+		for _, t := range tops {
+			if t.group != g {
+				continue
+			}
+			if shift := t.to - t.at; first {
+				k.field(at(t.word), c, shift, t.mask())
+				first = false
+			} else {
+				k.insert(at(t.word), c, shift, t.mask()<<t.to)
 			}
 		}
 	}
+	return c
 }
 
 // field sets dst to the bits of src under mask, after a shift to the left (to the right where negative).
-func (k *quantZ) field(src Op, dst VecVirtual, shift int, mask uint32) {
-	if shift == 0 {
-		VPANDD(src, k.mask[mask], dst)
-		return
-	}
+func (k *quantZ) field(src Mem, dst VecVirtual, shift int, mask uint32) {
 	shiftZ(src, dst, shift)
-	VPANDD(k.mask[mask], dst, dst)
+	and(k.mask[mask], dst, dst)
 }
 
-func shiftZ(src Op, dst VecVirtual, shift int) {
-	if shift < 0 {
-		VPSRLW(U8(-shift), src, dst)
+// insert ors such a field into dst.
+func (k *quantZ) insert(src Mem, dst VecVirtual, shift int, mask uint32) {
+	z := ZMM()
+	shiftZ(src, z, shift)
+	const orAnd = 0xf8 // dst | z & mask
+	if m, ok := k.mask[mask].(Mem); ok {
+		VPTERNLOGD_BCST(U8(orAnd), m, z, dst)
 	} else {
-		VPSLLW(U8(shift), src, dst)
+		VPTERNLOGD(U8(orAnd), k.mask[mask], z, dst)
 	}
 }
 
-// insert ors into the j-th of codes the field of src that starts at bit j·width, moved to bit to.
-func (k *quantZ) insert(src Mem, codes []VecVirtual, width, to int, mask uint32) {
-	h := ZMM()
-	VMOVDQU32(src, h)
-	for j, c := range codes {
-		field := h
-		if shift := to - j*width; shift != 0 {
-			field = ZMM()
-			shiftZ(h, field, shift)
-		}
-		VPTERNLOGD(U8(0xf8), k.mask[mask], field, c) // c | field & mask
+// shiftZ loads src, shifted to the left, or to the right where shift is negative. Bits that cross bytes are for a mask to remove.
+func shiftZ(src Mem, dst VecVirtual, shift int) {
+	switch {
+	case shift < 0:
+		VPSRLW(U8(-shift), src, dst)
+	case shift > 0:
+		VPSLLW(U8(shift), src, dst)
+	default:
+		VMOVDQU32(src, dst)
 	}
 }
 
 // record multiplies one record with one block of each activation row.
 func (k *quantZ) record() {
-	k.loadScales()
-	k.loadCodes()
 	parts := 1
 	if k.halves() {
 		parts = 2
 	}
-	batch := min(k.n, 4/parts) // four chains of dot products at once hide their latency
-	for i := 0; i < k.n; i += batch {
-		at := func(row, disp int) Mem { return Mem{Base: k.x, Disp: (i+row)*actBytes + disp} }
-		dots := make([][]VecVirtual, batch)
+	// A dot product is a chain of dependent instructions: with few rows, several chains for each hide the latency.
+	chains := max(1, 4/(k.n*parts))
+	at := func(row, disp int) Mem { return Mem{Base: k.x, Disp: row*actBytes + disp} }
+	values := make([]VecVirtual, k.n)
+	for p := range parts {
+		dots := make([][]VecVirtual, k.n)
 		for row := range dots {
-			dots[row] = zmms(parts)
-			for p, z := range dots[row] {
-				switch {
-				case k.shift == 0:
-					k.clear(z)
-				case k.halves():
-					VPSLLD_BCST(U8(k.shift), at(row, actNeg16+4*p), z)
-				default:
-					VPSLLD_BCST(U8(k.shift), at(row, actNeg), z)
-				}
+			dots[row] = zmms(chains)
+			if k.shift == 0 {
+				k.clear(dots[row]...)
+				continue
 			}
+			k.clear(dots[row][1:]...)
+			neg := actNeg
+			if k.halves() {
+				neg = actNeg16 + 4*p
+			}
+			VPSLLD_BCST(U8(k.shift), at(row, neg), dots[row][0])
 		}
 		for j := range 8 / parts {
+			g := 8/parts*p + j
+			code := k.group(g)
 			for row := range dots {
-				for p, z := range dots[row] {
-					g := p*4 + j
-					VPDPBUSD_BCST(at(row, 4*g), k.code[g], z)
-				}
+				VPDPBUSD_BCST(at(row, 4*g), code, dots[row][j%chains])
 			}
 		}
+		d := k.scale(p)
 		for row, dot := range dots {
-			v := dot[0]
-			for p, z := range dot {
-				VCVTDQ2PS(z, z)
-				VMULPS(k.d[p], z, z)
+			for s := chains / 2; s > 0; s /= 2 {
+				for i := range s {
+					VPADDD(dot[i+s], dot[i], dot[i])
+				}
 			}
-			if k.halves() {
-				VADDPS(dot[1], v, v)
+			VCVTDQ2PS(dot[0], dot[0])
+			VMULPS(d, dot[0], dot[0])
+			if p == 0 {
+				values[row] = dot[0]
+			} else {
+				VADDPS(dot[0], values[row], values[row])
 			}
-			k.addMin(v, func(disp int) Mem { return at(row, disp) })
-			VMULPS_BCST(at(row, actScale), v, v)
-			VADDPS(v, k.acc[i+row], k.acc[i+row])
+		}
+	}
+	k.addMinima(values, at)
+	for row, v := range values {
+		VMULPS_BCST(at(row, actScale), v, v)
+		VADDPS(v, k.acc[row], k.acc[row])
+	}
+}
+
+// addMinima adds what the minima contribute.
+func (k *quantZ) addMinima(values []VecVirtual, at func(row, disp int) Mem) {
+	switch k.scales {
+	case "scaleDM", "scaleK":
+		m := k.minimum(0)
+		for row, v := range values {
+			t := ZMM()
+			VMULPS_BCST(at(row, actSum), m, t)
+			if k.scales == "scaleK" {
+				VSUBPS(t, v, v)
+			} else {
+				VADDPS(t, v, v)
+			}
+		}
+	case "scaleK16M":
+		m := []VecVirtual{k.minimum(0), k.minimum(1)}
+		for row, v := range values {
+			t := zmms(2)
+			for p := range t {
+				VCVTDQ2PS_BCST(at(row, actNeg16+4*p), t[p])
+				VMULPS(m[p], t[p], t[p])
+			}
+			VADDPS(t[1], t[0], t[0])
+			VADDPS(t[0], v, v) // the sums are negated already
 		}
 	}
 }
 
-// addMin adds what the minima contribute.
-func (k *quantZ) addMin(v VecVirtual, at func(disp int) Mem) {
-	switch k.scales {
-	case "scaleDM", "scaleK":
-		t := ZMM()
-		VMULPS_BCST(at(actSum), k.m[0], t)
-		if k.scales == "scaleK" {
-			VSUBPS(t, v, v)
-		} else {
-			VADDPS(t, v, v)
-		}
-	case "scaleK16M":
-		t := zmms(2)
-		for p := range t {
-			VCVTDQ2PS_BCST(at(actNeg16+4*p), t[p])
-			VMULPS(k.m[p], t[p], t[p])
-		}
-		VADDPS(t[1], t[0], t[0])
-		VADDPS(t[0], v, v) // the sums are negated already
+// readAVX512 is what benchmarks hold the kernels against.
+func readAVX512() {
+	TEXT("avx512Read", NOSPLIT, "func(p *byte, n int) uint64")
+	Doc("avx512Read reads n bytes, a multiple of 512, as fast as they come, and returns something made of them.")
+	Pragma("noescape")
+	p, n := param("p"), param("n")
+	z := zmms(8)
+	zero := constantZ(0)
+	for _, r := range z {
+		VMOVDQA32(zero, r)
 	}
+	counter("line", n, 512, func() {
+		for i, r := range z {
+			VPADDQ(Mem{Base: p, Disp: 64 * i}, r, r)
+		}
+		ADDQ(I32(512), p)
+	})
+	for _, r := range z[1:] {
+		VPADDQ(r, z[0], z[0])
+	}
+	out := GP64()
+	VMOVQ(z[0].AsX(), out)
+	VZEROUPPER()
+	Store(out, ReturnIndex(0))
+	RET()
 }

@@ -21,3 +21,16 @@ func nonlinearData(offset int) Mem {
 	nonlinearMem[offset] = m
 	return m
 }
+
+var maskMem = map[uint32]Mem{}
+
+// maskData is a 32-bit pattern in memory.
+func maskData(v uint32) Mem {
+	if m, ok := maskMem[v]; ok {
+		return m
+	}
+	m := GLOBL(fmt.Sprintf("mask%08x", v), RODATA|NOPTR)
+	DATA(0, U32(v))
+	maskMem[v] = m
+	return m
+}

@@ -4,6 +4,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"slices"
 
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
@@ -63,6 +64,49 @@ func (q quant) halves() bool { return q.scales == "scaleK16" || q.scales == "sca
 // hasMin reports whether the weights have a minimum, which multiplies the sum of the activations.
 func (q quant) hasMin() bool {
 	return q.scales == "scaleDM" || q.scales == "scaleK" || q.scales == "scaleK16M"
+}
+
+// A top is a field of a group's codes that lies in the top bits of another group's word, as in layout.go.
+type top struct{ group, to, width, word, at int }
+
+const lane1 = 0x01010101
+
+func (t top) mask() uint32 { return lane1 * (1<<t.width - 1) }
+
+// topped are the words of codes5 and codes6, and where the remaining groups lie.
+func (q quant) topped() (words int, tops []top) {
+	switch q.codes {
+	case "codes5":
+		return 5, []top{{5, 0, 3, 0, 5}, {5, 3, 2, 1, 5}, {6, 0, 3, 2, 5}, {6, 3, 2, 3, 5}, {7, 0, 3, 4, 5}, {7, 3, 1, 1, 7}, {7, 4, 1, 3, 7}}
+	case "codes6":
+		return 6, []top{{6, 0, 2, 0, 6}, {6, 2, 2, 1, 6}, {6, 4, 2, 2, 6}, {7, 0, 2, 3, 6}, {7, 2, 2, 4, 6}, {7, 4, 2, 5, 6}}
+	}
+	return 0, nil
+}
+
+// masks are the constants that taking a record apart needs.
+func (q quant) masks() (all []uint32) {
+	switch q.codes {
+	case "codes8":
+	case "codes2":
+		all = []uint32{0x03030303}
+	case "codes3":
+		all = []uint32{0x03030303, 0x04040404}
+	case "codes5", "codes6":
+		words, tops := q.topped()
+		all = []uint32{lane1 * (1<<words - 1)}
+		for _, t := range tops {
+			if m := t.mask() << t.to; !slices.Contains(all, m) {
+				all = append(all, m)
+			}
+		}
+	default:
+		all = []uint32{0x0f0f0f0f}
+	}
+	if q.scales == "scaleK16M" {
+		all = append(all, 15)
+	}
+	return all
 }
 
 // nonlinear are the values of IQ4_NL.
