@@ -102,3 +102,23 @@ func BenchmarkDecode(b *testing.B) {
 		})
 	}
 }
+
+// TestDecodeAnyBytes: every pattern of bits is some block, and decoding it allocates nothing.
+func TestDecodeAnyBytes(t *testing.T) {
+	r := rand.New(rand.NewSource(1))
+	for typ := range infos {
+		dst, src := make([]float32, 4*typ.BlockLen()), make([]byte, 4*typ.BlockBytes())
+		for range 50 {
+			r.Read(src)
+			for i := range src[:typ.BlockBytes()] {
+				src[i] = 255
+			}
+			if err := Decode(typ, dst, src); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := testing.AllocsPerRun(10, func() { _ = Decode(typ, dst, src) }); n != 0 {
+			t.Errorf("decoding %s allocates %g times", typ, n)
+		}
+	}
+}
