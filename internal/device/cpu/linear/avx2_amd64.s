@@ -4,6 +4,7928 @@
 
 #include "textflag.h"
 
+// func avx2Q4_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q4_0x1(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD (DI), Y2
+	VPMADDUBSW   Y2, Y1, Y2
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 4(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 8(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      224(AX)(SI*4), Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 12(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 16(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 20(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 24(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      224(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 28(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
+	VPBROADCASTD 40(DI), Y1
+	VPSLLD       $0x03, Y1, Y1
+	VPADDD       Y1, Y2, Y2
+	VCVTPH2PS    (AX)(SI*2), Y1
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y1, Y2, Y2
+	VBROADCASTSS 32(DI), Y1
+	VMULPS       Y1, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	ADDQ         $+288, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y1
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	VMASKMOVPS   Y0, Y1, (DI)
+	ADDQ         $+8, SI
+	CMPQ         SI, CX
+	JGE          done
+	CMPQ         SI, $+8
+	JE           pass
+	ADDQ         $+64, DX
+	SUBQ         $+16, CX
+	JG           tile
+
+done:
+	VZEROUPPER
+	RET
+
+DATA wide00010001<>+0(SB)/4, $0x00010001
+DATA wide00010001<>+4(SB)/4, $0x00010001
+DATA wide00010001<>+8(SB)/4, $0x00010001
+DATA wide00010001<>+12(SB)/4, $0x00010001
+DATA wide00010001<>+16(SB)/4, $0x00010001
+DATA wide00010001<>+20(SB)/4, $0x00010001
+DATA wide00010001<>+24(SB)/4, $0x00010001
+DATA wide00010001<>+28(SB)/4, $0x00010001
+GLOBL wide00010001<>(SB), RODATA|NOPTR, $32
+
+DATA wide0f0f0f0f<>+0(SB)/4, $0x0f0f0f0f
+DATA wide0f0f0f0f<>+4(SB)/4, $0x0f0f0f0f
+DATA wide0f0f0f0f<>+8(SB)/4, $0x0f0f0f0f
+DATA wide0f0f0f0f<>+12(SB)/4, $0x0f0f0f0f
+DATA wide0f0f0f0f<>+16(SB)/4, $0x0f0f0f0f
+DATA wide0f0f0f0f<>+20(SB)/4, $0x0f0f0f0f
+DATA wide0f0f0f0f<>+24(SB)/4, $0x0f0f0f0f
+DATA wide0f0f0f0f<>+28(SB)/4, $0x0f0f0f0f
+GLOBL wide0f0f0f0f<>(SB), RODATA|NOPTR, $32
+
+DATA laneMasks<>+0(SB)/4, $0xffffffff
+DATA laneMasks<>+4(SB)/4, $0xffffffff
+DATA laneMasks<>+8(SB)/4, $0xffffffff
+DATA laneMasks<>+12(SB)/4, $0xffffffff
+DATA laneMasks<>+16(SB)/4, $0xffffffff
+DATA laneMasks<>+20(SB)/4, $0xffffffff
+DATA laneMasks<>+24(SB)/4, $0xffffffff
+DATA laneMasks<>+28(SB)/4, $0xffffffff
+DATA laneMasks<>+32(SB)/4, $0x00000000
+DATA laneMasks<>+36(SB)/4, $0x00000000
+DATA laneMasks<>+40(SB)/4, $0x00000000
+DATA laneMasks<>+44(SB)/4, $0x00000000
+DATA laneMasks<>+48(SB)/4, $0x00000000
+DATA laneMasks<>+52(SB)/4, $0x00000000
+DATA laneMasks<>+56(SB)/4, $0x00000000
+DATA laneMasks<>+60(SB)/4, $0x00000000
+GLOBL laneMasks<>(SB), RODATA|NOPTR, $64
+
+// func avx2Q4_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q4_0x2(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD (DI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 52(DI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 56(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 60(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      224(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 64(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 68(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 72(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 24(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 76(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      224(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 28(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPBROADCASTD 80(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPBROADCASTD 40(DI), Y2
+	VPSLLD       $0x03, Y2, Y2
+	VPADDD       Y2, Y3, Y3
+	VPBROADCASTD 92(DI), Y2
+	VPSLLD       $0x03, Y2, Y2
+	VPADDD       Y2, Y4, Y4
+	VCVTPH2PS    (AX)(SI*2), Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VBROADCASTSS 32(DI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VBROADCASTSS 84(DI), Y2
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y1, Y1
+	ADDQ         $+288, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y2
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y2, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y2, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q4_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q4_0x4(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD (DI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 104(DI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 156(DI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 56(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 108(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 160(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      160(AX)(SI*4), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 60(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 112(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 164(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      224(AX)(SI*4), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 64(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 116(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 168(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 68(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 120(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 172(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 72(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 124(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 176(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      160(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 24(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 76(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 128(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 180(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      224(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 28(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 80(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPBROADCASTD 132(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 184(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPBROADCASTD 40(DI), Y4
+	VPSLLD       $0x03, Y4, Y4
+	VPADDD       Y4, Y5, Y5
+	VPBROADCASTD 92(DI), Y4
+	VPSLLD       $0x03, Y4, Y4
+	VPADDD       Y4, Y6, Y6
+	VPBROADCASTD 144(DI), Y4
+	VPSLLD       $0x03, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPBROADCASTD 196(DI), Y4
+	VPSLLD       $0x03, Y4, Y4
+	VPADDD       Y4, Y8, Y8
+	VCVTPH2PS    (AX)(SI*2), Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VBROADCASTSS 32(DI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(DI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VBROADCASTSS 136(DI), Y4
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y2, Y2
+	VBROADCASTSS 188(DI), Y4
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y3, Y3
+	ADDQ         $+288, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y4
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+2
+	JLE          stored
+	VMASKMOVPS   Y2, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+3
+	JLE          stored
+	VMASKMOVPS   Y3, Y4, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q4_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q4_1x1(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+
+block:
+	VMOVDQU      64(AX)(SI*4), Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD (DI), Y2
+	VPMADDUBSW   Y2, Y1, Y2
+	VMOVDQU      128(AX)(SI*4), Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 4(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      192(AX)(SI*4), Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 8(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      256(AX)(SI*4), Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 12(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      64(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 16(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      128(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 20(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      192(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 24(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      256(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 28(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
+	VCVTPH2PS    (AX)(SI*2), Y1
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y1, Y2, Y2
+	VCVTPH2PS    32(AX)(SI*2), Y1
+	VBROADCASTSS 36(DI), Y3
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y3, Y2, Y2
+	VBROADCASTSS 32(DI), Y1
+	VMULPS       Y1, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	ADDQ         $+320, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y1
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	VMASKMOVPS   Y0, Y1, (DI)
+	ADDQ         $+8, SI
+	CMPQ         SI, CX
+	JGE          done
+	CMPQ         SI, $+8
+	JE           pass
+	ADDQ         $+64, DX
+	SUBQ         $+16, CX
+	JG           tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q4_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q4_1x2(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+block:
+	VMOVDQU      64(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD (DI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 52(DI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      128(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 56(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      192(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 60(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      256(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 64(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      64(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 68(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      128(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 72(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      192(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 24(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 76(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      256(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 28(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPBROADCASTD 80(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VCVTPH2PS    (AX)(SI*2), Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VCVTPH2PS    32(AX)(SI*2), Y2
+	VBROADCASTSS 36(DI), Y5
+	VMULPS       Y2, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VBROADCASTSS 88(DI), Y5
+	VMULPS       Y2, Y5, Y5
+	VADDPS       Y5, Y4, Y4
+	VBROADCASTSS 32(DI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VBROADCASTSS 84(DI), Y2
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y1, Y1
+	ADDQ         $+320, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y2
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y2, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y2, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q4_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q4_1x4(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+block:
+	VMOVDQU      64(AX)(SI*4), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD (DI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 104(DI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 156(DI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      128(AX)(SI*4), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 56(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 108(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 160(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      192(AX)(SI*4), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 60(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 112(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 164(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      256(AX)(SI*4), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 64(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 116(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 168(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      64(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 68(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 120(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 172(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      128(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 72(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 124(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 176(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      192(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 24(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 76(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 128(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 180(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      256(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 28(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 80(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPBROADCASTD 132(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 184(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VCVTPH2PS    (AX)(SI*2), Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VCVTPH2PS    32(AX)(SI*2), Y4
+	VBROADCASTSS 36(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS 88(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 140(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VBROADCASTSS 192(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VADDPS       Y9, Y8, Y8
+	VBROADCASTSS 32(DI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(DI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VBROADCASTSS 136(DI), Y4
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y2, Y2
+	VBROADCASTSS 188(DI), Y4
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y3, Y3
+	ADDQ         $+320, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y4
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+2
+	JLE          stored
+	VMASKMOVPS   Y2, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+3
+	JLE          stored
+	VMASKMOVPS   Y3, Y4, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q5_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q5_0x1(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
+	VPBROADCASTD (DI), Y2
+	VPMADDUBSW   Y2, Y1, Y2
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
+	VPBROADCASTD 4(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y1
+	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
+	VPBROADCASTD 8(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      224(AX)(SI*4), Y1
+	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
+	VPBROADCASTD 12(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
+	VMOVDQU      288(AX)(SI*4), Y1
+	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
+	VPBROADCASTD 16(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPSRLW       $0x05, Y1, Y1
+	VPAND        wide07070707<>+0(SB), Y1, Y1
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide18181818<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD 20(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      160(AX)(SI*4), Y1
+	VPSRLW       $0x05, Y1, Y1
+	VPAND        wide07070707<>+0(SB), Y1, Y1
+	VMOVDQU      224(AX)(SI*4), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide18181818<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD 24(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      288(AX)(SI*4), Y1
+	VPSRLW       $0x05, Y1, Y1
+	VPAND        wide07070707<>+0(SB), Y1, Y1
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide08080808<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVDQU      224(AX)(SI*4), Y4
+	VPSRLW       $0x03, Y4, Y4
+	VPAND        wide10101010<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD 28(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPBROADCASTD 40(DI), Y1
+	VPSLLD       $0x04, Y1, Y1
+	VPADDD       Y1, Y2, Y2
+	VCVTPH2PS    (AX)(SI*2), Y1
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y1, Y2, Y2
+	VBROADCASTSS 32(DI), Y1
+	VMULPS       Y1, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	ADDQ         $+352, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y1
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	VMASKMOVPS   Y0, Y1, (DI)
+	ADDQ         $+8, SI
+	CMPQ         SI, CX
+	JGE          done
+	CMPQ         SI, $+8
+	JE           pass
+	ADDQ         $+64, DX
+	SUBQ         $+16, CX
+	JG           tile
+
+done:
+	VZEROUPPER
+	RET
+
+DATA wide1f1f1f1f<>+0(SB)/4, $0x1f1f1f1f
+DATA wide1f1f1f1f<>+4(SB)/4, $0x1f1f1f1f
+DATA wide1f1f1f1f<>+8(SB)/4, $0x1f1f1f1f
+DATA wide1f1f1f1f<>+12(SB)/4, $0x1f1f1f1f
+DATA wide1f1f1f1f<>+16(SB)/4, $0x1f1f1f1f
+DATA wide1f1f1f1f<>+20(SB)/4, $0x1f1f1f1f
+DATA wide1f1f1f1f<>+24(SB)/4, $0x1f1f1f1f
+DATA wide1f1f1f1f<>+28(SB)/4, $0x1f1f1f1f
+GLOBL wide1f1f1f1f<>(SB), RODATA|NOPTR, $32
+
+DATA wide07070707<>+0(SB)/4, $0x07070707
+DATA wide07070707<>+4(SB)/4, $0x07070707
+DATA wide07070707<>+8(SB)/4, $0x07070707
+DATA wide07070707<>+12(SB)/4, $0x07070707
+DATA wide07070707<>+16(SB)/4, $0x07070707
+DATA wide07070707<>+20(SB)/4, $0x07070707
+DATA wide07070707<>+24(SB)/4, $0x07070707
+DATA wide07070707<>+28(SB)/4, $0x07070707
+GLOBL wide07070707<>(SB), RODATA|NOPTR, $32
+
+DATA wide18181818<>+0(SB)/4, $0x18181818
+DATA wide18181818<>+4(SB)/4, $0x18181818
+DATA wide18181818<>+8(SB)/4, $0x18181818
+DATA wide18181818<>+12(SB)/4, $0x18181818
+DATA wide18181818<>+16(SB)/4, $0x18181818
+DATA wide18181818<>+20(SB)/4, $0x18181818
+DATA wide18181818<>+24(SB)/4, $0x18181818
+DATA wide18181818<>+28(SB)/4, $0x18181818
+GLOBL wide18181818<>(SB), RODATA|NOPTR, $32
+
+DATA wide08080808<>+0(SB)/4, $0x08080808
+DATA wide08080808<>+4(SB)/4, $0x08080808
+DATA wide08080808<>+8(SB)/4, $0x08080808
+DATA wide08080808<>+12(SB)/4, $0x08080808
+DATA wide08080808<>+16(SB)/4, $0x08080808
+DATA wide08080808<>+20(SB)/4, $0x08080808
+DATA wide08080808<>+24(SB)/4, $0x08080808
+DATA wide08080808<>+28(SB)/4, $0x08080808
+GLOBL wide08080808<>(SB), RODATA|NOPTR, $32
+
+DATA wide10101010<>+0(SB)/4, $0x10101010
+DATA wide10101010<>+4(SB)/4, $0x10101010
+DATA wide10101010<>+8(SB)/4, $0x10101010
+DATA wide10101010<>+12(SB)/4, $0x10101010
+DATA wide10101010<>+16(SB)/4, $0x10101010
+DATA wide10101010<>+20(SB)/4, $0x10101010
+DATA wide10101010<>+24(SB)/4, $0x10101010
+DATA wide10101010<>+28(SB)/4, $0x10101010
+GLOBL wide10101010<>(SB), RODATA|NOPTR, $32
+
+// func avx2Q5_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q5_0x2(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD (DI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 52(DI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 56(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 60(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      224(AX)(SI*4), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPBROADCASTD 64(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VMOVDQU      288(AX)(SI*4), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPBROADCASTD 68(DI), Y6
+	VPMADDUBSW   Y6, Y2, Y6
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      96(AX)(SI*4), Y7
+	VPSRLW       $0x02, Y7, Y7
+	VPAND        wide18181818<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VPBROADCASTD 20(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 72(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      160(AX)(SI*4), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      224(AX)(SI*4), Y7
+	VPSRLW       $0x02, Y7, Y7
+	VPAND        wide18181818<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VPBROADCASTD 24(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 76(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      288(AX)(SI*4), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      96(AX)(SI*4), Y7
+	VPSRLW       $0x04, Y7, Y7
+	VPAND        wide08080808<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VMOVDQU      224(AX)(SI*4), Y7
+	VPSRLW       $0x03, Y7, Y7
+	VPAND        wide10101010<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VPBROADCASTD 28(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 80(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 40(DI), Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y2, Y3, Y3
+	VPBROADCASTD 92(DI), Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y2, Y4, Y4
+	VCVTPH2PS    (AX)(SI*2), Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VBROADCASTSS 32(DI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VBROADCASTSS 84(DI), Y2
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y1, Y1
+	ADDQ         $+352, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y2
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y2, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y2, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q5_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q5_0x4(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD (DI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 104(DI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 156(DI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 56(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 108(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 160(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      160(AX)(SI*4), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 60(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 112(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 164(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      224(AX)(SI*4), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 64(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPBROADCASTD 116(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 168(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VMOVDQU      288(AX)(SI*4), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPBROADCASTD 68(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y10
+	VPBROADCASTD 120(DI), Y11
+	VPMADDUBSW   Y11, Y4, Y11
+	VPBROADCASTD 172(DI), Y12
+	VPMADDUBSW   Y12, Y4, Y12
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      96(AX)(SI*4), Y13
+	VPSRLW       $0x02, Y13, Y13
+	VPAND        wide18181818<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VPBROADCASTD 20(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y9, Y9
+	VPBROADCASTD 72(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y10, Y10
+	VPBROADCASTD 124(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y11, Y11
+	VPBROADCASTD 176(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y12, Y12
+	VMOVDQU      160(AX)(SI*4), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      224(AX)(SI*4), Y13
+	VPSRLW       $0x02, Y13, Y13
+	VPAND        wide18181818<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VPBROADCASTD 24(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y9, Y9
+	VPBROADCASTD 76(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y10, Y10
+	VPBROADCASTD 128(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y11, Y11
+	VPBROADCASTD 180(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y12, Y12
+	VMOVDQU      288(AX)(SI*4), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      96(AX)(SI*4), Y13
+	VPSRLW       $0x04, Y13, Y13
+	VPAND        wide08080808<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VMOVDQU      224(AX)(SI*4), Y13
+	VPSRLW       $0x03, Y13, Y13
+	VPAND        wide10101010<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VPBROADCASTD 28(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 80(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y10, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 132(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y11, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 184(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y12, Y12
+	VPMADDWD     wide00010001<>+0(SB), Y12, Y12
+	VPADDD       Y12, Y8, Y8
+	VPBROADCASTD 40(DI), Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y4, Y5, Y5
+	VPBROADCASTD 92(DI), Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y4, Y6, Y6
+	VPBROADCASTD 144(DI), Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPBROADCASTD 196(DI), Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y4, Y8, Y8
+	VCVTPH2PS    (AX)(SI*2), Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VBROADCASTSS 32(DI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(DI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VBROADCASTSS 136(DI), Y4
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y2, Y2
+	VBROADCASTSS 188(DI), Y4
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y3, Y3
+	ADDQ         $+352, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y4
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+2
+	JLE          stored
+	VMASKMOVPS   Y2, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+3
+	JLE          stored
+	VMASKMOVPS   Y3, Y4, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q5_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q5_1x1(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+
+block:
+	VMOVDQU      64(AX)(SI*4), Y1
+	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
+	VPBROADCASTD (DI), Y2
+	VPMADDUBSW   Y2, Y1, Y2
+	VMOVDQU      128(AX)(SI*4), Y1
+	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
+	VPBROADCASTD 4(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      192(AX)(SI*4), Y1
+	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
+	VPBROADCASTD 8(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      256(AX)(SI*4), Y1
+	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
+	VPBROADCASTD 12(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
+	VMOVDQU      320(AX)(SI*4), Y1
+	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
+	VPBROADCASTD 16(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VMOVDQU      64(AX)(SI*4), Y1
+	VPSRLW       $0x05, Y1, Y1
+	VPAND        wide07070707<>+0(SB), Y1, Y1
+	VMOVDQU      128(AX)(SI*4), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide18181818<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD 20(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      192(AX)(SI*4), Y1
+	VPSRLW       $0x05, Y1, Y1
+	VPAND        wide07070707<>+0(SB), Y1, Y1
+	VMOVDQU      256(AX)(SI*4), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide18181818<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD 24(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      320(AX)(SI*4), Y1
+	VPSRLW       $0x05, Y1, Y1
+	VPAND        wide07070707<>+0(SB), Y1, Y1
+	VMOVDQU      128(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide08080808<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVDQU      256(AX)(SI*4), Y4
+	VPSRLW       $0x03, Y4, Y4
+	VPAND        wide10101010<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD 28(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VCVTPH2PS    (AX)(SI*2), Y1
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y1, Y2, Y2
+	VCVTPH2PS    32(AX)(SI*2), Y1
+	VBROADCASTSS 36(DI), Y3
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y3, Y2, Y2
+	VBROADCASTSS 32(DI), Y1
+	VMULPS       Y1, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	ADDQ         $+384, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y1
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	VMASKMOVPS   Y0, Y1, (DI)
+	ADDQ         $+8, SI
+	CMPQ         SI, CX
+	JGE          done
+	CMPQ         SI, $+8
+	JE           pass
+	ADDQ         $+64, DX
+	SUBQ         $+16, CX
+	JG           tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q5_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q5_1x2(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+block:
+	VMOVDQU      64(AX)(SI*4), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD (DI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 52(DI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      128(AX)(SI*4), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 56(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      192(AX)(SI*4), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 60(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      256(AX)(SI*4), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPBROADCASTD 64(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VMOVDQU      320(AX)(SI*4), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPBROADCASTD 68(DI), Y6
+	VPMADDUBSW   Y6, Y2, Y6
+	VMOVDQU      64(AX)(SI*4), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      128(AX)(SI*4), Y7
+	VPSRLW       $0x02, Y7, Y7
+	VPAND        wide18181818<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VPBROADCASTD 20(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 72(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      192(AX)(SI*4), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      256(AX)(SI*4), Y7
+	VPSRLW       $0x02, Y7, Y7
+	VPAND        wide18181818<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VPBROADCASTD 24(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 76(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      320(AX)(SI*4), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      128(AX)(SI*4), Y7
+	VPSRLW       $0x04, Y7, Y7
+	VPAND        wide08080808<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VMOVDQU      256(AX)(SI*4), Y7
+	VPSRLW       $0x03, Y7, Y7
+	VPAND        wide10101010<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VPBROADCASTD 28(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 80(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VCVTPH2PS    (AX)(SI*2), Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VCVTPH2PS    32(AX)(SI*2), Y2
+	VBROADCASTSS 36(DI), Y5
+	VMULPS       Y2, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VBROADCASTSS 88(DI), Y5
+	VMULPS       Y2, Y5, Y5
+	VADDPS       Y5, Y4, Y4
+	VBROADCASTSS 32(DI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VBROADCASTSS 84(DI), Y2
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y1, Y1
+	ADDQ         $+384, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y2
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y2, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y2, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q5_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q5_1x4(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+block:
+	VMOVDQU      64(AX)(SI*4), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD (DI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 104(DI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 156(DI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      128(AX)(SI*4), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 56(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 108(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 160(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      192(AX)(SI*4), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 60(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 112(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 164(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      256(AX)(SI*4), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 64(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPBROADCASTD 116(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 168(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VMOVDQU      320(AX)(SI*4), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPBROADCASTD 68(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y10
+	VPBROADCASTD 120(DI), Y11
+	VPMADDUBSW   Y11, Y4, Y11
+	VPBROADCASTD 172(DI), Y12
+	VPMADDUBSW   Y12, Y4, Y12
+	VMOVDQU      64(AX)(SI*4), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      128(AX)(SI*4), Y13
+	VPSRLW       $0x02, Y13, Y13
+	VPAND        wide18181818<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VPBROADCASTD 20(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y9, Y9
+	VPBROADCASTD 72(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y10, Y10
+	VPBROADCASTD 124(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y11, Y11
+	VPBROADCASTD 176(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y12, Y12
+	VMOVDQU      192(AX)(SI*4), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      256(AX)(SI*4), Y13
+	VPSRLW       $0x02, Y13, Y13
+	VPAND        wide18181818<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VPBROADCASTD 24(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y9, Y9
+	VPBROADCASTD 76(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y10, Y10
+	VPBROADCASTD 128(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y11, Y11
+	VPBROADCASTD 180(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y12, Y12
+	VMOVDQU      320(AX)(SI*4), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      128(AX)(SI*4), Y13
+	VPSRLW       $0x04, Y13, Y13
+	VPAND        wide08080808<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VMOVDQU      256(AX)(SI*4), Y13
+	VPSRLW       $0x03, Y13, Y13
+	VPAND        wide10101010<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VPBROADCASTD 28(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 80(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y10, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 132(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y11, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 184(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y12, Y12
+	VPMADDWD     wide00010001<>+0(SB), Y12, Y12
+	VPADDD       Y12, Y8, Y8
+	VCVTPH2PS    (AX)(SI*2), Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VCVTPH2PS    32(AX)(SI*2), Y4
+	VBROADCASTSS 36(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS 88(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 140(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VBROADCASTSS 192(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VADDPS       Y9, Y8, Y8
+	VBROADCASTSS 32(DI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(DI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VBROADCASTSS 136(DI), Y4
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y2, Y2
+	VBROADCASTSS 188(DI), Y4
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y3, Y3
+	ADDQ         $+384, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y4
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+2
+	JLE          stored
+	VMASKMOVPS   Y2, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+3
+	JLE          stored
+	VMASKMOVPS   Y3, Y4, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q8_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q8_0x1(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPXOR        wide80808080<>+0(SB), Y1, Y1
+	VPABSB       Y1, Y2
+	VPBROADCASTD (DI), Y3
+	VPSIGNB      Y1, Y3, Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPXOR        wide80808080<>+0(SB), Y1, Y1
+	VPABSB       Y1, Y2
+	VPBROADCASTD 4(DI), Y4
+	VPSIGNB      Y1, Y4, Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      160(AX)(SI*4), Y1
+	VPXOR        wide80808080<>+0(SB), Y1, Y1
+	VPABSB       Y1, Y2
+	VPBROADCASTD 8(DI), Y4
+	VPSIGNB      Y1, Y4, Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      224(AX)(SI*4), Y1
+	VPXOR        wide80808080<>+0(SB), Y1, Y1
+	VPABSB       Y1, Y2
+	VPBROADCASTD 12(DI), Y4
+	VPSIGNB      Y1, Y4, Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      288(AX)(SI*4), Y1
+	VPXOR        wide80808080<>+0(SB), Y1, Y1
+	VPABSB       Y1, Y2
+	VPBROADCASTD 16(DI), Y4
+	VPSIGNB      Y1, Y4, Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      352(AX)(SI*4), Y1
+	VPXOR        wide80808080<>+0(SB), Y1, Y1
+	VPABSB       Y1, Y2
+	VPBROADCASTD 20(DI), Y4
+	VPSIGNB      Y1, Y4, Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      416(AX)(SI*4), Y1
+	VPXOR        wide80808080<>+0(SB), Y1, Y1
+	VPABSB       Y1, Y2
+	VPBROADCASTD 24(DI), Y4
+	VPSIGNB      Y1, Y4, Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      480(AX)(SI*4), Y1
+	VPXOR        wide80808080<>+0(SB), Y1, Y1
+	VPABSB       Y1, Y2
+	VPBROADCASTD 28(DI), Y4
+	VPSIGNB      Y1, Y4, Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VCVTPH2PS    (AX)(SI*2), Y1
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y1, Y3, Y3
+	VBROADCASTSS 32(DI), Y1
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	ADDQ         $+544, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y1
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	VMASKMOVPS   Y0, Y1, (DI)
+	ADDQ         $+8, SI
+	CMPQ         SI, CX
+	JGE          done
+	CMPQ         SI, $+8
+	JE           pass
+	ADDQ         $+64, DX
+	SUBQ         $+16, CX
+	JG           tile
+
+done:
+	VZEROUPPER
+	RET
+
+DATA wide80808080<>+0(SB)/4, $0x80808080
+DATA wide80808080<>+4(SB)/4, $0x80808080
+DATA wide80808080<>+8(SB)/4, $0x80808080
+DATA wide80808080<>+12(SB)/4, $0x80808080
+DATA wide80808080<>+16(SB)/4, $0x80808080
+DATA wide80808080<>+20(SB)/4, $0x80808080
+DATA wide80808080<>+24(SB)/4, $0x80808080
+DATA wide80808080<>+28(SB)/4, $0x80808080
+GLOBL wide80808080<>(SB), RODATA|NOPTR, $32
+
+// func avx2Q8_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q8_0x2(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD (DI), Y4
+	VPSIGNB      Y2, Y4, Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPBROADCASTD 52(DI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 4(DI), Y6
+	VPSIGNB      Y2, Y6, Y6
+	VPMADDUBSW   Y6, Y3, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 56(DI), Y6
+	VPSIGNB      Y2, Y6, Y6
+	VPMADDUBSW   Y6, Y3, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      160(AX)(SI*4), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 8(DI), Y6
+	VPSIGNB      Y2, Y6, Y6
+	VPMADDUBSW   Y6, Y3, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 60(DI), Y6
+	VPSIGNB      Y2, Y6, Y6
+	VPMADDUBSW   Y6, Y3, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      224(AX)(SI*4), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 12(DI), Y6
+	VPSIGNB      Y2, Y6, Y6
+	VPMADDUBSW   Y6, Y3, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 64(DI), Y6
+	VPSIGNB      Y2, Y6, Y6
+	VPMADDUBSW   Y6, Y3, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      288(AX)(SI*4), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 16(DI), Y6
+	VPSIGNB      Y2, Y6, Y6
+	VPMADDUBSW   Y6, Y3, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 68(DI), Y6
+	VPSIGNB      Y2, Y6, Y6
+	VPMADDUBSW   Y6, Y3, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      352(AX)(SI*4), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 20(DI), Y6
+	VPSIGNB      Y2, Y6, Y6
+	VPMADDUBSW   Y6, Y3, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 72(DI), Y6
+	VPSIGNB      Y2, Y6, Y6
+	VPMADDUBSW   Y6, Y3, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      416(AX)(SI*4), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 24(DI), Y6
+	VPSIGNB      Y2, Y6, Y6
+	VPMADDUBSW   Y6, Y3, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 76(DI), Y6
+	VPSIGNB      Y2, Y6, Y6
+	VPMADDUBSW   Y6, Y3, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      480(AX)(SI*4), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 28(DI), Y6
+	VPSIGNB      Y2, Y6, Y6
+	VPMADDUBSW   Y6, Y3, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 80(DI), Y6
+	VPSIGNB      Y2, Y6, Y6
+	VPMADDUBSW   Y6, Y3, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VCVTPH2PS    (AX)(SI*2), Y2
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VBROADCASTSS 32(DI), Y2
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y0, Y0
+	VBROADCASTSS 84(DI), Y2
+	VMULPS       Y2, Y5, Y5
+	VADDPS       Y5, Y1, Y1
+	ADDQ         $+544, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y2
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y2, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y2, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q8_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q8_0x4(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD (DI), Y6
+	VPSIGNB      Y4, Y6, Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPBROADCASTD 52(DI), Y7
+	VPSIGNB      Y4, Y7, Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 104(DI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPBROADCASTD 156(DI), Y9
+	VPSIGNB      Y4, Y9, Y9
+	VPMADDUBSW   Y9, Y5, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 4(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 56(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPBROADCASTD 108(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 160(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y9, Y9
+	VMOVDQU      160(AX)(SI*4), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 8(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 60(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPBROADCASTD 112(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 164(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y9, Y9
+	VMOVDQU      224(AX)(SI*4), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 12(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 64(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPBROADCASTD 116(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 168(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y9, Y9
+	VMOVDQU      288(AX)(SI*4), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 16(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 68(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPBROADCASTD 120(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 172(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y9, Y9
+	VMOVDQU      352(AX)(SI*4), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 20(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 72(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPBROADCASTD 124(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 176(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y9, Y9
+	VMOVDQU      416(AX)(SI*4), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 24(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 76(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPBROADCASTD 128(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 180(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y9, Y9
+	VMOVDQU      480(AX)(SI*4), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 28(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 80(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPBROADCASTD 132(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 184(DI), Y10
+	VPSIGNB      Y4, Y10, Y10
+	VPMADDUBSW   Y10, Y5, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y9, Y9
+	VCVTPH2PS    (AX)(SI*2), Y4
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       Y4, Y9, Y9
+	VBROADCASTSS 32(DI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y0, Y0
+	VBROADCASTSS 84(DI), Y4
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y1, Y1
+	VBROADCASTSS 136(DI), Y4
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y2, Y2
+	VBROADCASTSS 188(DI), Y4
+	VMULPS       Y4, Y9, Y9
+	VADDPS       Y9, Y3, Y3
+	ADDQ         $+544, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y4
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+2
+	JLE          stored
+	VMASKMOVPS   Y2, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+3
+	JLE          stored
+	VMASKMOVPS   Y3, Y4, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2IQ4_NLx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2IQ4_NLx1(SB), NOSPLIT, $0-64
+	VMOVDQU nonlinear0<>+0(SB), Y1
+	MOVQ    w+0(FP), AX
+	MOVQ    rows+8(FP), CX
+	MOVQ    dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD (DI), Y4
+	VPSIGNB      Y2, Y4, Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 4(DI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 8(DI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      224(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 12(DI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 16(DI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 20(DI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 24(DI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      224(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 28(DI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VCVTPH2PS    (AX)(SI*2), Y2
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VBROADCASTSS 32(DI), Y2
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y0, Y0
+	ADDQ         $+288, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y2
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	VMASKMOVPS   Y0, Y2, (DI)
+	ADDQ         $+8, SI
+	CMPQ         SI, CX
+	JGE          done
+	CMPQ         SI, $+8
+	JE           pass
+	ADDQ         $+64, DX
+	SUBQ         $+16, CX
+	JG           tile
+
+done:
+	VZEROUPPER
+	RET
+
+DATA nonlinear0<>+0(SB)/1, $0x81
+DATA nonlinear0<>+1(SB)/1, $0x98
+DATA nonlinear0<>+2(SB)/1, $0xad
+DATA nonlinear0<>+3(SB)/1, $0xbf
+DATA nonlinear0<>+4(SB)/1, $0xcf
+DATA nonlinear0<>+5(SB)/1, $0xdd
+DATA nonlinear0<>+6(SB)/1, $0xea
+DATA nonlinear0<>+7(SB)/1, $0xf6
+DATA nonlinear0<>+8(SB)/1, $0x01
+DATA nonlinear0<>+9(SB)/1, $0x0d
+DATA nonlinear0<>+10(SB)/1, $0x19
+DATA nonlinear0<>+11(SB)/1, $0x26
+DATA nonlinear0<>+12(SB)/1, $0x35
+DATA nonlinear0<>+13(SB)/1, $0x45
+DATA nonlinear0<>+14(SB)/1, $0x59
+DATA nonlinear0<>+15(SB)/1, $0x71
+DATA nonlinear0<>+16(SB)/1, $0x81
+DATA nonlinear0<>+17(SB)/1, $0x98
+DATA nonlinear0<>+18(SB)/1, $0xad
+DATA nonlinear0<>+19(SB)/1, $0xbf
+DATA nonlinear0<>+20(SB)/1, $0xcf
+DATA nonlinear0<>+21(SB)/1, $0xdd
+DATA nonlinear0<>+22(SB)/1, $0xea
+DATA nonlinear0<>+23(SB)/1, $0xf6
+DATA nonlinear0<>+24(SB)/1, $0x01
+DATA nonlinear0<>+25(SB)/1, $0x0d
+DATA nonlinear0<>+26(SB)/1, $0x19
+DATA nonlinear0<>+27(SB)/1, $0x26
+DATA nonlinear0<>+28(SB)/1, $0x35
+DATA nonlinear0<>+29(SB)/1, $0x45
+DATA nonlinear0<>+30(SB)/1, $0x59
+DATA nonlinear0<>+31(SB)/1, $0x71
+GLOBL nonlinear0<>(SB), RODATA|NOPTR, $32
+
+// func avx2IQ4_NLx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2IQ4_NLx2(SB), NOSPLIT, $0-64
+	VMOVDQU nonlinear0<>+0(SB), Y2
+	MOVQ    w+0(FP), AX
+	MOVQ    rows+8(FP), CX
+	MOVQ    dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD (DI), Y5
+	VPSIGNB      Y3, Y5, Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 52(DI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VMOVDQU      96(AX)(SI*4), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 4(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 56(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      160(AX)(SI*4), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 8(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 60(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      224(AX)(SI*4), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 12(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 64(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      32(AX)(SI*4), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 16(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 68(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      96(AX)(SI*4), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 20(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 72(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      160(AX)(SI*4), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 24(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 76(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      224(AX)(SI*4), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 28(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 80(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VCVTPH2PS    (AX)(SI*2), Y3
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y3, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y3, Y6, Y6
+	VBROADCASTSS 32(DI), Y3
+	VMULPS       Y3, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(DI), Y3
+	VMULPS       Y3, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	ADDQ         $+288, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y3
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y3, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y3, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2IQ4_NLx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2IQ4_NLx4(SB), NOSPLIT, $0-64
+	VMOVDQU nonlinear0<>+0(SB), Y4
+	MOVQ    w+0(FP), AX
+	MOVQ    rows+8(FP), CX
+	MOVQ    dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD (DI), Y7
+	VPSIGNB      Y5, Y7, Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 52(DI), Y8
+	VPSIGNB      Y5, Y8, Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPBROADCASTD 104(DI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPBROADCASTD 156(DI), Y10
+	VPSIGNB      Y5, Y10, Y10
+	VPMADDUBSW   Y10, Y6, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VMOVDQU      96(AX)(SI*4), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 4(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 56(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	VPBROADCASTD 108(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y9, Y9
+	VPBROADCASTD 160(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y10, Y10
+	VMOVDQU      160(AX)(SI*4), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 8(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 60(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	VPBROADCASTD 112(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y9, Y9
+	VPBROADCASTD 164(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y10, Y10
+	VMOVDQU      224(AX)(SI*4), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 12(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 64(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	VPBROADCASTD 116(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y9, Y9
+	VPBROADCASTD 168(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y10, Y10
+	VMOVDQU      32(AX)(SI*4), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 16(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 68(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	VPBROADCASTD 120(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y9, Y9
+	VPBROADCASTD 172(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y10, Y10
+	VMOVDQU      96(AX)(SI*4), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 20(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 72(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	VPBROADCASTD 124(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y9, Y9
+	VPBROADCASTD 176(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y10, Y10
+	VMOVDQU      160(AX)(SI*4), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 24(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 76(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	VPBROADCASTD 128(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y9, Y9
+	VPBROADCASTD 180(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y10, Y10
+	VMOVDQU      224(AX)(SI*4), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 28(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 80(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	VPBROADCASTD 132(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y9, Y9
+	VPBROADCASTD 184(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y10, Y10
+	VCVTPH2PS    (AX)(SI*2), Y5
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y5, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y5, Y8, Y8
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       Y5, Y9, Y9
+	VCVTDQ2PS    Y10, Y10
+	VMULPS       Y5, Y10, Y10
+	VBROADCASTSS 32(DI), Y5
+	VMULPS       Y5, Y7, Y7
+	VADDPS       Y7, Y0, Y0
+	VBROADCASTSS 84(DI), Y5
+	VMULPS       Y5, Y8, Y8
+	VADDPS       Y8, Y1, Y1
+	VBROADCASTSS 136(DI), Y5
+	VMULPS       Y5, Y9, Y9
+	VADDPS       Y9, Y2, Y2
+	VBROADCASTSS 188(DI), Y5
+	VMULPS       Y5, Y10, Y10
+	VADDPS       Y10, Y3, Y3
+	ADDQ         $+288, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R8
+	JG           block
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y5
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y5, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y5, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+2
+	JLE          stored
+	VMASKMOVPS   Y2, Y5, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+3
+	JLE          stored
+	VMASKMOVPS   Y3, Y5, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q2_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q2_Kx1(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+
+super:
+	MOVQ AX, R10
+	ADDQ $+64, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VPBROADCASTD (DI), Y2
+	VPMADDUBSW   Y2, Y1, Y2
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPSRLW       $0x02, Y1, Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VPBROADCASTD 4(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VPBROADCASTD 8(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPSRLW       $0x06, Y1, Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VPBROADCASTD 12(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
+	VPMOVZXBD    (AX)(SI*1), Y1
+	VPAND        wide0000000f<>+0(SB), Y1, Y1
+	VCVTPH2PS    (R10)(SI*2), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y3, Y1, Y1
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y1, Y2, Y2
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VPBROADCASTD 16(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPSRLW       $0x02, Y1, Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VPBROADCASTD 20(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VPBROADCASTD 24(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPSRLW       $0x06, Y1, Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VPBROADCASTD 28(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPMOVZXBD    16(AX)(SI*1), Y1
+	VPAND        wide0000000f<>+0(SB), Y1, Y1
+	VCVTPH2PS    (R10)(SI*2), Y4
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y4, Y1, Y1
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y3, Y2, Y2
+	VPMOVZXBD    (AX)(SI*1), Y1
+	VPSRLD       $0x04, Y1, Y1
+	VCVTPH2PS    32(R10)(SI*2), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y3, Y1, Y1
+	VPMOVZXBD    16(AX)(SI*1), Y3
+	VPSRLD       $0x04, Y3, Y3
+	VCVTPH2PS    32(R10)(SI*2), Y4
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y4, Y3, Y3
+	VPBROADCASTD 44(DI), Y4
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y1, Y4, Y4
+	VPBROADCASTD 48(DI), Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y3, Y1, Y1
+	VADDPS       Y1, Y4, Y4
+	VADDPS       Y4, Y2, Y2
+	VBROADCASTSS 32(DI), Y1
+	VMULPS       Y1, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	ADDQ         $+160, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y1
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	VMASKMOVPS   Y0, Y1, (DI)
+	ADDQ         $+8, SI
+	CMPQ         SI, CX
+	JGE          done
+	CMPQ         SI, $+8
+	JE           pass
+	ADDQ         $+64, DX
+	SUBQ         $+16, CX
+	JG           tile
+
+done:
+	VZEROUPPER
+	RET
+
+DATA wide03030303<>+0(SB)/4, $0x03030303
+DATA wide03030303<>+4(SB)/4, $0x03030303
+DATA wide03030303<>+8(SB)/4, $0x03030303
+DATA wide03030303<>+12(SB)/4, $0x03030303
+DATA wide03030303<>+16(SB)/4, $0x03030303
+DATA wide03030303<>+20(SB)/4, $0x03030303
+DATA wide03030303<>+24(SB)/4, $0x03030303
+DATA wide03030303<>+28(SB)/4, $0x03030303
+GLOBL wide03030303<>(SB), RODATA|NOPTR, $32
+
+DATA wide0000000f<>+0(SB)/4, $0x0000000f
+DATA wide0000000f<>+4(SB)/4, $0x0000000f
+DATA wide0000000f<>+8(SB)/4, $0x0000000f
+DATA wide0000000f<>+12(SB)/4, $0x0000000f
+DATA wide0000000f<>+16(SB)/4, $0x0000000f
+DATA wide0000000f<>+20(SB)/4, $0x0000000f
+DATA wide0000000f<>+24(SB)/4, $0x0000000f
+DATA wide0000000f<>+28(SB)/4, $0x0000000f
+GLOBL wide0000000f<>(SB), RODATA|NOPTR, $32
+
+// func avx2Q2_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q2_Kx2(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+super:
+	MOVQ AX, R10
+	ADDQ $+64, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD (DI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 52(DI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 56(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 60(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPBROADCASTD 64(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPMOVZXBD    (AX)(SI*1), Y2
+	VPAND        wide0000000f<>+0(SB), Y2, Y2
+	VCVTPH2PS    (R10)(SI*2), Y5
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPBROADCASTD 68(DI), Y6
+	VPMADDUBSW   Y6, Y2, Y6
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 72(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 24(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 76(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 28(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 80(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPMOVZXBD    16(AX)(SI*1), Y2
+	VPAND        wide0000000f<>+0(SB), Y2, Y2
+	VCVTPH2PS    (R10)(SI*2), Y7
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y7, Y2, Y2
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y2, Y6, Y6
+	VADDPS       Y6, Y4, Y4
+	VPMOVZXBD    (AX)(SI*1), Y2
+	VPSRLD       $0x04, Y2, Y2
+	VCVTPH2PS    32(R10)(SI*2), Y5
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VPMOVZXBD    16(AX)(SI*1), Y5
+	VPSRLD       $0x04, Y5, Y5
+	VCVTPH2PS    32(R10)(SI*2), Y6
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y6, Y5, Y5
+	VPBROADCASTD 44(DI), Y6
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y2, Y6, Y6
+	VPBROADCASTD 48(DI), Y7
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y5, Y7, Y7
+	VADDPS       Y7, Y6, Y6
+	VADDPS       Y6, Y3, Y3
+	VPBROADCASTD 96(DI), Y6
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y2, Y6, Y6
+	VPBROADCASTD 100(DI), Y2
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VADDPS       Y2, Y6, Y6
+	VADDPS       Y6, Y4, Y4
+	VBROADCASTSS 32(DI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VBROADCASTSS 84(DI), Y2
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y1, Y1
+	ADDQ         $+160, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y2
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y2, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y2, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q2_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q2_Kx4(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+super:
+	MOVQ AX, R10
+	ADDQ $+64, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD (DI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 104(DI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 156(DI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 56(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 108(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 160(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 60(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 112(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 164(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 64(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPBROADCASTD 116(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 168(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPMOVZXBD    (AX)(SI*1), Y4
+	VPAND        wide0000000f<>+0(SB), Y4, Y4
+	VCVTPH2PS    (R10)(SI*2), Y9
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPBROADCASTD 68(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y10
+	VPBROADCASTD 120(DI), Y11
+	VPMADDUBSW   Y11, Y4, Y11
+	VPBROADCASTD 172(DI), Y12
+	VPMADDUBSW   Y12, Y4, Y12
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y9, Y9
+	VPBROADCASTD 72(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y10, Y10
+	VPBROADCASTD 124(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y11, Y11
+	VPBROADCASTD 176(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y12, Y12
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 24(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y9, Y9
+	VPBROADCASTD 76(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y10, Y10
+	VPBROADCASTD 128(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y11, Y11
+	VPBROADCASTD 180(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y12, Y12
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 28(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPBROADCASTD 80(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y10, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPBROADCASTD 132(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y11, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPBROADCASTD 184(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y12, Y12
+	VPMADDWD     wide00010001<>+0(SB), Y12, Y12
+	VPMOVZXBD    16(AX)(SI*1), Y4
+	VPAND        wide0000000f<>+0(SB), Y4, Y4
+	VCVTPH2PS    (R10)(SI*2), Y13
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y13, Y4, Y4
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       Y4, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTDQ2PS    Y10, Y10
+	VMULPS       Y4, Y10, Y10
+	VADDPS       Y10, Y6, Y6
+	VCVTDQ2PS    Y11, Y11
+	VMULPS       Y4, Y11, Y11
+	VADDPS       Y11, Y7, Y7
+	VCVTDQ2PS    Y12, Y12
+	VMULPS       Y4, Y12, Y12
+	VADDPS       Y12, Y8, Y8
+	VPMOVZXBD    (AX)(SI*1), Y4
+	VPSRLD       $0x04, Y4, Y4
+	VCVTPH2PS    32(R10)(SI*2), Y9
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
+	VPMOVZXBD    16(AX)(SI*1), Y9
+	VPSRLD       $0x04, Y9, Y9
+	VCVTPH2PS    32(R10)(SI*2), Y10
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       Y10, Y9, Y9
+	VPBROADCASTD 44(DI), Y10
+	VCVTDQ2PS    Y10, Y10
+	VMULPS       Y4, Y10, Y10
+	VPBROADCASTD 48(DI), Y11
+	VCVTDQ2PS    Y11, Y11
+	VMULPS       Y9, Y11, Y11
+	VADDPS       Y11, Y10, Y10
+	VADDPS       Y10, Y5, Y5
+	VPBROADCASTD 96(DI), Y10
+	VCVTDQ2PS    Y10, Y10
+	VMULPS       Y4, Y10, Y10
+	VPBROADCASTD 100(DI), Y11
+	VCVTDQ2PS    Y11, Y11
+	VMULPS       Y9, Y11, Y11
+	VADDPS       Y11, Y10, Y10
+	VADDPS       Y10, Y6, Y6
+	VPBROADCASTD 148(DI), Y10
+	VCVTDQ2PS    Y10, Y10
+	VMULPS       Y4, Y10, Y10
+	VPBROADCASTD 152(DI), Y11
+	VCVTDQ2PS    Y11, Y11
+	VMULPS       Y9, Y11, Y11
+	VADDPS       Y11, Y10, Y10
+	VADDPS       Y10, Y7, Y7
+	VPBROADCASTD 200(DI), Y10
+	VCVTDQ2PS    Y10, Y10
+	VMULPS       Y4, Y10, Y10
+	VPBROADCASTD 204(DI), Y4
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
+	VADDPS       Y4, Y10, Y10
+	VADDPS       Y10, Y8, Y8
+	VBROADCASTSS 32(DI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(DI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VBROADCASTSS 136(DI), Y4
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y2, Y2
+	VBROADCASTSS 188(DI), Y4
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y3, Y3
+	ADDQ         $+160, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y4
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+2
+	JLE          stored
+	VMASKMOVPS   Y2, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+3
+	JLE          stored
+	VMASKMOVPS   Y3, Y4, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q3_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q3_Kx1(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+
+super:
+	MOVQ AX, R10
+	ADDQ $+32, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VMOVDQU      160(AX)(SI*4), Y2
+	VPSLLW       $0x02, Y2, Y2
+	VPAND        wide04040404<>+0(SB), Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VPBROADCASTD (DI), Y2
+	VPMADDUBSW   Y2, Y1, Y2
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPSRLW       $0x02, Y1, Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VMOVDQU      160(AX)(SI*4), Y3
+	VPSLLW       $0x01, Y3, Y3
+	VPAND        wide04040404<>+0(SB), Y3, Y3
+	VPOR         Y3, Y1, Y1
+	VPBROADCASTD 4(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VMOVDQU      160(AX)(SI*4), Y3
+	VPAND        wide04040404<>+0(SB), Y3, Y3
+	VPOR         Y3, Y1, Y1
+	VPBROADCASTD 8(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPSRLW       $0x06, Y1, Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VMOVDQU      160(AX)(SI*4), Y3
+	VPSRLW       $0x01, Y3, Y3
+	VPAND        wide04040404<>+0(SB), Y3, Y3
+	VPOR         Y3, Y1, Y1
+	VPBROADCASTD 12(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
+	VPBROADCASTD 44(DI), Y1
+	VPSLLD       $0x02, Y1, Y1
+	VPADDD       Y1, Y2, Y2
+	VPMOVSXBD    (AX)(SI*1), Y1
+	VCVTPH2PS    (R10)(SI*2), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y3, Y1, Y1
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y1, Y2, Y2
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VMOVDQU      160(AX)(SI*4), Y3
+	VPSRLW       $0x02, Y3, Y3
+	VPAND        wide04040404<>+0(SB), Y3, Y3
+	VPOR         Y3, Y1, Y1
+	VPBROADCASTD 16(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPSRLW       $0x02, Y1, Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VMOVDQU      160(AX)(SI*4), Y4
+	VPSRLW       $0x03, Y4, Y4
+	VPAND        wide04040404<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD 20(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VMOVDQU      160(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide04040404<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD 24(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPSRLW       $0x06, Y1, Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VMOVDQU      160(AX)(SI*4), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide04040404<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD 28(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPBROADCASTD 48(DI), Y1
+	VPSLLD       $0x02, Y1, Y1
+	VPADDD       Y1, Y3, Y3
+	VPMOVSXBD    16(AX)(SI*1), Y1
+	VCVTPH2PS    (R10)(SI*2), Y4
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y4, Y1, Y1
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y3, Y2, Y2
+	VBROADCASTSS 32(DI), Y1
+	VMULPS       Y1, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	ADDQ         $+224, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y1
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	VMASKMOVPS   Y0, Y1, (DI)
+	ADDQ         $+8, SI
+	CMPQ         SI, CX
+	JGE          done
+	CMPQ         SI, $+8
+	JE           pass
+	ADDQ         $+64, DX
+	SUBQ         $+16, CX
+	JG           tile
+
+done:
+	VZEROUPPER
+	RET
+
+DATA wide04040404<>+0(SB)/4, $0x04040404
+DATA wide04040404<>+4(SB)/4, $0x04040404
+DATA wide04040404<>+8(SB)/4, $0x04040404
+DATA wide04040404<>+12(SB)/4, $0x04040404
+DATA wide04040404<>+16(SB)/4, $0x04040404
+DATA wide04040404<>+20(SB)/4, $0x04040404
+DATA wide04040404<>+24(SB)/4, $0x04040404
+DATA wide04040404<>+28(SB)/4, $0x04040404
+GLOBL wide04040404<>(SB), RODATA|NOPTR, $32
+
+// func avx2Q3_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q3_Kx2(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+super:
+	MOVQ AX, R10
+	ADDQ $+32, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y3
+	VPSLLW       $0x02, Y3, Y3
+	VPAND        wide04040404<>+0(SB), Y3, Y3
+	VPOR         Y3, Y2, Y2
+	VPBROADCASTD (DI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 52(DI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y5
+	VPSLLW       $0x01, Y5, Y5
+	VPAND        wide04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 4(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 56(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y5
+	VPAND        wide04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 8(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 60(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y5
+	VPSRLW       $0x01, Y5, Y5
+	VPAND        wide04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 12(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPBROADCASTD 64(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPBROADCASTD 44(DI), Y2
+	VPSLLD       $0x02, Y2, Y2
+	VPADDD       Y2, Y3, Y3
+	VPBROADCASTD 96(DI), Y2
+	VPSLLD       $0x02, Y2, Y2
+	VPADDD       Y2, Y4, Y4
+	VPMOVSXBD    (AX)(SI*1), Y2
+	VCVTPH2PS    (R10)(SI*2), Y5
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 16(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPBROADCASTD 68(DI), Y6
+	VPMADDUBSW   Y6, Y2, Y6
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y7
+	VPSRLW       $0x03, Y7, Y7
+	VPAND        wide04040404<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VPBROADCASTD 20(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 72(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y7
+	VPSRLW       $0x04, Y7, Y7
+	VPAND        wide04040404<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VPBROADCASTD 24(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 76(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y7
+	VPSRLW       $0x05, Y7, Y7
+	VPAND        wide04040404<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VPBROADCASTD 28(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 80(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPBROADCASTD 48(DI), Y2
+	VPSLLD       $0x02, Y2, Y2
+	VPADDD       Y2, Y5, Y5
+	VPBROADCASTD 100(DI), Y2
+	VPSLLD       $0x02, Y2, Y2
+	VPADDD       Y2, Y6, Y6
+	VPMOVSXBD    16(AX)(SI*1), Y2
+	VCVTPH2PS    (R10)(SI*2), Y7
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y7, Y2, Y2
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y2, Y6, Y6
+	VADDPS       Y6, Y4, Y4
+	VBROADCASTSS 32(DI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VBROADCASTSS 84(DI), Y2
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y1, Y1
+	ADDQ         $+224, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y2
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y2, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y2, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q3_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q3_Kx4(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+super:
+	MOVQ AX, R10
+	ADDQ $+32, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y5
+	VPSLLW       $0x02, Y5, Y5
+	VPAND        wide04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPBROADCASTD (DI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 104(DI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 156(DI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y9
+	VPSLLW       $0x01, Y9, Y9
+	VPAND        wide04040404<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 4(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 56(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 108(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 160(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y9
+	VPAND        wide04040404<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 8(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 60(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 112(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 164(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y9
+	VPSRLW       $0x01, Y9, Y9
+	VPAND        wide04040404<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 12(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 64(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPBROADCASTD 116(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 168(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPBROADCASTD 44(DI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y5, Y5
+	VPBROADCASTD 96(DI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y6, Y6
+	VPBROADCASTD 148(DI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPBROADCASTD 200(DI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y8, Y8
+	VPMOVSXBD    (AX)(SI*1), Y4
+	VCVTPH2PS    (R10)(SI*2), Y9
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide04040404<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 16(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPBROADCASTD 68(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y10
+	VPBROADCASTD 120(DI), Y11
+	VPMADDUBSW   Y11, Y4, Y11
+	VPBROADCASTD 172(DI), Y12
+	VPMADDUBSW   Y12, Y4, Y12
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y13
+	VPSRLW       $0x03, Y13, Y13
+	VPAND        wide04040404<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VPBROADCASTD 20(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y9, Y9
+	VPBROADCASTD 72(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y10, Y10
+	VPBROADCASTD 124(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y11, Y11
+	VPBROADCASTD 176(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y12, Y12
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y13
+	VPSRLW       $0x04, Y13, Y13
+	VPAND        wide04040404<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VPBROADCASTD 24(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y9, Y9
+	VPBROADCASTD 76(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y10, Y10
+	VPBROADCASTD 128(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y11, Y11
+	VPBROADCASTD 180(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y12, Y12
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y13
+	VPSRLW       $0x05, Y13, Y13
+	VPAND        wide04040404<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VPBROADCASTD 28(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPBROADCASTD 80(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y10, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPBROADCASTD 132(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y11, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPBROADCASTD 184(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y12, Y12
+	VPMADDWD     wide00010001<>+0(SB), Y12, Y12
+	VPBROADCASTD 48(DI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y9, Y9
+	VPBROADCASTD 100(DI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y10, Y10
+	VPBROADCASTD 152(DI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y11, Y11
+	VPBROADCASTD 204(DI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y12, Y12
+	VPMOVSXBD    16(AX)(SI*1), Y4
+	VCVTPH2PS    (R10)(SI*2), Y13
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y13, Y4, Y4
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       Y4, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTDQ2PS    Y10, Y10
+	VMULPS       Y4, Y10, Y10
+	VADDPS       Y10, Y6, Y6
+	VCVTDQ2PS    Y11, Y11
+	VMULPS       Y4, Y11, Y11
+	VADDPS       Y11, Y7, Y7
+	VCVTDQ2PS    Y12, Y12
+	VMULPS       Y4, Y12, Y12
+	VADDPS       Y12, Y8, Y8
+	VBROADCASTSS 32(DI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(DI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VBROADCASTSS 136(DI), Y4
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y2, Y2
+	VBROADCASTSS 188(DI), Y4
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y3, Y3
+	ADDQ         $+224, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y4
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+2
+	JLE          stored
+	VMASKMOVPS   Y2, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+3
+	JLE          stored
+	VMASKMOVPS   Y3, Y4, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q4_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q4_Kx1(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+
+super:
+	MOVQ AX, R10
+	ADDQ $+64, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD (DI), Y2
+	VPMADDUBSW   Y2, Y1, Y2
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 4(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 8(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      224(AX)(SI*4), Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 12(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 16(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 20(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 24(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      224(AX)(SI*4), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
+	VPBROADCASTD 28(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
+	VPMOVZXBD    (AX)(SI*1), Y1
+	VCVTPH2PS    (R10)(SI*2), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y3, Y1, Y1
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y1, Y2, Y2
+	VPMOVZXBD    16(AX)(SI*1), Y1
+	VCVTPH2PS    32(R10)(SI*2), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y3, Y1, Y1
+	VBROADCASTSS 36(DI), Y3
+	VMULPS       Y1, Y3, Y3
+	VSUBPS       Y3, Y2, Y2
+	VBROADCASTSS 32(DI), Y1
+	VMULPS       Y1, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	ADDQ         $+288, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y1
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	VMASKMOVPS   Y0, Y1, (DI)
+	ADDQ         $+8, SI
+	CMPQ         SI, CX
+	JGE          done
+	CMPQ         SI, $+8
+	JE           pass
+	ADDQ         $+64, DX
+	SUBQ         $+16, CX
+	JG           tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q4_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q4_Kx2(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+super:
+	MOVQ AX, R10
+	ADDQ $+64, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD (DI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 52(DI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 56(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 60(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      224(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 64(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 68(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 72(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 24(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 76(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      224(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 28(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPBROADCASTD 80(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPMOVZXBD    (AX)(SI*1), Y2
+	VCVTPH2PS    (R10)(SI*2), Y5
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VPMOVZXBD    16(AX)(SI*1), Y2
+	VCVTPH2PS    32(R10)(SI*2), Y5
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VBROADCASTSS 36(DI), Y5
+	VMULPS       Y2, Y5, Y5
+	VSUBPS       Y5, Y3, Y3
+	VBROADCASTSS 88(DI), Y5
+	VMULPS       Y2, Y5, Y5
+	VSUBPS       Y5, Y4, Y4
+	VBROADCASTSS 32(DI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VBROADCASTSS 84(DI), Y2
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y1, Y1
+	ADDQ         $+288, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y2
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y2, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y2, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q4_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q4_Kx4(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+super:
+	MOVQ AX, R10
+	ADDQ $+64, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD (DI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 104(DI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 156(DI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 56(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 108(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 160(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      160(AX)(SI*4), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 60(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 112(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 164(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      224(AX)(SI*4), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 64(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 116(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 168(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 68(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 120(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 172(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 72(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 124(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 176(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      160(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 24(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 76(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 128(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 180(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      224(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 28(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 80(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPBROADCASTD 132(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 184(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPMOVZXBD    (AX)(SI*1), Y4
+	VCVTPH2PS    (R10)(SI*2), Y9
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VPMOVZXBD    16(AX)(SI*1), Y4
+	VCVTPH2PS    32(R10)(SI*2), Y9
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
+	VBROADCASTSS 36(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VSUBPS       Y9, Y5, Y5
+	VBROADCASTSS 88(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VSUBPS       Y9, Y6, Y6
+	VBROADCASTSS 140(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VSUBPS       Y9, Y7, Y7
+	VBROADCASTSS 192(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VSUBPS       Y9, Y8, Y8
+	VBROADCASTSS 32(DI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(DI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VBROADCASTSS 136(DI), Y4
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y2, Y2
+	VBROADCASTSS 188(DI), Y4
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y3, Y3
+	ADDQ         $+288, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y4
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+2
+	JLE          stored
+	VMASKMOVPS   Y2, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+3
+	JLE          stored
+	VMASKMOVPS   Y3, Y4, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q5_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q5_Kx1(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+
+super:
+	MOVQ AX, R10
+	ADDQ $+64, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
+	VPBROADCASTD (DI), Y2
+	VPMADDUBSW   Y2, Y1, Y2
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
+	VPBROADCASTD 4(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y1
+	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
+	VPBROADCASTD 8(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VMOVDQU      224(AX)(SI*4), Y1
+	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
+	VPBROADCASTD 12(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
+	VMOVDQU      288(AX)(SI*4), Y1
+	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
+	VPBROADCASTD 16(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPSRLW       $0x05, Y1, Y1
+	VPAND        wide07070707<>+0(SB), Y1, Y1
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide18181818<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD 20(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      160(AX)(SI*4), Y1
+	VPSRLW       $0x05, Y1, Y1
+	VPAND        wide07070707<>+0(SB), Y1, Y1
+	VMOVDQU      224(AX)(SI*4), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide18181818<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD 24(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      288(AX)(SI*4), Y1
+	VPSRLW       $0x05, Y1, Y1
+	VPAND        wide07070707<>+0(SB), Y1, Y1
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide08080808<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVDQU      224(AX)(SI*4), Y4
+	VPSRLW       $0x03, Y4, Y4
+	VPAND        wide10101010<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD 28(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPMOVZXBD    (AX)(SI*1), Y1
+	VCVTPH2PS    (R10)(SI*2), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y3, Y1, Y1
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y1, Y2, Y2
+	VPMOVZXBD    16(AX)(SI*1), Y1
+	VCVTPH2PS    32(R10)(SI*2), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y3, Y1, Y1
+	VBROADCASTSS 36(DI), Y3
+	VMULPS       Y1, Y3, Y3
+	VSUBPS       Y3, Y2, Y2
+	VBROADCASTSS 32(DI), Y1
+	VMULPS       Y1, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	ADDQ         $+352, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y1
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	VMASKMOVPS   Y0, Y1, (DI)
+	ADDQ         $+8, SI
+	CMPQ         SI, CX
+	JGE          done
+	CMPQ         SI, $+8
+	JE           pass
+	ADDQ         $+64, DX
+	SUBQ         $+16, CX
+	JG           tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q5_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q5_Kx2(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+super:
+	MOVQ AX, R10
+	ADDQ $+64, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD (DI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 52(DI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 56(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPBROADCASTD 60(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      224(AX)(SI*4), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPBROADCASTD 64(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VMOVDQU      288(AX)(SI*4), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPBROADCASTD 68(DI), Y6
+	VPMADDUBSW   Y6, Y2, Y6
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      96(AX)(SI*4), Y7
+	VPSRLW       $0x02, Y7, Y7
+	VPAND        wide18181818<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VPBROADCASTD 20(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 72(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      160(AX)(SI*4), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      224(AX)(SI*4), Y7
+	VPSRLW       $0x02, Y7, Y7
+	VPAND        wide18181818<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VPBROADCASTD 24(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 76(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      288(AX)(SI*4), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      96(AX)(SI*4), Y7
+	VPSRLW       $0x04, Y7, Y7
+	VPAND        wide08080808<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VMOVDQU      224(AX)(SI*4), Y7
+	VPSRLW       $0x03, Y7, Y7
+	VPAND        wide10101010<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VPBROADCASTD 28(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 80(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPMOVZXBD    (AX)(SI*1), Y2
+	VCVTPH2PS    (R10)(SI*2), Y5
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VPMOVZXBD    16(AX)(SI*1), Y2
+	VCVTPH2PS    32(R10)(SI*2), Y5
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VBROADCASTSS 36(DI), Y5
+	VMULPS       Y2, Y5, Y5
+	VSUBPS       Y5, Y3, Y3
+	VBROADCASTSS 88(DI), Y5
+	VMULPS       Y2, Y5, Y5
+	VSUBPS       Y5, Y4, Y4
+	VBROADCASTSS 32(DI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VBROADCASTSS 84(DI), Y2
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y1, Y1
+	ADDQ         $+352, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y2
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y2, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y2, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q5_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q5_Kx4(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+super:
+	MOVQ AX, R10
+	ADDQ $+64, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD (DI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 104(DI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 156(DI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 56(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 108(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 160(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      160(AX)(SI*4), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPBROADCASTD 60(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPBROADCASTD 112(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 164(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      224(AX)(SI*4), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 64(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPBROADCASTD 116(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 168(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VMOVDQU      288(AX)(SI*4), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPBROADCASTD 68(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y10
+	VPBROADCASTD 120(DI), Y11
+	VPMADDUBSW   Y11, Y4, Y11
+	VPBROADCASTD 172(DI), Y12
+	VPMADDUBSW   Y12, Y4, Y12
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      96(AX)(SI*4), Y13
+	VPSRLW       $0x02, Y13, Y13
+	VPAND        wide18181818<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VPBROADCASTD 20(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y9, Y9
+	VPBROADCASTD 72(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y10, Y10
+	VPBROADCASTD 124(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y11, Y11
+	VPBROADCASTD 176(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y12, Y12
+	VMOVDQU      160(AX)(SI*4), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      224(AX)(SI*4), Y13
+	VPSRLW       $0x02, Y13, Y13
+	VPAND        wide18181818<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VPBROADCASTD 24(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y9, Y9
+	VPBROADCASTD 76(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y10, Y10
+	VPBROADCASTD 128(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y11, Y11
+	VPBROADCASTD 180(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y12, Y12
+	VMOVDQU      288(AX)(SI*4), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      96(AX)(SI*4), Y13
+	VPSRLW       $0x04, Y13, Y13
+	VPAND        wide08080808<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VMOVDQU      224(AX)(SI*4), Y13
+	VPSRLW       $0x03, Y13, Y13
+	VPAND        wide10101010<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VPBROADCASTD 28(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 80(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y10, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 132(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y11, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 184(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y12, Y12
+	VPMADDWD     wide00010001<>+0(SB), Y12, Y12
+	VPADDD       Y12, Y8, Y8
+	VPMOVZXBD    (AX)(SI*1), Y4
+	VCVTPH2PS    (R10)(SI*2), Y9
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VPMOVZXBD    16(AX)(SI*1), Y4
+	VCVTPH2PS    32(R10)(SI*2), Y9
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
+	VBROADCASTSS 36(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VSUBPS       Y9, Y5, Y5
+	VBROADCASTSS 88(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VSUBPS       Y9, Y6, Y6
+	VBROADCASTSS 140(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VSUBPS       Y9, Y7, Y7
+	VBROADCASTSS 192(DI), Y9
+	VMULPS       Y4, Y9, Y9
+	VSUBPS       Y9, Y8, Y8
+	VBROADCASTSS 32(DI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(DI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VBROADCASTSS 136(DI), Y4
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y2, Y2
+	VBROADCASTSS 188(DI), Y4
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y3, Y3
+	ADDQ         $+352, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y4
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+2
+	JLE          stored
+	VMASKMOVPS   Y2, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+3
+	JLE          stored
+	VMASKMOVPS   Y3, Y4, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q6_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q6_Kx1(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+
+super:
+	MOVQ AX, R10
+	ADDQ $+32, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPAND        wide3f3f3f3f<>+0(SB), Y1, Y1
+	VPBROADCASTD (DI), Y2
+	VPMADDUBSW   Y2, Y1, Y2
+	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
+	VMOVDQU      96(AX)(SI*4), Y1
+	VPAND        wide3f3f3f3f<>+0(SB), Y1, Y1
+	VPBROADCASTD 4(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y1
+	VPAND        wide3f3f3f3f<>+0(SB), Y1, Y1
+	VPBROADCASTD 8(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VMOVDQU      224(AX)(SI*4), Y1
+	VPAND        wide3f3f3f3f<>+0(SB), Y1, Y1
+	VPBROADCASTD 12(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPBROADCASTD 44(DI), Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPADDD       Y1, Y2, Y2
+	VPMOVSXBD    (AX)(SI*1), Y1
+	VCVTPH2PS    (R10)(SI*2), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y3, Y1, Y1
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y1, Y2, Y2
+	VMOVDQU      288(AX)(SI*4), Y1
+	VPAND        wide3f3f3f3f<>+0(SB), Y1, Y1
+	VPBROADCASTD 16(DI), Y3
+	VPMADDUBSW   Y3, Y1, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VMOVDQU      352(AX)(SI*4), Y1
+	VPAND        wide3f3f3f3f<>+0(SB), Y1, Y1
+	VPBROADCASTD 20(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      32(AX)(SI*4), Y1
+	VPSRLW       $0x06, Y1, Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0c0c0c0c<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVDQU      160(AX)(SI*4), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide30303030<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD 24(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      224(AX)(SI*4), Y1
+	VPSRLW       $0x06, Y1, Y1
+	VPAND        wide03030303<>+0(SB), Y1, Y1
+	VMOVDQU      288(AX)(SI*4), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0c0c0c0c<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVDQU      352(AX)(SI*4), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide30303030<>+0(SB), Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD 28(DI), Y4
+	VPMADDUBSW   Y4, Y1, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD 48(DI), Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPADDD       Y1, Y3, Y3
+	VPMOVSXBD    16(AX)(SI*1), Y1
+	VCVTPH2PS    (R10)(SI*2), Y4
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y4, Y1, Y1
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y3, Y2, Y2
+	VBROADCASTSS 32(DI), Y1
+	VMULPS       Y1, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	ADDQ         $+416, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y1
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	VMASKMOVPS   Y0, Y1, (DI)
+	ADDQ         $+8, SI
+	CMPQ         SI, CX
+	JGE          done
+	CMPQ         SI, $+8
+	JE           pass
+	ADDQ         $+64, DX
+	SUBQ         $+16, CX
+	JG           tile
+
+done:
+	VZEROUPPER
+	RET
+
+DATA wide3f3f3f3f<>+0(SB)/4, $0x3f3f3f3f
+DATA wide3f3f3f3f<>+4(SB)/4, $0x3f3f3f3f
+DATA wide3f3f3f3f<>+8(SB)/4, $0x3f3f3f3f
+DATA wide3f3f3f3f<>+12(SB)/4, $0x3f3f3f3f
+DATA wide3f3f3f3f<>+16(SB)/4, $0x3f3f3f3f
+DATA wide3f3f3f3f<>+20(SB)/4, $0x3f3f3f3f
+DATA wide3f3f3f3f<>+24(SB)/4, $0x3f3f3f3f
+DATA wide3f3f3f3f<>+28(SB)/4, $0x3f3f3f3f
+GLOBL wide3f3f3f3f<>(SB), RODATA|NOPTR, $32
+
+DATA wide0c0c0c0c<>+0(SB)/4, $0x0c0c0c0c
+DATA wide0c0c0c0c<>+4(SB)/4, $0x0c0c0c0c
+DATA wide0c0c0c0c<>+8(SB)/4, $0x0c0c0c0c
+DATA wide0c0c0c0c<>+12(SB)/4, $0x0c0c0c0c
+DATA wide0c0c0c0c<>+16(SB)/4, $0x0c0c0c0c
+DATA wide0c0c0c0c<>+20(SB)/4, $0x0c0c0c0c
+DATA wide0c0c0c0c<>+24(SB)/4, $0x0c0c0c0c
+DATA wide0c0c0c0c<>+28(SB)/4, $0x0c0c0c0c
+GLOBL wide0c0c0c0c<>(SB), RODATA|NOPTR, $32
+
+DATA wide30303030<>+0(SB)/4, $0x30303030
+DATA wide30303030<>+4(SB)/4, $0x30303030
+DATA wide30303030<>+8(SB)/4, $0x30303030
+DATA wide30303030<>+12(SB)/4, $0x30303030
+DATA wide30303030<>+16(SB)/4, $0x30303030
+DATA wide30303030<>+20(SB)/4, $0x30303030
+DATA wide30303030<>+24(SB)/4, $0x30303030
+DATA wide30303030<>+28(SB)/4, $0x30303030
+GLOBL wide30303030<>(SB), RODATA|NOPTR, $32
+
+// func avx2Q6_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q6_Kx2(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+super:
+	MOVQ AX, R10
+	ADDQ $+32, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD (DI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPBROADCASTD 52(DI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VMOVDQU      96(AX)(SI*4), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 56(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 60(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      224(AX)(SI*4), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 64(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 44(DI), Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPADDD       Y2, Y3, Y3
+	VPBROADCASTD 96(DI), Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPADDD       Y2, Y4, Y4
+	VPMOVSXBD    (AX)(SI*1), Y2
+	VCVTPH2PS    (R10)(SI*2), Y5
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VMOVDQU      288(AX)(SI*4), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(DI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 68(DI), Y6
+	VPMADDUBSW   Y6, Y2, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VMOVDQU      352(AX)(SI*4), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 72(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      32(AX)(SI*4), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      96(AX)(SI*4), Y7
+	VPSRLW       $0x04, Y7, Y7
+	VPAND        wide0c0c0c0c<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VMOVDQU      160(AX)(SI*4), Y7
+	VPSRLW       $0x02, Y7, Y7
+	VPAND        wide30303030<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VPBROADCASTD 24(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 76(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      224(AX)(SI*4), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      288(AX)(SI*4), Y7
+	VPSRLW       $0x04, Y7, Y7
+	VPAND        wide0c0c0c0c<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VMOVDQU      352(AX)(SI*4), Y7
+	VPSRLW       $0x02, Y7, Y7
+	VPAND        wide30303030<>+0(SB), Y7, Y7
+	VPOR         Y7, Y2, Y2
+	VPBROADCASTD 28(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 80(DI), Y7
+	VPMADDUBSW   Y7, Y2, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VPBROADCASTD 48(DI), Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPADDD       Y2, Y5, Y5
+	VPBROADCASTD 100(DI), Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPADDD       Y2, Y6, Y6
+	VPMOVSXBD    16(AX)(SI*1), Y2
+	VCVTPH2PS    (R10)(SI*2), Y7
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y7, Y2, Y2
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y2, Y6, Y6
+	VADDPS       Y6, Y4, Y4
+	VBROADCASTSS 32(DI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VBROADCASTSS 84(DI), Y2
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y1, Y1
+	ADDQ         $+416, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y2
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y2, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y2, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2Q6_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2Q6_Kx4(SB), NOSPLIT, $0-64
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+super:
+	MOVQ AX, R10
+	ADDQ $+32, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD (DI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 52(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPBROADCASTD 104(DI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 156(DI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VMOVDQU      96(AX)(SI*4), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 56(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VPBROADCASTD 108(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 160(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      160(AX)(SI*4), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 60(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VPBROADCASTD 112(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 164(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      224(AX)(SI*4), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 64(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VPBROADCASTD 116(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 168(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VPBROADCASTD 44(DI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y5, Y5
+	VPBROADCASTD 96(DI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y6, Y6
+	VPBROADCASTD 148(DI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPBROADCASTD 200(DI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y8, Y8
+	VPMOVSXBD    (AX)(SI*1), Y4
+	VCVTPH2PS    (R10)(SI*2), Y9
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VMOVDQU      288(AX)(SI*4), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(DI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPBROADCASTD 68(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VPBROADCASTD 120(DI), Y11
+	VPMADDUBSW   Y11, Y4, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPBROADCASTD 172(DI), Y12
+	VPMADDUBSW   Y12, Y4, Y12
+	VPMADDWD     wide00010001<>+0(SB), Y12, Y12
+	VMOVDQU      352(AX)(SI*4), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPMADDWD     wide00010001<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 72(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPMADDWD     wide00010001<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VPBROADCASTD 124(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPMADDWD     wide00010001<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 176(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPMADDWD     wide00010001<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y12, Y12
+	VMOVDQU      32(AX)(SI*4), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      96(AX)(SI*4), Y13
+	VPSRLW       $0x04, Y13, Y13
+	VPAND        wide0c0c0c0c<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VMOVDQU      160(AX)(SI*4), Y13
+	VPSRLW       $0x02, Y13, Y13
+	VPAND        wide30303030<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VPBROADCASTD 24(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPMADDWD     wide00010001<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 76(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPMADDWD     wide00010001<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VPBROADCASTD 128(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPMADDWD     wide00010001<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 180(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPMADDWD     wide00010001<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y12, Y12
+	VMOVDQU      224(AX)(SI*4), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      288(AX)(SI*4), Y13
+	VPSRLW       $0x04, Y13, Y13
+	VPAND        wide0c0c0c0c<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VMOVDQU      352(AX)(SI*4), Y13
+	VPSRLW       $0x02, Y13, Y13
+	VPAND        wide30303030<>+0(SB), Y13, Y13
+	VPOR         Y13, Y4, Y4
+	VPBROADCASTD 28(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPMADDWD     wide00010001<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 80(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPMADDWD     wide00010001<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VPBROADCASTD 132(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPMADDWD     wide00010001<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 184(DI), Y13
+	VPMADDUBSW   Y13, Y4, Y13
+	VPMADDWD     wide00010001<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y12, Y12
+	VPBROADCASTD 48(DI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y9, Y9
+	VPBROADCASTD 100(DI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y10, Y10
+	VPBROADCASTD 152(DI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y11, Y11
+	VPBROADCASTD 204(DI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y12, Y12
+	VPMOVSXBD    16(AX)(SI*1), Y4
+	VCVTPH2PS    (R10)(SI*2), Y13
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y13, Y4, Y4
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       Y4, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTDQ2PS    Y10, Y10
+	VMULPS       Y4, Y10, Y10
+	VADDPS       Y10, Y6, Y6
+	VCVTDQ2PS    Y11, Y11
+	VMULPS       Y4, Y11, Y11
+	VADDPS       Y11, Y7, Y7
+	VCVTDQ2PS    Y12, Y12
+	VMULPS       Y4, Y12, Y12
+	VADDPS       Y12, Y8, Y8
+	VBROADCASTSS 32(DI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(DI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VBROADCASTSS 136(DI), Y4
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y2, Y2
+	VBROADCASTSS 188(DI), Y4
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y3, Y3
+	ADDQ         $+416, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y4
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+2
+	JLE          stored
+	VMASKMOVPS   Y2, Y4, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+3
+	JLE          stored
+	VMASKMOVPS   Y3, Y4, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2IQ4_XSx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2IQ4_XSx1(SB), NOSPLIT, $0-64
+	VMOVDQU nonlinear0<>+0(SB), Y1
+	MOVQ    w+0(FP), AX
+	MOVQ    rows+8(FP), CX
+	MOVQ    dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+
+super:
+	MOVQ AX, R10
+	ADDQ $+32, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      16(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD (DI), Y4
+	VPSIGNB      Y2, Y4, Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VMOVDQU      80(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 4(DI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      144(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 8(DI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      208(AX)(SI*4), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 12(DI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      16(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 16(DI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      80(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 20(DI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      144(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 24(DI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      208(AX)(SI*4), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPSHUFB      Y2, Y1, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 28(DI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPMOVSXBD    (AX)(SI*1), Y2
+	VCVTPH2PS    (R10)(SI*2), Y3
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y3, Y2, Y2
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VBROADCASTSS 32(DI), Y2
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y0, Y0
+	ADDQ         $+272, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y2
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	VMASKMOVPS   Y0, Y2, (DI)
+	ADDQ         $+8, SI
+	CMPQ         SI, CX
+	JGE          done
+	CMPQ         SI, $+8
+	JE           pass
+	ADDQ         $+64, DX
+	SUBQ         $+16, CX
+	JG           tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2IQ4_XSx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2IQ4_XSx2(SB), NOSPLIT, $0-64
+	VMOVDQU nonlinear0<>+0(SB), Y2
+	MOVQ    w+0(FP), AX
+	MOVQ    rows+8(FP), CX
+	MOVQ    dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+super:
+	MOVQ AX, R10
+	ADDQ $+32, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      16(AX)(SI*4), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD (DI), Y5
+	VPSIGNB      Y3, Y5, Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 52(DI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VMOVDQU      80(AX)(SI*4), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 4(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 56(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      144(AX)(SI*4), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 8(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 60(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      208(AX)(SI*4), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 12(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 64(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      16(AX)(SI*4), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 16(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 68(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      80(AX)(SI*4), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 20(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 72(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      144(AX)(SI*4), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 24(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 76(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      208(AX)(SI*4), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y2, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 28(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 80(DI), Y7
+	VPSIGNB      Y3, Y7, Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VPMOVSXBD    (AX)(SI*1), Y3
+	VCVTPH2PS    (R10)(SI*2), Y4
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y4, Y3, Y3
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y3, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y3, Y6, Y6
+	VBROADCASTSS 32(DI), Y3
+	VMULPS       Y3, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(DI), Y3
+	VMULPS       Y3, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	ADDQ         $+272, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y3
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y3, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y3, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2IQ4_XSx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// Requires: AVX, AVX2, CMOV, F16C
+TEXT ·avx2IQ4_XSx4(SB), NOSPLIT, $0-64
+	VMOVDQU nonlinear0<>+0(SB), Y4
+	MOVQ    w+0(FP), AX
+	MOVQ    rows+8(FP), CX
+	MOVQ    dst+40(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   x+24(FP), DI
+	MOVQ   blocks+16(FP), R8
+	MOVQ   step+32(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+super:
+	MOVQ AX, R10
+	ADDQ $+32, AX
+	MOVQ $0x00000008, R11
+
+block:
+	VMOVDQU      16(AX)(SI*4), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD (DI), Y7
+	VPSIGNB      Y5, Y7, Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 52(DI), Y8
+	VPSIGNB      Y5, Y8, Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPBROADCASTD 104(DI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPBROADCASTD 156(DI), Y10
+	VPSIGNB      Y5, Y10, Y10
+	VPMADDUBSW   Y10, Y6, Y10
+	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
+	VMOVDQU      80(AX)(SI*4), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 4(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 56(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	VPBROADCASTD 108(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y9, Y9
+	VPBROADCASTD 160(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y10, Y10
+	VMOVDQU      144(AX)(SI*4), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 8(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 60(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	VPBROADCASTD 112(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y9, Y9
+	VPBROADCASTD 164(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y10, Y10
+	VMOVDQU      208(AX)(SI*4), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 12(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 64(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	VPBROADCASTD 116(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y9, Y9
+	VPBROADCASTD 168(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y10, Y10
+	VMOVDQU      16(AX)(SI*4), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 16(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 68(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	VPBROADCASTD 120(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y9, Y9
+	VPBROADCASTD 172(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y10, Y10
+	VMOVDQU      80(AX)(SI*4), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 20(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 72(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	VPBROADCASTD 124(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y9, Y9
+	VPBROADCASTD 176(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y10, Y10
+	VMOVDQU      144(AX)(SI*4), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 24(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 76(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	VPBROADCASTD 128(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y9, Y9
+	VPBROADCASTD 180(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y10, Y10
+	VMOVDQU      208(AX)(SI*4), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y4, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 28(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y7, Y7
+	VPBROADCASTD 80(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	VPBROADCASTD 132(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y9, Y9
+	VPBROADCASTD 184(DI), Y11
+	VPSIGNB      Y5, Y11, Y11
+	VPMADDUBSW   Y11, Y6, Y11
+	VPMADDWD     wide00010001<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y10, Y10
+	VPMOVSXBD    (AX)(SI*1), Y5
+	VCVTPH2PS    (R10)(SI*2), Y6
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y6, Y5, Y5
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y5, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y5, Y8, Y8
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       Y5, Y9, Y9
+	VCVTDQ2PS    Y10, Y10
+	VMULPS       Y5, Y10, Y10
+	VBROADCASTSS 32(DI), Y5
+	VMULPS       Y5, Y7, Y7
+	VADDPS       Y7, Y0, Y0
+	VBROADCASTSS 84(DI), Y5
+	VMULPS       Y5, Y8, Y8
+	VADDPS       Y8, Y1, Y1
+	VBROADCASTSS 136(DI), Y5
+	VMULPS       Y5, Y9, Y9
+	VADDPS       Y9, Y2, Y2
+	VBROADCASTSS 188(DI), Y5
+	VMULPS       Y5, Y10, Y10
+	VADDPS       Y10, Y3, Y3
+	ADDQ         $+272, AX
+	ADDQ         R9, DI
+	SUBQ         $+1, R11
+	JG           block
+	SUBQ         $+8, R8
+	JG           super
+	MOVQ         CX, DI
+	SUBQ         SI, DI
+	MOVQ         $0x00000008, R8
+	CMPQ         DI, R8
+	CMOVQGT      R8, DI
+	SUBQ         DI, R8
+	LEAQ         laneMasks<>+0(SB), DI
+	VMOVDQU      (DI)(R8*4), Y5
+	MOVQ         stride+48(FP), R8
+	LEAQ         (DX)(SI*4), DI
+	SHLQ         $0x02, R8
+	MOVQ         n+56(FP), R9
+	VMASKMOVPS   Y0, Y5, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+1
+	JLE          stored
+	VMASKMOVPS   Y1, Y5, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+2
+	JLE          stored
+	VMASKMOVPS   Y2, Y5, (DI)
+	ADDQ         R8, DI
+	CMPQ         R9, $+3
+	JLE          stored
+	VMASKMOVPS   Y3, Y5, (DI)
+
+stored:
+	ADDQ $+8, SI
+	CMPQ SI, CX
+	JGE  done
+	CMPQ SI, $+8
+	JE   pass
+	ADDQ $+64, DX
+	SUBQ $+16, CX
+	JG   tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2F16x1(w *byte, rows int, cols int, x *float32, dst *float32, stride int)
+// Requires: AVX, CMOV, F16C
+TEXT ·avx2F16x1(SB), NOSPLIT, $0-48
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+32(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   cols+16(FP), DI
+	MOVQ   DI, R8
+	SHLQ   $0x02, R8
+	MOVQ   x+24(FP), R8
+	VXORPS Y0, Y0, Y0
+
+block:
+	VXORPS  Y1, Y1, Y1
+	MOVQ    $0x00000020, R9
+	CMPQ    DI, R9
+	CMOVQLT DI, R9
+	SUBQ    R9, DI
+	CMPQ    R9, $+4
+	JL      singles
+
+quad:
+	VCVTPH2PS    (AX)(SI*2), Y2
+	VBROADCASTSS (R8), Y3
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VCVTPH2PS    32(AX)(SI*2), Y2
+	VBROADCASTSS 4(R8), Y3
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VCVTPH2PS    64(AX)(SI*2), Y2
+	VBROADCASTSS 8(R8), Y3
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VCVTPH2PS    96(AX)(SI*2), Y2
+	VBROADCASTSS 12(R8), Y3
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	ADDQ         $+128, AX
+	ADDQ         $+16, R8
+	SUBQ         $+4, R9
+	CMPQ         R9, $+4
+	JGE          quad
+
+singles:
+	TESTQ R9, R9
+	JZ    summed
+
+single:
+	VCVTPH2PS    (AX)(SI*2), Y2
+	VBROADCASTSS (R8), Y3
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	ADDQ         $+32, AX
+	ADDQ         $+4, R8
+	DECQ         R9
+	JNZ          single
+
+summed:
+	VADDPS     Y1, Y0, Y0
+	TESTQ      DI, DI
+	JNZ        block
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y1
+	MOVQ       stride+40(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	VMASKMOVPS Y0, Y1, (DI)
+	ADDQ       $+8, SI
+	CMPQ       SI, CX
+	JGE        done
+	CMPQ       SI, $+8
+	JE         pass
+	ADDQ       $+64, DX
+	SUBQ       $+16, CX
+	JG         tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2F16x2(w *byte, rows int, cols int, x *float32, dst *float32, stride int)
+// Requires: AVX, CMOV, F16C
+TEXT ·avx2F16x2(SB), NOSPLIT, $0-48
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+32(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   cols+16(FP), DI
+	MOVQ   DI, R8
+	SHLQ   $0x02, R8
+	MOVQ   x+24(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+block:
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	MOVQ    $0x00000020, R10
+	CMPQ    DI, R10
+	CMOVQLT DI, R10
+	SUBQ    R10, DI
+	CMPQ    R10, $+4
+	JL      singles
+
+quad:
+	VCVTPH2PS    (AX)(SI*2), Y4
+	VBROADCASTSS (R9), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS (R9)(R8*1), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VCVTPH2PS    32(AX)(SI*2), Y4
+	VBROADCASTSS 4(R9), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 4(R9)(R8*1), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VCVTPH2PS    64(AX)(SI*2), Y4
+	VBROADCASTSS 8(R9), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 8(R9)(R8*1), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VCVTPH2PS    96(AX)(SI*2), Y4
+	VBROADCASTSS 12(R9), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 12(R9)(R8*1), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	ADDQ         $+128, AX
+	ADDQ         $+16, R9
+	SUBQ         $+4, R10
+	CMPQ         R10, $+4
+	JGE          quad
+
+singles:
+	TESTQ R10, R10
+	JZ    summed
+
+single:
+	VCVTPH2PS    (AX)(SI*2), Y4
+	VBROADCASTSS (R9), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS (R9)(R8*1), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	ADDQ         $+32, AX
+	ADDQ         $+4, R9
+	DECQ         R10
+	JNZ          single
+
+summed:
+	VADDPS     Y2, Y0, Y0
+	VADDPS     Y3, Y1, Y1
+	TESTQ      DI, DI
+	JNZ        block
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y2
+	MOVQ       stride+40(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	VMASKMOVPS Y0, Y2, (DI)
+	ADDQ       R8, DI
+	VMASKMOVPS Y1, Y2, (DI)
+	ADDQ       $+8, SI
+	CMPQ       SI, CX
+	JGE        done
+	CMPQ       SI, $+8
+	JE         pass
+	ADDQ       $+64, DX
+	SUBQ       $+16, CX
+	JG         tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2F16x4(w *byte, rows int, cols int, x *float32, dst *float32, stride int)
+// Requires: AVX, CMOV, F16C
+TEXT ·avx2F16x4(SB), NOSPLIT, $0-48
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+32(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   cols+16(FP), DI
+	MOVQ   DI, R8
+	SHLQ   $0x02, R8
+	MOVQ   x+24(FP), R9
+	LEAQ   (R9)(R8*2), R10
+	ADDQ   R8, R10
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+block:
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	MOVQ    $0x00000020, R11
+	CMPQ    DI, R11
+	CMOVQLT DI, R11
+	SUBQ    R11, DI
+	CMPQ    R11, $+4
+	JL      singles
+
+quad:
+	VCVTPH2PS    (AX)(SI*2), Y8
+	VBROADCASTSS (R9), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS (R9)(R8*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS (R9)(R8*2), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS (R10), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTPH2PS    32(AX)(SI*2), Y8
+	VBROADCASTSS 4(R9), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 4(R9)(R8*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS 4(R9)(R8*2), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 4(R10), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTPH2PS    64(AX)(SI*2), Y8
+	VBROADCASTSS 8(R9), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 8(R9)(R8*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS 8(R9)(R8*2), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 8(R10), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTPH2PS    96(AX)(SI*2), Y8
+	VBROADCASTSS 12(R9), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 12(R9)(R8*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS 12(R9)(R8*2), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 12(R10), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	ADDQ         $+128, AX
+	ADDQ         $+16, R9
+	ADDQ         $+16, R10
+	SUBQ         $+4, R11
+	CMPQ         R11, $+4
+	JGE          quad
+
+singles:
+	TESTQ R11, R11
+	JZ    summed
+
+single:
+	VCVTPH2PS    (AX)(SI*2), Y8
+	VBROADCASTSS (R9), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS (R9)(R8*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS (R9)(R8*2), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS (R10), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	ADDQ         $+32, AX
+	ADDQ         $+4, R9
+	ADDQ         $+4, R10
+	DECQ         R11
+	JNZ          single
+
+summed:
+	VADDPS     Y4, Y0, Y0
+	VADDPS     Y5, Y1, Y1
+	VADDPS     Y6, Y2, Y2
+	VADDPS     Y7, Y3, Y3
+	TESTQ      DI, DI
+	JNZ        block
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y4
+	MOVQ       stride+40(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	VMASKMOVPS Y0, Y4, (DI)
+	ADDQ       R8, DI
+	VMASKMOVPS Y1, Y4, (DI)
+	ADDQ       R8, DI
+	VMASKMOVPS Y2, Y4, (DI)
+	ADDQ       R8, DI
+	VMASKMOVPS Y3, Y4, (DI)
+	ADDQ       $+8, SI
+	CMPQ       SI, CX
+	JGE        done
+	CMPQ       SI, $+8
+	JE         pass
+	ADDQ       $+64, DX
+	SUBQ       $+16, CX
+	JG         tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2BF16x1(w *byte, rows int, cols int, x *float32, dst *float32, stride int)
+// Requires: AVX, AVX2, CMOV
+TEXT ·avx2BF16x1(SB), NOSPLIT, $0-48
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+32(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   cols+16(FP), DI
+	MOVQ   DI, R8
+	SHLQ   $0x02, R8
+	MOVQ   x+24(FP), R8
+	VXORPS Y0, Y0, Y0
+
+block:
+	VXORPS  Y1, Y1, Y1
+	MOVQ    $0x00000020, R9
+	CMPQ    DI, R9
+	CMOVQLT DI, R9
+	SUBQ    R9, DI
+	CMPQ    R9, $+4
+	JL      singles
+
+quad:
+	VPMOVZXWD    (AX)(SI*2), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VBROADCASTSS (R8), Y3
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VPMOVZXWD    32(AX)(SI*2), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VBROADCASTSS 4(R8), Y3
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VPMOVZXWD    64(AX)(SI*2), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VBROADCASTSS 8(R8), Y3
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VPMOVZXWD    96(AX)(SI*2), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VBROADCASTSS 12(R8), Y3
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	ADDQ         $+128, AX
+	ADDQ         $+16, R8
+	SUBQ         $+4, R9
+	CMPQ         R9, $+4
+	JGE          quad
+
+singles:
+	TESTQ R9, R9
+	JZ    summed
+
+single:
+	VPMOVZXWD    (AX)(SI*2), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VBROADCASTSS (R8), Y3
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	ADDQ         $+32, AX
+	ADDQ         $+4, R8
+	DECQ         R9
+	JNZ          single
+
+summed:
+	VADDPS     Y1, Y0, Y0
+	TESTQ      DI, DI
+	JNZ        block
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y1
+	MOVQ       stride+40(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	VMASKMOVPS Y0, Y1, (DI)
+	ADDQ       $+8, SI
+	CMPQ       SI, CX
+	JGE        done
+	CMPQ       SI, $+8
+	JE         pass
+	ADDQ       $+64, DX
+	SUBQ       $+16, CX
+	JG         tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2BF16x2(w *byte, rows int, cols int, x *float32, dst *float32, stride int)
+// Requires: AVX, AVX2, CMOV
+TEXT ·avx2BF16x2(SB), NOSPLIT, $0-48
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+32(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   cols+16(FP), DI
+	MOVQ   DI, R8
+	SHLQ   $0x02, R8
+	MOVQ   x+24(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+block:
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	MOVQ    $0x00000020, R10
+	CMPQ    DI, R10
+	CMOVQLT DI, R10
+	SUBQ    R10, DI
+	CMPQ    R10, $+4
+	JL      singles
+
+quad:
+	VPMOVZXWD    (AX)(SI*2), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS (R9), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS (R9)(R8*1), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VPMOVZXWD    32(AX)(SI*2), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS 4(R9), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 4(R9)(R8*1), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VPMOVZXWD    64(AX)(SI*2), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS 8(R9), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 8(R9)(R8*1), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VPMOVZXWD    96(AX)(SI*2), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS 12(R9), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 12(R9)(R8*1), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	ADDQ         $+128, AX
+	ADDQ         $+16, R9
+	SUBQ         $+4, R10
+	CMPQ         R10, $+4
+	JGE          quad
+
+singles:
+	TESTQ R10, R10
+	JZ    summed
+
+single:
+	VPMOVZXWD    (AX)(SI*2), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS (R9), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS (R9)(R8*1), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	ADDQ         $+32, AX
+	ADDQ         $+4, R9
+	DECQ         R10
+	JNZ          single
+
+summed:
+	VADDPS     Y2, Y0, Y0
+	VADDPS     Y3, Y1, Y1
+	TESTQ      DI, DI
+	JNZ        block
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y2
+	MOVQ       stride+40(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	VMASKMOVPS Y0, Y2, (DI)
+	ADDQ       R8, DI
+	VMASKMOVPS Y1, Y2, (DI)
+	ADDQ       $+8, SI
+	CMPQ       SI, CX
+	JGE        done
+	CMPQ       SI, $+8
+	JE         pass
+	ADDQ       $+64, DX
+	SUBQ       $+16, CX
+	JG         tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2BF16x4(w *byte, rows int, cols int, x *float32, dst *float32, stride int)
+// Requires: AVX, AVX2, CMOV
+TEXT ·avx2BF16x4(SB), NOSPLIT, $0-48
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+32(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   cols+16(FP), DI
+	MOVQ   DI, R8
+	SHLQ   $0x02, R8
+	MOVQ   x+24(FP), R9
+	LEAQ   (R9)(R8*2), R10
+	ADDQ   R8, R10
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+block:
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	MOVQ    $0x00000020, R11
+	CMPQ    DI, R11
+	CMOVQLT DI, R11
+	SUBQ    R11, DI
+	CMPQ    R11, $+4
+	JL      singles
+
+quad:
+	VPMOVZXWD    (AX)(SI*2), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VBROADCASTSS (R9), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS (R9)(R8*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS (R9)(R8*2), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS (R10), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VPMOVZXWD    32(AX)(SI*2), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VBROADCASTSS 4(R9), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 4(R9)(R8*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS 4(R9)(R8*2), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 4(R10), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VPMOVZXWD    64(AX)(SI*2), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VBROADCASTSS 8(R9), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 8(R9)(R8*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS 8(R9)(R8*2), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 8(R10), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VPMOVZXWD    96(AX)(SI*2), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VBROADCASTSS 12(R9), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 12(R9)(R8*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS 12(R9)(R8*2), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 12(R10), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	ADDQ         $+128, AX
+	ADDQ         $+16, R9
+	ADDQ         $+16, R10
+	SUBQ         $+4, R11
+	CMPQ         R11, $+4
+	JGE          quad
+
+singles:
+	TESTQ R11, R11
+	JZ    summed
+
+single:
+	VPMOVZXWD    (AX)(SI*2), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VBROADCASTSS (R9), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS (R9)(R8*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS (R9)(R8*2), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS (R10), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	ADDQ         $+32, AX
+	ADDQ         $+4, R9
+	ADDQ         $+4, R10
+	DECQ         R11
+	JNZ          single
+
+summed:
+	VADDPS     Y4, Y0, Y0
+	VADDPS     Y5, Y1, Y1
+	VADDPS     Y6, Y2, Y2
+	VADDPS     Y7, Y3, Y3
+	TESTQ      DI, DI
+	JNZ        block
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y4
+	MOVQ       stride+40(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	VMASKMOVPS Y0, Y4, (DI)
+	ADDQ       R8, DI
+	VMASKMOVPS Y1, Y4, (DI)
+	ADDQ       R8, DI
+	VMASKMOVPS Y2, Y4, (DI)
+	ADDQ       R8, DI
+	VMASKMOVPS Y3, Y4, (DI)
+	ADDQ       $+8, SI
+	CMPQ       SI, CX
+	JGE        done
+	CMPQ       SI, $+8
+	JE         pass
+	ADDQ       $+64, DX
+	SUBQ       $+16, CX
+	JG         tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2F32x1(w *byte, rows int, cols int, x *float32, dst *float32, stride int)
+// Requires: AVX, CMOV
+TEXT ·avx2F32x1(SB), NOSPLIT, $0-48
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+32(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   cols+16(FP), DI
+	MOVQ   DI, R8
+	SHLQ   $0x02, R8
+	MOVQ   x+24(FP), R8
+	VXORPS Y0, Y0, Y0
+
+block:
+	VXORPS  Y1, Y1, Y1
+	MOVQ    $0x00000020, R9
+	CMPQ    DI, R9
+	CMOVQLT DI, R9
+	SUBQ    R9, DI
+	CMPQ    R9, $+4
+	JL      singles
+
+quad:
+	VMOVUPS      (AX)(SI*4), Y2
+	VBROADCASTSS (R8), Y3
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VMOVUPS      64(AX)(SI*4), Y2
+	VBROADCASTSS 4(R8), Y3
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VMOVUPS      128(AX)(SI*4), Y2
+	VBROADCASTSS 8(R8), Y3
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VMOVUPS      192(AX)(SI*4), Y2
+	VBROADCASTSS 12(R8), Y3
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	ADDQ         $+256, AX
+	ADDQ         $+16, R8
+	SUBQ         $+4, R9
+	CMPQ         R9, $+4
+	JGE          quad
+
+singles:
+	TESTQ R9, R9
+	JZ    summed
+
+single:
+	VMOVUPS      (AX)(SI*4), Y2
+	VBROADCASTSS (R8), Y3
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	ADDQ         $+64, AX
+	ADDQ         $+4, R8
+	DECQ         R9
+	JNZ          single
+
+summed:
+	VADDPS     Y1, Y0, Y0
+	TESTQ      DI, DI
+	JNZ        block
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y1
+	MOVQ       stride+40(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	VMASKMOVPS Y0, Y1, (DI)
+	ADDQ       $+8, SI
+	CMPQ       SI, CX
+	JGE        done
+	CMPQ       SI, $+8
+	JE         pass
+	ADDQ       $+64, DX
+	SUBQ       $+16, CX
+	JG         tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2F32x2(w *byte, rows int, cols int, x *float32, dst *float32, stride int)
+// Requires: AVX, CMOV
+TEXT ·avx2F32x2(SB), NOSPLIT, $0-48
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+32(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   cols+16(FP), DI
+	MOVQ   DI, R8
+	SHLQ   $0x02, R8
+	MOVQ   x+24(FP), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+block:
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	MOVQ    $0x00000020, R10
+	CMPQ    DI, R10
+	CMOVQLT DI, R10
+	SUBQ    R10, DI
+	CMPQ    R10, $+4
+	JL      singles
+
+quad:
+	VMOVUPS      (AX)(SI*4), Y4
+	VBROADCASTSS (R9), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS (R9)(R8*1), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VMOVUPS      64(AX)(SI*4), Y4
+	VBROADCASTSS 4(R9), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 4(R9)(R8*1), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VMOVUPS      128(AX)(SI*4), Y4
+	VBROADCASTSS 8(R9), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 8(R9)(R8*1), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VMOVUPS      192(AX)(SI*4), Y4
+	VBROADCASTSS 12(R9), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 12(R9)(R8*1), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	ADDQ         $+256, AX
+	ADDQ         $+16, R9
+	SUBQ         $+4, R10
+	CMPQ         R10, $+4
+	JGE          quad
+
+singles:
+	TESTQ R10, R10
+	JZ    summed
+
+single:
+	VMOVUPS      (AX)(SI*4), Y4
+	VBROADCASTSS (R9), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS (R9)(R8*1), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	ADDQ         $+64, AX
+	ADDQ         $+4, R9
+	DECQ         R10
+	JNZ          single
+
+summed:
+	VADDPS     Y2, Y0, Y0
+	VADDPS     Y3, Y1, Y1
+	TESTQ      DI, DI
+	JNZ        block
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y2
+	MOVQ       stride+40(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	VMASKMOVPS Y0, Y2, (DI)
+	ADDQ       R8, DI
+	VMASKMOVPS Y1, Y2, (DI)
+	ADDQ       $+8, SI
+	CMPQ       SI, CX
+	JGE        done
+	CMPQ       SI, $+8
+	JE         pass
+	ADDQ       $+64, DX
+	SUBQ       $+16, CX
+	JG         tile
+
+done:
+	VZEROUPPER
+	RET
+
+// func avx2F32x4(w *byte, rows int, cols int, x *float32, dst *float32, stride int)
+// Requires: AVX, CMOV
+TEXT ·avx2F32x4(SB), NOSPLIT, $0-48
+	MOVQ w+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ dst+32(FP), DX
+
+tile:
+	MOVQ AX, BX
+	XORQ SI, SI
+
+pass:
+	MOVQ   BX, AX
+	MOVQ   cols+16(FP), DI
+	MOVQ   DI, R8
+	SHLQ   $0x02, R8
+	MOVQ   x+24(FP), R9
+	LEAQ   (R9)(R8*2), R10
+	ADDQ   R8, R10
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+block:
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	MOVQ    $0x00000020, R11
+	CMPQ    DI, R11
+	CMOVQLT DI, R11
+	SUBQ    R11, DI
+	CMPQ    R11, $+4
+	JL      singles
+
+quad:
+	VMOVUPS      (AX)(SI*4), Y8
+	VBROADCASTSS (R9), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS (R9)(R8*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS (R9)(R8*2), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS (R10), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VMOVUPS      64(AX)(SI*4), Y8
+	VBROADCASTSS 4(R9), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 4(R9)(R8*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS 4(R9)(R8*2), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 4(R10), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VMOVUPS      128(AX)(SI*4), Y8
+	VBROADCASTSS 8(R9), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 8(R9)(R8*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS 8(R9)(R8*2), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 8(R10), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VMOVUPS      192(AX)(SI*4), Y8
+	VBROADCASTSS 12(R9), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 12(R9)(R8*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS 12(R9)(R8*2), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 12(R10), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	ADDQ         $+256, AX
+	ADDQ         $+16, R9
+	ADDQ         $+16, R10
+	SUBQ         $+4, R11
+	CMPQ         R11, $+4
+	JGE          quad
+
+singles:
+	TESTQ R11, R11
+	JZ    summed
+
+single:
+	VMOVUPS      (AX)(SI*4), Y8
+	VBROADCASTSS (R9), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS (R9)(R8*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VBROADCASTSS (R9)(R8*2), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS (R10), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	ADDQ         $+64, AX
+	ADDQ         $+4, R9
+	ADDQ         $+4, R10
+	DECQ         R11
+	JNZ          single
+
+summed:
+	VADDPS     Y4, Y0, Y0
+	VADDPS     Y5, Y1, Y1
+	VADDPS     Y6, Y2, Y2
+	VADDPS     Y7, Y3, Y3
+	TESTQ      DI, DI
+	JNZ        block
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y4
+	MOVQ       stride+40(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	VMASKMOVPS Y0, Y4, (DI)
+	ADDQ       R8, DI
+	VMASKMOVPS Y1, Y4, (DI)
+	ADDQ       R8, DI
+	VMASKMOVPS Y2, Y4, (DI)
+	ADDQ       R8, DI
+	VMASKMOVPS Y3, Y4, (DI)
+	ADDQ       $+8, SI
+	CMPQ       SI, CX
+	JGE        done
+	CMPQ       SI, $+8
+	JE         pass
+	ADDQ       $+64, DX
+	SUBQ       $+16, CX
+	JG         tile
+
+done:
+	VZEROUPPER
+	RET
+
 // func avx2Quantize(dst *int8, x *float32, blocks int, step int)
 // Requires: AVX, AVX2, CMOV
 TEXT ·avx2Quantize(SB), NOSPLIT, $0-32

@@ -34,3 +34,36 @@ func maskData(v uint32) Mem {
 	maskMem[v] = m
 	return m
 }
+
+var wideMem = map[uint32]Mem{}
+
+// wideData is a 32-bit pattern, eight times.
+func wideData(v uint32) Mem {
+	if m, ok := wideMem[v]; ok {
+		return m
+	}
+	m := GLOBL(fmt.Sprintf("wide%08x", v), RODATA|NOPTR)
+	for i := range 8 {
+		DATA(4*i, U32(v))
+	}
+	wideMem[v] = m
+	return m
+}
+
+var laneMasksMem *Mem
+
+// laneMasks are eight lanes set and eight clear.
+func laneMasks() Mem {
+	if laneMasksMem == nil {
+		m := GLOBL("laneMasks", RODATA|NOPTR)
+		for i := range 16 {
+			v := ^uint32(0)
+			if i >= 8 {
+				v = 0
+			}
+			DATA(4*i, U32(v))
+		}
+		laneMasksMem = &m
+	}
+	return *laneMasksMem
+}
