@@ -40,40 +40,21 @@ func (k codeKind) words() int { return [...]int{2, 3, 4, 5, 6, 8, 4}[k] }
 // nonlinear are the 16 values of IQ4_NL and IQ4_XS, plus 128.
 var nonlinear = [16]uint8{1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241}
 
-// A top is a field of a group's codes that lies in the top bits of another group's word: width bits from bit `to` of the
-// code, at bit `at` of the byte. So most codes of five and six bits take one operation, not three.
-type top struct{ group, to, width, word, at int }
-
-var (
-	tops5 = []top{{5, 0, 3, 0, 5}, {5, 3, 2, 1, 5}, {6, 0, 3, 2, 5}, {6, 3, 2, 3, 5}, {7, 0, 3, 4, 5}, {7, 3, 1, 1, 7}, {7, 4, 1, 3, 7}}
-	tops6 = []top{{6, 0, 2, 0, 6}, {6, 2, 2, 1, 6}, {6, 4, 2, 2, 6}, {7, 0, 2, 3, 6}, {7, 2, 2, 4, 6}, {7, 4, 2, 5, 6}}
-)
-
-// mask covers the field's width in each byte of a word.
-func (t top) mask() uint32 { return lane1 * (1<<t.width - 1) }
-
 // rowCodes are 32 codes of one row, in columns' order: byte k of word g is column 4g+k.
 type rowCodes [8]uint32
 
 const (
-	lane1 = 0x01010101 // a bit in each byte of a word, and so on
-	lane2 = 0x03030303
-	lane4 = 0x0f0f0f0f
-	lane8 = 0x80808080
+	lane1 = 0x01010101 // one bit in each byte of a word, and so on
+	lane2 = lane1 * 0x03
+	lane3 = lane1 * 0x07
+	lane4 = lane1 * 0x0f
+	lane5 = lane1 * 0x1f
+	lane6 = lane1 * 0x3f
 )
 
 // put stores the codes of row r into the codes of a record.
 func (k codeKind) put(b []byte, r int, c *rowCodes) {
 	word := func(i int, v uint32) { binary.LittleEndian.PutUint32(b[i*64+r*4:], v) }
-	topped := func(tops []top) {
-		w := *c
-		for _, t := range tops {
-			w[t.word] |= c[t.group] >> t.to & t.mask() << t.at
-		}
-		for i := range k.words() {
-			word(i, w[i])
-		}
-	}
 	switch k {
 	case codes2, codes3:
 		var w [3]uint32
@@ -88,10 +69,17 @@ func (k codeKind) put(b []byte, r int, c *rowCodes) {
 		for g, x := range c {
 			word(g, x)
 		}
-	case codes5:
-		topped(tops5)
+	case codes5: // most groups come out by one operation, where separate fifth bits would take three each
+		word(0, c[0]|c[5]&lane3<<5)
+		word(1, c[1]|c[5]>>3&lane2<<5|c[7]>>3&lane1<<7)
+		word(2, c[2]|c[6]&lane3<<5)
+		word(3, c[3]|c[6]>>3&lane2<<5|c[7]>>4&lane1<<7)
+		word(4, c[4]|c[7]&lane3<<5)
 	case codes6:
-		topped(tops6)
+		for i := range 3 {
+			word(i, c[i]|c[6]>>(2*i)&lane2<<6)
+			word(i+3, c[i+3]|c[7]>>(2*i)&lane2<<6)
+		}
 	default:
 		for j := range 4 {
 			word(j, c[j]|c[j+4]<<4)
@@ -102,15 +90,6 @@ func (k codeKind) put(b []byte, r int, c *rowCodes) {
 // get is the inverse of put; it also looks codes4NL up in their table.
 func (k codeKind) get(b []byte, r int, c *rowCodes) {
 	word := func(i int) uint32 { return binary.LittleEndian.Uint32(b[i*64+r*4:]) }
-	topped := func(tops []top, mask uint32) {
-		*c = rowCodes{}
-		for i := range k.words() {
-			c[i] = word(i) & mask
-		}
-		for _, t := range tops {
-			c[t.group] |= word(t.word) >> t.at & t.mask() << t.to
-		}
-	}
 	switch k {
 	case codes2, codes3:
 		lo, hi := word(0), word(1)
@@ -128,9 +107,22 @@ func (k codeKind) get(b []byte, r int, c *rowCodes) {
 			c[g] = word(g)
 		}
 	case codes5:
-		topped(tops5, 0x1f*lane1)
+		var w [5]uint32
+		for i := range w {
+			w[i] = word(i)
+			c[i] = w[i] & lane5
+		}
+		c[5] = w[0]>>5&lane3 | w[1]>>5&lane2<<3
+		c[6] = w[2]>>5&lane3 | w[3]>>5&lane2<<3
+		c[7] = w[4]>>5&lane3 | w[1]>>7&lane1<<3 | w[3]>>7&lane1<<4
 	case codes6:
-		topped(tops6, 0x3f*lane1)
+		c[6], c[7] = 0, 0
+		for i := range 3 {
+			lo, hi := word(i), word(i+3)
+			c[i], c[i+3] = lo&lane6, hi&lane6
+			c[6] |= lo >> 6 & lane2 << (2 * i)
+			c[7] |= hi >> 6 & lane2 << (2 * i)
+		}
 	default:
 		for j := range 4 {
 			v := word(j)

@@ -87,12 +87,12 @@ func chooseFloat(t tensor.Type, cols int, data []byte) (*floatFormat, error) {
 
 // pack fills one tile from its rows; rows that the matrix lacks stay zero. scratch holds a row.
 func (f *floatFormat) pack(dst, rows []byte, rowBytes int, t tensor.Type, scratch []float32) {
-	kept := t == tensor.F16 || t == tensor.BF16 || t == tensor.F32
 	for r := range len(rows) / rowBytes {
-		src := rows[r*rowBytes:][:rowBytes]
-		if kept {
-			for c := range scratch {
-				copy(dst[(c*RowTile+r)*f.size:][:f.size], src[c*f.size:])
+		src, out := rows[r*rowBytes:][:rowBytes], dst[r*f.size:]
+		switch t {
+		case tensor.F16, tensor.BF16:
+			for c := range len(src) / 2 {
+				binary.LittleEndian.PutUint16(out[c*RowTile*2:], u16(src[c*2:]))
 			}
 			continue
 		}
@@ -100,11 +100,10 @@ func (f *floatFormat) pack(dst, rows []byte, rowBytes int, t tensor.Type, scratc
 			panic(fmt.Sprintf("linear: %v, after it was checked", err))
 		}
 		for c, v := range scratch {
-			b := dst[(c*RowTile+r)*f.size:]
 			if f == floatF16 {
-				binary.LittleEndian.PutUint16(b, tensor.F32ToF16(v))
+				binary.LittleEndian.PutUint16(out[c*RowTile*2:], tensor.F32ToF16(v))
 			} else {
-				binary.LittleEndian.PutUint32(b, math.Float32bits(v))
+				binary.LittleEndian.PutUint32(out[c*RowTile*4:], math.Float32bits(v))
 			}
 		}
 	}

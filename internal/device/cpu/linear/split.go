@@ -71,7 +71,7 @@ func splitQ5_1(dst *source, block []byte, _ int) {
 func splitQ8_0(dst *source, block []byte, _ int) {
 	dst.d = u16(block)
 	for g := range dst.codes {
-		dst.codes[g] = u32(block[2+4*g:]) ^ lane8 // signed to offset 128
+		dst.codes[g] = u32(block[2+4*g:]) ^ lane1<<7 // signed to offset 128
 	}
 }
 
