@@ -21,14 +21,14 @@ import (
 // A saved cache is one sequence's tokens, keys and values on disk, little-endian. Planes are not in it: they follow from the keys, and are made anew for whatever
 // pipelines the loading cache serves. Sections begin at multiples of 64 bytes, so that rows can be used in a mapping:
 //
-//	header    100 bytes, then padding: see SavedHeader, ended by its own CRC-32C
+//	header    80 bytes, then padding: see SavedHeader, ended by its own CRC-32C
 //	checksums layers × heads × (CRC-32C of keys, of values), then that of the tokens
 //	tokens    int32 each
 //	rows      per layer, per KV head: keys [tokens][dim] fp16, then values alike
 const (
 	savedMagic   = "TWLTKV\r\n" // the line end shows a transfer in text mode
 	savedVersion = 1
-	savedHeader  = 100
+	savedHeader  = 80
 	savedFP16    = 1 // element type; the only one so far
 	savedAlign   = 64
 )
@@ -73,16 +73,15 @@ func (h *SavedHeader) append(b []byte) []byte {
 	b = le.AppendUint32(b, savedVersion)
 	b = le.AppendUint32(b, savedFP16)
 	b = append(b, h.Fingerprint[:]...)
-	for _, n := range []int{h.Layers, h.KVHeads, h.Dim, attention.BlockTokens} {
+	for _, n := range []int{h.Layers, h.KVHeads, h.Dim} {
 		b = le.AppendUint32(b, uint32(n))
 	}
 	b = le.AppendUint64(b, uint64(h.Tokens))
 	b = le.AppendUint64(b, uint64(h.Bytes))
-	b = append(b, make([]byte, savedHeader-4-len(b))...) // reserved, zero
 	return le.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
-// ParseSaved reads and checks the header of a saved cache of size bytes, of which data is at least the first hundred. Whatever it returns without an error agrees with the file's
+// ParseSaved reads and checks the header of a saved cache of size bytes, of which data is at least the first eighty. Whatever it returns without an error agrees with the file's
 // size. Errors contain ErrSaved.
 func ParseSaved(data []byte, size int64) (SavedHeader, error) {
 	var h SavedHeader
@@ -118,14 +117,14 @@ func ParseSaved(data []byte, size int64) (SavedHeader, error) {
 		}
 		*f.to = int(n)
 	}
-	n := le.Uint64(data[64:])
+	n := le.Uint64(data[60:])
 	if n < 1 || n > maxSavedTokens {
 		return refuse("%d tokens, expected 1 to %d", n, maxSavedTokens)
 	}
 	h.Tokens = int(n)
 	l, ok := h.layout()
-	if !ok || le.Uint64(data[72:]) != l.total {
-		return refuse("its header says %d bytes for %d tokens, which does not agree with %d layers, %d KV heads and %d channels", le.Uint64(data[72:]), h.Tokens, h.Layers, h.KVHeads, h.Dim)
+	if !ok || le.Uint64(data[68:]) != l.total {
+		return refuse("its header says %d bytes for %d tokens, which does not agree with %d layers, %d KV heads and %d channels", le.Uint64(data[68:]), h.Tokens, h.Layers, h.KVHeads, h.Dim)
 	}
 	if h.Bytes = int64(l.total); h.Bytes != size {
 		return refuse("it has %d bytes, expected %d: it is cut short or was appended to", size, h.Bytes)

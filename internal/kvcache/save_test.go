@@ -214,13 +214,13 @@ func TestLoadRefuses(t *testing.T) {
 		{"no layers", func(b []byte) { binary.LittleEndian.PutUint32(b[48:], 0) }, "0 layers, expected 1 to 65536"},
 		{"heads", func(b []byte) { binary.LittleEndian.PutUint32(b[52:], 1<<31) }, "2147483648 KV heads, expected"},
 		{"dim", func(b []byte) { binary.LittleEndian.PutUint32(b[56:], 17) }, "does not agree with"},
-		{"tokens", func(b []byte) { binary.LittleEndian.PutUint64(b[64:], 1<<63) }, "9223372036854775808 tokens, expected 1 to"},
-		{"bytes", func(b []byte) { binary.LittleEndian.PutUint64(b[72:], 1<<63) }, "does not agree with"},
+		{"tokens", func(b []byte) { binary.LittleEndian.PutUint64(b[60:], 1<<63) }, "9223372036854775808 tokens, expected 1 to"},
+		{"bytes", func(b []byte) { binary.LittleEndian.PutUint64(b[68:], 1<<63) }, "does not agree with"},
 		{"overflow", func(b []byte) {
 			for _, at := range []int{48, 52, 56} {
 				binary.LittleEndian.PutUint32(b[at:], 1<<16)
 			}
-			binary.LittleEndian.PutUint64(b[64:], 1<<30)
+			binary.LittleEndian.PutUint64(b[60:], 1<<30)
 		}, "does not agree with"},
 		{"text", func(b []byte) { copy(b, "{}") }, `it begins with "{}`},
 	} {
@@ -286,7 +286,7 @@ func FuzzParseSaved(f *testing.F) {
 			return
 		}
 		l, ok := h.layout()
-		if !ok || int64(l.total) != size || !bytes.Equal(h.append(nil)[:80], data[:80]) && binary.LittleEndian.Uint32(data[60:]) == attention.BlockTokens {
+		if !ok || int64(l.total) != size || !bytes.Equal(h.append(nil), data[:savedHeader]) {
 			t.Fatalf("%+v for %x of %d bytes", h, data, size)
 		}
 	})
