@@ -61,14 +61,19 @@ func (b *bpe) intern(text string) int32 {
 	return id
 }
 
-// spell appends the tokens of the single bytes of a text that is no token itself. Bytes without a token are lost.
+// spell appends the tokens of the single bytes of a text that is no token itself. Bytes without a token are lost. (llama.cpp also loses the bytes of byte-level
+// models that another character stands for; no vocabulary in use has such symbols.)
 func (b *bpe) spell(out []int32, text string) []int32 {
-	for k := range len(text) {
-		id, ok := b.hex[text[k]], b.hex[text[k]] != None
-		if !b.characters {
-			id, ok = b.v.ids[text[k:k+1]]
+	if b.characters {
+		for k := range len(text) {
+			if id := b.hex[text[k]]; id != None {
+				out = append(out, id)
+			}
 		}
-		if ok {
+		return out
+	}
+	for _, r := range text {
+		if id, ok := b.v.ids[string(r)]; ok {
 			out = append(out, id)
 		}
 	}
@@ -92,7 +97,7 @@ func (b *bpe) encodeWord(out []int32, m *mergeScratch, word string) []int32 {
 			return append(out, id)
 		}
 	}
-	m.symbols = m.symbols[:0]
+	m.reset(len(word))
 	for i := 0; i < len(word); {
 		n := 1
 		id := b.bytes[word[i]]

@@ -1,5 +1,7 @@
 package tokenizer
 
+import "slices"
+
 // symbol is a run of text on its way to become a token: bytes start to end of the word, linked to its neighbours.
 type symbol struct {
 	id         int32 // what the text is in the model's terms; absorbed once the left neighbour took it in
@@ -33,6 +35,12 @@ type mergeScratch struct {
 	spelling []byte // of a word, for looking it up whole
 }
 
+// reset makes room for a word of at most n symbols.
+func (m *mergeScratch) reset(n int) {
+	m.symbols = slices.Grow(m.symbols[:0], n)
+	m.heap = slices.Grow(m.heap[:0], n)
+}
+
 // add appends the symbol of bytes start to end, which the caller gives in order.
 func (m *mergeScratch) add(id int32, start, end int) {
 	n := int32(len(m.symbols))
@@ -44,7 +52,6 @@ func (m *mergeScratch) add(id int32, start, end int) {
 
 // merge joins neighbours of the word's symbols, best rank first, until no pair is left: O(n log n) for n symbols.
 func (m *mergeScratch) merge(word string, j joiner) {
-	m.heap = m.heap[:0]
 	for i := 0; i+1 < len(m.symbols); i++ {
 		if c, ok := m.candidate(word, j, int32(i)); ok {
 			m.heap = append(m.heap, c)

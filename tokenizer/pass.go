@@ -153,23 +153,21 @@ func (trailing) next(t *classTable, s string, i int, memo *int) int {
 	return len(s)
 }
 
-// thousands cuts runs of \p{N} into threes counted from the right, as numbers are written; all else is left whole.
+// thousands cuts runs of \p{N} into threes counted from the right, as numbers are written. What precedes a run stays with its first group, which is how
+// llama.cpp cuts; the passes after this one see to it.
 type thousands struct{}
 
 func (thousands) next(t *classTable, s string, i int, memo *int) int {
-	c, n := t.at(s, i)
-	if c&number == 0 {
-		return t.run(s, i, number, false)
-	}
 	take := 3
-	if i >= *memo { // a new run, which ends at *memo
+	if i >= *memo { // beyond the last run, which ends at *memo
+		i = t.run(s, i, number, false)
 		*memo = t.run(s, i, number, true)
 		if rest := utf8.RuneCountInString(s[i:*memo]) % 3; rest > 0 {
 			take = rest
 		}
 	}
-	for ; take > 0; take-- {
-		_, n = t.at(s, i)
+	for ; take > 0 && i < len(s); take-- {
+		_, n := t.at(s, i)
 		i += n
 	}
 	return i

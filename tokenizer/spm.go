@@ -60,7 +60,7 @@ func (s *spm) join(word string, left, right *symbol) (uint32, int32, bool) {
 
 // encodeWord appends the tokens of one word, in which spaces are spelled ▁.
 func (s *spm) encodeWord(out []int32, m *mergeScratch, word string) []int32 {
-	m.symbols = m.symbols[:0]
+	m.reset(len(word))
 	for i := 0; i < len(word); {
 		n := min(symbolLen(word[i]), len(word)-i)
 		id, ok := s.v.ids[word[i:i+n]]

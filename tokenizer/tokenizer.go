@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unsafe"
 )
 
 // Tokenizer is a vocabulary ready for use. It is immutable and safe for concurrent use.
@@ -158,7 +159,7 @@ type encoder struct {
 	spans []span
 	taken []uint64
 	memo  [8]int // of each pass
-	buf   []byte
+	buf   []byte // the fragment, or the word, as the model spells it
 }
 
 // fragment encodes text between special tokens. Each counts as the beginning of a text, which is where the space prefix stands.
@@ -167,8 +168,9 @@ func (e *encoder) fragment(text string) {
 		return
 	}
 	t := e.t
-	if t.escape {
-		text = escapeBlanks(text, t.addSpacePrefix)
+	if t.escape && (t.addSpacePrefix || strings.Contains(text, " ")) {
+		e.buf = escapeBlanks(e.buf[:0], text, t.addSpacePrefix)
+		text = view(e.buf) // nothing below keeps it
 	}
 	if t.repair {
 		text = repair(text)
@@ -226,31 +228,29 @@ func (e *encoder) release() {
 	if cap(e.spans) > keep {
 		e.spans = nil
 	}
+	if cap(e.buf) > keep {
+		e.buf = nil
+	}
 	if cap(e.taken) > keep {
 		e.taken = nil
 	}
 	e.t.encoders.Put(e)
 }
 
-// escapeBlanks spells spaces as ▁, with one more before the text if prefix is set.
-func escapeBlanks(text string, prefix bool) string {
-	n := strings.Count(text, " ")
-	if n == 0 && !prefix {
-		return text
-	}
-	var b strings.Builder
-	b.Grow(len(text) + (n+1)*len(blank))
+// escapeBlanks appends text to buf with spaces spelled ▁, and one more before it if prefix is set.
+func escapeBlanks(buf []byte, text string, prefix bool) []byte {
 	if prefix {
-		b.WriteString(blank)
+		buf = append(buf, blank...)
 	}
 	for {
 		i := strings.IndexByte(text, ' ')
 		if i < 0 {
-			b.WriteString(text)
-			return b.String()
+			return append(buf, text...)
 		}
-		b.WriteString(text[:i])
-		b.WriteString(blank)
+		buf = append(append(buf, text[:i]...), blank...)
 		text = text[i+1:]
 	}
 }
+
+// view is a string that shares b's memory. It must not outlive the next change of b.
+func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

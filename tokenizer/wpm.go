@@ -15,12 +15,12 @@ type wpm struct {
 	strip     bool // accents
 }
 
-// encode appends the tokens of a fragment; words is called with each word, spelled with ▁ before it.
+// split calls word with each word of a fragment, spelled with ▁ before it. buf is memory for the words; split returns it grown.
 func (w *wpm) split(t *classTable, text string, buf []byte, word func(string)) []byte {
 	buf = append(buf[:0], blank...)
 	flush := func() {
 		if len(buf) > len(blank) {
-			word(string(buf))
+			word(view(buf))
 			buf = buf[:len(blank)]
 		}
 	}
