@@ -103,7 +103,7 @@ func New(c Config) (*Tokenizer, error) {
 	}
 	t.pieces = newPieces(v, byteLevel)
 	t.encoders.New = func() any {
-		return &encoder{cache: wordCache{seed: maphash.MakeSeed(), slots: make([]cacheSlot, cacheSlots)}}
+		return &encoder{t: t, cache: wordCache{seed: maphash.MakeSeed(), slots: make([]cacheSlot, cacheSlots)}}
 	}
 	return t, nil
 }
@@ -127,7 +127,28 @@ func (t *Tokenizer) Encode(text string, o EncodeOptions) []int32 {
 // AppendEncode appends the token ids of a text to dst.
 func (t *Tokenizer) AppendEncode(dst []int32, text string, o EncodeOptions) []int32 {
 	e := t.encoders.Get().(*encoder)
-	e.t, e.out = t, slices.Grow(dst, len(text)/4+4)
+	dst = e.encode(dst, text, o)
+	e.trim()
+	t.encoders.Put(e)
+	return dst
+}
+
+// encoder is what one Encode needs and the next may use again.
+type encoder struct {
+	t     *Tokenizer
+	out   []int32
+	cache wordCache
+	merge mergeScratch
+	spans []span
+	taken []uint64
+	memo  [8]int // of each pass
+	buf   []byte // the fragment, or the word, as the model spells it
+}
+
+// encode appends the token ids of a text to dst.
+func (e *encoder) encode(dst []int32, text string, o EncodeOptions) []int32 {
+	t := e.t
+	e.out = slices.Grow(dst, len(text)/4+4)
 	if o.AddSpecial && t.addBOS {
 		e.out = append(e.out, t.v.special[RoleBOS])
 	}
@@ -145,21 +166,8 @@ func (t *Tokenizer) AppendEncode(dst []int32, text string, o EncodeOptions) []in
 	if o.AddSpecial && t.addSEP {
 		e.out = append(e.out, t.v.special[RoleSEP])
 	}
-	dst = e.out
-	e.release()
+	dst, e.out = e.out, nil
 	return dst
-}
-
-// encoder is what one Encode needs and the next may use again.
-type encoder struct {
-	t     *Tokenizer
-	out   []int32
-	cache wordCache
-	merge mergeScratch
-	spans []span
-	taken []uint64
-	memo  [8]int // of each pass
-	buf   []byte // the fragment, or the word, as the model spells it
 }
 
 // fragment encodes text between special tokens. Each counts as the beginning of a text, which is where the space prefix stands.
@@ -218,10 +226,9 @@ func (e *encoder) word(w string) {
 	e.out = out
 }
 
-// release gives the encoder back, without what a very long text made it hold.
-func (e *encoder) release() {
+// trim lets go of what a very long text made the encoder hold.
+func (e *encoder) trim() {
 	const keep = 1 << 16
-	e.out = nil
 	if cap(e.merge.symbols) > keep {
 		e.merge = mergeScratch{}
 	}
@@ -234,7 +241,6 @@ func (e *encoder) release() {
 	if cap(e.taken) > keep {
 		e.taken = nil
 	}
-	e.t.encoders.Put(e)
 }
 
 // escapeBlanks appends text to buf with spaces spelled ▁, and one more before it if prefix is set.
