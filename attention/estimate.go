@@ -31,15 +31,11 @@ func (exact) Estimate(w *Work, lo, hi int) {
 	}
 }
 
-// exactPage computes the logits of candidate page j from the keys. Lanes beyond the head's tokens read rows that were never written; mask removes them.
+// exactPage computes the logits of candidate page j from the keys. Lanes beyond the head's tokens stay as they are; mask removes them.
 func (w *Work) exactPage(j int) {
-	var at [PageTokens]int32
-	row := w.Head.Row(int(w.Pages[j]) * PageTokens)
-	n := min(PageTokens, w.Head.N-int(w.Pages[j])*PageTokens)
-	for i := range at {
-		at[i] = row + int32(min(i, n-1))
-	}
-	w.Kern.Dot(w.AllLogits()[j*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, w.Head.K, at[:])
+	first := int(w.Pages[j]) * PageTokens
+	n := min(PageTokens, w.Head.N-first)
+	w.Kern.Dot(w.AllLogits()[j*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, w.Head.K[int(w.Head.Row(first))*w.Head.Dim:], consecutive[:n])
 }
 
 // eachBlock calls f for every block that candidate pages [lo,hi) touch: the block, its first candidate's index, the mask of its candidate pages, and kernel scratch.

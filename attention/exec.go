@@ -122,6 +122,7 @@ func (w *Work) prepare(c Call, b *binding, k Kernels) {
 	w.tmp = grow(w.tmp, TmpBytes(w.Group, c.Head.Dim)*(pages/estimatePart+1))
 	w.count.b0, w.count.b1 = grow(w.count.b0, w.Group), grow(w.count.b1, w.Group)
 	w.count.held = grow(w.count.held, w.Group)
+	w.count.mass, w.count.diff = grow(w.count.mass, w.Group), grow(w.count.diff, w.Group)
 	w.count.selBytes = 0
 }
 
@@ -261,6 +262,9 @@ func (w *Work) prune() {
 		}
 		keep := w.keep[g*n:][:n]
 		p.prun.Prune(w, g, w.Logits(g), keep)
+		for j := range keep {
+			keep[j] &= w.cand[g*n+j] // a damaged logit must not make a survivor of what was no candidate
+		}
 		keep[n-1] = w.cand[g*n+n-1] // the newest page is always kept
 	}
 	union := p.spec.Union || w.Group == 1
@@ -301,11 +305,10 @@ func (w *Work) compensate(out []float32, held float32) {
 	}
 }
 
-// compare turns the dense pass into the true mass of what was attended and the output's error.
+// compare turns the dense pass into the true mass of what was attended and the output's error. Works that share statistics are compared concurrently, so it only notes them.
 func (w *Work) compare() {
 	dim, n := w.Head.Dim, attendParts(w.rowsInSight(true))
-	w.order = grow(w.order, dim)
-	dense, s := w.order[:dim], w.call.Stats
+	dense := w.Scratch(dim)
 	for g := range w.Group {
 		lse := w.merge(dense, g, n)
 		var diff, norm float64
@@ -314,6 +317,7 @@ func (w *Work) compare() {
 			diff += d * d
 			norm += float64(dense[c]) * float64(dense[c])
 		}
-		s.measured(w.call.Layer, w.call.KVHead*w.Group+g, math.Exp(float64(w.count.lse[g]-lse)), math.Sqrt(diff/max(norm, math.SmallestNonzeroFloat64)))
+		w.count.mass[g] = math.Exp(float64(w.count.lse[g] - lse))
+		w.count.diff[g] = math.Sqrt(diff / max(norm, math.SmallestNonzeroFloat64))
 	}
 }

@@ -36,8 +36,14 @@ func (t topK) Prune(w *Work, g int, logits []float32, keep []uint16) {
 	}
 	if k = max(k, 1); k >= w.count.b0[g] {
 		w.keepAll(g)
-		return
+	} else {
+		keepBest(w, logits, keep, k)
 	}
+	w.Kern.Exp(logits, w.Kern.Max(logits))
+}
+
+// keepBest keeps the k largest logits, of equal ones the earlier tokens.
+func keepBest(w *Work, logits []float32, keep []uint16, k int) {
 	cut, ties := kthLargest(w.Scratch(len(logits)), logits, k)
 	for j := range keep {
 		m := uint16(0)
@@ -58,7 +64,7 @@ func (w *Work) keepAll(g int) {
 	copy(w.keep[g*n:][:n], w.cand[g*n:][:n])
 }
 
-// topP is Twilight's pruner: the smallest set of candidates with mass at least p, found by a threshold on the weights. It leaves the weights in the logits.
+// topP is Twilight's pruner: the smallest set of candidates with mass at least p, found by a threshold on the weights.
 //
 // A token whose weight is under (1−p)/n of the total can never be needed, since all such tokens together hold less than 1−p; so one vector pass discards
 // nine tenths of them, and the search runs over what is left. The search halves the interval of float32 bit patterns between a threshold that holds the mass

@@ -63,16 +63,13 @@ func (s quest) Choose(w *Work) {
 		}
 		t, ties := kthLargest(w.Scratch(n), score, want)
 		for p, x := range score {
-			if x < t {
-				continue
-			}
-			if x == t {
-				if ties == 0 {
-					continue
-				}
+			tied := x == t && ties > 0
+			if tied {
 				ties--
 			}
-			w.Propose(g, p*s.page, (p+1)*s.page)
+			if tied || x > t {
+				w.Propose(g, p*s.page, (p+1)*s.page)
+			}
 		}
 	}
 }

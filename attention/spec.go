@@ -50,7 +50,10 @@ func (s Spec) Dense() bool { return s.Select.Name == "dense" }
 // Parse reads a spec. A preset's name may stand alone or with +when. Errors say which part is wrong and list what is known.
 func Parse(text string) (Spec, error) {
 	s := Spec{DenseLayers: DefaultDenseLayers, MinContext: DefaultMinContext}
-	fields := strings.Split(strings.TrimSpace(text), "+")
+	fields := strings.Split(text, "+")
+	for i, f := range fields {
+		fields[i] = strings.TrimSpace(f)
+	}
 	for _, p := range Presets {
 		if fields[0] == p.Name && p.Spec != p.Name {
 			fields = append(strings.Split(p.Spec, "+"), fields[1:]...)

@@ -29,7 +29,8 @@ type Estimator interface {
 
 // Pruner decides the survivors among the candidates of one query head. An extension point, stateless like Selector.
 type Pruner interface {
-	// Prune turns the estimated logits of query head g (−Inf where the head has no candidate), which it may overwrite, into masks of survivors: keep[j] for page w.Pages[j].
+	// Prune turns the estimated logits of query head g (−Inf where the head has no candidate) into masks of survivors: keep[j] for page w.Pages[j]. In the logits it
+	// leaves the weights exp(logit − max), unnormalised, from which the pruned tail is estimated.
 	Prune(w *Work, g int, logits []float32, keep []uint16)
 }
 
@@ -68,6 +69,7 @@ type counts struct {
 	union, cand int
 	selBytes    int
 	held        []float32 // estimated mass that the attended set holds, per query head
+	mass, diff  []float64 // measured: true mass of the attended set and relative error of the output, per query head
 	lse         []float32 // of the attended set's exact logits, per query head
 }
 

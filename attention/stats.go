@@ -75,6 +75,11 @@ func (s *Stats) add(w *Work) {
 		h.N += int64(w.Head.N)
 		h.B0 += int64(w.count.b0[g])
 		h.B1 += int64(w.count.b1[g])
+		if s.Measure {
+			h.Measured++
+			h.Mass += w.count.mass[g]
+			h.OutErr += w.count.diff[g]
+		}
 	}
 	k := &l.KV[c.KVHead]
 	k.Steps++
@@ -86,14 +91,6 @@ func (s *Stats) add(w *Work) {
 		b.Estimate = int64(len(w.Pages)) * int64(e.PageBytes(w.Head.Dim))
 	}
 	k.Bytes.add(b)
-}
-
-func (s *Stats) measured(layer, head int, mass, err float64) {
-	l := s.at(layer, 0, head+1)
-	h := &l.Heads[head]
-	h.Measured++
-	h.Mass += mass
-	h.OutErr += err
 }
 
 // Summary is the means of a Stats over its sparse layers and heads.

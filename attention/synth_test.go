@@ -7,6 +7,13 @@ import (
 	"github.com/twilight-go/twilight/internal/tensor"
 )
 
+// failer is what helpers need of a *testing.T or a *rapid.T.
+type failer interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // text is the keys and values of one synthetic head in float64 (exact: they are fp16 numbers), and where they stand in a cache.
 type text struct {
 	n, dim int

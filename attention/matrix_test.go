@@ -1,0 +1,519 @@
+package attention
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// The matrix: every registered selector with every estimator and every pruner, all options, over shapes that cross page and block boundaries. A part joins it by
+// registering; arguments that are worth trying, or without which it cannot be made, stand here.
+var arguments = map[string][]string{
+	"streaming":  {"", "sink=0,window=1", "sink=20,window=100"},
+	"quest":      {"", "page=8,keep=0.4", "page=32,keep=0.1,shared", "page=64,budget=70", "keep=0", "keep=1"},
+	"page-range": {"bits=1", "bits=2", "bits=3", "bits=4", "bits=8"},
+	"top-k":      {"k=1", "k=60", "keep=0.1", "k=100000"},
+	"top-p":      {"0", "0.5", "0.9", "0.999", "1"},
+}
+
+// variants is the texts of every registered part of a stage.
+func variants(t *testing.T, stage string, parts map[string]Info) (out []string) {
+	for _, name := range names(parts) {
+		args, ok := arguments[name]
+		if !ok {
+			args = []string{""}
+		}
+		for _, a := range args {
+			text := name
+			if a != "" {
+				text += ":" + a
+			}
+			part, err := parsePart(text)
+			if err == nil {
+				_, err = build(parts, part)
+			}
+			if err != nil {
+				t.Fatalf("%s %s: %v (a part that needs arguments names them in the matrix test)", stage, text, err)
+			}
+			out = append(out, text)
+		}
+	}
+	return out
+}
+
+// shape is what a case of the matrix runs over: n are the lengths of its sequences.
+type shape struct {
+	group, dim int
+	n          []int
+}
+
+// shapes are all groups and sizes, with lengths around the boundaries.
+func shapes() (out []shape) {
+	lengths := [][]int{{1, 700}, {15, 256, 2}, {16, 513}, {17, 255}, {257, 1, 31}, {2000}, {511, 512}, {272, 48}, {700, 33}}
+	dims, groups := []int{32, 64, 128}, []int{1, 3, 7}
+	for i, n := range lengths {
+		for j := range dims {
+			if n[0] == 2000 && testing.Short() {
+				continue
+			}
+			out = append(out, shape{groups[(i+j)%3], dims[j], n})
+		}
+	}
+	return out
+}
+
+// batch is several synthetic heads that attend in one step.
+type batch struct {
+	shape
+	texts []*text
+	q     [][]float32
+	exact [][][]float64 // logits by sequence and query head
+}
+
+func newBatch(s shape) *batch {
+	rng := rand.New(rand.NewPCG(uint64(s.group*1000+s.dim), uint64(s.n[0])))
+	b := &batch{shape: s}
+	for _, n := range s.n {
+		x := newText(rng, n, s.dim)
+		q := x.queries(rng, s.group)
+		var exact [][]float64
+		for g := range s.group {
+			exact = append(exact, x.logits(q[g*s.dim:][:s.dim]))
+		}
+		b.texts, b.q, b.exact = append(b.texts, x), append(b.q, q), append(b.exact, exact)
+	}
+	return b
+}
+
+// calls lays the sequences out in a cache of their own and makes their calls.
+func (b *batch) calls(seed uint64, p *Pipeline, stats func(i int) *Stats) (calls []Call) {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for i, x := range b.texts {
+		h, names := x.place(rng, p.Planes())
+		calls = append(calls, Call{Pipeline: p, Head: h, Planes: names, KVHead: i, Group: b.group, Q: slices.Clone(b.q[i]), Out: make([]float32, b.group*b.dim), Stats: stats(i)})
+	}
+	return calls
+}
+
+func runAll(t failer, x *Exec, calls []Call) {
+	for _, c := range calls {
+		if err := x.Add(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x.Run()
+}
+
+// crowd runs tasks on several goroutines, out of order.
+type crowd struct{}
+
+func (crowd) Run(n int, t Task) {
+	var wg sync.WaitGroup
+	for w := range 3 {
+		wg.Go(func() {
+			for i := n - 1 - w; i >= 0; i -= 3 {
+				t.Do(i)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func requireSame(t failer, what string, got, want []float32) {
+	t.Helper()
+	for i := range want {
+		if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
+			t.Fatalf("%s: output %d is %v, want the same bits as %v", what, i, got[i], want[i])
+		}
+	}
+}
+
+func TestMatrix(t *testing.T) {
+	var specs []string
+	sel, est, prun := variants(t, "selector", selectors), variants(t, "estimator", estimators), variants(t, "pruner", pruners)
+	for _, s := range sel {
+		specs = append(specs, s)
+		for _, e := range append([]string{""}, est...) {
+			for _, p := range prun {
+				if e != "" {
+					p = e + "+" + p
+				}
+				specs = append(specs, s+"+"+p)
+			}
+		}
+	}
+	all := shapes()
+	batches := make([]func() *batch, len(all))
+	for i, s := range all {
+		batches[i] = sync.OnceValue(func() *batch { return newBatch(s) })
+	}
+	per := 3 // shapes a spec: each meets its own, so that every part meets all
+	if testing.Short() {
+		per = 1
+	}
+	options := []string{"", ",union", ",tail=mean", ",union,tail=mean"}
+	at := 0
+	for i, spec := range specs {
+		t.Run(spec, func(t *testing.T) {
+			for k := range per {
+				text := spec
+				if strings.Contains(spec, "top-") {
+					text += options[(i+k)%len(options)]
+					if strings.HasSuffix(spec, "+top-p") || strings.HasSuffix(spec, "+top-k") {
+						text = strings.Replace(text, ",", ":", 1)
+					}
+				}
+				matrixCase(t, text+"+when:dense-layers=0,min-context=0", batches[at%len(batches)]())
+				at++
+			}
+		})
+	}
+}
+
+// matrixCase checks everything that holds for any pipeline.
+func matrixCase(t *testing.T, spec string, b *batch) {
+	p := MustNew(spec)
+	own := make([]Stats, len(b.n))
+	for i := range own {
+		own[i].Measure = true
+	}
+	x := NewExec(Portable{}, Serial{})
+	calls := b.calls(1, p, func(i int) *Stats { return &own[i] })
+	runAll(t, x, calls)
+	for i := range calls {
+		name := fmt.Sprintf("%s: group %d dim %d, sequence %d of lengths %v", spec, b.group, b.dim, i, b.n)
+		checkWork(t, name, x.works[i], b.texts[i], b.exact[i])
+		checkStats(t, name, x.works[i], &own[i], b.texts[i], b.exact[i])
+	}
+	want := make([][]float32, len(calls))
+	for i, c := range calls {
+		want[i] = c.Out
+	}
+
+	// The same bits in another order, among other sequences, elsewhere in the cache, with several workers and one record of statistics for all.
+	var shared Stats
+	shared.Measure = true
+	moved := b.calls(2, p, func(int) *Stats { return &shared })
+	order := slices.Clone(moved)
+	slices.Reverse(order)
+	runAll(t, NewExec(Portable{}, crowd{}), order)
+	for i, c := range moved {
+		requireSame(t, spec+", in another batch", c.Out, want[i])
+	}
+	for i, c := range moved {
+		clear(c.Out)
+		runAll(t, x, moved[i:i+1])
+		requireSame(t, spec+", alone", c.Out, want[i])
+	}
+	if keepsAll(p.Spec()) {
+		dense := b.calls(3, MustNew("dense"), func(int) *Stats { return nil })
+		runAll(t, NewExec(Portable{}, Serial{}), dense)
+		for i, c := range dense {
+			requireSame(t, spec+", against dense", want[i], c.Out)
+		}
+	}
+}
+
+// keepsAll says whether a spec's survivors are all tokens by definition.
+func keepsAll(s Spec) bool {
+	full := s.Select.Name == "full"
+	switch s.Prune.Name {
+	case "":
+		return full
+	case "top-p":
+		return full && len(s.Prune.Args) == 1 && s.Prune.Args[0].Value == "1"
+	}
+	return false
+}
+
+// attended is whether query head g attends to token i, read from the masks.
+func (w *Work) attended(g, i int) bool {
+	n := len(w.Pages)
+	j, ok := slices.BinarySearch(w.Pages, int32(i/PageTokens))
+	if !ok {
+		return false
+	}
+	union := w.call.Pipeline.spec.Union
+	for h := range w.Group {
+		if (h == g || union) && w.keep[h*n+j]>>(i%PageTokens)&1 != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func checkWork(t *testing.T, name string, w *Work, x *text, exact [][]float64) {
+	t.Helper()
+	n, last := len(w.Pages), (x.n-1)/PageTokens
+	if !slices.IsSorted(w.Pages) || int(w.Pages[n-1]) != last {
+		t.Fatalf("%s: candidate pages %v; expected ascending, up to the newest, %d", name, w.Pages, last)
+	}
+	for g := range w.Group {
+		for j, p := range w.Pages {
+			keep, cand := w.keep[g*n+j], w.cand[g*n+j]
+			if keep&^cand != 0 {
+				t.Fatalf("%s: head %d keeps %016b of page %d, its candidates are %016b", name, g, keep, p, cand)
+			}
+			if beyond := ^laneMask(x.n - int(p)*PageTokens); cand&beyond != 0 {
+				t.Fatalf("%s: head %d: candidates %016b of page %d lie beyond the text", name, g, cand, p)
+			}
+		}
+		if got, want := w.keep[g*n+n-1], laneMask(x.n-last*PageTokens); got != want {
+			t.Fatalf("%s: head %d keeps %016b of the newest page, want all, %016b", name, g, got, want)
+		}
+		want, lse := x.attend(exact[g], func(i int) bool { return w.attended(g, i) })
+		if math.Abs(float64(w.count.lse[g])-lse) > 1e-4*(1+math.Abs(lse)) {
+			t.Fatalf("%s: head %d: logarithm of the sum %v, want %v", name, g, w.count.lse[g], lse)
+		}
+		if w.call.Pipeline.prun != nil {
+			held := checkPruned(t, name, w, g)
+			if w.call.Pipeline.tail {
+				for c := range want {
+					mean := 0.0
+					for _, v := range x.v {
+						mean += v[c] / float64(x.n)
+					}
+					want[c] = held*want[c] + (1-held)*mean
+				}
+			}
+		}
+		if d := distance(w.call.Out[g*x.dim:][:x.dim], want); !(d < 1e-4) {
+			t.Fatalf("%s: head %d: output is off by %v from attention over its %d survivors", name, g, d, w.count.b1[g])
+		}
+	}
+	// the flattened survivors are the union, in order, at their rows
+	var rows []int32
+	for i := range x.n {
+		for g := range w.Group {
+			if w.attended(g, i) {
+				rows = append(rows, w.Head.Row(i))
+				break
+			}
+		}
+	}
+	if !slices.Equal(rows, w.rows) {
+		t.Fatalf("%s: %d rows are read, want the %d of the union of the survivors", name, len(w.rows), len(rows))
+	}
+}
+
+// checkPruned holds a pruner against what it promises of the estimated logits, and returns the estimated mass of what is attended.
+func checkPruned(t *testing.T, name string, w *Work, g int) (held float64) {
+	t.Helper()
+	n, spec := len(w.Pages), w.call.Pipeline.spec
+	var all, own float64
+	for j, p := range w.Pages {
+		for i, x := range w.Logits(g)[j*PageTokens:][:PageTokens] {
+			if w.cand[g*n+j]>>i&1 == 0 && x != 0 {
+				t.Fatalf("%s: head %d: page %d lane %d is no candidate and weighs %v", name, g, p, i, x)
+			}
+			all += float64(x)
+			if w.keep[g*n+j]>>i&1 != 0 {
+				own += float64(x)
+			}
+			if w.attended(g, int(p)*PageTokens+i) {
+				held += float64(x)
+			}
+		}
+	}
+	switch a := newArgs(spec.Prune); spec.Prune.Name {
+	case "top-p":
+		if p := a.Float("p", 0.9, 0, 1, ""); own < (p-1e-5)*all {
+			t.Fatalf("%s: head %d keeps %v of the estimated mass, want at least %v", name, g, own/all, p)
+		}
+	case "top-k":
+		newest := bits.OnesCount16(w.cand[g*n+n-1])
+		k := a.Int("k", 0, 0, 1<<30, "")
+		if k > 0 && (w.count.b1[g] < min(k, w.count.b0[g]) || w.count.b1[g] > k+newest) {
+			t.Fatalf("%s: head %d keeps %d tokens of %d, want %d and the newest page", name, g, w.count.b1[g], w.count.b0[g], k)
+		}
+	}
+	return held / all
+}
+
+func checkStats(t *testing.T, name string, w *Work, s *Stats, x *text, exact [][]float64) {
+	t.Helper()
+	l := s.Layers[0]
+	kv := l.KV[w.call.KVHead]
+	var sum, most int64
+	for g := range w.Group {
+		h := l.Heads[w.call.KVHead*w.Group+g]
+		if h.Steps != 1 || h.N != int64(x.n) || h.B1 < 1 || h.B1 > h.B0 || h.B0 > h.N || h.Measured != 1 {
+			t.Fatalf("%s: head %d: statistics %+v", name, g, h)
+		}
+		in := 0
+		n := len(w.Pages)
+		for j := range w.Pages {
+			in += bits.OnesCount16(w.keep[g*n+j])
+		}
+		if int(h.B1) != in {
+			t.Fatalf("%s: head %d: %d survivors are counted, the masks hold %d", name, g, h.B1, in)
+		}
+		sum += h.B1
+		most = max(most, h.B1)
+		_, part := x.attend(exact[g], func(i int) bool { return w.attended(g, i) })
+		dense, whole := x.attend(exact[g], everything)
+		if want := math.Exp(part - whole); math.Abs(h.Mass-want) > 2e-4 {
+			t.Fatalf("%s: head %d: measured mass %v, want %v", name, g, h.Mass, want)
+		}
+		var diff, norm float64
+		for c, y := range dense {
+			d := float64(w.call.Out[g*x.dim+c]) - y
+			diff += d * d
+			norm += y * y
+		}
+		if want := math.Sqrt(diff / norm); math.Abs(h.OutErr-want) > 1e-3*(1+want) {
+			t.Fatalf("%s: head %d: measured output error %v, want %v", name, g, h.OutErr, want)
+		}
+	}
+	if kv.Steps != 1 || kv.N != int64(x.n) || kv.Union < most || kv.Union > sum || kv.Candidate < kv.Union || kv.Candidate > kv.N {
+		t.Fatalf("%s: statistics %+v with survivors of up to %d, %d in sum", name, kv, most, sum)
+	}
+	if kv.Bytes.Attend != kv.Union*int64(x.dim)*4 || kv.Bytes.Select < 0 || kv.Bytes.Estimate < 0 {
+		t.Fatalf("%s: bytes %+v for %d rows of %d channels", name, kv.Bytes, kv.Union, x.dim)
+	}
+	sm := s.Summary(x.dim)
+	if want := float64(sum) / float64(w.Group); sm.Kept != want || sm.Context != float64(x.n) || math.Abs(sm.Pruned-(1-want/float64(x.n))) > 1e-12 || sm.Union != float64(kv.Union) {
+		t.Fatalf("%s: summary %+v, want %v kept of %d", name, sm, want, x.n)
+	}
+}
+
+// A step allocates nothing once the scratch has grown.
+func TestNoAllocations(t *testing.T) {
+	b := newBatch(shape{3, 32, []int{700, 300}})
+	for _, sel := range append(variants(t, "selector", selectors), "dense") {
+		for _, rest := range []string{"", "+int4+top-p:0.9", "+page-range+top-p:0.9,union,tail=mean", "+top-k:k=50,tail=mean"} {
+			spec := sel + rest
+			if sel == "dense" && rest != "" {
+				continue
+			}
+			var stats Stats
+			x := NewExec(Portable{}, Serial{})
+			calls := b.calls(1, MustNew(spec+"+when:dense-layers=0,min-context=0"), func(int) *Stats { return &stats })
+			if n := testing.AllocsPerRun(3, func() { runAll(t, x, calls) }); n != 0 {
+				t.Errorf("%s: %v allocations a step", spec, n)
+			}
+		}
+	}
+}
+
+// Windows of dense attention that start anywhere in a block see exactly their tokens.
+func TestWindow(t *testing.T) {
+	b := newBatch(shape{3, 32, []int{700}})
+	x := NewExec(Portable{}, Serial{})
+	for _, first := range []int{0, 1, 15, 16, 255, 256, 257, 511, 600, 699} {
+		var stats Stats
+		c := b.calls(1, MustNew("full+top-p:0.1"), func(int) *Stats { return &stats })[0]
+		c.First, c.Exact = first, true
+		runAll(t, x, []Call{c})
+		for g := range b.group {
+			want, _ := b.texts[0].attend(b.exact[0][g], func(i int) bool { return i >= first })
+			if d := distance(c.Out[g*b.dim:][:b.dim], want); !(d < 1e-4) {
+				t.Errorf("window from %d: head %d is off by %v", first, g, d)
+			}
+		}
+		if stats.Layers[0].Dense != 1 || stats.Summary(b.dim) != (Summary{}) {
+			t.Errorf("window from %d: statistics %+v; expected one dense step", first, stats.Layers[0])
+		}
+	}
+}
+
+// Layers and contexts that a spec leaves dense are dense, bit for bit, and are counted as such.
+func TestWhen(t *testing.T) {
+	b := newBatch(shape{3, 32, []int{300}})
+	x := NewExec(Portable{}, Serial{})
+	want := b.calls(1, MustNew("dense"), func(int) *Stats { return nil })[0]
+	runAll(t, x, []Call{want})
+	p := MustNew("streaming:sink=1,window=16+when:dense-layers=1,min-context=300")
+	for _, c := range []struct {
+		layer, n int
+		dense    bool
+	}{{0, 300, true}, {1, 300, false}, {1, 299, true}, {7, 300, false}} {
+		var stats Stats
+		call := b.calls(1, p, func(int) *Stats { return &stats })[0]
+		call.Layer, call.Head.N = c.layer, c.n
+		runAll(t, x, []Call{call})
+		if got := stats.Layers[c.layer].Dense == 1; got != c.dense || p.Sparse(c.layer, c.n) == c.dense {
+			t.Errorf("layer %d of %d tokens: dense is %v, want %v", c.layer, c.n, got, c.dense)
+		}
+		if c.dense && c.n == 300 {
+			requireSame(t, "dense layer", call.Out, want.Out)
+		}
+	}
+}
+
+// Damaged keys and queries end as numbers or NaN, never in a panic, and never beside the candidates.
+func TestNonFinite(t *testing.T) {
+	rng := rand.New(rand.NewPCG(12, 12))
+	x := newText(rng, 500, 32)
+	for i := range 30 {
+		x.kh[rng.IntN(len(x.kh))] = []uint16{nan16, 0x7c00, 0xfc00}[i%3]
+	}
+	clean := x.queries(rng, 3)
+	for _, bad := range []float32{0, float32(math.NaN()), float32(math.Inf(1)), 3e38} {
+		q := slices.Clone(clean)
+		q[5] += bad
+		for i := range q {
+			if q[i] != q[i] {
+				q[i] = bad
+			}
+		}
+		for _, s := range variants(t, "selector", selectors) {
+			for _, e := range variants(t, "estimator", estimators) {
+				for _, p := range variants(t, "pruner", pruners) {
+					pl := MustNew(s + "+" + e + "+" + p + "+when:dense-layers=0,min-context=0")
+					h, names := x.place(rng, pl.Planes())
+					exec := NewExec(Portable{}, Serial{})
+					runAll(t, exec, []Call{{Pipeline: pl, Head: h, Planes: names, Group: 3, Q: q, Out: make([]float32, 3*32)}})
+					w := exec.works[0]
+					for i, keep := range w.keep[:len(w.Pages)*3] {
+						if keep&^w.cand[i] != 0 {
+							t.Fatalf("%s with %v in the query: survivors beside the candidates", pl.Spec(), bad)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestAddErrors(t *testing.T) {
+	x := NewExec(Portable{}, Serial{})
+	p := MustNew("quest")
+	for _, c := range []struct {
+		call Call
+		want string
+	}{
+		{Call{Pipeline: p, Layer: 3, Group: 33}, "attention: layer 3: 33 query heads share a KV head, at most 32 can"},
+		{Call{Pipeline: p, Layer: 3, Group: 0}, "attention: layer 3: 0 query heads share a KV head, at most 32 can"},
+		{Call{Pipeline: p, Group: 1, Planes: []string{"int4"}}, "attention: quest reads bounds:16, which this cache does not keep (it keeps [int4])"},
+	} {
+		if err := x.Add(c.call); err == nil || err.Error() != c.want {
+			t.Errorf("got %v, want %s", err, c.want)
+		}
+	}
+	x.Run() // nothing was added
+}
+
+// One executor serves caches that keep the same planes in different places.
+func TestRebinding(t *testing.T) {
+	rng := rand.New(rand.NewPCG(13, 13))
+	x := newText(rng, 300, 32)
+	q := x.queries(rng, 1)
+	p := MustNew("quest:keep=0.5+int4+top-p:0.9+when:dense-layers=0,min-context=0")
+	exec := NewExec(Portable{}, Serial{})
+	var first []float32
+	for _, planes := range [][]Plane{{Bounds{16}, Int4{}}, {Int4{}, ValueSum{}, Bounds{16}}, {Bounds{8}, Bounds{16}, Int4{}}} {
+		h, names := x.place(rng, planes)
+		out := make([]float32, 32)
+		runAll(t, exec, []Call{{Pipeline: p, Head: h, Planes: names, Group: 1, Q: q, Out: out}})
+		if first == nil {
+			first = out
+		}
+		requireSame(t, fmt.Sprint(names), out, first)
+	}
+}

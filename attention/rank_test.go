@@ -1,0 +1,86 @@
+package attention
+
+import (
+	"math"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// weird floats: many ties, infinities, NaN.
+func scores(t *rapid.T, lo, hi int) []float32 {
+	odd := []float32{negInf, float32(math.Inf(1)), float32(math.NaN()), 0, 1, -1}
+	return rapid.SliceOfN(rapid.OneOf(rapid.Float32(), rapid.SampledFrom(odd), rapid.Map(rapid.IntRange(0, 4), func(i int) float32 { return float32(i) })), lo, hi).Draw(t, "scores")
+}
+
+func TestKthLargest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		x := scores(t, 1, 200)
+		k := rapid.IntRange(1, len(x)).Draw(t, "k")
+		before := slices.Clone(x)
+		got, ties := kthLargest(make([]float32, len(x)+3), x, k)
+		sorted := slices.Clone(x)
+		for i, v := range sorted {
+			if v != v {
+				sorted[i] = negInf
+			}
+			if math.Float32bits(x[i]) != math.Float32bits(before[i]) {
+				t.Fatal("x was changed")
+			}
+		}
+		slices.SortFunc(sorted, func(a, b float32) int {
+			switch {
+			case a > b:
+				return -1
+			case a < b:
+				return 1
+			}
+			return 0
+		})
+		want, wantTies := sorted[k-1], 0
+		for _, v := range sorted[:k] {
+			if v == want {
+				wantTies++
+			}
+		}
+		if got != want || ties != wantTies {
+			t.Fatalf("the %d-th largest is %v with %d ties, want %v with %d", k, got, ties, want, wantTies)
+		}
+	})
+}
+
+// Sorted, reversed and constant inputs of the size of a long context take linear time.
+func TestKthLargestPatterns(t *testing.T) {
+	const n = 1 << 17
+	for name, f := range map[string]func(i int) float32{
+		"constant": func(int) float32 { return 1 }, "up": func(i int) float32 { return float32(i) }, "down": func(i int) float32 { return float32(-i) },
+		"organ pipe": func(i int) float32 { return float32(min(i, n-i)) }, "two values": func(i int) float32 { return float32(i & 1) },
+	} {
+		x := make([]float32, n)
+		for i := range x {
+			x[i] = f(i)
+		}
+		want := slices.Clone(x)
+		slices.Sort(want)
+		for _, k := range []int{1, n / 4, n} {
+			if got, _ := kthLargest(make([]float32, n), x, k); got != want[n-k] {
+				t.Errorf("%s: the %d-th largest is %v, want %v", name, k, got, want[n-k])
+			}
+		}
+	}
+}
+
+func TestLogSumExp(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		x := rapid.SliceOfN(rapid.Float32Range(-80, 80), 0, 50).Draw(t, "x")
+		var sum float64
+		for _, v := range x {
+			sum += math.Exp(float64(v))
+		}
+		got := logSumExp(Portable{}, x, make([]float32, len(x)))
+		if len(x) == 0 && got != negInf || len(x) > 0 && math.Abs(float64(got)-math.Log(sum)) > 1e-5*max(1, math.Abs(math.Log(sum))) {
+			t.Fatalf("got %v, want %v", got, math.Log(sum))
+		}
+	})
+}
