@@ -72,3 +72,11 @@ func quantizeKernel(l isa.Level) func(dst []actBlock, x []float32, w int) {
 		avx2Quantize(&dst[0].q[0], &x[0], len(x)/blockCols, w*actBytes)
 	}
 }
+
+// readKernel reads a multiple of readStep bytes.
+func readKernel() func(p *byte, n int) uint64 {
+	if isa.Best() == isa.AVX512 {
+		return avx512Read
+	}
+	return nil
+}

@@ -8,3 +8,5 @@ import "github.com/twilight-go/twilight/internal/device/cpu/isa"
 func kernelsFor(*Matrix, isa.Level) kernels { return kernels{} }
 
 func quantizeKernel(isa.Level) func(dst []actBlock, x []float32, w int) { return quantizeGeneric }
+
+func readKernel() func(p *byte, n int) uint64 { return nil }

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+	"unsafe"
 
 	"github.com/twilight-go/twilight/internal/tensor"
 )
@@ -79,7 +80,7 @@ func TestLevelsAgree(t *testing.T) {
 						continue
 					}
 					m := pack(t, typ, rows, cols, randomData(rng, typ, rows, cols))
-					guardInputs(t, m, nil)
+					guardMatrix(t, m)
 					for _, n := range ns {
 						checkLevels(t, m, randomFloats(rng, n*cols), n)
 					}
@@ -95,7 +96,7 @@ func TestFloatTails(t *testing.T) {
 	for _, typ := range floatTypes {
 		for _, cols := range []int{1, 3, 4, 31, 33, 67} {
 			m := pack(t, typ, 19, cols, randomData(rng, typ, 19, cols))
-			guardInputs(t, m, nil)
+			guardMatrix(t, m)
 			for n := range 9 {
 				checkLevels(t, m, randomFloats(rng, n*cols), n)
 			}
@@ -103,19 +104,21 @@ func TestFloatTails(t *testing.T) {
 	}
 }
 
-// guardInputs moves the operands to memory that ends at a guard page.
-func guardInputs(t *testing.T, m *Matrix, x *Activations) {
-	if m != nil {
-		b := guarded(t, (len(m.data)+3)&^3)
-		b = b[len(b)-len(m.data):]
-		copy(b, m.data)
-		if err := m.Close(); err != nil {
-			t.Fatal(err)
-		}
-		held := *m
-		held.data = b
-		*m = held
-		t.Cleanup(func() { m.data = nil }) // runs before Close, which must not free it
+// guardMatrix moves a matrix to memory that ends at a page which faults; guardActivations does the same to activations.
+func guardMatrix(t *testing.T, m *Matrix) {
+	own := m.data
+	b := guarded(t, (len(own)+3)&^3)
+	m.data = b[len(b)-len(own):]
+	copy(m.data, own)
+	t.Cleanup(func() { m.data = own })
+}
+
+func guardActivations(t *testing.T, x *Activations) {
+	if len(x.blocks) > 0 {
+		b := guarded(t, len(x.blocks)*actBytes)
+		own := x.blocks
+		x.blocks = unsafe.Slice((*actBlock)(unsafe.Pointer(&b[0])), len(own))
+		copy(x.blocks, own)
 	}
 }
 
@@ -127,6 +130,7 @@ func checkLevels(t *testing.T, m *Matrix, x []float32, n int) {
 	x = guardedX
 	var batch, single Activations
 	Quantize(&batch, x, n, m.cols)
+	guardActivations(t, &batch)
 	var want []float32
 	for _, l := range levels() {
 		atLevel(l, func() {

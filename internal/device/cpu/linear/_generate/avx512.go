@@ -94,6 +94,7 @@ func quantAVX512(q quant, n int) {
 	}
 	k.acc = zmms(n)
 	k.x = GP64()
+	recordBytes := q.scaleBytes() + q.codeBytes()
 	left := GP64()
 	counter("tile", rows, rowTile, func() {
 		mask := rowMask(rows)
@@ -102,8 +103,12 @@ func quantAVX512(q quant, n int) {
 		MOVQ(x0, k.x)
 		MOVQ(blocks, left)
 		record := func() {
+			if n >= prefetchFrom {
+				prefetch(Mem{Base: k.w, Disp: 2 * recordBytes}, recordBytes)
+				prefetch(Mem{Base: k.x, Disp: 2 * n * actBytes}, n*actBytes)
+			}
 			k.record()
-			ADDQ(I32(q.scaleBytes()+q.codeBytes()), k.w)
+			ADDQ(I32(recordBytes), k.w)
 			ADDQ(step, k.x)
 		}
 		if q.headBytes() == 0 {
@@ -348,7 +353,7 @@ func (k *quantZ) addMinima(values []VecVirtual, at func(row, disp int) Mem) {
 	}
 }
 
-// readAVX512 is what benchmarks hold the kernels against.
+// readAVX512 is the inner loop of Read.
 func readAVX512() {
 	TEXT("avx512Read", NOSPLIT, "func(p *byte, n int) uint64")
 	Doc("avx512Read reads n bytes, a multiple of 512, as fast as they come, and returns something made of them.")

@@ -86,6 +86,7 @@ func floatAVX512(typ string, n int) {
 	p := rowPointers{stride: GP64()}
 	MOVQ(cols, p.stride)
 	SHLQ(U8(2), p.stride)
+	blockBytes := 32 * rowTile * elementBytes[typ]
 	zero := constantZ(0)
 	acc, part := zmms(n), zmms(n)
 	counter("tile", rows, rowTile, func() {
@@ -96,6 +97,13 @@ func floatAVX512(typ string, n int) {
 		columns(cols, func() {
 			for _, a := range part {
 				VMOVDQA32(zero, a)
+			}
+			if n >= prefetchFrom {
+				prefetch(Mem{Base: w, Disp: blockBytes}, blockBytes)
+				for i := range n {
+					m := p.at(i, 32)
+					prefetch(m, 128)
+				}
 			}
 		}, func(unroll int) {
 			for u := range unroll {
