@@ -125,6 +125,11 @@ func (c *Config) check() (family, error) {
 	if n > math.MaxInt32/2 {
 		return 0, fmt.Errorf("tokenizer: the vocabulary has %d tokens, more than the %d supported", n, math.MaxInt32/2)
 	}
+	for id, text := range c.Tokens {
+		if len(text) > longestToken {
+			return 0, fmt.Errorf("tokenizer: token %d is %d bytes long, more than the %d supported", id, len(text), longestToken)
+		}
+	}
 	if len(c.Scores) != 0 && len(c.Scores) < n {
 		return 0, fmt.Errorf("tokenizer: %d scores for %d tokens", len(c.Scores), n)
 	}

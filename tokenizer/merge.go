@@ -31,7 +31,7 @@ type candidate struct {
 // mergeScratch is the memory that merging one word after another reuses.
 type mergeScratch struct {
 	symbols  []symbol
-	heap     []candidate
+	heap     candidates
 	spelling []byte // of a word, for looking it up whole
 }
 
@@ -57,15 +57,13 @@ func (m *mergeScratch) merge(word string, j joiner) {
 			m.heap = append(m.heap, c)
 		}
 	}
-	for i := len(m.heap)/2 - 1; i >= 0; i-- {
-		m.down(i)
-	}
+	m.heap.order()
 	for len(m.heap) > 0 {
 		c := m.heap[0]
 		left := int32(uint32(c.order))
 		l := &m.symbols[left]
 		if l.id != c.left || l.next == none || m.symbols[l.next].id != c.right {
-			m.pop()
+			m.heap.pop()
 			continue
 		}
 		r := &m.symbols[l.next]
@@ -77,12 +75,12 @@ func (m *mergeScratch) merge(word string, j joiner) {
 		// The new pairs: one takes the place of the pair just joined, without another walk through the heap.
 		if c, ok := m.candidate(word, j, left); ok {
 			m.heap[0] = c
-			m.down(0)
+			m.heap.down(0)
 		} else {
-			m.pop()
+			m.heap.pop()
 		}
 		if c, ok := m.candidate(word, j, l.prev); ok {
-			m.push(c)
+			m.heap.push(c)
 		}
 	}
 }
@@ -96,43 +94,4 @@ func (m *mergeScratch) candidate(word string, j joiner, i int32) (candidate, boo
 	r := &m.symbols[l.next]
 	rank, id, ok := j.join(word, l, r)
 	return candidate{order: uint64(rank)<<32 | uint64(uint32(i)), left: l.id, right: r.id, id: id}, ok
-}
-
-func (m *mergeScratch) push(c candidate) {
-	m.heap = append(m.heap, c)
-	for i := len(m.heap) - 1; i > 0; {
-		up := (i - 1) / 2
-		if m.heap[up].order <= m.heap[i].order {
-			return
-		}
-		m.heap[up], m.heap[i] = m.heap[i], m.heap[up]
-		i = up
-	}
-}
-
-func (m *mergeScratch) pop() {
-	last := len(m.heap) - 1
-	m.heap[0] = m.heap[last]
-	m.heap = m.heap[:last]
-	if last > 1 {
-		m.down(0)
-	}
-}
-
-func (m *mergeScratch) down(i int) {
-	h := m.heap
-	for {
-		k := 2*i + 1
-		if k >= len(h) {
-			return
-		}
-		if k+1 < len(h) && h[k+1].order < h[k].order {
-			k++
-		}
-		if h[i].order <= h[k].order {
-			return
-		}
-		h[i], h[k] = h[k], h[i]
-		i = k
-	}
 }

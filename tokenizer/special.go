@@ -46,72 +46,85 @@ func newSpecials(c *Config, v *vocabulary) *specials {
 	return s
 }
 
-// find appends the special tokens of a text in the order of their places. Where they overlap the longer wins, wherever it starts; then the lower id; then the
-// leftmost. Without parse only user-defined tokens count. taken is scratch memory: a bit for each byte that a token has claimed.
-func (s *specials) find(out []span, taken *[]uint64, text string, parse bool) []span {
-	out = s.candidates(out, text, parse)
-	if len(out) == 0 {
-		return out
-	}
-	slices.SortFunc(out, func(a, b span) int {
-		if d := (b.end - b.start) - (a.end - a.start); d != 0 {
-			return d
-		}
-		if a.id != b.id {
-			return int(a.id - b.id)
-		}
-		return a.start - b.start
-	})
-	*taken = append((*taken)[:0], make([]uint64, len(text)/64+1)...)
-	bits := *taken
-	has := func(i int) bool { return bits[i>>6]&(1<<(i&63)) != 0 }
-	kept := out[:0]
-	for _, m := range out {
-		free := true
-		for i := m.start; i < m.end && free; i++ {
-			free = !has(i)
-		}
-		if !free {
-			continue
-		}
-		if s.left[m.id] {
-			for m.start > 0 && isBlank(text[m.start-1]) && !has(m.start-1) {
-				m.start--
-			}
-		}
-		if s.right[m.id] {
-			for m.end < len(text) && isBlank(text[m.end]) && !has(m.end) {
-				m.end++
-			}
-		}
-		for i := m.start; i < m.end; i++ {
-			bits[i>>6] |= 1 << (i & 63)
-		}
-		kept = append(kept, m)
-	}
-	slices.SortFunc(kept, func(a, b span) int { return a.start - b.start })
-	return kept
+// longestToken is the limit on a token's bytes. The order of special tokens in find packs a length and a place into 64 bits.
+const longestToken = 1 << 20
+
+// rankPlace orders occurrences of special tokens: the longer first, then the leftmost.
+func rankPlace(start, length int) uint64 { return uint64(longestToken-length)<<40 | uint64(start) }
+
+// specialScratch is the memory that find uses again.
+type specialScratch struct {
+	spans []span
+	heap  candidates // for each place at most one: the longest token that may still be there
+	taken []uint64   // a bit for each byte that a token has claimed
 }
 
-// candidates appends every occurrence, overlapping or not.
-func (s *specials) candidates(out []span, text string, parse bool) []span {
+func (m *specialScratch) has(i int) bool { return m.taken[i>>6]&(1<<(i&63)) != 0 }
+
+// find returns the special tokens of a text in the order of their places. Where they overlap the longer wins, wherever it starts; then the leftmost. Without
+// parse only user-defined tokens count. Time is O(n log n) for n places where one begins, memory a few words for each.
+func (s *specials) find(m *specialScratch, text string, parse bool) []span {
+	m.spans, m.heap = m.spans[:0], m.heap[:0]
 	for i := range len(text) {
-		if !s.first[text[i]] {
-			continue
-		}
-		node := int32(0)
-		for j := i; j < len(text); j++ {
-			next, ok := s.edges[uint64(node)<<8|uint64(text[j])]
-			if !ok {
-				break
-			}
-			node = next
-			if id := s.token[node]; id != None && (parse || s.kinds[id] == UserDefined) {
-				out = append(out, span{i, j + 1, id})
+		if s.first[text[i]] {
+			if end, id := s.longest(text, i, len(text), parse); id != None {
+				m.heap = append(m.heap, candidate{order: rankPlace(i, end-i), id: id})
 			}
 		}
 	}
-	return out
+	if len(m.heap) == 0 {
+		return nil
+	}
+	m.heap.order()
+	m.taken = append(m.taken[:0], make([]uint64, len(text)/64+1)...)
+	for len(m.heap) > 0 {
+		top := &m.heap[0]
+		start, id := int(top.order&(1<<40-1)), top.id
+		end := start + len(s.texts[id])
+		free := start
+		for free < end && !m.has(free) {
+			free++
+		}
+		if free < end { // a shorter one may fit
+			if end, id = s.longest(text, start, free, parse); id == None {
+				m.heap.pop()
+				continue
+			}
+			top.order, top.id = rankPlace(start, end-start), id
+			m.heap.down(0)
+			continue
+		}
+		m.heap.pop()
+		for s.left[id] && start > 0 && isBlank(text[start-1]) && !m.has(start-1) {
+			start--
+		}
+		for s.right[id] && end < len(text) && isBlank(text[end]) && !m.has(end) {
+			end++
+		}
+		for i := start; i < end; i++ {
+			m.taken[i>>6] |= 1 << (i & 63)
+		}
+		m.spans = append(m.spans, span{start, end, id})
+	}
+	slices.SortFunc(m.spans, func(a, b span) int { return a.start - b.start })
+	return m.spans
+}
+
+// longest returns the end and the id of the longest special token that starts at byte i and ends at limit or before; the id is None if there is none.
+func (s *specials) longest(text string, i, limit int, parse bool) (end int, id int32) {
+	id = None
+	node := int32(0)
+	for j := i; j < limit; j++ {
+		next, ok := s.edges[uint64(node)<<8|uint64(text[j])]
+		if !ok {
+			break
+		}
+		node = next
+		if found := s.token[node]; found != None && (parse || s.kinds[found] == UserDefined) {
+			end, id = j+1, found
+		}
+	}
+	return end, id
 }
 
 // isBlank is C's isspace for the characters of ASCII.

@@ -135,14 +135,13 @@ func (t *Tokenizer) AppendEncode(dst []int32, text string, o EncodeOptions) []in
 
 // encoder is what one Encode needs and the next may use again.
 type encoder struct {
-	t     *Tokenizer
-	out   []int32
-	cache wordCache
-	merge mergeScratch
-	spans []span
-	taken []uint64
-	memo  [8]int // of each pass
-	buf   []byte // the fragment, or the word, as the model spells it
+	t       *Tokenizer
+	out     []int32
+	cache   wordCache
+	merge   mergeScratch
+	special specialScratch
+	memo    [8]int // of each pass
+	buf     []byte // the fragment, or the word, as the model spells it
 }
 
 // encode appends the token ids of a text to dst.
@@ -152,9 +151,8 @@ func (e *encoder) encode(dst []int32, text string, o EncodeOptions) []int32 {
 	if o.AddSpecial && t.addBOS {
 		e.out = append(e.out, t.v.special[RoleBOS])
 	}
-	e.spans = t.specials.find(e.spans[:0], &e.taken, text, o.ParseSpecial)
 	at := 0
-	for _, s := range e.spans {
+	for _, s := range t.specials.find(&e.special, text, o.ParseSpecial) {
 		e.fragment(text[at:s.start])
 		e.out = append(e.out, s.id)
 		at = s.end
@@ -232,14 +230,11 @@ func (e *encoder) trim() {
 	if cap(e.merge.symbols) > keep {
 		e.merge = mergeScratch{}
 	}
-	if cap(e.spans) > keep {
-		e.spans = nil
+	if cap(e.special.heap) > keep || cap(e.special.taken) > keep {
+		e.special = specialScratch{}
 	}
 	if cap(e.buf) > keep {
 		e.buf = nil
-	}
-	if cap(e.taken) > keep {
-		e.taken = nil
 	}
 }
 

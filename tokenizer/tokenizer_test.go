@@ -130,6 +130,7 @@ func TestNewRefuses(t *testing.T) {
 		"negative":      {func(c *Config) { c.Special[RoleEOT] = -7 }, `the eot token's id is -7`},
 		"role":          {func(c *Config) { c.Special[99] = 1 }, `unknown role 99`},
 		"duplicate":     {func(c *Config) { c.Tokens[7] = c.Tokens[3] }, `token 7 is`},
+		"long":          {func(c *Config) { c.Tokens[9] = strings.Repeat("x", longestToken+1) }, `token 9 is 1048577 bytes long`},
 		"byte":          {func(c *Config) { c.Types[5] = int32(Byte) }, `token 5 is of kind byte`},
 		"no bos to add": {func(c *Config) { c.AddBOS = new(true); c.Special[RoleBOS] = None }, `bos token`},
 		"no eos to add": {func(c *Config) { c.AddEOS = new(true); c.Special[RoleEOS] = None }, `eos token`},
@@ -228,7 +229,7 @@ func TestCutsBeforeBlanks(t *testing.T) {
 }
 
 func TestSpecialTokens(t *testing.T) {
-	tok := mustNew(t, byteLevel("gpt-2", 0+1))
+	tok := mustNew(t, byteLevel("gpt-2", 1))
 	for _, c := range []struct {
 		text string
 		o    EncodeOptions
@@ -258,6 +259,54 @@ func TestSpecialTokens(t *testing.T) {
 	if !tok.AddBOS() || !tok.AddEOS() || !tok.IsEOG(tok.EOS()) || tok.IsEOG(tok.BOS()) || tok.EOT() != tok.EOS() || tok.PAD() != None {
 		t.Errorf("bos %d eos %d eot %d pad %d", tok.BOS(), tok.EOS(), tok.EOT(), tok.PAD())
 	}
+}
+
+// TestSpecialMatchesPartition holds find against the definition: token after token, the longest first, each takes its places from the text that is left.
+func TestSpecialMatchesPartition(t *testing.T) {
+	c := byteLevel("gpt-2", 1)
+	for k, text := range []string{"a", "aa", "aaaa", "ab", "aba", "baab", "cc", "acca", "\n\n", "\n\n\n"} {
+		c.Tokens, c.Types = append(c.Tokens, "@"+text), append(c.Types, int32(Control))
+		if k%2 == 0 {
+			c.Types[len(c.Types)-1] = int32(UserDefined)
+		}
+		c.Tokens[len(c.Tokens)-1] = strings.ReplaceAll(text, "a", "@")
+	}
+	// The names of bytes are ordinary tokens; single ones must not clash with the special "@".
+	c.Tokens[slices.Index(c.Tokens, "@")] = "at"
+	tok := mustNew(t, c)
+	var m specialScratch
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.StringOfN(rapid.SampledFrom([]rune("@@@@bc\n\nx")), 0, 40, -1).Draw(t, "text")
+		parse := rapid.Bool().Draw(t, "parse")
+		var order []int32
+		for id, kind := range tok.v.kinds {
+			if kind == UserDefined || parse && (kind == Control || kind == Unknown) {
+				order = append(order, int32(id))
+			}
+		}
+		slices.SortStableFunc(order, func(a, b int32) int { return len(tok.Token(b)) - len(tok.Token(a)) })
+		left := []byte(text)
+		var want []span
+		for len(order) > 0 {
+			same := order[:1] // of equal length: the leftmost goes first
+			for len(same) < len(order) && len(tok.Token(order[len(same)])) == len(tok.Token(order[0])) {
+				same = order[:len(same)+1]
+			}
+			order = order[len(same):]
+			for i := range left {
+				for _, id := range same {
+					if s := tok.Token(id); strings.HasPrefix(string(left[i:]), s) {
+						want = append(want, span{i, i + len(s), id})
+						copy(left[i:], make([]byte, len(s)))
+					}
+				}
+			}
+		}
+		slices.SortFunc(want, func(a, b span) int { return a.start - b.start })
+		if got := tok.specials.find(&m, text, parse); !slices.Equal(got, want) {
+			t.Fatalf("%q: %v, want %v", text, got, want)
+		}
+	})
 }
 
 // TestStrips holds that the families that do so swallow white space beside their special tokens.
