@@ -2,9 +2,11 @@ package kernel
 
 import (
 	"fmt"
+	"math/bits"
 	"testing"
 	"unsafe"
 
+	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/device/cpu/isa"
 	"github.com/twilight-go/twilight/internal/mem"
 	"github.com/twilight-go/twilight/internal/tensor"
@@ -43,7 +45,7 @@ const benchBytes = 128 << 20 // well beyond the last-level cache
 
 func BenchmarkReadBandwidth(b *testing.B) {
 	s := slab(b, benchBytes/2)
-	buf := unsafe.Slice((*byte)(unsafe.Pointer(&s[0])), 2*len(s))
+	buf := bytesOf(s)
 	benchLevels(b, func(b *testing.B, k Kernels) {
 		b.SetBytes(int64(len(buf)))
 		for b.Loop() {
@@ -181,3 +183,47 @@ func BenchmarkStep(b *testing.B) {
 		run("widen", func() { k.Widen(y, h) })
 	})
 }
+
+// BenchmarkEstimate scans 32K tokens block by block: bytes are those of the metadata and codes that are read.
+func BenchmarkEstimate(b *testing.B) {
+	const blocks = 128
+	benchLevels(b, func(b *testing.B, k Kernels) {
+		for _, h := range benchShapes {
+			r := newRand(3)
+			bl := newBlock(b, r, h.dim, attention.PageTokens)
+			q, dst, tmp := queries(b, r, h.group, h.dim), make([]float32, h.group*chunk), make([]byte, attention.TmpBytes(h.group, h.dim))
+			meta := len(bl.bounds)
+			bounds := slab(b, blocks*meta)
+			codes := bytesOf(slab(b, blocks*chunk*h.dim/2))
+			for i := range blocks {
+				copy(bounds[i*meta:], bl.bounds)
+			}
+			run := func(name string, size int, f func(block int)) {
+				b.Run(fmt.Sprintf("%s/group=%d/dim=%d", name, h.group, h.dim), func(b *testing.B) {
+					b.SetBytes(int64(blocks * size))
+					for b.Loop() {
+						for i := range blocks {
+							f(i)
+						}
+					}
+				})
+			}
+			run("bounds", 2*meta, func(i int) {
+				k.PageBounds(dst, attention.BlockPages, q, h.group, h.dim, attention.BlockPages, bounds[i*meta:][:meta])
+			})
+			n := attention.Int4{}.BlockBytes(h.dim)
+			run("int4", n, func(i int) { k.Int4Dot(dst, chunk, q, h.group, h.dim, codes[i%(len(codes)/n)*n:][:n], 0xffff, tmp) })
+			for _, nbits := range []int{1, 2, 3, 4, 8} {
+				n := attention.PageRange{Bits: nbits}.BlockBytes(h.dim)
+				for _, pages := range []uint16{0xffff, 0x1248} {
+					set := bits.OnesCount16(pages)
+					run(fmt.Sprintf("range%d-%d", nbits, set), 2*meta+n*set/attention.BlockPages, func(i int) {
+						k.PageRangeDot(dst, chunk, q, h.group, h.dim, nbits, bounds[i*meta:][:meta], codes[i%(len(codes)/n)*n:][:n], pages, tmp)
+					})
+				}
+			}
+		}
+	})
+}
+
+func bytesOf(s []uint16) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(&s[0])), 2*len(s)) }

@@ -12,6 +12,8 @@ import (
 
 //go:generate go -C _generate run . -kernel dot -out ../dot_amd64.s -stubs ../dot_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel accumulate -out ../accumulate_amd64.s -stubs ../accumulate_amd64.go -pkg kernel
+//go:generate go -C _generate run . -kernel scan -out ../scan_amd64.s -stubs ../scan_amd64.go -pkg kernel
+//go:generate go -C _generate run . -kernel pages -out ../pages_amd64.s -stubs ../pages_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel reduce -out ../reduce_amd64.s -stubs ../reduce_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel step -out ../step_amd64.s -stubs ../step_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel peak -out ../peak_amd64.s -stubs ../peak_amd64.go -pkg kernel

@@ -19,6 +19,12 @@ func text(name, signature string, frame int, doc ...string) {
 	}
 }
 
+// textStack begins a function whose frame is too large for the part of the stack that is always there.
+func textStack(name, signature string, frame int, doc ...string) {
+	text(name, signature, frame, doc...)
+	Attributes(0)
+}
+
 // arg loads an integer or pointer argument into a fresh register.
 func arg(name string) GPVirtual { r := GP64(); return Load(Param(name), r).(GPVirtual) }
 
@@ -115,4 +121,15 @@ func (a strides) at(i, disp int) Mem {
 		return Mem{Base: a.base, Index: a.s7, Scale: 1, Disp: disp}
 	}
 	panic(fmt.Sprintf("stride %d of 8", i))
+}
+
+// bytes512 repeats a constant of sixteen bytes in each 128-bit lane.
+func bytes512(name string, v ...byte) VecVirtual {
+	m := GLOBL(name, RODATA|NOPTR)
+	for i := range 64 {
+		DATA(i, U8(v[i%len(v)]))
+	}
+	z := ZMM()
+	VMOVDQU32(m, z)
+	return z
 }

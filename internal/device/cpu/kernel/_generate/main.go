@@ -18,6 +18,8 @@ import (
 var families = map[string]func(){
 	"dot":        dotFamily,
 	"accumulate": accumulateFamily,
+	"scan":       scanFamily,
+	"pages":      pagesFamily,
 	"reduce":     reduceFamily,
 	"step":       stepFamily,
 	"peak":       peakFamily,
