@@ -30,7 +30,7 @@ func RegisterEstimator(name string, i Info) { register(estimators, name, i) }
 func RegisterPruner(name string, i Info) { register(pruners, name, i) }
 
 func register(m map[string]Info, name string, i Info) {
-	if _, dup := m[name]; dup || strings.ContainsAny(name, "+:,= ") || name == "none" || name == "when" {
+	if _, dup := m[name]; dup || strings.ContainsAny(name, "+:,= ") || name == "none" || name == "when" || name == "dense" {
 		panic("attention: cannot register " + name)
 	}
 	m[name] = i

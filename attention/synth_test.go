@@ -130,17 +130,17 @@ func (x *text) logits(q []float32) []float64 {
 	return s
 }
 
-// attend is the definition of attention over the tokens for which in is true: output, and the logarithm of the sum of exponentials.
-func (x *text) attend(s []float64, in func(t int) bool) (o []float64, lse float64) {
+// attend is the definition of attention over the tokens that are in: output, and the logarithm of the sum of exponentials.
+func (x *text) attend(s []float64, in []bool) (o []float64, lse float64) {
 	top := math.Inf(-1)
 	for t, y := range s {
-		if in(t) {
+		if in[t] {
 			top = max(top, y)
 		}
 	}
 	o, sum := make([]float64, x.dim), 0.0
 	for t, y := range s {
-		if in(t) {
+		if in[t] {
 			w := math.Exp(y - top)
 			sum += w
 			for c, v := range x.v[t] {
@@ -154,7 +154,14 @@ func (x *text) attend(s []float64, in func(t int) bool) (o []float64, lse float6
 	return o, top + math.Log(sum)
 }
 
-func everything(int) bool { return true }
+// from is the set of the tokens from the first-th on.
+func (x *text) from(first int) []bool {
+	in := make([]bool, x.n)
+	for t := range in {
+		in[t] = t >= first
+	}
+	return in
+}
 
 // distance is the largest difference of two vectors.
 func distance(a []float32, b []float64) (d float64) {
