@@ -32,6 +32,9 @@ type hostHead struct {
 	planes [][]byte
 }
 
+// maxBytes is the most that a cache may take: the address space of a process.
+const maxBytes = min(1<<47, math.MaxInt)
+
 // NewHost makes a cache of blocks blocks of attention.BlockTokens tokens. Memory is committed as it is first written. It fails if the address space cannot be had.
 func NewHost(s Shape, blocks int, planes []attention.Plane) (*Host, error) {
 	if s.Layers < 1 || s.KVHeads < 1 || s.Dim < 1 || blocks < 1 || blocks > math.MaxInt32/attention.BlockTokens {
@@ -44,13 +47,16 @@ func NewHost(s Shape, blocks int, planes []attention.Plane) (*Host, error) {
 		c.names = append(c.names, p.Name())
 		c.size = append(c.size, (p.BlockBytes(s.Dim)+63)/64*64)
 	}
-	total := 0
+	total := 0.0 // a sum of products that may be beyond an int
 	for l := range s.Layers {
-		total += s.KVHeads * blocks * c.blockBytes(l)
+		total += float64(s.KVHeads) * float64(blocks) * float64(c.blockBytes(l))
+	}
+	if total > maxBytes {
+		return nil, fmt.Errorf("kvcache: %d blocks of %d tokens need %.0f bytes: expected at most %d", blocks, attention.BlockTokens, total, int64(maxBytes))
 	}
 	var err error
-	if c.arena, err = mem.Alloc(total); err != nil {
-		return nil, fmt.Errorf("kvcache: reserving %d bytes for %d blocks of %d tokens: %w", total, blocks, attention.BlockTokens, err)
+	if c.arena, err = mem.Alloc(int(total)); err != nil {
+		return nil, fmt.Errorf("kvcache: reserving %.0f bytes for %d blocks of %d tokens: %w", total, blocks, attention.BlockTokens, err)
 	}
 	rest := c.arena
 	cut := func(n int) []byte {

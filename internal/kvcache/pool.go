@@ -98,6 +98,7 @@ type Sequence struct {
 	pool  *Pool
 	table []int32
 	n     int
+	stale bool // the last block's planes still tell of dropped tokens: it was shared when Truncate cut into it
 	// Tokens are the ids whose keys and values are cached, kept by whoever appends; prefix reuse compares them, never a hash alone.
 	Tokens []int32
 }
@@ -117,15 +118,18 @@ func (s *Sequence) Reserve(n int) error {
 	need := (s.n + n + attention.BlockTokens - 1) / attention.BlockTokens
 	had := len(s.table)
 	var replaced int32 = -1
-	tail := s.n % attention.BlockTokens
-	if n > 0 && tail > 0 && s.pool.shared(s.table[s.n/attention.BlockTokens]) {
-		i := s.n / attention.BlockTokens
-		b, err := s.pool.take()
-		if err != nil {
-			return s.full(n, need)
+	if i, tail := s.n/attention.BlockTokens, s.n%attention.BlockTokens; n > 0 && tail > 0 {
+		if s.pool.shared(s.table[i]) {
+			b, err := s.pool.take()
+			if err != nil {
+				return s.full(n, need)
+			}
+			s.pool.store.Copy(b, s.table[i], tail)
+			replaced, s.table[i] = s.table[i], b
+		} else if s.stale {
+			s.pool.store.Rebuild(s.table[i], tail)
+			s.stale = false
 		}
-		s.pool.store.Copy(b, s.table[i], tail)
-		replaced, s.table[i] = s.table[i], b
 	}
 	for len(s.table) < need {
 		b, err := s.pool.take()
@@ -143,6 +147,7 @@ func (s *Sequence) Reserve(n int) error {
 	}
 	if replaced >= 0 {
 		s.pool.drop([]int32{replaced})
+		s.stale = false
 	}
 	return nil
 }
@@ -159,24 +164,34 @@ func (s *Sequence) Advance(n int) {
 	s.n += n
 }
 
-// Truncate drops all tokens from n on.
+// Truncate drops all tokens from n on. The planes of what is left are right again after the next Reserve.
 func (s *Sequence) Truncate(n int) {
-	if n >= s.n {
-		return
-	}
-	keep := (n + attention.BlockTokens - 1) / attention.BlockTokens
-	s.pool.drop(s.table[keep:])
-	s.table = s.table[:keep]
-	s.n = n
-	s.Tokens = s.Tokens[:min(n, len(s.Tokens))]
-	if r := n % attention.BlockTokens; r > 0 && !s.pool.shared(s.table[keep-1]) {
-		s.pool.store.Rebuild(s.table[keep-1], r) // a shared block is copied before it is written, and Copy rebuilds
+	if n < s.n {
+		s.cut(n)
 	}
 }
 
-// Fork makes a sequence of the same tokens that shares every block; whichever of the two next writes into the last block copies it first.
+// Abandon drops what was reserved, and perhaps written, after the last Advance: for a step that failed.
+func (s *Sequence) Abandon() { s.cut(s.n) }
+
+func (s *Sequence) cut(n int) {
+	keep := (n + attention.BlockTokens - 1) / attention.BlockTokens
+	s.pool.drop(s.table[keep:])
+	s.table = s.table[:keep]
+	s.n, s.stale = n, false
+	s.Tokens = s.Tokens[:min(n, len(s.Tokens))]
+	if r := n % attention.BlockTokens; r > 0 {
+		if s.stale = s.pool.shared(s.table[keep-1]); !s.stale {
+			s.pool.store.Rebuild(s.table[keep-1], r)
+		}
+	}
+}
+
+// Fork makes a sequence of the same tokens that shares every block; whichever of the two next writes into the last block copies it first. Not
+// between a Reserve and its Advance.
 func (s *Sequence) Fork() *Sequence {
-	f := &Sequence{pool: s.pool, table: append([]int32(nil), s.table...), n: s.n, Tokens: append([]int32(nil), s.Tokens...)}
+	held := (s.n + attention.BlockTokens - 1) / attention.BlockTokens // what is reserved beyond belongs to s alone
+	f := &Sequence{pool: s.pool, table: append([]int32(nil), s.table[:held]...), n: s.n, stale: s.stale, Tokens: append([]int32(nil), s.Tokens...)}
 	s.pool.share(f.table)
 	return f
 }
@@ -184,5 +199,5 @@ func (s *Sequence) Fork() *Sequence {
 // Release gives the blocks back. The sequence is then empty and may be used again.
 func (s *Sequence) Release() {
 	s.pool.drop(s.table)
-	s.table, s.n, s.Tokens = s.table[:0], 0, s.Tokens[:0]
+	s.table, s.n, s.stale, s.Tokens = s.table[:0], 0, false, s.Tokens[:0]
 }
