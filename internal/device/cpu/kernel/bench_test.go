@@ -227,3 +227,24 @@ func BenchmarkEstimate(b *testing.B) {
 }
 
 func bytesOf(s []uint16) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(&s[0])), 2*len(s)) }
+
+// BenchmarkPrefill is a tile of rows at 4K tokens; FLOPs are those of both products over what the rows see.
+func BenchmarkPrefill(b *testing.B) {
+	benchLevels(b, func(b *testing.B, k Kernels) {
+		for _, h := range []struct{ group, dim int }{{1, 64}, {3, 64}, {7, 64}, {6, 128}, {4, 256}} {
+			b.Run(fmt.Sprintf("group=%d/dim=%d", h.group, h.dim), func(b *testing.B) {
+				const pos = 4096
+				rows := 192 / h.group
+				r := newRand(1)
+				head := newHead(b, r, h.dim, pos+rows)
+				x := make([]float32, rows*h.group*h.dim)
+				p := &Prefill{Dst: x, Q: fillNormal(r, make([]float32, len(x))), Stride: h.group * h.dim, Head: head, Pos: pos, Rows: rows, Group: h.group, Tmp: make([]float32, PrefillTmp(rows, h.group, h.dim))}
+				for b.Loop() {
+					k.Prefill(p)
+				}
+				flops := 4 * float64(h.dim*h.group) * (float64(rows*pos) + float64(rows*(rows+1)/2))
+				b.ReportMetric(flops*float64(b.N)/b.Elapsed().Seconds()*1e-9, "GFLOP/s")
+			})
+		}
+	})
+}

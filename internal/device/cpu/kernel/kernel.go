@@ -14,6 +14,7 @@ import (
 //go:generate go -C _generate run . -kernel accumulate -out ../accumulate_amd64.s -stubs ../accumulate_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel scan -out ../scan_amd64.s -stubs ../scan_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel pages -out ../pages_amd64.s -stubs ../pages_amd64.go -pkg kernel
+//go:generate go -C _generate run . -kernel prefill -out ../prefill_amd64.s -stubs ../prefill_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel reduce -out ../reduce_amd64.s -stubs ../reduce_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel step -out ../step_amd64.s -stubs ../step_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel peak -out ../peak_amd64.s -stubs ../peak_amd64.go -pkg kernel
@@ -23,6 +24,8 @@ type Kernels interface {
 	attention.Kernels
 	Step
 	Roofline
+	// Prefill is dense causal attention of a tile of prompt rows.
+	Prefill(p *Prefill)
 }
 
 // Step is the elementwise part of a transformer step. Slices of one call have equal lengths unless said otherwise; dst may be one of the inputs, but not overlap

@@ -20,6 +20,7 @@ var families = map[string]func(){
 	"accumulate": accumulateFamily,
 	"scan":       scanFamily,
 	"pages":      pagesFamily,
+	"prefill":    prefillFamily,
 	"reduce":     reduceFamily,
 	"step":       stepFamily,
 	"peak":       peakFamily,
