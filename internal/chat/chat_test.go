@@ -262,3 +262,46 @@ func TestRenderLong(t *testing.T) {
 		t.Errorf("%d bytes, expected at least %d", len(text), want)
 	}
 }
+
+// Whatever a template's source, a conversation with tools ends in a text or an error. The templates of the shared data are the seeds, where they are.
+func FuzzTemplate(f *testing.F) {
+	f.Add(Default)
+	seeds, err := filepath.Glob(filepath.Join("..", "..", "..", "shared", "data", "templates", "*.jinja"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, seed := range seeds {
+		source, err := os.ReadFile(seed)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(source))
+	}
+	conv := loadConversations(f)
+	var messages []Message
+	var opt Options
+	for i, c := range conv.Cases {
+		if c.Name == "tool-answer" {
+			messages, opt = conv.input(i)
+		}
+	}
+	opt.Limits = jinja.Limits{Steps: 50_000, Memory: 4 << 20, Output: 1 << 18, Depth: 500}
+	f.Fuzz(func(t *testing.T, source string) {
+		tmpl, err := New(source, conv.BOS, conv.EOS)
+		if err != nil {
+			return
+		}
+		start := time.Now()
+		text, err := tmpl.Render(messages, opt)
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("took %v", took)
+		}
+		var e *jinja.Error
+		if err != nil && !errors.As(err, &e) {
+			t.Errorf("error of type %T: %v", err, err)
+		}
+		if len(text) > opt.Limits.Output {
+			t.Errorf("%d bytes of output, limit %d", len(text), opt.Limits.Output)
+		}
+	})
+}

@@ -465,11 +465,19 @@ func roundFilter(m *machine, v Value, a []Value) (Value, error) {
 		}
 	}
 	digits = min(max(digits, -400), 400)
+	_, isInt := asInt(v)
+	if isInt && method == "common" && digits >= 0 {
+		return v, nil
+	}
 	scale := math.Pow(10, float64(digits))
 	switch method {
 	case "common":
 		if digits < 0 {
-			return math.RoundToEven(f*scale) / scale, nil
+			f = math.RoundToEven(f*scale) / scale
+			if i, ok := exactInt(f); ok && isInt {
+				return i, nil
+			}
+			return f, nil
 		}
 		// Decimal digits of the exact binary value, halves to even: what Python does.
 		return strconv.ParseFloat(strconv.FormatFloat(f, 'f', int(digits), 64), 64)

@@ -187,7 +187,8 @@ func (m *machine) write(s string) error {
 	if len(s) > m.limits.Output-len(m.out) {
 		return fmt.Errorf("%w: more than %d bytes of output", ErrLimit, m.limits.Output)
 	}
-	if err := m.scan(len(s)); err != nil {
+	// Outputs of calls under way lie on top of each other, so each byte counts as memory too.
+	if err := m.grow(len(s)); err != nil {
 		return err
 	}
 	m.out = append(m.out, s...)

@@ -275,12 +275,8 @@ func splitSpace(s string, limit int64, fromEnd bool) []string {
 		switch {
 		case s == "":
 			return ordered(parts, fromEnd)
-		case i < 0 && fromEnd:
-			return reversed(append(parts, strings.TrimLeftFunc(s, isSpace)))
-		case i < 0 && limit > 0:
-			return append(parts, s)
 		case i < 0:
-			return append(parts, strings.TrimRightFunc(s, isSpace))
+			return ordered(append(parts, s), fromEnd)
 		case fromEnd:
 			_, n := utf8.DecodeRuneInString(s[i:])
 			parts, s = append(parts, s[i+n:]), s[:i]

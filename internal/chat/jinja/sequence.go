@@ -99,6 +99,9 @@ func lastFilter(m *machine, v Value, _ []Value) (Value, error) {
 func (m *machine) path(v, attribute, def Value) (Value, error) {
 	parts := []Value{attribute}
 	if s, ok := attribute.(string); ok {
+		if err := m.grow(strings.Count(s, ".") * valueSize); err != nil {
+			return nil, err
+		}
 		parts = parts[:0]
 		for part := range strings.SplitSeq(s, ".") {
 			if i, err := strconv.ParseInt(part, 10, 64); err == nil {
@@ -261,11 +264,29 @@ func sortFilter(m *machine, v Value, a []Value) (Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := m.keys(items, a[2], a[1])
-	if err != nil {
-		return nil, err
+	attributes := []Value{a[2]}
+	if s, ok := a[2].(string); ok {
+		if err := m.grow(strings.Count(s, ",") * valueSize); err != nil {
+			return nil, err
+		}
+		attributes = attributes[:0]
+		for part := range strings.SplitSeq(s, ",") {
+			attributes = append(attributes, part)
+		}
 	}
-	return m.sorted(items, keys, truth(orNone(a[0])))
+	// By the last attribute first: sorting is stable.
+	var sorted Value
+	for i := len(attributes) - 1; i >= 0; i-- {
+		keys, err := m.keys(items, attributes[i], a[1])
+		if err != nil {
+			return nil, err
+		}
+		if sorted, err = m.sorted(items, keys, truth(orNone(a[0]))); err != nil {
+			return nil, err
+		}
+		items = sorted.(*List).Items
+	}
+	return sorted, nil
 }
 
 // sorted returns items in the order of their keys; equal ones keep theirs.
