@@ -105,6 +105,9 @@ func (s *Session) CacheBytes() (exact, planes int) {
 	return exact * n, planes * n
 }
 
+// Summary is the means of Stats.
+func (s *Session) Summary() attention.Summary { return s.Stats.Summary(s.eng.model.HeadDim) }
+
 // Prefill makes tokens the cached text and returns the logits after the last, valid until the session's next step, and how many tokens were cached already: the longest
 // common prefix is kept, whatever follows it is dropped. progress, if not nil, is told of tokens done.
 // A text that does not fit is ErrContext with both numbers, and the session is as before; a cancelled ctx leaves what was done.

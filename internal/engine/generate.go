@@ -76,7 +76,7 @@ func (s *Session) Generate(ctx context.Context, tok *tokenizer.Tokenizer, r Requ
 	if out.stopped {
 		res.Reason = ReasonStop
 	}
-	res.Attention = s.Stats.Summary(s.eng.model.HeadDim)
+	res.Attention = s.Summary()
 	res.Exact, res.Planes = s.CacheBytes()
 	if res.Steps > 0 {
 		res.MeanContext /= float64(res.Steps)

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/twilight-go/twilight"
+	"github.com/twilight-go/twilight/attention"
+)
+
+// vars are what the texts of flags mention.
+func vars() kong.Vars {
+	return kong.Vars{"model": twilight.DefaultModel, "devices": strings.Join(twilight.Devices, ",")}
+}
+
+// modelFlags are shared by every command that opens a model.
+type modelFlags struct {
+	Model   string `short:"m" default:"${model}" help:"A name that 'twilight list' shows, the path of a GGUF file, or hf:OWNER/REPO/FILE (${default})."`
+	Device  string `enum:"${devices}" default:"cpu" help:"What computes: ${enum} (${default})."`
+	Threads int    `short:"t" default:"0" help:"Threads; 0: one a processor."`
+	Ctx     int    `short:"c" default:"0" help:"Tokens of the longest text; 0: what the model was trained for."`
+}
+
+// Validate is called by the parser.
+func (f *modelFlags) Validate() error {
+	if f.Threads < 0 || f.Threads > 1024 {
+		return fmt.Errorf("--threads=%d: expected 0 to 1024", f.Threads)
+	}
+	if f.Ctx < 0 {
+		return fmt.Errorf("--ctx=%d: expected a number of tokens", f.Ctx)
+	}
+	return nil
+}
+
+func (f *modelFlags) options() twilight.Options {
+	return twilight.Options{Device: f.Device, Threads: f.Threads, Context: f.Ctx}
+}
+
+// spec is an attention spec, checked as it is read.
+type spec string
+
+// UnmarshalText implements encoding.TextUnmarshaler for the parser.
+func (s *spec) UnmarshalText(b []byte) error {
+	*s = spec(b)
+	_, err := attention.Parse(string(b))
+	return err
+}
+
+// attentionFlag is for commands that decode by one spec; specsFlag for those that compare several.
+type attentionFlag struct {
+	Attention spec `short:"a" default:"twilight" placeholder:"SPEC" help:"Attention: a preset or selector+estimator+pruner, see 'twilight list --methods' (${default})."`
+}
+
+type specsFlag struct {
+	Attention []spec `short:"a" sep:"none" placeholder:"SPEC" help:"Attention to measure; repeat it to compare. See 'twilight list --methods' (all presets)."`
+}
+
+// specs are those given, without repetition, or the presets.
+func (f *specsFlag) specs() (out []string) {
+	if len(f.Attention) == 0 {
+		for _, p := range attention.Presets {
+			out = append(out, p.Name)
+		}
+	}
+	seen := map[spec]bool{}
+	for _, s := range f.Attention {
+		if !seen[s] {
+			out = append(out, string(s))
+		}
+		seen[s] = true
+	}
+	return out
+}
+
+// samplingFlags say how tokens are drawn.
+type samplingFlags struct {
+	Temp             float64  `default:"0" help:"Temperature; 0: greedy, the same answer every time."`
+	TopK             int      `default:"0" help:"Draw from the K most likely tokens; 0: all."`
+	TopP             float64  `default:"1" help:"Draw from the fewest tokens with this share of the probability."`
+	MinP             float64  `default:"0" help:"Leave out tokens less likely than this share of the most likely one's."`
+	RepeatPenalty    float64  `default:"1" help:"Divide logits of recent tokens by this; 1: off."`
+	PresencePenalty  float64  `default:"0" help:"Subtract this from logits of recent tokens, once."`
+	FrequencyPenalty float64  `default:"0" help:"Subtract this from logits of recent tokens, for each time they occurred."`
+	Seed             *uint64  `placeholder:"N" help:"Of the draw, with --temp above 0; left out, another one every time."`
+	Stop             []string `sep:"none" placeholder:"TEXT" help:"End the answer before this text; may be repeated."`
+	MaxTokens        int      `default:"1024" help:"Tokens of an answer at most; 0: until the model ends it or the context is full (${default})."`
+}
+
+// Validate is called by the parser.
+func (f *samplingFlags) Validate() error {
+	if f.MaxTokens < 0 {
+		return fmt.Errorf("--max-tokens=%d: expected a number of tokens, or 0", f.MaxTokens)
+	}
+	return f.sampling().Check()
+}
+
+func (f *samplingFlags) sampling() twilight.Sampling {
+	s := twilight.Sampling{Temperature: f.Temp, TopK: f.TopK, TopP: f.TopP, MinP: f.MinP, Repetition: f.RepeatPenalty, Presence: f.PresencePenalty, Frequency: f.FrequencyPenalty}
+	if f.Seed != nil {
+		s.Seed = *f.Seed
+	} else if f.Temp > 0 {
+		s.Seed = uint64(rand.Uint32()) // short enough to be typed again
+	}
+	return s
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+
+	"github.com/twilight-go/twilight/internal/catalog"
+	"github.com/twilight-go/twilight/internal/inspect"
+)
+
+type inspectCommand struct {
+	Model string `arg:"" help:"A name that 'twilight list' shows, the path of a GGUF file, or hf:OWNER/REPO/FILE."`
+	JSON  bool   `name:"json" help:"Print JSON."`
+}
+
+// Run is called by the parser.
+func (c *inspectCommand) Run(con *console) error {
+	ctx, stop := con.interruptible()
+	defer stop()
+	p := con.progress("B")
+	path, err := catalog.Resolve(ctx, c.Model, catalog.Options{Progress: func(stage string, done, total int64) { p.report(stage+" "+c.Model, done, total) }})
+	p.clear()
+	if err != nil {
+		return err
+	}
+	m, err := inspect.Read(path)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return writeJSON(con.out, m)
+	}
+	print := func(name, format string, args ...any) {
+		fmt.Fprintf(con.out, "%-13s "+format+"\n", append([]any{name}, args...)...)
+	}
+	print("file", "%s, %s, GGUF v%d", m.Path, size(m.Bytes), m.Format)
+	print("model", "%s, architecture %s, %.1f M parameters", cmp.Or(m.Name, "unnamed"), m.Arch, float64(m.Parameters)/1e6)
+	print("layers", "%d of %d channels, feed-forward %d", m.Layers, m.Embed, m.FFN)
+	print("attention", "%d query heads, %d KV heads of %d channels (%d a group)", m.Heads, m.KVHeads, m.HeadDim, m.Heads/m.KVHeads)
+	if m.Sliding > 0 {
+		print("window", "%d tokens in %d of %d layers", m.Window, m.Sliding, m.Layers)
+	}
+	print("context", "%d tokens, rope base %g", m.Context, m.RopeBase)
+	for i, t := range m.Types {
+		print([...]string{"tensors", ""}[min(i, 1)], "%-6s %4d  %8s", t.Name, t.Tensors, size(t.Bytes))
+	}
+	t := m.Tokenizer
+	print("tokenizer", "%s, %d tokens, special: %s", strings.Join(nonEmpty(t.Kind, t.Pre), "/"), t.Tokens, specials(t))
+	print("chat template", "%s", map[bool]string{true: "yes", false: "none; ChatML is used"}[m.Template])
+	print("cache", "%s a token of keys and values, and %s of codes for attention twilight", size(int64(m.KVToken)), size(int64(m.CodesToken)))
+	if m.Available > 0 {
+		print("memory", "%s available: %s of weights and %d tokens of cache fit", size(m.Available), size(m.Weights), m.Fits)
+	}
+	return nil
+}
+
+func specials(t inspect.Tokenizer) string {
+	var out []string
+	for _, s := range []struct{ name, token string }{{"BOS", t.BOS}, {"EOS", t.EOS}, {"EOT", t.EOT}} {
+		if s.token != "" {
+			out = append(out, s.name+" "+s.token)
+		}
+	}
+	text := cmp.Or(strings.Join(out, ", "), "none")
+	if t.AddBOS {
+		text += "; texts begin with BOS"
+	}
+	return text
+}

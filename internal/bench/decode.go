@@ -1,0 +1,134 @@
+// Package bench measures speed: decode steps at depth, prompts, and what the machine can do at all.
+package bench
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twilight-go/twilight"
+)
+
+// Decode measures the time of a decode step at growing depths of a real text, for several attention specs side by side.
+type Decode struct {
+	Model   string   // named in the rows
+	Text    string   // what the cache is filled with; repeated if it is too short
+	Load    string   // a saved cache whose text is used instead; ""
+	Depths  []int    // cached tokens before the first measured step, ascending
+	Specs   []string // of attention
+	Steps   int      // measured steps a spec and depth
+	Threads int      // named in the rows
+	// Progress is told of prompt tokens done, Row of each result. Either may be nil.
+	Progress func(stage string, done, total int64)
+	Row      func(DecodeRow)
+}
+
+// DecodeRow is one measurement. For op "prefill", Context is the depth that the prompt reached and MicrosStep the time of one of its tokens.
+type DecodeRow struct {
+	Op          string  `json:"op"` // "prefill" or "decode"
+	Model       string  `json:"model"`
+	Device      string  `json:"device"`
+	Threads     int     `json:"threads"`
+	Context     int     `json:"ctx"`
+	Spec        string  `json:"spec"`
+	Steps       int     `json:"steps"`
+	MicrosStep  float64 `json:"us_per_step"` // median over the steps
+	P99         float64 `json:"p99_over_median"`
+	TokensSec   float64 `json:"tokens_per_s"`
+	KeptMean    float64 `json:"kept_mean"` // tokens a head, over the sparse layers
+	KeptShare   float64 `json:"kept_share"`
+	BytesStep   float64 `json:"kv_bytes_per_step"` // read per KV head of a sparse layer
+	DenseFactor float64 `json:"speedup_vs_dense"`  // over dense in this run; 0 if dense was not measured
+}
+
+// chunk is how many steps a spec does before the next has its turn: they share the machine's noise, and each still finds the caches as it left them.
+const chunk = 4
+
+// Options are o with what the measurement needs of the model.
+func (d *Decode) Options(o twilight.Options) twilight.Options {
+	o.Attention, o.Also = d.Specs[0], append(slices.Clone(d.Specs[1:]), "dense")
+	o.Context = max(o.Context, slices.Max(d.Depths)+d.Steps+chunk+1)
+	o.Spare = len(d.Specs) * (2 + (d.Steps+chunk)/256)
+	return o
+}
+
+// Run measures, with a model opened by Options.
+func (d *Decode) Run(ctx context.Context, m *twilight.Model) error {
+	if d.Steps < 1 || !slices.IsSorted(d.Depths) || d.Depths[0] < 0 {
+		return fmt.Errorf("bench: depths %v with %d steps: expected ascending depths and at least 1 step", d.Depths, d.Steps)
+	}
+	s, err := m.NewSession("dense")
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	tokens, err := d.tokens(m, s)
+	if err != nil {
+		return err
+	}
+	for _, depth := range d.Depths {
+		if depth > 0 {
+			if err := d.prefill(ctx, m, s, tokens[:depth]); err != nil {
+				return err
+			}
+		}
+		times, err := Steps(ctx, s, d.Specs, tokens[depth:depth+d.Steps])
+		if err != nil {
+			return err
+		}
+		for i, t := range times {
+			r := DecodeRow{Op: "decode", Context: depth, Spec: d.Specs[i], Steps: len(t.Times), MicrosStep: micros(t.Median()), P99: t.P99() / t.Median(), TokensSec: 1 / t.Median(),
+				KeptMean: t.Kept, KeptShare: t.Kept / max(t.Context, 1), BytesStep: t.Bytes}
+			if j := slices.Index(d.Specs, "dense"); j >= 0 {
+				r.DenseFactor = times[j].Median() / t.Median()
+			}
+			d.row(m, r)
+		}
+	}
+	return nil
+}
+
+func micros(seconds float64) float64 { return seconds * 1e6 }
+
+func (d *Decode) row(m *twilight.Model, r DecodeRow) {
+	r.Model, r.Device, r.Threads = d.Model, m.Device(), d.Threads
+	if d.Row != nil {
+		d.Row(r)
+	}
+}
+
+// tokens is a text long enough for every depth.
+func (d *Decode) tokens(m *twilight.Model, s *twilight.Session) ([]int32, error) {
+	var text []int32
+	if d.Load != "" {
+		if err := s.Load(d.Load); err != nil {
+			return nil, err
+		}
+		text = slices.Clone(s.Tokens())
+	} else {
+		text = m.Encode(d.Text)
+	}
+	if len(text) == 0 {
+		return nil, fmt.Errorf("bench: the text is empty")
+	}
+	out := slices.Clone(text)
+	for len(out) < slices.Max(d.Depths)+d.Steps {
+		out = append(out, text...)
+	}
+	return out, nil
+}
+
+func (d *Decode) prefill(ctx context.Context, m *twilight.Model, s *twilight.Session, tokens []int32) error {
+	start := time.Now()
+	_, cached, err := s.Prefill(ctx, tokens, func(done, total int) {
+		if d.Progress != nil {
+			d.Progress("reading the prompt", int64(done), int64(total))
+		}
+	})
+	if n := len(tokens) - cached; err == nil && n >= 256 { // a shorter rest says nothing about prompts
+		t := time.Since(start).Seconds() / float64(n)
+		d.row(m, DecodeRow{Op: "prefill", Context: len(tokens), Spec: "dense", Steps: n, MicrosStep: micros(t), P99: 1, TokensSec: 1 / t, KeptShare: 1})
+	}
+	return err
+}

@@ -1,0 +1,12 @@
+package inspect
+
+import "golang.org/x/sys/unix"
+
+// available is the machine's memory: this system gives most of it to whoever asks.
+func available() int64 {
+	n, err := unix.SysctlUint64("hw.memsize")
+	if err != nil {
+		return 0
+	}
+	return int64(n)
+}
