@@ -29,4 +29,6 @@ type Kernels interface {
 
 // TmpBytes is the size of the scratch that Int4Dot and PageRangeDot may use for a query group of this shape.
 // For each head that is a query of two bytes a channel for every page of a block, the query itself and the pages' maps from code products to logits.
-func TmpBytes(group, dim int) int { return (group+1)*(dim*(2*BlockPages+4)+8*BlockPages+8) + 4*BlockPages + 64 }
+func TmpBytes(group, dim int) int {
+	return (group+1)*(dim*(2*BlockPages+4)+8*BlockPages+8) + 4*BlockPages + 64
+}

@@ -44,7 +44,7 @@ func (t topK) Prune(w *Work, g int, logits []float32, keep []uint16) {
 
 // keepBest keeps the k largest logits, of equal ones the earlier tokens.
 func keepBest(w *Work, logits []float32, keep []uint16, k int) {
-	cut, ties := kthLargest(w.Scratch(len(logits)), logits, k)
+	cut, ties := kthLargest(w.Kern, logits, k)
 	for j := range keep {
 		m := uint16(0)
 		for i, x := range logits[j*PageTokens:][:PageTokens] {

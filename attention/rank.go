@@ -2,52 +2,41 @@ package attention
 
 import "math"
 
-// kthLargest is the k-th largest of x (1 ≤ k ≤ len(x)), and how many elements equal to it belong to the k largest. scratch has len(x) elements and is overwritten; x is not.
-// Quickselect with a median-of-three pivot; NaN counts as −Inf, so that a damaged score is never preferred.
-func kthLargest(scratch, x []float32, k int) (t float32, ties int) {
-	s := scratch[:len(x)]
-	for i, v := range x {
-		if v != v {
-			v = negInf
+// kthLargest is a threshold t that separates the want largest elements of x from the rest (1 ≤ want ≤ len(x)): they are those above t and the first ties of those
+// equal to t. It halves the interval of float bit patterns with vector counts, until exactly the wanted number lies above or only ties are left between. NaN counts as less
+// than everything, so that a damaged score is never preferred; where there are too few numbers, t is −Inf.
+func kthLargest(k Kernels, x []float32, want int) (t float32, ties int) {
+	lo, hi := order(negInf), order(k.Max(x))+1 // at least want elements are ≥ lo, unless NaN; fewer are ≥ hi
+	above := 0                                 // elements ≥ hi
+	for hi-lo > 1 {
+		mid := lo + (hi-lo)/2
+		_, n := k.Above(x, unorder(mid))
+		if n == want {
+			return unorder(mid), want
 		}
-		s[i] = v
-	}
-	lo, hi := 0, len(s)-1
-	for lo < hi {
-		pivot := median3(s[lo], s[(lo+hi)/2], s[hi])
-		i, j := lo, hi
-		for i <= j {
-			for s[i] > pivot {
-				i++
-			}
-			for s[j] < pivot {
-				j--
-			}
-			if i <= j {
-				s[i], s[j] = s[j], s[i]
-				i++
-				j--
-			}
-		}
-		if k-1 <= j {
-			hi = j
-		} else if k-1 >= i {
-			lo = i
+		if n > want {
+			lo = mid
 		} else {
-			break
+			hi, above = mid, n
 		}
 	}
-	t, ties = s[k-1], k
-	for _, v := range x {
-		if v > t {
-			ties--
-		}
-	}
-	return t, ties
+	return unorder(lo), want - above
 }
 
-func median3(a, b, c float32) float32 {
-	return max(min(a, b), min(max(a, b), c))
+// order maps float32 to integers that compare as the floats do, both zeros alike; unorder is its inverse.
+func order(f float32) int64 {
+	b := math.Float32bits(f)
+	if b>>31 != 0 {
+		return -int64(b & math.MaxInt32)
+	}
+	return int64(b)
+}
+
+func unorder(i int64) float32 {
+	if i < 0 {
+		return -math.Float32frombits(uint32(-i))
+	}
+	return math.Float32frombits(uint32(i))
 }
 
 // logSumExp is ln Σ exp(x); scratch has len(x) elements.

@@ -8,11 +8,7 @@ func init() {
 }
 
 // Choose implements Selector.
-func (full) Choose(w *Work) {
-	for g := range w.Group {
-		w.Propose(g, 0, w.Head.N)
-	}
-}
+func (full) Choose(w *Work) { w.ProposeAll() }
 
 // noScan is for selectors without metadata.
 type noScan struct{}

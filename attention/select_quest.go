@@ -61,7 +61,7 @@ func (s quest) Choose(w *Work) {
 		if s.shared {
 			score = w.ScoreSlice(0)[:n]
 		}
-		t, ties := kthLargest(w.Scratch(n), score, want)
+		t, ties := kthLargest(w.Kern, score, want)
 		for p, x := range score {
 			tied := x == t && ties > 0
 			if tied {

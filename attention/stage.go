@@ -48,8 +48,9 @@ type Work struct {
 
 	scoreLD int
 	scores  []float32
-	mark    []uint32 // per page: query heads that have candidates there
-	lanes   []uint16 // per page and head, while proposals are partial pages
+	whole   []uint32 // per page: query heads that propose all of it
+	some    []uint32 // per page: query heads that propose some of it
+	lanes   []uint16 // per page and head: which tokens, where some says so
 	cand    []uint16 // [Group][len(Pages)] candidate lanes
 	keep    []uint16 // [Group][len(Pages)] survivors
 	logits  []float32
@@ -105,71 +106,6 @@ func (w *Work) ReadBytes(n int) { w.count.selBytes += n }
 
 // Scratch is float scratch of at least n elements for Choose and Prune, contents undefined.
 func (w *Work) Scratch(n int) []float32 { w.order = grow(w.order, n); return w.order[:n] }
-
-// Propose makes tokens [lo,hi) candidates of query head g. Only Choose calls it.
-func (w *Work) Propose(g, lo, hi int) {
-	hi = min(hi, w.Head.N)
-	for lo < hi {
-		p := lo / PageTokens
-		end := min(hi, (p+1)*PageTokens)
-		w.ProposeLanes(g, p, laneMask(end-p*PageTokens)&^laneMask(lo-p*PageTokens))
-		lo = end
-	}
-}
-
-// ProposeLanes makes tokens of page p candidates of query head g: token p*PageTokens+i for each set bit i.
-func (w *Work) ProposeLanes(g, p int, lanes uint16) {
-	w.mark[p] |= 1 << g
-	w.lanes[p*w.Group+g] |= lanes
-}
-
-// gather turns the proposals into Pages and cand, adding the newest page for every head: it and the current token are always kept.
-func (w *Work) gather() {
-	last := w.Head.Pages() - 1
-	rest := laneMask(w.Head.N - last*PageTokens)
-	for g := range w.Group {
-		w.ProposeLanes(g, last, rest)
-	}
-	w.Pages = w.Pages[:0]
-	for p, m := range w.mark[:last+1] {
-		if m != 0 {
-			w.Pages = append(w.Pages, int32(p))
-		}
-	}
-	n := len(w.Pages)
-	w.cand, w.keep = grow(w.cand, w.Group*n), grow(w.keep, w.Group*n)
-	w.logits = grow(w.logits, w.Group*n*PageTokens)
-	w.count.cand = 0
-	clear(w.count.b0)
-	for j, p := range w.Pages {
-		all := uint16(0)
-		for g := range w.Group {
-			m := w.lanes[int(p)*w.Group+g]
-			if int(p) == last {
-				m &= rest
-			}
-			w.cand[g*n+j] = m
-			all |= m
-			w.count.b0[g] += bits.OnesCount16(m)
-			w.lanes[int(p)*w.Group+g] = 0
-		}
-		w.mark[p] = 0
-		w.count.cand += bits.OnesCount16(all)
-	}
-}
-
-// mask sets the logits of the lanes of pages [lo,hi) that are no candidates to −Inf.
-func (w *Work) mask(lo, hi int) {
-	n := len(w.Pages)
-	for g := range w.Group {
-		l := w.Logits(g)
-		for j := lo; j < hi; j++ {
-			for m := ^w.cand[g*n+j]; m != 0; m &= m - 1 {
-				l[j*PageTokens+bits.TrailingZeros16(m)] = negInf
-			}
-		}
-	}
-}
 
 // collect flattens the survivors of the group into rows, and remembers whose they are where heads attend to their own sets.
 func (w *Work) collect(union bool) {
