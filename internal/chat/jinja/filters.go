@@ -1,7 +1,6 @@
 package jinja
 
 import (
-	"errors"
 	"fmt"
 	"html"
 	"math"
@@ -318,56 +317,6 @@ func urlencodeFilter(m *machine, v Value, _ []Value) (Value, error) {
 		}
 	}
 	return b.String()
-}
-
-// tojsonFilter is json.dumps with the defaults of transformers: not escaped for HTML, characters beyond ASCII as they are.
-func tojsonFilter(m *machine, v Value, a []Value) (Value, error) {
-	style := &jsonStyle{item: ", ", colon: ": ", ascii: truth(orNone(a[0])), sorted: truth(orNone(a[3]))}
-	switch indent := a[1].(type) {
-	case nil, none:
-	case string:
-		style.lines, style.indent = true, indent
-	default:
-		n, ok := asInt(indent)
-		if !ok {
-			return nil, fmt.Errorf("indent of type '%s', expected an integer or a string", typeName(indent))
-		}
-		pad, err := m.repeat(" ", n)
-		if err != nil {
-			return nil, err
-		}
-		style.lines, style.indent = true, pad.(string)
-	}
-	if style.lines {
-		style.item = ","
-	}
-	if a[2] != nil && a[2] != None {
-		l, ok := a[2].(*List)
-		if !ok || len(l.Items) != 2 {
-			return nil, errors.New("separators: expected two strings")
-		}
-		item, ok1 := l.Items[0].(string)
-		colon, ok2 := l.Items[1].(string)
-		if !ok1 || !ok2 {
-			return nil, errors.New("separators: expected two strings")
-		}
-		style.item, style.colon = item, colon
-	}
-	b := &builder{m: m}
-	b.json(v, style, 0)
-	return b.String()
-}
-
-func fromJSONFilter(m *machine, v Value, _ []Value) (Value, error) {
-	s, ok := v.(string)
-	if !ok {
-		return nil, fmt.Errorf("found '%s', expected a string", typeName(v))
-	}
-	// No value takes more than its text's length in entries.
-	if err := m.grow(len(s) * entrySize); err != nil {
-		return nil, err
-	}
-	return FromJSON([]byte(s))
 }
 
 func intFilter(m *machine, v Value, a []Value) (Value, error) {
