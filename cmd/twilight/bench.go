@@ -18,8 +18,8 @@ type benchCommand struct {
 type benchDecode struct {
 	File  string `short:"f" placeholder:"FILE" help:"The text that fills the cache; repeated if it is too short."`
 	Load  string `placeholder:"CACHE" type:"path" help:"A saved cache whose text fills it instead."`
-	Depth []int  `default:"0,4096,8192" help:"Cached tokens before the measured steps (${default})."`
-	Steps int    `default:"32" help:"Measured steps at each depth (${default})."`
+	Depth []int  `default:"0,4096,8192" placeholder:"N,..." help:"Cached tokens before the measured steps (${default})."`
+	Steps int    `default:"32" placeholder:"N" help:"Measured steps at each depth (${default})."`
 	modelFlags
 	specsFlag
 	JSON bool `name:"json" help:"Print JSON, a line a measurement."`
@@ -79,7 +79,7 @@ func (c *benchDecode) Run(con *console) error {
 }
 
 type benchKernels struct {
-	Threads int  `short:"t" default:"0" help:"Threads; 0: one a processor."`
+	Threads int  `short:"t" placeholder:"N" help:"Threads; 0: one a processor."`
 	JSON    bool `name:"json" help:"Print JSON, a line a measurement."`
 }
 

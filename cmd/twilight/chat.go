@@ -15,7 +15,7 @@ import (
 )
 
 type chatCommand struct {
-	System string `short:"s" placeholder:"TEXT" help:"The system message; left out, the chat template's own."`
+	systemFlag
 	modelFlags
 	attentionFlag
 	samplingFlags
@@ -91,10 +91,7 @@ func (v *conversation) line(line string) (done bool, err error) {
 }
 
 func (v *conversation) reset() {
-	v.messages = nil
-	if v.System != "" {
-		v.messages = append(v.messages, twilight.Message{Role: "system", Content: v.System})
-	}
+	v.messages = v.system(v.s.Model())
 }
 
 // answer adds a turn of each side.

@@ -14,9 +14,9 @@ type evalCommand struct {
 
 type pplCommand struct {
 	File   string `short:"f" placeholder:"FILE" help:"The text."`
-	Tokens int    `default:"8192" help:"Tokens of the text, from its start (${default})."`
-	Score  int    `default:"1024" help:"How many of them, the last, are scored (${default})."`
-	Time   int    `default:"16" help:"Decode steps that are timed; 0: none (${default})."`
+	Tokens int    `default:"8192" placeholder:"N" help:"Tokens of the text, from its start (${default})."`
+	Score  int    `default:"1024" placeholder:"N" help:"How many of them, the last, are scored (${default})."`
+	Time   int    `default:"16" placeholder:"N" help:"Decode steps that are timed; 0: none (${default})."`
 	Load   string `placeholder:"CACHE" type:"path" help:"A cache of 'twilight prefill --raw' of the same text."`
 	modelFlags
 	specsFlag
@@ -81,8 +81,8 @@ func percent(share float64) string { return fmt.Sprintf("%.1f%%", 100*share) }
 
 type needleCommand struct {
 	File      string    `short:"f" placeholder:"FILE" help:"The haystack."`
-	CtxTokens int       `default:"7000" help:"Tokens of the haystack, from its start (${default})."`
-	Depths    []float64 `default:"10,50,90" help:"Where the needle stands, in percent of the haystack (${default})."`
+	CtxTokens int       `default:"7000" placeholder:"N" help:"Tokens of the haystack, from its start (${default})."`
+	Depths    []float64 `default:"10,50,90" placeholder:"N,..." help:"Where the needle stands, in percent of the haystack (${default})."`
 	modelFlags
 	specsFlag
 	JSON bool `name:"json" help:"Print JSON, a line a depth and spec."`

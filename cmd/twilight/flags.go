@@ -13,15 +13,15 @@ import (
 
 // vars are what the texts of flags mention.
 func vars() kong.Vars {
-	return kong.Vars{"model": twilight.DefaultModel, "devices": strings.Join(twilight.Devices, ",")}
+	return kong.Vars{"model": twilight.DefaultModel, "system": defaultSystem, "devices": strings.Join(twilight.Devices, ",")}
 }
 
 // modelFlags are shared by every command that opens a model.
 type modelFlags struct {
-	Model   string `short:"m" default:"${model}" help:"A name that 'twilight list' shows, the path of a GGUF file, or hf:OWNER/REPO/FILE (${default})."`
-	Device  string `enum:"${devices}" default:"cpu" help:"What computes: ${enum} (${default})."`
-	Threads int    `short:"t" default:"0" help:"Threads; 0: one a processor."`
-	Ctx     int    `short:"c" default:"0" help:"Tokens of the longest text; 0: what the model was trained for."`
+	Model   string `short:"m" default:"${model}" placeholder:"NAME" help:"A name that 'twilight list' shows, the path of a GGUF file, or hf:OWNER/REPO/FILE (${default})."`
+	Device  string `enum:"${devices}" default:"cpu" placeholder:"NAME" help:"What computes: cpu, or reference, which is plain Go and slow (${default})."`
+	Threads int    `short:"t" placeholder:"N" help:"Threads; 0: one a processor."`
+	Ctx     int    `short:"c" placeholder:"N" help:"Tokens of the longest text; 0: what the model was trained for."`
 }
 
 // Validate is called by the parser.
@@ -37,6 +37,32 @@ func (f *modelFlags) Validate() error {
 
 func (f *modelFlags) options() twilight.Options {
 	return twilight.Options{Device: f.Device, Threads: f.Threads, Context: f.Ctx}
+}
+
+// systemFlag is the system message.
+type systemFlag struct {
+	System *string `short:"s" placeholder:"TEXT" help:"The system message (${system}); empty: what the chat template says by itself."`
+}
+
+// defaultSystem is plainer than what many templates say by themselves, and small models answer better under it than under a message about their maker.
+const defaultSystem = "You are a helpful AI assistant."
+
+// system is the conversation's beginning: empty for a template that takes no system message, unless one was asked for.
+func (f *systemFlag) system(m *twilight.Model) []twilight.Message {
+	text := defaultSystem
+	if f.System != nil {
+		text = *f.System
+	}
+	if text == "" {
+		return nil
+	}
+	begin := []twilight.Message{{Role: "system", Content: text}}
+	if f.System == nil {
+		if _, err := m.EncodeChat(append(begin, twilight.Message{Role: "user", Content: "x"})); err != nil {
+			return nil
+		}
+	}
+	return begin
 }
 
 // spec is an attention spec, checked as it is read.
@@ -77,16 +103,16 @@ func (f *specsFlag) specs() (out []string) {
 
 // samplingFlags say how tokens are drawn.
 type samplingFlags struct {
-	Temp             float64  `default:"0" help:"Temperature; 0: greedy, the same answer every time."`
-	TopK             int      `default:"0" help:"Draw from the K most likely tokens; 0: all."`
-	TopP             float64  `default:"1" help:"Draw from the fewest tokens with this share of the probability."`
-	MinP             float64  `default:"0" help:"Leave out tokens less likely than this share of the most likely one's."`
-	RepeatPenalty    float64  `default:"1" help:"Divide logits of recent tokens by this; 1: off."`
-	PresencePenalty  float64  `default:"0" help:"Subtract this from logits of recent tokens, once."`
-	FrequencyPenalty float64  `default:"0" help:"Subtract this from logits of recent tokens, for each time they occurred."`
+	Temp             float64  `placeholder:"N" help:"Temperature; 0: greedy, the same answer every time."`
+	TopK             int      `placeholder:"N" help:"Draw from the K most likely tokens; 0: all."`
+	TopP             float64  `default:"1" placeholder:"N" help:"Draw from the fewest tokens with this share of the probability."`
+	MinP             float64  `placeholder:"N" help:"Leave out tokens less likely than this share of the most likely one's."`
+	RepeatPenalty    float64  `default:"1" placeholder:"N" help:"Divide logits of recent tokens by this; 1: off."`
+	PresencePenalty  float64  `placeholder:"N" help:"Subtract this from logits of recent tokens, once."`
+	FrequencyPenalty float64  `placeholder:"N" help:"Subtract this from logits of recent tokens, for each time they occurred."`
 	Seed             *uint64  `placeholder:"N" help:"Of the draw, with --temp above 0; left out, another one every time."`
 	Stop             []string `sep:"none" placeholder:"TEXT" help:"End the answer before this text; may be repeated."`
-	MaxTokens        int      `default:"1024" help:"Tokens of an answer at most; 0: until the model ends it or the context is full (${default})."`
+	MaxTokens        int      `default:"1024" placeholder:"N" help:"Tokens of an answer at most; 0: until the model ends it or the context is full (${default})."`
 }
 
 // Validate is called by the parser.

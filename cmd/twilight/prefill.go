@@ -101,7 +101,7 @@ func (c *prefillCommand) tokens(m *twilight.Model, s *twilight.Session, text str
 	case c.Raw:
 		return m.Encode(text), nil
 	}
-	head, _, err := m.SplitChat(c.messages(text+cut), cut)
+	head, _, err := m.SplitChat(append(c.system(m), twilight.Message{Role: "user", Content: text + cut}), cut)
 	return head, err
 }
 

@@ -26,8 +26,8 @@ type runCommand struct {
 type promptFlags struct {
 	File       string `short:"f" placeholder:"FILE" help:"A text that stands before the prompt; - is standard input."`
 	HeadTokens int    `placeholder:"N" help:"Take only the first N tokens of --file."`
-	System     string `short:"s" placeholder:"TEXT" help:"The system message; left out, the chat template's own."`
-	Raw        bool   `help:"Continue the text as it stands, without the model's chat template."`
+	systemFlag
+	Raw bool `help:"Continue the text as it stands, without the model's chat template."`
 }
 
 // Validate is called by the parser.
@@ -37,7 +37,7 @@ func (f *promptFlags) Validate() error {
 		return fmt.Errorf("--head-tokens=%d: expected a number of tokens", f.HeadTokens)
 	case f.HeadTokens > 0 && f.File == "":
 		return errors.New("--head-tokens needs --file")
-	case f.Raw && f.System != "":
+	case f.Raw && f.System != nil:
 		return errors.New("--system needs the chat template, which --raw leaves out")
 	}
 	return nil
@@ -112,25 +112,18 @@ func (c *runCommand) tokens(m *twilight.Model, s *twilight.Session, p prompt) ([
 	if c.Raw {
 		return append(saved, m.Tokenizer().Encode(p.String(), tokenizer.EncodeOptions{})...), nil
 	}
-	_, tail, err := m.SplitChat(c.messages(cut+"\n\n"+p.String()), cut)
+	_, tail, err := m.SplitChat([]twilight.Message{{Role: "user", Content: cut + "\n\n" + p.String()}}, cut)
 	return append(saved, tail...), err
 }
 
 // cut marks where the saved text ends in a conversation that is rendered without it.
 const cut = "\u2063twilight\u2063"
 
-func (f *promptFlags) messages(user string) (out []twilight.Message) {
-	if f.System != "" {
-		out = append(out, twilight.Message{Role: "system", Content: f.System})
-	}
-	return append(out, twilight.Message{Role: "user", Content: user})
-}
-
 func (f *promptFlags) encode(m *twilight.Model, text string) ([]int32, error) {
 	if f.Raw {
 		return m.Encode(text), nil
 	}
-	return m.EncodeChat(f.messages(text))
+	return m.EncodeChat(append(f.system(m), twilight.Message{Role: "user", Content: text}))
 }
 
 // open opens a model with progress.
