@@ -114,9 +114,11 @@ func Open(ctx context.Context, name string, o Options) (_ *Model, err error) {
 	if m.template, err = loadTemplate(m.file, m.tok); err != nil {
 		return nil, err
 	}
-	if m.dev, err = openDevice(o.Device, o.Threads); err != nil {
+	dev, err := openDevice(o.Device, o.Threads)
+	if err != nil {
 		return nil, err
 	}
+	m.dev = dev // not before: a failed device is a nil pointer in an interface, which is not nil
 	size := m.file.Size()
 	mod, err := model.Load(m.file, m.dev, model.Options{MaxRows: o.BatchRows, MaxLogits: o.ScoreRows, Progress: func(done int64) { progress("loading", done, size) }})
 	if err != nil {

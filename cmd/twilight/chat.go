@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,11 @@ type conversation struct {
 	s        *twilight.Session
 	messages []twilight.Message
 	last     *summary
+}
+
+// Validate is called by the parser.
+func (c *chatCommand) Validate() error {
+	return cmp.Or(c.modelFlags.Validate(), c.samplingFlags.Validate())
 }
 
 // Run is called by the parser.

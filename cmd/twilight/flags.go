@@ -24,7 +24,7 @@ type modelFlags struct {
 	Ctx     int    `short:"c" placeholder:"N" help:"Tokens of the longest text; 0: what the model was trained for."`
 }
 
-// Validate is called by the parser.
+// Validate reports values out of range.
 func (f *modelFlags) Validate() error {
 	if f.Threads < 0 || f.Threads > 1024 {
 		return fmt.Errorf("--threads=%d: expected 0 to 1024", f.Threads)
@@ -115,7 +115,7 @@ type samplingFlags struct {
 	MaxTokens        int      `default:"1024" placeholder:"N" help:"Tokens of an answer at most; 0: until the model ends it or the context is full (${default})."`
 }
 
-// Validate is called by the parser.
+// Validate reports values out of range.
 func (f *samplingFlags) Validate() error {
 	if f.MaxTokens < 0 {
 		return fmt.Errorf("--max-tokens=%d: expected a number of tokens, or 0", f.MaxTokens)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -29,14 +30,21 @@ type prefillResult struct {
 	Path    string  `json:"saved"`
 }
 
+// Validate is called by the parser.
+func (c *prefillCommand) Validate() error {
+	switch {
+	case c.File == "" && c.Load == "":
+		return errors.New("nothing to read: give a text with --file, or a saved cache with --load")
+	case c.File != "" && c.Save == "":
+		return errors.New("nowhere to keep the cache: give a file with --save")
+	case c.Load != "" && c.System != nil:
+		return errors.New("--system stands before the saved text of --load: give it when that is saved")
+	}
+	return cmp.Or(c.promptFlags.Validate(), c.modelFlags.Validate())
+}
+
 // Run is called by the parser.
 func (c *prefillCommand) Run(con *console) error {
-	if c.File == "" && c.Load == "" {
-		return misuse{errors.New("nothing to read: give a text with --file, or a saved cache with --load")}
-	}
-	if c.File != "" && c.Save == "" {
-		return misuse{errors.New("nowhere to keep the cache: give a file with --save")}
-	}
 	ctx, stop := con.interruptible()
 	defer stop()
 	text, err := con.readFile(c.File)

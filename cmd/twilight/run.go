@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,7 @@ type promptFlags struct {
 	Raw bool `help:"Continue the text as it stands, without the model's chat template."`
 }
 
-// Validate is called by the parser.
+// Validate reports flags that do not fit together.
 func (f *promptFlags) Validate() error {
 	switch {
 	case f.HeadTokens < 0:
@@ -41,6 +42,14 @@ func (f *promptFlags) Validate() error {
 		return errors.New("--system needs the chat template, which --raw leaves out")
 	}
 	return nil
+}
+
+// Validate is called by the parser.
+func (c *runCommand) Validate() error {
+	if c.Load != "" && c.System != nil {
+		return errors.New("--system stands before the saved text of --load: give it to 'twilight prefill'")
+	}
+	return cmp.Or(c.promptFlags.Validate(), c.modelFlags.Validate(), c.samplingFlags.Validate())
 }
 
 // Run is called by the parser.

@@ -92,6 +92,11 @@ func (c *Perplexity) Run(ctx context.Context, m *twilight.Model) ([]PerplexityRo
 		}
 	}
 	runs, err := c.fork(base)
+	defer func() {
+		for _, r := range runs {
+			r.s.Close()
+		}
+	}()
 	if err != nil {
 		return nil, err
 	}
@@ -99,14 +104,12 @@ func (c *Perplexity) Run(ctx context.Context, m *twilight.Model) ([]PerplexityRo
 	if err == nil && c.Time > 0 {
 		err = c.time(ctx, base, runs, text[from:])
 	}
-	rows := make([]PerplexityRow, 0, len(c.Specs))
-	for _, r := range runs[1:] {
-		if r.n > 0 {
+	var rows []PerplexityRow
+	for _, spec := range c.Specs {
+		if r := runs[slices.IndexFunc(runs, func(r *run) bool { return r.spec == spec })]; r.n > 0 {
 			rows = append(rows, r.row(c, m, from))
 		}
-		r.s.Close()
 	}
-	runs[0].s.Close()
 	return rows, err
 }
 
@@ -129,12 +132,12 @@ type run struct {
 	speedup float64
 }
 
-func (c *Perplexity) fork(base *twilight.Session) ([]*run, error) {
-	var runs []*run
-	for _, spec := range append([]string{"dense"}, c.Specs...) {
+// fork starts the runs. They are to be closed, after an error too.
+func (c *Perplexity) fork(base *twilight.Session) (runs []*run, err error) {
+	for _, spec := range append([]string{"dense"}, slices.DeleteFunc(slices.Clone(c.Specs), func(s string) bool { return s == "dense" })...) {
 		s, err := base.Fork(spec)
 		if err != nil {
-			return nil, err
+			return runs, err
 		}
 		s.Stats.Measure = true
 		runs = append(runs, &run{spec: spec, s: s})
