@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/gguf"
 	"github.com/twilight-go/twilight/internal/device"
 )
@@ -103,23 +104,41 @@ func ReadHyper(s Source) (*Hyper, error) {
 	if v := r.int("attention.value_length", h.HeadDim, 1, maxWidth); r.err == nil && v != h.HeadDim {
 		return nil, fmt.Errorf("model: %s: keys of %d channels and values of %d: expected equal", s.Name(), h.HeadDim, v)
 	}
-	if r.err == nil && h.Heads%h.KVHeads != 0 {
-		return nil, fmt.Errorf("model: %s: %d query heads and %d KV heads: expected a multiple", s.Name(), h.Heads, h.KVHeads)
+	if r.err == nil && (h.Heads%h.KVHeads != 0 || h.Group() > attention.MaxGroup) {
+		return nil, fmt.Errorf("model: %s: %d query heads and %d KV heads: expected a multiple, at most %d", s.Name(), h.Heads, h.KVHeads, attention.MaxGroup)
 	}
 	h.AttnScale = float32(1 / math.Sqrt(float64(h.HeadDim)))
 	h.Rope = r.rope(h, r.float("rope.freq_base", 10000))
-	special(r, h)
+	if r.err == nil {
+		special(r, h)
+	}
+	if r.err == nil {
+		r.err = h.checkSizes(s)
+	}
 	if r.err != nil {
 		return nil, r.err
 	}
+	return h, nil
+}
+
+// checkSizes takes the vocabulary's size from the embeddings, and holds the widths that scratch memory is made for against tensors that the file really has.
+func (h *Hyper) checkSizes(s Source) error {
 	e, ok := s.Tensor("token_embd.weight")
 	if !ok {
-		return nil, fmt.Errorf("model: %s: tensor token_embd.weight: not found", s.Name())
+		return fmt.Errorf("model: %s: tensor token_embd.weight: not found", s.Name())
 	}
 	if h.Vocab = e.Rows(); h.Vocab < 1 || h.Vocab > maxVocab {
-		return nil, fmt.Errorf("model: %s: tensor token_embd.weight has %d rows; expected one a token, at most %d", s.Name(), h.Vocab, maxVocab)
+		return fmt.Errorf("model: %s: tensor token_embd.weight has %d rows; expected one a token, at most %d", s.Name(), h.Vocab, maxVocab)
 	}
-	return h, nil
+	for _, t := range []struct {
+		name string
+		rows int
+	}{{"token_embd", h.Vocab}, {"blk.0.attn_q", h.Heads * h.HeadDim}, {"blk.0.attn_k", h.KVHeads * h.HeadDim}, {"blk.0.ffn_gate", h.FFN}} {
+		if _, err := find(s, t.name+".weight", t.rows, h.Embed); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // reader reads keys below the architecture's name and keeps the first error.
@@ -140,7 +159,7 @@ func (r *reader) int(key string, def, lo, hi int) int {
 	key = r.arch + "." + key
 	v, err := r.s.Uint(key)
 	if errors.Is(err, gguf.ErrNotFound) && def >= 0 {
-		return def
+		v, err = uint64(def), nil // it may follow from other keys, and be as wrong as they are
 	}
 	if err != nil {
 		r.fail("%w", err)

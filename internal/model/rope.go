@@ -25,6 +25,10 @@ func (r *reader) rope(h *Hyper, base float64) *device.Rope {
 			return rope
 		}
 		for i, f := range factors {
+			if !(f > 0 && f <= math.MaxFloat32) {
+				r.fail("%s: tensor rope_freqs.weight: factor %d is %v: expected a positive number", r.s.Name(), i, f)
+				return rope
+			}
 			rope.Freq[i] /= float64(f)
 		}
 	}
@@ -72,5 +76,8 @@ func (r *reader) yarn(rope *device.Rope, base, factor float64, dims, original in
 		mix := (1 - ramp) * ext // 1: fast, extrapolated
 		rope.Freq[i] = rope.Freq[i]/factor*(1-mix) + rope.Freq[i]*mix
 	}
-	rope.Magnitude = r.float("rope.scaling.attn_factor", 1) * (1 + 0.1*math.Log(factor))
+	rope.Magnitude = r.float("rope.scaling.attn_factor", 1)
+	if ext != 0 {
+		rope.Magnitude *= 1 + 0.1*math.Log(factor)
+	}
 }

@@ -37,13 +37,9 @@ func (l *loader) matrix(name string, rows, cols int) device.Weight {
 	if l.err != nil {
 		return nil
 	}
-	t, ok := l.s.Tensor(name)
-	if !ok {
-		l.fail(fmt.Errorf("model: %s: tensor %s: not found", l.s.Name(), name))
-		return nil
-	}
-	if len(t.Dims) != 2 || t.Cols() != cols || t.Rows() != rows {
-		l.fail(fmt.Errorf("model: %s: tensor %s has dimensions %v; expected [%d %d]", l.s.Name(), name, t.Dims, cols, rows))
+	t, err := find(l.s, name, rows, cols)
+	if err != nil {
+		l.fail(err)
 		return nil
 	}
 	w, err := l.dev.Weight(device.Matrix{Name: name, Type: t.Type, Rows: rows, Cols: cols, Data: t.Data})
@@ -55,6 +51,18 @@ func (l *loader) matrix(name string, rows, cols int) device.Weight {
 		l.progress(l.done)
 	}
 	return w
+}
+
+// find is a tensor of the given shape.
+func find(s Source, name string, rows, cols int) (gguf.Tensor, error) {
+	t, ok := s.Tensor(name)
+	if !ok {
+		return t, fmt.Errorf("model: %s: tensor %s: not found", s.Name(), name)
+	}
+	if len(t.Dims) != 2 || t.Dims[0] != uint64(cols) || t.Dims[1] != uint64(rows) {
+		return t, fmt.Errorf("model: %s: tensor %s has dimensions %v; expected [%d %d]", s.Name(), name, t.Dims, cols, rows)
+	}
+	return t, nil
 }
 
 // vector reads a tensor of n elements as float32.
