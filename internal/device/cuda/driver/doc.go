@@ -1,0 +1,35 @@
+// Package driver is a thin layer over NVIDIA's driver library, loaded at run time: no toolkit, no cgo, and on a machine without the library a clear error.
+//
+// A CUDA context belongs to an operating-system thread. Open starts one thread of its own, and Device.Do runs whole steps on it; a Context is only valid inside Do.
+// Every error names the driver's function, CUDA's own name of the error, and what was being done.
+package driver
+
+import "errors"
+
+// ErrUnavailable is in the error of Open where no NVIDIA driver can be used: none installed, none for this system, or a build with the tag nocuda.
+var ErrUnavailable = errors.New("no NVIDIA driver")
+
+// The numbers below are the driver's, from its public header.
+const (
+	attrMultiprocessors = 16
+	attrL2Bytes         = 38
+	attrMajor           = 75
+	attrMinor           = 76
+
+	errNotReady = 600
+
+	launchClusterDimension = 4
+	launchProgrammatic     = 6
+
+	captureThreadLocal = 1
+)
+
+// FuncAttr is an attribute of a function that can be set.
+type FuncAttr int
+
+// The attributes in use.
+const (
+	FuncRegisters          FuncAttr = 4  // read only: registers a thread
+	FuncMaxDynamicShared   FuncAttr = 8  // bytes of dynamic shared memory that launches may ask for
+	FuncNonPortableCluster FuncAttr = 14 // 1: clusters of more than 8 blocks are allowed
+)

@@ -1,0 +1,76 @@
+// A stand-in for NVIDIA's driver library: enough of it, on host memory, to run the driver layer on a machine without a GPU. Work runs when it is queued, except
+// between the beginning and the end of a capture. Its one kernel, "add", adds params.x to each of params.n floats.
+#include <stdlib.h>
+#include <string.h>
+
+typedef int R;
+typedef struct { float *at; float x; int n; } Params;
+typedef struct { unsigned grid[3], block[3], shared; void *stream; void *attrs; unsigned count; } Config;
+typedef struct { unsigned id, pad; unsigned value[16]; } Attr;
+typedef struct { int nodes; Params node[64]; } Graph;
+
+static int capturing, clock_ms;
+static Graph *open_graph;
+static __thread int current;
+
+R cuInit(unsigned f) { return 0; }
+R cuGetErrorName(R e, const char **s) { *s = e == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : e == 100 ? "CUDA_ERROR_NO_DEVICE" : e == 500 ? "CUDA_ERROR_NOT_FOUND" : "CUDA_ERROR_INVALID_VALUE"; return e == 999; }
+R cuGetErrorString(R e, const char **s) { *s = e == 2 ? "out of memory" : "mock failure"; return 0; }
+R cuDriverGetVersion(int *v) { *v = 13000; return 0; }
+R cuDeviceGetCount(int *n) { *n = 1; return 0; }
+R cuDeviceGet(int *d, int i) { *d = i; return 0; }
+R cuDeviceGetName(char *s, int n, int d) { strncpy(s, "Mock GPU", n); return 0; }
+R cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 9 : a == 76 ? 0 : a == 16 ? 132 : 50 << 20; return 0; }
+R cuDevicePrimaryCtxRetain(void **c, int d) { *c = (void *)1; return 0; }
+R cuDevicePrimaryCtxRelease_v2(int d) { return 0; }
+R cuCtxSetCurrent(void *c) { current = 1; return 0; }
+R cuCtxSynchronize(void) { return current ? 0 : 201; }
+R cuModuleLoadData(void **m, const char *image) { if (strncmp(image, "mock", 4)) return 200; *m = (void *)2; return 0; }
+R cuModuleUnload(void *m) { return 0; }
+R cuModuleGetFunction(void **f, void *m, const char *name) { if (strcmp(name, "add")) return 500; *f = (void *)3; return 0; }
+static int attr[32];
+R cuFuncSetAttribute(void *f, int a, int v) { if (a < 0 || a >= 32) return 1; attr[a] = v; return 0; }
+R cuFuncGetAttribute(int *v, int a, void *f) { if (a < 0 || a >= 32) return 1; *v = attr[a]; return 0; }
+R cuOccupancyMaxActiveBlocksPerMultiprocessor(int *n, void *f, int threads, size_t shared) { *n = 2048 / threads; return 0; }
+R cuMemGetInfo_v2(size_t *f, size_t *t) { *f = 1 << 20; *t = 1 << 21; return 0; }
+R cuMemAlloc_v2(void **p, size_t n) { if (!current) return 201; if (n > 1u << 30) return 2; *p = malloc(n); return 0; }
+R cuMemFree_v2(void *p) { free(p); return 0; }
+R cuMemHostAlloc(void **p, size_t n, unsigned f) { *p = malloc(n); return 0; }
+R cuMemFreeHost(void *p) { free(p); return 0; }
+R cuMemcpyHtoD_v2(void *d, const void *s, size_t n) { memcpy(d, s, n); return 0; }
+R cuMemcpyDtoH_v2(void *d, const void *s, size_t n) { memcpy(d, s, n); return 0; }
+R cuMemcpyHtoDAsync_v2(void *d, const void *s, size_t n, void *st) { memcpy(d, s, n); return 0; }
+R cuMemcpyDtoHAsync_v2(void *d, const void *s, size_t n, void *st) { memcpy(d, s, n); return 0; }
+R cuMemcpyDtoDAsync_v2(void *d, const void *s, size_t n, void *st) { memcpy(d, s, n); return 0; }
+R cuMemsetD8Async(void *d, unsigned char b, size_t n, void *st) { memset(d, b, n); return 0; }
+R cuStreamCreate(void **s, unsigned f) { *s = malloc(1); return 0; }
+R cuStreamDestroy_v2(void *s) { free(s); return 0; }
+R cuStreamSynchronize(void *s) { return 0; }
+static int busy = 1;
+R cuStreamQuery(void *s) { return busy-- > 0 ? 600 : 0; }
+R cuStreamBeginCapture_v2(void *s, int mode) { capturing = 1; open_graph = calloc(1, sizeof(Graph)); return 0; }
+R cuStreamEndCapture(void *s, Graph **g) { capturing = 0; *g = open_graph; return 0; }
+R cuGraphInstantiateWithFlags(Graph **e, Graph *g, unsigned long long f) { *e = malloc(sizeof(Graph)); **e = *g; return 0; }
+static void add(Params *p) { for (int i = 0; i < p->n; i++) p->at[i] += p->x; }
+R cuGraphLaunch(Graph *g, void *s) { for (int i = 0; i < g->nodes; i++) add(&g->node[i]); return 0; }
+R cuGraphExecDestroy(Graph *g) { free(g); return 0; }
+R cuGraphDestroy(Graph *g) { free(g); return 0; }
+R cuEventCreate(int **e, unsigned f) { *e = calloc(1, sizeof(int)); return 0; }
+R cuEventDestroy_v2(int *e) { free(e); return 0; }
+R cuEventRecord(int *e, void *s) { *e = ++clock_ms; return 0; }
+R cuEventSynchronize(int *e) { return 0; }
+R cuEventElapsedTime(float *ms, int *a, int *b) { *ms = *b - *a; return 0; }
+R cuLaunchKernelEx(const Config *c, void *f, void **params, void **extra) {
+	if (c->grid[0] == 0 || c->grid[1] == 0 || c->grid[2] == 0 || c->block[0] == 0) return 1;
+	Attr *a = c->attrs;
+	attr[20] = attr[21] = 0; // told through cuFuncGetAttribute
+	for (unsigned i = 0; i < c->count; i++) {
+		if (a[i].id == 4) attr[20] = a[i].value[0];
+		else if (a[i].id == 6) attr[21] = a[i].value[0];
+		else return 1;
+	}
+	if (!capturing) { add(params[0]); return 0; }
+	if (open_graph->nodes == 64) return 1;
+	open_graph->node[open_graph->nodes++] = *(Params *)params[0];
+	return 0;
+}
