@@ -199,3 +199,45 @@ func accumulate7x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint1
 //
 //go:noescape
 func accumulate7x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+
+// accumulate1x32AVX2 is, for 1 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:32] += w[g*ld+i] * rows[r*dim+channel:][:32]
+//		}
+//	}
+//
+// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
+// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
+//
+//go:noescape
+func accumulate1x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+
+// accumulate2x32AVX2 is, for 2 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:32] += w[g*ld+i] * rows[r*dim+channel:][:32]
+//		}
+//	}
+//
+// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
+// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
+//
+//go:noescape
+func accumulate2x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+
+// accumulate3x32AVX2 is, for 3 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:32] += w[g*ld+i] * rows[r*dim+channel:][:32]
+//		}
+//	}
+//
+// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
+// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
+//
+//go:noescape
+func accumulate3x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)

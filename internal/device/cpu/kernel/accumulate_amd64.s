@@ -23,27 +23,27 @@ TEXT ·accumulate1x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(BX), Z2
 	VMOVUPS 192(BX), Z3
 	ADDQ    DI, BX
-	MOVQ    last+72(FP), BX
-	MOVQ    ahead+64(FP), R8
-	LEAQ    (R8), R8
+	MOVQ    ahead+64(FP), BX
+	MOVQ    last+72(FP), R8
+	LEAQ    (BX), BX
 	XORQ    R9, R9
 	MOVQ    R9, (SP)
 
 row:
-	CMPQ             R8, BX
-	CMOVQHI          BX, R8
-	MOVLQSX          (R8), R10
+	CMPQ             BX, R8
+	CMOVQHI          R8, BX
+	MOVLQSX          (BX), R10
 	IMULQ            DI, R10
 	SHRQ             $0x01, R10
 	ADDQ             rows+32(FP), R10
 	PREFETCHT0       (R10)(R9*1)
 	PREFETCHT0       64(R10)(R9*1)
 	SUBQ             $-128, R9
-	LEAQ             4(R8), R11
+	LEAQ             4(BX), R11
 	LEAQ             (R9)(R9*1), R10
 	CMPQ             R10, DI
 	CMOVQGE          (SP), R9
-	CMOVQGE          R11, R8
+	CMOVQGE          R11, BX
 	MOVLQSX          (CX), R10
 	IMULQ            DI, R10
 	SHRQ             $0x01, R10
@@ -104,27 +104,27 @@ TEXT ·accumulate1x32AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS (BX), Z0
 	VMOVUPS 64(BX), Z1
 	ADDQ    DI, BX
-	MOVQ    last+72(FP), BX
-	MOVQ    ahead+64(FP), R8
-	LEAQ    (R8), R8
+	MOVQ    ahead+64(FP), BX
+	MOVQ    last+72(FP), R8
+	LEAQ    (BX), BX
 	XORQ    R9, R9
 	MOVQ    R9, (SP)
 
 row:
-	CMPQ             R8, BX
-	CMOVQHI          BX, R8
-	MOVLQSX          (R8), R10
+	CMPQ             BX, R8
+	CMOVQHI          R8, BX
+	MOVLQSX          (BX), R10
 	IMULQ            DI, R10
 	SHRQ             $0x01, R10
 	ADDQ             rows+32(FP), R10
 	PREFETCHT0       (R10)(R9*1)
 	PREFETCHT0       64(R10)(R9*1)
 	SUBQ             $-128, R9
-	LEAQ             4(R8), R11
+	LEAQ             4(BX), R11
 	LEAQ             (R9)(R9*1), R10
 	CMPQ             R10, DI
 	CMOVQGE          (SP), R9
-	CMOVQGE          R11, R8
+	CMOVQGE          R11, BX
 	MOVLQSX          (CX), R10
 	IMULQ            DI, R10
 	SHRQ             $0x01, R10
@@ -180,27 +180,27 @@ TEXT ·accumulate2x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R8), Z6
 	VMOVUPS 192(R8), Z7
 	ADDQ    DI, R8
-	MOVQ    last+72(FP), R8
-	MOVQ    ahead+64(FP), R9
-	LEAQ    (R9), R9
+	MOVQ    ahead+64(FP), R8
+	MOVQ    last+72(FP), R9
+	LEAQ    (R8), R8
 	XORQ    R10, R10
 	MOVQ    R10, (SP)
 
 row:
-	CMPQ             R9, R8
-	CMOVQHI          R8, R9
-	MOVLQSX          (R9), R11
+	CMPQ             R8, R9
+	CMOVQHI          R9, R8
+	MOVLQSX          (R8), R11
 	IMULQ            DI, R11
 	SHRQ             $0x01, R11
 	ADDQ             rows+32(FP), R11
 	PREFETCHT0       (R11)(R10*1)
 	PREFETCHT0       64(R11)(R10*1)
 	SUBQ             $-128, R10
-	LEAQ             4(R9), R12
+	LEAQ             4(R8), R12
 	LEAQ             (R10)(R10*1), R11
 	CMPQ             R11, DI
 	CMOVQGE          (SP), R10
-	CMOVQGE          R12, R9
+	CMOVQGE          R12, R8
 	MOVLQSX          (CX), R11
 	IMULQ            DI, R11
 	SHRQ             $0x01, R11
@@ -285,27 +285,27 @@ TEXT ·accumulate2x32AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS (R8), Z2
 	VMOVUPS 64(R8), Z3
 	ADDQ    DI, R8
-	MOVQ    last+72(FP), R8
-	MOVQ    ahead+64(FP), R9
-	LEAQ    (R9), R9
+	MOVQ    ahead+64(FP), R8
+	MOVQ    last+72(FP), R9
+	LEAQ    (R8), R8
 	XORQ    R10, R10
 	MOVQ    R10, (SP)
 
 row:
-	CMPQ             R9, R8
-	CMOVQHI          R8, R9
-	MOVLQSX          (R9), R11
+	CMPQ             R8, R9
+	CMOVQHI          R9, R8
+	MOVLQSX          (R8), R11
 	IMULQ            DI, R11
 	SHRQ             $0x01, R11
 	ADDQ             rows+32(FP), R11
 	PREFETCHT0       (R11)(R10*1)
 	PREFETCHT0       64(R11)(R10*1)
 	SUBQ             $-128, R10
-	LEAQ             4(R9), R12
+	LEAQ             4(R8), R12
 	LEAQ             (R10)(R10*1), R11
 	CMPQ             R11, DI
 	CMOVQGE          (SP), R10
-	CMOVQGE          R12, R9
+	CMOVQGE          R12, R8
 	MOVLQSX          (CX), R11
 	IMULQ            DI, R11
 	SHRQ             $0x01, R11
@@ -377,27 +377,27 @@ TEXT ·accumulate3x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R8), Z10
 	VMOVUPS 192(R8), Z11
 	ADDQ    DI, R8
-	MOVQ    last+72(FP), R8
-	MOVQ    ahead+64(FP), R9
-	LEAQ    (R9), R9
+	MOVQ    ahead+64(FP), R8
+	MOVQ    last+72(FP), R9
+	LEAQ    (R8), R8
 	XORQ    R10, R10
 	MOVQ    R10, (SP)
 
 row:
-	CMPQ             R9, R8
-	CMOVQHI          R8, R9
-	MOVLQSX          (R9), R11
+	CMPQ             R8, R9
+	CMOVQHI          R9, R8
+	MOVLQSX          (R8), R11
 	IMULQ            DI, R11
 	SHRQ             $0x01, R11
 	ADDQ             rows+32(FP), R11
 	PREFETCHT0       (R11)(R10*1)
 	PREFETCHT0       64(R11)(R10*1)
 	SUBQ             $-128, R10
-	LEAQ             4(R9), R12
+	LEAQ             4(R8), R12
 	LEAQ             (R10)(R10*1), R11
 	CMPQ             R11, DI
 	CMOVQGE          (SP), R10
-	CMOVQGE          R12, R9
+	CMOVQGE          R12, R8
 	MOVLQSX          (CX), R11
 	IMULQ            DI, R11
 	SHRQ             $0x01, R11
@@ -506,27 +506,27 @@ TEXT ·accumulate3x32AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS (R8), Z4
 	VMOVUPS 64(R8), Z5
 	ADDQ    DI, R8
-	MOVQ    last+72(FP), R8
-	MOVQ    ahead+64(FP), R9
-	LEAQ    (R9), R9
+	MOVQ    ahead+64(FP), R8
+	MOVQ    last+72(FP), R9
+	LEAQ    (R8), R8
 	XORQ    R10, R10
 	MOVQ    R10, (SP)
 
 row:
-	CMPQ             R9, R8
-	CMOVQHI          R8, R9
-	MOVLQSX          (R9), R11
+	CMPQ             R8, R9
+	CMOVQHI          R9, R8
+	MOVLQSX          (R8), R11
 	IMULQ            DI, R11
 	SHRQ             $0x01, R11
 	ADDQ             rows+32(FP), R11
 	PREFETCHT0       (R11)(R10*1)
 	PREFETCHT0       64(R11)(R10*1)
 	SUBQ             $-128, R10
-	LEAQ             4(R9), R12
+	LEAQ             4(R8), R12
 	LEAQ             (R10)(R10*1), R11
 	CMPQ             R11, DI
 	CMOVQGE          (SP), R10
-	CMOVQGE          R12, R9
+	CMOVQGE          R12, R8
 	MOVLQSX          (CX), R11
 	IMULQ            DI, R11
 	SHRQ             $0x01, R11
@@ -615,27 +615,27 @@ TEXT ·accumulate4x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R9), Z14
 	VMOVUPS 192(R9), Z15
 	ADDQ    DI, R9
-	MOVQ    last+72(FP), R9
-	MOVQ    ahead+64(FP), R10
-	LEAQ    (R10), R10
+	MOVQ    ahead+64(FP), R9
+	MOVQ    last+72(FP), R10
+	LEAQ    (R9), R9
 	XORQ    R11, R11
 	MOVQ    R11, (SP)
 
 row:
-	CMPQ             R10, R9
-	CMOVQHI          R9, R10
-	MOVLQSX          (R10), R12
+	CMPQ             R9, R10
+	CMOVQHI          R10, R9
+	MOVLQSX          (R9), R12
 	IMULQ            DI, R12
 	SHRQ             $0x01, R12
 	ADDQ             rows+32(FP), R12
 	PREFETCHT0       (R12)(R11*1)
 	PREFETCHT0       64(R12)(R11*1)
 	SUBQ             $-128, R11
-	LEAQ             4(R10), R13
+	LEAQ             4(R9), R13
 	LEAQ             (R11)(R11*1), R12
 	CMPQ             R12, DI
 	CMOVQGE          (SP), R11
-	CMOVQGE          R13, R10
+	CMOVQGE          R13, R9
 	MOVLQSX          (CX), R12
 	IMULQ            DI, R12
 	SHRQ             $0x01, R12
@@ -769,27 +769,27 @@ TEXT ·accumulate4x32AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS (R9), Z6
 	VMOVUPS 64(R9), Z7
 	ADDQ    DI, R9
-	MOVQ    last+72(FP), R9
-	MOVQ    ahead+64(FP), R10
-	LEAQ    (R10), R10
+	MOVQ    ahead+64(FP), R9
+	MOVQ    last+72(FP), R10
+	LEAQ    (R9), R9
 	XORQ    R11, R11
 	MOVQ    R11, (SP)
 
 row:
-	CMPQ             R10, R9
-	CMOVQHI          R9, R10
-	MOVLQSX          (R10), R12
+	CMPQ             R9, R10
+	CMOVQHI          R10, R9
+	MOVLQSX          (R9), R12
 	IMULQ            DI, R12
 	SHRQ             $0x01, R12
 	ADDQ             rows+32(FP), R12
 	PREFETCHT0       (R12)(R11*1)
 	PREFETCHT0       64(R12)(R11*1)
 	SUBQ             $-128, R11
-	LEAQ             4(R10), R13
+	LEAQ             4(R9), R13
 	LEAQ             (R11)(R11*1), R12
 	CMPQ             R12, DI
 	CMOVQGE          (SP), R11
-	CMOVQGE          R13, R10
+	CMOVQGE          R13, R9
 	MOVLQSX          (CX), R12
 	IMULQ            DI, R12
 	SHRQ             $0x01, R12
@@ -894,27 +894,27 @@ TEXT ·accumulate5x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R9), Z18
 	VMOVUPS 192(R9), Z19
 	ADDQ    DI, R9
-	MOVQ    last+72(FP), R9
-	MOVQ    ahead+64(FP), R10
-	LEAQ    (R10), R10
+	MOVQ    ahead+64(FP), R9
+	MOVQ    last+72(FP), R10
+	LEAQ    (R9), R9
 	XORQ    R11, R11
 	MOVQ    R11, (SP)
 
 row:
-	CMPQ             R10, R9
-	CMOVQHI          R9, R10
-	MOVLQSX          (R10), R12
+	CMPQ             R9, R10
+	CMOVQHI          R10, R9
+	MOVLQSX          (R9), R12
 	IMULQ            DI, R12
 	SHRQ             $0x01, R12
 	ADDQ             rows+32(FP), R12
 	PREFETCHT0       (R12)(R11*1)
 	PREFETCHT0       64(R12)(R11*1)
 	SUBQ             $-128, R11
-	LEAQ             4(R10), R13
+	LEAQ             4(R9), R13
 	LEAQ             (R11)(R11*1), R12
 	CMPQ             R12, DI
 	CMOVQGE          (SP), R11
-	CMOVQGE          R13, R10
+	CMOVQGE          R13, R9
 	MOVLQSX          (CX), R12
 	IMULQ            DI, R12
 	SHRQ             $0x01, R12
@@ -1072,27 +1072,27 @@ TEXT ·accumulate5x32AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS (R9), Z8
 	VMOVUPS 64(R9), Z9
 	ADDQ    DI, R9
-	MOVQ    last+72(FP), R9
-	MOVQ    ahead+64(FP), R10
-	LEAQ    (R10), R10
+	MOVQ    ahead+64(FP), R9
+	MOVQ    last+72(FP), R10
+	LEAQ    (R9), R9
 	XORQ    R11, R11
 	MOVQ    R11, (SP)
 
 row:
-	CMPQ             R10, R9
-	CMOVQHI          R9, R10
-	MOVLQSX          (R10), R12
+	CMPQ             R9, R10
+	CMOVQHI          R10, R9
+	MOVLQSX          (R9), R12
 	IMULQ            DI, R12
 	SHRQ             $0x01, R12
 	ADDQ             rows+32(FP), R12
 	PREFETCHT0       (R12)(R11*1)
 	PREFETCHT0       64(R12)(R11*1)
 	SUBQ             $-128, R11
-	LEAQ             4(R10), R13
+	LEAQ             4(R9), R13
 	LEAQ             (R11)(R11*1), R12
 	CMPQ             R12, DI
 	CMOVQGE          (SP), R11
-	CMOVQGE          R13, R10
+	CMOVQGE          R13, R9
 	MOVLQSX          (CX), R12
 	IMULQ            DI, R12
 	SHRQ             $0x01, R12
@@ -1214,27 +1214,27 @@ TEXT ·accumulate6x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R10), Z22
 	VMOVUPS 192(R10), Z23
 	ADDQ    DI, R10
-	MOVQ    last+72(FP), R10
-	MOVQ    ahead+64(FP), R11
-	LEAQ    (R11), R11
+	MOVQ    ahead+64(FP), R10
+	MOVQ    last+72(FP), R11
+	LEAQ    (R10), R10
 	XORQ    R12, R12
 	MOVQ    R12, (SP)
 
 row:
-	CMPQ             R11, R10
-	CMOVQHI          R10, R11
-	MOVLQSX          (R11), R13
+	CMPQ             R10, R11
+	CMOVQHI          R11, R10
+	MOVLQSX          (R10), R13
 	IMULQ            DI, R13
 	SHRQ             $0x01, R13
 	ADDQ             rows+32(FP), R13
 	PREFETCHT0       (R13)(R12*1)
 	PREFETCHT0       64(R13)(R12*1)
 	SUBQ             $-128, R12
-	LEAQ             4(R11), R14
+	LEAQ             4(R10), R14
 	LEAQ             (R12)(R12*1), R13
 	CMPQ             R13, DI
 	CMOVQGE          (SP), R12
-	CMOVQGE          R14, R11
+	CMOVQGE          R14, R10
 	MOVLQSX          (CX), R13
 	IMULQ            DI, R13
 	SHRQ             $0x01, R13
@@ -1417,27 +1417,27 @@ TEXT ·accumulate6x32AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS (R10), Z10
 	VMOVUPS 64(R10), Z11
 	ADDQ    DI, R10
-	MOVQ    last+72(FP), R10
-	MOVQ    ahead+64(FP), R11
-	LEAQ    (R11), R11
+	MOVQ    ahead+64(FP), R10
+	MOVQ    last+72(FP), R11
+	LEAQ    (R10), R10
 	XORQ    R12, R12
 	MOVQ    R12, (SP)
 
 row:
-	CMPQ             R11, R10
-	CMOVQHI          R10, R11
-	MOVLQSX          (R11), R13
+	CMPQ             R10, R11
+	CMOVQHI          R11, R10
+	MOVLQSX          (R10), R13
 	IMULQ            DI, R13
 	SHRQ             $0x01, R13
 	ADDQ             rows+32(FP), R13
 	PREFETCHT0       (R13)(R12*1)
 	PREFETCHT0       64(R13)(R12*1)
 	SUBQ             $-128, R12
-	LEAQ             4(R11), R14
+	LEAQ             4(R10), R14
 	LEAQ             (R12)(R12*1), R13
 	CMPQ             R13, DI
 	CMOVQGE          (SP), R12
-	CMOVQGE          R14, R11
+	CMOVQGE          R14, R10
 	MOVLQSX          (CX), R13
 	IMULQ            DI, R13
 	SHRQ             $0x01, R13
@@ -1575,27 +1575,27 @@ TEXT ·accumulate7x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R10), Z26
 	VMOVUPS 192(R10), Z27
 	ADDQ    DI, R10
-	MOVQ    last+72(FP), R10
-	MOVQ    ahead+64(FP), R11
-	LEAQ    (R11), R11
+	MOVQ    ahead+64(FP), R10
+	MOVQ    last+72(FP), R11
+	LEAQ    (R10), R10
 	XORQ    R12, R12
 	MOVQ    R12, (SP)
 
 row:
-	CMPQ             R11, R10
-	CMOVQHI          R10, R11
-	MOVLQSX          (R11), R13
+	CMPQ             R10, R11
+	CMOVQHI          R11, R10
+	MOVLQSX          (R10), R13
 	IMULQ            DI, R13
 	SHRQ             $0x01, R13
 	ADDQ             rows+32(FP), R13
 	PREFETCHT0       (R13)(R12*1)
 	PREFETCHT0       64(R13)(R12*1)
 	SUBQ             $-128, R12
-	LEAQ             4(R11), R14
+	LEAQ             4(R10), R14
 	LEAQ             (R12)(R12*1), R13
 	CMPQ             R13, DI
 	CMOVQGE          (SP), R12
-	CMOVQGE          R14, R11
+	CMOVQGE          R14, R10
 	MOVLQSX          (CX), R13
 	IMULQ            DI, R13
 	SHRQ             $0x01, R13
@@ -1802,27 +1802,27 @@ TEXT ·accumulate7x32AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS (R10), Z12
 	VMOVUPS 64(R10), Z13
 	ADDQ    DI, R10
-	MOVQ    last+72(FP), R10
-	MOVQ    ahead+64(FP), R11
-	LEAQ    (R11), R11
+	MOVQ    ahead+64(FP), R10
+	MOVQ    last+72(FP), R11
+	LEAQ    (R10), R10
 	XORQ    R12, R12
 	MOVQ    R12, (SP)
 
 row:
-	CMPQ             R11, R10
-	CMOVQHI          R10, R11
-	MOVLQSX          (R11), R13
+	CMPQ             R10, R11
+	CMOVQHI          R11, R10
+	MOVLQSX          (R10), R13
 	IMULQ            DI, R13
 	SHRQ             $0x01, R13
 	ADDQ             rows+32(FP), R13
 	PREFETCHT0       (R13)(R12*1)
 	PREFETCHT0       64(R13)(R12*1)
 	SUBQ             $-128, R12
-	LEAQ             4(R11), R14
+	LEAQ             4(R10), R14
 	LEAQ             (R12)(R12*1), R13
 	CMPQ             R13, DI
 	CMOVQGE          (SP), R12
-	CMOVQGE          R14, R11
+	CMOVQGE          R14, R10
 	MOVLQSX          (CX), R13
 	IMULQ            DI, R13
 	SHRQ             $0x01, R13
@@ -1915,6 +1915,339 @@ row:
 	VMOVUPS          Z12, (AX)
 	VMOVUPS          Z13, 64(AX)
 	ADDQ             DI, AX
+
+done:
+	VZEROUPPER
+	RET
+
+// func accumulate1x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+// Requires: AVX, CMOV, F16C, FMA3, MMX+
+TEXT ·accumulate1x32AVX2(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    rows+32(FP), BX
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
+	MOVQ    dim+8(FP), DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	MOVQ    acc+0(FP), BX
+	VMOVUPS (BX), Y0
+	VMOVUPS 32(BX), Y1
+	VMOVUPS 64(BX), Y2
+	VMOVUPS 96(BX), Y3
+	ADDQ    DI, BX
+	MOVQ    ahead+64(FP), BX
+	MOVQ    last+72(FP), R8
+	LEAQ    (BX), BX
+	XORQ    R9, R9
+	MOVQ    R9, (SP)
+
+row:
+	CMPQ         BX, R8
+	CMOVQHI      R8, BX
+	MOVLQSX      (BX), R10
+	IMULQ        DI, R10
+	SHRQ         $0x01, R10
+	ADDQ         rows+32(FP), R10
+	PREFETCHT0   (R10)(R9*1)
+	PREFETCHT0   64(R10)(R9*1)
+	SUBQ         $-128, R9
+	LEAQ         4(BX), R11
+	LEAQ         (R9)(R9*1), R10
+	CMPQ         R10, DI
+	CMOVQGE      (SP), R9
+	CMOVQGE      R11, BX
+	MOVLQSX      (CX), R10
+	IMULQ        DI, R10
+	SHRQ         $0x01, R10
+	ADDQ         SI, R10
+	VBROADCASTSS (DX), Y4
+	VCVTPH2PS    (R10), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VCVTPH2PS    16(R10), Y5
+	VFMADD231PS  Y4, Y5, Y1
+	VCVTPH2PS    32(R10), Y5
+	VFMADD231PS  Y4, Y5, Y2
+	VCVTPH2PS    48(R10), Y5
+	VFMADD231PS  Y4, Y5, Y3
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, DX
+	DECQ         AX
+	JNZ          row
+	XORL         AX, AX
+	VCMPPS       $0x03, Y0, Y0, Y4
+	VMOVMSKPS    Y4, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y1, Y1, Y4
+	VMOVMSKPS    Y4, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y2, Y2, Y4
+	VMOVMSKPS    Y4, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y3, Y3, Y4
+	VMOVMSKPS    Y4, CX
+	ORL          CX, AX
+	MOVQ         AX, nan+80(FP)
+	TESTL        AX, AX
+	JNZ          done
+	MOVQ         acc+0(FP), AX
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 32(AX)
+	VMOVUPS      Y2, 64(AX)
+	VMOVUPS      Y3, 96(AX)
+	ADDQ         DI, AX
+
+done:
+	VZEROUPPER
+	RET
+
+// func accumulate2x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+// Requires: AVX, CMOV, F16C, FMA3, MMX+
+TEXT ·accumulate2x32AVX2(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    rows+32(FP), BX
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
+	MOVQ    dim+8(FP), DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	MOVQ    acc+0(FP), R8
+	VMOVUPS (R8), Y0
+	VMOVUPS 32(R8), Y1
+	VMOVUPS 64(R8), Y2
+	VMOVUPS 96(R8), Y3
+	ADDQ    DI, R8
+	VMOVUPS (R8), Y4
+	VMOVUPS 32(R8), Y5
+	VMOVUPS 64(R8), Y6
+	VMOVUPS 96(R8), Y7
+	ADDQ    DI, R8
+	MOVQ    ahead+64(FP), R8
+	MOVQ    last+72(FP), R9
+	LEAQ    (R8), R8
+	XORQ    R10, R10
+	MOVQ    R10, (SP)
+
+row:
+	CMPQ         R8, R9
+	CMOVQHI      R9, R8
+	MOVLQSX      (R8), R11
+	IMULQ        DI, R11
+	SHRQ         $0x01, R11
+	ADDQ         rows+32(FP), R11
+	PREFETCHT0   (R11)(R10*1)
+	PREFETCHT0   64(R11)(R10*1)
+	SUBQ         $-128, R10
+	LEAQ         4(R8), R12
+	LEAQ         (R10)(R10*1), R11
+	CMPQ         R11, DI
+	CMOVQGE      (SP), R10
+	CMOVQGE      R12, R8
+	MOVLQSX      (CX), R11
+	IMULQ        DI, R11
+	SHRQ         $0x01, R11
+	ADDQ         SI, R11
+	VBROADCASTSS (DX), Y8
+	VBROADCASTSS (DX)(BX*1), Y9
+	VCVTPH2PS    (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y4
+	VCVTPH2PS    16(R11), Y10
+	VFMADD231PS  Y8, Y10, Y1
+	VFMADD231PS  Y9, Y10, Y5
+	VCVTPH2PS    32(R11), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y6
+	VCVTPH2PS    48(R11), Y10
+	VFMADD231PS  Y8, Y10, Y3
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, DX
+	DECQ         AX
+	JNZ          row
+	XORL         AX, AX
+	VCMPPS       $0x03, Y0, Y0, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y1, Y1, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y2, Y2, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y3, Y3, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y4, Y4, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y5, Y5, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y6, Y6, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y7, Y7, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	MOVQ         AX, nan+80(FP)
+	TESTL        AX, AX
+	JNZ          done
+	MOVQ         acc+0(FP), AX
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 32(AX)
+	VMOVUPS      Y2, 64(AX)
+	VMOVUPS      Y3, 96(AX)
+	ADDQ         DI, AX
+	VMOVUPS      Y4, (AX)
+	VMOVUPS      Y5, 32(AX)
+	VMOVUPS      Y6, 64(AX)
+	VMOVUPS      Y7, 96(AX)
+	ADDQ         DI, AX
+
+done:
+	VZEROUPPER
+	RET
+
+// func accumulate3x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+// Requires: AVX, CMOV, F16C, FMA3, MMX+
+TEXT ·accumulate3x32AVX2(SB), NOSPLIT, $8-88
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    rows+32(FP), BX
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
+	MOVQ    dim+8(FP), DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	MOVQ    acc+0(FP), R8
+	VMOVUPS (R8), Y0
+	VMOVUPS 32(R8), Y1
+	VMOVUPS 64(R8), Y2
+	VMOVUPS 96(R8), Y3
+	ADDQ    DI, R8
+	VMOVUPS (R8), Y4
+	VMOVUPS 32(R8), Y5
+	VMOVUPS 64(R8), Y6
+	VMOVUPS 96(R8), Y7
+	ADDQ    DI, R8
+	VMOVUPS (R8), Y8
+	VMOVUPS 32(R8), Y9
+	VMOVUPS 64(R8), Y10
+	VMOVUPS 96(R8), Y11
+	ADDQ    DI, R8
+	MOVQ    ahead+64(FP), R8
+	MOVQ    last+72(FP), R9
+	LEAQ    (R8), R8
+	XORQ    R10, R10
+	MOVQ    R10, (SP)
+
+row:
+	CMPQ         R8, R9
+	CMOVQHI      R9, R8
+	MOVLQSX      (R8), R11
+	IMULQ        DI, R11
+	SHRQ         $0x01, R11
+	ADDQ         rows+32(FP), R11
+	PREFETCHT0   (R11)(R10*1)
+	PREFETCHT0   64(R11)(R10*1)
+	SUBQ         $-128, R10
+	LEAQ         4(R8), R12
+	LEAQ         (R10)(R10*1), R11
+	CMPQ         R11, DI
+	CMOVQGE      (SP), R10
+	CMOVQGE      R12, R8
+	MOVLQSX      (CX), R11
+	IMULQ        DI, R11
+	SHRQ         $0x01, R11
+	ADDQ         SI, R11
+	VBROADCASTSS (DX), Y12
+	VBROADCASTSS (DX)(BX*1), Y13
+	VBROADCASTSS (DX)(BX*2), Y14
+	VCVTPH2PS    (R11), Y15
+	VFMADD231PS  Y12, Y15, Y0
+	VFMADD231PS  Y13, Y15, Y4
+	VFMADD231PS  Y14, Y15, Y8
+	VCVTPH2PS    16(R11), Y15
+	VFMADD231PS  Y12, Y15, Y1
+	VFMADD231PS  Y13, Y15, Y5
+	VFMADD231PS  Y14, Y15, Y9
+	VCVTPH2PS    32(R11), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y6
+	VFMADD231PS  Y14, Y15, Y10
+	VCVTPH2PS    48(R11), Y15
+	VFMADD231PS  Y12, Y15, Y3
+	VFMADD231PS  Y13, Y15, Y7
+	VFMADD231PS  Y14, Y15, Y11
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, DX
+	DECQ         AX
+	JNZ          row
+	XORL         AX, AX
+	VCMPPS       $0x03, Y0, Y0, Y12
+	VMOVMSKPS    Y12, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y1, Y1, Y12
+	VMOVMSKPS    Y12, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y2, Y2, Y12
+	VMOVMSKPS    Y12, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y3, Y3, Y12
+	VMOVMSKPS    Y12, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y4, Y4, Y12
+	VMOVMSKPS    Y12, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y5, Y5, Y12
+	VMOVMSKPS    Y12, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y6, Y6, Y12
+	VMOVMSKPS    Y12, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y7, Y7, Y12
+	VMOVMSKPS    Y12, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y8, Y8, Y12
+	VMOVMSKPS    Y12, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y9, Y9, Y12
+	VMOVMSKPS    Y12, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y10, Y10, Y12
+	VMOVMSKPS    Y12, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y11, Y11, Y12
+	VMOVMSKPS    Y12, CX
+	ORL          CX, AX
+	MOVQ         AX, nan+80(FP)
+	TESTL        AX, AX
+	JNZ          done
+	MOVQ         acc+0(FP), AX
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 32(AX)
+	VMOVUPS      Y2, 64(AX)
+	VMOVUPS      Y3, 96(AX)
+	ADDQ         DI, AX
+	VMOVUPS      Y4, (AX)
+	VMOVUPS      Y5, 32(AX)
+	VMOVUPS      Y6, 64(AX)
+	VMOVUPS      Y7, 96(AX)
+	ADDQ         DI, AX
+	VMOVUPS      Y8, (AX)
+	VMOVUPS      Y9, 32(AX)
+	VMOVUPS      Y10, 64(AX)
+	VMOVUPS      Y11, 96(AX)
+	ADDQ         DI, AX
 
 done:
 	VZEROUPPER

@@ -80,3 +80,36 @@ func dot6AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //
 //go:noescape
 func dot7AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+
+// dot1AVX2 is, for 1 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			dst[g*ld+i] = q[g*dim:][:dim] · rows[r*dim:][:dim]
+//		}
+//	}
+//
+//go:noescape
+func dot1AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+
+// dot2AVX2 is, for 2 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			dst[g*ld+i] = q[g*dim:][:dim] · rows[r*dim:][:dim]
+//		}
+//	}
+//
+//go:noescape
+func dot2AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+
+// dot3AVX2 is, for 3 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			dst[g*ld+i] = q[g*dim:][:dim] · rows[r*dim:][:dim]
+//		}
+//	}
+//
+//go:noescape
+func dot3AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)

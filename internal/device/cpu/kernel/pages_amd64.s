@@ -5,14 +5,14 @@
 #include "textflag.h"
 
 // func bounds1AVX512(dst *float32, ld int, q *float32, dim int, bounds *uint16)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·bounds1AVX512(SB), $2048-40
 	MOVQ   q+16(FP), AX
 	MOVQ   dim+24(FP), CX
 	MOVQ   bounds+32(FP), DX
 	LEAQ   (SP), BX
 	LEAQ   1024(SP), SI
-	VPXORD Z0, Z0, Z0
+	VXORPS Z0, Z0, Z0
 	MOVQ   CX, DI
 	IMUL3Q $0x01, DI, DI
 	XORQ   R8, R8
@@ -28,18 +28,18 @@ split:
 	JL      split
 	MOVQ    CX, AX
 	SHLQ    $0x02, AX
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
 
 channel:
-	VCVTPH2PS        (DX), Z0
-	VCVTPH2PS        32(DX), Z1
-	VFMADD231PS.BCST (BX), Z1, Z3
-	VFMADD231PS.BCST (SI), Z0, Z4
-	VCVTPH2PS        64(DX), Z0
-	VCVTPH2PS        96(DX), Z1
-	VFMADD231PS.BCST 4(BX), Z1, Z3
-	VFMADD231PS.BCST 4(SI), Z0, Z4
+	VCVTPH2PS        (DX), Z2
+	VCVTPH2PS        32(DX), Z3
+	VFMADD231PS.BCST (BX), Z3, Z0
+	VFMADD231PS.BCST (SI), Z2, Z1
+	VCVTPH2PS        64(DX), Z2
+	VCVTPH2PS        96(DX), Z3
+	VFMADD231PS.BCST 4(BX), Z3, Z0
+	VFMADD231PS.BCST 4(SI), Z2, Z1
 	ADDQ             $0x08, BX
 	ADDQ             $0x08, SI
 	SUBQ             $-128, DX
@@ -48,20 +48,20 @@ channel:
 	MOVQ             dst+0(FP), AX
 	MOVQ             ld+8(FP), CX
 	SHLQ             $0x02, CX
-	VADDPS           Z3, Z4, Z3
-	VMOVUPS          Z3, (AX)
+	VADDPS           Z0, Z1, Z0
+	VMOVUPS          Z0, (AX)
 	VZEROUPPER
 	RET
 
 // func bounds2AVX512(dst *float32, ld int, q *float32, dim int, bounds *uint16)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·bounds2AVX512(SB), $4096-40
 	MOVQ   q+16(FP), AX
 	MOVQ   dim+24(FP), CX
 	MOVQ   bounds+32(FP), DX
 	LEAQ   (SP), BX
 	LEAQ   2048(SP), SI
-	VPXORD Z0, Z0, Z0
+	VXORPS Z0, Z0, Z0
 	MOVQ   CX, DI
 	IMUL3Q $0x02, DI, DI
 	XORQ   R8, R8
@@ -77,24 +77,24 @@ split:
 	JL      split
 	MOVQ    CX, AX
 	SHLQ    $0x02, AX
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
 
 channel:
-	VCVTPH2PS        (DX), Z0
-	VCVTPH2PS        32(DX), Z1
-	VFMADD231PS.BCST (BX), Z1, Z3
-	VFMADD231PS.BCST (BX)(AX*1), Z1, Z5
-	VFMADD231PS.BCST (SI), Z0, Z4
-	VFMADD231PS.BCST (SI)(AX*1), Z0, Z6
-	VCVTPH2PS        64(DX), Z0
-	VCVTPH2PS        96(DX), Z1
-	VFMADD231PS.BCST 4(BX), Z1, Z3
-	VFMADD231PS.BCST 4(BX)(AX*1), Z1, Z5
-	VFMADD231PS.BCST 4(SI), Z0, Z4
-	VFMADD231PS.BCST 4(SI)(AX*1), Z0, Z6
+	VCVTPH2PS        (DX), Z4
+	VCVTPH2PS        32(DX), Z5
+	VFMADD231PS.BCST (BX), Z5, Z0
+	VFMADD231PS.BCST (BX)(AX*1), Z5, Z2
+	VFMADD231PS.BCST (SI), Z4, Z1
+	VFMADD231PS.BCST (SI)(AX*1), Z4, Z3
+	VCVTPH2PS        64(DX), Z4
+	VCVTPH2PS        96(DX), Z5
+	VFMADD231PS.BCST 4(BX), Z5, Z0
+	VFMADD231PS.BCST 4(BX)(AX*1), Z5, Z2
+	VFMADD231PS.BCST 4(SI), Z4, Z1
+	VFMADD231PS.BCST 4(SI)(AX*1), Z4, Z3
 	ADDQ             $0x08, BX
 	ADDQ             $0x08, SI
 	SUBQ             $-128, DX
@@ -103,23 +103,23 @@ channel:
 	MOVQ             dst+0(FP), AX
 	MOVQ             ld+8(FP), CX
 	SHLQ             $0x02, CX
-	VADDPS           Z3, Z4, Z3
-	VMOVUPS          Z3, (AX)
+	VADDPS           Z0, Z1, Z0
+	VMOVUPS          Z0, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z5, Z6, Z5
-	VMOVUPS          Z5, (AX)
+	VADDPS           Z2, Z3, Z2
+	VMOVUPS          Z2, (AX)
 	VZEROUPPER
 	RET
 
 // func bounds3AVX512(dst *float32, ld int, q *float32, dim int, bounds *uint16)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·bounds3AVX512(SB), $6144-40
 	MOVQ   q+16(FP), AX
 	MOVQ   dim+24(FP), CX
 	MOVQ   bounds+32(FP), DX
 	LEAQ   (SP), BX
 	LEAQ   3072(SP), SI
-	VPXORD Z0, Z0, Z0
+	VXORPS Z0, Z0, Z0
 	MOVQ   CX, DI
 	IMUL3Q $0x03, DI, DI
 	XORQ   R8, R8
@@ -135,30 +135,30 @@ split:
 	JL      split
 	MOVQ    CX, AX
 	SHLQ    $0x02, AX
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	VPXORD  Z8, Z8, Z8
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
 
 channel:
-	VCVTPH2PS        (DX), Z0
-	VCVTPH2PS        32(DX), Z1
-	VFMADD231PS.BCST (BX), Z1, Z3
-	VFMADD231PS.BCST (BX)(AX*1), Z1, Z5
-	VFMADD231PS.BCST (BX)(AX*2), Z1, Z7
-	VFMADD231PS.BCST (SI), Z0, Z4
-	VFMADD231PS.BCST (SI)(AX*1), Z0, Z6
-	VFMADD231PS.BCST (SI)(AX*2), Z0, Z8
-	VCVTPH2PS        64(DX), Z0
-	VCVTPH2PS        96(DX), Z1
-	VFMADD231PS.BCST 4(BX), Z1, Z3
-	VFMADD231PS.BCST 4(BX)(AX*1), Z1, Z5
-	VFMADD231PS.BCST 4(BX)(AX*2), Z1, Z7
-	VFMADD231PS.BCST 4(SI), Z0, Z4
-	VFMADD231PS.BCST 4(SI)(AX*1), Z0, Z6
-	VFMADD231PS.BCST 4(SI)(AX*2), Z0, Z8
+	VCVTPH2PS        (DX), Z6
+	VCVTPH2PS        32(DX), Z7
+	VFMADD231PS.BCST (BX), Z7, Z0
+	VFMADD231PS.BCST (BX)(AX*1), Z7, Z2
+	VFMADD231PS.BCST (BX)(AX*2), Z7, Z4
+	VFMADD231PS.BCST (SI), Z6, Z1
+	VFMADD231PS.BCST (SI)(AX*1), Z6, Z3
+	VFMADD231PS.BCST (SI)(AX*2), Z6, Z5
+	VCVTPH2PS        64(DX), Z6
+	VCVTPH2PS        96(DX), Z7
+	VFMADD231PS.BCST 4(BX), Z7, Z0
+	VFMADD231PS.BCST 4(BX)(AX*1), Z7, Z2
+	VFMADD231PS.BCST 4(BX)(AX*2), Z7, Z4
+	VFMADD231PS.BCST 4(SI), Z6, Z1
+	VFMADD231PS.BCST 4(SI)(AX*1), Z6, Z3
+	VFMADD231PS.BCST 4(SI)(AX*2), Z6, Z5
 	ADDQ             $0x08, BX
 	ADDQ             $0x08, SI
 	SUBQ             $-128, DX
@@ -167,26 +167,26 @@ channel:
 	MOVQ             dst+0(FP), AX
 	MOVQ             ld+8(FP), CX
 	SHLQ             $0x02, CX
-	VADDPS           Z3, Z4, Z3
-	VMOVUPS          Z3, (AX)
+	VADDPS           Z0, Z1, Z0
+	VMOVUPS          Z0, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z5, Z6, Z5
-	VMOVUPS          Z5, (AX)
+	VADDPS           Z2, Z3, Z2
+	VMOVUPS          Z2, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z7, Z8, Z7
-	VMOVUPS          Z7, (AX)
+	VADDPS           Z4, Z5, Z4
+	VMOVUPS          Z4, (AX)
 	VZEROUPPER
 	RET
 
 // func bounds4AVX512(dst *float32, ld int, q *float32, dim int, bounds *uint16)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·bounds4AVX512(SB), $8192-40
 	MOVQ   q+16(FP), AX
 	MOVQ   dim+24(FP), CX
 	MOVQ   bounds+32(FP), DX
 	LEAQ   (SP), BX
 	LEAQ   4096(SP), SI
-	VPXORD Z0, Z0, Z0
+	VXORPS Z0, Z0, Z0
 	MOVQ   CX, DI
 	IMUL3Q $0x04, DI, DI
 	XORQ   R8, R8
@@ -203,36 +203,36 @@ split:
 	MOVQ    CX, AX
 	SHLQ    $0x02, AX
 	LEAQ    (AX)(AX*2), DI
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	VPXORD  Z8, Z8, Z8
-	VPXORD  Z9, Z9, Z9
-	VPXORD  Z10, Z10, Z10
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
 
 channel:
-	VCVTPH2PS        (DX), Z0
-	VCVTPH2PS        32(DX), Z1
-	VFMADD231PS.BCST (BX), Z1, Z3
-	VFMADD231PS.BCST (BX)(AX*1), Z1, Z5
-	VFMADD231PS.BCST (BX)(AX*2), Z1, Z7
-	VFMADD231PS.BCST (BX)(DI*1), Z1, Z9
-	VFMADD231PS.BCST (SI), Z0, Z4
-	VFMADD231PS.BCST (SI)(AX*1), Z0, Z6
-	VFMADD231PS.BCST (SI)(AX*2), Z0, Z8
-	VFMADD231PS.BCST (SI)(DI*1), Z0, Z10
-	VCVTPH2PS        64(DX), Z0
-	VCVTPH2PS        96(DX), Z1
-	VFMADD231PS.BCST 4(BX), Z1, Z3
-	VFMADD231PS.BCST 4(BX)(AX*1), Z1, Z5
-	VFMADD231PS.BCST 4(BX)(AX*2), Z1, Z7
-	VFMADD231PS.BCST 4(BX)(DI*1), Z1, Z9
-	VFMADD231PS.BCST 4(SI), Z0, Z4
-	VFMADD231PS.BCST 4(SI)(AX*1), Z0, Z6
-	VFMADD231PS.BCST 4(SI)(AX*2), Z0, Z8
-	VFMADD231PS.BCST 4(SI)(DI*1), Z0, Z10
+	VCVTPH2PS        (DX), Z8
+	VCVTPH2PS        32(DX), Z9
+	VFMADD231PS.BCST (BX), Z9, Z0
+	VFMADD231PS.BCST (BX)(AX*1), Z9, Z2
+	VFMADD231PS.BCST (BX)(AX*2), Z9, Z4
+	VFMADD231PS.BCST (BX)(DI*1), Z9, Z6
+	VFMADD231PS.BCST (SI), Z8, Z1
+	VFMADD231PS.BCST (SI)(AX*1), Z8, Z3
+	VFMADD231PS.BCST (SI)(AX*2), Z8, Z5
+	VFMADD231PS.BCST (SI)(DI*1), Z8, Z7
+	VCVTPH2PS        64(DX), Z8
+	VCVTPH2PS        96(DX), Z9
+	VFMADD231PS.BCST 4(BX), Z9, Z0
+	VFMADD231PS.BCST 4(BX)(AX*1), Z9, Z2
+	VFMADD231PS.BCST 4(BX)(AX*2), Z9, Z4
+	VFMADD231PS.BCST 4(BX)(DI*1), Z9, Z6
+	VFMADD231PS.BCST 4(SI), Z8, Z1
+	VFMADD231PS.BCST 4(SI)(AX*1), Z8, Z3
+	VFMADD231PS.BCST 4(SI)(AX*2), Z8, Z5
+	VFMADD231PS.BCST 4(SI)(DI*1), Z8, Z7
 	ADDQ             $0x08, BX
 	ADDQ             $0x08, SI
 	SUBQ             $-128, DX
@@ -241,29 +241,29 @@ channel:
 	MOVQ             dst+0(FP), AX
 	MOVQ             ld+8(FP), CX
 	SHLQ             $0x02, CX
-	VADDPS           Z3, Z4, Z3
-	VMOVUPS          Z3, (AX)
+	VADDPS           Z0, Z1, Z0
+	VMOVUPS          Z0, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z5, Z6, Z5
-	VMOVUPS          Z5, (AX)
+	VADDPS           Z2, Z3, Z2
+	VMOVUPS          Z2, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z7, Z8, Z7
-	VMOVUPS          Z7, (AX)
+	VADDPS           Z4, Z5, Z4
+	VMOVUPS          Z4, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z9, Z10, Z9
-	VMOVUPS          Z9, (AX)
+	VADDPS           Z6, Z7, Z6
+	VMOVUPS          Z6, (AX)
 	VZEROUPPER
 	RET
 
 // func bounds5AVX512(dst *float32, ld int, q *float32, dim int, bounds *uint16)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·bounds5AVX512(SB), $10240-40
 	MOVQ   q+16(FP), AX
 	MOVQ   dim+24(FP), CX
 	MOVQ   bounds+32(FP), DX
 	LEAQ   (SP), BX
 	LEAQ   5120(SP), SI
-	VPXORD Z0, Z0, Z0
+	VXORPS Z0, Z0, Z0
 	MOVQ   CX, DI
 	IMUL3Q $0x05, DI, DI
 	XORQ   R8, R8
@@ -280,42 +280,42 @@ split:
 	MOVQ    CX, AX
 	SHLQ    $0x02, AX
 	LEAQ    (AX)(AX*2), DI
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	VPXORD  Z8, Z8, Z8
-	VPXORD  Z9, Z9, Z9
-	VPXORD  Z10, Z10, Z10
-	VPXORD  Z11, Z11, Z11
-	VPXORD  Z12, Z12, Z12
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
 
 channel:
-	VCVTPH2PS        (DX), Z0
-	VCVTPH2PS        32(DX), Z1
-	VFMADD231PS.BCST (BX), Z1, Z3
-	VFMADD231PS.BCST (BX)(AX*1), Z1, Z5
-	VFMADD231PS.BCST (BX)(AX*2), Z1, Z7
-	VFMADD231PS.BCST (BX)(DI*1), Z1, Z9
-	VFMADD231PS.BCST (BX)(AX*4), Z1, Z11
-	VFMADD231PS.BCST (SI), Z0, Z4
-	VFMADD231PS.BCST (SI)(AX*1), Z0, Z6
-	VFMADD231PS.BCST (SI)(AX*2), Z0, Z8
-	VFMADD231PS.BCST (SI)(DI*1), Z0, Z10
-	VFMADD231PS.BCST (SI)(AX*4), Z0, Z12
-	VCVTPH2PS        64(DX), Z0
-	VCVTPH2PS        96(DX), Z1
-	VFMADD231PS.BCST 4(BX), Z1, Z3
-	VFMADD231PS.BCST 4(BX)(AX*1), Z1, Z5
-	VFMADD231PS.BCST 4(BX)(AX*2), Z1, Z7
-	VFMADD231PS.BCST 4(BX)(DI*1), Z1, Z9
-	VFMADD231PS.BCST 4(BX)(AX*4), Z1, Z11
-	VFMADD231PS.BCST 4(SI), Z0, Z4
-	VFMADD231PS.BCST 4(SI)(AX*1), Z0, Z6
-	VFMADD231PS.BCST 4(SI)(AX*2), Z0, Z8
-	VFMADD231PS.BCST 4(SI)(DI*1), Z0, Z10
-	VFMADD231PS.BCST 4(SI)(AX*4), Z0, Z12
+	VCVTPH2PS        (DX), Z10
+	VCVTPH2PS        32(DX), Z11
+	VFMADD231PS.BCST (BX), Z11, Z0
+	VFMADD231PS.BCST (BX)(AX*1), Z11, Z2
+	VFMADD231PS.BCST (BX)(AX*2), Z11, Z4
+	VFMADD231PS.BCST (BX)(DI*1), Z11, Z6
+	VFMADD231PS.BCST (BX)(AX*4), Z11, Z8
+	VFMADD231PS.BCST (SI), Z10, Z1
+	VFMADD231PS.BCST (SI)(AX*1), Z10, Z3
+	VFMADD231PS.BCST (SI)(AX*2), Z10, Z5
+	VFMADD231PS.BCST (SI)(DI*1), Z10, Z7
+	VFMADD231PS.BCST (SI)(AX*4), Z10, Z9
+	VCVTPH2PS        64(DX), Z10
+	VCVTPH2PS        96(DX), Z11
+	VFMADD231PS.BCST 4(BX), Z11, Z0
+	VFMADD231PS.BCST 4(BX)(AX*1), Z11, Z2
+	VFMADD231PS.BCST 4(BX)(AX*2), Z11, Z4
+	VFMADD231PS.BCST 4(BX)(DI*1), Z11, Z6
+	VFMADD231PS.BCST 4(BX)(AX*4), Z11, Z8
+	VFMADD231PS.BCST 4(SI), Z10, Z1
+	VFMADD231PS.BCST 4(SI)(AX*1), Z10, Z3
+	VFMADD231PS.BCST 4(SI)(AX*2), Z10, Z5
+	VFMADD231PS.BCST 4(SI)(DI*1), Z10, Z7
+	VFMADD231PS.BCST 4(SI)(AX*4), Z10, Z9
 	ADDQ             $0x08, BX
 	ADDQ             $0x08, SI
 	SUBQ             $-128, DX
@@ -324,32 +324,32 @@ channel:
 	MOVQ             dst+0(FP), AX
 	MOVQ             ld+8(FP), CX
 	SHLQ             $0x02, CX
-	VADDPS           Z3, Z4, Z3
-	VMOVUPS          Z3, (AX)
+	VADDPS           Z0, Z1, Z0
+	VMOVUPS          Z0, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z5, Z6, Z5
-	VMOVUPS          Z5, (AX)
+	VADDPS           Z2, Z3, Z2
+	VMOVUPS          Z2, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z7, Z8, Z7
-	VMOVUPS          Z7, (AX)
+	VADDPS           Z4, Z5, Z4
+	VMOVUPS          Z4, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z9, Z10, Z9
-	VMOVUPS          Z9, (AX)
+	VADDPS           Z6, Z7, Z6
+	VMOVUPS          Z6, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z11, Z12, Z11
-	VMOVUPS          Z11, (AX)
+	VADDPS           Z8, Z9, Z8
+	VMOVUPS          Z8, (AX)
 	VZEROUPPER
 	RET
 
 // func bounds6AVX512(dst *float32, ld int, q *float32, dim int, bounds *uint16)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·bounds6AVX512(SB), $12288-40
 	MOVQ   q+16(FP), AX
 	MOVQ   dim+24(FP), CX
 	MOVQ   bounds+32(FP), DX
 	LEAQ   (SP), BX
 	LEAQ   6144(SP), SI
-	VPXORD Z0, Z0, Z0
+	VXORPS Z0, Z0, Z0
 	MOVQ   CX, DI
 	IMUL3Q $0x06, DI, DI
 	XORQ   R8, R8
@@ -367,48 +367,48 @@ split:
 	SHLQ    $0x02, AX
 	LEAQ    (AX)(AX*2), DI
 	LEAQ    (AX)(AX*4), R8
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	VPXORD  Z8, Z8, Z8
-	VPXORD  Z9, Z9, Z9
-	VPXORD  Z10, Z10, Z10
-	VPXORD  Z11, Z11, Z11
-	VPXORD  Z12, Z12, Z12
-	VPXORD  Z13, Z13, Z13
-	VPXORD  Z14, Z14, Z14
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
 
 channel:
-	VCVTPH2PS        (DX), Z0
-	VCVTPH2PS        32(DX), Z1
-	VFMADD231PS.BCST (BX), Z1, Z3
-	VFMADD231PS.BCST (BX)(AX*1), Z1, Z5
-	VFMADD231PS.BCST (BX)(AX*2), Z1, Z7
-	VFMADD231PS.BCST (BX)(DI*1), Z1, Z9
-	VFMADD231PS.BCST (BX)(AX*4), Z1, Z11
-	VFMADD231PS.BCST (BX)(R8*1), Z1, Z13
-	VFMADD231PS.BCST (SI), Z0, Z4
-	VFMADD231PS.BCST (SI)(AX*1), Z0, Z6
-	VFMADD231PS.BCST (SI)(AX*2), Z0, Z8
-	VFMADD231PS.BCST (SI)(DI*1), Z0, Z10
-	VFMADD231PS.BCST (SI)(AX*4), Z0, Z12
-	VFMADD231PS.BCST (SI)(R8*1), Z0, Z14
-	VCVTPH2PS        64(DX), Z0
-	VCVTPH2PS        96(DX), Z1
-	VFMADD231PS.BCST 4(BX), Z1, Z3
-	VFMADD231PS.BCST 4(BX)(AX*1), Z1, Z5
-	VFMADD231PS.BCST 4(BX)(AX*2), Z1, Z7
-	VFMADD231PS.BCST 4(BX)(DI*1), Z1, Z9
-	VFMADD231PS.BCST 4(BX)(AX*4), Z1, Z11
-	VFMADD231PS.BCST 4(BX)(R8*1), Z1, Z13
-	VFMADD231PS.BCST 4(SI), Z0, Z4
-	VFMADD231PS.BCST 4(SI)(AX*1), Z0, Z6
-	VFMADD231PS.BCST 4(SI)(AX*2), Z0, Z8
-	VFMADD231PS.BCST 4(SI)(DI*1), Z0, Z10
-	VFMADD231PS.BCST 4(SI)(AX*4), Z0, Z12
-	VFMADD231PS.BCST 4(SI)(R8*1), Z0, Z14
+	VCVTPH2PS        (DX), Z12
+	VCVTPH2PS        32(DX), Z13
+	VFMADD231PS.BCST (BX), Z13, Z0
+	VFMADD231PS.BCST (BX)(AX*1), Z13, Z2
+	VFMADD231PS.BCST (BX)(AX*2), Z13, Z4
+	VFMADD231PS.BCST (BX)(DI*1), Z13, Z6
+	VFMADD231PS.BCST (BX)(AX*4), Z13, Z8
+	VFMADD231PS.BCST (BX)(R8*1), Z13, Z10
+	VFMADD231PS.BCST (SI), Z12, Z1
+	VFMADD231PS.BCST (SI)(AX*1), Z12, Z3
+	VFMADD231PS.BCST (SI)(AX*2), Z12, Z5
+	VFMADD231PS.BCST (SI)(DI*1), Z12, Z7
+	VFMADD231PS.BCST (SI)(AX*4), Z12, Z9
+	VFMADD231PS.BCST (SI)(R8*1), Z12, Z11
+	VCVTPH2PS        64(DX), Z12
+	VCVTPH2PS        96(DX), Z13
+	VFMADD231PS.BCST 4(BX), Z13, Z0
+	VFMADD231PS.BCST 4(BX)(AX*1), Z13, Z2
+	VFMADD231PS.BCST 4(BX)(AX*2), Z13, Z4
+	VFMADD231PS.BCST 4(BX)(DI*1), Z13, Z6
+	VFMADD231PS.BCST 4(BX)(AX*4), Z13, Z8
+	VFMADD231PS.BCST 4(BX)(R8*1), Z13, Z10
+	VFMADD231PS.BCST 4(SI), Z12, Z1
+	VFMADD231PS.BCST 4(SI)(AX*1), Z12, Z3
+	VFMADD231PS.BCST 4(SI)(AX*2), Z12, Z5
+	VFMADD231PS.BCST 4(SI)(DI*1), Z12, Z7
+	VFMADD231PS.BCST 4(SI)(AX*4), Z12, Z9
+	VFMADD231PS.BCST 4(SI)(R8*1), Z12, Z11
 	ADDQ             $0x08, BX
 	ADDQ             $0x08, SI
 	SUBQ             $-128, DX
@@ -417,35 +417,35 @@ channel:
 	MOVQ             dst+0(FP), AX
 	MOVQ             ld+8(FP), CX
 	SHLQ             $0x02, CX
-	VADDPS           Z3, Z4, Z3
-	VMOVUPS          Z3, (AX)
+	VADDPS           Z0, Z1, Z0
+	VMOVUPS          Z0, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z5, Z6, Z5
-	VMOVUPS          Z5, (AX)
+	VADDPS           Z2, Z3, Z2
+	VMOVUPS          Z2, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z7, Z8, Z7
-	VMOVUPS          Z7, (AX)
+	VADDPS           Z4, Z5, Z4
+	VMOVUPS          Z4, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z9, Z10, Z9
-	VMOVUPS          Z9, (AX)
+	VADDPS           Z6, Z7, Z6
+	VMOVUPS          Z6, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z11, Z12, Z11
-	VMOVUPS          Z11, (AX)
+	VADDPS           Z8, Z9, Z8
+	VMOVUPS          Z8, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z13, Z14, Z13
-	VMOVUPS          Z13, (AX)
+	VADDPS           Z10, Z11, Z10
+	VMOVUPS          Z10, (AX)
 	VZEROUPPER
 	RET
 
 // func bounds7AVX512(dst *float32, ld int, q *float32, dim int, bounds *uint16)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·bounds7AVX512(SB), $14336-40
 	MOVQ   q+16(FP), AX
 	MOVQ   dim+24(FP), CX
 	MOVQ   bounds+32(FP), DX
 	LEAQ   (SP), BX
 	LEAQ   7168(SP), SI
-	VPXORD Z0, Z0, Z0
+	VXORPS Z0, Z0, Z0
 	MOVQ   CX, DI
 	IMUL3Q $0x07, DI, DI
 	XORQ   R8, R8
@@ -463,54 +463,54 @@ split:
 	SHLQ    $0x02, AX
 	LEAQ    (AX)(AX*2), DI
 	LEAQ    (AX)(AX*4), R8
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	VPXORD  Z8, Z8, Z8
-	VPXORD  Z9, Z9, Z9
-	VPXORD  Z10, Z10, Z10
-	VPXORD  Z11, Z11, Z11
-	VPXORD  Z12, Z12, Z12
-	VPXORD  Z13, Z13, Z13
-	VPXORD  Z14, Z14, Z14
-	VPXORD  Z15, Z15, Z15
-	VPXORD  Z16, Z16, Z16
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	VXORPS  Z13, Z13, Z13
 
 channel:
-	VCVTPH2PS        (DX), Z0
-	VCVTPH2PS        32(DX), Z1
-	VFMADD231PS.BCST (BX), Z1, Z3
-	VFMADD231PS.BCST (BX)(AX*1), Z1, Z5
-	VFMADD231PS.BCST (BX)(AX*2), Z1, Z7
-	VFMADD231PS.BCST (BX)(DI*1), Z1, Z9
-	VFMADD231PS.BCST (BX)(AX*4), Z1, Z11
-	VFMADD231PS.BCST (BX)(R8*1), Z1, Z13
-	VFMADD231PS.BCST (BX)(DI*2), Z1, Z15
-	VFMADD231PS.BCST (SI), Z0, Z4
-	VFMADD231PS.BCST (SI)(AX*1), Z0, Z6
-	VFMADD231PS.BCST (SI)(AX*2), Z0, Z8
-	VFMADD231PS.BCST (SI)(DI*1), Z0, Z10
-	VFMADD231PS.BCST (SI)(AX*4), Z0, Z12
-	VFMADD231PS.BCST (SI)(R8*1), Z0, Z14
-	VFMADD231PS.BCST (SI)(DI*2), Z0, Z16
-	VCVTPH2PS        64(DX), Z0
-	VCVTPH2PS        96(DX), Z1
-	VFMADD231PS.BCST 4(BX), Z1, Z3
-	VFMADD231PS.BCST 4(BX)(AX*1), Z1, Z5
-	VFMADD231PS.BCST 4(BX)(AX*2), Z1, Z7
-	VFMADD231PS.BCST 4(BX)(DI*1), Z1, Z9
-	VFMADD231PS.BCST 4(BX)(AX*4), Z1, Z11
-	VFMADD231PS.BCST 4(BX)(R8*1), Z1, Z13
-	VFMADD231PS.BCST 4(BX)(DI*2), Z1, Z15
-	VFMADD231PS.BCST 4(SI), Z0, Z4
-	VFMADD231PS.BCST 4(SI)(AX*1), Z0, Z6
-	VFMADD231PS.BCST 4(SI)(AX*2), Z0, Z8
-	VFMADD231PS.BCST 4(SI)(DI*1), Z0, Z10
-	VFMADD231PS.BCST 4(SI)(AX*4), Z0, Z12
-	VFMADD231PS.BCST 4(SI)(R8*1), Z0, Z14
-	VFMADD231PS.BCST 4(SI)(DI*2), Z0, Z16
+	VCVTPH2PS        (DX), Z14
+	VCVTPH2PS        32(DX), Z15
+	VFMADD231PS.BCST (BX), Z15, Z0
+	VFMADD231PS.BCST (BX)(AX*1), Z15, Z2
+	VFMADD231PS.BCST (BX)(AX*2), Z15, Z4
+	VFMADD231PS.BCST (BX)(DI*1), Z15, Z6
+	VFMADD231PS.BCST (BX)(AX*4), Z15, Z8
+	VFMADD231PS.BCST (BX)(R8*1), Z15, Z10
+	VFMADD231PS.BCST (BX)(DI*2), Z15, Z12
+	VFMADD231PS.BCST (SI), Z14, Z1
+	VFMADD231PS.BCST (SI)(AX*1), Z14, Z3
+	VFMADD231PS.BCST (SI)(AX*2), Z14, Z5
+	VFMADD231PS.BCST (SI)(DI*1), Z14, Z7
+	VFMADD231PS.BCST (SI)(AX*4), Z14, Z9
+	VFMADD231PS.BCST (SI)(R8*1), Z14, Z11
+	VFMADD231PS.BCST (SI)(DI*2), Z14, Z13
+	VCVTPH2PS        64(DX), Z14
+	VCVTPH2PS        96(DX), Z15
+	VFMADD231PS.BCST 4(BX), Z15, Z0
+	VFMADD231PS.BCST 4(BX)(AX*1), Z15, Z2
+	VFMADD231PS.BCST 4(BX)(AX*2), Z15, Z4
+	VFMADD231PS.BCST 4(BX)(DI*1), Z15, Z6
+	VFMADD231PS.BCST 4(BX)(AX*4), Z15, Z8
+	VFMADD231PS.BCST 4(BX)(R8*1), Z15, Z10
+	VFMADD231PS.BCST 4(BX)(DI*2), Z15, Z12
+	VFMADD231PS.BCST 4(SI), Z14, Z1
+	VFMADD231PS.BCST 4(SI)(AX*1), Z14, Z3
+	VFMADD231PS.BCST 4(SI)(AX*2), Z14, Z5
+	VFMADD231PS.BCST 4(SI)(DI*1), Z14, Z7
+	VFMADD231PS.BCST 4(SI)(AX*4), Z14, Z9
+	VFMADD231PS.BCST 4(SI)(R8*1), Z14, Z11
+	VFMADD231PS.BCST 4(SI)(DI*2), Z14, Z13
 	ADDQ             $0x08, BX
 	ADDQ             $0x08, SI
 	SUBQ             $-128, DX
@@ -519,31 +519,31 @@ channel:
 	MOVQ             dst+0(FP), AX
 	MOVQ             ld+8(FP), CX
 	SHLQ             $0x02, CX
-	VADDPS           Z3, Z4, Z3
-	VMOVUPS          Z3, (AX)
+	VADDPS           Z0, Z1, Z0
+	VMOVUPS          Z0, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z5, Z6, Z5
-	VMOVUPS          Z5, (AX)
+	VADDPS           Z2, Z3, Z2
+	VMOVUPS          Z2, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z7, Z8, Z7
-	VMOVUPS          Z7, (AX)
+	VADDPS           Z4, Z5, Z4
+	VMOVUPS          Z4, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z9, Z10, Z9
-	VMOVUPS          Z9, (AX)
+	VADDPS           Z6, Z7, Z6
+	VMOVUPS          Z6, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z11, Z12, Z11
-	VMOVUPS          Z11, (AX)
+	VADDPS           Z8, Z9, Z8
+	VMOVUPS          Z8, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z13, Z14, Z13
-	VMOVUPS          Z13, (AX)
+	VADDPS           Z10, Z11, Z10
+	VMOVUPS          Z10, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z15, Z16, Z15
-	VMOVUPS          Z15, (AX)
+	VADDPS           Z12, Z13, Z12
+	VMOVUPS          Z12, (AX)
 	VZEROUPPER
 	RET
 
 // func normaliseAVX512(dst *float32, m *float32, x *float32, n int) (top float32)
-// Requires: AVX, AVX512F, AVX512VL, SSE
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, SSE
 TEXT ·normaliseAVX512(SB), NOSPLIT, $0-36
 	MOVQ         dst+0(FP), AX
 	MOVQ         m+8(FP), CX
@@ -551,7 +551,7 @@ TEXT ·normaliseAVX512(SB), NOSPLIT, $0-36
 	MOVQ         n+24(FP), BX
 	MOVL         $0x7fffffff, SI
 	VPBROADCASTD SI, Z0
-	VPXORD       Z1, Z1, Z1
+	VXORPS       Z1, Z1, Z1
 	XORQ         SI, SI
 
 largest:
@@ -568,7 +568,7 @@ largest:
 	VMAXPS        X2, X1, X1
 	VPERMILPS     $0xb1, X1, X2
 	VMAXPS        X2, X1, X1
-	VPXORD        Z3, Z3, Z3
+	VXORPS        Z3, Z3, Z3
 	VBROADCASTSS  X1, Z2
 	VCMPPS        $0x0e, Z3, Z2, K1
 	MOVL          $0x3f800000, SI
@@ -591,13 +591,13 @@ step:
 	RET
 
 // func pageScaleAVX512(dst *float32, m *float32, dim int, bounds *uint16)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·pageScaleAVX512(SB), NOSPLIT, $0-32
 	MOVQ   m+8(FP), AX
 	MOVQ   dim+16(FP), CX
 	MOVQ   bounds+24(FP), DX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
 
 channel:
 	VCVTPH2PS   (DX), Z2
@@ -621,7 +621,7 @@ channel:
 	RET
 
 // func pageQuery1AVX512(dst *int8, dstHead int, affine *float32, unit *float32, q *float32, dim int, bounds *uint16, top *float32, levels float32)
-// Requires: AVX, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI
 TEXT ·pageQuery1AVX512(SB), NOSPLIT, $0-68
 	MOVQ         dst+0(FP), AX
 	MOVQ         dstHead+8(FP), CX
@@ -631,7 +631,7 @@ TEXT ·pageQuery1AVX512(SB), NOSPLIT, $0-68
 	MOVQ         DX, SI
 	SHLQ         $0x02, SI
 	MOVQ         top+56(FP), SI
-	VPXORD       Z1, Z1, Z1
+	VXORPS       Z1, Z1, Z1
 	VMOVUPS      (SI), Z0
 	VCMPPS       $0x0e, Z1, Z0, K1
 	MOVL         $0x42fe0000, SI
@@ -639,8 +639,8 @@ TEXT ·pageQuery1AVX512(SB), NOSPLIT, $0-68
 	VDIVPS.Z     Z0, Z1, K1, Z0
 	MOVL         $0x01010101, SI
 	VPBROADCASTD SI, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
 
 channels:
 	VCVTPH2PS        (BX), Z4
@@ -718,7 +718,7 @@ channels:
 	RET
 
 // func pageQuery2AVX512(dst *int8, dstHead int, affine *float32, unit *float32, q *float32, dim int, bounds *uint16, top *float32, levels float32)
-// Requires: AVX, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI
 TEXT ·pageQuery2AVX512(SB), NOSPLIT, $0-68
 	MOVQ         dst+0(FP), AX
 	MOVQ         dstHead+8(FP), CX
@@ -728,7 +728,7 @@ TEXT ·pageQuery2AVX512(SB), NOSPLIT, $0-68
 	MOVQ         BX, DI
 	SHLQ         $0x02, DI
 	MOVQ         top+56(FP), R8
-	VPXORD       Z1, Z1, Z1
+	VXORPS       Z1, Z1, Z1
 	VMOVUPS      (R8), Z0
 	VCMPPS       $0x0e, Z1, Z0, K1
 	MOVL         $0x42fe0000, R8
@@ -736,10 +736,10 @@ TEXT ·pageQuery2AVX512(SB), NOSPLIT, $0-68
 	VDIVPS.Z     Z0, Z1, K1, Z0
 	MOVL         $0x01010101, R8
 	VPBROADCASTD R8, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VXORPS       Z5, Z5, Z5
 
 channels:
 	VCVTPH2PS        (SI), Z6
@@ -844,7 +844,7 @@ channels:
 	RET
 
 // func pageQuery3AVX512(dst *int8, dstHead int, affine *float32, unit *float32, q *float32, dim int, bounds *uint16, top *float32, levels float32)
-// Requires: AVX, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI
 TEXT ·pageQuery3AVX512(SB), NOSPLIT, $0-68
 	MOVQ         dst+0(FP), AX
 	MOVQ         dstHead+8(FP), CX
@@ -854,7 +854,7 @@ TEXT ·pageQuery3AVX512(SB), NOSPLIT, $0-68
 	MOVQ         BX, DI
 	SHLQ         $0x02, DI
 	MOVQ         top+56(FP), R8
-	VPXORD       Z1, Z1, Z1
+	VXORPS       Z1, Z1, Z1
 	VMOVUPS      (R8), Z0
 	VCMPPS       $0x0e, Z1, Z0, K1
 	MOVL         $0x42fe0000, R8
@@ -862,12 +862,12 @@ TEXT ·pageQuery3AVX512(SB), NOSPLIT, $0-68
 	VDIVPS.Z     Z0, Z1, K1, Z0
 	MOVL         $0x01010101, R8
 	VPBROADCASTD R8, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
-	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VXORPS       Z5, Z5, Z5
+	VXORPS       Z6, Z6, Z6
+	VXORPS       Z7, Z7, Z7
 
 channels:
 	VCVTPH2PS        (SI), Z8
@@ -999,7 +999,7 @@ channels:
 	RET
 
 // func pageQuery4AVX512(dst *int8, dstHead int, affine *float32, unit *float32, q *float32, dim int, bounds *uint16, top *float32, levels float32)
-// Requires: AVX, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI
 TEXT ·pageQuery4AVX512(SB), NOSPLIT, $0-68
 	MOVQ         dst+0(FP), AX
 	MOVQ         dstHead+8(FP), CX
@@ -1011,7 +1011,7 @@ TEXT ·pageQuery4AVX512(SB), NOSPLIT, $0-68
 	LEAQ         (DI)(DI*2), R8
 	LEAQ         (CX)(CX*2), R9
 	MOVQ         top+56(FP), R10
-	VPXORD       Z1, Z1, Z1
+	VXORPS       Z1, Z1, Z1
 	VMOVUPS      (R10), Z0
 	VCMPPS       $0x0e, Z1, Z0, K1
 	MOVL         $0x42fe0000, R10
@@ -1019,14 +1019,14 @@ TEXT ·pageQuery4AVX512(SB), NOSPLIT, $0-68
 	VDIVPS.Z     Z0, Z1, K1, Z0
 	MOVL         $0x01010101, R10
 	VPBROADCASTD R10, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
-	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
-	VPXORD       Z8, Z8, Z8
-	VPXORD       Z9, Z9, Z9
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VXORPS       Z5, Z5, Z5
+	VXORPS       Z6, Z6, Z6
+	VXORPS       Z7, Z7, Z7
+	VXORPS       Z8, Z8, Z8
+	VXORPS       Z9, Z9, Z9
 
 channels:
 	VCVTPH2PS        (SI), Z10
@@ -1185,7 +1185,7 @@ channels:
 	RET
 
 // func pageQueryWide1AVX512(dst *int8, dstHead int, affine *float32, unit *float32, q *float32, dim int, bounds *uint16, top *float32, levels float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI
 TEXT ·pageQueryWide1AVX512(SB), NOSPLIT, $0-68
 	MOVQ         dst+0(FP), AX
 	MOVQ         dstHead+8(FP), CX
@@ -1197,7 +1197,7 @@ TEXT ·pageQueryWide1AVX512(SB), NOSPLIT, $0-68
 	SHLQ         $0x02, SI
 	ADDQ         AX, SI
 	MOVQ         top+56(FP), DI
-	VPXORD       Z1, Z1, Z1
+	VXORPS       Z1, Z1, Z1
 	VMOVUPS      (DI), Z0
 	VCMPPS       $0x0e, Z1, Z0, K1
 	MOVL         $0x467e0000, DI
@@ -1205,9 +1205,9 @@ TEXT ·pageQueryWide1AVX512(SB), NOSPLIT, $0-68
 	VDIVPS.Z     Z0, Z1, K1, Z0
 	MOVL         $0x01010101, DI
 	VPBROADCASTD DI, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
 	MOVL         $0x00000040, DI
 	VPBROADCASTD DI, Z5
 	VMOVDQU32    pageQueryOrderpageQueryWide1AVX512<>+0(SB), Z6
@@ -1371,7 +1371,7 @@ DATA pageQueryOrderpageQueryWide1AVX512<>+63(SB)/1, $0x0f
 GLOBL pageQueryOrderpageQueryWide1AVX512<>(SB), RODATA|NOPTR, $64
 
 // func pageQueryWide2AVX512(dst *int8, dstHead int, affine *float32, unit *float32, q *float32, dim int, bounds *uint16, top *float32, levels float32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI
 TEXT ·pageQueryWide2AVX512(SB), NOSPLIT, $0-68
 	MOVQ         dst+0(FP), AX
 	MOVQ         dstHead+8(FP), CX
@@ -1384,7 +1384,7 @@ TEXT ·pageQueryWide2AVX512(SB), NOSPLIT, $0-68
 	SHLQ         $0x02, R8
 	ADDQ         AX, R8
 	MOVQ         top+56(FP), R9
-	VPXORD       Z1, Z1, Z1
+	VXORPS       Z1, Z1, Z1
 	VMOVUPS      (R9), Z0
 	VCMPPS       $0x0e, Z1, Z0, K1
 	MOVL         $0x467e0000, R9
@@ -1392,12 +1392,12 @@ TEXT ·pageQueryWide2AVX512(SB), NOSPLIT, $0-68
 	VDIVPS.Z     Z0, Z1, K1, Z0
 	MOVL         $0x01010101, R9
 	VPBROADCASTD R9, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
-	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VXORPS       Z5, Z5, Z5
+	VXORPS       Z6, Z6, Z6
+	VXORPS       Z7, Z7, Z7
 	MOVL         $0x00000040, R9
 	VPBROADCASTD R9, Z8
 	VMOVDQU32    pageQueryOrderpageQueryWide2AVX512<>+0(SB), Z9

@@ -9,12 +9,22 @@ package kernel
 //go:noescape
 func readAVX512(p *byte, n int) uint64
 
-// fmaPeakAVX512 does n × 16 fused multiply-adds of 16 float32, in 16 independent chains.
+// readAVX2 reads p[:n], n a multiple of 512, and returns the sum of its 64-bit words, so that no load can be left out.
+//
+//go:noescape
+func readAVX2(p *byte, n int) uint64
+
+// fmaPeakAVX512 does n × 12 fused multiply-adds of 16 float32, in independent chains.
 //
 //go:noescape
 func fmaPeakAVX512(n int)
 
-// vnniPeakAVX512 does n × 16 VPDPBUSD of 64 bytes, in 16 independent chains.
+// fmaPeakAVX2 does n × 12 fused multiply-adds of 8 float32, in independent chains.
+//
+//go:noescape
+func fmaPeakAVX2(n int)
+
+// vnniPeakAVX512 does n × 12 VPDPBUSD of 64 bytes, in independent chains.
 //
 //go:noescape
 func vnniPeakAVX512(n int)

@@ -49,7 +49,22 @@ func panel8AVX512(c *float32, ldc int, f *float32, a *float32, lda int, b *float
 //go:noescape
 func panel12AVX512(c *float32, ldc int, f *float32, a *float32, lda int, b *float32, k int, panel int, panels int)
 
-// keyPanelsAVX512 widens n ≥ 1 keys into panels of 32 tokens, [dim][32] each; a last panel's missing tokens repeat the last:
+// panel4AVX2 multiplies 4 rows by panels of [panel][32], of which the first k ≥ 1 rows count:
+//
+//	for i := range 4 {
+//		for p := range panels {
+//			for j := range 32 {
+//				c[i*ldc+32*p+j] = c[i*ldc+32*p+j]*f[i] + Σ_l a[i*lda+l]*b[(p*panel+l)*32+j]
+//			}
+//		}
+//	}
+//
+// Without f, c is set.
+//
+//go:noescape
+func panel4AVX2(c *float32, ldc int, f *float32, a *float32, lda int, b *float32, k int, panel int, panels int)
+
+// keyPanelsAVX512 widens n ≥ 1 keys into panels of 32 tokens, [dim][32] each; the last panel's missing tokens repeat the last key:
 //
 //	for t := range n {
 //		for c := range dim {
@@ -59,6 +74,17 @@ func panel12AVX512(c *float32, ldc int, f *float32, a *float32, lda int, b *floa
 //
 //go:noescape
 func keyPanelsAVX512(dst *float32, k *uint16, dim int, n int)
+
+// keyPanelsAVX2 widens n ≥ 1 keys into panels of 32 tokens, [dim][32] each; the last panel's missing tokens repeat the last key:
+//
+//	for t := range n {
+//		for c := range dim {
+//			dst[(t/32*dim+c)*32+t%32] = k[t*dim+c]
+//		}
+//	}
+//
+//go:noescape
+func keyPanelsAVX2(dst *float32, k *uint16, dim int, n int)
 
 // valuePanelsAVX512 widens n ≥ 1 values into panels of 32 channels, [panel][32] each:
 //
@@ -70,3 +96,14 @@ func keyPanelsAVX512(dst *float32, k *uint16, dim int, n int)
 //
 //go:noescape
 func valuePanelsAVX512(dst *float32, v *uint16, dim int, n int, panel int)
+
+// valuePanelsAVX2 widens n ≥ 1 values into panels of 32 channels, [panel][32] each:
+//
+//	for t := range n {
+//		for c := range dim {
+//			dst[(c/32*panel+t)*32+c%32] = v[t*dim+c]
+//		}
+//	}
+//
+//go:noescape
+func valuePanelsAVX2(dst *float32, v *uint16, dim int, n int, panel int)

@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func panel4AVX512(c *float32, ldc int, f *float32, a *float32, lda int, b *float32, k int, panel int, panels int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·panel4AVX512(SB), NOSPLIT, $0-72
 	MOVQ lda+32(FP), AX
 	MOVQ b+40(FP), CX
@@ -18,7 +18,7 @@ panel:
 	MOVQ         f+16(FP), DI
 	SHLQ         $0x02, SI
 	TESTQ        DI, DI
-	JZ           fresh
+	JZ           fresh0
 	VBROADCASTSS (DI), Z1
 	VMULPS       (BX), Z1, Z0
 	VMULPS       64(BX), Z1, Z1
@@ -34,26 +34,26 @@ panel:
 	VBROADCASTSS 12(DI), Z7
 	VMULPS       (BX), Z7, Z6
 	VMULPS       64(BX), Z7, Z7
-	JMP          ready
+	JMP          ready0
 
-fresh:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
+fresh0:
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
 
-ready:
+ready0:
 	MOVQ a+24(FP), BX
-	MOVQ CX, SI
+	LEAQ (CX), SI
 	MOVQ k+48(FP), DI
 	SUBQ $0x04, DI
-	JL   rest
+	JL   rest0
 
-four:
+four0:
 	VMOVUPS          (SI), Z8
 	VMOVUPS          64(SI), Z9
 	VFMADD231PS.BCST (BX), Z8, Z0
@@ -97,13 +97,13 @@ four:
 	ADDQ             $0x10, BX
 	ADDQ             $0x00000200, SI
 	SUBQ             $0x04, DI
-	JGE              four
+	JGE              four0
 
-rest:
+rest0:
 	ADDQ $0x04, DI
-	JZ   store
+	JZ   store0
 
-one:
+one0:
 	VMOVUPS          (SI), Z8
 	VMOVUPS          64(SI), Z9
 	VFMADD231PS.BCST (BX), Z8, Z0
@@ -117,9 +117,9 @@ one:
 	ADDQ             $0x04, BX
 	ADDQ             $0x00000080, SI
 	DECQ             DI
-	JNZ              one
+	JNZ              one0
 
-store:
+store0:
 	MOVQ    c+0(FP), BX
 	MOVQ    ldc+8(FP), SI
 	SHLQ    $0x02, SI
@@ -144,7 +144,7 @@ store:
 	RET
 
 // func panel8AVX512(c *float32, ldc int, f *float32, a *float32, lda int, b *float32, k int, panel int, panels int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·panel8AVX512(SB), NOSPLIT, $0-72
 	MOVQ lda+32(FP), AX
 	MOVQ b+40(FP), CX
@@ -157,7 +157,7 @@ panel:
 	MOVQ         f+16(FP), DI
 	SHLQ         $0x02, SI
 	TESTQ        DI, DI
-	JZ           fresh
+	JZ           fresh0
 	VBROADCASTSS (DI), Z1
 	VMULPS       (BX), Z1, Z0
 	VMULPS       64(BX), Z1, Z1
@@ -189,35 +189,35 @@ panel:
 	VBROADCASTSS 28(DI), Z15
 	VMULPS       (BX), Z15, Z14
 	VMULPS       64(BX), Z15, Z15
-	JMP          ready
+	JMP          ready0
 
-fresh:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
+fresh0:
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
+	VXORPS Z12, Z12, Z12
+	VXORPS Z13, Z13, Z13
+	VXORPS Z14, Z14, Z14
+	VXORPS Z15, Z15, Z15
 
-ready:
+ready0:
 	MOVQ a+24(FP), BX
 	LEAQ (BX)(AX*4), SI
-	MOVQ CX, DI
+	LEAQ (CX), DI
 	MOVQ k+48(FP), R8
 	SUBQ $0x04, R8
-	JL   rest
+	JL   rest0
 
-four:
+four0:
 	VMOVUPS          (DI), Z16
 	VMOVUPS          64(DI), Z17
 	VFMADD231PS.BCST (BX), Z16, Z0
@@ -294,13 +294,13 @@ four:
 	ADDQ             $0x10, SI
 	ADDQ             $0x00000200, DI
 	SUBQ             $0x04, R8
-	JGE              four
+	JGE              four0
 
-rest:
+rest0:
 	ADDQ $0x04, R8
-	JZ   store
+	JZ   store0
 
-one:
+one0:
 	VMOVUPS          (DI), Z16
 	VMOVUPS          64(DI), Z17
 	VFMADD231PS.BCST (BX), Z16, Z0
@@ -323,9 +323,9 @@ one:
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000080, DI
 	DECQ             R8
-	JNZ              one
+	JNZ              one0
 
-store:
+store0:
 	MOVQ    c+0(FP), BX
 	MOVQ    ldc+8(FP), SI
 	SHLQ    $0x02, SI
@@ -362,7 +362,7 @@ store:
 	RET
 
 // func panel12AVX512(c *float32, ldc int, f *float32, a *float32, lda int, b *float32, k int, panel int, panels int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·panel12AVX512(SB), NOSPLIT, $0-72
 	MOVQ lda+32(FP), AX
 	MOVQ b+40(FP), CX
@@ -375,7 +375,7 @@ panel:
 	MOVQ         f+16(FP), DI
 	SHLQ         $0x02, SI
 	TESTQ        DI, DI
-	JZ           fresh
+	JZ           fresh0
 	VBROADCASTSS (DI), Z1
 	VMULPS       (BX), Z1, Z0
 	VMULPS       64(BX), Z1, Z1
@@ -423,44 +423,44 @@ panel:
 	VBROADCASTSS 44(DI), Z23
 	VMULPS       (BX), Z23, Z22
 	VMULPS       64(BX), Z23, Z23
-	JMP          ready
+	JMP          ready0
 
-fresh:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
+fresh0:
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
+	VXORPS Z12, Z12, Z12
+	VXORPS Z13, Z13, Z13
+	VXORPS Z14, Z14, Z14
+	VXORPS Z15, Z15, Z15
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	VXORPS Z20, Z20, Z20
+	VXORPS Z21, Z21, Z21
+	VXORPS Z22, Z22, Z22
+	VXORPS Z23, Z23, Z23
 
-ready:
+ready0:
 	MOVQ a+24(FP), BX
 	LEAQ (BX)(AX*4), SI
 	LEAQ (SI)(AX*4), DI
-	MOVQ CX, R8
+	LEAQ (CX), R8
 	MOVQ k+48(FP), R9
 	SUBQ $0x04, R9
-	JL   rest
+	JL   rest0
 
-four:
+four0:
 	VMOVUPS          (R8), Z24
 	VMOVUPS          64(R8), Z25
 	VFMADD231PS.BCST (BX), Z24, Z0
@@ -570,13 +570,13 @@ four:
 	ADDQ             $0x10, DI
 	ADDQ             $0x00000200, R8
 	SUBQ             $0x04, R9
-	JGE              four
+	JGE              four0
 
-rest:
+rest0:
 	ADDQ $0x04, R9
-	JZ   store
+	JZ   store0
 
-one:
+one0:
 	VMOVUPS          (R8), Z24
 	VMOVUPS          64(R8), Z25
 	VFMADD231PS.BCST (BX), Z24, Z0
@@ -608,9 +608,9 @@ one:
 	ADDQ             $0x04, DI
 	ADDQ             $0x00000080, R8
 	DECQ             R9
-	JNZ              one
+	JNZ              one0
 
-store:
+store0:
 	MOVQ    c+0(FP), BX
 	MOVQ    ldc+8(FP), SI
 	SHLQ    $0x02, SI
@@ -649,6 +649,306 @@ store:
 	ADDQ    SI, BX
 	VMOVUPS Z22, (BX)
 	VMOVUPS Z23, 64(BX)
+	MOVQ    panel+56(FP), BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, CX
+	SUBQ    $-128, c+0(FP)
+	DECQ    panels+64(FP)
+	JNZ     panel
+	VZEROUPPER
+	RET
+
+// func panel4AVX2(c *float32, ldc int, f *float32, a *float32, lda int, b *float32, k int, panel int, panels int)
+// Requires: AVX, FMA3
+TEXT ·panel4AVX2(SB), NOSPLIT, $0-72
+	MOVQ lda+32(FP), AX
+	MOVQ b+40(FP), CX
+	SHLQ $0x02, AX
+	LEAQ (AX)(AX*2), DX
+
+panel:
+	MOVQ         c+0(FP), BX
+	MOVQ         ldc+8(FP), SI
+	MOVQ         f+16(FP), DI
+	SHLQ         $0x02, SI
+	TESTQ        DI, DI
+	JZ           fresh0
+	VBROADCASTSS (DI), Y1
+	VMULPS       (BX), Y1, Y0
+	VMULPS       32(BX), Y1, Y1
+	ADDQ         SI, BX
+	VBROADCASTSS 4(DI), Y3
+	VMULPS       (BX), Y3, Y2
+	VMULPS       32(BX), Y3, Y3
+	ADDQ         SI, BX
+	VBROADCASTSS 8(DI), Y5
+	VMULPS       (BX), Y5, Y4
+	VMULPS       32(BX), Y5, Y5
+	ADDQ         SI, BX
+	VBROADCASTSS 12(DI), Y7
+	VMULPS       (BX), Y7, Y6
+	VMULPS       32(BX), Y7, Y7
+	JMP          ready0
+
+fresh0:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+
+ready0:
+	MOVQ a+24(FP), BX
+	LEAQ (CX), SI
+	MOVQ k+48(FP), DI
+	SUBQ $0x04, DI
+	JL   rest0
+
+four0:
+	VMOVUPS      (SI), Y8
+	VMOVUPS      32(SI), Y9
+	VBROADCASTSS (BX), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VBROADCASTSS (BX)(AX*1), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VBROADCASTSS (BX)(AX*2), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VBROADCASTSS (BX)(DX*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	VMOVUPS      128(SI), Y8
+	VMOVUPS      160(SI), Y9
+	VBROADCASTSS 4(BX), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VBROADCASTSS 4(BX)(AX*1), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VBROADCASTSS 4(BX)(AX*2), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VBROADCASTSS 4(BX)(DX*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	VMOVUPS      256(SI), Y8
+	VMOVUPS      288(SI), Y9
+	VBROADCASTSS 8(BX), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VBROADCASTSS 8(BX)(AX*1), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VBROADCASTSS 8(BX)(AX*2), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VBROADCASTSS 8(BX)(DX*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	VMOVUPS      384(SI), Y8
+	VMOVUPS      416(SI), Y9
+	VBROADCASTSS 12(BX), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VBROADCASTSS 12(BX)(AX*1), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VBROADCASTSS 12(BX)(AX*2), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VBROADCASTSS 12(BX)(DX*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	ADDQ         $0x10, BX
+	ADDQ         $0x00000200, SI
+	SUBQ         $0x04, DI
+	JGE          four0
+
+rest0:
+	ADDQ $0x04, DI
+	JZ   store0
+
+one0:
+	VMOVUPS      (SI), Y8
+	VMOVUPS      32(SI), Y9
+	VBROADCASTSS (BX), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VBROADCASTSS (BX)(AX*1), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VBROADCASTSS (BX)(AX*2), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VBROADCASTSS (BX)(DX*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	ADDQ         $0x04, BX
+	ADDQ         $0x00000080, SI
+	DECQ         DI
+	JNZ          one0
+
+store0:
+	MOVQ         c+0(FP), BX
+	MOVQ         ldc+8(FP), SI
+	SHLQ         $0x02, SI
+	VMOVUPS      Y0, (BX)
+	VMOVUPS      Y1, 32(BX)
+	ADDQ         SI, BX
+	VMOVUPS      Y2, (BX)
+	VMOVUPS      Y3, 32(BX)
+	ADDQ         SI, BX
+	VMOVUPS      Y4, (BX)
+	VMOVUPS      Y5, 32(BX)
+	ADDQ         SI, BX
+	VMOVUPS      Y6, (BX)
+	VMOVUPS      Y7, 32(BX)
+	MOVQ         c+0(FP), BX
+	MOVQ         ldc+8(FP), SI
+	MOVQ         f+16(FP), DI
+	SHLQ         $0x02, SI
+	TESTQ        DI, DI
+	JZ           fresh64
+	VBROADCASTSS (DI), Y1
+	VMULPS       64(BX), Y1, Y0
+	VMULPS       96(BX), Y1, Y1
+	ADDQ         SI, BX
+	VBROADCASTSS 4(DI), Y3
+	VMULPS       64(BX), Y3, Y2
+	VMULPS       96(BX), Y3, Y3
+	ADDQ         SI, BX
+	VBROADCASTSS 8(DI), Y5
+	VMULPS       64(BX), Y5, Y4
+	VMULPS       96(BX), Y5, Y5
+	ADDQ         SI, BX
+	VBROADCASTSS 12(DI), Y7
+	VMULPS       64(BX), Y7, Y6
+	VMULPS       96(BX), Y7, Y7
+	JMP          ready64
+
+fresh64:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+
+ready64:
+	MOVQ a+24(FP), BX
+	LEAQ 64(CX), SI
+	MOVQ k+48(FP), DI
+	SUBQ $0x04, DI
+	JL   rest64
+
+four64:
+	VMOVUPS      (SI), Y8
+	VMOVUPS      32(SI), Y9
+	VBROADCASTSS (BX), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VBROADCASTSS (BX)(AX*1), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VBROADCASTSS (BX)(AX*2), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VBROADCASTSS (BX)(DX*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	VMOVUPS      128(SI), Y8
+	VMOVUPS      160(SI), Y9
+	VBROADCASTSS 4(BX), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VBROADCASTSS 4(BX)(AX*1), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VBROADCASTSS 4(BX)(AX*2), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VBROADCASTSS 4(BX)(DX*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	VMOVUPS      256(SI), Y8
+	VMOVUPS      288(SI), Y9
+	VBROADCASTSS 8(BX), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VBROADCASTSS 8(BX)(AX*1), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VBROADCASTSS 8(BX)(AX*2), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VBROADCASTSS 8(BX)(DX*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	VMOVUPS      384(SI), Y8
+	VMOVUPS      416(SI), Y9
+	VBROADCASTSS 12(BX), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VBROADCASTSS 12(BX)(AX*1), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VBROADCASTSS 12(BX)(AX*2), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VBROADCASTSS 12(BX)(DX*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	ADDQ         $0x10, BX
+	ADDQ         $0x00000200, SI
+	SUBQ         $0x04, DI
+	JGE          four64
+
+rest64:
+	ADDQ $0x04, DI
+	JZ   store64
+
+one64:
+	VMOVUPS      (SI), Y8
+	VMOVUPS      32(SI), Y9
+	VBROADCASTSS (BX), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VBROADCASTSS (BX)(AX*1), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VBROADCASTSS (BX)(AX*2), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VBROADCASTSS (BX)(DX*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	ADDQ         $0x04, BX
+	ADDQ         $0x00000080, SI
+	DECQ         DI
+	JNZ          one64
+
+store64:
+	MOVQ    c+0(FP), BX
+	MOVQ    ldc+8(FP), SI
+	SHLQ    $0x02, SI
+	VMOVUPS Y0, 64(BX)
+	VMOVUPS Y1, 96(BX)
+	ADDQ    SI, BX
+	VMOVUPS Y2, 64(BX)
+	VMOVUPS Y3, 96(BX)
+	ADDQ    SI, BX
+	VMOVUPS Y4, 64(BX)
+	VMOVUPS Y5, 96(BX)
+	ADDQ    SI, BX
+	VMOVUPS Y6, 64(BX)
+	VMOVUPS Y7, 96(BX)
 	MOVQ    panel+56(FP), BX
 	SHLQ    $0x07, BX
 	ADDQ    BX, CX
@@ -869,6 +1169,119 @@ DATA keyPanelsOdd<>+48(SB)/8, $0x0000000000000007
 DATA keyPanelsOdd<>+56(SB)/8, $0x000000000000000f
 GLOBL keyPanelsOdd<>(SB), RODATA|NOPTR, $64
 
+// func keyPanelsAVX2(dst *float32, k *uint16, dim int, n int)
+// Requires: AVX, CMOV, F16C
+TEXT ·keyPanelsAVX2(SB), NOSPLIT, $0-32
+	MOVQ  dst+0(FP), AX
+	MOVQ  k+8(FP), CX
+	MOVQ  dim+16(FP), DX
+	MOVQ  n+24(FP), BX
+	SHLQ  $0x01, DX
+	MOVQ  BX, SI
+	DECQ  SI
+	IMULQ DX, SI
+	ADDQ  CX, SI
+	ADDQ  $0x1f, BX
+	ANDQ  $-32, BX
+
+tokens:
+	XORQ DI, DI
+
+channels:
+	MOVQ       CX, R8
+	CMPQ       R8, SI
+	MOVQ       R8, R9
+	CMOVQHI    SI, R9
+	VCVTPH2PS  (R9)(DI*1), Y0
+	ADDQ       DX, R8
+	CMPQ       R8, SI
+	MOVQ       R8, R9
+	CMOVQHI    SI, R9
+	VCVTPH2PS  (R9)(DI*1), Y1
+	ADDQ       DX, R8
+	CMPQ       R8, SI
+	MOVQ       R8, R9
+	CMOVQHI    SI, R9
+	VCVTPH2PS  (R9)(DI*1), Y2
+	ADDQ       DX, R8
+	CMPQ       R8, SI
+	MOVQ       R8, R9
+	CMOVQHI    SI, R9
+	VCVTPH2PS  (R9)(DI*1), Y3
+	ADDQ       DX, R8
+	CMPQ       R8, SI
+	MOVQ       R8, R9
+	CMOVQHI    SI, R9
+	VCVTPH2PS  (R9)(DI*1), Y4
+	ADDQ       DX, R8
+	CMPQ       R8, SI
+	MOVQ       R8, R9
+	CMOVQHI    SI, R9
+	VCVTPH2PS  (R9)(DI*1), Y5
+	ADDQ       DX, R8
+	CMPQ       R8, SI
+	MOVQ       R8, R9
+	CMOVQHI    SI, R9
+	VCVTPH2PS  (R9)(DI*1), Y6
+	ADDQ       DX, R8
+	CMPQ       R8, SI
+	MOVQ       R8, R9
+	CMOVQHI    SI, R9
+	VCVTPH2PS  (R9)(DI*1), Y7
+	ADDQ       DX, R8
+	VUNPCKLPS  Y1, Y0, Y8
+	VUNPCKHPS  Y1, Y0, Y1
+	VUNPCKLPS  Y3, Y2, Y0
+	VUNPCKHPS  Y3, Y2, Y3
+	VUNPCKLPS  Y5, Y4, Y2
+	VUNPCKHPS  Y5, Y4, Y5
+	VUNPCKLPS  Y7, Y6, Y4
+	VUNPCKHPS  Y7, Y6, Y7
+	VUNPCKLPD  Y0, Y8, Y6
+	VUNPCKHPD  Y0, Y8, Y0
+	VUNPCKLPD  Y3, Y1, Y8
+	VUNPCKHPD  Y3, Y1, Y3
+	VUNPCKLPD  Y4, Y2, Y1
+	VUNPCKHPD  Y4, Y2, Y4
+	VUNPCKLPD  Y7, Y5, Y2
+	VUNPCKHPD  Y7, Y5, Y7
+	MOVQ       DI, R9
+	SHLQ       $0x06, R9
+	ADDQ       AX, R9
+	VPERM2F128 $0x20, Y1, Y6, Y5
+	VPERM2F128 $0x31, Y1, Y6, Y1
+	VMOVUPS    Y5, (R9)
+	VMOVUPS    Y1, 512(R9)
+	VPERM2F128 $0x20, Y4, Y0, Y1
+	VPERM2F128 $0x31, Y4, Y0, Y0
+	VMOVUPS    Y1, 128(R9)
+	VMOVUPS    Y0, 640(R9)
+	VPERM2F128 $0x20, Y2, Y8, Y0
+	VPERM2F128 $0x31, Y2, Y8, Y1
+	VMOVUPS    Y0, 256(R9)
+	VMOVUPS    Y1, 768(R9)
+	VPERM2F128 $0x20, Y7, Y3, Y0
+	VPERM2F128 $0x31, Y7, Y3, Y1
+	VMOVUPS    Y0, 384(R9)
+	VMOVUPS    Y1, 896(R9)
+	ADDQ       $0x10, DI
+	CMPQ       DI, DX
+	JB         channels
+	MOVQ       R8, CX
+	ADDQ       $0x20, AX
+	SUBQ       $0x08, BX
+	JZ         done
+	TESTQ      $0x00000018, BX
+	JNZ        tokens
+	MOVQ       DX, DI
+	SHLQ       $0x06, DI
+	LEAQ       -128(AX)(DI*1), AX
+	JMP        tokens
+
+done:
+	VZEROUPPER
+	RET
+
 // func valuePanelsAVX512(dst *float32, v *uint16, dim int, n int, panel int)
 // Requires: AVX, AVX512F
 TEXT ·valuePanelsAVX512(SB), NOSPLIT, $0-40
@@ -888,6 +1301,39 @@ channels:
 	VMOVUPS   Z0, (DI)
 	VCVTPH2PS 32(CX), Z0
 	VMOVUPS   Z0, 64(DI)
+	ADDQ      $0x40, CX
+	ADDQ      SI, DI
+	SUBQ      $0x20, R8
+	JNZ       channels
+	SUBQ      $-128, AX
+	DECQ      BX
+	JNZ       token
+	VZEROUPPER
+	RET
+
+// func valuePanelsAVX2(dst *float32, v *uint16, dim int, n int, panel int)
+// Requires: AVX, F16C
+TEXT ·valuePanelsAVX2(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ v+8(FP), CX
+	MOVQ dim+16(FP), DX
+	MOVQ n+24(FP), BX
+	MOVQ panel+32(FP), SI
+	SHLQ $0x07, SI
+
+token:
+	MOVQ AX, DI
+	MOVQ DX, R8
+
+channels:
+	VCVTPH2PS (CX), Y0
+	VMOVUPS   Y0, (DI)
+	VCVTPH2PS 16(CX), Y0
+	VMOVUPS   Y0, 32(DI)
+	VCVTPH2PS 32(CX), Y0
+	VMOVUPS   Y0, 64(DI)
+	VCVTPH2PS 48(CX), Y0
+	VMOVUPS   Y0, 96(DI)
 	ADDQ      $0x40, CX
 	ADDQ      SI, DI
 	SUBQ      $0x20, R8

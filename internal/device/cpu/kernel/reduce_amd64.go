@@ -44,3 +44,44 @@ func aboveAVX512(w *float32, n int, t float32) (sum float32, count uint64)
 //
 //go:noescape
 func lanesAVX512(mask *uint16, w *float32, pages int, t float32)
+
+// maxAVX2 is the largest of x[:n], −Inf for none, NaN ignored (attention.Portable.Max):
+//
+//	for _, v := range x[:n] {
+//		if v > m {
+//			m = v
+//		}
+//	}
+//
+//go:noescape
+func maxAVX2(x *float32, n int) float32
+
+// expAVX2 is, with a relative error under 2e-7 + 3e-9·|v−max| (attention.Portable.Exp):
+//
+//	for i, v := range x[:n] {
+//		x[i] = exp(v - max)
+//		sum += x[i]
+//	}
+//
+//go:noescape
+func expAVX2(x *float32, n int, max float32) float32
+
+// aboveAVX2 is the sum and the count of the elements of at least t (attention.Portable.Above):
+//
+//	for _, x := range w[:n] {
+//		if x >= t {
+//			sum, count = sum+x, count+1
+//		}
+//	}
+//
+//go:noescape
+func aboveAVX2(w *float32, n int, t float32) (sum float32, count uint64)
+
+// lanesAVX2 is, for pages of 16 weights (attention.Portable.Lanes):
+//
+//	for j := range pages {
+//		mask[j] = bits i where w[16*j+i] >= t
+//	}
+//
+//go:noescape
+func lanesAVX2(mask *uint16, w *float32, pages int, t float32)

@@ -67,7 +67,7 @@ end:
 	RET
 
 // func expAVX512(x *float32, n int, max float32) float32
-// Requires: AVX, AVX512F, AVX512VL, BMI2, CMOV, SSE
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, SSE
 TEXT ·expAVX512(SB), NOSPLIT, $0-28
 	MOVQ         x+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -92,10 +92,10 @@ TEXT ·expAVX512(SB), NOSPLIT, $0-28
 	VPBROADCASTD DX, Z9
 	MOVL         $0x3c07d427, DX
 	VPBROADCASTD DX, Z10
-	VPXORD       Z11, Z11, Z11
-	VPXORD       Z12, Z12, Z12
-	VPXORD       Z13, Z13, Z13
-	VPXORD       Z14, Z14, Z14
+	VXORPS       Z11, Z11, Z11
+	VXORPS       Z12, Z12, Z12
+	VXORPS       Z13, Z13, Z13
+	VXORPS       Z14, Z14, Z14
 	XORQ         DX, DX
 	SUBQ         $0x40, CX
 	JL           rest
@@ -217,21 +217,21 @@ end:
 	RET
 
 // func aboveAVX512(w *float32, n int, t float32) (sum float32, count uint64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, BMI2, CMOV, SSE
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, SSE
 TEXT ·aboveAVX512(SB), NOSPLIT, $0-40
 	MOVQ         w+0(FP), AX
 	MOVQ         n+8(FP), CX
 	VBROADCASTSS t+16(FP), Z0
 	MOVL         $0x00000001, DX
 	VPBROADCASTD DX, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
-	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
-	VPXORD       Z8, Z8, Z8
-	VPXORD       Z9, Z9, Z9
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VXORPS       Z5, Z5, Z5
+	VXORPS       Z6, Z6, Z6
+	VXORPS       Z7, Z7, Z7
+	VXORPS       Z8, Z8, Z8
+	VXORPS       Z9, Z9, Z9
 	XORQ         DX, DX
 	SUBQ         $0x40, CX
 	JL           rest
@@ -323,6 +323,327 @@ page:
 	ADDQ    $0x02, AX
 	DECQ    DX
 	JNZ     page
+
+end:
+	VZEROUPPER
+	RET
+
+// func maxAVX2(x *float32, n int) float32
+// Requires: AVX, AVX2, CMOV, SSE
+TEXT ·maxAVX2(SB), NOSPLIT, $0-20
+	MOVQ         x+0(FP), AX
+	MOVQ         n+8(FP), CX
+	MOVL         $0xff800000, DX
+	VMOVD        DX, X0
+	VPBROADCASTD X0, Y0
+	VMOVAPS      Y0, Y1
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y0, Y3
+	VMOVAPS      Y0, Y4
+	XORQ         DX, DX
+	SUBQ         $0x20, CX
+	JL           rest
+
+whole:
+	VMOVUPS (AX)(DX*4), Y5
+	VMAXPS  Y1, Y5, Y1
+	VMOVUPS 32(AX)(DX*4), Y5
+	VMAXPS  Y2, Y5, Y2
+	VMOVUPS 64(AX)(DX*4), Y5
+	VMAXPS  Y3, Y5, Y3
+	VMOVUPS 96(AX)(DX*4), Y5
+	VMAXPS  Y4, Y5, Y4
+	ADDQ    $0x20, DX
+	SUBQ    $0x20, CX
+	JGE     whole
+
+rest:
+	ADDQ $0x20, CX
+	JLE  end
+
+part:
+	MOVQ       $0x00000008, BX
+	CMPQ       CX, BX
+	CMOVQLT    CX, BX
+	LEAQ       signs<>+0(SB), SI
+	SHLQ       $0x02, BX
+	SUBQ       BX, SI
+	VMOVUPS    32(SI), Y5
+	VMASKMOVPS (AX)(DX*4), Y5, Y6
+	VBLENDVPS  Y5, Y6, Y0, Y6
+	VMAXPS     Y1, Y6, Y1
+	ADDQ       $0x08, DX
+	SUBQ       $0x08, CX
+	JG         part
+
+end:
+	VMAXPS       Y3, Y1, Y1
+	VMAXPS       Y4, Y2, Y2
+	VMAXPS       Y2, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X0
+	VMAXPS       X0, X1, X1
+	VPERMILPS    $0x4e, X1, X0
+	VMAXPS       X0, X1, X1
+	VPERMILPS    $0xb1, X1, X0
+	VMAXPS       X0, X1, X1
+	MOVSS        X1, ret+16(FP)
+	VZEROUPPER
+	RET
+
+DATA signs<>+0(SB)/4, $0xffffffff
+DATA signs<>+4(SB)/4, $0xffffffff
+DATA signs<>+8(SB)/4, $0xffffffff
+DATA signs<>+12(SB)/4, $0xffffffff
+DATA signs<>+16(SB)/4, $0xffffffff
+DATA signs<>+20(SB)/4, $0xffffffff
+DATA signs<>+24(SB)/4, $0xffffffff
+DATA signs<>+28(SB)/4, $0xffffffff
+DATA signs<>+32(SB)/4, $0x00000000
+DATA signs<>+36(SB)/4, $0x00000000
+DATA signs<>+40(SB)/4, $0x00000000
+DATA signs<>+44(SB)/4, $0x00000000
+DATA signs<>+48(SB)/4, $0x00000000
+DATA signs<>+52(SB)/4, $0x00000000
+DATA signs<>+56(SB)/4, $0x00000000
+DATA signs<>+60(SB)/4, $0x00000000
+GLOBL signs<>(SB), RODATA|NOPTR, $64
+
+// func expAVX2(x *float32, n int, max float32) float32
+// Requires: AVX, AVX2, CMOV, FMA3, SSE
+TEXT ·expAVX2(SB), NOSPLIT, $0-28
+	MOVQ         x+0(FP), AX
+	MOVQ         n+8(FP), CX
+	VBROADCASTSS max+16(FP), Y0
+	MOVL         $0x3fb8aa3b, DX
+	VMOVD        DX, X1
+	VPBROADCASTD X1, Y1
+	MOVL         $0x3f317218, DX
+	VMOVD        DX, X2
+	VPBROADCASTD X2, Y2
+	MOVL         $0xc2d00000, DX
+	VMOVD        DX, X3
+	VPBROADCASTD X3, Y3
+	MOVL         $0x3f800000, DX
+	VMOVD        DX, X4
+	VPBROADCASTD X4, Y4
+	MOVL         $0x4b400000, DX
+	VMOVD        DX, X5
+	VPBROADCASTD X5, Y5
+	MOVL         $0x3f7ffffb, DX
+	VMOVD        DX, X6
+	VPBROADCASTD X6, Y6
+	MOVL         $0x3efffee2, DX
+	VMOVD        DX, X7
+	VPBROADCASTD X7, Y7
+	MOVL         $0x3e2aad35, DX
+	VMOVD        DX, X8
+	VPBROADCASTD X8, Y8
+	MOVL         $0x3d2b9d17, DX
+	VMOVD        DX, X9
+	VPBROADCASTD X9, Y9
+	MOVL         $0x3c07d427, DX
+	VMOVD        DX, X10
+	VPBROADCASTD X10, Y10
+	VXORPS       Y11, Y11, Y11
+	XORQ         DX, DX
+	SUBQ         $0x08, CX
+	JL           rest
+
+whole:
+	VMOVUPS      (AX)(DX*4), Y12
+	VSUBPS       Y0, Y12, Y12
+	VMAXPS       Y12, Y3, Y12
+	VMOVAPS      Y5, Y13
+	VFMADD231PS  Y1, Y12, Y13
+	VSUBPS       Y5, Y13, Y13
+	VFNMADD231PS Y2, Y13, Y12
+	VMOVAPS      Y10, Y14
+	VFMADD213PS  Y9, Y12, Y14
+	VFMADD213PS  Y8, Y12, Y14
+	VFMADD213PS  Y7, Y12, Y14
+	VFMADD213PS  Y6, Y12, Y14
+	VFMADD213PS  Y4, Y12, Y14
+	VCVTPS2DQ    Y13, Y13
+	VPSRAD       $0x01, Y13, Y12
+	VPSUBD       Y12, Y13, Y13
+	VPSLLD       $0x17, Y12, Y12
+	VPSLLD       $0x17, Y13, Y13
+	VPADDD       Y4, Y12, Y12
+	VPADDD       Y4, Y13, Y13
+	VMULPS       Y12, Y14, Y14
+	VMULPS       Y13, Y14, Y12
+	VMOVUPS      Y12, (AX)(DX*4)
+	VADDPS       Y12, Y11, Y11
+	ADDQ         $0x08, DX
+	SUBQ         $0x08, CX
+	JGE          whole
+
+rest:
+	ADDQ $0x08, CX
+	JLE  end
+
+part:
+	MOVQ         $0x00000008, BX
+	CMPQ         CX, BX
+	CMOVQLT      CX, BX
+	LEAQ         signs<>+0(SB), SI
+	SHLQ         $0x02, BX
+	SUBQ         BX, SI
+	VMOVUPS      32(SI), Y12
+	VMASKMOVPS   (AX)(DX*4), Y12, Y13
+	VSUBPS       Y0, Y13, Y13
+	VMAXPS       Y13, Y3, Y13
+	VMOVAPS      Y5, Y14
+	VFMADD231PS  Y1, Y13, Y14
+	VSUBPS       Y5, Y14, Y14
+	VFNMADD231PS Y2, Y14, Y13
+	VMOVAPS      Y10, Y15
+	VFMADD213PS  Y9, Y13, Y15
+	VFMADD213PS  Y8, Y13, Y15
+	VFMADD213PS  Y7, Y13, Y15
+	VFMADD213PS  Y6, Y13, Y15
+	VFMADD213PS  Y4, Y13, Y15
+	VCVTPS2DQ    Y14, Y14
+	VPSRAD       $0x01, Y14, Y13
+	VPSUBD       Y13, Y14, Y14
+	VPSLLD       $0x17, Y13, Y13
+	VPSLLD       $0x17, Y14, Y14
+	VPADDD       Y4, Y13, Y13
+	VPADDD       Y4, Y14, Y14
+	VMULPS       Y13, Y15, Y15
+	VMULPS       Y14, Y15, Y13
+	VMASKMOVPS   Y13, Y12, (AX)(DX*4)
+	VANDPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
+	ADDQ         $0x08, DX
+	SUBQ         $0x08, CX
+	JG           part
+
+end:
+	VEXTRACTF128 $0x01, Y11, X0
+	VADDPS       X0, X11, X11
+	VPERMILPS    $0x4e, X11, X0
+	VADDPS       X0, X11, X11
+	VPERMILPS    $0xb1, X11, X0
+	VADDPS       X0, X11, X11
+	MOVSS        X11, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func aboveAVX2(w *float32, n int, t float32) (sum float32, count uint64)
+// Requires: AVX, AVX2, CMOV, SSE
+TEXT ·aboveAVX2(SB), NOSPLIT, $0-40
+	MOVQ         w+0(FP), AX
+	MOVQ         n+8(FP), CX
+	VBROADCASTSS t+16(FP), Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VXORPS       Y8, Y8, Y8
+	XORQ         DX, DX
+	SUBQ         $0x20, CX
+	JL           rest
+
+whole:
+	VMOVUPS (AX)(DX*4), Y9
+	VCMPPS  $0x1d, Y0, Y9, Y10
+	VANDPS  Y10, Y9, Y9
+	VADDPS  Y9, Y1, Y1
+	VPSUBD  Y10, Y5, Y5
+	VMOVUPS 32(AX)(DX*4), Y9
+	VCMPPS  $0x1d, Y0, Y9, Y10
+	VANDPS  Y10, Y9, Y9
+	VADDPS  Y9, Y2, Y2
+	VPSUBD  Y10, Y6, Y6
+	VMOVUPS 64(AX)(DX*4), Y9
+	VCMPPS  $0x1d, Y0, Y9, Y10
+	VANDPS  Y10, Y9, Y9
+	VADDPS  Y9, Y3, Y3
+	VPSUBD  Y10, Y7, Y7
+	VMOVUPS 96(AX)(DX*4), Y9
+	VCMPPS  $0x1d, Y0, Y9, Y10
+	VANDPS  Y10, Y9, Y9
+	VADDPS  Y9, Y4, Y4
+	VPSUBD  Y10, Y8, Y8
+	ADDQ    $0x20, DX
+	SUBQ    $0x20, CX
+	JGE     whole
+
+rest:
+	ADDQ $0x20, CX
+	JLE  end
+
+part:
+	MOVQ       $0x00000008, BX
+	CMPQ       CX, BX
+	CMOVQLT    CX, BX
+	LEAQ       signs<>+0(SB), SI
+	SHLQ       $0x02, BX
+	SUBQ       BX, SI
+	VMOVUPS    32(SI), Y9
+	VMASKMOVPS (AX)(DX*4), Y9, Y10
+	VCMPPS     $0x1d, Y0, Y10, Y11
+	VANDPS     Y9, Y11, Y11
+	VANDPS     Y11, Y10, Y10
+	VADDPS     Y10, Y1, Y1
+	VPSUBD     Y11, Y5, Y5
+	ADDQ       $0x08, DX
+	SUBQ       $0x08, CX
+	JG         part
+
+end:
+	VADDPS       Y3, Y1, Y1
+	VADDPS       Y4, Y2, Y2
+	VADDPS       Y2, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0x4e, X1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0xb1, X1, X0
+	VADDPS       X0, X1, X1
+	MOVSS        X1, sum+24(FP)
+	VPADDD       Y7, Y5, Y5
+	VPADDD       Y8, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VEXTRACTF128 $0x01, Y5, X0
+	VPADDD       X0, X5, X5
+	VPERMILPS    $0x4e, X5, X0
+	VPADDD       X0, X5, X5
+	VPERMILPS    $0xb1, X5, X0
+	VPADDD       X0, X5, X5
+	VMOVD        X5, AX
+	MOVQ         AX, count+32(FP)
+	VZEROUPPER
+	RET
+
+// func lanesAVX2(mask *uint16, w *float32, pages int, t float32)
+// Requires: AVX
+TEXT ·lanesAVX2(SB), NOSPLIT, $0-28
+	MOVQ         mask+0(FP), AX
+	MOVQ         w+8(FP), CX
+	MOVQ         pages+16(FP), DX
+	VBROADCASTSS t+24(FP), Y0
+	TESTQ        DX, DX
+	JZ           end
+
+page:
+	VMOVUPS   (CX), Y1
+	VMOVUPS   32(CX), Y2
+	VCMPPS    $0x1d, Y0, Y1, Y1
+	VCMPPS    $0x1d, Y0, Y2, Y2
+	VMOVMSKPS Y1, BX
+	VMOVMSKPS Y2, SI
+	SHLL      $0x08, SI
+	ORL       SI, BX
+	MOVW      BX, (AX)
+	ADDQ      $0x40, CX
+	ADDQ      $0x02, AX
+	DECQ      DX
+	JNZ       page
 
 end:
 	VZEROUPPER

@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func int4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·int4x1AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -19,8 +19,8 @@ page:
 	TZCNTQ AX, DX
 	IMULQ  pageBytes+48(FP), DX
 	ADDQ   codes+40(FP), DX
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
 	MOVQ   q+16(FP), BX
 	MOVQ   CX, SI
 
@@ -61,9 +61,9 @@ runs0:
 	VCVTPH2PS        32(DX), Z4
 	VPADDD           Z2, Z1, Z1
 	VCVTDQ2PS        Z1, Z1
-	VBROADCASTSS     (DI), Z5
-	VBROADCASTSS     4(DI), Z6
-	VFMADD213PS      Z6, Z5, Z1
+	VBROADCASTSS     (DI), Z2
+	VBROADCASTSS     4(DI), Z5
+	VFMADD213PS      Z5, Z2, Z1
 	VMULPS           Z3, Z1, Z1
 	VFMADD231PS.BCST 8(DI), Z4, Z1
 	VMOVUPS          Z1, (BX)
@@ -76,7 +76,7 @@ end:
 	RET
 
 // func page1x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page1x1AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -91,8 +91,8 @@ page:
 	MOVQ   DX, BX
 	IMULQ  pageBytes+48(FP), BX
 	ADDQ   codes+40(FP), BX
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
 	MOVQ   q+16(FP), SI
 	LEAQ   (SI)(DX*4), SI
 	MOVQ   CX, DI
@@ -133,9 +133,9 @@ runs0:
 	LEAQ          (DI)(DX*4), DI
 	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (DI), Z3
-	VBROADCASTSS  64(DI), Z4
-	VFMADD213PS   Z4, Z3, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  64(DI), Z3
+	VFMADD213PS   Z3, Z2, Z1
 	VMOVUPS       Z1, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -146,7 +146,7 @@ end:
 	RET
 
 // func page2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page2x1AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -161,8 +161,8 @@ page:
 	MOVQ   DX, BX
 	IMULQ  pageBytes+48(FP), BX
 	ADDQ   codes+40(FP), BX
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
 	MOVQ   q+16(FP), SI
 	LEAQ   (SI)(DX*4), SI
 	MOVQ   CX, DI
@@ -203,9 +203,9 @@ runs0:
 	LEAQ          (DI)(DX*4), DI
 	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (DI), Z3
-	VBROADCASTSS  64(DI), Z4
-	VFMADD213PS   Z4, Z3, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  64(DI), Z3
+	VFMADD213PS   Z3, Z2, Z1
 	VMOVUPS       Z1, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -216,7 +216,7 @@ end:
 	RET
 
 // func page4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page4x1AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -231,8 +231,8 @@ page:
 	MOVQ   DX, BX
 	IMULQ  pageBytes+48(FP), BX
 	ADDQ   codes+40(FP), BX
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
 	MOVQ   q+16(FP), SI
 	LEAQ   (SI)(DX*4), SI
 	MOVQ   CX, DI
@@ -273,9 +273,9 @@ runs0:
 	LEAQ          (DI)(DX*4), DI
 	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (DI), Z3
-	VBROADCASTSS  64(DI), Z4
-	VFMADD213PS   Z4, Z3, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  64(DI), Z3
+	VFMADD213PS   Z3, Z2, Z1
 	VMOVUPS       Z1, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -286,7 +286,7 @@ end:
 	RET
 
 // func page3x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page3x1AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -303,8 +303,8 @@ page:
 	MOVQ   DX, BX
 	IMULQ  pageBytes+48(FP), BX
 	ADDQ   codes+40(FP), BX
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
 	MOVQ   q+16(FP), SI
 	LEAQ   (SI)(DX*4), SI
 	MOVQ   CX, DI
@@ -380,9 +380,9 @@ runs1:
 	LEAQ          (DI)(DX*4), DI
 	VPADDD        Z3, Z2, Z2
 	VCVTDQ2PS     Z2, Z2
-	VBROADCASTSS  (DI), Z4
-	VBROADCASTSS  64(DI), Z5
-	VFMADD213PS   Z5, Z4, Z2
+	VBROADCASTSS  (DI), Z3
+	VBROADCASTSS  64(DI), Z4
+	VFMADD213PS   Z4, Z3, Z2
 	VMOVUPS       Z2, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -393,7 +393,7 @@ end:
 	RET
 
 // func page8x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page8x1AVX512(SB), NOSPLIT, $0-72
 	MOVQ  pages+64(FP), AX
 	MOVQ  qHead+24(FP), CX
@@ -406,10 +406,10 @@ page:
 	MOVQ   DX, BX
 	IMULQ  pageBytes+48(FP), BX
 	ADDQ   codes+40(FP), BX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
 	MOVQ   q+16(FP), SI
 	LEAQ   (SI)(DX*4), SI
 	MOVQ   CX, DI
@@ -457,9 +457,9 @@ runs0:
 	VPADDD        Z2, Z0, Z0
 	VPADDD        Z3, Z0, Z0
 	VCVTDQ2PS     Z0, Z0
-	VBROADCASTSS  (DI), Z4
-	VBROADCASTSS  64(DI), Z5
-	VFMADD213PS   Z5, Z4, Z0
+	VBROADCASTSS  (DI), Z1
+	VBROADCASTSS  64(DI), Z2
+	VFMADD213PS   Z2, Z1, Z0
 	VMOVUPS       Z0, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -470,7 +470,7 @@ end:
 	RET
 
 // func int4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·int4x2AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -484,10 +484,10 @@ page:
 	TZCNTQ AX, BX
 	IMULQ  pageBytes+48(FP), BX
 	ADDQ   codes+40(FP), BX
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
 	MOVQ   q+16(FP), SI
 	MOVQ   DX, DI
 
@@ -536,18 +536,18 @@ runs0:
 	VCVTPH2PS        32(BX), Z6
 	VPADDD           Z2, Z1, Z1
 	VCVTDQ2PS        Z1, Z1
-	VBROADCASTSS     (R8), Z7
-	VBROADCASTSS     4(R8), Z8
-	VFMADD213PS      Z8, Z7, Z1
+	VBROADCASTSS     (R8), Z2
+	VBROADCASTSS     4(R8), Z7
+	VFMADD213PS      Z7, Z2, Z1
 	VMULPS           Z5, Z1, Z1
 	VFMADD231PS.BCST 8(R8), Z6, Z1
 	VMOVUPS          Z1, (SI)
 	ADDQ             DI, SI
 	VPADDD           Z4, Z3, Z3
 	VCVTDQ2PS        Z3, Z3
-	VBROADCASTSS     16(R8), Z7
-	VBROADCASTSS     20(R8), Z8
-	VFMADD213PS      Z8, Z7, Z3
+	VBROADCASTSS     16(R8), Z1
+	VBROADCASTSS     20(R8), Z2
+	VFMADD213PS      Z2, Z1, Z3
 	VMULPS           Z5, Z3, Z3
 	VFMADD231PS.BCST 24(R8), Z6, Z3
 	VMOVUPS          Z3, (SI)
@@ -560,7 +560,7 @@ end:
 	RET
 
 // func page1x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page1x2AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -575,10 +575,10 @@ page:
 	MOVQ   BX, SI
 	IMULQ  pageBytes+48(FP), SI
 	ADDQ   codes+40(FP), SI
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
@@ -627,16 +627,16 @@ runs0:
 	LEAQ          (R8)(BX*4), R8
 	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (R8), Z5
-	VBROADCASTSS  64(R8), Z6
-	VFMADD213PS   Z6, Z5, Z1
+	VBROADCASTSS  (R8), Z2
+	VBROADCASTSS  64(R8), Z5
+	VFMADD213PS   Z5, Z2, Z1
 	VMOVUPS       Z1, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z4, Z3, Z3
 	VCVTDQ2PS     Z3, Z3
-	VBROADCASTSS  128(R8), Z5
-	VBROADCASTSS  192(R8), Z6
-	VFMADD213PS   Z6, Z5, Z3
+	VBROADCASTSS  128(R8), Z1
+	VBROADCASTSS  192(R8), Z2
+	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (SI)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -647,7 +647,7 @@ end:
 	RET
 
 // func page2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page2x2AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -662,10 +662,10 @@ page:
 	MOVQ   BX, SI
 	IMULQ  pageBytes+48(FP), SI
 	ADDQ   codes+40(FP), SI
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
@@ -714,16 +714,16 @@ runs0:
 	LEAQ          (R8)(BX*4), R8
 	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (R8), Z5
-	VBROADCASTSS  64(R8), Z6
-	VFMADD213PS   Z6, Z5, Z1
+	VBROADCASTSS  (R8), Z2
+	VBROADCASTSS  64(R8), Z5
+	VFMADD213PS   Z5, Z2, Z1
 	VMOVUPS       Z1, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z4, Z3, Z3
 	VCVTDQ2PS     Z3, Z3
-	VBROADCASTSS  128(R8), Z5
-	VBROADCASTSS  192(R8), Z6
-	VFMADD213PS   Z6, Z5, Z3
+	VBROADCASTSS  128(R8), Z1
+	VBROADCASTSS  192(R8), Z2
+	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (SI)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -734,7 +734,7 @@ end:
 	RET
 
 // func page4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page4x2AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -749,10 +749,10 @@ page:
 	MOVQ   BX, SI
 	IMULQ  pageBytes+48(FP), SI
 	ADDQ   codes+40(FP), SI
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
@@ -801,16 +801,16 @@ runs0:
 	LEAQ          (R8)(BX*4), R8
 	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (R8), Z5
-	VBROADCASTSS  64(R8), Z6
-	VFMADD213PS   Z6, Z5, Z1
+	VBROADCASTSS  (R8), Z2
+	VBROADCASTSS  64(R8), Z5
+	VFMADD213PS   Z5, Z2, Z1
 	VMOVUPS       Z1, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z4, Z3, Z3
 	VCVTDQ2PS     Z3, Z3
-	VBROADCASTSS  128(R8), Z5
-	VBROADCASTSS  192(R8), Z6
-	VFMADD213PS   Z6, Z5, Z3
+	VBROADCASTSS  128(R8), Z1
+	VBROADCASTSS  192(R8), Z2
+	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (SI)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -821,7 +821,7 @@ end:
 	RET
 
 // func page3x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page3x2AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -838,10 +838,10 @@ page:
 	MOVQ   BX, SI
 	IMULQ  pageBytes+48(FP), SI
 	ADDQ   codes+40(FP), SI
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
@@ -935,16 +935,16 @@ runs1:
 	LEAQ          (R8)(BX*4), R8
 	VPADDD        Z3, Z2, Z2
 	VCVTDQ2PS     Z2, Z2
-	VBROADCASTSS  (R8), Z6
-	VBROADCASTSS  64(R8), Z7
-	VFMADD213PS   Z7, Z6, Z2
+	VBROADCASTSS  (R8), Z3
+	VBROADCASTSS  64(R8), Z6
+	VFMADD213PS   Z6, Z3, Z2
 	VMOVUPS       Z2, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z5, Z4, Z4
 	VCVTDQ2PS     Z4, Z4
-	VBROADCASTSS  128(R8), Z6
-	VBROADCASTSS  192(R8), Z7
-	VFMADD213PS   Z7, Z6, Z4
+	VBROADCASTSS  128(R8), Z2
+	VBROADCASTSS  192(R8), Z3
+	VFMADD213PS   Z3, Z2, Z4
 	VMOVUPS       Z4, (SI)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -955,7 +955,7 @@ end:
 	RET
 
 // func page8x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page8x2AVX512(SB), NOSPLIT, $0-72
 	MOVQ  pages+64(FP), AX
 	MOVQ  qHead+24(FP), CX
@@ -968,14 +968,14 @@ page:
 	MOVQ   BX, SI
 	IMULQ  pageBytes+48(FP), SI
 	ADDQ   codes+40(FP), SI
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
@@ -1039,9 +1039,9 @@ runs0:
 	VPADDD        Z2, Z0, Z0
 	VPADDD        Z3, Z0, Z0
 	VCVTDQ2PS     Z0, Z0
-	VBROADCASTSS  (R8), Z8
-	VBROADCASTSS  64(R8), Z9
-	VFMADD213PS   Z9, Z8, Z0
+	VBROADCASTSS  (R8), Z1
+	VBROADCASTSS  64(R8), Z2
+	VFMADD213PS   Z2, Z1, Z0
 	VMOVUPS       Z0, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z5, Z4, Z4
@@ -1049,9 +1049,9 @@ runs0:
 	VPADDD        Z6, Z4, Z4
 	VPADDD        Z7, Z4, Z4
 	VCVTDQ2PS     Z4, Z4
-	VBROADCASTSS  128(R8), Z8
-	VBROADCASTSS  192(R8), Z9
-	VFMADD213PS   Z9, Z8, Z4
+	VBROADCASTSS  128(R8), Z0
+	VBROADCASTSS  192(R8), Z1
+	VFMADD213PS   Z1, Z0, Z4
 	VMOVUPS       Z4, (SI)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -1062,7 +1062,7 @@ end:
 	RET
 
 // func int4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·int4x3AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -1076,12 +1076,12 @@ page:
 	TZCNTQ AX, BX
 	IMULQ  pageBytes+48(FP), BX
 	ADDQ   codes+40(FP), BX
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
 	MOVQ   q+16(FP), SI
 	MOVQ   DX, DI
 
@@ -1138,27 +1138,27 @@ runs0:
 	VCVTPH2PS        32(BX), Z8
 	VPADDD           Z2, Z1, Z1
 	VCVTDQ2PS        Z1, Z1
-	VBROADCASTSS     (R8), Z9
-	VBROADCASTSS     4(R8), Z10
-	VFMADD213PS      Z10, Z9, Z1
+	VBROADCASTSS     (R8), Z2
+	VBROADCASTSS     4(R8), Z9
+	VFMADD213PS      Z9, Z2, Z1
 	VMULPS           Z7, Z1, Z1
 	VFMADD231PS.BCST 8(R8), Z8, Z1
 	VMOVUPS          Z1, (SI)
 	ADDQ             DI, SI
 	VPADDD           Z4, Z3, Z3
 	VCVTDQ2PS        Z3, Z3
-	VBROADCASTSS     16(R8), Z9
-	VBROADCASTSS     20(R8), Z10
-	VFMADD213PS      Z10, Z9, Z3
+	VBROADCASTSS     16(R8), Z1
+	VBROADCASTSS     20(R8), Z2
+	VFMADD213PS      Z2, Z1, Z3
 	VMULPS           Z7, Z3, Z3
 	VFMADD231PS.BCST 24(R8), Z8, Z3
 	VMOVUPS          Z3, (SI)
 	ADDQ             DI, SI
 	VPADDD           Z6, Z5, Z5
 	VCVTDQ2PS        Z5, Z5
-	VBROADCASTSS     32(R8), Z9
-	VBROADCASTSS     36(R8), Z10
-	VFMADD213PS      Z10, Z9, Z5
+	VBROADCASTSS     32(R8), Z1
+	VBROADCASTSS     36(R8), Z2
+	VFMADD213PS      Z2, Z1, Z5
 	VMULPS           Z7, Z5, Z5
 	VFMADD231PS.BCST 40(R8), Z8, Z5
 	VMOVUPS          Z5, (SI)
@@ -1171,7 +1171,7 @@ end:
 	RET
 
 // func page1x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page1x3AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -1186,12 +1186,12 @@ page:
 	MOVQ   BX, SI
 	IMULQ  pageBytes+48(FP), SI
 	ADDQ   codes+40(FP), SI
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
@@ -1248,23 +1248,23 @@ runs0:
 	LEAQ          (R8)(BX*4), R8
 	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (R8), Z7
-	VBROADCASTSS  64(R8), Z8
-	VFMADD213PS   Z8, Z7, Z1
+	VBROADCASTSS  (R8), Z2
+	VBROADCASTSS  64(R8), Z7
+	VFMADD213PS   Z7, Z2, Z1
 	VMOVUPS       Z1, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z4, Z3, Z3
 	VCVTDQ2PS     Z3, Z3
-	VBROADCASTSS  128(R8), Z7
-	VBROADCASTSS  192(R8), Z8
-	VFMADD213PS   Z8, Z7, Z3
+	VBROADCASTSS  128(R8), Z1
+	VBROADCASTSS  192(R8), Z2
+	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z6, Z5, Z5
 	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  256(R8), Z7
-	VBROADCASTSS  320(R8), Z8
-	VFMADD213PS   Z8, Z7, Z5
+	VBROADCASTSS  256(R8), Z1
+	VBROADCASTSS  320(R8), Z2
+	VFMADD213PS   Z2, Z1, Z5
 	VMOVUPS       Z5, (SI)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -1275,7 +1275,7 @@ end:
 	RET
 
 // func page2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page2x3AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -1290,12 +1290,12 @@ page:
 	MOVQ   BX, SI
 	IMULQ  pageBytes+48(FP), SI
 	ADDQ   codes+40(FP), SI
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
@@ -1352,23 +1352,23 @@ runs0:
 	LEAQ          (R8)(BX*4), R8
 	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (R8), Z7
-	VBROADCASTSS  64(R8), Z8
-	VFMADD213PS   Z8, Z7, Z1
+	VBROADCASTSS  (R8), Z2
+	VBROADCASTSS  64(R8), Z7
+	VFMADD213PS   Z7, Z2, Z1
 	VMOVUPS       Z1, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z4, Z3, Z3
 	VCVTDQ2PS     Z3, Z3
-	VBROADCASTSS  128(R8), Z7
-	VBROADCASTSS  192(R8), Z8
-	VFMADD213PS   Z8, Z7, Z3
+	VBROADCASTSS  128(R8), Z1
+	VBROADCASTSS  192(R8), Z2
+	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z6, Z5, Z5
 	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  256(R8), Z7
-	VBROADCASTSS  320(R8), Z8
-	VFMADD213PS   Z8, Z7, Z5
+	VBROADCASTSS  256(R8), Z1
+	VBROADCASTSS  320(R8), Z2
+	VFMADD213PS   Z2, Z1, Z5
 	VMOVUPS       Z5, (SI)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -1379,7 +1379,7 @@ end:
 	RET
 
 // func page4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page4x3AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -1394,12 +1394,12 @@ page:
 	MOVQ   BX, SI
 	IMULQ  pageBytes+48(FP), SI
 	ADDQ   codes+40(FP), SI
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
@@ -1456,23 +1456,23 @@ runs0:
 	LEAQ          (R8)(BX*4), R8
 	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (R8), Z7
-	VBROADCASTSS  64(R8), Z8
-	VFMADD213PS   Z8, Z7, Z1
+	VBROADCASTSS  (R8), Z2
+	VBROADCASTSS  64(R8), Z7
+	VFMADD213PS   Z7, Z2, Z1
 	VMOVUPS       Z1, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z4, Z3, Z3
 	VCVTDQ2PS     Z3, Z3
-	VBROADCASTSS  128(R8), Z7
-	VBROADCASTSS  192(R8), Z8
-	VFMADD213PS   Z8, Z7, Z3
+	VBROADCASTSS  128(R8), Z1
+	VBROADCASTSS  192(R8), Z2
+	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z6, Z5, Z5
 	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  256(R8), Z7
-	VBROADCASTSS  320(R8), Z8
-	VFMADD213PS   Z8, Z7, Z5
+	VBROADCASTSS  256(R8), Z1
+	VBROADCASTSS  320(R8), Z2
+	VFMADD213PS   Z2, Z1, Z5
 	VMOVUPS       Z5, (SI)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -1483,7 +1483,7 @@ end:
 	RET
 
 // func page3x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page3x3AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -1500,12 +1500,12 @@ page:
 	MOVQ   BX, SI
 	IMULQ  pageBytes+48(FP), SI
 	ADDQ   codes+40(FP), SI
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
@@ -1617,23 +1617,23 @@ runs1:
 	LEAQ          (R8)(BX*4), R8
 	VPADDD        Z3, Z2, Z2
 	VCVTDQ2PS     Z2, Z2
-	VBROADCASTSS  (R8), Z8
-	VBROADCASTSS  64(R8), Z9
-	VFMADD213PS   Z9, Z8, Z2
+	VBROADCASTSS  (R8), Z3
+	VBROADCASTSS  64(R8), Z8
+	VFMADD213PS   Z8, Z3, Z2
 	VMOVUPS       Z2, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z5, Z4, Z4
 	VCVTDQ2PS     Z4, Z4
-	VBROADCASTSS  128(R8), Z8
-	VBROADCASTSS  192(R8), Z9
-	VFMADD213PS   Z9, Z8, Z4
+	VBROADCASTSS  128(R8), Z2
+	VBROADCASTSS  192(R8), Z3
+	VFMADD213PS   Z3, Z2, Z4
 	VMOVUPS       Z4, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z7, Z6, Z6
 	VCVTDQ2PS     Z6, Z6
-	VBROADCASTSS  256(R8), Z8
-	VBROADCASTSS  320(R8), Z9
-	VFMADD213PS   Z9, Z8, Z6
+	VBROADCASTSS  256(R8), Z2
+	VBROADCASTSS  320(R8), Z3
+	VFMADD213PS   Z3, Z2, Z6
 	VMOVUPS       Z6, (SI)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -1644,7 +1644,7 @@ end:
 	RET
 
 // func page8x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page8x3AVX512(SB), NOSPLIT, $0-72
 	MOVQ  pages+64(FP), AX
 	MOVQ  qHead+24(FP), CX
@@ -1657,18 +1657,18 @@ page:
 	MOVQ   BX, SI
 	IMULQ  pageBytes+48(FP), SI
 	ADDQ   codes+40(FP), SI
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
@@ -1748,9 +1748,9 @@ runs0:
 	VPADDD        Z2, Z0, Z0
 	VPADDD        Z3, Z0, Z0
 	VCVTDQ2PS     Z0, Z0
-	VBROADCASTSS  (R8), Z12
-	VBROADCASTSS  64(R8), Z13
-	VFMADD213PS   Z13, Z12, Z0
+	VBROADCASTSS  (R8), Z1
+	VBROADCASTSS  64(R8), Z2
+	VFMADD213PS   Z2, Z1, Z0
 	VMOVUPS       Z0, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z5, Z4, Z4
@@ -1758,9 +1758,9 @@ runs0:
 	VPADDD        Z6, Z4, Z4
 	VPADDD        Z7, Z4, Z4
 	VCVTDQ2PS     Z4, Z4
-	VBROADCASTSS  128(R8), Z12
-	VBROADCASTSS  192(R8), Z13
-	VFMADD213PS   Z13, Z12, Z4
+	VBROADCASTSS  128(R8), Z0
+	VBROADCASTSS  192(R8), Z1
+	VFMADD213PS   Z1, Z0, Z4
 	VMOVUPS       Z4, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z9, Z8, Z8
@@ -1768,9 +1768,9 @@ runs0:
 	VPADDD        Z10, Z8, Z8
 	VPADDD        Z11, Z8, Z8
 	VCVTDQ2PS     Z8, Z8
-	VBROADCASTSS  256(R8), Z12
-	VBROADCASTSS  320(R8), Z13
-	VFMADD213PS   Z13, Z12, Z8
+	VBROADCASTSS  256(R8), Z0
+	VBROADCASTSS  320(R8), Z1
+	VFMADD213PS   Z1, Z0, Z8
 	VMOVUPS       Z8, (SI)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -1781,7 +1781,7 @@ end:
 	RET
 
 // func int4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·int4x4AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -1795,14 +1795,14 @@ page:
 	TZCNTQ AX, BX
 	IMULQ  pageBytes+48(FP), BX
 	ADDQ   codes+40(FP), BX
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
 	MOVQ   q+16(FP), SI
 	MOVQ   DX, DI
 
@@ -1875,36 +1875,36 @@ runs0:
 	VCVTPH2PS        32(BX), Z10
 	VPADDD           Z2, Z1, Z1
 	VCVTDQ2PS        Z1, Z1
-	VBROADCASTSS     (R8), Z11
-	VBROADCASTSS     4(R8), Z12
-	VFMADD213PS      Z12, Z11, Z1
+	VBROADCASTSS     (R8), Z2
+	VBROADCASTSS     4(R8), Z11
+	VFMADD213PS      Z11, Z2, Z1
 	VMULPS           Z9, Z1, Z1
 	VFMADD231PS.BCST 8(R8), Z10, Z1
 	VMOVUPS          Z1, (SI)
 	ADDQ             DI, SI
 	VPADDD           Z4, Z3, Z3
 	VCVTDQ2PS        Z3, Z3
-	VBROADCASTSS     16(R8), Z11
-	VBROADCASTSS     20(R8), Z12
-	VFMADD213PS      Z12, Z11, Z3
+	VBROADCASTSS     16(R8), Z1
+	VBROADCASTSS     20(R8), Z2
+	VFMADD213PS      Z2, Z1, Z3
 	VMULPS           Z9, Z3, Z3
 	VFMADD231PS.BCST 24(R8), Z10, Z3
 	VMOVUPS          Z3, (SI)
 	ADDQ             DI, SI
 	VPADDD           Z6, Z5, Z5
 	VCVTDQ2PS        Z5, Z5
-	VBROADCASTSS     32(R8), Z11
-	VBROADCASTSS     36(R8), Z12
-	VFMADD213PS      Z12, Z11, Z5
+	VBROADCASTSS     32(R8), Z1
+	VBROADCASTSS     36(R8), Z2
+	VFMADD213PS      Z2, Z1, Z5
 	VMULPS           Z9, Z5, Z5
 	VFMADD231PS.BCST 40(R8), Z10, Z5
 	VMOVUPS          Z5, (SI)
 	ADDQ             DI, SI
 	VPADDD           Z8, Z7, Z7
 	VCVTDQ2PS        Z7, Z7
-	VBROADCASTSS     48(R8), Z11
-	VBROADCASTSS     52(R8), Z12
-	VFMADD213PS      Z12, Z11, Z7
+	VBROADCASTSS     48(R8), Z1
+	VBROADCASTSS     52(R8), Z2
+	VFMADD213PS      Z2, Z1, Z7
 	VMULPS           Z9, Z7, Z7
 	VFMADD231PS.BCST 56(R8), Z10, Z7
 	VMOVUPS          Z7, (SI)
@@ -1917,7 +1917,7 @@ end:
 	RET
 
 // func page1x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page1x4AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -1932,14 +1932,14 @@ page:
 	MOVQ   BX, SI
 	IMULQ  pageBytes+48(FP), SI
 	ADDQ   codes+40(FP), SI
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
@@ -2012,30 +2012,30 @@ runs0:
 	LEAQ          (R8)(BX*4), R8
 	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (R8), Z9
-	VBROADCASTSS  64(R8), Z10
-	VFMADD213PS   Z10, Z9, Z1
+	VBROADCASTSS  (R8), Z2
+	VBROADCASTSS  64(R8), Z9
+	VFMADD213PS   Z9, Z2, Z1
 	VMOVUPS       Z1, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z4, Z3, Z3
 	VCVTDQ2PS     Z3, Z3
-	VBROADCASTSS  128(R8), Z9
-	VBROADCASTSS  192(R8), Z10
-	VFMADD213PS   Z10, Z9, Z3
+	VBROADCASTSS  128(R8), Z1
+	VBROADCASTSS  192(R8), Z2
+	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z6, Z5, Z5
 	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  256(R8), Z9
-	VBROADCASTSS  320(R8), Z10
-	VFMADD213PS   Z10, Z9, Z5
+	VBROADCASTSS  256(R8), Z1
+	VBROADCASTSS  320(R8), Z2
+	VFMADD213PS   Z2, Z1, Z5
 	VMOVUPS       Z5, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z8, Z7, Z7
 	VCVTDQ2PS     Z7, Z7
-	VBROADCASTSS  384(R8), Z9
-	VBROADCASTSS  448(R8), Z10
-	VFMADD213PS   Z10, Z9, Z7
+	VBROADCASTSS  384(R8), Z1
+	VBROADCASTSS  448(R8), Z2
+	VFMADD213PS   Z2, Z1, Z7
 	VMOVUPS       Z7, (SI)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -2046,7 +2046,7 @@ end:
 	RET
 
 // func page2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page2x4AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -2061,14 +2061,14 @@ page:
 	MOVQ   BX, SI
 	IMULQ  pageBytes+48(FP), SI
 	ADDQ   codes+40(FP), SI
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
@@ -2141,30 +2141,30 @@ runs0:
 	LEAQ          (R8)(BX*4), R8
 	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (R8), Z9
-	VBROADCASTSS  64(R8), Z10
-	VFMADD213PS   Z10, Z9, Z1
+	VBROADCASTSS  (R8), Z2
+	VBROADCASTSS  64(R8), Z9
+	VFMADD213PS   Z9, Z2, Z1
 	VMOVUPS       Z1, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z4, Z3, Z3
 	VCVTDQ2PS     Z3, Z3
-	VBROADCASTSS  128(R8), Z9
-	VBROADCASTSS  192(R8), Z10
-	VFMADD213PS   Z10, Z9, Z3
+	VBROADCASTSS  128(R8), Z1
+	VBROADCASTSS  192(R8), Z2
+	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z6, Z5, Z5
 	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  256(R8), Z9
-	VBROADCASTSS  320(R8), Z10
-	VFMADD213PS   Z10, Z9, Z5
+	VBROADCASTSS  256(R8), Z1
+	VBROADCASTSS  320(R8), Z2
+	VFMADD213PS   Z2, Z1, Z5
 	VMOVUPS       Z5, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z8, Z7, Z7
 	VCVTDQ2PS     Z7, Z7
-	VBROADCASTSS  384(R8), Z9
-	VBROADCASTSS  448(R8), Z10
-	VFMADD213PS   Z10, Z9, Z7
+	VBROADCASTSS  384(R8), Z1
+	VBROADCASTSS  448(R8), Z2
+	VFMADD213PS   Z2, Z1, Z7
 	VMOVUPS       Z7, (SI)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -2175,7 +2175,7 @@ end:
 	RET
 
 // func page4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page4x4AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -2190,14 +2190,14 @@ page:
 	MOVQ   BX, SI
 	IMULQ  pageBytes+48(FP), SI
 	ADDQ   codes+40(FP), SI
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
@@ -2270,30 +2270,30 @@ runs0:
 	LEAQ          (R8)(BX*4), R8
 	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (R8), Z9
-	VBROADCASTSS  64(R8), Z10
-	VFMADD213PS   Z10, Z9, Z1
+	VBROADCASTSS  (R8), Z2
+	VBROADCASTSS  64(R8), Z9
+	VFMADD213PS   Z9, Z2, Z1
 	VMOVUPS       Z1, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z4, Z3, Z3
 	VCVTDQ2PS     Z3, Z3
-	VBROADCASTSS  128(R8), Z9
-	VBROADCASTSS  192(R8), Z10
-	VFMADD213PS   Z10, Z9, Z3
+	VBROADCASTSS  128(R8), Z1
+	VBROADCASTSS  192(R8), Z2
+	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z6, Z5, Z5
 	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  256(R8), Z9
-	VBROADCASTSS  320(R8), Z10
-	VFMADD213PS   Z10, Z9, Z5
+	VBROADCASTSS  256(R8), Z1
+	VBROADCASTSS  320(R8), Z2
+	VFMADD213PS   Z2, Z1, Z5
 	VMOVUPS       Z5, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z8, Z7, Z7
 	VCVTDQ2PS     Z7, Z7
-	VBROADCASTSS  384(R8), Z9
-	VBROADCASTSS  448(R8), Z10
-	VFMADD213PS   Z10, Z9, Z7
+	VBROADCASTSS  384(R8), Z1
+	VBROADCASTSS  448(R8), Z2
+	VFMADD213PS   Z2, Z1, Z7
 	VMOVUPS       Z7, (SI)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -2304,7 +2304,7 @@ end:
 	RET
 
 // func page3x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page3x4AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -2321,14 +2321,14 @@ page:
 	MOVQ   BX, SI
 	IMULQ  pageBytes+48(FP), SI
 	ADDQ   codes+40(FP), SI
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
@@ -2474,30 +2474,30 @@ runs1:
 	LEAQ          (R8)(BX*4), R8
 	VPADDD        Z3, Z2, Z2
 	VCVTDQ2PS     Z2, Z2
-	VBROADCASTSS  (R8), Z10
-	VBROADCASTSS  64(R8), Z11
-	VFMADD213PS   Z11, Z10, Z2
+	VBROADCASTSS  (R8), Z3
+	VBROADCASTSS  64(R8), Z10
+	VFMADD213PS   Z10, Z3, Z2
 	VMOVUPS       Z2, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z5, Z4, Z4
 	VCVTDQ2PS     Z4, Z4
-	VBROADCASTSS  128(R8), Z10
-	VBROADCASTSS  192(R8), Z11
-	VFMADD213PS   Z11, Z10, Z4
+	VBROADCASTSS  128(R8), Z2
+	VBROADCASTSS  192(R8), Z3
+	VFMADD213PS   Z3, Z2, Z4
 	VMOVUPS       Z4, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z7, Z6, Z6
 	VCVTDQ2PS     Z6, Z6
-	VBROADCASTSS  256(R8), Z10
-	VBROADCASTSS  320(R8), Z11
-	VFMADD213PS   Z11, Z10, Z6
+	VBROADCASTSS  256(R8), Z2
+	VBROADCASTSS  320(R8), Z3
+	VFMADD213PS   Z3, Z2, Z6
 	VMOVUPS       Z6, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z9, Z8, Z8
 	VCVTDQ2PS     Z8, Z8
-	VBROADCASTSS  384(R8), Z10
-	VBROADCASTSS  448(R8), Z11
-	VFMADD213PS   Z11, Z10, Z8
+	VBROADCASTSS  384(R8), Z2
+	VBROADCASTSS  448(R8), Z3
+	VFMADD213PS   Z3, Z2, Z8
 	VMOVUPS       Z8, (SI)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -2508,7 +2508,7 @@ end:
 	RET
 
 // func page8x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·page8x4AVX512(SB), NOSPLIT, $0-72
 	MOVQ  pages+64(FP), AX
 	MOVQ  qHead+24(FP), CX
@@ -2521,22 +2521,22 @@ page:
 	MOVQ   BX, SI
 	IMULQ  pageBytes+48(FP), SI
 	ADDQ   codes+40(FP), SI
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
+	VXORPS Z12, Z12, Z12
+	VXORPS Z13, Z13, Z13
+	VXORPS Z14, Z14, Z14
+	VXORPS Z15, Z15, Z15
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
@@ -2648,9 +2648,9 @@ runs0:
 	VPADDD        Z2, Z0, Z0
 	VPADDD        Z3, Z0, Z0
 	VCVTDQ2PS     Z0, Z0
-	VBROADCASTSS  (R8), Z16
-	VBROADCASTSS  64(R8), Z17
-	VFMADD213PS   Z17, Z16, Z0
+	VBROADCASTSS  (R8), Z1
+	VBROADCASTSS  64(R8), Z2
+	VFMADD213PS   Z2, Z1, Z0
 	VMOVUPS       Z0, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z5, Z4, Z4
@@ -2658,9 +2658,9 @@ runs0:
 	VPADDD        Z6, Z4, Z4
 	VPADDD        Z7, Z4, Z4
 	VCVTDQ2PS     Z4, Z4
-	VBROADCASTSS  128(R8), Z16
-	VBROADCASTSS  192(R8), Z17
-	VFMADD213PS   Z17, Z16, Z4
+	VBROADCASTSS  128(R8), Z0
+	VBROADCASTSS  192(R8), Z1
+	VFMADD213PS   Z1, Z0, Z4
 	VMOVUPS       Z4, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z9, Z8, Z8
@@ -2668,9 +2668,9 @@ runs0:
 	VPADDD        Z10, Z8, Z8
 	VPADDD        Z11, Z8, Z8
 	VCVTDQ2PS     Z8, Z8
-	VBROADCASTSS  256(R8), Z16
-	VBROADCASTSS  320(R8), Z17
-	VFMADD213PS   Z17, Z16, Z8
+	VBROADCASTSS  256(R8), Z0
+	VBROADCASTSS  320(R8), Z1
+	VFMADD213PS   Z1, Z0, Z8
 	VMOVUPS       Z8, (SI)
 	ADDQ          DI, SI
 	VPADDD        Z13, Z12, Z12
@@ -2678,9 +2678,9 @@ runs0:
 	VPADDD        Z14, Z12, Z12
 	VPADDD        Z15, Z12, Z12
 	VCVTDQ2PS     Z12, Z12
-	VBROADCASTSS  384(R8), Z16
-	VBROADCASTSS  448(R8), Z17
-	VFMADD213PS   Z17, Z16, Z12
+	VBROADCASTSS  384(R8), Z0
+	VBROADCASTSS  448(R8), Z1
+	VFMADD213PS   Z1, Z0, Z12
 	VMOVUPS       Z12, (SI)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
@@ -2691,14 +2691,14 @@ end:
 	RET
 
 // func quantiseAVX512(dst *int8, x *float32, n int) (top float32, sum float32, isum int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, SSE
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, SSE
 TEXT ·quantiseAVX512(SB), NOSPLIT, $0-40
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
 	MOVQ         n+16(FP), DX
 	MOVL         $0x7fffffff, BX
 	VPBROADCASTD BX, Z0
-	VPXORD       Z1, Z1, Z1
+	VXORPS       Z1, Z1, Z1
 	XORQ         BX, BX
 
 largest:
@@ -2715,45 +2715,45 @@ largest:
 	VMAXPS        X0, X1, X1
 	VPERMILPS     $0xb1, X1, X0
 	VMAXPS        X0, X1, X1
-	VPXORD        Z3, Z3, Z3
+	VXORPS        Z2, Z2, Z2
 	VBROADCASTSS  X1, Z0
-	VCMPPS        $0x0e, Z3, Z0, K1
+	VCMPPS        $0x0e, Z2, Z0, K1
 	MOVL          $0x42fe0000, BX
 	VPBROADCASTD  BX, Z2
 	VDIVPS.Z      Z0, Z2, K1, Z0
 	MOVSS         X1, top+24(FP)
-	VPXORD        Z4, Z4, Z4
-	VPXORD        Z5, Z5, Z5
+	VXORPS        Z1, Z1, Z1
+	VXORPS        Z2, Z2, Z2
 	XORQ          BX, BX
 
 step:
-	VMOVUPS       (CX)(BX*4), Z1
-	VADDPS        Z1, Z4, Z4
-	VMULPS        Z1, Z0, Z1
-	VCVTPS2DQ     Z1, Z1
-	VPADDD        Z1, Z5, Z5
-	VPMOVSDB      Z1, (AX)(BX*1)
+	VMOVUPS       (CX)(BX*4), Z3
+	VADDPS        Z3, Z1, Z1
+	VMULPS        Z3, Z0, Z3
+	VCVTPS2DQ     Z3, Z3
+	VPADDD        Z3, Z2, Z2
+	VPMOVSDB      Z3, (AX)(BX*1)
 	ADDQ          $0x10, BX
 	CMPQ          BX, DX
 	JL            step
-	VEXTRACTF64X4 $0x01, Z4, Y0
-	VADDPS        Y0, Y4, Y4
-	VEXTRACTF32X4 $0x01, Y4, X0
-	VADDPS        X0, X4, X4
-	VPERMILPS     $0x4e, X4, X0
-	VADDPS        X0, X4, X4
-	VPERMILPS     $0xb1, X4, X0
-	VADDPS        X0, X4, X4
-	MOVSS         X4, sum+28(FP)
-	VEXTRACTF64X4 $0x01, Z5, Y0
-	VPADDD        Y0, Y5, Y5
-	VEXTRACTF32X4 $0x01, Y5, X0
-	VPADDD        X0, X5, X5
-	VPERMILPS     $0x4e, X5, X0
-	VPADDD        X0, X5, X5
-	VPERMILPS     $0xb1, X5, X0
-	VPADDD        X0, X5, X5
-	VMOVD         X5, AX
+	VEXTRACTF64X4 $0x01, Z1, Y0
+	VADDPS        Y0, Y1, Y1
+	VEXTRACTF32X4 $0x01, Y1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	MOVSS         X1, sum+28(FP)
+	VEXTRACTF64X4 $0x01, Z2, Y0
+	VPADDD        Y0, Y2, Y2
+	VEXTRACTF32X4 $0x01, Y2, X0
+	VPADDD        X0, X2, X2
+	VPERMILPS     $0x4e, X2, X0
+	VPADDD        X0, X2, X2
+	VPERMILPS     $0xb1, X2, X0
+	VPADDD        X0, X2, X2
+	VMOVD         X2, AX
 	MOVLQSX       AX, AX
 	MOVQ          AX, isum+32(FP)
 	VZEROUPPER

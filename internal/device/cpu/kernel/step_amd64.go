@@ -23,7 +23,7 @@ func scaleMulAVX512(dst *float32, x *float32, w *float32, n int, s float32)
 //go:noescape
 func ropeHalvesAVX512(x *float32, y *float32, cos *float32, sin *float32, n int)
 
-// ropePairsAVX512 turns neighbouring pairs; n = 2·pairs, even:
+// ropePairsAVX512 turns neighbouring pairs, n a positive multiple of the lanes:
 //
 //	for i := range n/2 {
 //		x[2*i], x[2*i+1] = x[2*i]*cos[i]-x[2*i+1]*sin[i], x[2*i+1]*cos[i]+x[2*i]*sin[i]
@@ -52,12 +52,70 @@ func addAVX512(dst *float32, x *float32, n int)
 //go:noescape
 func scaleAVX512(x *float32, n int, s float32)
 
-// narrowAVX512 sets dst[i] = tensor.F32ToF16(x[i]) for i < n.
+// narrowAVX512 sets dst[i] = tensor.F32ToF16(x[i]) for i < n, a positive multiple of 16.
 //
 //go:noescape
 func narrowAVX512(dst *uint16, x *float32, n int)
 
-// widenAVX512 sets dst[i] = tensor.F16ToF32(x[i]) for i < n.
+// widenAVX512 sets dst[i] = tensor.F16ToF32(x[i]) for i < n, a positive multiple of 16.
 //
 //go:noescape
 func widenAVX512(dst *float32, x *uint16, n int)
+
+// sumSquaresAVX2 is Σ x[i]² over x[:n].
+//
+//go:noescape
+func sumSquaresAVX2(x *float32, n int) float32
+
+// scaleMulAVX2 sets dst[i] = x[i] * s * w[i] for i < n.
+//
+//go:noescape
+func scaleMulAVX2(dst *float32, x *float32, w *float32, n int, s float32)
+
+// ropeHalvesAVX2 turns the pairs (x[i], y[i]), the two halves of a head:
+//
+//	for i := range n {
+//		x[i], y[i] = x[i]*cos[i]-y[i]*sin[i], y[i]*cos[i]+x[i]*sin[i]
+//	}
+//
+//go:noescape
+func ropeHalvesAVX2(x *float32, y *float32, cos *float32, sin *float32, n int)
+
+// ropePairsAVX2 turns neighbouring pairs, n a positive multiple of the lanes:
+//
+//	for i := range n/2 {
+//		x[2*i], x[2*i+1] = x[2*i]*cos[i]-x[2*i+1]*sin[i], x[2*i+1]*cos[i]+x[2*i]*sin[i]
+//	}
+//
+//go:noescape
+func ropePairsAVX2(x *float32, cos *float32, sin *float32, n int)
+
+// gateAVX2 is a gated activation, SiLU with c1, c3 = 1, 0 and GELU's tanh form with 2√(2/π)·(1, 0.044715), since (1+tanh z)/2 = 1/(1+exp(−2z)):
+//
+//	for i := range n {
+//		x := gate[i]
+//		dst[i] = x / (1 + exp(-x*(c1+c3*min(x*x, 1e8)))) * up[i]
+//	}
+//
+//go:noescape
+func gateAVX2(dst *float32, gate *float32, up *float32, n int, c1 float32, c3 float32)
+
+// addAVX2 sets dst[i] += x[i] for i < n.
+//
+//go:noescape
+func addAVX2(dst *float32, x *float32, n int)
+
+// scaleAVX2 sets x[i] *= s for i < n.
+//
+//go:noescape
+func scaleAVX2(x *float32, n int, s float32)
+
+// narrowAVX2 sets dst[i] = tensor.F32ToF16(x[i]) for i < n, a positive multiple of 16.
+//
+//go:noescape
+func narrowAVX2(dst *uint16, x *float32, n int)
+
+// widenAVX2 sets dst[i] = tensor.F16ToF32(x[i]) for i < n, a positive multiple of 16.
+//
+//go:noescape
+func widenAVX2(dst *float32, x *uint16, n int)

@@ -5,14 +5,14 @@
 #include "textflag.h"
 
 // func sumSquaresAVX512(x *float32, n int) float32
-// Requires: AVX, AVX512F, AVX512VL, BMI2, CMOV, SSE
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, SSE
 TEXT ·sumSquaresAVX512(SB), NOSPLIT, $0-20
 	MOVQ   x+0(FP), AX
 	MOVQ   n+8(FP), CX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
 	XORQ   DX, DX
 	SUBQ   $0x40, CX
 	JL     rest
@@ -181,177 +181,115 @@ end:
 	RET
 
 // func ropePairsAVX512(x *float32, cos *float32, sin *float32, n int)
-// Requires: AVX, AVX512F, AVX512VL, BMI2, CMOV, POPCNT
+// Requires: AVX, AVX512F
 TEXT ·ropePairsAVX512(SB), NOSPLIT, $0-32
-	MOVQ      x+0(FP), AX
-	MOVQ      cos+8(FP), CX
-	MOVQ      sin+16(FP), DX
-	MOVQ      n+24(FP), BX
-	VMOVDQU32 ropeTwice<>+0(SB), Z0
-	XORQ      SI, SI
-	SUBQ      $0x10, BX
-	JL        rest
+	MOVQ    x+0(FP), AX
+	MOVQ    cos+8(FP), CX
+	MOVQ    sin+16(FP), DX
+	MOVQ    n+24(FP), BX
+	VMOVUPS ropeTwiceAVX512<>+0(SB), Z0
 
-whole:
-	VMOVUPS        (AX)(SI*4), Z1
-	VMOVUPS        (CX)(SI*2), Y2
-	VMOVUPS        (DX)(SI*2), Y3
-	VPERMPS        Z2, Z0, Z2
-	VPERMPS        Z3, Z0, Z3
-	VPERMILPS      $0xb1, Z1, Z4
-	VMULPS         Z3, Z4, Z4
-	VFMADDSUB213PS Z4, Z2, Z1
-	VMOVUPS        Z1, (AX)(SI*4)
-	ADDQ           $0x10, SI
-	SUBQ           $0x10, BX
-	JGE            whole
-
-rest:
-	ADDQ $0x10, BX
-	JLE  end
-
-part:
-	MOVQ           $0x00000010, DI
-	CMPQ           BX, DI
-	CMOVQLT        BX, DI
-	MOVL           $0x0000ffff, R8
-	BZHIL          DI, R8, R8
-	KMOVW          R8, K1
-	VMOVUPS.Z      (AX)(SI*4), K1, Z1
-	KMOVW          K1, DI
-	POPCNTL        DI, DI
-	SHRL           $0x01, DI
-	MOVL           $0x0000ffff, R8
-	BZHIL          DI, R8, R8
-	KMOVW          R8, K2
-	VMOVUPS.Z      (CX)(SI*2), K2, Y5
-	VMOVUPS.Z      (DX)(SI*2), K2, Y6
-	VPERMPS        Z5, Z0, Z5
-	VPERMPS        Z6, Z0, Z6
-	VPERMILPS      $0xb1, Z1, Z2
-	VMULPS         Z6, Z2, Z2
-	VFMADDSUB213PS Z2, Z5, Z1
-	VMOVUPS        Z1, K1, (AX)(SI*4)
-	ADDQ           $0x10, SI
-	SUBQ           $0x10, BX
-	JG             part
-
-end:
+step:
+	VMOVUPS         (AX), Z1
+	VBROADCASTF64X4 (CX), Z3
+	VBROADCASTF64X4 (DX), Z4
+	VPERMPS         Z3, Z0, Z3
+	VPERMPS         Z4, Z0, Z4
+	VPERMILPS       $0xb1, Z1, Z2
+	VMULPS          Z4, Z2, Z2
+	VFMADDSUB213PS  Z2, Z3, Z1
+	VMOVUPS         Z1, (AX)
+	ADDQ            $0x40, AX
+	ADDQ            $0x20, CX
+	ADDQ            $0x20, DX
+	SUBQ            $0x10, BX
+	JG              step
 	VZEROUPPER
 	RET
 
-DATA ropeTwice<>+0(SB)/4, $0x00000000
-DATA ropeTwice<>+4(SB)/4, $0x00000000
-DATA ropeTwice<>+8(SB)/4, $0x00000001
-DATA ropeTwice<>+12(SB)/4, $0x00000001
-DATA ropeTwice<>+16(SB)/4, $0x00000002
-DATA ropeTwice<>+20(SB)/4, $0x00000002
-DATA ropeTwice<>+24(SB)/4, $0x00000003
-DATA ropeTwice<>+28(SB)/4, $0x00000003
-DATA ropeTwice<>+32(SB)/4, $0x00000004
-DATA ropeTwice<>+36(SB)/4, $0x00000004
-DATA ropeTwice<>+40(SB)/4, $0x00000005
-DATA ropeTwice<>+44(SB)/4, $0x00000005
-DATA ropeTwice<>+48(SB)/4, $0x00000006
-DATA ropeTwice<>+52(SB)/4, $0x00000006
-DATA ropeTwice<>+56(SB)/4, $0x00000007
-DATA ropeTwice<>+60(SB)/4, $0x00000007
-GLOBL ropeTwice<>(SB), RODATA|NOPTR, $64
+DATA ropeTwiceAVX512<>+0(SB)/4, $0x00000000
+DATA ropeTwiceAVX512<>+4(SB)/4, $0x00000000
+DATA ropeTwiceAVX512<>+8(SB)/4, $0x00000001
+DATA ropeTwiceAVX512<>+12(SB)/4, $0x00000001
+DATA ropeTwiceAVX512<>+16(SB)/4, $0x00000002
+DATA ropeTwiceAVX512<>+20(SB)/4, $0x00000002
+DATA ropeTwiceAVX512<>+24(SB)/4, $0x00000003
+DATA ropeTwiceAVX512<>+28(SB)/4, $0x00000003
+DATA ropeTwiceAVX512<>+32(SB)/4, $0x00000004
+DATA ropeTwiceAVX512<>+36(SB)/4, $0x00000004
+DATA ropeTwiceAVX512<>+40(SB)/4, $0x00000005
+DATA ropeTwiceAVX512<>+44(SB)/4, $0x00000005
+DATA ropeTwiceAVX512<>+48(SB)/4, $0x00000006
+DATA ropeTwiceAVX512<>+52(SB)/4, $0x00000006
+DATA ropeTwiceAVX512<>+56(SB)/4, $0x00000007
+DATA ropeTwiceAVX512<>+60(SB)/4, $0x00000007
+GLOBL ropeTwiceAVX512<>(SB), RODATA|NOPTR, $64
 
 // func gateAVX512(dst *float32, gate *float32, up *float32, n int, c1 float32, c3 float32)
-// Requires: AVX, AVX512F, BMI2, CMOV
+// Requires: AVX, AVX512DQ, AVX512F, BMI2, CMOV
 TEXT ·gateAVX512(SB), NOSPLIT, $0-40
 	MOVQ         dst+0(FP), AX
 	MOVQ         gate+8(FP), CX
 	MOVQ         up+16(FP), DX
 	MOVQ         n+24(FP), BX
-	VBROADCASTSS c1+32(FP), Z0
-	VBROADCASTSS c3+36(FP), Z1
 	MOVL         $0x3fb8aa3b, SI
-	VPBROADCASTD SI, Z2
+	VPBROADCASTD SI, Z0
 	MOVL         $0x3f317218, SI
-	VPBROADCASTD SI, Z3
+	VPBROADCASTD SI, Z1
 	MOVL         $0xc2d00000, SI
-	VPBROADCASTD SI, Z4
+	VPBROADCASTD SI, Z2
 	MOVL         $0x3f800000, SI
-	VPBROADCASTD SI, Z5
+	VPBROADCASTD SI, Z3
 	MOVL         $0x4b400000, SI
-	VPBROADCASTD SI, Z6
+	VPBROADCASTD SI, Z4
 	MOVL         $0x3f7ffffb, SI
-	VPBROADCASTD SI, Z7
+	VPBROADCASTD SI, Z5
 	MOVL         $0x3efffee2, SI
-	VPBROADCASTD SI, Z8
+	VPBROADCASTD SI, Z6
 	MOVL         $0x3e2aad35, SI
-	VPBROADCASTD SI, Z9
+	VPBROADCASTD SI, Z7
 	MOVL         $0x3d2b9d17, SI
-	VPBROADCASTD SI, Z10
+	VPBROADCASTD SI, Z8
 	MOVL         $0x3c07d427, SI
-	VPBROADCASTD SI, Z11
-	MOVL         $0x42d00000, SI
-	VPBROADCASTD SI, Z12
-	MOVL         $0x4cbebc20, SI
-	VPBROADCASTD SI, Z13
-	MOVL         $0x80000000, SI
-	VPBROADCASTD SI, Z14
+	VPBROADCASTD SI, Z9
 	XORQ         SI, SI
-	SUBQ         $0x20, BX
+	SUBQ         $0x10, BX
 	JL           rest
 
 whole:
-	VMOVUPS      (CX)(SI*4), Z15
-	VMOVUPS      (DX)(SI*4), Z16
-	VMULPS       Z15, Z15, Z17
-	VMINPS       Z13, Z17, Z17
-	VFMADD213PS  Z0, Z1, Z17
-	VMULPS       Z15, Z17, Z17
-	VPXORD       Z14, Z17, Z17
-	VMINPS       Z17, Z12, Z17
-	VMAXPS       Z17, Z4, Z17
-	VMOVAPS      Z6, Z18
-	VFMADD231PS  Z2, Z17, Z18
-	VSUBPS       Z6, Z18, Z18
-	VFNMADD231PS Z3, Z18, Z17
-	VMOVAPS      Z11, Z19
-	VFMADD213PS  Z10, Z17, Z19
-	VFMADD213PS  Z9, Z17, Z19
-	VFMADD213PS  Z8, Z17, Z19
-	VFMADD213PS  Z7, Z17, Z19
-	VFMADD213PS  Z5, Z17, Z19
-	VSCALEFPS    Z18, Z19, Z17
-	VADDPS       Z5, Z17, Z17
-	VDIVPS       Z17, Z15, Z15
-	VMULPS       Z16, Z15, Z15
-	VMOVUPS      Z15, (AX)(SI*4)
-	VMOVUPS      64(CX)(SI*4), Z15
-	VMOVUPS      64(DX)(SI*4), Z16
-	VMULPS       Z15, Z15, Z17
-	VMINPS       Z13, Z17, Z17
-	VFMADD213PS  Z0, Z1, Z17
-	VMULPS       Z15, Z17, Z17
-	VPXORD       Z14, Z17, Z17
-	VMINPS       Z17, Z12, Z17
-	VMAXPS       Z17, Z4, Z17
-	VMOVAPS      Z6, Z18
-	VFMADD231PS  Z2, Z17, Z18
-	VSUBPS       Z6, Z18, Z18
-	VFNMADD231PS Z3, Z18, Z17
-	VMOVAPS      Z11, Z19
-	VFMADD213PS  Z10, Z17, Z19
-	VFMADD213PS  Z9, Z17, Z19
-	VFMADD213PS  Z8, Z17, Z19
-	VFMADD213PS  Z7, Z17, Z19
-	VFMADD213PS  Z5, Z17, Z19
-	VSCALEFPS    Z18, Z19, Z17
-	VADDPS       Z5, Z17, Z17
-	VDIVPS       Z17, Z15, Z15
-	VMULPS       Z16, Z15, Z15
-	VMOVUPS      Z15, 64(AX)(SI*4)
-	ADDQ         $0x20, SI
-	SUBQ         $0x20, BX
+	VMOVUPS      (CX)(SI*4), Z10
+	VBROADCASTSS c1+32(FP), Z12
+	VBROADCASTSS c3+36(FP), Z13
+	VMULPS       Z10, Z10, Z11
+	VMINPS       squareLimitAVX512<>+0(SB), Z11, Z11
+	VFMADD213PS  Z12, Z13, Z11
+	VMULPS       Z10, Z11, Z11
+	VXORPS       minusZeroAVX512<>+0(SB), Z11, Z11
+	VMOVUPS      expLimitAVX512<>+0(SB), Z13
+	VMINPS       Z11, Z13, Z11
+	VMAXPS       Z11, Z2, Z11
+	VMOVAPS      Z4, Z12
+	VFMADD231PS  Z0, Z11, Z12
+	VSUBPS       Z4, Z12, Z12
+	VFNMADD231PS Z1, Z12, Z11
+	VMOVAPS      Z9, Z13
+	VFMADD213PS  Z8, Z11, Z13
+	VFMADD213PS  Z7, Z11, Z13
+	VFMADD213PS  Z6, Z11, Z13
+	VFMADD213PS  Z5, Z11, Z13
+	VFMADD213PS  Z3, Z11, Z13
+	VSCALEFPS    Z12, Z13, Z11
+	VADDPS       Z3, Z11, Z11
+	VDIVPS       Z11, Z10, Z10
+	VMOVUPS      (DX)(SI*4), Z11
+	VMULPS       Z11, Z10, Z10
+	VMOVUPS      Z10, (AX)(SI*4)
+	ADDQ         $0x10, SI
+	SUBQ         $0x10, BX
 	JGE          whole
 
 rest:
-	ADDQ $0x20, BX
+	ADDQ $0x10, BX
 	JLE  end
 
 part:
@@ -361,30 +299,33 @@ part:
 	MOVL         $0x0000ffff, R8
 	BZHIL        DI, R8, R8
 	KMOVW        R8, K1
-	VMOVUPS.Z    (CX)(SI*4), K1, Z15
-	VMOVUPS.Z    (DX)(SI*4), K1, Z16
-	VMULPS       Z15, Z15, Z17
-	VMINPS       Z13, Z17, Z17
-	VFMADD213PS  Z0, Z1, Z17
-	VMULPS       Z15, Z17, Z17
-	VPXORD       Z14, Z17, Z17
-	VMINPS       Z17, Z12, Z17
-	VMAXPS       Z17, Z4, Z17
-	VMOVAPS      Z6, Z18
-	VFMADD231PS  Z2, Z17, Z18
-	VSUBPS       Z6, Z18, Z18
-	VFNMADD231PS Z3, Z18, Z17
-	VMOVAPS      Z11, Z19
-	VFMADD213PS  Z10, Z17, Z19
-	VFMADD213PS  Z9, Z17, Z19
-	VFMADD213PS  Z8, Z17, Z19
-	VFMADD213PS  Z7, Z17, Z19
-	VFMADD213PS  Z5, Z17, Z19
-	VSCALEFPS    Z18, Z19, Z17
-	VADDPS       Z5, Z17, Z17
-	VDIVPS       Z17, Z15, Z15
-	VMULPS       Z16, Z15, Z15
-	VMOVUPS      Z15, K1, (AX)(SI*4)
+	VMOVUPS.Z    (CX)(SI*4), K1, Z10
+	VBROADCASTSS c1+32(FP), Z12
+	VBROADCASTSS c3+36(FP), Z13
+	VMULPS       Z10, Z10, Z11
+	VMINPS       squareLimitAVX512<>+0(SB), Z11, Z11
+	VFMADD213PS  Z12, Z13, Z11
+	VMULPS       Z10, Z11, Z11
+	VXORPS       minusZeroAVX512<>+0(SB), Z11, Z11
+	VMOVUPS      expLimitAVX512<>+0(SB), Z13
+	VMINPS       Z11, Z13, Z11
+	VMAXPS       Z11, Z2, Z11
+	VMOVAPS      Z4, Z12
+	VFMADD231PS  Z0, Z11, Z12
+	VSUBPS       Z4, Z12, Z12
+	VFNMADD231PS Z1, Z12, Z11
+	VMOVAPS      Z9, Z13
+	VFMADD213PS  Z8, Z11, Z13
+	VFMADD213PS  Z7, Z11, Z13
+	VFMADD213PS  Z6, Z11, Z13
+	VFMADD213PS  Z5, Z11, Z13
+	VFMADD213PS  Z3, Z11, Z13
+	VSCALEFPS    Z12, Z13, Z11
+	VADDPS       Z3, Z11, Z11
+	VDIVPS       Z11, Z10, Z10
+	VMOVUPS.Z    (DX)(SI*4), K1, Z11
+	VMULPS       Z11, Z10, Z10
+	VMOVUPS      Z10, K1, (AX)(SI*4)
 	ADDQ         $0x10, SI
 	SUBQ         $0x10, BX
 	JG           part
@@ -392,6 +333,60 @@ part:
 end:
 	VZEROUPPER
 	RET
+
+DATA squareLimitAVX512<>+0(SB)/4, $0x4cbebc20
+DATA squareLimitAVX512<>+4(SB)/4, $0x4cbebc20
+DATA squareLimitAVX512<>+8(SB)/4, $0x4cbebc20
+DATA squareLimitAVX512<>+12(SB)/4, $0x4cbebc20
+DATA squareLimitAVX512<>+16(SB)/4, $0x4cbebc20
+DATA squareLimitAVX512<>+20(SB)/4, $0x4cbebc20
+DATA squareLimitAVX512<>+24(SB)/4, $0x4cbebc20
+DATA squareLimitAVX512<>+28(SB)/4, $0x4cbebc20
+DATA squareLimitAVX512<>+32(SB)/4, $0x4cbebc20
+DATA squareLimitAVX512<>+36(SB)/4, $0x4cbebc20
+DATA squareLimitAVX512<>+40(SB)/4, $0x4cbebc20
+DATA squareLimitAVX512<>+44(SB)/4, $0x4cbebc20
+DATA squareLimitAVX512<>+48(SB)/4, $0x4cbebc20
+DATA squareLimitAVX512<>+52(SB)/4, $0x4cbebc20
+DATA squareLimitAVX512<>+56(SB)/4, $0x4cbebc20
+DATA squareLimitAVX512<>+60(SB)/4, $0x4cbebc20
+GLOBL squareLimitAVX512<>(SB), RODATA|NOPTR, $64
+
+DATA minusZeroAVX512<>+0(SB)/4, $0x80000000
+DATA minusZeroAVX512<>+4(SB)/4, $0x80000000
+DATA minusZeroAVX512<>+8(SB)/4, $0x80000000
+DATA minusZeroAVX512<>+12(SB)/4, $0x80000000
+DATA minusZeroAVX512<>+16(SB)/4, $0x80000000
+DATA minusZeroAVX512<>+20(SB)/4, $0x80000000
+DATA minusZeroAVX512<>+24(SB)/4, $0x80000000
+DATA minusZeroAVX512<>+28(SB)/4, $0x80000000
+DATA minusZeroAVX512<>+32(SB)/4, $0x80000000
+DATA minusZeroAVX512<>+36(SB)/4, $0x80000000
+DATA minusZeroAVX512<>+40(SB)/4, $0x80000000
+DATA minusZeroAVX512<>+44(SB)/4, $0x80000000
+DATA minusZeroAVX512<>+48(SB)/4, $0x80000000
+DATA minusZeroAVX512<>+52(SB)/4, $0x80000000
+DATA minusZeroAVX512<>+56(SB)/4, $0x80000000
+DATA minusZeroAVX512<>+60(SB)/4, $0x80000000
+GLOBL minusZeroAVX512<>(SB), RODATA|NOPTR, $64
+
+DATA expLimitAVX512<>+0(SB)/4, $0x42d00000
+DATA expLimitAVX512<>+4(SB)/4, $0x42d00000
+DATA expLimitAVX512<>+8(SB)/4, $0x42d00000
+DATA expLimitAVX512<>+12(SB)/4, $0x42d00000
+DATA expLimitAVX512<>+16(SB)/4, $0x42d00000
+DATA expLimitAVX512<>+20(SB)/4, $0x42d00000
+DATA expLimitAVX512<>+24(SB)/4, $0x42d00000
+DATA expLimitAVX512<>+28(SB)/4, $0x42d00000
+DATA expLimitAVX512<>+32(SB)/4, $0x42d00000
+DATA expLimitAVX512<>+36(SB)/4, $0x42d00000
+DATA expLimitAVX512<>+40(SB)/4, $0x42d00000
+DATA expLimitAVX512<>+44(SB)/4, $0x42d00000
+DATA expLimitAVX512<>+48(SB)/4, $0x42d00000
+DATA expLimitAVX512<>+52(SB)/4, $0x42d00000
+DATA expLimitAVX512<>+56(SB)/4, $0x42d00000
+DATA expLimitAVX512<>+60(SB)/4, $0x42d00000
+GLOBL expLimitAVX512<>(SB), RODATA|NOPTR, $64
 
 // func addAVX512(dst *float32, x *float32, n int)
 // Requires: AVX, AVX512F, BMI2, CMOV
@@ -497,95 +492,576 @@ end:
 	RET
 
 // func narrowAVX512(dst *uint16, x *float32, n int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2, CMOV
+// Requires: AVX, AVX512F
 TEXT ·narrowAVX512(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), AX
 	MOVQ x+8(FP), CX
 	MOVQ n+16(FP), DX
-	XORQ BX, BX
-	SUBQ $0x40, DX
-	JL   rest
+
+step:
+	VMOVUPS   (CX), Z0
+	VCVTPS2PH $0x00, Z0, (AX)
+	ADDQ      $0x40, CX
+	ADDQ      $0x20, AX
+	SUBQ      $0x10, DX
+	JG        step
+	VZEROUPPER
+	RET
+
+// func widenAVX512(dst *float32, x *uint16, n int)
+// Requires: AVX, AVX512F
+TEXT ·widenAVX512(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ n+16(FP), DX
+
+step:
+	VCVTPH2PS (CX), Z0
+	VMOVUPS   Z0, (AX)
+	ADDQ      $0x40, AX
+	ADDQ      $0x20, CX
+	SUBQ      $0x10, DX
+	JG        step
+	VZEROUPPER
+	RET
+
+// func sumSquaresAVX2(x *float32, n int) float32
+// Requires: AVX, CMOV, FMA3, SSE
+TEXT ·sumSquaresAVX2(SB), NOSPLIT, $0-20
+	MOVQ   x+0(FP), AX
+	MOVQ   n+8(FP), CX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	XORQ   DX, DX
+	SUBQ   $0x20, CX
+	JL     rest
 
 whole:
-	VMOVUPS   (CX)(BX*4), Z0
-	VCVTPS2PH $0x00, Z0, Y0
-	VMOVDQU16 Y0, (AX)(BX*2)
-	VMOVUPS   64(CX)(BX*4), Z0
-	VCVTPS2PH $0x00, Z0, Y0
-	VMOVDQU16 Y0, 32(AX)(BX*2)
-	VMOVUPS   128(CX)(BX*4), Z0
-	VCVTPS2PH $0x00, Z0, Y0
-	VMOVDQU16 Y0, 64(AX)(BX*2)
-	VMOVUPS   192(CX)(BX*4), Z0
-	VCVTPS2PH $0x00, Z0, Y0
-	VMOVDQU16 Y0, 96(AX)(BX*2)
-	ADDQ      $0x40, BX
-	SUBQ      $0x40, DX
-	JGE       whole
+	VMOVUPS     (AX)(DX*4), Y4
+	VFMADD231PS Y4, Y4, Y0
+	VMOVUPS     32(AX)(DX*4), Y4
+	VFMADD231PS Y4, Y4, Y1
+	VMOVUPS     64(AX)(DX*4), Y4
+	VFMADD231PS Y4, Y4, Y2
+	VMOVUPS     96(AX)(DX*4), Y4
+	VFMADD231PS Y4, Y4, Y3
+	ADDQ        $0x20, DX
+	SUBQ        $0x20, CX
+	JGE         whole
 
 rest:
-	ADDQ $0x40, DX
+	ADDQ $0x20, CX
 	JLE  end
 
 part:
-	MOVQ      $0x00000010, SI
-	CMPQ      DX, SI
-	CMOVQLT   DX, SI
-	MOVL      $0x0000ffff, DI
-	BZHIL     SI, DI, DI
-	KMOVW     DI, K1
-	VMOVUPS.Z (CX)(BX*4), K1, Z0
-	VCVTPS2PH $0x00, Z0, Y0
-	VMOVDQU16 Y0, K1, (AX)(BX*2)
-	ADDQ      $0x10, BX
-	SUBQ      $0x10, DX
-	JG        part
+	MOVQ        $0x00000008, BX
+	CMPQ        CX, BX
+	CMOVQLT     CX, BX
+	LEAQ        signs<>+0(SB), SI
+	SHLQ        $0x02, BX
+	SUBQ        BX, SI
+	VMOVUPS     32(SI), Y4
+	VMASKMOVPS  (AX)(DX*4), Y4, Y4
+	VFMADD231PS Y4, Y4, Y0
+	ADDQ        $0x08, DX
+	SUBQ        $0x08, CX
+	JG          part
+
+end:
+	VADDPS       Y2, Y0, Y0
+	VADDPS       Y3, Y1, Y1
+	VADDPS       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VPERMILPS    $0x4e, X0, X1
+	VADDPS       X1, X0, X0
+	VPERMILPS    $0xb1, X0, X1
+	VADDPS       X1, X0, X0
+	MOVSS        X0, ret+16(FP)
+	VZEROUPPER
+	RET
+
+DATA signs<>+0(SB)/4, $0xffffffff
+DATA signs<>+4(SB)/4, $0xffffffff
+DATA signs<>+8(SB)/4, $0xffffffff
+DATA signs<>+12(SB)/4, $0xffffffff
+DATA signs<>+16(SB)/4, $0xffffffff
+DATA signs<>+20(SB)/4, $0xffffffff
+DATA signs<>+24(SB)/4, $0xffffffff
+DATA signs<>+28(SB)/4, $0xffffffff
+DATA signs<>+32(SB)/4, $0x00000000
+DATA signs<>+36(SB)/4, $0x00000000
+DATA signs<>+40(SB)/4, $0x00000000
+DATA signs<>+44(SB)/4, $0x00000000
+DATA signs<>+48(SB)/4, $0x00000000
+DATA signs<>+52(SB)/4, $0x00000000
+DATA signs<>+56(SB)/4, $0x00000000
+DATA signs<>+60(SB)/4, $0x00000000
+GLOBL signs<>(SB), RODATA|NOPTR, $64
+
+// func scaleMulAVX2(dst *float32, x *float32, w *float32, n int, s float32)
+// Requires: AVX, CMOV
+TEXT ·scaleMulAVX2(SB), NOSPLIT, $0-36
+	MOVQ         dst+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         w+16(FP), DX
+	MOVQ         n+24(FP), BX
+	VBROADCASTSS s+32(FP), Y0
+	XORQ         SI, SI
+	SUBQ         $0x20, BX
+	JL           rest
+
+whole:
+	VMOVUPS (CX)(SI*4), Y1
+	VMOVUPS (DX)(SI*4), Y2
+	VMULPS  Y0, Y1, Y1
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS Y1, (AX)(SI*4)
+	VMOVUPS 32(CX)(SI*4), Y1
+	VMOVUPS 32(DX)(SI*4), Y2
+	VMULPS  Y0, Y1, Y1
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS Y1, 32(AX)(SI*4)
+	VMOVUPS 64(CX)(SI*4), Y1
+	VMOVUPS 64(DX)(SI*4), Y2
+	VMULPS  Y0, Y1, Y1
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS Y1, 64(AX)(SI*4)
+	VMOVUPS 96(CX)(SI*4), Y1
+	VMOVUPS 96(DX)(SI*4), Y2
+	VMULPS  Y0, Y1, Y1
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS Y1, 96(AX)(SI*4)
+	ADDQ    $0x20, SI
+	SUBQ    $0x20, BX
+	JGE     whole
+
+rest:
+	ADDQ $0x20, BX
+	JLE  end
+
+part:
+	MOVQ       $0x00000008, DI
+	CMPQ       BX, DI
+	CMOVQLT    BX, DI
+	LEAQ       signs<>+0(SB), R8
+	SHLQ       $0x02, DI
+	SUBQ       DI, R8
+	VMOVUPS    32(R8), Y1
+	VMASKMOVPS (CX)(SI*4), Y1, Y2
+	VMASKMOVPS (DX)(SI*4), Y1, Y3
+	VMULPS     Y0, Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMASKMOVPS Y2, Y1, (AX)(SI*4)
+	ADDQ       $0x08, SI
+	SUBQ       $0x08, BX
+	JG         part
 
 end:
 	VZEROUPPER
 	RET
 
-// func widenAVX512(dst *float32, x *uint16, n int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2, CMOV
-TEXT ·widenAVX512(SB), NOSPLIT, $0-24
+// func ropeHalvesAVX2(x *float32, y *float32, cos *float32, sin *float32, n int)
+// Requires: AVX, CMOV, FMA3
+TEXT ·ropeHalvesAVX2(SB), NOSPLIT, $0-40
+	MOVQ x+0(FP), AX
+	MOVQ y+8(FP), CX
+	MOVQ cos+16(FP), DX
+	MOVQ sin+24(FP), BX
+	MOVQ n+32(FP), SI
+	XORQ DI, DI
+	SUBQ $0x08, SI
+	JL   rest
+
+whole:
+	VMOVUPS     (AX)(DI*4), Y0
+	VMOVUPS     (CX)(DI*4), Y1
+	VMOVUPS     (DX)(DI*4), Y2
+	VMOVUPS     (BX)(DI*4), Y3
+	VMULPS      Y3, Y1, Y4
+	VMULPS      Y3, Y0, Y3
+	VFMSUB231PS Y2, Y0, Y4
+	VFMADD231PS Y2, Y1, Y3
+	VMOVUPS     Y4, (AX)(DI*4)
+	VMOVUPS     Y3, (CX)(DI*4)
+	ADDQ        $0x08, DI
+	SUBQ        $0x08, SI
+	JGE         whole
+
+rest:
+	ADDQ $0x08, SI
+	JLE  end
+
+part:
+	MOVQ        $0x00000008, R8
+	CMPQ        SI, R8
+	CMOVQLT     SI, R8
+	LEAQ        signs<>+0(SB), R9
+	SHLQ        $0x02, R8
+	SUBQ        R8, R9
+	VMOVUPS     32(R9), Y0
+	VMASKMOVPS  (AX)(DI*4), Y0, Y1
+	VMASKMOVPS  (CX)(DI*4), Y0, Y2
+	VMASKMOVPS  (DX)(DI*4), Y0, Y3
+	VMASKMOVPS  (BX)(DI*4), Y0, Y4
+	VMULPS      Y4, Y2, Y5
+	VMULPS      Y4, Y1, Y4
+	VFMSUB231PS Y3, Y1, Y5
+	VFMADD231PS Y3, Y2, Y4
+	VMASKMOVPS  Y5, Y0, (AX)(DI*4)
+	VMASKMOVPS  Y4, Y0, (CX)(DI*4)
+	ADDQ        $0x08, DI
+	SUBQ        $0x08, SI
+	JG          part
+
+end:
+	VZEROUPPER
+	RET
+
+// func ropePairsAVX2(x *float32, cos *float32, sin *float32, n int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·ropePairsAVX2(SB), NOSPLIT, $0-32
+	MOVQ    x+0(FP), AX
+	MOVQ    cos+8(FP), CX
+	MOVQ    sin+16(FP), DX
+	MOVQ    n+24(FP), BX
+	VMOVUPS ropeTwiceAVX2<>+0(SB), Y0
+
+step:
+	VMOVUPS        (AX), Y1
+	VBROADCASTF128 (CX), Y3
+	VBROADCASTF128 (DX), Y4
+	VPERMPS        Y3, Y0, Y3
+	VPERMPS        Y4, Y0, Y4
+	VPERMILPS      $0xb1, Y1, Y2
+	VMULPS         Y4, Y2, Y2
+	VFMADDSUB213PS Y2, Y3, Y1
+	VMOVUPS        Y1, (AX)
+	ADDQ           $0x20, AX
+	ADDQ           $0x10, CX
+	ADDQ           $0x10, DX
+	SUBQ           $0x08, BX
+	JG             step
+	VZEROUPPER
+	RET
+
+DATA ropeTwiceAVX2<>+0(SB)/4, $0x00000000
+DATA ropeTwiceAVX2<>+4(SB)/4, $0x00000000
+DATA ropeTwiceAVX2<>+8(SB)/4, $0x00000001
+DATA ropeTwiceAVX2<>+12(SB)/4, $0x00000001
+DATA ropeTwiceAVX2<>+16(SB)/4, $0x00000002
+DATA ropeTwiceAVX2<>+20(SB)/4, $0x00000002
+DATA ropeTwiceAVX2<>+24(SB)/4, $0x00000003
+DATA ropeTwiceAVX2<>+28(SB)/4, $0x00000003
+GLOBL ropeTwiceAVX2<>(SB), RODATA|NOPTR, $32
+
+// func gateAVX2(dst *float32, gate *float32, up *float32, n int, c1 float32, c3 float32)
+// Requires: AVX, AVX2, CMOV, FMA3
+TEXT ·gateAVX2(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), AX
+	MOVQ         gate+8(FP), CX
+	MOVQ         up+16(FP), DX
+	MOVQ         n+24(FP), BX
+	MOVL         $0x3fb8aa3b, SI
+	VMOVD        SI, X0
+	VPBROADCASTD X0, Y0
+	MOVL         $0x3f317218, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Y1
+	MOVL         $0xc2d00000, SI
+	VMOVD        SI, X2
+	VPBROADCASTD X2, Y2
+	MOVL         $0x3f800000, SI
+	VMOVD        SI, X3
+	VPBROADCASTD X3, Y3
+	MOVL         $0x4b400000, SI
+	VMOVD        SI, X4
+	VPBROADCASTD X4, Y4
+	MOVL         $0x3f7ffffb, SI
+	VMOVD        SI, X5
+	VPBROADCASTD X5, Y5
+	MOVL         $0x3efffee2, SI
+	VMOVD        SI, X6
+	VPBROADCASTD X6, Y6
+	MOVL         $0x3e2aad35, SI
+	VMOVD        SI, X7
+	VPBROADCASTD X7, Y7
+	MOVL         $0x3d2b9d17, SI
+	VMOVD        SI, X8
+	VPBROADCASTD X8, Y8
+	MOVL         $0x3c07d427, SI
+	VMOVD        SI, X9
+	VPBROADCASTD X9, Y9
+	XORQ         SI, SI
+	SUBQ         $0x08, BX
+	JL           rest
+
+whole:
+	VMOVUPS      (CX)(SI*4), Y10
+	VBROADCASTSS c1+32(FP), Y12
+	VBROADCASTSS c3+36(FP), Y13
+	VMULPS       Y10, Y10, Y11
+	VMINPS       squareLimitAVX2<>+0(SB), Y11, Y11
+	VFMADD213PS  Y12, Y13, Y11
+	VMULPS       Y10, Y11, Y11
+	VXORPS       minusZeroAVX2<>+0(SB), Y11, Y11
+	VMOVUPS      expLimitAVX2<>+0(SB), Y13
+	VMINPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y2, Y11
+	VMOVAPS      Y4, Y12
+	VFMADD231PS  Y0, Y11, Y12
+	VSUBPS       Y4, Y12, Y12
+	VFNMADD231PS Y1, Y12, Y11
+	VMOVAPS      Y9, Y13
+	VFMADD213PS  Y8, Y11, Y13
+	VFMADD213PS  Y7, Y11, Y13
+	VFMADD213PS  Y6, Y11, Y13
+	VFMADD213PS  Y5, Y11, Y13
+	VFMADD213PS  Y3, Y11, Y13
+	VCVTPS2DQ    Y12, Y12
+	VPSRAD       $0x01, Y12, Y11
+	VPSUBD       Y11, Y12, Y12
+	VPSLLD       $0x17, Y11, Y11
+	VPSLLD       $0x17, Y12, Y12
+	VPADDD       Y3, Y11, Y11
+	VPADDD       Y3, Y12, Y12
+	VMULPS       Y11, Y13, Y13
+	VMULPS       Y12, Y13, Y11
+	VADDPS       Y3, Y11, Y11
+	VDIVPS       Y11, Y10, Y10
+	VMOVUPS      (DX)(SI*4), Y11
+	VMULPS       Y11, Y10, Y10
+	VMOVUPS      Y10, (AX)(SI*4)
+	ADDQ         $0x08, SI
+	SUBQ         $0x08, BX
+	JGE          whole
+
+rest:
+	ADDQ $0x08, BX
+	JLE  end
+
+part:
+	MOVQ         $0x00000008, DI
+	CMPQ         BX, DI
+	CMOVQLT      BX, DI
+	LEAQ         signs<>+0(SB), R8
+	SHLQ         $0x02, DI
+	SUBQ         DI, R8
+	VMOVUPS      32(R8), Y10
+	VMASKMOVPS   (CX)(SI*4), Y10, Y11
+	VBROADCASTSS c1+32(FP), Y13
+	VBROADCASTSS c3+36(FP), Y14
+	VMULPS       Y11, Y11, Y12
+	VMINPS       squareLimitAVX2<>+0(SB), Y12, Y12
+	VFMADD213PS  Y13, Y14, Y12
+	VMULPS       Y11, Y12, Y12
+	VXORPS       minusZeroAVX2<>+0(SB), Y12, Y12
+	VMOVUPS      expLimitAVX2<>+0(SB), Y14
+	VMINPS       Y12, Y14, Y12
+	VMAXPS       Y12, Y2, Y12
+	VMOVAPS      Y4, Y13
+	VFMADD231PS  Y0, Y12, Y13
+	VSUBPS       Y4, Y13, Y13
+	VFNMADD231PS Y1, Y13, Y12
+	VMOVAPS      Y9, Y14
+	VFMADD213PS  Y8, Y12, Y14
+	VFMADD213PS  Y7, Y12, Y14
+	VFMADD213PS  Y6, Y12, Y14
+	VFMADD213PS  Y5, Y12, Y14
+	VFMADD213PS  Y3, Y12, Y14
+	VCVTPS2DQ    Y13, Y13
+	VPSRAD       $0x01, Y13, Y12
+	VPSUBD       Y12, Y13, Y13
+	VPSLLD       $0x17, Y12, Y12
+	VPSLLD       $0x17, Y13, Y13
+	VPADDD       Y3, Y12, Y12
+	VPADDD       Y3, Y13, Y13
+	VMULPS       Y12, Y14, Y14
+	VMULPS       Y13, Y14, Y12
+	VADDPS       Y3, Y12, Y12
+	VDIVPS       Y12, Y11, Y11
+	VMASKMOVPS   (DX)(SI*4), Y10, Y12
+	VMULPS       Y12, Y11, Y11
+	VMASKMOVPS   Y11, Y10, (AX)(SI*4)
+	ADDQ         $0x08, SI
+	SUBQ         $0x08, BX
+	JG           part
+
+end:
+	VZEROUPPER
+	RET
+
+DATA squareLimitAVX2<>+0(SB)/4, $0x4cbebc20
+DATA squareLimitAVX2<>+4(SB)/4, $0x4cbebc20
+DATA squareLimitAVX2<>+8(SB)/4, $0x4cbebc20
+DATA squareLimitAVX2<>+12(SB)/4, $0x4cbebc20
+DATA squareLimitAVX2<>+16(SB)/4, $0x4cbebc20
+DATA squareLimitAVX2<>+20(SB)/4, $0x4cbebc20
+DATA squareLimitAVX2<>+24(SB)/4, $0x4cbebc20
+DATA squareLimitAVX2<>+28(SB)/4, $0x4cbebc20
+GLOBL squareLimitAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA minusZeroAVX2<>+0(SB)/4, $0x80000000
+DATA minusZeroAVX2<>+4(SB)/4, $0x80000000
+DATA minusZeroAVX2<>+8(SB)/4, $0x80000000
+DATA minusZeroAVX2<>+12(SB)/4, $0x80000000
+DATA minusZeroAVX2<>+16(SB)/4, $0x80000000
+DATA minusZeroAVX2<>+20(SB)/4, $0x80000000
+DATA minusZeroAVX2<>+24(SB)/4, $0x80000000
+DATA minusZeroAVX2<>+28(SB)/4, $0x80000000
+GLOBL minusZeroAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA expLimitAVX2<>+0(SB)/4, $0x42d00000
+DATA expLimitAVX2<>+4(SB)/4, $0x42d00000
+DATA expLimitAVX2<>+8(SB)/4, $0x42d00000
+DATA expLimitAVX2<>+12(SB)/4, $0x42d00000
+DATA expLimitAVX2<>+16(SB)/4, $0x42d00000
+DATA expLimitAVX2<>+20(SB)/4, $0x42d00000
+DATA expLimitAVX2<>+24(SB)/4, $0x42d00000
+DATA expLimitAVX2<>+28(SB)/4, $0x42d00000
+GLOBL expLimitAVX2<>(SB), RODATA|NOPTR, $32
+
+// func addAVX2(dst *float32, x *float32, n int)
+// Requires: AVX, CMOV
+TEXT ·addAVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), AX
 	MOVQ x+8(FP), CX
 	MOVQ n+16(FP), DX
 	XORQ BX, BX
-	SUBQ $0x40, DX
+	SUBQ $0x20, DX
 	JL   rest
 
 whole:
-	VCVTPH2PS (CX)(BX*2), Z0
-	VMOVUPS   Z0, (AX)(BX*4)
-	VCVTPH2PS 32(CX)(BX*2), Z0
-	VMOVUPS   Z0, 64(AX)(BX*4)
-	VCVTPH2PS 64(CX)(BX*2), Z0
-	VMOVUPS   Z0, 128(AX)(BX*4)
-	VCVTPH2PS 96(CX)(BX*2), Z0
-	VMOVUPS   Z0, 192(AX)(BX*4)
-	ADDQ      $0x40, BX
-	SUBQ      $0x40, DX
-	JGE       whole
+	VMOVUPS (AX)(BX*4), Y0
+	VMOVUPS (CX)(BX*4), Y1
+	VADDPS  Y1, Y0, Y0
+	VMOVUPS Y0, (AX)(BX*4)
+	VMOVUPS 32(AX)(BX*4), Y0
+	VMOVUPS 32(CX)(BX*4), Y1
+	VADDPS  Y1, Y0, Y0
+	VMOVUPS Y0, 32(AX)(BX*4)
+	VMOVUPS 64(AX)(BX*4), Y0
+	VMOVUPS 64(CX)(BX*4), Y1
+	VADDPS  Y1, Y0, Y0
+	VMOVUPS Y0, 64(AX)(BX*4)
+	VMOVUPS 96(AX)(BX*4), Y0
+	VMOVUPS 96(CX)(BX*4), Y1
+	VADDPS  Y1, Y0, Y0
+	VMOVUPS Y0, 96(AX)(BX*4)
+	ADDQ    $0x20, BX
+	SUBQ    $0x20, DX
+	JGE     whole
 
 rest:
-	ADDQ $0x40, DX
+	ADDQ $0x20, DX
 	JLE  end
 
 part:
-	MOVQ        $0x00000010, SI
-	CMPQ        DX, SI
-	CMOVQLT     DX, SI
-	MOVL        $0x0000ffff, DI
-	BZHIL       SI, DI, DI
-	KMOVW       DI, K1
-	VMOVDQU16.Z (CX)(BX*2), K1, Y0
-	VCVTPH2PS   Y0, Z0
-	VMOVUPS     Z0, K1, (AX)(BX*4)
-	ADDQ        $0x10, BX
-	SUBQ        $0x10, DX
-	JG          part
+	MOVQ       $0x00000008, SI
+	CMPQ       DX, SI
+	CMOVQLT    DX, SI
+	LEAQ       signs<>+0(SB), DI
+	SHLQ       $0x02, SI
+	SUBQ       SI, DI
+	VMOVUPS    32(DI), Y0
+	VMASKMOVPS (AX)(BX*4), Y0, Y1
+	VMASKMOVPS (CX)(BX*4), Y0, Y2
+	VADDPS     Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (AX)(BX*4)
+	ADDQ       $0x08, BX
+	SUBQ       $0x08, DX
+	JG         part
 
 end:
+	VZEROUPPER
+	RET
+
+// func scaleAVX2(x *float32, n int, s float32)
+// Requires: AVX, CMOV
+TEXT ·scaleAVX2(SB), NOSPLIT, $0-20
+	MOVQ         x+0(FP), AX
+	MOVQ         n+8(FP), CX
+	VBROADCASTSS s+16(FP), Y0
+	XORQ         DX, DX
+	SUBQ         $0x20, CX
+	JL           rest
+
+whole:
+	VMOVUPS (AX)(DX*4), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, (AX)(DX*4)
+	VMOVUPS 32(AX)(DX*4), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, 32(AX)(DX*4)
+	VMOVUPS 64(AX)(DX*4), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, 64(AX)(DX*4)
+	VMOVUPS 96(AX)(DX*4), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, 96(AX)(DX*4)
+	ADDQ    $0x20, DX
+	SUBQ    $0x20, CX
+	JGE     whole
+
+rest:
+	ADDQ $0x20, CX
+	JLE  end
+
+part:
+	MOVQ       $0x00000008, BX
+	CMPQ       CX, BX
+	CMOVQLT    CX, BX
+	LEAQ       signs<>+0(SB), SI
+	SHLQ       $0x02, BX
+	SUBQ       BX, SI
+	VMOVUPS    32(SI), Y1
+	VMASKMOVPS (AX)(DX*4), Y1, Y2
+	VMULPS     Y0, Y2, Y2
+	VMASKMOVPS Y2, Y1, (AX)(DX*4)
+	ADDQ       $0x08, DX
+	SUBQ       $0x08, CX
+	JG         part
+
+end:
+	VZEROUPPER
+	RET
+
+// func narrowAVX2(dst *uint16, x *float32, n int)
+// Requires: AVX, F16C
+TEXT ·narrowAVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ n+16(FP), DX
+
+step:
+	VMOVUPS   (CX), Y0
+	VCVTPS2PH $0x00, Y0, (AX)
+	VMOVUPS   32(CX), Y0
+	VCVTPS2PH $0x00, Y0, 16(AX)
+	ADDQ      $0x40, CX
+	ADDQ      $0x20, AX
+	SUBQ      $0x10, DX
+	JG        step
+	VZEROUPPER
+	RET
+
+// func widenAVX2(dst *float32, x *uint16, n int)
+// Requires: AVX, F16C
+TEXT ·widenAVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ n+16(FP), DX
+
+step:
+	VCVTPH2PS (CX), Y0
+	VMOVUPS   Y0, (AX)
+	VCVTPH2PS 16(CX), Y0
+	VMOVUPS   Y0, 32(AX)
+	ADDQ      $0x40, AX
+	ADDQ      $0x20, CX
+	SUBQ      $0x10, DX
+	JG        step
 	VZEROUPPER
 	RET

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"math"
 
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
@@ -28,21 +27,6 @@ func textStack(name, signature string, frame int, doc ...string) {
 // arg loads an integer or pointer argument into a fresh register.
 func arg(name string) GPVirtual { r := GP64(); return Load(Param(name), r).(GPVirtual) }
 
-// splat512 and splat256 set every lane to a constant.
-func splat512(f float64) VecVirtual {
-	g, z := GP32(), ZMM()
-	MOVL(U32(math.Float32bits(float32(f))), g)
-	VPBROADCASTD(g, z)
-	return z
-}
-
-func splat512d(u uint32) VecVirtual {
-	g, z := GP32(), ZMM()
-	MOVL(U32(u), g)
-	VPBROADCASTD(g, z)
-	return z
-}
-
 // quads512 is a vector constant of eight 64-bit integers.
 func quads512(name string, v ...uint64) VecVirtual {
 	m := GLOBL(name, RODATA|NOPTR)
@@ -54,17 +38,6 @@ func quads512(name string, v ...uint64) VecVirtual {
 	return z
 }
 
-// dwords512 is a vector constant of sixteen 32-bit integers.
-func dwords512(name string, v ...uint32) VecVirtual {
-	m := GLOBL(name, RODATA|NOPTR)
-	for i, x := range v {
-		DATA(4*i, U32(x))
-	}
-	z := ZMM()
-	VMOVDQU32(m, z)
-	return z
-}
-
 // mask16 is a mask of the low n lanes, n from 0 to 16 in a register.
 func mask16(n Register) OpmaskVirtual {
 	g, k := GP32(), K()
@@ -72,15 +45,6 @@ func mask16(n Register) OpmaskVirtual {
 	BZHIL(n.(GPVirtual).As32(), g, g)
 	KMOVW(g, k)
 	return k
-}
-
-func zero512(n int) []VecVirtual {
-	z := make([]VecVirtual, n)
-	for i := range z {
-		z[i] = ZMM()
-		VPXORD(z[i], z[i], z[i])
-	}
-	return z
 }
 
 // strides addresses base + i·stride for i in 0..7 with at most four registers beside the base.

@@ -9,29 +9,39 @@ import (
 )
 
 const (
-	gatherHeads = 7  // most query heads of one pass: 7 × 4 accumulators, two pieces of rows and one of a query fill the registers
-	dotRows     = 4  // rows of one pass
-	dotAhead    = 24 // rows between the one in hand and the one asked for
+	dotRows  = 4  // rows of one pass
+	dotAhead = 24 // rows between the one in hand and the one asked for
 )
 
-// dotFamily is the product of gathered fp16 rows with up to seven query heads: four rows at a time, each loaded and widened once for all heads. Lane l of an
-// accumulator takes channels l, l+16, l+32… in order; then the four sums of a head are made at once by a transposing tree. So the arithmetic of one row and head
+// gatherHeads is the most query heads of one pass: accumulators for four rows, two pieces of rows and one of a query fill the registers.
+func (w width) gatherHeads() int {
+	if w == avx512 {
+		return 7
+	}
+	return 3
+}
+
+// dotFamily is the product of gathered fp16 rows with a few query heads: four rows at a time, each loaded and widened once for all heads. Lane l of an
+// accumulator takes channels l, l+lanes… in order; then the four sums of a head are made at once by a transposing tree. So the arithmetic of one row and head
 // is the same whatever the group, the count and the position.
 func dotFamily() {
-	for h := 1; h <= gatherHeads; h++ {
-		dot512(h)
+	for _, w := range widths {
+		for h := 1; h <= w.gatherHeads(); h++ {
+			w.dot(h)
+		}
 	}
 }
 
-func dot512(heads int) {
-	text(fmt.Sprintf("dot%dAVX512", heads), "(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)", 16,
-		fmt.Sprintf("dot%dAVX512 is, for %d query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):", heads, heads),
+func (w width) dot(heads int) {
+	w.begin(fmt.Sprintf("dot%d", heads), "(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)",
+		fmt.Sprintf("is, for %d query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):", heads),
 		"",
 		"\tfor i, r := range at[:n] {",
 		"\t\tfor g := range heads {",
 		"\t\t\tdst[g*ld+i] = q[g*dim:][:dim] · rows[r*dim:][:dim]",
 		"\t\t}",
 		"\t}")
+	AllocLocal(16)
 	at, stride := arg("at"), arg("dim")
 	SHLQ(U8(2), stride) // bytes of a query; twice those of a row
 	q := GP64()
@@ -53,22 +63,24 @@ func dot512(heads int) {
 		ADDQ(NewParamAddr("rows", 32), p[r])
 	}
 	Load(Param("q"), q)
-	acc := zero512(dotRows * heads)
+	acc := w.zero(dotRows * heads)
 	left := NewStackAddr(8)
 	MOVQ(stride, left)
 
 	Label("channels")
-	for half := range 2 {
-		pf.twoLines(stride)
+	for i := range 32 / w.lanes() {
+		if i < 2 {
+			pf.twoLines(stride)
+		}
 		for r := 0; r < dotRows; r += 2 {
-			x, y := ZMM(), ZMM()
-			VCVTPH2PS(Mem{Base: p[r], Disp: 32 * half}, x)
-			VCVTPH2PS(Mem{Base: p[r+1], Disp: 32 * half}, y)
+			x, y := w.vec(), w.vec()
+			VCVTPH2PS(Mem{Base: p[r], Disp: int(w) / 2 * i}, x)
+			VCVTPH2PS(Mem{Base: p[r+1], Disp: int(w) / 2 * i}, y)
 			for g := range heads {
-				w := ZMM()
-				VMOVUPS(qa.at(g, 64*half), w)
-				VFMADD231PS(w, x, acc[dotRows*g+r])
-				VFMADD231PS(w, y, acc[dotRows*g+r+1])
+				v := w.vec()
+				VMOVUPS(qa.at(g, int(w)*i), v)
+				VFMADD231PS(v, x, acc[dotRows*g+r])
+				VFMADD231PS(v, y, acc[dotRows*g+r+1])
 			}
 		}
 	}
@@ -81,17 +93,18 @@ func dot512(heads int) {
 
 	dst, ld, lanes := arg("dst"), arg("ld"), GP64()
 	SHLQ(U8(2), ld)
-	four := GP64()
-	MOVQ(U32(dotRows), four)
 	MOVQ(last, lanes)
 	SUBQ(at, lanes)
 	SHRQ(U8(2), lanes)
 	INCQ(lanes)
-	CMPQ(lanes, four)
-	CMOVQGT(four, lanes)
-	k := mask16(lanes)
+	k := w.few(lanes)
 	for g := range heads {
-		VMOVUPS(sums512(acc[dotRows*g:][:dotRows]), k, Mem{Base: dst})
+		x := w.sums(acc[dotRows*g:][:dotRows])
+		if w == avx512 {
+			VMOVUPS(x, k, Mem{Base: dst})
+		} else {
+			VMASKMOVPS(x, k, Mem{Base: dst})
+		}
 		if g+1 < heads {
 			ADDQ(ld, dst)
 		}
@@ -100,14 +113,30 @@ func dot512(heads int) {
 	ADDQ(U8(4*dotRows), at)
 	CMPQ(at, last)
 	JLS(LabelRef("tile"))
-	VZEROUPPER()
-	RET()
+	end()
 }
 
-// sums512 is the horizontal sums of four registers, one a lane, by the same tree for each; the registers are consumed.
-func sums512(a []VecVirtual) Register {
+// few is a mask of the low n of four lanes, n ≥ 1.
+func (w width) few(n GPVirtual) Register {
+	four := GP64()
+	MOVQ(U32(dotRows), four)
+	CMPQ(n, four)
+	CMOVQGT(four, n)
+	if w == avx512 {
+		return mask16(n)
+	}
+	table, v := GP64(), XMM()
+	LEAQ(signTable(), table)
+	SHLQ(U8(2), n)
+	SUBQ(n, table)
+	VMOVUPS(Mem{Base: table, Disp: 32}, v)
+	return v
+}
+
+// sums is the horizontal sums of four registers, one a lane, by the same tree for each; the registers are consumed.
+func (w width) sums(a []VecVirtual) Register {
 	pair := func(lo, hi func(...Op), a, b VecVirtual) {
-		t := ZMM()
+		t := w.vec()
 		lo(b, a, t)
 		hi(b, a, a)
 		VADDPS(t, a, a)
@@ -115,10 +144,16 @@ func sums512(a []VecVirtual) Register {
 	pair(VUNPCKLPS, VUNPCKHPS, a[0], a[1])
 	pair(VUNPCKLPS, VUNPCKHPS, a[2], a[3])
 	pair(VUNPCKLPD, VUNPCKHPD, a[0], a[2])
-	y, x := YMM(), XMM()
-	VEXTRACTF64X4(U8(1), a[0], y)
-	VADDPS(y, a[0].AsY(), y)
-	VEXTRACTF32X4(U8(1), y, x)
-	VADDPS(x, y.AsX(), x)
+	x := XMM()
+	if w == avx512 {
+		t := YMM()
+		VEXTRACTF64X4(U8(1), a[0], t)
+		VADDPS(t, a[0].AsY(), t)
+		VEXTRACTF32X4(U8(1), t, x)
+		VADDPS(x, t.AsX(), x)
+		return x
+	}
+	VEXTRACTF128(U8(1), a[0], x)
+	VADDPS(x, a[0].AsX(), x)
 	return x
 }

@@ -6,69 +6,72 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// stream walks arrays of n elements, 16 lanes a step: unroll steps at a time without masks, then the rest under masks.
+// stream walks arrays of n elements, a vector a step: unroll steps at a time without masks, then the rest under masks.
 type stream struct {
-	i    GPVirtual     // elements before this iteration
-	step int           // steps before this one within the iteration
-	k    OpmaskVirtual // lanes that exist; nil where all do
-	slot int           // which of the unroll accumulators to use
+	w    width
+	i    GPVirtual // elements before this iteration
+	step int       // steps before this one within the iteration, and which of the unroll accumulators to use
+	k    Register  // which lanes exist: a mask register for AVX-512, a vector of signs for AVX2; nil where all do
 }
 
 // at is this step's memory in an array of elements of the given size.
 func (s stream) at(base GPVirtual, size int) Mem {
-	return Mem{Base: base, Index: s.i, Scale: uint8(size), Disp: 16 * size * s.step}
+	return Mem{Base: base, Index: s.i, Scale: uint8(size), Disp: s.w.lanes() * size * s.step}
 }
 
-// load reads 16 float32; lanes that do not exist are zero.
+// load reads a vector of float32; lanes that do not exist are zero.
 func (s stream) load(base GPVirtual) VecVirtual {
-	z := ZMM()
-	if s.k == nil {
-		VMOVUPS(s.at(base, 4), z)
-	} else {
-		VMOVUPS_Z(s.at(base, 4), s.k, z)
+	v := s.w.vec()
+	switch {
+	case s.k == nil:
+		VMOVUPS(s.at(base, 4), v)
+	case s.w == avx512:
+		VMOVUPS_Z(s.at(base, 4), s.k, v)
+	default:
+		VMASKMOVPS(s.at(base, 4), s.k, v)
 	}
-	return z
+	return v
 }
 
-// store writes 16 float32, or those lanes that exist.
-func (s stream) store(z VecVirtual, base GPVirtual) {
-	if s.k == nil {
-		VMOVUPS(z, s.at(base, 4))
-	} else {
-		VMOVUPS(z, s.k, s.at(base, 4))
+// store writes a vector of float32, or those lanes that exist.
+func (s stream) store(v VecVirtual, base GPVirtual) {
+	switch {
+	case s.k == nil:
+		VMOVUPS(v, s.at(base, 4))
+	case s.w == avx512:
+		VMOVUPS(v, s.k, s.at(base, 4))
+	default:
+		VMASKMOVPS(v, s.k, s.at(base, 4))
 	}
 }
 
 // each emits body for every step of an array of n elements; n is consumed.
-func each(n GPVirtual, unroll int, body func(stream)) {
+func (w width) each(n GPVirtual, unroll int, body func(stream)) {
+	lanes := w.lanes()
 	i := GP64()
 	XORQ(i, i)
-	SUBQ(U8(16*unroll), n)
+	SUBQ(U8(lanes*unroll), n)
 	JL(LabelRef("rest"))
 	Label("whole")
 	for u := range unroll {
-		body(stream{i: i, step: u, slot: u})
+		body(stream{w: w, i: i, step: u})
 	}
-	ADDQ(U8(16*unroll), i)
-	SUBQ(U8(16*unroll), n)
+	ADDQ(U8(lanes*unroll), i)
+	SUBQ(U8(lanes*unroll), n)
 	JGE(LabelRef("whole"))
 	Label("rest")
-	ADDQ(U8(16*unroll), n)
+	ADDQ(U8(lanes*unroll), n)
 	JLE(LabelRef("end"))
 	Label("part")
-	lanes := GP64()
-	MOVQ(U32(16), lanes)
-	CMPQ(n, lanes)
-	CMOVQLT(n, lanes)
-	body(stream{i: i, k: mask16(lanes)})
-	ADDQ(U8(16), i)
-	SUBQ(U8(16), n)
+	body(stream{w: w, i: i, k: w.mask(n)})
+	ADDQ(U8(lanes), i)
+	SUBQ(U8(lanes), n)
 	JG(LabelRef("part"))
 	Label("end")
 }
 
-// fold512 adds (or otherwise joins) the registers into the first.
-func fold512(z []VecVirtual, op func(...Op)) VecVirtual {
+// fold adds (or otherwise joins) the registers into the first.
+func fold(z []VecVirtual, op func(...Op)) VecVirtual {
 	for n := len(z); n > 1; n /= 2 {
 		for i := range n / 2 {
 			op(z[i+n/2], z[i], z[i])
@@ -77,12 +80,16 @@ func fold512(z []VecVirtual, op func(...Op)) VecVirtual {
 	return z[0]
 }
 
-// across512 joins the sixteen lanes into the lowest.
-func across512(z VecVirtual, op func(...Op)) Register {
+// across joins all lanes into the lowest.
+func (w width) across(z VecVirtual, op func(...Op)) Register {
 	y, x := YMM(), XMM()
-	VEXTRACTF64X4(U8(1), z, y)
-	op(y, z.AsY(), z.AsY())
-	VEXTRACTF32X4(U8(1), z.AsY(), x)
+	if w == avx512 {
+		VEXTRACTF64X4(U8(1), z, y)
+		op(y, z.AsY(), z.AsY())
+		VEXTRACTF32X4(U8(1), z.AsY(), x)
+	} else {
+		VEXTRACTF128(U8(1), z, x)
+	}
 	op(x, z.AsX(), z.AsX())
 	VPERMILPS(U8(0x4e), z.AsX(), x)
 	op(x, z.AsX(), z.AsX())

@@ -10,7 +10,7 @@ import (
 
 // pagesFamily works on a block's bounds, fp16 [dim][2][16], lane = page: the upper bounds of Quest, and the queries that page-range codes are multiplied with.
 func pagesFamily() {
-	for h := 1; h <= gatherHeads; h++ {
+	for h := 1; h <= avx512.gatherHeads(); h++ {
 		bounds512(h)
 	}
 	normalise512()
@@ -39,7 +39,7 @@ func bounds512(heads int) {
 	LEAQ(NewStackAddr(0), above) // [heads][dim] of the positive parts
 	LEAQ(NewStackAddr(heads*boundsDim*4), below)
 	{
-		n, i, zero := GP64(), GP64(), zero512(1)[0]
+		n, i, zero := GP64(), GP64(), avx512.zero(1)[0]
 		MOVQ(dim, n)
 		IMUL3Q(U8(heads), n, n)
 		XORQ(i, i)
@@ -61,7 +61,7 @@ func bounds512(heads int) {
 	qb.base = below
 	acc := make([][]VecVirtual, heads)
 	for g := range acc {
-		acc[g] = zero512(2)
+		acc[g] = avx512.zero(2)
 	}
 	Label("channel")
 	for c := range 2 {
@@ -89,8 +89,7 @@ func bounds512(heads int) {
 			ADDQ(ld, dst)
 		}
 	}
-	VZEROUPPER()
-	RET()
+	end()
 }
 
 func pageScale512() {
@@ -101,7 +100,7 @@ func pageScale512() {
 		"\t\tdst[p] = max_c m[c]*(bounds[c][1][p] - bounds[c][0][p])",
 		"\t}")
 	m, dim, b := arg("m"), arg("dim"), arg("bounds")
-	top := zero512(2)
+	top := avx512.zero(2)
 	Label("channel")
 	for c, t := range top {
 		lo, hi := ZMM(), ZMM()
@@ -118,8 +117,7 @@ func pageScale512() {
 	VMAXPS(top[0], top[1], top[0])
 	dst := arg("dst")
 	VMOVUPS(top[0], Mem{Base: dst})
-	VZEROUPPER()
-	RET()
+	end()
 }
 
 func pageQuery512(heads int, wide bool) {
@@ -160,17 +158,17 @@ func pageQuery512(heads int, wide bool) {
 	}
 	inv := ZMM()
 	{ // a page of one point has no range and needs no query
-		p, t, zero, k := arg("top"), ZMM(), zero512(1)[0], K()
+		p, t, zero, k := arg("top"), ZMM(), avx512.zero(1)[0], K()
 		VMOVUPS(Mem{Base: p}, t)
 		VCMPPS(U8(0x0e), zero, t, k) // top > 0
-		VDIVPS_Z(t, splat512(float64(top)), k, inv)
+		VDIVPS_Z(t, avx512.splat(float64(top)), k, inv)
 	}
-	ones := splat512d(0x01010101)
-	sum, mid := zero512(heads), zero512(heads)
+	ones := avx512.splatBits(0x01010101)
+	sum, mid := avx512.zero(heads), avx512.zero(heads)
 	var fineSum []VecVirtual
 	var half, order VecVirtual
 	if wide {
-		fineSum, half = zero512(heads), splat512d(64)
+		fineSum, half = avx512.zero(heads), avx512.splatBits(64)
 		order = bytes512("pageQueryOrder"+name, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
 	}
 	Label("channels")
@@ -187,7 +185,7 @@ func pageQuery512(heads int, wide bool) {
 	// Adding 1.5·2^23 leaves a float's nearest integer in its low byte, 1.5·2^15 + 1/2 in the byte above; so pairs of channels join without conversion or shift.
 	var low, high, byte0, word0 VecVirtual
 	if !wide {
-		low, high, byte0, word0 = splat512(3<<22), splat512(3<<14+0.5), splat512d(0x00ff00ff), splat512d(0xffff)
+		low, high, byte0, word0 = avx512.splat(3<<22), avx512.splat(3<<14+0.5), avx512.splatBits(0x00ff00ff), avx512.splatBits(0xffff)
 	}
 	join := func(w [4]VecVirtual, to Mem, sum VecVirtual) {
 		const choose = 0xe4 // the destination where the mask is set, else the other
@@ -243,11 +241,11 @@ func pageQuery512(heads int, wide bool) {
 	JG(LabelRef("channels"))
 
 	affine, unit, tp := arg("affine"), arg("unit"), arg("top")
-	scale, levels, halves := ZMM(), ZMM(), splat512(0.5)
+	scale, levels, halves := ZMM(), ZMM(), avx512.splat(0.5)
 	VBROADCASTSS(NewParamAddr("levels", 64), levels)
 	VMOVUPS(Mem{Base: tp}, scale)
 	VDIVPS(levels, scale, scale)
-	VMULPS(splat512(1/float64(top)), scale, scale)
+	VMULPS(avx512.splat(1/float64(top)), scale, scale)
 	for g := range heads {
 		if wide {
 			VPSLLD(U8(7), sum[g], sum[g])
@@ -264,8 +262,7 @@ func pageQuery512(heads int, wide bool) {
 		VMULPS(halves, mid[g], mid[g])
 		VMOVUPS(mid[g], Mem{Base: affine, Disp: 128*g + 64})
 	}
-	VZEROUPPER()
-	RET()
+	end()
 }
 
 func normalise512() {
@@ -278,7 +275,7 @@ func normalise512() {
 		"\t\tm[i] = max(m[i], |dst[i]|)",
 		"\t}")
 	dst, m, x, n := arg("dst"), arg("m"), arg("x"), arg("n")
-	magnitude := splat512d(0x7fffffff)
+	magnitude := avx512.splatBits(0x7fffffff)
 	inv, top := inverse512(x, n, magnitude, 1)
 	i := GP64()
 	XORQ(i, i)
@@ -294,13 +291,12 @@ func normalise512() {
 	CMPQ(i, n)
 	JL(LabelRef("step"))
 	Store(top, ReturnIndex(0))
-	VZEROUPPER()
-	RET()
+	end()
 }
 
 // inverse512 is to/max|x| in every lane, 0 where that maximum is 0, and the maximum itself.
 func inverse512(x, n GPVirtual, magnitude VecVirtual, to float64) (inv VecVirtual, top Register) {
-	i, z := GP64(), zero512(1)[0]
+	i, z := GP64(), avx512.zero(1)[0]
 	XORQ(i, i)
 	Label("largest")
 	v := ZMM()
@@ -309,11 +305,11 @@ func inverse512(x, n GPVirtual, magnitude VecVirtual, to float64) (inv VecVirtua
 	ADDQ(U8(16), i)
 	CMPQ(i, n)
 	JL(LabelRef("largest"))
-	top = across512(z, VMAXPS)
-	all, zero, k := ZMM(), zero512(1)[0], K()
+	top = avx512.across(z, VMAXPS)
+	all, zero, k := ZMM(), avx512.zero(1)[0], K()
 	inv = ZMM()
 	VBROADCASTSS(top, all)
 	VCMPPS(U8(0x0e), zero, all, k)
-	VDIVPS_Z(all, splat512(to), k, inv)
+	VDIVPS_Z(all, avx512.splat(to), k, inv)
 	return inv, top
 }

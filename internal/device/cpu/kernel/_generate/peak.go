@@ -1,54 +1,68 @@
 package main
 
 import (
+	"fmt"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 )
 
 // peakFamily measures what the machine can do at all: the roofline beside every table.
 func peakFamily() {
-	text("readAVX512", "(p *byte, n int) uint64", 0,
-		"readAVX512 reads p[:n], n a multiple of 512, and returns the sum of its 64-bit words, so that no load can be left out.")
-	p, n := arg("p"), arg("n")
-	sum := zero512(8)
-	TESTQ(n, n)
-	JZ(LabelRef("end"))
-	Label("read")
-	for i, z := range sum {
-		VPADDQ(Mem{Base: p, Disp: 64 * i}, z, z)
+	for _, w := range widths {
+		w.read()
 	}
-	ADDQ(U32(512), p)
-	SUBQ(U32(512), n)
-	JNZ(LabelRef("read"))
-	Label("end")
-	z := fold512(sum, VPADDQ)
-	y, x := YMM(), XMM()
-	VEXTRACTI64X4(U8(1), z, y)
-	VPADDQ(y, z.AsY(), z.AsY())
-	VEXTRACTI64X2(U8(1), z.AsY(), x)
-	VPADDQ(x, z.AsX(), z.AsX())
-	VPSRLDQ(U8(8), z.AsX(), x)
-	VPADDQ(x, z.AsX(), z.AsX())
-	g := GP64()
-	VMOVQ(z.AsX(), g)
-	Store(g, ReturnIndex(0))
-	VZEROUPPER()
-	RET()
-
-	peak512("fmaPeakAVX512", "fused multiply-adds of 16 float32", VFMADD231PS)
-	peak512("vnniPeakAVX512", "VPDPBUSD of 64 bytes", VPDPBUSD)
+	for _, w := range widths {
+		w.peak("fmaPeak", fmt.Sprintf("fused multiply-adds of %d float32", w.lanes()), VFMADD231PS)
+	}
+	avx512.peak("vnniPeak", "VPDPBUSD of 64 bytes", VPDPBUSD)
 }
 
-func peak512(name, what string, op func(...Op)) {
-	text(name, "(n int)", 0, name+" does n × 16 "+what+", in 16 independent chains.")
+const peakChains = 12
+
+func (w width) peak(name, what string, op func(...Op)) {
+	w.begin(name, "(n int)", fmt.Sprintf("does n × %d %s, in independent chains.", peakChains, what))
 	n := arg("n")
-	acc, x := zero512(16), zero512(2)
+	acc, x := w.zero(peakChains), w.zero(2)
 	Label("again")
 	for _, z := range acc {
 		op(x[0], x[1], z)
 	}
 	DECQ(n)
 	JG(LabelRef("again"))
-	VZEROUPPER()
-	RET()
+	end()
+}
+
+func (w width) read() {
+	w.begin("read", "(p *byte, n int) uint64", "reads p[:n], n a multiple of 512, and returns the sum of its 64-bit words, so that no load can be left out.")
+	p, n := arg("p"), arg("n")
+	sum := w.zero(8)
+	TESTQ(n, n)
+	JZ(LabelRef("end"))
+	Label("read")
+	for i := range 512 / int(w) {
+		z := sum[i%len(sum)]
+		VPADDQ(Mem{Base: p, Disp: int(w) * i}, z, z)
+	}
+	ADDQ(U32(512), p)
+	SUBQ(U32(512), n)
+	JNZ(LabelRef("read"))
+	Label("end")
+	z := fold(sum, VPADDQ)
+	x := XMM()
+	if w == avx512 {
+		y := YMM()
+		VEXTRACTI64X4(U8(1), z, y)
+		VPADDQ(y, z.AsY(), z.AsY())
+		VEXTRACTI64X2(U8(1), z.AsY(), x)
+	} else {
+		VEXTRACTI128(U8(1), z, x)
+	}
+	VPADDQ(x, z.AsX(), z.AsX())
+	VPSRLDQ(U8(8), z.AsX(), x)
+	VPADDQ(x, z.AsX(), z.AsX())
+	g := GP64()
+	VMOVQ(z.AsX(), g)
+	Store(g, ReturnIndex(0))
+	end()
 }

@@ -11,18 +11,21 @@ import (
 // prefillFamily is dense attention of many query rows: keys and values of a block are widened once, into panels of 32 columns, and two matrix products run over them.
 func prefillFamily() {
 	for _, rows := range []int{4, 8, 12} {
-		panel512(rows)
+		avx512.panel(rows)
 	}
+	avx2.panel(4)
 	keyPanels512()
-	valuePanels512()
+	keyPanels256()
+	for _, w := range widths {
+		w.valuePanels()
+	}
 }
 
-// panel512 is the micro-kernel: rows × 32 sums stay in registers while a row of the panel and one element of each row of a are taken at a time. Every sum takes its
-// terms in order, so it depends on nothing but its own row and column.
-func panel512(rows int) {
-	name := fmt.Sprintf("panel%dAVX512", rows)
-	text(name, "(c *float32, ldc int, f, a *float32, lda int, b *float32, k, panel, panels int)", 0,
-		fmt.Sprintf("%s multiplies %d rows by panels of [panel][32], of which the first k ≥ 1 rows count:", name, rows),
+// panel is the micro-kernel: the sums of some rows and 32 columns (AVX2: 16 at a time) stay in registers while a row of the panel and one element of each row of a are
+// taken. Every sum takes its terms in order, so it depends on nothing but its own row and column.
+func (w width) panel(rows int) {
+	w.begin(fmt.Sprintf("panel%d", rows), "(c *float32, ldc int, f, a *float32, lda int, b *float32, k, panel, panels int)",
+		fmt.Sprintf("multiplies %d rows by panels of [panel][32], of which the first k ≥ 1 rows count:", rows),
 		"",
 		fmt.Sprintf("\tfor i := range %d {", rows),
 		"\t\tfor p := range panels {",
@@ -37,37 +40,51 @@ func panel512(rows int) {
 	SHLQ(U8(2), lda)
 	lda3 := GP64()
 	LEAQ(Mem{Base: lda, Index: lda, Scale: 2}, lda3)
+	Label("panel")
+	for left := 0; left < 128; left += 2 * int(w) {
+		w.sub(rows, left, b, lda, lda3)
+	}
+	size := arg("panel")
+	SHLQ(U8(7), size)
+	ADDQ(size, b)
+	SUBQ(I8(-128), NewParamAddr("c", 0))
+	DECQ(NewParamAddr("panels", 64))
+	JNZ(LabelRef("panel"))
+	end()
+}
+
+// sub is the part of a panel that starts left bytes into its rows.
+func (w width) sub(rows, left int, b, lda, lda3 GPVirtual) {
+	label := func(s string) string { return fmt.Sprintf("%s%d", s, left) }
 	a := make([]GPVirtual, rows/4)
 	at := func(i, l int) Mem {
 		return strides{base: a[i/4], s: lda, s3: lda3}.at(i%4, 4*l)
 	}
 	acc := make([][2]VecVirtual, rows)
 	for i := range acc {
-		acc[i] = [2]VecVirtual{ZMM(), ZMM()}
+		acc[i] = [2]VecVirtual{w.vec(), w.vec()}
 	}
-
-	Label("panel")
 	c, ldc, f := arg("c"), arg("ldc"), arg("f")
 	SHLQ(U8(2), ldc)
 	TESTQ(f, f)
-	JZ(LabelRef("fresh"))
+	JZ(LabelRef(label("fresh")))
 	for i := range acc {
-		x := ZMM()
+		x := w.vec()
 		VBROADCASTSS(Mem{Base: f, Disp: 4 * i}, x)
 		for j, z := range acc[i] {
-			VMULPS(Mem{Base: c, Disp: 64 * j}, x, z)
+			VMULPS(Mem{Base: c, Disp: left + int(w)*j}, x, z)
 		}
 		if i+1 < rows {
 			ADDQ(ldc, c)
 		}
 	}
-	JMP(LabelRef("ready"))
-	Label("fresh")
+	JMP(LabelRef(label("ready")))
+	Label(label("fresh"))
 	for _, z := range acc {
-		VPXORD(z[0], z[0], z[0])
-		VPXORD(z[1], z[1], z[1])
+		VXORPS(z[0], z[0], z[0])
+		VXORPS(z[1], z[1], z[1])
 	}
-	Label("ready")
+	Label(label("ready"))
 	for i := range a {
 		a[i] = GP64()
 		if i == 0 {
@@ -77,16 +94,23 @@ func panel512(rows int) {
 		}
 	}
 	p, n := GP64(), GP64()
-	MOVQ(b, p)
+	LEAQ(Mem{Base: b, Disp: left}, p)
 	Load(Param("k"), n)
 	turn := func(unroll int) {
 		for l := range unroll {
-			x, y := ZMM(), ZMM()
+			x, y := w.vec(), w.vec()
 			VMOVUPS(Mem{Base: p, Disp: 128 * l}, x)
-			VMOVUPS(Mem{Base: p, Disp: 128*l + 64}, y)
+			VMOVUPS(Mem{Base: p, Disp: 128*l + int(w)}, y)
 			for i := range acc {
-				VFMADD231PS_BCST(at(i, l), x, acc[i][0])
-				VFMADD231PS_BCST(at(i, l), y, acc[i][1])
+				if w == avx512 {
+					VFMADD231PS_BCST(at(i, l), x, acc[i][0])
+					VFMADD231PS_BCST(at(i, l), y, acc[i][1])
+					continue
+				}
+				v := w.vec()
+				VBROADCASTSS(at(i, l), v)
+				VFMADD231PS(v, x, acc[i][0])
+				VFMADD231PS(v, y, acc[i][1])
 			}
 		}
 		for _, r := range a {
@@ -95,50 +119,33 @@ func panel512(rows int) {
 		ADDQ(U32(128*unroll), p)
 	}
 	SUBQ(U8(4), n)
-	JL(LabelRef("rest"))
-	Label("four")
+	JL(LabelRef(label("rest")))
+	Label(label("four"))
 	turn(4)
 	SUBQ(U8(4), n)
-	JGE(LabelRef("four"))
-	Label("rest")
+	JGE(LabelRef(label("four")))
+	Label(label("rest"))
 	ADDQ(U8(4), n)
-	JZ(LabelRef("store"))
-	Label("one")
+	JZ(LabelRef(label("store")))
+	Label(label("one"))
 	turn(1)
 	DECQ(n)
-	JNZ(LabelRef("one"))
+	JNZ(LabelRef(label("one")))
 
-	Label("store")
-	{
-		c, ldc := arg("c"), arg("ldc")
-		SHLQ(U8(2), ldc)
-		for i := range acc {
-			VMOVUPS(acc[i][0], Mem{Base: c})
-			VMOVUPS(acc[i][1], Mem{Base: c, Disp: 64})
-			if i+1 < rows {
-				ADDQ(ldc, c)
-			}
+	Label(label("store"))
+	c, ldc = arg("c"), arg("ldc")
+	SHLQ(U8(2), ldc)
+	for i := range acc {
+		VMOVUPS(acc[i][0], Mem{Base: c, Disp: left})
+		VMOVUPS(acc[i][1], Mem{Base: c, Disp: left + int(w)})
+		if i+1 < rows {
+			ADDQ(ldc, c)
 		}
-		size := arg("panel")
-		SHLQ(U8(7), size)
-		ADDQ(size, b)
 	}
-	SUBQ(I8(-128), NewParamAddr("c", 0))
-	DECQ(NewParamAddr("panels", 64))
-	JNZ(LabelRef("panel"))
-	VZEROUPPER()
-	RET()
 }
 
 func keyPanels512() {
-	text("keyPanelsAVX512", "(dst *float32, k *uint16, dim, n int)", 0,
-		"keyPanelsAVX512 widens n ≥ 1 keys into panels of 32 tokens, [dim][32] each; a last panel's missing tokens repeat the last:",
-		"",
-		"\tfor t := range n {",
-		"\t\tfor c := range dim {",
-		"\t\t\tdst[(t/32*dim+c)*32+t%32] = k[t*dim+c]",
-		"\t\t}",
-		"\t}")
+	avx512.beginKeyPanels()
 	dst, k, stride, n := arg("dst"), arg("k"), arg("dim"), arg("n")
 	SHLQ(U8(1), stride)
 	even := quads512("keyPanelsEven", 0, 8, 4, 12, 2, 10, 6, 14)
@@ -199,8 +206,7 @@ func keyPanels512() {
 	LEAQ(Mem{Base: dst, Index: next, Scale: 1, Disp: -128}, dst)
 	JMP(LabelRef("tokens"))
 	Label("done")
-	VZEROUPPER()
-	RET()
+	end()
 }
 
 // transpose16 takes eight registers, register r with 16 channels of fp16 row r in its low half and of row 8+r in its high half, to eight whose low half is channel
@@ -238,9 +244,88 @@ func transpose16(z []VecVirtual, even, odd VecVirtual) []VecVirtual {
 	return out
 }
 
-func valuePanels512() {
-	text("valuePanelsAVX512", "(dst *float32, v *uint16, dim, n, panel int)", 0,
-		"valuePanelsAVX512 widens n ≥ 1 values into panels of 32 channels, [panel][32] each:",
+func (w width) beginKeyPanels() {
+	w.begin("keyPanels", "(dst *float32, k *uint16, dim, n int)",
+		"widens n ≥ 1 keys into panels of 32 tokens, [dim][32] each; the last panel's missing tokens repeat the last key:",
+		"",
+		"\tfor t := range n {",
+		"\t\tfor c := range dim {",
+		"\t\t\tdst[(t/32*dim+c)*32+t%32] = k[t*dim+c]",
+		"\t\t}",
+		"\t}")
+}
+
+// keyPanels256 turns squares of eight tokens and eight channels.
+func keyPanels256() {
+	avx2.beginKeyPanels()
+	dst, k, stride, n := arg("dst"), arg("k"), arg("dim"), arg("n")
+	SHLQ(U8(1), stride)
+	last := GP64()
+	MOVQ(n, last)
+	DECQ(last)
+	IMULQ(stride, last)
+	ADDQ(k, last)
+	ADDQ(U8(31), n)
+	ANDQ(I8(-32), n)
+	Label("tokens")
+	off := GP64()
+	XORQ(off, off)
+	Label("channels")
+	row, to := GP64(), GP64()
+	MOVQ(k, row)
+	z := make([]VecVirtual, 8)
+	for r := range z {
+		p := GP64()
+		CMPQ(row, last)
+		MOVQ(row, p)
+		CMOVQHI(last, p)
+		z[r] = YMM()
+		VCVTPH2PS(Mem{Base: p, Index: off, Scale: 1}, z[r])
+		ADDQ(stride, row)
+	}
+	both := func(lo, hi func(...Op), i, j int) {
+		t := YMM()
+		lo(z[j], z[i], t)
+		hi(z[j], z[i], z[j])
+		z[i] = t
+	}
+	for i := 0; i < 8; i += 2 {
+		both(VUNPCKLPS, VUNPCKHPS, i, i+1)
+	}
+	for _, i := range []int{0, 1, 4, 5} {
+		both(VUNPCKLPD, VUNPCKHPD, i, i+2)
+	}
+	MOVQ(off, to)
+	SHLQ(U8(6), to)
+	ADDQ(dst, to)
+	for j, i := range []int{0, 2, 1, 3} { // the order that the two rounds leave
+		lo, hi := YMM(), YMM()
+		VPERM2F128(U8(0x20), z[i+4], z[i], lo)
+		VPERM2F128(U8(0x31), z[i+4], z[i], hi)
+		VMOVUPS(lo, Mem{Base: to, Disp: 128 * j})
+		VMOVUPS(hi, Mem{Base: to, Disp: 128 * (j + 4)})
+	}
+	ADDQ(U8(16), off)
+	CMPQ(off, stride)
+	JB(LabelRef("channels"))
+	MOVQ(row, k)
+	ADDQ(U8(32), dst)
+	SUBQ(U8(8), n)
+	JZ(LabelRef("done"))
+	TESTQ(U32(24), n)
+	JNZ(LabelRef("tokens")) // the panel's next eight
+	next := GP64()
+	MOVQ(stride, next)
+	SHLQ(U8(6), next)
+	LEAQ(Mem{Base: dst, Index: next, Scale: 1, Disp: -128}, dst)
+	JMP(LabelRef("tokens"))
+	Label("done")
+	end()
+}
+
+func (w width) valuePanels() {
+	w.begin("valuePanels", "(dst *float32, v *uint16, dim, n, panel int)",
+		"widens n ≥ 1 values into panels of 32 channels, [panel][32] each:",
 		"",
 		"\tfor t := range n {",
 		"\t\tfor c := range dim {",
@@ -254,10 +339,10 @@ func valuePanels512() {
 	MOVQ(dst, to)
 	MOVQ(dim, left)
 	Label("channels")
-	for i := range 2 {
-		x := ZMM()
-		VCVTPH2PS(Mem{Base: v, Disp: 32 * i}, x)
-		VMOVUPS(x, Mem{Base: to, Disp: 64 * i})
+	for i := range 32 / w.lanes() {
+		x := w.vec()
+		VCVTPH2PS(Mem{Base: v, Disp: int(w) / 2 * i}, x)
+		VMOVUPS(x, Mem{Base: to, Disp: int(w) * i})
 	}
 	ADDQ(U8(64), v)
 	ADDQ(panel, to)
@@ -266,6 +351,5 @@ func valuePanels512() {
 	SUBQ(I8(-128), dst)
 	DECQ(n)
 	JNZ(LabelRef("token"))
-	VZEROUPPER()
-	RET()
+	end()
 }

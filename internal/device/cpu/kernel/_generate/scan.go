@@ -62,7 +62,7 @@ func (v scan) emit() {
 	masks := map[int]VecVirtual{}
 	for _, bits := range v.planes {
 		if bits < 8 {
-			masks[bits] = splat512d(uint32(1<<bits-1) * 0x01010101)
+			masks[bits] = avx512.splatBits(uint32(1<<bits-1) * 0x01010101)
 		}
 	}
 	TESTQ(pages, pages)
@@ -76,7 +76,7 @@ func (v scan) emit() {
 	ADDQ(NewParamAddr("codes", 40), code)
 	acc := make([][]VecVirtual, v.heads)
 	for g := range acc {
-		acc[g] = zero512(v.chains())
+		acc[g] = avx512.zero(v.chains())
 	}
 	for plane, bits := range v.planes {
 		q, fine, left := GP64(), GP64(), GP64()
@@ -172,8 +172,7 @@ func (v scan) emit() {
 	BLSRQ(pages, pages)
 	JNZ(LabelRef("page"))
 	Label("end")
-	VZEROUPPER()
-	RET()
+	end()
 }
 
 // chains is the number of accumulators of a head: even runs apart from odd ones, and the query's planes apart.
@@ -201,9 +200,9 @@ func quantise512() {
 		"\t\tisum += dst[i]",
 		"\t}")
 	dst, x, n := arg("dst"), arg("x"), arg("n")
-	inv, top := inverse512(x, n, splat512d(0x7fffffff), 127)
+	inv, top := inverse512(x, n, avx512.splatBits(0x7fffffff), 127)
 	Store(top, ReturnIndex(0))
-	sums := zero512(2)
+	sums := avx512.zero(2)
 	i := GP64()
 	XORQ(i, i)
 	Label("step")
@@ -217,11 +216,10 @@ func quantise512() {
 	ADDQ(U8(16), i)
 	CMPQ(i, n)
 	JL(LabelRef("step"))
-	Store(across512(sums[0], VADDPS), ReturnIndex(1))
+	Store(avx512.across(sums[0], VADDPS), ReturnIndex(1))
 	g := GP64()
-	VMOVD(across512(sums[1], VPADDD), g.As32())
+	VMOVD(avx512.across(sums[1], VPADDD), g.As32())
 	MOVLQSX(g.As32(), g)
 	Store(g, ReturnIndex(2))
-	VZEROUPPER()
-	RET()
+	end()
 }

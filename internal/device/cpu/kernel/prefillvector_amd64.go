@@ -9,13 +9,13 @@ import (
 	"github.com/twilight-go/twilight/attention"
 )
 
-// Prefill implements Kernels: per block of tokens, logits of twelve query rows at a time as a matrix product, their softmax while they are in the first-level
+// Prefill implements Kernels: per block of tokens, logits of a few query rows at a time as a matrix product, their softmax while they are in the first-level
 // cache, and the product with the values.
-func (k avx512) Prefill(p *Prefill) {
+func (v vector) Prefill(p *Prefill) {
 	const block = attention.BlockTokens
 	dim := p.Head.Dim
 	if !vectorDim(dim) {
-		prefillRows(k, p)
+		prefillRows(v, p)
 		return
 	}
 	m := p.Rows * p.Group
@@ -41,13 +41,13 @@ func (k avx512) Prefill(p *Prefill) {
 	first, end := p.blocks()
 	for b := first; b < end; b++ {
 		n := min(block, p.Pos+p.Rows-b*block)
-		keyPanelsAVX512(ptr(keys), ptr(p.Head.Keys(b)), dim, n)
-		valuePanelsAVX512(ptr(values), ptr(p.Head.Values(b)), dim, n, block)
+		v.keyPanels(ptr(keys), ptr(p.Head.Keys(b)), dim, n)
+		v.valuePanels(ptr(values), ptr(p.Head.Values(b)), dim, n, block)
 		for i := 0; i < padded; {
-			h := min(panelRows, padded-i)
+			h := min(4*len(v.panel), padded-i)
 			_, see := p.sight((min(i+h, m)-1)/p.Group, b) // the panel's last row sees furthest
 			if see > 0 {
-				panelAVX512(h, s, block, nil, q[i*dim:], dim, keys, dim, dim, (see+31)/32)
+				v.multiply(h, s, block, nil, q[i*dim:], dim, keys, dim, dim, (see+31)/32)
 				for j := range h {
 					lo, hi, row := 0, 0, i+j
 					var r running
@@ -55,12 +55,12 @@ func (k avx512) Prefill(p *Prefill) {
 						lo, hi = p.sight(row/p.Group, b)
 						r = running{state[2*row], state[2*row+1]}
 					}
-					shrink[j] = soften(k, s[j*block:][:see], lo, hi, &r)
+					shrink[j] = soften(v, s[j*block:][:see], lo, hi, &r)
 					if row < m {
 						state[2*row], state[2*row+1] = r.top, r.sum
 					}
 				}
-				panelAVX512(h, out[i*dim:], dim, shrink, s, block, values, see, block, dim/32)
+				v.multiply(h, out[i*dim:], dim, shrink, s, block, values, see, block, dim/32)
 			}
 			i += h
 		}
@@ -68,19 +68,11 @@ func (k avx512) Prefill(p *Prefill) {
 	for i := range m {
 		dst := p.Dst[i/p.Group*p.Stride+i%p.Group*dim:][:dim]
 		copy(dst, out[i*dim:])
-		k.Scale(dst, 1/state[2*i+1])
+		v.Scale(dst, 1/state[2*i+1])
 	}
 }
 
-// panelAVX512 multiplies 4, 8 or 12 rows; see the routines' comments.
-func panelAVX512(rows int, c []float32, ldc int, f, a []float32, lda int, b []float32, k, panel, panels int) {
-	cp, fp, ap, bp := ptr(c), ptr(f), ptr(a), ptr(b)
-	switch rows {
-	case 4:
-		panel4AVX512(cp, ldc, fp, ap, lda, bp, k, panel, panels)
-	case 8:
-		panel8AVX512(cp, ldc, fp, ap, lda, bp, k, panel, panels)
-	case 12:
-		panel12AVX512(cp, ldc, fp, ap, lda, bp, k, panel, panels)
-	}
+// multiply is a product of rows, a multiple of 4, by panels; see the routines' comments.
+func (v vector) multiply(rows int, c []float32, ldc int, f, a []float32, lda int, b []float32, k, panel, panels int) {
+	v.panel[rows/4-1](ptr(c), ldc, ptr(f), ptr(a), lda, ptr(b), k, panel, panels)
 }

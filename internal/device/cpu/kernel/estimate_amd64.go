@@ -1,0 +1,128 @@
+//go:build !noasm
+
+package kernel
+
+import (
+	"math/bits"
+	"unsafe"
+
+	"github.com/twilight-go/twilight/attention"
+)
+
+// estimates is the machine code of page scores and of estimated logits.
+type estimates struct {
+	bounds     []boundsFunc // by query heads less one
+	quantise   func(dst *int8, x *float32, n int) (top, sum float32, isum int64)
+	normalise  func(dst, m, x *float32, n int) (top float32)
+	pageScale  func(dst, m *float32, dim int, bounds *uint16)
+	pageQuery  []pageQueryFunc // one byte a channel
+	pageQuery2 []pageQueryFunc // two bytes
+	int4       []scanFunc
+	pages      [9][]scanFunc // by bits
+}
+
+type (
+	boundsFunc    = func(dst *float32, ld int, q *float32, dim int, bounds *uint16)
+	pageQueryFunc = func(dst *int8, dstHead int, affine, unit, q *float32, dim int, bounds *uint16, top *float32, levels float32)
+	scanFunc      = func(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes, dim int, pages uint64)
+)
+
+// PageBounds implements attention.Kernels.
+func (v vector) PageBounds(dst []float32, ld int, q []float32, group, dim, pages int, bounds []uint16) {
+	e := v.estimates
+	if e == nil || pages != attention.BlockPages || !vectorDim(dim) || dim > 256 {
+		v.portable.PageBounds(dst, ld, q, group, dim, pages, bounds)
+		return
+	}
+	_, b := q[:group*dim], ptr(bounds[:2*dim*pages])
+	for g := 0; g < group; {
+		h := tile(group-g, len(e.bounds))
+		e.bounds[h-1](ptr(dst[g*ld:][:(h-1)*ld+pages]), ld, ptr(q[g*dim:]), dim, b)
+		g += h
+	}
+}
+
+// scratch hands out pieces of a kernel's temporary memory, each at a cache line.
+type scratch []byte
+
+func take[T int8 | float32](s *scratch, n int) []T {
+	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(*s))) & 63)
+	var zero T
+	size := n * int(unsafe.Sizeof(zero))
+	piece := (*s)[skip : skip+size]
+	*s = (*s)[skip+size:]
+	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(piece))), n)
+}
+
+// Int4Dot implements attention.Kernels. The query is rounded to signed bytes; since Σ q·u = Σ q·(u − 7.5) + 7.5·Σ q and the last sum is kept exact, the rounding
+// meets centred codes only, which halves its error: it then stands well below that of the codes.
+func (v vector) Int4Dot(dst []float32, ld int, q []float32, group, dim int, codes []byte, pages uint16, tmp []byte) {
+	e := v.estimates
+	if e == nil || !vectorDim(dim) {
+		v.portable.Int4Dot(dst, ld, q, group, dim, codes, pages, tmp)
+		return
+	}
+	n := attention.Int4{}.PageBytes(dim)
+	checkScan(dst, ld, group, codes, n, pages)
+	s := scratch(tmp)
+	q8, affine := take[int8](&s, group*dim), take[float32](&s, 4*group)
+	for g := range group {
+		top, sum, isum := e.quantise(ptr(q8[g*dim:]), ptr(q[g*dim:][:dim]), dim)
+		scale := top / 127
+		a := affine[4*g:][:4]
+		a[0], a[1], a[2] = scale, 7.5*(sum-scale*float32(isum)), sum
+	}
+	for g := 0; g < group; {
+		h := tile(group-g, len(e.int4))
+		e.int4[h-1](ptr(dst[g*ld:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(codes), n, dim, uint64(pages))
+		g += h
+	}
+}
+
+// checkScan panics, as plain Go would, where codes or results are shorter than their shape says.
+func checkScan(dst []float32, ld, group int, codes []byte, pageBytes int, pages uint16) {
+	if pages != 0 {
+		_ = codes[(16-bits.LeadingZeros16(pages))*pageBytes-1]
+		_ = dst[(group-1)*ld+16*bits.OnesCount16(pages)-1]
+	}
+}
+
+// PageRangeDot implements attention.Kernels. For a page, the key is its middle plus range·(u − top/2)/top, so the query times the range is what meets the codes;
+// it is rounded to signed bytes, for codes of eight bits to fifteen bits, under one scale a page.
+func (v vector) PageRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, bounds []uint16, codes []byte, pages uint16, tmp []byte) {
+	e := v.estimates
+	if e == nil || !vectorDim(dim) || nbits >= len(e.pages) || e.pages[nbits] == nil {
+		v.portable.PageRangeDot(dst, ld, q, group, dim, nbits, bounds, codes, pages, tmp)
+		return
+	}
+	if pages == 0 {
+		return
+	}
+	n := attention.PageRange{Bits: nbits}.PageBytes(dim)
+	checkScan(dst, ld, group, codes, n, pages)
+	prepare, qHead := e.pageQuery, dim*attention.BlockPages
+	if nbits == 8 {
+		prepare, qHead = e.pageQuery2, 2*qHead
+	}
+	s := scratch(tmp)
+	q8, unit, m := take[int8](&s, group*qHead), take[float32](&s, group*dim), take[float32](&s, dim)
+	affine, tops, size := take[float32](&s, 32*group), take[float32](&s, attention.BlockPages), take[float32](&s, group)
+	clear(m)
+	for g := range group {
+		size[g] = e.normalise(ptr(unit[g*dim:]), ptr(m), ptr(q[g*dim:][:dim]), dim)
+	}
+	b := ptr(bounds[:2*dim*attention.BlockPages])
+	e.pageScale(ptr(tops), ptr(m), dim, b)
+	levels := float32(int(1)<<nbits - 1)
+	for g := 0; g < group; {
+		h := tile(group-g, len(prepare))
+		prepare[h-1](ptr(q8[g*qHead:]), qHead, ptr(affine[32*g:]), ptr(size[g:]), ptr(unit[g*dim:]), dim, b, ptr(tops), levels)
+		g += h
+	}
+	scan := e.pages[nbits]
+	for g := 0; g < group; {
+		h := tile(group-g, len(scan))
+		scan[h-1](ptr(dst[g*ld:]), ld, ptr(q8[g*qHead:]), qHead, ptr(affine[32*g:]), ptr(codes), n, dim, uint64(pages))
+		g += h
+	}
+}

@@ -1,0 +1,93 @@
+//go:build !noasm
+
+package kernel
+
+import "github.com/twilight-go/twilight/internal/device/cpu/isa"
+
+func forLevel(level isa.Level) Kernels {
+	switch {
+	case level >= isa.AVX512:
+		return vector{routines: &avx512}
+	case level >= isa.AVX2:
+		return vector{routines: &avx2}
+	}
+	return portable{}
+}
+
+// routines is the machine code of one level; the generated stubs say what each does. What is nil is left to plain Go.
+type routines struct {
+	dot          []dotFunc        // by query heads less one
+	accumulate64 []accumulateFunc // 64 channels
+	accumulate32 []accumulateFunc
+
+	max   func(x *float32, n int) float32
+	exp   func(x *float32, n int, max float32) float32
+	above func(w *float32, n int, t float32) (sum float32, count uint64)
+	lanes func(mask *uint16, w *float32, pages int, t float32)
+
+	sumSquares func(x *float32, n int) float32
+	scaleMul   func(dst, x, w *float32, n int, s float32)
+	ropeHalves func(x, y, cos, sin *float32, n int)
+	ropePairs  func(x, cos, sin *float32, n int)
+	gate       func(dst, gate, up *float32, n int, c1, c3 float32)
+	add        func(dst, x *float32, n int)
+	scale      func(x *float32, n int, s float32)
+	narrow     func(dst *uint16, x *float32, n int)
+	widen      func(dst *float32, x *uint16, n int)
+
+	panel       []panelFunc // by rows/4 less one
+	keyPanels   func(dst *float32, k *uint16, dim, n int)
+	valuePanels func(dst *float32, v *uint16, dim, n, panel int)
+
+	estimates *estimates
+
+	read     func(p *byte, n int) uint64
+	fmaPeak  func(n int)
+	fmaLanes int
+	vnniPeak func(n int)
+}
+
+type (
+	dotFunc        = func(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+	accumulateFunc = func(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead, last *int32) (nan uint64)
+	panelFunc      = func(c *float32, ldc int, f, a *float32, lda int, b *float32, k, panel, panels int)
+)
+
+var avx512 = routines{
+	dot: []dotFunc{dot1AVX512, dot2AVX512, dot3AVX512, dot4AVX512, dot5AVX512, dot6AVX512, dot7AVX512},
+	accumulate64: []accumulateFunc{accumulate1x64AVX512, accumulate2x64AVX512, accumulate3x64AVX512, accumulate4x64AVX512, accumulate5x64AVX512,
+		accumulate6x64AVX512, accumulate7x64AVX512},
+	accumulate32: []accumulateFunc{accumulate1x32AVX512, accumulate2x32AVX512, accumulate3x32AVX512, accumulate4x32AVX512, accumulate5x32AVX512,
+		accumulate6x32AVX512, accumulate7x32AVX512},
+	max: maxAVX512, exp: expAVX512, above: aboveAVX512, lanes: lanesAVX512,
+	sumSquares: sumSquaresAVX512, scaleMul: scaleMulAVX512, ropeHalves: ropeHalvesAVX512, ropePairs: ropePairsAVX512,
+	gate: gateAVX512, add: addAVX512, scale: scaleAVX512, narrow: narrowAVX512, widen: widenAVX512,
+	panel: []panelFunc{panel4AVX512, panel8AVX512, panel12AVX512}, keyPanels: keyPanelsAVX512, valuePanels: valuePanelsAVX512,
+	estimates: &estimates{
+		bounds:     []boundsFunc{bounds1AVX512, bounds2AVX512, bounds3AVX512, bounds4AVX512, bounds5AVX512, bounds6AVX512, bounds7AVX512},
+		quantise:   quantiseAVX512,
+		normalise:  normaliseAVX512,
+		pageScale:  pageScaleAVX512,
+		pageQuery:  []pageQueryFunc{pageQuery1AVX512, pageQuery2AVX512, pageQuery3AVX512, pageQuery4AVX512},
+		pageQuery2: []pageQueryFunc{pageQueryWide1AVX512, pageQueryWide2AVX512},
+		int4:       []scanFunc{int4x1AVX512, int4x2AVX512, int4x3AVX512, int4x4AVX512},
+		pages: [9][]scanFunc{
+			1: {page1x1AVX512, page1x2AVX512, page1x3AVX512, page1x4AVX512},
+			2: {page2x1AVX512, page2x2AVX512, page2x3AVX512, page2x4AVX512},
+			3: {page3x1AVX512, page3x2AVX512, page3x3AVX512, page3x4AVX512},
+			4: {page4x1AVX512, page4x2AVX512, page4x3AVX512, page4x4AVX512},
+			8: {page8x1AVX512, page8x2AVX512, page8x3AVX512, page8x4AVX512},
+		},
+	},
+	read: readAVX512, fmaPeak: fmaPeakAVX512, fmaLanes: 16, vnniPeak: vnniPeakAVX512,
+}
+
+var avx2 = routines{
+	dot:          []dotFunc{dot1AVX2, dot2AVX2, dot3AVX2},
+	accumulate32: []accumulateFunc{accumulate1x32AVX2, accumulate2x32AVX2, accumulate3x32AVX2},
+	max:          maxAVX2, exp: expAVX2, above: aboveAVX2, lanes: lanesAVX2,
+	sumSquares: sumSquaresAVX2, scaleMul: scaleMulAVX2, ropeHalves: ropeHalvesAVX2, ropePairs: ropePairsAVX2,
+	gate: gateAVX2, add: addAVX2, scale: scaleAVX2, narrow: narrowAVX2, widen: widenAVX2,
+	panel: []panelFunc{panel4AVX2}, keyPanels: keyPanelsAVX2, valuePanels: valuePanelsAVX2,
+	read: readAVX2, fmaPeak: fmaPeakAVX2, fmaLanes: 8,
+}
