@@ -26,7 +26,7 @@ type pair struct{ left, right string }
 // UnmarshalJSON implements json.Unmarshaler.
 func (v *vocab) UnmarshalJSON(data []byte) error {
 	*v = nil
-	c := cursor{data: data}
+	c := cursor{data: string(data)} // its texts are parts of this one copy
 	if c.null() {
 		return nil
 	}
@@ -40,7 +40,7 @@ func (v *vocab) UnmarshalJSON(data []byte) error {
 			return fmt.Errorf("vocab: %w", err)
 		}
 		c.eat(':')
-		id, err := strconv.ParseInt(string(c.word()), 10, 32)
+		id, err := strconv.ParseInt(c.word(), 10, 32)
 		if err != nil {
 			return fmt.Errorf("vocab: the id of token %.100q: %w", text, err)
 		}
@@ -55,7 +55,7 @@ func (v *vocab) UnmarshalJSON(data []byte) error {
 // UnmarshalJSON implements json.Unmarshaler. A merge is "left right", or ["left", "right"] in newer files.
 func (m *merges) UnmarshalJSON(data []byte) error {
 	*m = nil
-	c := cursor{data: data}
+	c := cursor{data: string(data)} // its texts are parts of this one copy
 	if c.null() {
 		return nil
 	}
@@ -143,7 +143,7 @@ func (l *lexicon) mergeable(text string) bool {
 
 // cursor reads JSON that is known to be valid UTF-8 and valid JSON, front to back.
 type cursor struct {
-	data []byte
+	data string
 	at   int
 }
 
@@ -163,10 +163,10 @@ func (c *cursor) eat(b byte) bool {
 	return false
 }
 
-func (c *cursor) null() bool { return string(c.data) == "null" }
+func (c *cursor) null() bool { return c.data == "null" }
 
 // word passes over a number.
-func (c *cursor) word() []byte {
+func (c *cursor) word() string {
 	c.blanks()
 	start := c.at
 	for c.at < len(c.data) && (c.data[c.at] == '-' || '0' <= c.data[c.at] && c.data[c.at] <= '9') {
@@ -175,7 +175,7 @@ func (c *cursor) word() []byte {
 	return c.data[start:c.at]
 }
 
-// string reads a text. Most have no escapes and are copied as they are.
+// string reads a text. Most have no escapes and are parts of the file's text.
 func (c *cursor) string() (string, error) {
 	c.blanks()
 	start := c.at
@@ -192,10 +192,10 @@ func (c *cursor) string() (string, error) {
 	c.at = min(c.at+1, len(c.data))
 	raw := c.data[start:c.at]
 	if plain && len(raw) > 1 {
-		return string(raw[1 : len(raw)-1]), nil
+		return raw[1 : len(raw)-1], nil
 	}
 	var s string
-	err := json.Unmarshal(raw, &s)
+	err := json.Unmarshal([]byte(raw), &s)
 	if err == nil && !utf8.ValidString(s) {
 		err = errors.New("a text is not UTF-8")
 	}
