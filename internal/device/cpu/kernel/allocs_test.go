@@ -1,0 +1,39 @@
+package kernel
+
+import (
+	"testing"
+
+	"github.com/twilight-go/twilight/attention"
+)
+
+// TestNoAllocations holds that no kernel allocates.
+func TestNoAllocations(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		const group, dim, n = 3, 64, 48
+		r := newRand(1)
+		b, head := newBlock(t, r, dim, attention.PageTokens), newHead(t, r, dim, n)
+		q, w, acc, at := queries(t, r, group, dim), make([]float32, group*n), make([]float32, group*dim), consecutive[:n]
+		dst, tmp, codes, mask := make([]float32, group*blockTokens), make([]byte, attention.TmpBytes(group, dim)), make([]byte, dim*blockTokens), make([]uint16, n)
+		p := &Prefill{Dst: make([]float32, len(q)), Q: q, Stride: group * dim, Head: head, Pos: n - 1, Rows: 1, Group: group, Tmp: make([]float32, PrefillTmp(1, group, dim))}
+		half := make([]uint16, len(q))
+		for name, f := range map[string]func(){
+			"dot":        func() { k.Dot(w, n, q, group, dim, head.K, at) },
+			"accumulate": func() { k.Accumulate(acc, w, n, group, dim, head.V, at) },
+			"reduce":     func() { k.Exp(w, k.Max(w)); k.Above(w, 0.5); k.Lanes(mask, w, 0.5) },
+			"bounds":     func() { k.PageBounds(dst, blockTokens, q, group, dim, attention.BlockPages, b.bounds) },
+			"int4":       func() { k.Int4Dot(dst, blockTokens, q, group, dim, codes, 0x11, tmp) },
+			"range":      func() { k.PageRangeDot(dst, blockTokens, q, group, dim, 8, b.bounds, codes, 0x11, tmp) },
+			"prefill":    func() { k.Prefill(p) },
+			"step": func() {
+				k.RMSNorm(acc, q, w[:dim], 1e-5)
+				k.Rope(acc, dim, w[:dim/2], w[:dim/2], false)
+				k.Gate(acc, acc, q, GELU)
+				k.Narrow(half, q)
+			},
+		} {
+			if a := testing.AllocsPerRun(10, f); a != 0 {
+				t.Errorf("%s allocates %v times", name, a)
+			}
+		}
+	})
+}
