@@ -196,7 +196,7 @@ func (c *console) generate(ctx context.Context, s *twilight.Session, r *twilight
 	}
 	res, err := s.Generate(ctx, *r)
 	p.clear()
-	if err != nil && !errors.Is(err, context.Canceled) {
+	if err != nil && (len(res.Tokens) == 0 || !errors.Is(err, context.Canceled)) {
 		return err
 	}
 	sum := summarize(&res, style.model, s.Model(), style.spec, &r.Sampling)
