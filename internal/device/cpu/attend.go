@@ -6,8 +6,6 @@ import (
 	"github.com/twilight-go/twilight/internal/kvcache"
 )
 
-var dense = attention.MustNew("dense")
-
 // Attend implements device.Device. Prompt rows are appended all at once and attend tile by tile; decode rows are appended one a sequence and attend together.
 func (d *Device) Attend(a *device.Attention) error {
 	cache := a.Cache.(*kvcache.Host)
@@ -23,9 +21,7 @@ func (d *Device) Attend(a *device.Attention) error {
 		}
 	}
 	d.append.run()
-	if err := d.prompts(a, cache); err != nil {
-		return err
-	}
+	d.prompt.run(a, cache)
 	for i := range steps {
 		d.append.items = d.append.items[:0]
 		for j := range a.Segments {
