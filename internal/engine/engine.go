@@ -169,6 +169,7 @@ func (s *Session) forward(tokens []int32, mode device.Mode, want []int32) ([]flo
 	s.step = model.Step{Tokens: tokens, Segments: s.seg[:], Logits: want, Cache: s.eng.cache}
 	logits, err := s.eng.model.Forward(&s.step)
 	if err != nil {
+		s.seq.Abandon()
 		return nil, fmt.Errorf("engine: %w", err)
 	}
 	s.seq.Advance(n)

@@ -44,6 +44,7 @@ type Sampler struct {
 	at     int
 	count  map[int32]int
 	cand   []candidate
+	total  float64 // weight of all tokens, candidates or not
 }
 
 type candidate struct {
@@ -82,21 +83,21 @@ func (s *Sampler) penalises() bool {
 	return s.p.Repetition != 0 && s.p.Repetition != 1 || s.p.Presence != 0 || s.p.Frequency != 0
 }
 
-// Sample draws a token. It changes logits.
+// Sample draws a token. It changes logits. Of damaged logits, NaN is never drawn and an infinite one always; token 0 if there is nothing else.
 func (s *Sampler) Sample(logits []float32) int32 {
 	if s.penalises() {
 		s.penalise(logits)
 	}
-	best := 0
+	best, top := 0, math.Inf(-1)
 	for i, x := range logits {
-		if x > logits[best] {
-			best = i
+		if float64(x) > top {
+			best, top = i, float64(x)
 		}
 	}
-	if s.p.Temperature == 0 {
+	if s.p.Temperature == 0 || math.IsInf(top, 0) {
 		return int32(best)
 	}
-	s.weigh(logits, float64(logits[best]))
+	s.weigh(logits, top)
 	s.trim()
 	return s.draw()
 }
@@ -119,19 +120,23 @@ func (s *Sampler) penalise(logits []float32) {
 }
 
 // weigh gathers the tokens that can be drawn. A token is left out only if no later step could keep it: under min-p, or, where top-p counts, so unlikely that all such
-// together hold less than 1−p.
+// together hold less than 1−p. With top-k all stay, because top-p is then relative to the k most likely.
 func (s *Sampler) weigh(logits []float32, top float64) {
-	s.cand = s.cand[:0]
-	floor := s.p.MinP
-	if p := s.p.TopP; p > 0 && p < 1 {
-		floor = max(floor, (1-p)/float64(len(logits))) // the total weight is at least 1
-	}
-	if s.p.MinP == 0 && s.p.TopK > 0 {
-		floor = 0 // top-p is relative to the k most likely
+	s.cand, s.total = s.cand[:0], 0
+	floor := 0.0
+	if s.p.TopK == 0 {
+		floor = s.p.MinP
+		if p := s.p.TopP; p > 0 && p < 1 {
+			floor = max(floor, (1-p)/float64(len(logits))) // the total weight is at least 1
+		}
 	}
 	for i, x := range logits {
-		if w := math.Exp(float64(x) - top); w >= floor && w > 0 {
-			s.cand = append(s.cand, candidate{int32(i), x, w})
+		w := math.Exp(float64(x) - top)
+		if w > 0 { // and no NaN
+			s.total += w
+			if w >= floor {
+				s.cand = append(s.cand, candidate{int32(i), x, w})
+			}
 		}
 	}
 }
@@ -149,17 +154,17 @@ func (s *Sampler) trim() {
 	}
 	if k := s.p.TopK; k > 0 && k < len(s.cand) {
 		s.selectTop(k)
+		s.total = 0
+		for _, c := range s.cand {
+			s.total += c.weight
+		}
 	}
 	p := s.p.TopP
 	if p > 0 && p < 1 {
 		slices.SortFunc(s.cand, byWeight)
-		total := 0.0
-		for _, c := range s.cand {
-			total += c.weight
-		}
 		sum := 0.0
 		for i, c := range s.cand {
-			if sum += c.weight; sum >= p*total {
+			if sum += c.weight; sum >= p*s.total {
 				s.cand = s.cand[:i+1]
 				break
 			}

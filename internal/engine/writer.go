@@ -30,17 +30,17 @@ func (w *writer) token(id int32) error { return w.add(w.dec.Next(id)) }
 
 func (w *writer) add(piece string) error {
 	w.held += piece
+	end := -1
 	for _, s := range w.stop {
-		if i := strings.Index(w.held, s); i >= 0 {
-			w.stopped = true
-			w.held = w.held[:i]
+		if i := strings.Index(w.held, s); i >= 0 && (end < 0 || i < end) {
+			end = i
 		}
 	}
-	n := len(w.held)
-	if !w.stopped {
-		n -= w.begun()
+	if end >= 0 {
+		w.stopped = true
+		return w.put(end)
 	}
-	return w.put(n)
+	return w.put(len(w.held) - w.begun())
 }
 
 // begun is the length of the longest end of the held text that begins a stop string.
