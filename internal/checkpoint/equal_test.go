@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/twilight-go/twilight/attention"
@@ -248,19 +249,31 @@ func TestRealModel(t *testing.T) {
 	}
 }
 
-// Real vocabularies survive the way through a tokenizer.json, the 262,144 pieces of Gemma 3 among them.
+// Real vocabularies survive the way through a checkpoint's files, the 262,144 pieces of Gemma 3 among them.
 func TestRealVocabularies(t *testing.T) {
-	book := string(must(os.ReadFile(testenv.Shared(t, "books", "war-and-peace.txt")))(t)[:100000])
-	for _, name := range []string{"gemma3-270m", "qwen2.5-coder-0.5b"} {
+	texts := []string{sample, "<start_of_turn>user\nhi  there<end_of_turn><|im_start|>x<|im_end|>\n\n\n   a", string(must(os.ReadFile(testenv.Shared(t, "books", "war-and-peace.txt")))(t)[:50000])}
+	for _, name := range []string{"gemma3-270m", "qwen2.5-coder-0.5b", "smollm2-135m", "ggml-vocab-llama-spm.gguf", "ggml-vocab-phi-3.gguf", "ggml-vocab-gpt-2.gguf", "ggml-vocab-starcoder.gguf"} {
 		t.Run(name, func(t *testing.T) {
-			f := must(gguf.Open(testenv.Model(t, name)))(t)
+			path := ""
+			if strings.HasPrefix(name, "ggml-vocab") {
+				path = testenv.Shared(t, "tokenizers", name)
+				probes := must(os.ReadFile(testenv.Shared(t, "tokenizers", name+".inp")))(t)
+				texts = append(texts, strings.Split(string(probes), "\n__ggml_vocab_test__\n")...)
+			} else {
+				path = testenv.Model(t, name)
+			}
+			f := must(gguf.Open(path))(t)
 			defer f.Close()
-			dir := t.TempDir()
-			e, _ := f.Tensor("token_embd.weight")
-			embed := writeGGUF(t, values(f), []gguf.Tensor{{Name: e.Name, Dims: []uint64{1, uint64(e.Rows())}, Type: tensor.F32, Data: make([]byte, 4*e.Rows())}})
-			publish{typ: tensor.F32}.write(t, dir, embed)
-			got := openCheckpoint(t, dir)
-			sameTokens(t, got.File, f, book, sample, "<start_of_turn>user\nhi  there<end_of_turn><|im_start|>x<|im_end|>\n\n\n   a")
+			c := must(tokenizer.ConfigFromGGUF(f))(t)
+			embed := writeGGUF(t, values(f), []gguf.Tensor{{Name: "token_embd.weight", Dims: []uint64{1, uint64(len(c.Tokens))}, Type: tensor.F32, Data: make([]byte, 4*len(c.Tokens))}})
+			for _, p := range []publish{{typ: tensor.F32}, {typ: tensor.F32, pairs: true}, {typ: tensor.F32, pieces: true}} {
+				if p.pieces && c.Model != "llama" || p.pairs && testing.Short() {
+					continue
+				}
+				dir := t.TempDir()
+				p.write(t, dir, embed)
+				sameTokens(t, openCheckpoint(t, dir).File, f, texts...)
+			}
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package checkpoint_test
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -24,6 +25,7 @@ type publish struct {
 	typ    tensor.Type    // of the matrices
 	shards int            // files; 0: one without an index
 	pairs  bool           // merges as pairs, as newer files have them
+	pieces bool           // a sentencepiece model instead of tokenizer.json
 	config map[string]any // fields of config.json to add; nil values are left out
 }
 
@@ -152,18 +154,33 @@ func (p publish) configOf(t *testing.T, f *gguf.File, arch string) map[string]an
 	if modelType == "" {
 		modelType = arch
 	}
-	number := func(key string) uint64 { return must(f.Uint(arch + "." + key))(t) }
+	number := func(key string) uint64 {
+		if !f.Has(arch + "." + key) { // a file of a vocabulary alone
+			return 2
+		}
+		return must(f.Uint(arch + "." + key))(t)
+	}
 	_, separate := f.Tensor("output.weight")
 	vocab, _ := f.Tensor("token_embd.weight")
 	c := map[string]any{
 		"architectures": []string{title}, "model_type": modelType, "vocab_size": vocab.Rows(), "num_hidden_layers": number("block_count"),
 		"hidden_size": number("embedding_length"), "intermediate_size": number("feed_forward_length"), "num_attention_heads": number("attention.head_count"),
 		"num_key_value_heads": number("attention.head_count_kv"), "max_position_embeddings": number("context_length"), "tie_word_embeddings": !separate,
-		"rms_norm_eps": float32(must(f.Float(arch + ".attention.layer_norm_rms_epsilon"))(t)), "rope_theta": must(f.Float(arch + ".rope.freq_base"))(t),
 		"hidden_act": "silu", "torch_dtype": "bfloat16",
+	}
+	for key, from := range map[string]string{"rms_norm_eps": "attention.layer_norm_rms_epsilon", "rope_theta": "rope.freq_base"} {
+		if f.Has(arch + "." + from) {
+			c[key] = float32(must(f.Float(arch + "." + from))(t))
+		}
+	}
+	if f.Has("general.name") {
+		c["_name_or_path"] = must(f.String("general.name"))(t)
 	}
 	if f.Has(arch + ".attention.key_length") {
 		c["head_dim"] = number("attention.key_length")
+	}
+	if title == "" {
+		c["architectures"] = []string{"LlamaForCausalLM"}
 	}
 	if arch == "gemma3" {
 		delete(c, "hidden_act")
@@ -179,6 +196,10 @@ func (p publish) tokenizer(t *testing.T, dir string, f *gguf.File) {
 	t.Helper()
 	c := must(tokenizer.ConfigFromGGUF(f))(t)
 	pieces := c.Model == "llama"
+	if p.pieces {
+		writePieces(t, dir, &c)
+		return
+	}
 	vocab, added := map[string]int{}, []any{}
 	for id, text := range c.Tokens {
 		if tokenizer.Kind(c.Types[id]) == tokenizer.Unused { // a hole that a converter filled
@@ -198,15 +219,20 @@ func (p publish) tokenizer(t *testing.T, dir string, f *gguf.File) {
 		return map[string]any{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex}
 	}
 	if pieces {
-		file["normalizer"] = map[string]any{"type": "Replace", "pattern": map[string]any{"String": " "}, "content": "▁"}
+		replace := map[string]any{"type": "Replace", "pattern": map[string]any{"String": " "}, "content": "▁"}
+		file["normalizer"] = replace
+		if c.AddSpacePrefix == nil || *c.AddSpacePrefix {
+			file["normalizer"] = map[string]any{"type": "Sequence", "normalizers": []any{map[string]any{"type": "Prepend", "prepend": "▁"}, replace}}
+		}
 		file["pre_tokenizer"] = map[string]any{"type": "Split", "pattern": map[string]any{"String": " "}, "behavior": "MergedWithPrevious", "invert": false}
 		model["unk_token"] = c.Tokens[c.Special[tokenizer.RoleUNK]]
 		c.Merges = mergesOf(&c)
 	} else {
 		steps := map[string][]any{
+			"gpt-2":  {bytes(true)},
 			"smollm": {map[string]any{"type": "Digits", "individual_digits": true}, bytes(true)},
 			"qwen2":  {split(`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`), bytes(false)},
-		}[c.Pre]
+		}[strings.Replace(c.Pre, "starcoder", "smollm", 1)]
 		file["pre_tokenizer"] = map[string]any{"type": "Sequence", "pretokenizers": steps}
 	}
 	merges := []any{}
@@ -230,7 +256,7 @@ func (p publish) tokenizer(t *testing.T, dir string, f *gguf.File) {
 			map[string]any{"SpecialToken": map[string]any{"id": token(tokenizer.RoleBOS), "type_id": 0}}, map[string]any{"Sequence": map[string]any{"id": "A", "type_id": 0}}},
 			"pair": []any{}, "special_tokens": map[string]any{}}
 	}
-	settings := map[string]any{"bos_token": token(tokenizer.RoleBOS), "eos_token": map[string]any{"content": token(tokenizer.RoleEOS), "lstrip": false},
+	settings := map[string]any{"bos_token": token(tokenizer.RoleBOS), "eos_token": map[string]any{"__type": "AddedToken", "content": token(tokenizer.RoleEOS), "lstrip": false},
 		"unk_token": token(tokenizer.RoleUNK), "pad_token": token(tokenizer.RolePAD), "model_max_length": 1e30, "tokenizer_class": "PreTrainedTokenizerFast"}
 	if f.Has("tokenizer.chat_template") {
 		settings["chat_template"] = must(f.String("tokenizer.chat_template"))(t)
@@ -238,6 +264,43 @@ func (p publish) tokenizer(t *testing.T, dir string, f *gguf.File) {
 	writeJSON(t, filepath.Join(dir, "tokenizer.json"), file)
 	writeJSON(t, filepath.Join(dir, "tokenizer_config.json"), settings)
 	writeJSON(t, filepath.Join(dir, "generation_config.json"), map[string]any{"eos_token_id": []int32{c.Special[tokenizer.RoleEOS]}})
+}
+
+// writePieces writes tokenizer.model and tokenizer_config.json.
+func writePieces(t *testing.T, dir string, c *tokenizer.Config) {
+	t.Helper()
+	field := func(b []byte, number int, sub []byte) []byte {
+		b = binary.AppendUvarint(b, uint64(number)<<3|2)
+		return append(binary.AppendUvarint(b, uint64(len(sub))), sub...)
+	}
+	var out []byte
+	added := map[string]any{}
+	for id, text := range c.Tokens {
+		kind := tokenizer.Kind(c.Types[id])
+		if len(added) > 0 || c.Scores[id] == -1000 && id > 30000 { // what came with fine-tuning
+			added[fmt.Sprint(id)] = map[string]any{"content": text, "special": kind == tokenizer.Control}
+			continue
+		}
+		piece := field(nil, 1, []byte(text))
+		piece = binary.LittleEndian.AppendUint32(append(piece, 2<<3|5), math.Float32bits(c.Scores[id]))
+		piece = append(piece, 3<<3, byte(kind))
+		out = field(out, 1, piece)
+	}
+	prefix := byte(1)
+	if c.AddSpacePrefix != nil && !*c.AddSpacePrefix {
+		prefix = 0
+	}
+	out = field(out, 2, []byte{3 << 3, 2})
+	out = field(out, 3, []byte{3 << 3, prefix, 4 << 3, 0})
+	if err := os.WriteFile(filepath.Join(dir, "tokenizer.model"), out, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	settings := map[string]any{"bos_token": c.Tokens[c.Special[tokenizer.RoleBOS]], "eos_token": c.Tokens[c.Special[tokenizer.RoleEOS]],
+		"add_bos_token": true, "add_eos_token": false, "added_tokens_decoder": added}
+	if id, ok := c.Special[tokenizer.RolePAD]; ok {
+		settings["pad_token"] = c.Tokens[id]
+	}
+	writeJSON(t, filepath.Join(dir, "tokenizer_config.json"), settings)
 }
 
 // mergesOf makes the merges that transformers makes of a sentencepiece model: every pair of pieces whose joint text is a piece, by that piece's score.

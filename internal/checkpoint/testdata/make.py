@@ -43,7 +43,7 @@ def split(expr):
     return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(expr), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-def pieces(prefix, end=None):
+def pieces(prefix):
     """A vocabulary like one converted from sentencepiece: every pair of pieces that makes a piece is a merge, best piece first."""
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -62,7 +62,9 @@ def pieces(prefix, end=None):
         t.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     t.add_special_tokens(["<unk>", "<s>", "</s>"])
-    t.add_tokens([AddedToken("▁▁▁", special=False, normalized=True), AddedToken("<|end|>", special=True)])
+    if not prefix:  # like Gemma's runs of blanks
+        t.add_tokens([AddedToken("▁▁▁", special=False, normalized=True)])
+    t.add_tokens([AddedToken("<|end|>", special=True)])
     t.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)])
     return t
 
