@@ -40,7 +40,7 @@ func New(threads int) (*Device, error) {
 	if threads < 1 || threads > 1024 {
 		return nil, fmt.Errorf("cpu: %d threads: expected 1 to 1024", threads)
 	}
-	d := &Device{pool: newPool(threads), level: isa.Best()}
+	d := &Device{pool: newPool(threads, idleSpins), level: isa.Best()}
 	d.kern = kernel.For(d.level)
 	d.exec = attention.NewExec(d.kern, d.pool)
 	d.lin.d, d.rows.d, d.append.d, d.prompt.d = d, d, d, d

@@ -11,6 +11,7 @@ import (
 // while, because the next comes within microseconds during a step, and then sleep, because a person may be reading. It implements attention.Runner.
 type pool struct {
 	workers []worker
+	spins   int // how often a worker looks for the next operation before it sleeps
 	task    attention.Task
 	n       int64
 	next    atomic.Int64  // the next task that nobody has
@@ -24,11 +25,11 @@ type worker struct {
 	_      [40]byte // a cache line each
 }
 
-// spins is how often a worker looks for the next operation before it sleeps: some 50 µs.
-const spins = 20000
+// idleSpins is some 50 µs.
+const idleSpins = 20000
 
-func newPool(threads int) *pool {
-	p := &pool{workers: make([]worker, threads-1)}
+func newPool(threads, spins int) *pool {
+	p := &pool{workers: make([]worker, threads-1), spins: spins}
 	for i := range p.workers {
 		p.workers[i].wake = make(chan struct{}, 1)
 		go p.loop(&p.workers[i])
@@ -47,7 +48,7 @@ func (p *pool) Run(n int, t attention.Task) {
 	p.start(n, t)
 	p.work()
 	for i := 0; p.active.Load() != 0; i++ {
-		if i > spins {
+		if i > p.spins {
 			runtime.Gosched() // a worker was descheduled; do not keep its processor
 		}
 	}
@@ -79,15 +80,14 @@ func (p *pool) work() {
 func (p *pool) loop(w *worker) {
 	for round := uint32(0); ; {
 		for i := 0; p.round.Load() == round; i++ {
-			if i < spins {
+			if i < p.spins {
 				continue
 			}
 			w.asleep.Store(true)
 			if p.round.Load() != round && w.asleep.CompareAndSwap(true, false) {
 				break // work came between the last look and falling asleep
 			}
-			<-w.wake
-			break
+			<-w.wake // perhaps for a round that this worker has done already: it looks again
 		}
 		round++
 		if p.task == nil {
