@@ -128,7 +128,7 @@ func (d *Decode) prefill(ctx context.Context, m *twilight.Model, s *twilight.Ses
 	})
 	if n := len(tokens) - cached; err == nil && n >= 256 { // a shorter rest says nothing about prompts
 		t := time.Since(start).Seconds() / float64(n)
-		d.row(m, DecodeRow{Op: "prefill", Context: len(tokens), Spec: "dense", Steps: n, MicrosStep: micros(t), P99: 1, TokensSec: 1 / t, KeptShare: 1})
+		d.row(m, DecodeRow{Op: "prefill", Context: len(tokens), Spec: "dense", Steps: n, MicrosStep: micros(t), P99: 1, TokensSec: 1 / t, KeptMean: float64(cached+1+len(tokens)) / 2, KeptShare: 1})
 	}
 	return err
 }
