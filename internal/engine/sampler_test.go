@@ -55,7 +55,7 @@ func distribution(logits []float32, p Sampling, recent []int32) map[int32]float6
 	if p.TopK > 0 {
 		ids = ids[:min(p.TopK, len(ids))]
 	}
-	if p.TopP > 0 {
+	if p.TopP > 0 && p.TopP < 1 {
 		total, sum := 0.0, 0.0
 		for _, id := range ids {
 			total += weight(id)
