@@ -48,6 +48,9 @@ type Linear struct {
 	W    Weight
 	Bias []float32 // nil: none
 	Dst  Tensor    // at least as many rows as x
+	// Fine asks for more than 8 bits of x where a device quantises it, as products that feed a softmax need. The products of
+	// one x share the answer.
+	Fine bool
 }
 
 // Activation is the non-linearity of a gated feed-forward layer.

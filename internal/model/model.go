@@ -58,7 +58,7 @@ func Load(s Source, dev device.Device, opt Options) (*Model, error) {
 	if _, ok := s.Tensor("output.weight"); ok {
 		out = l.matrix("output.weight", h.Vocab, h.Embed)
 	}
-	m.head = []device.Linear{{W: out, Dst: m.act.logits}}
+	m.head = []device.Linear{{W: out, Dst: m.act.logits, Fine: true}}
 	m.norm = l.vector("output_norm.weight", h.Embed)
 	for i := range h.Layers {
 		if l.err != nil {

@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/twilight-go/twilight/gguf"
 	"github.com/twilight-go/twilight/internal/device"
@@ -102,10 +103,14 @@ func floats(s Source, t gguf.Tensor, n int) ([]float32, error) {
 	return v, nil
 }
 
+// fine reports whether a product asks for more than 8 bits of its inputs. Those of attention do: their errors pass a softmax, or
+// stay in the cache for every later token. Those of the feed-forward block, most of a prompt's arithmetic, do not.
+func fine(name string) bool { return strings.HasPrefix(name, "attn_") }
+
 func (l *loader) layer(i int, h *Hyper, a *activations) layer {
 	name := func(s string) string { return fmt.Sprintf("blk.%d.%s", i, s) }
 	lin := func(s string, rows, cols int, dst device.Tensor) device.Linear {
-		return device.Linear{W: l.matrix(name(s+".weight"), rows, cols), Bias: l.optional(name(s+".bias"), rows), Dst: dst}
+		return device.Linear{W: l.matrix(name(s+".weight"), rows, cols), Bias: l.optional(name(s+".bias"), rows), Dst: dst, Fine: fine(s)}
 	}
 	q, kv := h.Heads*h.HeadDim, h.KVHeads*h.HeadDim
 	return layer{

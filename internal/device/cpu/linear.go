@@ -27,7 +27,11 @@ const quantRows = 16
 func (d *Device) Linear(x device.Tensor, out []device.Linear) {
 	o := &d.lin
 	o.x, o.out = x, out
-	o.act.Reset(x.Data, x.Rows, x.Cols)
+	planes := 1
+	if out[0].Fine {
+		planes = 2
+	}
+	o.act.Reset(x.Data, x.Rows, x.Cols, planes)
 	o.stage = 0
 	d.pool.Run((x.Rows+quantRows-1)/quantRows, o)
 	o.stage = 1

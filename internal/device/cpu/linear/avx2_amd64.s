@@ -4,9 +4,9 @@
 
 #include "textflag.h"
 
-// func avx2Q4_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q4_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_0x1(SB), NOSPLIT, $0-64
+TEXT ·avx2Q4_0x1(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -143,9 +143,9 @@ DATA laneMasks<>+56(SB)/4, $0x00000000
 DATA laneMasks<>+60(SB)/4, $0x00000000
 GLOBL laneMasks<>(SB), RODATA|NOPTR, $64
 
-// func avx2Q4_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q4_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_0x2(SB), NOSPLIT, $0-64
+TEXT ·avx2Q4_0x2(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -252,23 +252,29 @@ block:
 	ADDQ         R9, DI
 	SUBQ         $+1, R8
 	JG           block
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y2
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y2, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y2, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y2
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y2, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y2, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -284,9 +290,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q4_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q4_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_0x4(SB), NOSPLIT, $0-64
+TEXT ·avx2Q4_0x4(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -459,31 +465,38 @@ block:
 	ADDQ         R9, DI
 	SUBQ         $+1, R8
 	JG           block
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y4
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+2
-	JLE          stored
-	VMASKMOVPS   Y2, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+3
-	JLE          stored
-	VMASKMOVPS   Y3, Y4, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y1
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y4
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+2
+	JLE        stored
+	VMASKMOVPS Y2, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+3
+	JLE        stored
+	VMASKMOVPS Y3, Y4, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -499,9 +512,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q4_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q4_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_1x1(SB), NOSPLIT, $0-64
+TEXT ·avx2Q4_1x1(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -601,9 +614,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q4_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q4_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_1x2(SB), NOSPLIT, $0-64
+TEXT ·avx2Q4_1x2(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -711,23 +724,29 @@ block:
 	ADDQ         R9, DI
 	SUBQ         $+1, R8
 	JG           block
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y2
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y2, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y2, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y2
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y2, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y2, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -743,9 +762,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q4_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q4_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_1x4(SB), NOSPLIT, $0-64
+TEXT ·avx2Q4_1x4(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -919,31 +938,38 @@ block:
 	ADDQ         R9, DI
 	SUBQ         $+1, R8
 	JG           block
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y4
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+2
-	JLE          stored
-	VMASKMOVPS   Y2, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+3
-	JLE          stored
-	VMASKMOVPS   Y3, Y4, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y1
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y4
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+2
+	JLE        stored
+	VMASKMOVPS Y2, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+3
+	JLE        stored
+	VMASKMOVPS Y3, Y4, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -959,9 +985,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q5_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_0x1(SB), NOSPLIT, $0-64
+TEXT ·avx2Q5_0x1(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -1126,9 +1152,9 @@ DATA wide10101010<>+24(SB)/4, $0x10101010
 DATA wide10101010<>+28(SB)/4, $0x10101010
 GLOBL wide10101010<>(SB), RODATA|NOPTR, $32
 
-// func avx2Q5_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q5_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_0x2(SB), NOSPLIT, $0-64
+TEXT ·avx2Q5_0x2(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -1252,23 +1278,29 @@ block:
 	ADDQ         R9, DI
 	SUBQ         $+1, R8
 	JG           block
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y2
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y2, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y2, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y2
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y2, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y2, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -1284,9 +1316,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q5_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_0x4(SB), NOSPLIT, $0-64
+TEXT ·avx2Q5_0x4(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -1478,31 +1510,38 @@ block:
 	ADDQ         R9, DI
 	SUBQ         $+1, R8
 	JG           block
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y4
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+2
-	JLE          stored
-	VMASKMOVPS   Y2, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+3
-	JLE          stored
-	VMASKMOVPS   Y3, Y4, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y1
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y4
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+2
+	JLE        stored
+	VMASKMOVPS Y2, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+3
+	JLE        stored
+	VMASKMOVPS Y3, Y4, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -1518,9 +1557,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q5_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_1x1(SB), NOSPLIT, $0-64
+TEXT ·avx2Q5_1x1(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -1636,9 +1675,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q5_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_1x2(SB), NOSPLIT, $0-64
+TEXT ·avx2Q5_1x2(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -1763,23 +1802,29 @@ block:
 	ADDQ         R9, DI
 	SUBQ         $+1, R8
 	JG           block
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y2
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y2, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y2, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y2
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y2, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y2, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -1795,9 +1840,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q5_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_1x4(SB), NOSPLIT, $0-64
+TEXT ·avx2Q5_1x4(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -1990,31 +2035,38 @@ block:
 	ADDQ         R9, DI
 	SUBQ         $+1, R8
 	JG           block
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y4
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+2
-	JLE          stored
-	VMASKMOVPS   Y2, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+3
-	JLE          stored
-	VMASKMOVPS   Y3, Y4, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y1
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y4
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+2
+	JLE        stored
+	VMASKMOVPS Y2, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+3
+	JLE        stored
+	VMASKMOVPS Y3, Y4, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -2030,9 +2082,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q8_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q8_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q8_0x1(SB), NOSPLIT, $0-64
+TEXT ·avx2Q8_0x1(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -2157,9 +2209,9 @@ DATA wide80808080<>+24(SB)/4, $0x80808080
 DATA wide80808080<>+28(SB)/4, $0x80808080
 GLOBL wide80808080<>(SB), RODATA|NOPTR, $32
 
-// func avx2Q8_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q8_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q8_0x2(SB), NOSPLIT, $0-64
+TEXT ·avx2Q8_0x2(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -2294,23 +2346,29 @@ block:
 	ADDQ         R9, DI
 	SUBQ         $+1, R8
 	JG           block
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y2
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y2, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y2, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y2
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y2, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y2, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -2326,9 +2384,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q8_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q8_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q8_0x4(SB), NOSPLIT, $0-64
+TEXT ·avx2Q8_0x4(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -2553,31 +2611,38 @@ block:
 	ADDQ         R9, DI
 	SUBQ         $+1, R8
 	JG           block
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y4
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+2
-	JLE          stored
-	VMASKMOVPS   Y2, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+3
-	JLE          stored
-	VMASKMOVPS   Y3, Y4, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y1
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y4
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+2
+	JLE        stored
+	VMASKMOVPS Y2, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+3
+	JLE        stored
+	VMASKMOVPS Y3, Y4, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -2593,9 +2658,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2IQ4_NLx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2IQ4_NLx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2IQ4_NLx1(SB), NOSPLIT, $0-64
+TEXT ·avx2IQ4_NLx1(SB), NOSPLIT, $0-72
 	VMOVDQU nonlinear0<>+0(SB), Y1
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
@@ -2757,9 +2822,9 @@ DATA nonlinear0<>+30(SB)/1, $0x59
 DATA nonlinear0<>+31(SB)/1, $0x71
 GLOBL nonlinear0<>(SB), RODATA|NOPTR, $32
 
-// func avx2IQ4_NLx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2IQ4_NLx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2IQ4_NLx2(SB), NOSPLIT, $0-64
+TEXT ·avx2IQ4_NLx2(SB), NOSPLIT, $0-72
 	VMOVDQU nonlinear0<>+0(SB), Y2
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
@@ -2907,23 +2972,29 @@ block:
 	ADDQ         R9, DI
 	SUBQ         $+1, R8
 	JG           block
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y3
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y3, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y3, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y3
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y3, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y3, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -2939,9 +3010,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2IQ4_NLx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2IQ4_NLx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2IQ4_NLx4(SB), NOSPLIT, $0-64
+TEXT ·avx2IQ4_NLx4(SB), NOSPLIT, $0-72
 	VMOVDQU nonlinear0<>+0(SB), Y4
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
@@ -3179,31 +3250,38 @@ block:
 	ADDQ         R9, DI
 	SUBQ         $+1, R8
 	JG           block
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y5
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y5, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y5, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+2
-	JLE          stored
-	VMASKMOVPS   Y2, Y5, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+3
-	JLE          stored
-	VMASKMOVPS   Y3, Y5, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y1
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y5
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y5, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y5, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+2
+	JLE        stored
+	VMASKMOVPS Y2, Y5, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+3
+	JLE        stored
+	VMASKMOVPS Y3, Y5, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -3219,9 +3297,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q2_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q2_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q2_Kx1(SB), NOSPLIT, $0-64
+TEXT ·avx2Q2_Kx1(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -3376,9 +3454,9 @@ DATA wide0000000f<>+24(SB)/4, $0x0000000f
 DATA wide0000000f<>+28(SB)/4, $0x0000000f
 GLOBL wide0000000f<>(SB), RODATA|NOPTR, $32
 
-// func avx2Q2_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q2_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q2_Kx2(SB), NOSPLIT, $0-64
+TEXT ·avx2Q2_Kx2(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -3529,23 +3607,29 @@ block:
 	JG           block
 	SUBQ         $+8, R8
 	JG           super
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y2
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y2, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y2, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y2
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y2, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y2, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -3561,9 +3645,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q2_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q2_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q2_Kx4(SB), NOSPLIT, $0-64
+TEXT ·avx2Q2_Kx4(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -3796,31 +3880,38 @@ block:
 	JG           block
 	SUBQ         $+8, R8
 	JG           super
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y4
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+2
-	JLE          stored
-	VMASKMOVPS   Y2, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+3
-	JLE          stored
-	VMASKMOVPS   Y3, Y4, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y1
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y4
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+2
+	JLE        stored
+	VMASKMOVPS Y2, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+3
+	JLE        stored
+	VMASKMOVPS Y3, Y4, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -3836,9 +3927,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q3_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q3_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q3_Kx1(SB), NOSPLIT, $0-64
+TEXT ·avx2Q3_Kx1(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -4000,9 +4091,9 @@ DATA wide04040404<>+24(SB)/4, $0x04040404
 DATA wide04040404<>+28(SB)/4, $0x04040404
 GLOBL wide04040404<>(SB), RODATA|NOPTR, $32
 
-// func avx2Q3_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q3_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q3_Kx2(SB), NOSPLIT, $0-64
+TEXT ·avx2Q3_Kx2(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -4168,23 +4259,29 @@ block:
 	JG           block
 	SUBQ         $+8, R8
 	JG           super
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y2
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y2, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y2, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y2
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y2, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y2, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -4200,9 +4297,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q3_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q3_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q3_Kx4(SB), NOSPLIT, $0-64
+TEXT ·avx2Q3_Kx4(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -4446,31 +4543,38 @@ block:
 	JG           block
 	SUBQ         $+8, R8
 	JG           super
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y4
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+2
-	JLE          stored
-	VMASKMOVPS   Y2, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+3
-	JLE          stored
-	VMASKMOVPS   Y3, Y4, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y1
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y4
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+2
+	JLE        stored
+	VMASKMOVPS Y2, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+3
+	JLE        stored
+	VMASKMOVPS Y3, Y4, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -4486,9 +4590,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q4_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q4_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_Kx1(SB), NOSPLIT, $0-64
+TEXT ·avx2Q4_Kx1(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -4601,9 +4705,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q4_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q4_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_Kx2(SB), NOSPLIT, $0-64
+TEXT ·avx2Q4_Kx2(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -4724,23 +4828,29 @@ block:
 	JG           block
 	SUBQ         $+8, R8
 	JG           super
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y2
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y2, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y2, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y2
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y2, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y2, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -4756,9 +4866,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q4_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q4_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_Kx4(SB), NOSPLIT, $0-64
+TEXT ·avx2Q4_Kx4(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -4945,31 +5055,38 @@ block:
 	JG           block
 	SUBQ         $+8, R8
 	JG           super
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y4
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+2
-	JLE          stored
-	VMASKMOVPS   Y2, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+3
-	JLE          stored
-	VMASKMOVPS   Y3, Y4, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y1
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y4
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+2
+	JLE        stored
+	VMASKMOVPS Y2, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+3
+	JLE        stored
+	VMASKMOVPS Y3, Y4, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -4985,9 +5102,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q5_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_Kx1(SB), NOSPLIT, $0-64
+TEXT ·avx2Q5_Kx1(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -5116,9 +5233,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q5_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_Kx2(SB), NOSPLIT, $0-64
+TEXT ·avx2Q5_Kx2(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -5256,23 +5373,29 @@ block:
 	JG           block
 	SUBQ         $+8, R8
 	JG           super
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y2
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y2, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y2, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y2
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y2, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y2, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -5288,9 +5411,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q5_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_Kx4(SB), NOSPLIT, $0-64
+TEXT ·avx2Q5_Kx4(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -5496,31 +5619,38 @@ block:
 	JG           block
 	SUBQ         $+8, R8
 	JG           super
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y4
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+2
-	JLE          stored
-	VMASKMOVPS   Y2, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+3
-	JLE          stored
-	VMASKMOVPS   Y3, Y4, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y1
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y4
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+2
+	JLE        stored
+	VMASKMOVPS Y2, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+3
+	JLE        stored
+	VMASKMOVPS Y3, Y4, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -5536,9 +5666,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q6_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q6_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q6_Kx1(SB), NOSPLIT, $0-64
+TEXT ·avx2Q6_Kx1(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -5707,9 +5837,9 @@ DATA wide30303030<>+24(SB)/4, $0x30303030
 DATA wide30303030<>+28(SB)/4, $0x30303030
 GLOBL wide30303030<>(SB), RODATA|NOPTR, $32
 
-// func avx2Q6_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q6_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q6_Kx2(SB), NOSPLIT, $0-64
+TEXT ·avx2Q6_Kx2(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -5868,23 +5998,29 @@ block:
 	JG           block
 	SUBQ         $+8, R8
 	JG           super
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y2
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y2, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y2, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y2
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y2, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y2, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -5900,9 +6036,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q6_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2Q6_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q6_Kx4(SB), NOSPLIT, $0-64
+TEXT ·avx2Q6_Kx4(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -6151,31 +6287,38 @@ block:
 	JG           block
 	SUBQ         $+8, R8
 	JG           super
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y4
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+2
-	JLE          stored
-	VMASKMOVPS   Y2, Y4, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+3
-	JLE          stored
-	VMASKMOVPS   Y3, Y4, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y1
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y4
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+2
+	JLE        stored
+	VMASKMOVPS Y2, Y4, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+3
+	JLE        stored
+	VMASKMOVPS Y3, Y4, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -6191,9 +6334,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2IQ4_XSx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2IQ4_XSx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2IQ4_XSx1(SB), NOSPLIT, $0-64
+TEXT ·avx2IQ4_XSx1(SB), NOSPLIT, $0-72
 	VMOVDQU nonlinear0<>+0(SB), Y1
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
@@ -6331,9 +6474,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2IQ4_XSx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2IQ4_XSx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2IQ4_XSx2(SB), NOSPLIT, $0-64
+TEXT ·avx2IQ4_XSx2(SB), NOSPLIT, $0-72
 	VMOVDQU nonlinear0<>+0(SB), Y2
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
@@ -6491,23 +6634,29 @@ block:
 	JG           block
 	SUBQ         $+8, R8
 	JG           super
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y3
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y3, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y3, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y3
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y3, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y3, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -6523,9 +6672,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2IQ4_XSx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx2IQ4_XSx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2IQ4_XSx4(SB), NOSPLIT, $0-64
+TEXT ·avx2IQ4_XSx4(SB), NOSPLIT, $0-72
 	VMOVDQU nonlinear0<>+0(SB), Y4
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
@@ -6773,31 +6922,38 @@ block:
 	JG           block
 	SUBQ         $+8, R8
 	JG           super
-	MOVQ         CX, DI
-	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y5
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	MOVQ         n+56(FP), R9
-	VMASKMOVPS   Y0, Y5, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+1
-	JLE          stored
-	VMASKMOVPS   Y1, Y5, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+2
-	JLE          stored
-	VMASKMOVPS   Y2, Y5, (DI)
-	ADDQ         R8, DI
-	CMPQ         R9, $+3
-	JLE          stored
-	VMASKMOVPS   Y3, Y5, (DI)
+	MOVQ         planes+64(FP), DI
+	CMPQ         DI, $+2
+	JNE          added
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y1
+
+added:
+	MOVQ       CX, DI
+	SUBQ       SI, DI
+	MOVQ       $0x00000008, R8
+	CMPQ       DI, R8
+	CMOVQGT    R8, DI
+	SUBQ       DI, R8
+	LEAQ       laneMasks<>+0(SB), DI
+	VMOVDQU    (DI)(R8*4), Y5
+	MOVQ       stride+48(FP), R8
+	LEAQ       (DX)(SI*4), DI
+	SHLQ       $0x02, R8
+	MOVQ       n+56(FP), R9
+	VMASKMOVPS Y0, Y5, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+1
+	JLE        stored
+	VMASKMOVPS Y1, Y5, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+2
+	JLE        stored
+	VMASKMOVPS Y2, Y5, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+3
+	JLE        stored
+	VMASKMOVPS Y3, Y5, (DI)
 
 stored:
 	ADDQ $+8, SI
@@ -7926,28 +8082,31 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Quantize(dst *int8, x *float32, blocks int, step int)
+// func avx2Quantize(dst *int8, x *float32, blocks int, step int, planes int)
 // Requires: AVX, AVX2, CMOV
-TEXT ·avx2Quantize(SB), NOSPLIT, $0-32
+TEXT ·avx2Quantize(SB), NOSPLIT, $0-40
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
 	MOVQ         blocks+16(FP), DX
 	MOVQ         step+24(FP), BX
-	MOVL         $0x7fffffff, SI
-	VMOVD        SI, X0
+	MOVQ         planes+32(FP), SI
+	MOVL         $0x7fffffff, DI
+	VMOVD        DI, X0
 	VPBROADCASTD X0, Y0
-	MOVL         $0x80808080, SI
-	VMOVD        SI, X1
+	MOVL         $0x80808080, DI
+	VMOVD        DI, X1
 	VPBROADCASTD X1, Y1
-	MOVL         $0x42fe0000, SI
-	VMOVD        SI, X2
+	MOVL         $0x42fe0000, DI
+	VMOVD        DI, X2
 	VPBROADCASTD X2, Y2
-	MOVL         $0x00000000, SI
-	VMOVD        SI, X3
+	MOVL         $0x00000000, DI
+	VMOVD        DI, X3
 	VPBROADCASTD X3, Y3
 	VMOVDQU      unpackOrder<>+0(SB), Y4
 
 block:
+	MOVQ         AX, DI
+	MOVQ         SI, R8
 	VPAND        (CX), Y0, Y5
 	VPAND        32(CX), Y0, Y6
 	VPAND        64(CX), Y0, Y7
@@ -7961,47 +8120,66 @@ block:
 	VPMAXUD      X6, X5, X5
 	VPSHUFD      $0xb1, X5, X6
 	VPMAXUD      X6, X5, X5
-	VMOVD        X5, SI
-	SUBL         $0x0da24260, SI
-	CMPL         SI, $0x71ddbda0
+	VMOVD        X5, R9
+	SUBL         $0x0da24260, R9
+	CMPL         R9, $0x71ddbda0
 	JAE          special
 	VDIVSS       X2, X5, X6
 	VDIVSS       X5, X2, X5
 	VBROADCASTSS X5, Y5
-	VMOVSS       X6, 32(AX)
-	VMULPS       (CX), Y5, Y6
-	VCVTPS2DQ    Y6, Y6
-	VMULPS       32(CX), Y5, Y7
-	VCVTPS2DQ    Y7, Y7
-	VMULPS       64(CX), Y5, Y8
-	VCVTPS2DQ    Y8, Y8
-	VMULPS       96(CX), Y5, Y5
-	VCVTPS2DQ    Y5, Y5
-	VPACKSSDW    Y7, Y6, Y6
-	VPACKSSDW    Y5, Y8, Y8
-	VPACKSSWB    Y8, Y6, Y6
-	VPERMD       Y6, Y4, Y6
-	VMOVDQU      Y6, (AX)
-	VPXOR        Y1, Y6, Y6
-	VPSADBW      Y3, Y6, Y6
-	VEXTRACTI128 $0x01, Y6, X5
-	VMOVQ        X6, SI
-	VPEXTRQ      $0x01, X6, DI
-	ADDQ         DI, SI
-	MOVQ         $0x00000800, DI
-	SUBQ         SI, DI
-	MOVL         DI, 44(AX)
-	VMOVQ        X5, SI
-	VPEXTRQ      $0x01, X5, R8
-	ADDQ         R8, SI
-	MOVQ         $0x00000800, R8
-	SUBQ         SI, R8
-	MOVL         R8, 48(AX)
-	ADDL         R8, DI
-	MOVL         DI, 40(AX)
-	NEGL         DI
-	VCVTSI2SSL   DI, X3, X5
-	VMOVSS       X5, 36(AX)
+	VMULPS       (CX), Y5, Y7
+	VMULPS       32(CX), Y5, Y8
+	VMULPS       64(CX), Y5, Y9
+	VMULPS       96(CX), Y5, Y12
+
+plane:
+	VCVTPS2DQ    Y7, Y5
+	VCVTPS2DQ    Y8, Y10
+	VCVTPS2DQ    Y9, Y11
+	VCVTPS2DQ    Y12, Y13
+	VPACKSSDW    Y10, Y5, Y14
+	VPACKSSDW    Y13, Y11, Y15
+	VPACKSSWB    Y15, Y14, Y14
+	VPERMD       Y14, Y4, Y14
+	VMOVDQU      Y14, (DI)
+	VMOVSS       X6, 32(DI)
+	VPXOR        Y1, Y14, Y14
+	VPSADBW      Y3, Y14, Y14
+	VEXTRACTI128 $0x01, Y14, X15
+	VMOVQ        X14, R9
+	VPEXTRQ      $0x01, X14, R10
+	ADDQ         R10, R9
+	MOVQ         $0x00000800, R10
+	SUBQ         R9, R10
+	MOVL         R10, 44(DI)
+	VMOVQ        X15, R9
+	VPEXTRQ      $0x01, X15, R11
+	ADDQ         R11, R9
+	MOVQ         $0x00000800, R11
+	SUBQ         R9, R11
+	MOVL         R11, 48(DI)
+	ADDL         R11, R10
+	MOVL         R10, 40(DI)
+	NEGL         R10
+	VCVTSI2SSL   R10, X3, X14
+	VMOVSS       X14, 36(DI)
+	DECQ         R8
+	JZ           next
+	VCVTDQ2PS    Y5, Y5
+	VSUBPS       Y5, Y7, Y7
+	VMULPS       wide437e0000<>+0(SB), Y7, Y7
+	VCVTDQ2PS    Y10, Y10
+	VSUBPS       Y10, Y8, Y8
+	VMULPS       wide437e0000<>+0(SB), Y8, Y8
+	VCVTDQ2PS    Y11, Y11
+	VSUBPS       Y11, Y9, Y9
+	VMULPS       wide437e0000<>+0(SB), Y9, Y9
+	VCVTDQ2PS    Y13, Y13
+	VSUBPS       Y13, Y12, Y12
+	VMULPS       wide437e0000<>+0(SB), Y12, Y12
+	VMULSS       mask3b810204<>+0(SB), X6, X6
+	ADDQ         $+52, DI
+	JMP          plane
 
 next:
 	ADDQ BX, AX
@@ -8012,13 +8190,18 @@ next:
 	RET
 
 special:
-	XORL    DI, DI
-	MOVL    $0x7fc00000, R8
-	TESTL   SI, SI
-	CMOVLPL R8, DI
-	VMOVDQU Y3, (AX)
-	VMOVDQU X3, 36(AX)
-	MOVL    DI, 32(AX)
+	XORL    R10, R10
+	MOVL    $0x7fc00000, R11
+	TESTL   R9, R9
+	CMOVLPL R11, R10
+
+empty:
+	VMOVDQU Y3, (DI)
+	VMOVDQU X3, 36(DI)
+	MOVL    R10, 32(DI)
+	ADDQ    $+52, DI
+	SUBQ    $+1, R8
+	JG      empty
 	JMP     next
 
 DATA unpackOrder<>+0(SB)/4, $0x00000000
@@ -8030,3 +8213,16 @@ DATA unpackOrder<>+20(SB)/4, $0x00000006
 DATA unpackOrder<>+24(SB)/4, $0x00000003
 DATA unpackOrder<>+28(SB)/4, $0x00000007
 GLOBL unpackOrder<>(SB), RODATA|NOPTR, $32
+
+DATA wide437e0000<>+0(SB)/4, $0x437e0000
+DATA wide437e0000<>+4(SB)/4, $0x437e0000
+DATA wide437e0000<>+8(SB)/4, $0x437e0000
+DATA wide437e0000<>+12(SB)/4, $0x437e0000
+DATA wide437e0000<>+16(SB)/4, $0x437e0000
+DATA wide437e0000<>+20(SB)/4, $0x437e0000
+DATA wide437e0000<>+24(SB)/4, $0x437e0000
+DATA wide437e0000<>+28(SB)/4, $0x437e0000
+GLOBL wide437e0000<>(SB), RODATA|NOPTR, $32
+
+DATA mask3b810204<>+0(SB)/4, $0x3b810204
+GLOBL mask3b810204<>(SB), RODATA|NOPTR, $4

@@ -9,485 +9,437 @@ package linear
 //go:noescape
 func avx512Read(p *byte, n int) uint64
 
-// avx512Q4_0x1 is format.mulGeneric of Q4_0 for 1 activation rows, of which the first n are stored:
+// avx512Q4_0x1 is format.mulGeneric of Q4_0 for a panel of width 1, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 8·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 1 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 8·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q4_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q4_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q4_0x2 is format.mulGeneric of Q4_0 for 2 activation rows, of which the first n are stored:
+// avx512Q4_0x2 is format.mulGeneric of Q4_0 for a panel of width 2, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 8·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 2 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 8·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q4_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q4_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q4_0x4 is format.mulGeneric of Q4_0 for 4 activation rows, of which the first n are stored:
+// avx512Q4_0x4 is format.mulGeneric of Q4_0 for a panel of width 4, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 8·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 4 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 8·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q4_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q4_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q4_0x8 is format.mulGeneric of Q4_0 for 8 activation rows, of which the first n are stored:
+// avx512Q4_0x8 is format.mulGeneric of Q4_0 for a panel of width 8, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 8·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 8 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 8·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q4_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q4_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q4_1x1 is format.mulGeneric of Q4_1 for 1 activation rows, of which the first n are stored:
+// avx512Q4_1x1 is format.mulGeneric of Q4_1 for a panel of width 1, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) + M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 1 {
+//		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q4_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q4_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q4_1x2 is format.mulGeneric of Q4_1 for 2 activation rows, of which the first n are stored:
+// avx512Q4_1x2 is format.mulGeneric of Q4_1 for a panel of width 2, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) + M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 2 {
+//		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q4_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q4_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q4_1x4 is format.mulGeneric of Q4_1 for 4 activation rows, of which the first n are stored:
+// avx512Q4_1x4 is format.mulGeneric of Q4_1 for a panel of width 4, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) + M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 4 {
+//		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q4_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q4_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q4_1x8 is format.mulGeneric of Q4_1 for 8 activation rows, of which the first n are stored:
+// avx512Q4_1x8 is format.mulGeneric of Q4_1 for a panel of width 8, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) + M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 8 {
+//		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q4_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q4_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q5_0x1 is format.mulGeneric of Q5_0 for 1 activation rows, of which the first n are stored:
+// avx512Q5_0x1 is format.mulGeneric of Q5_0 for a panel of width 1, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 16·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 1 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 16·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q5_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q5_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q5_0x2 is format.mulGeneric of Q5_0 for 2 activation rows, of which the first n are stored:
+// avx512Q5_0x2 is format.mulGeneric of Q5_0 for a panel of width 2, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 16·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 2 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 16·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q5_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q5_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q5_0x4 is format.mulGeneric of Q5_0 for 4 activation rows, of which the first n are stored:
+// avx512Q5_0x4 is format.mulGeneric of Q5_0 for a panel of width 4, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 16·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 4 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 16·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q5_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q5_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q5_0x8 is format.mulGeneric of Q5_0 for 8 activation rows, of which the first n are stored:
+// avx512Q5_0x8 is format.mulGeneric of Q5_0 for a panel of width 8, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 16·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 8 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 16·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q5_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q5_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q5_1x1 is format.mulGeneric of Q5_1 for 1 activation rows, of which the first n are stored:
+// avx512Q5_1x1 is format.mulGeneric of Q5_1 for a panel of width 1, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) + M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 1 {
+//		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q5_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q5_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q5_1x2 is format.mulGeneric of Q5_1 for 2 activation rows, of which the first n are stored:
+// avx512Q5_1x2 is format.mulGeneric of Q5_1 for a panel of width 2, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) + M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 2 {
+//		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q5_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q5_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q5_1x4 is format.mulGeneric of Q5_1 for 4 activation rows, of which the first n are stored:
+// avx512Q5_1x4 is format.mulGeneric of Q5_1 for a panel of width 4, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) + M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 4 {
+//		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q5_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q5_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q5_1x8 is format.mulGeneric of Q5_1 for 8 activation rows, of which the first n are stored:
+// avx512Q5_1x8 is format.mulGeneric of Q5_1 for a panel of width 8, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) + M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 8 {
+//		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q5_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q5_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q8_0x1 is format.mulGeneric of Q8_0 for 1 activation rows, of which the first n are stored:
+// avx512Q8_0x1 is format.mulGeneric of Q8_0 for a panel of width 1, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 128·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 1 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q8_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q8_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q8_0x2 is format.mulGeneric of Q8_0 for 2 activation rows, of which the first n are stored:
+// avx512Q8_0x2 is format.mulGeneric of Q8_0 for a panel of width 2, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 128·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 2 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q8_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q8_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q8_0x4 is format.mulGeneric of Q8_0 for 4 activation rows, of which the first n are stored:
+// avx512Q8_0x4 is format.mulGeneric of Q8_0 for a panel of width 4, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 128·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 4 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q8_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q8_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q8_0x8 is format.mulGeneric of Q8_0 for 8 activation rows, of which the first n are stored:
+// avx512Q8_0x8 is format.mulGeneric of Q8_0 for a panel of width 8, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 128·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 8 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q8_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q8_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512IQ4_NLx1 is format.mulGeneric of IQ4_NL for 1 activation rows, of which the first n are stored:
+// avx512IQ4_NLx1 is format.mulGeneric of IQ4_NL for a panel of width 1, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 128·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 1 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512IQ4_NLx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512IQ4_NLx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512IQ4_NLx2 is format.mulGeneric of IQ4_NL for 2 activation rows, of which the first n are stored:
+// avx512IQ4_NLx2 is format.mulGeneric of IQ4_NL for a panel of width 2, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 128·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 2 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512IQ4_NLx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512IQ4_NLx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512IQ4_NLx4 is format.mulGeneric of IQ4_NL for 4 activation rows, of which the first n are stored:
+// avx512IQ4_NLx4 is format.mulGeneric of IQ4_NL for a panel of width 4, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 128·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 4 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512IQ4_NLx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512IQ4_NLx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512IQ4_NLx8 is format.mulGeneric of IQ4_NL for 8 activation rows, of which the first n are stored:
+// avx512IQ4_NLx8 is format.mulGeneric of IQ4_NL for a panel of width 8, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 128·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 8 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512IQ4_NLx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512IQ4_NLx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q2_Kx1 is format.mulGeneric of Q2_K for 1 activation rows, of which the first n are stored:
+// avx512Q2_Kx1 is format.mulGeneric of Q2_K for a panel of width 1, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D0·(Σqx) + D1·(Σqx) - (M0·Σx + M1·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 1 {
+//		for b := range blocks { acc[p] += (D0·(Σqx) + D1·(Σqx) - (M0·Σx + M1·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q2_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q2_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q2_Kx2 is format.mulGeneric of Q2_K for 2 activation rows, of which the first n are stored:
+// avx512Q2_Kx2 is format.mulGeneric of Q2_K for a panel of width 2, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D0·(Σqx) + D1·(Σqx) - (M0·Σx + M1·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 2 {
+//		for b := range blocks { acc[p] += (D0·(Σqx) + D1·(Σqx) - (M0·Σx + M1·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q2_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q2_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q2_Kx4 is format.mulGeneric of Q2_K for 4 activation rows, of which the first n are stored:
+// avx512Q2_Kx4 is format.mulGeneric of Q2_K for a panel of width 4, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D0·(Σqx) + D1·(Σqx) - (M0·Σx + M1·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 4 {
+//		for b := range blocks { acc[p] += (D0·(Σqx) + D1·(Σqx) - (M0·Σx + M1·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q2_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q2_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q2_Kx8 is format.mulGeneric of Q2_K for 8 activation rows, of which the first n are stored:
+// avx512Q2_Kx8 is format.mulGeneric of Q2_K for a panel of width 8, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D0·(Σqx) + D1·(Σqx) - (M0·Σx + M1·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 8 {
+//		for b := range blocks { acc[p] += (D0·(Σqx) + D1·(Σqx) - (M0·Σx + M1·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q2_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q2_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q3_Kx1 is format.mulGeneric of Q3_K for 1 activation rows, of which the first n are stored:
+// avx512Q3_Kx1 is format.mulGeneric of Q3_K for a panel of width 1, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D0·(Σqx - 4·Σx) + D1·(Σqx - 4·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 1 {
+//		for b := range blocks { acc[p] += (D0·(Σqx - 4·Σx) + D1·(Σqx - 4·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q3_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q3_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q3_Kx2 is format.mulGeneric of Q3_K for 2 activation rows, of which the first n are stored:
+// avx512Q3_Kx2 is format.mulGeneric of Q3_K for a panel of width 2, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D0·(Σqx - 4·Σx) + D1·(Σqx - 4·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 2 {
+//		for b := range blocks { acc[p] += (D0·(Σqx - 4·Σx) + D1·(Σqx - 4·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q3_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q3_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q3_Kx4 is format.mulGeneric of Q3_K for 4 activation rows, of which the first n are stored:
+// avx512Q3_Kx4 is format.mulGeneric of Q3_K for a panel of width 4, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D0·(Σqx - 4·Σx) + D1·(Σqx - 4·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 4 {
+//		for b := range blocks { acc[p] += (D0·(Σqx - 4·Σx) + D1·(Σqx - 4·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q3_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q3_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q3_Kx8 is format.mulGeneric of Q3_K for 8 activation rows, of which the first n are stored:
+// avx512Q3_Kx8 is format.mulGeneric of Q3_K for a panel of width 8, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D0·(Σqx - 4·Σx) + D1·(Σqx - 4·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 8 {
+//		for b := range blocks { acc[p] += (D0·(Σqx - 4·Σx) + D1·(Σqx - 4·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q3_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q3_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q4_Kx1 is format.mulGeneric of Q4_K for 1 activation rows, of which the first n are stored:
+// avx512Q4_Kx1 is format.mulGeneric of Q4_K for a panel of width 1, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) - M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 1 {
+//		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q4_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q4_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q4_Kx2 is format.mulGeneric of Q4_K for 2 activation rows, of which the first n are stored:
+// avx512Q4_Kx2 is format.mulGeneric of Q4_K for a panel of width 2, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) - M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 2 {
+//		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q4_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q4_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q4_Kx4 is format.mulGeneric of Q4_K for 4 activation rows, of which the first n are stored:
+// avx512Q4_Kx4 is format.mulGeneric of Q4_K for a panel of width 4, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) - M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 4 {
+//		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q4_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q4_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q4_Kx8 is format.mulGeneric of Q4_K for 8 activation rows, of which the first n are stored:
+// avx512Q4_Kx8 is format.mulGeneric of Q4_K for a panel of width 8, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) - M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 8 {
+//		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q4_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q4_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q5_Kx1 is format.mulGeneric of Q5_K for 1 activation rows, of which the first n are stored:
+// avx512Q5_Kx1 is format.mulGeneric of Q5_K for a panel of width 1, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) - M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 1 {
+//		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q5_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q5_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q5_Kx2 is format.mulGeneric of Q5_K for 2 activation rows, of which the first n are stored:
+// avx512Q5_Kx2 is format.mulGeneric of Q5_K for a panel of width 2, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) - M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 2 {
+//		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q5_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q5_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q5_Kx4 is format.mulGeneric of Q5_K for 4 activation rows, of which the first n are stored:
+// avx512Q5_Kx4 is format.mulGeneric of Q5_K for a panel of width 4, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) - M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 4 {
+//		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q5_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q5_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q5_Kx8 is format.mulGeneric of Q5_K for 8 activation rows, of which the first n are stored:
+// avx512Q5_Kx8 is format.mulGeneric of Q5_K for a panel of width 8, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx) - M·Σx) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 8 {
+//		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q5_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q5_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q6_Kx1 is format.mulGeneric of Q6_K for 1 activation rows, of which the first n are stored:
+// avx512Q6_Kx1 is format.mulGeneric of Q6_K for a panel of width 1, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D0·(Σqx - 32·Σx) + D1·(Σqx - 32·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 1 {
+//		for b := range blocks { acc[p] += (D0·(Σqx - 32·Σx) + D1·(Σqx - 32·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q6_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q6_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q6_Kx2 is format.mulGeneric of Q6_K for 2 activation rows, of which the first n are stored:
+// avx512Q6_Kx2 is format.mulGeneric of Q6_K for a panel of width 2, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D0·(Σqx - 32·Σx) + D1·(Σqx - 32·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 2 {
+//		for b := range blocks { acc[p] += (D0·(Σqx - 32·Σx) + D1·(Σqx - 32·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q6_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q6_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q6_Kx4 is format.mulGeneric of Q6_K for 4 activation rows, of which the first n are stored:
+// avx512Q6_Kx4 is format.mulGeneric of Q6_K for a panel of width 4, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D0·(Σqx - 32·Σx) + D1·(Σqx - 32·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 4 {
+//		for b := range blocks { acc[p] += (D0·(Σqx - 32·Σx) + D1·(Σqx - 32·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q6_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q6_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512Q6_Kx8 is format.mulGeneric of Q6_K for 8 activation rows, of which the first n are stored:
+// avx512Q6_Kx8 is format.mulGeneric of Q6_K for a panel of width 8, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D0·(Σqx - 32·Σx) + D1·(Σqx - 32·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 8 {
+//		for b := range blocks { acc[p] += (D0·(Σqx - 32·Σx) + D1·(Σqx - 32·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512Q6_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512Q6_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512IQ4_XSx1 is format.mulGeneric of IQ4_XS for 1 activation rows, of which the first n are stored:
+// avx512IQ4_XSx1 is format.mulGeneric of IQ4_XS for a panel of width 1, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 128·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 1 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512IQ4_XSx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512IQ4_XSx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512IQ4_XSx2 is format.mulGeneric of IQ4_XS for 2 activation rows, of which the first n are stored:
+// avx512IQ4_XSx2 is format.mulGeneric of IQ4_XS for a panel of width 2, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 128·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 2 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512IQ4_XSx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512IQ4_XSx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512IQ4_XSx4 is format.mulGeneric of IQ4_XS for 4 activation rows, of which the first n are stored:
+// avx512IQ4_XSx4 is format.mulGeneric of IQ4_XS for a panel of width 4, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 128·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 4 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512IQ4_XSx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512IQ4_XSx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
-// avx512IQ4_XSx8 is format.mulGeneric of IQ4_XS for 8 activation rows, of which the first n are stored:
+// avx512IQ4_XSx8 is format.mulGeneric of IQ4_XS for a panel of width 8, of which the first n rows are stored:
 //
-//	for r := range rows { for i := range n {
-//		for b := range blocks { acc += (D·(Σqx - 128·Σx)) · scale(i,b) } // over record b's codes q, scales as layout.go has them
-//		dst[i*stride+r] = acc
-//	}}
+//	for r := range rows { for p := range 8 {
+//		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
+//	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
 //go:noescape
-func avx512IQ4_XSx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+func avx512IQ4_XSx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 
 // avx512F16x1 is floatFormat.mulGeneric of F16 for 1 activation rows:
 //

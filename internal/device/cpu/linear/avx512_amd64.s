@@ -44,9 +44,9 @@ line:
 	MOVQ   AX, ret+16(FP)
 	RET
 
-// func avx512Q4_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q4_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q4_0x1(SB), NOSPLIT, $0-64
+TEXT ·avx512Q4_0x1(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -121,9 +121,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q4_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q4_0x2(SB), NOSPLIT, $0-64
+TEXT ·avx512Q4_0x2(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -202,12 +202,18 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z1, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z2, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z2, Z1, Z1
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -216,9 +222,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q4_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q4_0x4(SB), NOSPLIT, $0-64
+TEXT ·avx512Q4_0x4(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -330,20 +336,27 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z1, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z4, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z2, Z1, Z1
+	VADDPS        Z4, Z3, Z2
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -352,9 +365,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q4_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q4_0x8(SB), NOSPLIT, $0-64
+TEXT ·avx512Q4_0x8(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -523,36 +536,45 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z0, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z1, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+4
-	JLE           stored
-	VMOVUPS       Z4, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+5
-	JLE           stored
-	VMOVUPS       Z5, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+6
-	JLE           stored
-	VMOVUPS       Z6, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+7
-	JLE           stored
-	VMOVUPS       Z7, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z1, Z0, Z0
+	VADDPS        Z3, Z2, Z1
+	VADDPS        Z5, Z4, Z2
+	VADDPS        Z7, Z6, Z3
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z0, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+4
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+5
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+6
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+7
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -564,9 +586,9 @@ stored:
 DATA mask0f0f0f0f<>+0(SB)/4, $0x0f0f0f0f
 GLOBL mask0f0f0f0f<>(SB), RODATA|NOPTR, $4
 
-// func avx512Q4_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q4_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q4_1x1(SB), NOSPLIT, $0-64
+TEXT ·avx512Q4_1x1(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -644,9 +666,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q4_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q4_1x2(SB), NOSPLIT, $0-64
+TEXT ·avx512Q4_1x2(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -730,12 +752,18 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z1, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z2, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z2, Z1, Z1
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -744,9 +772,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q4_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q4_1x4(SB), NOSPLIT, $0-64
+TEXT ·avx512Q4_1x4(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -867,20 +895,27 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z1, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z4, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z2, Z1, Z1
+	VADDPS        Z4, Z3, Z2
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -889,9 +924,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q4_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q4_1x8(SB), NOSPLIT, $0-64
+TEXT ·avx512Q4_1x8(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -1077,36 +1112,45 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z0, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z1, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+4
-	JLE           stored
-	VMOVUPS       Z4, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+5
-	JLE           stored
-	VMOVUPS       Z5, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+6
-	JLE           stored
-	VMOVUPS       Z6, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+7
-	JLE           stored
-	VMOVUPS       Z7, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z1, Z0, Z0
+	VADDPS        Z3, Z2, Z1
+	VADDPS        Z5, Z4, Z2
+	VADDPS        Z7, Z6, Z3
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z0, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+4
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+5
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+6
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+7
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -1115,9 +1159,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q5_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q5_0x1(SB), NOSPLIT, $0-64
+TEXT ·avx512Q5_0x1(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -1208,9 +1252,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q5_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q5_0x2(SB), NOSPLIT, $0-64
+TEXT ·avx512Q5_0x2(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -1305,12 +1349,18 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z5, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z6, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z6, Z5, Z5
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -1319,9 +1369,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q5_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q5_0x4(SB), NOSPLIT, $0-64
+TEXT ·avx512Q5_0x4(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -1450,20 +1500,27 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z5, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z6, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z7, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z8, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z6, Z5, Z5
+	VADDPS        Z8, Z7, Z6
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z8, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -1472,9 +1529,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q5_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q5_0x8(SB), NOSPLIT, $0-64
+TEXT ·avx512Q5_0x8(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -1652,36 +1709,45 @@ block:
 	ADDQ            SI, R10
 	SUBQ            $+1, R11
 	JG              block
-	MOVQ            DI, R10
-	VMOVUPS         Z0, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+1
-	JLE             stored
-	VMOVUPS         Z1, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+2
-	JLE             stored
-	VMOVUPS         Z2, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+3
-	JLE             stored
-	VMOVUPS         Z3, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+4
-	JLE             stored
-	VMOVUPS         Z4, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+5
-	JLE             stored
-	VMOVUPS         Z5, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+6
-	JLE             stored
-	VMOVUPS         Z6, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+7
-	JLE             stored
-	VMOVUPS         Z7, K1, (R10)
+	MOVQ            planes+64(FP), R10
+	CMPQ            R10, $+2
+	JNE             added
+	VADDPS          Z1, Z0, Z0
+	VADDPS          Z3, Z2, Z1
+	VADDPS          Z5, Z4, Z2
+	VADDPS          Z7, Z6, Z3
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z0, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+4
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+5
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+6
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+7
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -1705,9 +1771,9 @@ GLOBL mask08080808<>(SB), RODATA|NOPTR, $4
 DATA mask10101010<>+0(SB)/4, $0x10101010
 GLOBL mask10101010<>(SB), RODATA|NOPTR, $4
 
-// func avx512Q5_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q5_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q5_1x1(SB), NOSPLIT, $0-64
+TEXT ·avx512Q5_1x1(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -1801,9 +1867,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q5_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q5_1x2(SB), NOSPLIT, $0-64
+TEXT ·avx512Q5_1x2(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -1903,12 +1969,18 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z5, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z6, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z6, Z5, Z5
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -1917,9 +1989,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q5_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q5_1x4(SB), NOSPLIT, $0-64
+TEXT ·avx512Q5_1x4(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -2057,20 +2129,27 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z5, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z6, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z7, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z8, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z6, Z5, Z5
+	VADDPS        Z8, Z7, Z6
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z8, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -2079,9 +2158,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q5_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q5_1x8(SB), NOSPLIT, $0-64
+TEXT ·avx512Q5_1x8(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -2276,36 +2355,45 @@ block:
 	ADDQ            SI, R10
 	SUBQ            $+1, R11
 	JG              block
-	MOVQ            DI, R10
-	VMOVUPS         Z0, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+1
-	JLE             stored
-	VMOVUPS         Z1, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+2
-	JLE             stored
-	VMOVUPS         Z2, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+3
-	JLE             stored
-	VMOVUPS         Z3, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+4
-	JLE             stored
-	VMOVUPS         Z4, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+5
-	JLE             stored
-	VMOVUPS         Z5, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+6
-	JLE             stored
-	VMOVUPS         Z6, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+7
-	JLE             stored
-	VMOVUPS         Z7, K1, (R10)
+	MOVQ            planes+64(FP), R10
+	CMPQ            R10, $+2
+	JNE             added
+	VADDPS          Z1, Z0, Z0
+	VADDPS          Z3, Z2, Z1
+	VADDPS          Z5, Z4, Z2
+	VADDPS          Z7, Z6, Z3
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z0, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+4
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+5
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+6
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+7
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -2314,9 +2402,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q8_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q8_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q8_0x1(SB), NOSPLIT, $0-64
+TEXT ·avx512Q8_0x1(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -2381,9 +2469,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q8_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q8_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q8_0x2(SB), NOSPLIT, $0-64
+TEXT ·avx512Q8_0x2(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -2452,12 +2540,18 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z0, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z1, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z1, Z0, Z0
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z0, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z1, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -2466,9 +2560,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q8_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q8_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q8_0x4(SB), NOSPLIT, $0-64
+TEXT ·avx512Q8_0x4(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -2574,20 +2668,27 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z0, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z1, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z1, Z0, Z0
+	VADDPS        Z3, Z2, Z1
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z0, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -2596,9 +2697,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q8_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q8_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q8_0x8(SB), NOSPLIT, $0-64
+TEXT ·avx512Q8_0x8(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -2763,36 +2864,45 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z0, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z1, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+4
-	JLE           stored
-	VMOVUPS       Z4, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+5
-	JLE           stored
-	VMOVUPS       Z5, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+6
-	JLE           stored
-	VMOVUPS       Z6, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+7
-	JLE           stored
-	VMOVUPS       Z7, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z1, Z0, Z0
+	VADDPS        Z3, Z2, Z1
+	VADDPS        Z5, Z4, Z2
+	VADDPS        Z7, Z6, Z3
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z0, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+4
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+5
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+6
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+7
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -2801,9 +2911,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512IQ4_NLx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512IQ4_NLx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512IQ4_NLx1(SB), NOSPLIT, $0-64
+TEXT ·avx512IQ4_NLx1(SB), NOSPLIT, $0-72
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -2921,9 +3031,9 @@ DATA nonlinear128<>+30(SB)/1, $0xd9
 DATA nonlinear128<>+31(SB)/1, $0xf1
 GLOBL nonlinear128<>(SB), RODATA|NOPTR, $32
 
-// func avx512IQ4_NLx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512IQ4_NLx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512IQ4_NLx2(SB), NOSPLIT, $0-64
+TEXT ·avx512IQ4_NLx2(SB), NOSPLIT, $0-72
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -3011,12 +3121,18 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z3, Z2, Z2
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -3025,9 +3141,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512IQ4_NLx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512IQ4_NLx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512IQ4_NLx4(SB), NOSPLIT, $0-64
+TEXT ·avx512IQ4_NLx4(SB), NOSPLIT, $0-72
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -3148,20 +3264,27 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z4, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z5, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z3, Z2, Z2
+	VADDPS        Z5, Z4, Z3
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -3170,9 +3293,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512IQ4_NLx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512IQ4_NLx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512IQ4_NLx8(SB), NOSPLIT, $0-64
+TEXT ·avx512IQ4_NLx8(SB), NOSPLIT, $0-72
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -3350,36 +3473,45 @@ block:
 	ADDQ          SI, R10
 	SUBQ          $+1, R11
 	JG            block
-	MOVQ          DI, R10
-	VMOVUPS       Z1, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z4, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+4
-	JLE           stored
-	VMOVUPS       Z5, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+5
-	JLE           stored
-	VMOVUPS       Z6, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+6
-	JLE           stored
-	VMOVUPS       Z7, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+7
-	JLE           stored
-	VMOVUPS       Z8, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z2, Z1, Z1
+	VADDPS        Z4, Z3, Z2
+	VADDPS        Z6, Z5, Z3
+	VADDPS        Z8, Z7, Z4
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+4
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+5
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+6
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+7
+	JLE     stored
+	VMOVUPS Z8, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -3388,9 +3520,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q2_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q2_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q2_Kx1(SB), NOSPLIT, $0-64
+TEXT ·avx512Q2_Kx1(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -3498,9 +3630,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q2_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q2_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q2_Kx2(SB), NOSPLIT, $0-64
+TEXT ·avx512Q2_Kx2(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -3620,12 +3752,18 @@ block:
 	JG             block
 	SUBQ           $+8, R11
 	JG             super
-	MOVQ           DI, R10
-	VMOVUPS        Z2, K1, (R10)
-	ADDQ           R8, R10
-	CMPQ           R9, $+1
-	JLE            stored
-	VMOVUPS        Z3, K1, (R10)
+	MOVQ           planes+64(FP), R10
+	CMPQ           R10, $+2
+	JNE            added
+	VADDPS         Z3, Z2, Z2
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -3634,9 +3772,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q2_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q2_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q2_Kx4(SB), NOSPLIT, $0-64
+TEXT ·avx512Q2_Kx4(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -3811,20 +3949,27 @@ block:
 	JG             block
 	SUBQ           $+8, R11
 	JG             super
-	MOVQ           DI, R10
-	VMOVUPS        Z2, K1, (R10)
-	ADDQ           R8, R10
-	CMPQ           R9, $+1
-	JLE            stored
-	VMOVUPS        Z3, K1, (R10)
-	ADDQ           R8, R10
-	CMPQ           R9, $+2
-	JLE            stored
-	VMOVUPS        Z4, K1, (R10)
-	ADDQ           R8, R10
-	CMPQ           R9, $+3
-	JLE            stored
-	VMOVUPS        Z5, K1, (R10)
+	MOVQ           planes+64(FP), R10
+	CMPQ           R10, $+2
+	JNE            added
+	VADDPS         Z3, Z2, Z2
+	VADDPS         Z5, Z4, Z3
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -3833,9 +3978,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q2_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q2_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q2_Kx8(SB), NOSPLIT, $0-64
+TEXT ·avx512Q2_Kx8(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -4105,36 +4250,45 @@ block:
 	JG             block
 	SUBQ           $+8, R11
 	JG             super
-	MOVQ           DI, R10
-	VMOVUPS        Z0, K1, (R10)
-	ADDQ           R8, R10
-	CMPQ           R9, $+1
-	JLE            stored
-	VMOVUPS        Z1, K1, (R10)
-	ADDQ           R8, R10
-	CMPQ           R9, $+2
-	JLE            stored
-	VMOVUPS        Z2, K1, (R10)
-	ADDQ           R8, R10
-	CMPQ           R9, $+3
-	JLE            stored
-	VMOVUPS        Z3, K1, (R10)
-	ADDQ           R8, R10
-	CMPQ           R9, $+4
-	JLE            stored
-	VMOVUPS        Z4, K1, (R10)
-	ADDQ           R8, R10
-	CMPQ           R9, $+5
-	JLE            stored
-	VMOVUPS        Z5, K1, (R10)
-	ADDQ           R8, R10
-	CMPQ           R9, $+6
-	JLE            stored
-	VMOVUPS        Z6, K1, (R10)
-	ADDQ           R8, R10
-	CMPQ           R9, $+7
-	JLE            stored
-	VMOVUPS        Z7, K1, (R10)
+	MOVQ           planes+64(FP), R10
+	CMPQ           R10, $+2
+	JNE            added
+	VADDPS         Z1, Z0, Z0
+	VADDPS         Z3, Z2, Z1
+	VADDPS         Z5, Z4, Z2
+	VADDPS         Z7, Z6, Z3
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z0, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+4
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+5
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+6
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+7
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -4149,9 +4303,9 @@ GLOBL mask03030303<>(SB), RODATA|NOPTR, $4
 DATA mask0000000f<>+0(SB)/4, $0x0000000f
 GLOBL mask0000000f<>(SB), RODATA|NOPTR, $4
 
-// func avx512Q3_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q3_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q3_Kx1(SB), NOSPLIT, $0-64
+TEXT ·avx512Q3_Kx1(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -4258,9 +4412,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q3_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q3_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q3_Kx2(SB), NOSPLIT, $0-64
+TEXT ·avx512Q3_Kx2(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -4373,12 +4527,18 @@ block:
 	JG            block
 	SUBQ          $+8, R11
 	JG            super
-	MOVQ          DI, R10
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z3, Z2, Z2
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -4387,9 +4547,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q3_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q3_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q3_Kx4(SB), NOSPLIT, $0-64
+TEXT ·avx512Q3_Kx4(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -4546,20 +4706,27 @@ block:
 	JG            block
 	SUBQ          $+8, R11
 	JG            super
-	MOVQ          DI, R10
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z4, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z5, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z3, Z2, Z2
+	VADDPS        Z5, Z4, Z3
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -4568,9 +4735,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q3_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q3_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q3_Kx8(SB), NOSPLIT, $0-64
+TEXT ·avx512Q3_Kx8(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -4798,36 +4965,45 @@ block:
 	JG              block
 	SUBQ            $+8, R11
 	JG              super
-	MOVQ            DI, R10
-	VMOVUPS         Z0, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+1
-	JLE             stored
-	VMOVUPS         Z1, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+2
-	JLE             stored
-	VMOVUPS         Z2, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+3
-	JLE             stored
-	VMOVUPS         Z3, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+4
-	JLE             stored
-	VMOVUPS         Z4, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+5
-	JLE             stored
-	VMOVUPS         Z5, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+6
-	JLE             stored
-	VMOVUPS         Z6, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+7
-	JLE             stored
-	VMOVUPS         Z7, K1, (R10)
+	MOVQ            planes+64(FP), R10
+	CMPQ            R10, $+2
+	JNE             added
+	VADDPS          Z1, Z0, Z0
+	VADDPS          Z3, Z2, Z1
+	VADDPS          Z5, Z4, Z2
+	VADDPS          Z7, Z6, Z3
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z0, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+4
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+5
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+6
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+7
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -4839,9 +5015,9 @@ stored:
 DATA mask04040404<>+0(SB)/4, $0x04040404
 GLOBL mask04040404<>(SB), RODATA|NOPTR, $4
 
-// func avx512Q4_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q4_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q4_Kx1(SB), NOSPLIT, $0-64
+TEXT ·avx512Q4_Kx1(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -4931,9 +5107,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q4_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q4_Kx2(SB), NOSPLIT, $0-64
+TEXT ·avx512Q4_Kx2(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -5029,12 +5205,18 @@ block:
 	JG            block
 	SUBQ          $+8, R11
 	JG            super
-	MOVQ          DI, R10
-	VMOVUPS       Z1, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z2, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z2, Z1, Z1
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -5043,9 +5225,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q4_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q4_Kx4(SB), NOSPLIT, $0-64
+TEXT ·avx512Q4_Kx4(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -5178,20 +5360,27 @@ block:
 	JG            block
 	SUBQ          $+8, R11
 	JG            super
-	MOVQ          DI, R10
-	VMOVUPS       Z1, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z4, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z2, Z1, Z1
+	VADDPS        Z4, Z3, Z2
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -5200,9 +5389,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q4_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q4_Kx8(SB), NOSPLIT, $0-64
+TEXT ·avx512Q4_Kx8(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -5400,36 +5589,45 @@ block:
 	JG            block
 	SUBQ          $+8, R11
 	JG            super
-	MOVQ          DI, R10
-	VMOVUPS       Z0, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z1, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+4
-	JLE           stored
-	VMOVUPS       Z4, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+5
-	JLE           stored
-	VMOVUPS       Z5, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+6
-	JLE           stored
-	VMOVUPS       Z6, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+7
-	JLE           stored
-	VMOVUPS       Z7, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z1, Z0, Z0
+	VADDPS        Z3, Z2, Z1
+	VADDPS        Z5, Z4, Z2
+	VADDPS        Z7, Z6, Z3
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z0, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+4
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+5
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+6
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+7
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -5438,9 +5636,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q5_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q5_Kx1(SB), NOSPLIT, $0-64
+TEXT ·avx512Q5_Kx1(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -5546,9 +5744,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q5_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q5_Kx2(SB), NOSPLIT, $0-64
+TEXT ·avx512Q5_Kx2(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -5660,12 +5858,18 @@ block:
 	JG            block
 	SUBQ          $+8, R11
 	JG            super
-	MOVQ          DI, R10
-	VMOVUPS       Z5, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z6, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z6, Z5, Z5
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -5674,9 +5878,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q5_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q5_Kx4(SB), NOSPLIT, $0-64
+TEXT ·avx512Q5_Kx4(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -5826,20 +6030,27 @@ block:
 	JG            block
 	SUBQ          $+8, R11
 	JG            super
-	MOVQ          DI, R10
-	VMOVUPS       Z5, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z6, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z7, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z8, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z6, Z5, Z5
+	VADDPS        Z8, Z7, Z6
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z8, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -5848,9 +6059,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q5_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q5_Kx8(SB), NOSPLIT, $0-64
+TEXT ·avx512Q5_Kx8(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -6057,36 +6268,45 @@ block:
 	JG              block
 	SUBQ            $+8, R11
 	JG              super
-	MOVQ            DI, R10
-	VMOVUPS         Z0, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+1
-	JLE             stored
-	VMOVUPS         Z1, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+2
-	JLE             stored
-	VMOVUPS         Z2, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+3
-	JLE             stored
-	VMOVUPS         Z3, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+4
-	JLE             stored
-	VMOVUPS         Z4, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+5
-	JLE             stored
-	VMOVUPS         Z5, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+6
-	JLE             stored
-	VMOVUPS         Z6, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+7
-	JLE             stored
-	VMOVUPS         Z7, K1, (R10)
+	MOVQ            planes+64(FP), R10
+	CMPQ            R10, $+2
+	JNE             added
+	VADDPS          Z1, Z0, Z0
+	VADDPS          Z3, Z2, Z1
+	VADDPS          Z5, Z4, Z2
+	VADDPS          Z7, Z6, Z3
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z0, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+4
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+5
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+6
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+7
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -6095,9 +6315,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q6_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q6_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q6_Kx1(SB), NOSPLIT, $0-64
+TEXT ·avx512Q6_Kx1(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -6200,9 +6420,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q6_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q6_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q6_Kx2(SB), NOSPLIT, $0-64
+TEXT ·avx512Q6_Kx2(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -6311,12 +6531,18 @@ block:
 	JG            block
 	SUBQ          $+8, R11
 	JG            super
-	MOVQ          DI, R10
-	VMOVUPS       Z4, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z5, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z5, Z4, Z4
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -6325,9 +6551,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q6_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q6_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q6_Kx4(SB), NOSPLIT, $0-64
+TEXT ·avx512Q6_Kx4(SB), NOSPLIT, $0-72
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -6483,20 +6709,27 @@ block:
 	JG            block
 	SUBQ          $+8, R11
 	JG            super
-	MOVQ          DI, R10
-	VMOVUPS       Z4, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z5, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z6, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z7, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z5, Z4, Z4
+	VADDPS        Z7, Z6, Z5
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -6505,9 +6738,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q6_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512Q6_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q6_Kx8(SB), NOSPLIT, $0-64
+TEXT ·avx512Q6_Kx8(SB), NOSPLIT, $0-72
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -6730,36 +6963,45 @@ block:
 	JG              block
 	SUBQ            $+8, R11
 	JG              super
-	MOVQ            DI, R10
-	VMOVUPS         Z0, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+1
-	JLE             stored
-	VMOVUPS         Z1, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+2
-	JLE             stored
-	VMOVUPS         Z2, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+3
-	JLE             stored
-	VMOVUPS         Z3, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+4
-	JLE             stored
-	VMOVUPS         Z4, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+5
-	JLE             stored
-	VMOVUPS         Z5, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+6
-	JLE             stored
-	VMOVUPS         Z6, K1, (R10)
-	ADDQ            R8, R10
-	CMPQ            R9, $+7
-	JLE             stored
-	VMOVUPS         Z7, K1, (R10)
+	MOVQ            planes+64(FP), R10
+	CMPQ            R10, $+2
+	JNE             added
+	VADDPS          Z1, Z0, Z0
+	VADDPS          Z3, Z2, Z1
+	VADDPS          Z5, Z4, Z2
+	VADDPS          Z7, Z6, Z3
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z0, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+4
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+5
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+6
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+7
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -6777,9 +7019,9 @@ GLOBL mask0c0c0c0c<>(SB), RODATA|NOPTR, $4
 DATA mask30303030<>+0(SB)/4, $0x30303030
 GLOBL mask30303030<>(SB), RODATA|NOPTR, $4
 
-// func avx512IQ4_XSx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512IQ4_XSx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512IQ4_XSx1(SB), NOSPLIT, $0-64
+TEXT ·avx512IQ4_XSx1(SB), NOSPLIT, $0-72
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -6872,9 +7114,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512IQ4_XSx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512IQ4_XSx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512IQ4_XSx2(SB), NOSPLIT, $0-64
+TEXT ·avx512IQ4_XSx2(SB), NOSPLIT, $0-72
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -6971,12 +7213,18 @@ block:
 	JG            block
 	SUBQ          $+8, R11
 	JG            super
-	MOVQ          DI, R10
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z3, Z2, Z2
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -6985,9 +7233,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512IQ4_XSx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512IQ4_XSx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512IQ4_XSx4(SB), NOSPLIT, $0-64
+TEXT ·avx512IQ4_XSx4(SB), NOSPLIT, $0-72
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -7117,20 +7365,27 @@ block:
 	JG            block
 	SUBQ          $+8, R11
 	JG            super
-	MOVQ          DI, R10
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z4, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z5, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z3, Z2, Z2
+	VADDPS        Z5, Z4, Z3
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
 
 stored:
 	ADDQ $+64, DI
@@ -7139,9 +7394,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512IQ4_XSx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int)
+// func avx512IQ4_XSx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512IQ4_XSx8(SB), NOSPLIT, $0-64
+TEXT ·avx512IQ4_XSx8(SB), NOSPLIT, $0-72
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -7328,36 +7583,45 @@ block:
 	JG            block
 	SUBQ          $+8, R11
 	JG            super
-	MOVQ          DI, R10
-	VMOVUPS       Z1, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+1
-	JLE           stored
-	VMOVUPS       Z2, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+2
-	JLE           stored
-	VMOVUPS       Z3, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+3
-	JLE           stored
-	VMOVUPS       Z4, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+4
-	JLE           stored
-	VMOVUPS       Z5, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+5
-	JLE           stored
-	VMOVUPS       Z6, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+6
-	JLE           stored
-	VMOVUPS       Z7, K1, (R10)
-	ADDQ          R8, R10
-	CMPQ          R9, $+7
-	JLE           stored
-	VMOVUPS       Z8, K1, (R10)
+	MOVQ          planes+64(FP), R10
+	CMPQ          R10, $+2
+	JNE           added
+	VADDPS        Z2, Z1, Z1
+	VADDPS        Z4, Z3, Z2
+	VADDPS        Z6, Z5, Z3
+	VADDPS        Z8, Z7, Z4
+
+added:
+	MOVQ    DI, R10
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+1
+	JLE     stored
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+2
+	JLE     stored
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+3
+	JLE     stored
+	VMOVUPS Z4, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+4
+	JLE     stored
+	VMOVUPS Z5, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+5
+	JLE     stored
+	VMOVUPS Z6, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+6
+	JLE     stored
+	VMOVUPS Z7, K1, (R10)
+	ADDQ    R8, R10
+	CMPQ    R9, $+7
+	JLE     stored
+	VMOVUPS Z8, K1, (R10)
 
 stored:
 	ADDQ $+64, DI

@@ -27,20 +27,20 @@ func benchMatrices(b *testing.B, typ tensor.Type, rows, cols, size int) (all []*
 
 var sink uint64
 
-// BenchmarkDecode is one matrix-vector product after another, from memory: 256 MiB of matrices in turn. It reports the bytes of
+// BenchmarkDecode is one matrix-vector product, in one plane of activations and in two, after another, from memory: 256 MiB of matrices in turn. It reports the bytes of
 // packed weights a second, and the same as a share of what a plain read loop gets from the same memory; the two take turns, and the
 // medians count.
 func BenchmarkDecode(b *testing.B) {
 	for _, l := range levels() {
 		for _, typ := range benchTypes {
-			for _, s := range []struct{ rows, cols int }{{1536, 576}, {1536, 8960}, {896, 4864}} {
-				b.Run(fmt.Sprintf("%s/%s/%dx%d", l, typ, s.rows, s.cols), func(b *testing.B) {
+			for _, s := range []struct{ rows, cols, planes int }{{1536, 576, 1}, {1536, 576, 2}, {1536, 8960, 1}, {896, 4864, 1}} {
+				b.Run(fmt.Sprintf("%s/%s/%dx%d/planes=%d", l, typ, s.rows, s.cols, s.planes), func(b *testing.B) {
 					if s.cols%typ.BlockLen() != 0 {
 						b.Skip("columns are not whole blocks")
 					}
 					all := benchMatrices(b, typ, s.rows, s.cols, 256<<20)
 					var x Activations
-					Quantize(&x, randomFloats(rand.New(rand.NewPCG(1, 1)), s.cols), 1, s.cols)
+					Quantize(&x, randomFloats(rand.New(rand.NewPCG(1, 1)), s.cols), 1, s.cols, s.planes)
 					dst := make([]float32, s.rows)
 					var read, mul []float64
 					for b.Loop() {
@@ -73,8 +73,8 @@ func BenchmarkDecode(b *testing.B) {
 func BenchmarkPrompt(b *testing.B) {
 	for _, l := range levels() {
 		for _, typ := range benchTypes {
-			for _, s := range []struct{ rows, cols, n int }{{1536, 576, 512}, {576, 1536, 512}, {1536, 8960 / 256 * 256, 512}, {1536, 1536, 8}, {1536, 1536, 64}} {
-				b.Run(fmt.Sprintf("%s/%s/%dx%d/n=%d", l, typ, s.rows, s.cols, s.n), func(b *testing.B) {
+			for _, s := range []struct{ rows, cols, n, planes int }{{1536, 576, 512, 1}, {1536, 576, 512, 2}, {576, 1536, 512, 1}, {1536, 8960, 512, 1}, {1536, 1536, 8, 1}, {1536, 1536, 64, 1}} {
+				b.Run(fmt.Sprintf("%s/%s/%dx%d/n=%d/planes=%d", l, typ, s.rows, s.cols, s.n, s.planes), func(b *testing.B) {
 					if s.cols%typ.BlockLen() != 0 {
 						b.Skip("columns are not whole blocks")
 					}
@@ -84,7 +84,7 @@ func BenchmarkPrompt(b *testing.B) {
 					given := randomFloats(rand.New(rand.NewPCG(1, 1)), s.n*s.cols)
 					dst := make([]float32, s.rows*s.n)
 					for b.Loop() {
-						Quantize(&x, given, s.n, s.cols)
+						Quantize(&x, given, s.n, s.cols, s.planes)
 						for r := 0; r < s.rows; r += 256 {
 							m.Mul(dst, s.rows, &x, r, min(r+256, s.rows))
 						}
@@ -98,15 +98,17 @@ func BenchmarkPrompt(b *testing.B) {
 
 func BenchmarkQuantize(b *testing.B) {
 	for _, l := range levels() {
-		b.Run(l.String(), func(b *testing.B) {
-			defer isa.Limit(l)()
-			var x Activations
-			given := randomFloats(rand.New(rand.NewPCG(1, 1)), 64*1536)
-			b.SetBytes(int64(4 * len(given)))
-			for b.Loop() {
-				Quantize(&x, given, 64, 1536)
-			}
-		})
+		for planes := 1; planes <= 2; planes++ {
+			b.Run(fmt.Sprintf("%s/planes=%d", l, planes), func(b *testing.B) {
+				defer isa.Limit(l)()
+				var x Activations
+				given := randomFloats(rand.New(rand.NewPCG(1, 1)), 64*1536)
+				b.SetBytes(int64(4 * len(given)))
+				for b.Loop() {
+					Quantize(&x, given, 64, 1536, planes)
+				}
+			})
+		}
 	}
 }
 

@@ -43,27 +43,31 @@ func (k scaleKind) read(head, record []byte, r int) (s tileScales) {
 	return s
 }
 
-// mulGeneric multiplies rows rows, whole tiles from w on (the last may be partial), by the n ≤ width rows of one panel:
-// dst[i*stride+r] = Σ_b scale_b·(d·(Σ_c q·x - offset·Σ_c x) + m·Σ_c x).
-func (f *format) mulGeneric(w []byte, rows, blocks int, x []actBlock, width int, dst []float32, stride, n int) {
+// mulGeneric multiplies rows rows, whole tiles from w on (the last may be partial), by the first n rows of one panel, width
+// planes wide: dst[i*stride+r] = Σ_planes Σ_b scale_b·(d·(Σ_c q·x - offset·Σ_c x) + m·Σ_c x).
+func (f *format) mulGeneric(w []byte, rows, blocks int, x []actBlock, width int, dst []float32, stride, n, planes int) {
 	tile := f.tileBytes(blocks * blockCols)
 	var codes rowCodes
 	var acc [panelRows]float32
 	for r := range rows {
 		t, lane := w[r/RowTile*tile:][:tile], r%RowTile
-		clear(acc[:n])
+		clear(acc[:n*planes])
 		for b := range blocks {
 			head, record := f.recordAt(b)
 			s := f.scales.read(t[head:], t[record:], lane)
 			f.codes.get(t[record+f.scales.record():], lane, &codes)
-			for i := range n {
+			for i := range n * planes {
 				a := &x[b*width+i]
 				v := f.blockProduct(&s, &codes, a)
 				acc[i] += float32(v * a.scale)
 			}
 		}
 		for i := range n {
-			dst[i*stride+r] = acc[i]
+			v := acc[i*planes]
+			if planes == 2 {
+				v += acc[i*planes+1]
+			}
+			dst[i*stride+r] = v
 		}
 	}
 }

@@ -64,12 +64,12 @@ func kernelsFor(m *Matrix, l isa.Level) kernels {
 }
 
 // quantizeKernel is quantizeGeneric at a level.
-func quantizeKernel(l isa.Level) func(dst []actBlock, x []float32, w int) {
+func quantizeKernel(l isa.Level) func(dst []actBlock, x []float32, w, planes int) {
 	if l == isa.Portable {
 		return quantizeGeneric
 	}
-	return func(dst []actBlock, x []float32, w int) {
-		avx2Quantize(&dst[0].q[0], &x[0], len(x)/blockCols, w*actBytes)
+	return func(dst []actBlock, x []float32, w, planes int) {
+		avx2Quantize(&dst[0].q[0], &x[0], len(x)/blockCols, w*actBytes, planes)
 	}
 }
 

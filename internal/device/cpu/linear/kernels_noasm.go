@@ -7,6 +7,8 @@ import "github.com/twilight-go/twilight/internal/device/cpu/isa"
 // kernelsFor finds none: the portable loops do everything.
 func kernelsFor(*Matrix, isa.Level) kernels { return kernels{} }
 
-func quantizeKernel(isa.Level) func(dst []actBlock, x []float32, w int) { return quantizeGeneric }
+func quantizeKernel(isa.Level) func(dst []actBlock, x []float32, w, planes int) {
+	return quantizeGeneric
+}
 
 func readKernel() func(p *byte, n int) uint64 { return nil }

@@ -15,9 +15,9 @@ type kernels struct {
 	width int // the most activation rows that one takes, 0 where there are none
 }
 
-// A quantKernel is format.mulGeneric with a fixed width: it stores the first n of its rows. step is the distance in bytes
-// between an activation row's blocks, stride that between the rows of dst in elements.
-type quantKernel func(w *byte, rows, blocks int, x *int8, step int, dst *float32, stride, n int)
+// A quantKernel is format.mulGeneric with a fixed width: it stores the first n of its rows, of planes planes each. step is the
+// distance in bytes between an activation row's blocks, stride that between the rows of dst in elements.
+type quantKernel func(w *byte, rows, blocks int, x *int8, step int, dst *float32, stride, n, planes int)
 
 // A floatKernel is floatFormat.mulGeneric for as many rows as it is made for, cols elements apart in x.
 type floatKernel func(w *byte, rows, cols int, x *float32, dst *float32, stride int)
@@ -41,13 +41,13 @@ func (m *Matrix) Mul(dst []float32, stride int, x *Activations, r0, r1 int) {
 	k := &m.asm[isa.Best()]
 	rowBytes := m.cols * 4
 	if m.quant != nil {
-		rowBytes = m.cols / blockCols * actBytes
+		rowBytes = m.cols / blockCols * actBytes * x.planes
 	}
 	chunk := max(chunkBytes/rowBytes/panelRows, 1) * panelRows
 	for i := 0; i < x.n; i += chunk {
 		n := min(chunk, x.n-i)
 		step := RowTile
-		if n <= k.width || k.width == 0 {
+		if n*x.planes <= k.width || k.width == 0 {
 			step = r1 - r0 // the weights pass by once: in one call
 		}
 		for r := r0; r < r1; r += step {
@@ -64,16 +64,17 @@ func (m *Matrix) Mul(dst []float32, stride int, x *Activations, r0, r1 int) {
 func (m *Matrix) mulQuant(k *kernels, dst []float32, stride int, x *Activations, i, n, r, rows int) {
 	w := m.data[r/RowTile*m.tile:]
 	blocks := m.cols / blockCols
-	for end := i + n; i < end; i += panelRows {
-		width := x.panelWidth(i)
-		panel := x.blocks[i*blocks:][:width*blocks]
-		valid := min(width, end-i)
+	for p, end := i*x.planes, (i+n)*x.planes; p < end; p += panelRows {
+		width := x.panelWidth(p)
+		panel := x.blocks[p*blocks:][:width*blocks]
+		valid := min(width, end-p)
+		out := dst[p/x.planes*stride+r:]
 		if k.width == 0 {
-			m.quant.mulGeneric(w, rows, blocks, panel, width, dst[i*stride+r:], stride, valid)
+			m.quant.mulGeneric(w, rows, blocks, panel, width, out, stride, valid/x.planes, x.planes)
 			continue
 		}
 		for j := 0; j < valid; j += k.width {
-			k.quant[bits.TrailingZeros(uint(min(width, k.width)))](&w[0], rows, blocks, &panel[j].q[0], width*actBytes, &dst[(i+j)*stride+r], stride, valid-j)
+			k.quant[bits.TrailingZeros(uint(min(width, k.width)))](&w[0], rows, blocks, &panel[j].q[0], width*actBytes, &out[j/x.planes*stride], stride, (valid-j)/x.planes, x.planes)
 		}
 	}
 }

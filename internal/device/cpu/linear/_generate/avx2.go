@@ -41,6 +41,9 @@ func tilesY(acc []VecVirtual, pass func(w, lane GPVirtual), counted bool) {
 	Label("pass")
 	MOVQ(start, w)
 	pass(w, lane)
+	if counted {
+		addPlanes(acc)
+	}
 	// The mask has a lane for each row left, out of a table of eight set and eight clear.
 	left, table, eight, mask := GP64(), GP64(), GP64(), YMM()
 	MOVQ(rows, left)

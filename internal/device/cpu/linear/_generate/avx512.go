@@ -20,7 +20,6 @@ func generateAVX512() {
 			floatAVX512(t, n)
 		}
 	}
-
 }
 
 // zmms allocates n registers.
@@ -122,6 +121,7 @@ func quantAVX512(q quant, n int) {
 				counter("block", eight, 1, record)
 			})
 		}
+		addPlanes(k.acc)
 		out := GP64()
 		MOVQ(dst, out)
 		for i, a := range k.acc {

@@ -112,7 +112,7 @@ func (q quant) masks() (all []uint32) {
 // nonlinear are the values of IQ4_NL.
 var nonlinear = [16]int8{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
 
-const quantSignature = "func(w *byte, rows, blocks int, x *int8, step int, dst *float32, stride, n int)"
+const quantSignature = "func(w *byte, rows, blocks int, x *int8, step int, dst *float32, stride, n, planes int)"
 
 // docQuant writes the loop that a kernel stands for, in the terms of generic.go.
 func docQuant(name string, q quant, n int) {
@@ -133,12 +133,11 @@ func docQuant(name string, q quant, n int) {
 		value += " - (M0·Σx + M1·Σx)"
 	}
 	Doc(
-		fmt.Sprintf("%s is format.mulGeneric of %s for %d activation rows, of which the first n are stored:", name, q.name, n),
+		fmt.Sprintf("%s is format.mulGeneric of %s for a panel of width %d, of which the first n rows are stored:", name, q.name, n),
 		"",
-		"	for r := range rows { for i := range n {",
-		"		for b := range blocks { acc += ("+value+") · scale(i,b) } // over record b's codes q, scales as layout.go has them",
-		"		dst[i*stride+r] = acc",
-		"	}}",
+		fmt.Sprintf("	for r := range rows { for p := range %d {", n),
+		"		for b := range blocks { acc[p] += ("+value+") · scale(p,b) } // over record b's codes q, scales as layout.go has them",
+		"	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}",
 	)
 }
 
@@ -170,6 +169,19 @@ func prefetch(m Mem, n int) {
 	for i := 0; i < n; i += 64 {
 		PREFETCHT0(m.Offset(i))
 	}
+}
+
+// addPlanes adds the sums of the second planes to those of the first, if there are two: acc[i] is then row i.
+func addPlanes(acc []VecVirtual) {
+	if len(acc) == 1 {
+		return
+	}
+	CMPQ(param("planes"), I8(2))
+	JNE(LabelRef("added"))
+	for i := range len(acc) / 2 {
+		VADDPS(acc[2*i+1], acc[2*i], acc[i])
+	}
+	Label("added")
 }
 
 func param(name string) GPVirtual { return Load(Param(name), GP64()).(GPVirtual) }

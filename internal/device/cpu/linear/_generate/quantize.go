@@ -10,6 +10,9 @@ const (
 	tinyBits = 0x0da24260 // 1e-30, as in package linear
 	infBits  = 0x7f800000
 	nanBits  = 0x7fc00000
+
+	planeSteps    = 0x437e0000 // 254
+	planeFraction = 0x3b810204 // 1/254
 )
 
 // constantY broadcasts a 32-bit pattern.
@@ -23,20 +26,23 @@ func constantY(v uint32) VecVirtual {
 
 // quantizeAVX2 serves AVX-512 too: it is bound by its dependent steps, not by width.
 func quantizeAVX2() {
-	TEXT("avx2Quantize", NOSPLIT, "func(dst *int8, x *float32, blocks, step int)")
+	TEXT("avx2Quantize", NOSPLIT, "func(dst *int8, x *float32, blocks, step, planes int)")
 	Doc(
 		"avx2Quantize is quantizeGeneric, step bytes from block to block:",
 		"",
-		"	for b := range blocks { quantizeBlock(dst + b*step, x[32*b:]) }",
+		"	for b := range blocks { quantizeBlock((dst + b*step)[:planes], x[32*b:]) }",
 	)
 	Pragma("noescape")
-	dst, x, blocks, step := param("dst"), param("x"), param("blocks"), param("step")
+	dst, x, blocks, step, planes := param("dst"), param("x"), param("blocks"), param("step"), param("planes")
 	magnitude, flip, limit, none := constantY(0x7fffffff), constantY(0x80808080), constantY(0x42fe0000), constantY(0)
 	order := YMM()
 	VMOVDQU(unpackOrder(), order)
 	at := func(i int) Mem { return Mem{Base: x, Disp: 32 * i} }
+	to, left := GP64(), GP64() // the plane being written, and how many there are from it on
 
 	Label("block")
+	MOVQ(dst, to)
+	MOVQ(planes, left)
 	var abs [4]VecVirtual
 	for i := range abs {
 		abs[i] = YMM()
@@ -62,21 +68,26 @@ func quantizeAVX2() {
 	VDIVSS(limit.AsX(), top, scale)
 	VDIVSS(top, limit.AsX(), inverse.AsX())
 	VBROADCASTSS(inverse.AsX(), inverse)
-	VMOVSS(scale, Mem{Base: dst, Disp: actScale})
-	var q [4]VecVirtual
-	for i := range q {
-		q[i] = YMM()
-		VMULPS(at(i), inverse, q[i])
-		VCVTPS2DQ(q[i], q[i])
+	var steps, q [4]VecVirtual
+	for i := range steps {
+		steps[i], q[i] = YMM(), YMM()
+		VMULPS(at(i), inverse, steps[i])
 	}
-	VPACKSSDW(q[1], q[0], q[0])
-	VPACKSSDW(q[3], q[2], q[2])
-	VPACKSSWB(q[2], q[0], q[0])
-	VPERMD(q[0], order, q[0])
-	VMOVDQU(q[0], Mem{Base: dst})
+
+	Label("plane")
+	for i := range q {
+		VCVTPS2DQ(steps[i], q[i])
+	}
+	bytes, odd := YMM(), YMM()
+	VPACKSSDW(q[1], q[0], bytes)
+	VPACKSSDW(q[3], q[2], odd)
+	VPACKSSWB(odd, bytes, bytes)
+	VPERMD(bytes, order, bytes)
+	VMOVDQU(bytes, Mem{Base: to})
+	VMOVSS(scale, Mem{Base: to, Disp: actScale})
 
 	// Σ(q+128) of every eight bytes is Σq + 1024.
-	sums, upper := q[0], XMM()
+	sums, upper := bytes, XMM()
 	VPXOR(flip, sums, sums)
 	VPSADBW(none, sums, sums)
 	VEXTRACTI128(U8(1), sums, upper)
@@ -89,14 +100,25 @@ func quantizeAVX2() {
 		ADDQ(hi, lo)
 		MOVQ(U32(2048), neg[i])
 		SUBQ(lo, neg[i])
-		MOVL(neg[i].As32(), Mem{Base: dst, Disp: actNeg16 + 4*i})
+		MOVL(neg[i].As32(), Mem{Base: to, Disp: actNeg16 + 4*i})
 	}
 	all, sum := neg[0].As32(), XMM()
 	ADDL(neg[1].As32(), all)
-	MOVL(all, Mem{Base: dst, Disp: actNeg})
+	MOVL(all, Mem{Base: to, Disp: actNeg})
 	NEGL(all)
 	VCVTSI2SSL(all, none.AsX(), sum)
-	VMOVSS(sum, Mem{Base: dst, Disp: actSum})
+	VMOVSS(sum, Mem{Base: to, Disp: actSum})
+
+	DECQ(left)
+	JZ(LabelRef("next"))
+	for i := range steps {
+		VCVTDQ2PS(q[i], q[i])
+		VSUBPS(q[i], steps[i], steps[i])
+		VMULPS(wideData(planeSteps), steps[i], steps[i])
+	}
+	VMULSS(maskData(planeFraction), scale, scale)
+	ADDQ(I8(actBytes), to)
+	JMP(LabelRef("plane"))
 
 	Label("next")
 	ADDQ(step, dst)
@@ -112,9 +134,12 @@ func quantizeAVX2() {
 	MOVL(U32(nanBits), nan)
 	TESTL(bits, bits)
 	CMOVLPL(nan, value) // still positive: infinity or NaN
-	VMOVDQU(none, Mem{Base: dst})
-	VMOVDQU(none.AsX(), Mem{Base: dst, Disp: actBytes - 16})
-	MOVL(value, Mem{Base: dst, Disp: actScale})
+	counter("empty", left, 1, func() {
+		VMOVDQU(none, Mem{Base: to})
+		VMOVDQU(none.AsX(), Mem{Base: to, Disp: actBytes - 16})
+		MOVL(value, Mem{Base: to, Disp: actScale})
+		ADDQ(I8(actBytes), to)
+	})
 	JMP(LabelRef("next"))
 }
 
