@@ -87,16 +87,20 @@ func Open(path string) (_ *Checkpoint, err error) {
 	if err != nil {
 		return nil, err
 	}
-	var header bytes.Buffer
-	meta := append(net.metadata(c.mostly(), c.rows("token_embd.weight")), vocab...)
-	if err = gguf.Write(&header, meta, nil); err != nil {
-		return nil, fmt.Errorf("checkpoint: %s: %w", path, err)
-	}
-	if c.File, err = gguf.Parse(path, header.Bytes()); err != nil {
+	if c.File, err = inMemory(path, append(net.metadata(c.mostly(), c.rows("token_embd.weight")), vocab...)); err != nil {
 		return nil, fmt.Errorf("checkpoint: %s: %w", path, err)
 	}
 	c.fingerprint(raw)
 	return c, nil
+}
+
+// inMemory is a GGUF file of metadata alone.
+func inMemory(name string, meta []gguf.KV) (*gguf.File, error) {
+	var header bytes.Buffer
+	if err := gguf.Write(&header, meta, nil); err != nil {
+		return nil, err
+	}
+	return gguf.Parse(name, header.Bytes())
 }
 
 // index gives the checkpoint's tensors their GGUF names.
@@ -122,6 +126,14 @@ func (c *Checkpoint) index(net *network) error {
 	}
 	if _, ok := c.entries["output.weight"]; !ok && net.untied {
 		return errors.New("tensor lm_head.weight: not found, though tie_word_embeddings is false")
+	}
+	for _, part := range net.norms() { // the engine runs layers without them, too
+		for l := range net.layers {
+			name := fmt.Sprintf("blk.%d.%s.weight", l, part)
+			if _, ok := c.entries[name]; !ok {
+				return fmt.Errorf("tensor %s: not found; every layer of a %s has one", name, net.title)
+			}
+		}
 	}
 	if net.ropeFactors != nil {
 		c.names = append(c.names, ropeFactorsName)

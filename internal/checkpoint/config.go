@@ -142,7 +142,7 @@ func parseConfig(raw []byte) (*network, error) {
 	n.bos, n.eos = c.BOS, c.EOS
 	n.prefixes = []string{"model."}
 	if n.vision {
-		if c.Text == nil {
+		if c.Text == nil || string(c.Text) == "null" {
 			return nil, errors.New("text_config: not found")
 		}
 		if err := decode(c.Text, &c); err != nil {

@@ -114,6 +114,17 @@ func (n *network) has(part string) bool {
 	return true
 }
 
+// norms are the parts that only some networks have in every layer.
+func (n *network) norms() (parts []string) {
+	if n.headNorms {
+		parts = append(parts, "attn_q_norm", "attn_k_norm")
+	}
+	if n.fourNorms {
+		parts = append(parts, "post_attention_norm", "post_ffw_norm")
+	}
+	return parts
+}
+
 // norm is how the weights of norms change.
 func (n *network) norm() change {
 	if n.onePlus {

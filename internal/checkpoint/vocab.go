@@ -23,9 +23,12 @@ type merges []pair
 
 type pair struct{ left, right string }
 
+// typical is about how many bytes of text an entry of either takes.
+const typical = 16
+
 // UnmarshalJSON implements json.Unmarshaler.
 func (v *vocab) UnmarshalJSON(data []byte) error {
-	*v = nil
+	*v = make(vocab, 0, len(data)/typical)
 	c := cursor{data: string(data)} // its texts are parts of this one copy
 	if c.null() {
 		return nil
@@ -54,7 +57,7 @@ func (v *vocab) UnmarshalJSON(data []byte) error {
 
 // UnmarshalJSON implements json.Unmarshaler. A merge is "left right", or ["left", "right"] in newer files.
 func (m *merges) UnmarshalJSON(data []byte) error {
-	*m = nil
+	*m = make(merges, 0, len(data)/typical)
 	c := cursor{data: string(data)} // its texts are parts of this one copy
 	if c.null() {
 		return nil
