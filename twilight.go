@@ -20,6 +20,7 @@ import (
 	"github.com/twilight-go/twilight/gguf"
 	"github.com/twilight-go/twilight/internal/catalog"
 	"github.com/twilight-go/twilight/internal/chat"
+	"github.com/twilight-go/twilight/internal/checkpoint"
 	"github.com/twilight-go/twilight/internal/device"
 	"github.com/twilight-go/twilight/internal/device/cpu"
 	"github.com/twilight-go/twilight/internal/device/reference"
@@ -68,7 +69,7 @@ var ErrContext = engine.ErrContext
 
 // Model is an open model. Its sessions share it; one of them steps at a time.
 type Model struct {
-	file     *gguf.File
+	file     modelFile
 	tok      *tokenizer.Tokenizer
 	template *chat.Template
 	dev      device.Device
@@ -77,7 +78,8 @@ type Model struct {
 	specs    map[string]*attention.Pipeline
 }
 
-// Open finds a model by catalog name, path or hf:OWNER/REPO/FILE, fetching it if need be, and loads it. Close it when done.
+// Open finds a model by catalog name, path or hf:OWNER/REPO/FILE, fetching it if need be, and loads it. A path is that of a GGUF file, or of an unquantised Hugging
+// Face checkpoint: its folder, config.json or model.safetensors. Close the model when done.
 func Open(ctx context.Context, name string, o Options) (_ *Model, err error) {
 	m := &Model{spec: o.Attention, specs: map[string]*attention.Pipeline{}}
 	if m.spec == "" {
@@ -105,13 +107,15 @@ func Open(ctx context.Context, name string, o Options) (_ *Model, err error) {
 			err = errors.Join(err, m.Close())
 		}
 	}()
-	if m.file, err = gguf.Open(path); err != nil {
+	file, meta, err := openFile(path)
+	if err != nil {
 		return nil, err
 	}
-	if m.tok, err = tokenizer.FromGGUF(m.file); err != nil {
+	m.file = file
+	if m.tok, err = tokenizer.FromGGUF(meta); err != nil {
 		return nil, err
 	}
-	if m.template, err = loadTemplate(m.file, m.tok); err != nil {
+	if m.template, err = loadTemplate(meta, m.tok); err != nil {
 		return nil, err
 	}
 	dev, err := openDevice(o.Device, o.Threads)
@@ -137,6 +141,28 @@ func pipeline(spec string) (*attention.Pipeline, error) {
 		return nil, err
 	}
 	return attention.New(s)
+}
+
+// modelFile is a file, or a folder, that a model is run from.
+type modelFile interface {
+	model.Source
+	Size() int64
+	Close() error
+}
+
+// openFile opens a GGUF file or a checkpoint. meta is its metadata, which closes with it.
+func openFile(path string) (file modelFile, meta *gguf.File, err error) {
+	if checkpoint.Is(path) {
+		c, err := checkpoint.Open(path)
+		if err != nil {
+			return nil, nil, err
+		}
+		return c, c.File, nil
+	}
+	if meta, err = gguf.Open(path); err != nil {
+		return nil, nil, err
+	}
+	return meta, meta, nil
 }
 
 func openDevice(name string, threads int) (device.Device, error) {
