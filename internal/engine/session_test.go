@@ -18,6 +18,9 @@ import (
 func TestPrefillReuse(t *testing.T) {
 	for _, dev := range []string{"reference", "cpu"} {
 		for _, arch := range []string{"llama", "gemma3"} {
+			if testing.Short() && (dev == "reference" || arch != "llama") {
+				continue
+			}
 			r := newRig(t, dev, arch, Config{Context: 600, Sequences: 2})
 			ids := text(300)
 			fresh := r.session(t, densely)
@@ -137,7 +140,7 @@ func TestEndOfGeneration(t *testing.T) {
 	r := newRig(t, "cpu", "llama", Config{Context: 400})
 	s := r.session(t, densely)
 	for seed := range uint64(20) { // a hot sampler meets one soon
-		q := Request{Prompt: text(20), MaxTokens: 300, Sampling: Sampling{Temperature: 5, Seed: seed}}
+		q := Request{Prompt: text(20), MaxTokens: 60, Sampling: Sampling{Temperature: 5, Seed: seed}}
 		res := r.generate(t, s, q)
 		for _, id := range res.Tokens {
 			if r.tok.IsEOG(id) {
@@ -330,11 +333,15 @@ func TestStop(t *testing.T) {
 
 // A decode step allocates nothing once its scratch has grown.
 func TestStepAllocations(t *testing.T) {
-	for _, arch := range []string{"llama", "qwen2", "qwen3", "gemma3"} {
+	archs, prompt := []string{"llama", "qwen2", "qwen3", "gemma3"}, text(600)
+	if testing.Short() {
+		archs, prompt = archs[:1], prompt[:100]
+	}
+	for _, arch := range archs {
 		r := newRig(t, "cpu", arch, Config{Context: 800})
 		for _, p := range []*attention.Pipeline{densely, sparsely} {
 			s := r.NewSession(p)
-			if _, _, err := s.Prefill(context.Background(), text(600), nil); err != nil {
+			if _, _, err := s.Prefill(context.Background(), prompt, nil); err != nil {
 				t.Fatal(err)
 			}
 			step := func() {
