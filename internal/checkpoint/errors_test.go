@@ -2,6 +2,7 @@ package checkpoint_test
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -169,7 +170,7 @@ func TestFolderErrors(t *testing.T) {
 		"model.safetensors": {func(dir string) error { return os.Remove(filepath.Join(dir, "model.safetensors")) }, "found neither model.safetensors nor"},
 		"tokenizer":         {func(dir string) error { return os.Remove(filepath.Join(dir, "tokenizer.json")) }, "found neither tokenizer.json nor tokenizer.model"},
 		"a folder": {func(dir string) error {
-			return errs(os.Remove(filepath.Join(dir, "tokenizer.json")), os.Mkdir(filepath.Join(dir, "tokenizer.json"), 0o755))
+			return errors.Join(os.Remove(filepath.Join(dir, "tokenizer.json")), os.Mkdir(filepath.Join(dir, "tokenizer.json"), 0o755))
 		}, "expected a regular file"},
 		"size": {func(dir string) error { return os.Truncate(filepath.Join(dir, "config.json"), 5<<20) }, "the file has more than 4194304 bytes"},
 		"not UTF-8": {func(dir string) error {
@@ -179,7 +180,7 @@ func TestFolderErrors(t *testing.T) {
 			return os.WriteFile(filepath.Join(dir, "generation_config.json"), []byte("{"), 0o644)
 		}, "generation_config.json: unexpected end of JSON input"},
 		"not a model": {func(dir string) error {
-			return errs(os.Remove(filepath.Join(dir, "tokenizer.json")), os.WriteFile(filepath.Join(dir, "tokenizer.model"), []byte("hello"), 0o644))
+			return errors.Join(os.Remove(filepath.Join(dir, "tokenizer.json")), os.WriteFile(filepath.Join(dir, "tokenizer.model"), []byte("hello"), 0o644))
 		}, "tokenizer.model: field at 3 bytes from the end: the message is damaged"},
 	} {
 		dir := copyOf(t, "mistral", "config.json", func(object) {})
@@ -193,13 +194,6 @@ func TestFolderErrors(t *testing.T) {
 	if _, err := checkpoint.Open(filepath.Join(t.TempDir(), "absent")); err == nil {
 		t.Error("an absent folder was opened")
 	}
-}
-
-func errs(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }
 
 // A window of all layers ends the context: within it nothing is hidden.

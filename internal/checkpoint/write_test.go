@@ -26,6 +26,7 @@ type publish struct {
 	shards int            // files; 0: one without an index
 	pairs  bool           // merges as pairs, as newer files have them
 	pieces bool           // a sentencepiece model instead of tokenizer.json
+	vision bool           // as the text half of a network that also sees
 	config map[string]any // fields of config.json to add; nil values are left out
 }
 
@@ -36,8 +37,14 @@ func (p publish) write(t testing.TB, dir string, f *gguf.File) {
 	var tensors []safetensors.Tensor
 	for _, g := range f.Tensors() {
 		if name := publishedName(arch, g.Name); name != "" {
+			if p.vision {
+				name = "language_model." + name
+			}
 			tensors = append(tensors, p.tensor(t, f, arch, name, g))
 		}
+	}
+	if p.vision {
+		tensors = append(tensors, safetensors.Tensor{Name: "vision_tower.patches.weight", DType: "U8", Shape: []uint64{1, 1, 3}, Data: make([]byte, 3)})
 	}
 	if p.shards == 0 {
 		p.tensors(t, filepath.Join(dir, "model.safetensors"), tensors)
@@ -109,7 +116,7 @@ func (p publish) tensor(t testing.TB, f *gguf.File, arch, name string, g gguf.Te
 	if part := strings.Split(g.Name, "."); arch == "llama" && len(part) > 2 && (part[2] == "attn_q" || part[2] == "attn_k") {
 		key := map[string]string{"attn_q": "head_count", "attn_k": "head_count_kv"}[part[2]]
 		y := make([]float32, len(x))
-		dim := rows / int(must(f.Uint(arch + ".attention." + key))(t))
+		dim := rows / int(must(f.Uint(arch+".attention."+key))(t))
 		for r := range rows { // row 2i+j of a head came from row i + j·dim/2
 			i := r % dim
 			copy(y[(r-i+i/2+i%2*dim/2)*cols:][:cols], x[r*cols:][:cols])
@@ -188,6 +195,10 @@ func (p publish) configOf(t testing.TB, f *gguf.File, arch string) map[string]an
 		c["query_pre_attn_scalar"], c["attn_logit_softcapping"] = c["head_dim"], nil
 	}
 	maps.Copy(c, p.config)
+	if p.vision {
+		delete(c, "architectures")
+		return map[string]any{"architectures": []string{"Gemma3ForConditionalGeneration"}, "model_type": "gemma3", "text_config": c, "eos_token_id": []int{1}}
+	}
 	return c
 }
 
