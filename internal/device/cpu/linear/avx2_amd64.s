@@ -12,91 +12,154 @@ TEXT ·avx2Q4_0x1(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD (DI), Y2
-	VPMADDUBSW   Y2, Y1, Y2
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 4(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 8(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      224(AX)(SI*4), Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 12(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 16(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 20(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 24(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      224(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 28(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
-	VPBROADCASTD 40(DI), Y1
-	VPSLLD       $0x03, Y1, Y1
-	VPADDD       Y1, Y2, Y2
-	VCVTPH2PS    (AX)(SI*2), Y1
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y1, Y2, Y2
-	VBROADCASTSS 32(DI), Y1
-	VMULPS       Y1, Y2, Y2
-	VADDPS       Y2, Y0, Y0
+	VMOVDQU      32(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      96(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      160(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      224(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      32(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      96(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      160(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 24(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      224(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 28(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPBROADCASTD 40(SI), Y2
+	VPSLLD       $0x03, Y2, Y2
+	VPADDD       Y2, Y3, Y3
+	VCVTPH2PS    (AX), Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VMOVDQU      64(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      128(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      192(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      256(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      64(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      128(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      192(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 24(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      256(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 28(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPBROADCASTD 40(SI), Y2
+	VPSLLD       $0x03, Y2, Y2
+	VPADDD       Y2, Y3, Y3
+	VCVTPH2PS    16(AX), Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
 	ADDQ         $+288, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R8
+	ADDQ         R8, SI
+	SUBQ         $+1, DI
 	JG           block
-	MOVQ         CX, DI
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
 	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y1
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	VMASKMOVPS   Y0, Y1, (DI)
-	ADDQ         $+8, SI
-	CMPQ         SI, CX
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y2
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y0, Y2, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
 	JGE          done
-	CMPQ         SI, $+8
-	JE           pass
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
+	SUBQ         SI, DI
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y0
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y1, Y0, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
+	JGE          done
 	ADDQ         $+64, DX
 	SUBQ         $+16, CX
 	JG           tile
@@ -151,137 +214,241 @@ TEXT ·avx2Q4_0x2(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD (DI), Y3
-	VPMADDUBSW   Y3, Y2, Y3
-	VPBROADCASTD 52(DI), Y4
-	VPMADDUBSW   Y4, Y2, Y4
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 4(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 56(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      160(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 8(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 60(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      224(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 12(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 64(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 16(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 68(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 20(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 72(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      160(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 24(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 76(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      224(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 28(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPBROADCASTD 80(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VPBROADCASTD 40(DI), Y2
-	VPSLLD       $0x03, Y2, Y2
-	VPADDD       Y2, Y3, Y3
-	VPBROADCASTD 92(DI), Y2
-	VPSLLD       $0x03, Y2, Y2
-	VPADDD       Y2, Y4, Y4
-	VCVTPH2PS    (AX)(SI*2), Y2
-	VCVTDQ2PS    Y3, Y3
-	VMULPS       Y2, Y3, Y3
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VBROADCASTSS 32(DI), Y2
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y0, Y0
-	VBROADCASTSS 84(DI), Y2
-	VMULPS       Y2, Y4, Y4
-	VADDPS       Y4, Y1, Y1
+	VMOVDQU      32(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      96(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      160(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      224(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      32(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 68(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      96(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 72(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      160(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 24(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 76(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      224(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 28(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 80(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPBROADCASTD 40(SI), Y4
+	VPSLLD       $0x03, Y4, Y4
+	VPADDD       Y4, Y5, Y5
+	VPBROADCASTD 92(SI), Y4
+	VPSLLD       $0x03, Y4, Y4
+	VPADDD       Y4, Y6, Y6
+	VCVTPH2PS    (AX), Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VMOVDQU      64(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      128(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      192(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      256(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      64(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 68(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      128(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 72(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      192(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 24(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 76(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      256(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 28(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 80(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPBROADCASTD 40(SI), Y4
+	VPSLLD       $0x03, Y4, Y4
+	VPADDD       Y4, Y5, Y5
+	VPBROADCASTD 92(SI), Y4
+	VPSLLD       $0x03, Y4, Y4
+	VPADDD       Y4, Y6, Y6
+	VCVTPH2PS    16(AX), Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y3, Y3
 	ADDQ         $+288, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R8
+	ADDQ         R8, SI
+	SUBQ         $+1, DI
 	JG           block
-	MOVQ         planes+64(FP), DI
-	CMPQ         DI, $+2
+	MOVQ         planes+64(FP), SI
+	CMPQ         SI, $+2
 	JNE          added
 	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
 
 added:
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y2
-	MOVQ       stride+48(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	MOVQ       n+56(FP), R9
-	VMASKMOVPS Y0, Y2, (DI)
-	ADDQ       R8, DI
-	CMPQ       R9, $+1
-	JLE        stored
-	VMASKMOVPS Y1, Y2, (DI)
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y4
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y0, Y4, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored0
+	VMASKMOVPS Y1, Y4, (SI)
 
-stored:
-	ADDQ $+8, SI
-	CMPQ SI, CX
+stored0:
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y2, Y0, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored1
+	VMASKMOVPS Y3, Y0, (SI)
+
+stored1:
+	ADDQ $+8, BX
+	CMPQ BX, CX
 	JGE  done
-	CMPQ SI, $+8
-	JE   pass
 	ADDQ $+64, DX
 	SUBQ $+16, CX
 	JG   tile
@@ -487,18 +654,18 @@ added:
 	VMASKMOVPS Y0, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+1
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y1, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+2
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y2, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+3
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y3, Y4, (DI)
 
-stored:
+stored0:
 	ADDQ $+8, SI
 	CMPQ SI, CX
 	JGE  done
@@ -520,92 +687,156 @@ TEXT ·avx2Q4_1x1(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
 block:
-	VMOVDQU      64(AX)(SI*4), Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD (DI), Y2
-	VPMADDUBSW   Y2, Y1, Y2
-	VMOVDQU      128(AX)(SI*4), Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 4(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      192(AX)(SI*4), Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 8(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      256(AX)(SI*4), Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 12(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      64(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 16(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      128(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 20(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      192(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 24(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      256(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 28(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
-	VCVTPH2PS    (AX)(SI*2), Y1
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y1, Y2, Y2
-	VCVTPH2PS    32(AX)(SI*2), Y1
-	VBROADCASTSS 36(DI), Y3
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y3, Y2, Y2
-	VBROADCASTSS 32(DI), Y1
-	VMULPS       Y1, Y2, Y2
-	VADDPS       Y2, Y0, Y0
+	VMOVDQU      64(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      128(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      192(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      256(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      64(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      128(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      192(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 24(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      256(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 28(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VCVTPH2PS    (AX), Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VCVTPH2PS    32(AX), Y2
+	VBROADCASTSS 36(SI), Y4
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VMOVDQU      96(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      160(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      224(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      288(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      96(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      160(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      224(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 24(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      288(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 28(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VCVTPH2PS    16(AX), Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VCVTPH2PS    48(AX), Y2
+	VBROADCASTSS 36(SI), Y4
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
 	ADDQ         $+320, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R8
+	ADDQ         R8, SI
+	SUBQ         $+1, DI
 	JG           block
-	MOVQ         CX, DI
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
 	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y1
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	VMASKMOVPS   Y0, Y1, (DI)
-	ADDQ         $+8, SI
-	CMPQ         SI, CX
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y2
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y0, Y2, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
 	JGE          done
-	CMPQ         SI, $+8
-	JE           pass
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
+	SUBQ         SI, DI
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y0
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y1, Y0, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
+	JGE          done
 	ADDQ         $+64, DX
 	SUBQ         $+16, CX
 	JG           tile
@@ -622,138 +853,243 @@ TEXT ·avx2Q4_1x2(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 
 block:
-	VMOVDQU      64(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD (DI), Y3
-	VPMADDUBSW   Y3, Y2, Y3
-	VPBROADCASTD 52(DI), Y4
-	VPMADDUBSW   Y4, Y2, Y4
-	VMOVDQU      128(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 4(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 56(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      192(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 8(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 60(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      256(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 12(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 64(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      64(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 16(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 68(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      128(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 20(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 72(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      192(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 24(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 76(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      256(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 28(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPBROADCASTD 80(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VCVTPH2PS    (AX)(SI*2), Y2
-	VCVTDQ2PS    Y3, Y3
-	VMULPS       Y2, Y3, Y3
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VCVTPH2PS    32(AX)(SI*2), Y2
-	VBROADCASTSS 36(DI), Y5
-	VMULPS       Y2, Y5, Y5
-	VADDPS       Y5, Y3, Y3
-	VBROADCASTSS 88(DI), Y5
-	VMULPS       Y2, Y5, Y5
-	VADDPS       Y5, Y4, Y4
-	VBROADCASTSS 32(DI), Y2
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y0, Y0
-	VBROADCASTSS 84(DI), Y2
-	VMULPS       Y2, Y4, Y4
-	VADDPS       Y4, Y1, Y1
+	VMOVDQU      64(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      128(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      192(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      256(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      64(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 68(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      128(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 72(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      192(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 24(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 76(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      256(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 28(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 80(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VCVTPH2PS    (AX), Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTPH2PS    32(AX), Y4
+	VBROADCASTSS 36(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y5, Y5
+	VBROADCASTSS 88(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VMOVDQU      96(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      160(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      224(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      288(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      96(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 68(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      160(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 72(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      224(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 24(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 76(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      288(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 28(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 80(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VCVTPH2PS    16(AX), Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTPH2PS    48(AX), Y4
+	VBROADCASTSS 36(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y5, Y5
+	VBROADCASTSS 88(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y3, Y3
 	ADDQ         $+320, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R8
+	ADDQ         R8, SI
+	SUBQ         $+1, DI
 	JG           block
-	MOVQ         planes+64(FP), DI
-	CMPQ         DI, $+2
+	MOVQ         planes+64(FP), SI
+	CMPQ         SI, $+2
 	JNE          added
 	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
 
 added:
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y2
-	MOVQ       stride+48(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	MOVQ       n+56(FP), R9
-	VMASKMOVPS Y0, Y2, (DI)
-	ADDQ       R8, DI
-	CMPQ       R9, $+1
-	JLE        stored
-	VMASKMOVPS Y1, Y2, (DI)
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y4
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y0, Y4, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored0
+	VMASKMOVPS Y1, Y4, (SI)
 
-stored:
-	ADDQ $+8, SI
-	CMPQ SI, CX
+stored0:
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y2, Y0, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored1
+	VMASKMOVPS Y3, Y0, (SI)
+
+stored1:
+	ADDQ $+8, BX
+	CMPQ BX, CX
 	JGE  done
-	CMPQ SI, $+8
-	JE   pass
 	ADDQ $+64, DX
 	SUBQ $+16, CX
 	JG   tile
@@ -960,18 +1296,18 @@ added:
 	VMASKMOVPS Y0, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+1
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y1, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+2
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y2, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+3
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y3, Y4, (DI)
 
-stored:
+stored0:
 	ADDQ $+8, SI
 	CMPQ SI, CX
 	JGE  done
@@ -993,107 +1329,186 @@ TEXT ·avx2Q5_0x1(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
-	VPBROADCASTD (DI), Y2
-	VPMADDUBSW   Y2, Y1, Y2
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
-	VPBROADCASTD 4(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y1
-	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
-	VPBROADCASTD 8(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      224(AX)(SI*4), Y1
-	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
-	VPBROADCASTD 12(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
-	VMOVDQU      288(AX)(SI*4), Y1
-	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
-	VPBROADCASTD 16(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPSRLW       $0x05, Y1, Y1
-	VPAND        wide07070707<>+0(SB), Y1, Y1
-	VMOVDQU      96(AX)(SI*4), Y4
-	VPSRLW       $0x02, Y4, Y4
-	VPAND        wide18181818<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VPBROADCASTD 20(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
+	VMOVDQU      32(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      96(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
 	VPADDW       Y4, Y3, Y3
-	VMOVDQU      160(AX)(SI*4), Y1
-	VPSRLW       $0x05, Y1, Y1
-	VPAND        wide07070707<>+0(SB), Y1, Y1
-	VMOVDQU      224(AX)(SI*4), Y4
-	VPSRLW       $0x02, Y4, Y4
-	VPAND        wide18181818<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VPBROADCASTD 24(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
+	VMOVDQU      160(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
 	VPADDW       Y4, Y3, Y3
-	VMOVDQU      288(AX)(SI*4), Y1
-	VPSRLW       $0x05, Y1, Y1
-	VPAND        wide07070707<>+0(SB), Y1, Y1
-	VMOVDQU      96(AX)(SI*4), Y4
-	VPSRLW       $0x04, Y4, Y4
-	VPAND        wide08080808<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VMOVDQU      224(AX)(SI*4), Y4
-	VPSRLW       $0x03, Y4, Y4
-	VPAND        wide10101010<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VPBROADCASTD 28(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
+	VMOVDQU      224(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
 	VPADDW       Y4, Y3, Y3
 	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPADDD       Y3, Y2, Y2
-	VPBROADCASTD 40(DI), Y1
-	VPSLLD       $0x04, Y1, Y1
-	VPADDD       Y1, Y2, Y2
-	VCVTPH2PS    (AX)(SI*2), Y1
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y1, Y2, Y2
-	VBROADCASTSS 32(DI), Y1
-	VMULPS       Y1, Y2, Y2
-	VADDPS       Y2, Y0, Y0
+	VMOVDQU      288(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      32(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      96(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide18181818<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 20(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      160(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      224(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide18181818<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 24(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      288(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      96(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide08080808<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VMOVDQU      224(AX), Y5
+	VPSRLW       $0x03, Y5, Y5
+	VPAND        wide10101010<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 28(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD 40(SI), Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y2, Y3, Y3
+	VCVTPH2PS    (AX), Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VMOVDQU      64(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      128(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      192(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      256(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VMOVDQU      320(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      64(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      128(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide18181818<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 20(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      192(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      256(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide18181818<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 24(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      320(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      128(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide08080808<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VMOVDQU      256(AX), Y5
+	VPSRLW       $0x03, Y5, Y5
+	VPAND        wide10101010<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 28(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD 40(SI), Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y2, Y3, Y3
+	VCVTPH2PS    16(AX), Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
 	ADDQ         $+352, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R8
+	ADDQ         R8, SI
+	SUBQ         $+1, DI
 	JG           block
-	MOVQ         CX, DI
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
 	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y1
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	VMASKMOVPS   Y0, Y1, (DI)
-	ADDQ         $+8, SI
-	CMPQ         SI, CX
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y2
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y0, Y2, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
 	JGE          done
-	CMPQ         SI, $+8
-	JE           pass
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
+	SUBQ         SI, DI
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y0
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y1, Y0, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
+	JGE          done
 	ADDQ         $+64, DX
 	SUBQ         $+16, CX
 	JG           tile
@@ -1160,154 +1575,275 @@ TEXT ·avx2Q5_0x2(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
-	VPBROADCASTD (DI), Y3
-	VPMADDUBSW   Y3, Y2, Y3
-	VPBROADCASTD 52(DI), Y4
-	VPMADDUBSW   Y4, Y2, Y4
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
-	VPBROADCASTD 4(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 56(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      160(AX)(SI*4), Y2
-	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
-	VPBROADCASTD 8(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 60(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      224(AX)(SI*4), Y2
-	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
-	VPBROADCASTD 12(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPBROADCASTD 64(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VMOVDQU      288(AX)(SI*4), Y2
-	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
-	VPBROADCASTD 16(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPBROADCASTD 68(DI), Y6
-	VPMADDUBSW   Y6, Y2, Y6
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPSRLW       $0x05, Y2, Y2
-	VPAND        wide07070707<>+0(SB), Y2, Y2
-	VMOVDQU      96(AX)(SI*4), Y7
-	VPSRLW       $0x02, Y7, Y7
-	VPAND        wide18181818<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VPBROADCASTD 20(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VMOVDQU      32(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      96(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y5, Y5
-	VPBROADCASTD 72(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y6, Y6
-	VMOVDQU      160(AX)(SI*4), Y2
-	VPSRLW       $0x05, Y2, Y2
-	VPAND        wide07070707<>+0(SB), Y2, Y2
-	VMOVDQU      224(AX)(SI*4), Y7
-	VPSRLW       $0x02, Y7, Y7
-	VPAND        wide18181818<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VPBROADCASTD 24(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VMOVDQU      160(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y5, Y5
-	VPBROADCASTD 76(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y6, Y6
-	VMOVDQU      288(AX)(SI*4), Y2
-	VPSRLW       $0x05, Y2, Y2
-	VPAND        wide07070707<>+0(SB), Y2, Y2
-	VMOVDQU      96(AX)(SI*4), Y7
-	VPSRLW       $0x04, Y7, Y7
-	VPAND        wide08080808<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VMOVDQU      224(AX)(SI*4), Y7
-	VPSRLW       $0x03, Y7, Y7
-	VPAND        wide10101010<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VPBROADCASTD 28(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VMOVDQU      224(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y5, Y5
 	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 80(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y6, Y6
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
 	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 40(DI), Y2
-	VPSLLD       $0x04, Y2, Y2
-	VPADDD       Y2, Y3, Y3
-	VPBROADCASTD 92(DI), Y2
-	VPSLLD       $0x04, Y2, Y2
-	VPADDD       Y2, Y4, Y4
-	VCVTPH2PS    (AX)(SI*2), Y2
-	VCVTDQ2PS    Y3, Y3
-	VMULPS       Y2, Y3, Y3
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VBROADCASTSS 32(DI), Y2
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y0, Y0
-	VBROADCASTSS 84(DI), Y2
-	VMULPS       Y2, Y4, Y4
-	VADDPS       Y4, Y1, Y1
+	VMOVDQU      288(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 68(SI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      32(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      96(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide18181818<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 20(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      160(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      224(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide18181818<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 24(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      288(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      96(AX), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        wide08080808<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VMOVDQU      224(AX), Y9
+	VPSRLW       $0x03, Y9, Y9
+	VPAND        wide10101010<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 28(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 80(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 40(SI), Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y4, Y5, Y5
+	VPBROADCASTD 92(SI), Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y4, Y6, Y6
+	VCVTPH2PS    (AX), Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VMOVDQU      64(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      128(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      192(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      256(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VMOVDQU      320(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 68(SI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      64(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      128(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide18181818<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 20(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      192(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      256(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide18181818<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 24(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      320(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      128(AX), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        wide08080808<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VMOVDQU      256(AX), Y9
+	VPSRLW       $0x03, Y9, Y9
+	VPAND        wide10101010<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 28(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 80(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 40(SI), Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y4, Y5, Y5
+	VPBROADCASTD 92(SI), Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y4, Y6, Y6
+	VCVTPH2PS    16(AX), Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y3, Y3
 	ADDQ         $+352, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R8
+	ADDQ         R8, SI
+	SUBQ         $+1, DI
 	JG           block
-	MOVQ         planes+64(FP), DI
-	CMPQ         DI, $+2
+	MOVQ         planes+64(FP), SI
+	CMPQ         SI, $+2
 	JNE          added
 	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
 
 added:
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y2
-	MOVQ       stride+48(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	MOVQ       n+56(FP), R9
-	VMASKMOVPS Y0, Y2, (DI)
-	ADDQ       R8, DI
-	CMPQ       R9, $+1
-	JLE        stored
-	VMASKMOVPS Y1, Y2, (DI)
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y4
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y0, Y4, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored0
+	VMASKMOVPS Y1, Y4, (SI)
 
-stored:
-	ADDQ $+8, SI
-	CMPQ SI, CX
+stored0:
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y2, Y0, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored1
+	VMASKMOVPS Y3, Y0, (SI)
+
+stored1:
+	ADDQ $+8, BX
+	CMPQ BX, CX
 	JGE  done
-	CMPQ SI, $+8
-	JE   pass
 	ADDQ $+64, DX
 	SUBQ $+16, CX
 	JG   tile
@@ -1532,18 +2068,18 @@ added:
 	VMASKMOVPS Y0, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+1
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y1, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+2
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y2, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+3
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y3, Y4, (DI)
 
-stored:
+stored0:
 	ADDQ $+8, SI
 	CMPQ SI, CX
 	JGE  done
@@ -1565,108 +2101,188 @@ TEXT ·avx2Q5_1x1(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
 block:
-	VMOVDQU      64(AX)(SI*4), Y1
-	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
-	VPBROADCASTD (DI), Y2
-	VPMADDUBSW   Y2, Y1, Y2
-	VMOVDQU      128(AX)(SI*4), Y1
-	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
-	VPBROADCASTD 4(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      192(AX)(SI*4), Y1
-	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
-	VPBROADCASTD 8(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      256(AX)(SI*4), Y1
-	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
-	VPBROADCASTD 12(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
-	VMOVDQU      320(AX)(SI*4), Y1
-	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
-	VPBROADCASTD 16(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VMOVDQU      64(AX)(SI*4), Y1
-	VPSRLW       $0x05, Y1, Y1
-	VPAND        wide07070707<>+0(SB), Y1, Y1
-	VMOVDQU      128(AX)(SI*4), Y4
-	VPSRLW       $0x02, Y4, Y4
-	VPAND        wide18181818<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VPBROADCASTD 20(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
+	VMOVDQU      64(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      128(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
 	VPADDW       Y4, Y3, Y3
-	VMOVDQU      192(AX)(SI*4), Y1
-	VPSRLW       $0x05, Y1, Y1
-	VPAND        wide07070707<>+0(SB), Y1, Y1
-	VMOVDQU      256(AX)(SI*4), Y4
-	VPSRLW       $0x02, Y4, Y4
-	VPAND        wide18181818<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VPBROADCASTD 24(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
+	VMOVDQU      192(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
 	VPADDW       Y4, Y3, Y3
-	VMOVDQU      320(AX)(SI*4), Y1
-	VPSRLW       $0x05, Y1, Y1
-	VPAND        wide07070707<>+0(SB), Y1, Y1
-	VMOVDQU      128(AX)(SI*4), Y4
-	VPSRLW       $0x04, Y4, Y4
-	VPAND        wide08080808<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VMOVDQU      256(AX)(SI*4), Y4
-	VPSRLW       $0x03, Y4, Y4
-	VPAND        wide10101010<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VPBROADCASTD 28(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
+	VMOVDQU      256(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
 	VPADDW       Y4, Y3, Y3
 	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPADDD       Y3, Y2, Y2
-	VCVTPH2PS    (AX)(SI*2), Y1
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y1, Y2, Y2
-	VCVTPH2PS    32(AX)(SI*2), Y1
-	VBROADCASTSS 36(DI), Y3
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y3, Y2, Y2
-	VBROADCASTSS 32(DI), Y1
-	VMULPS       Y1, Y2, Y2
-	VADDPS       Y2, Y0, Y0
+	VMOVDQU      320(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      64(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      128(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide18181818<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 20(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      192(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      256(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide18181818<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 24(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      320(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      128(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide08080808<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VMOVDQU      256(AX), Y5
+	VPSRLW       $0x03, Y5, Y5
+	VPAND        wide10101010<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 28(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VCVTPH2PS    (AX), Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VCVTPH2PS    32(AX), Y2
+	VBROADCASTSS 36(SI), Y4
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VMOVDQU      96(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      160(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      224(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      288(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VMOVDQU      352(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      96(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide18181818<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 20(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      224(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      288(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide18181818<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 24(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      352(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide08080808<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VMOVDQU      288(AX), Y5
+	VPSRLW       $0x03, Y5, Y5
+	VPAND        wide10101010<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 28(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VCVTPH2PS    16(AX), Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VCVTPH2PS    48(AX), Y2
+	VBROADCASTSS 36(SI), Y4
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
 	ADDQ         $+384, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R8
+	ADDQ         R8, SI
+	SUBQ         $+1, DI
 	JG           block
-	MOVQ         CX, DI
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
 	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y1
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	VMASKMOVPS   Y0, Y1, (DI)
-	ADDQ         $+8, SI
-	CMPQ         SI, CX
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y2
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y0, Y2, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
 	JGE          done
-	CMPQ         SI, $+8
-	JE           pass
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
+	SUBQ         SI, DI
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y0
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y1, Y0, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
+	JGE          done
 	ADDQ         $+64, DX
 	SUBQ         $+16, CX
 	JG           tile
@@ -1683,155 +2299,277 @@ TEXT ·avx2Q5_1x2(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 
 block:
-	VMOVDQU      64(AX)(SI*4), Y2
-	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
-	VPBROADCASTD (DI), Y3
-	VPMADDUBSW   Y3, Y2, Y3
-	VPBROADCASTD 52(DI), Y4
-	VPMADDUBSW   Y4, Y2, Y4
-	VMOVDQU      128(AX)(SI*4), Y2
-	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
-	VPBROADCASTD 4(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 56(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      192(AX)(SI*4), Y2
-	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
-	VPBROADCASTD 8(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 60(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      256(AX)(SI*4), Y2
-	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
-	VPBROADCASTD 12(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPBROADCASTD 64(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VMOVDQU      320(AX)(SI*4), Y2
-	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
-	VPBROADCASTD 16(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPBROADCASTD 68(DI), Y6
-	VPMADDUBSW   Y6, Y2, Y6
-	VMOVDQU      64(AX)(SI*4), Y2
-	VPSRLW       $0x05, Y2, Y2
-	VPAND        wide07070707<>+0(SB), Y2, Y2
-	VMOVDQU      128(AX)(SI*4), Y7
-	VPSRLW       $0x02, Y7, Y7
-	VPAND        wide18181818<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VPBROADCASTD 20(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VMOVDQU      64(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      128(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y5, Y5
-	VPBROADCASTD 72(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y6, Y6
-	VMOVDQU      192(AX)(SI*4), Y2
-	VPSRLW       $0x05, Y2, Y2
-	VPAND        wide07070707<>+0(SB), Y2, Y2
-	VMOVDQU      256(AX)(SI*4), Y7
-	VPSRLW       $0x02, Y7, Y7
-	VPAND        wide18181818<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VPBROADCASTD 24(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VMOVDQU      192(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y5, Y5
-	VPBROADCASTD 76(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y6, Y6
-	VMOVDQU      320(AX)(SI*4), Y2
-	VPSRLW       $0x05, Y2, Y2
-	VPAND        wide07070707<>+0(SB), Y2, Y2
-	VMOVDQU      128(AX)(SI*4), Y7
-	VPSRLW       $0x04, Y7, Y7
-	VPAND        wide08080808<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VMOVDQU      256(AX)(SI*4), Y7
-	VPSRLW       $0x03, Y7, Y7
-	VPAND        wide10101010<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VPBROADCASTD 28(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VMOVDQU      256(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y5, Y5
 	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 80(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y6, Y6
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
 	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VCVTPH2PS    (AX)(SI*2), Y2
-	VCVTDQ2PS    Y3, Y3
-	VMULPS       Y2, Y3, Y3
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VCVTPH2PS    32(AX)(SI*2), Y2
-	VBROADCASTSS 36(DI), Y5
-	VMULPS       Y2, Y5, Y5
-	VADDPS       Y5, Y3, Y3
-	VBROADCASTSS 88(DI), Y5
-	VMULPS       Y2, Y5, Y5
-	VADDPS       Y5, Y4, Y4
-	VBROADCASTSS 32(DI), Y2
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y0, Y0
-	VBROADCASTSS 84(DI), Y2
-	VMULPS       Y2, Y4, Y4
-	VADDPS       Y4, Y1, Y1
+	VMOVDQU      320(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 68(SI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      64(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      128(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide18181818<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 20(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      192(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      256(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide18181818<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 24(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      320(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      128(AX), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        wide08080808<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VMOVDQU      256(AX), Y9
+	VPSRLW       $0x03, Y9, Y9
+	VPAND        wide10101010<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 28(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 80(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VCVTPH2PS    (AX), Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTPH2PS    32(AX), Y4
+	VBROADCASTSS 36(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y5, Y5
+	VBROADCASTSS 88(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VMOVDQU      96(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      160(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      224(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      288(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VMOVDQU      352(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 68(SI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      96(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide18181818<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 20(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      224(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      288(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide18181818<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 24(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      352(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        wide08080808<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VMOVDQU      288(AX), Y9
+	VPSRLW       $0x03, Y9, Y9
+	VPAND        wide10101010<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 28(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 80(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VCVTPH2PS    16(AX), Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTPH2PS    48(AX), Y4
+	VBROADCASTSS 36(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y5, Y5
+	VBROADCASTSS 88(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y3, Y3
 	ADDQ         $+384, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R8
+	ADDQ         R8, SI
+	SUBQ         $+1, DI
 	JG           block
-	MOVQ         planes+64(FP), DI
-	CMPQ         DI, $+2
+	MOVQ         planes+64(FP), SI
+	CMPQ         SI, $+2
 	JNE          added
 	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
 
 added:
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y2
-	MOVQ       stride+48(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	MOVQ       n+56(FP), R9
-	VMASKMOVPS Y0, Y2, (DI)
-	ADDQ       R8, DI
-	CMPQ       R9, $+1
-	JLE        stored
-	VMASKMOVPS Y1, Y2, (DI)
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y4
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y0, Y4, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored0
+	VMASKMOVPS Y1, Y4, (SI)
 
-stored:
-	ADDQ $+8, SI
-	CMPQ SI, CX
+stored0:
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y2, Y0, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored1
+	VMASKMOVPS Y3, Y0, (SI)
+
+stored1:
+	ADDQ $+8, BX
+	CMPQ BX, CX
 	JGE  done
-	CMPQ SI, $+8
-	JE   pass
 	ADDQ $+64, DX
 	SUBQ $+16, CX
 	JG   tile
@@ -2057,18 +2795,18 @@ added:
 	VMASKMOVPS Y0, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+1
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y1, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+2
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y2, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+3
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y3, Y4, (DI)
 
-stored:
+stored0:
 	ADDQ $+8, SI
 	CMPQ SI, CX
 	JGE  done
@@ -2090,107 +2828,186 @@ TEXT ·avx2Q8_0x1(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPXOR        wide80808080<>+0(SB), Y1, Y1
-	VPABSB       Y1, Y2
-	VPBROADCASTD (DI), Y3
-	VPSIGNB      Y1, Y3, Y3
-	VPMADDUBSW   Y3, Y2, Y3
-	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPXOR        wide80808080<>+0(SB), Y1, Y1
-	VPABSB       Y1, Y2
-	VPBROADCASTD 4(DI), Y4
-	VPSIGNB      Y1, Y4, Y4
-	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      32(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD (SI), Y4
+	VPSIGNB      Y2, Y4, Y4
+	VPMADDUBSW   Y4, Y3, Y4
 	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y3, Y3
-	VMOVDQU      160(AX)(SI*4), Y1
-	VPXOR        wide80808080<>+0(SB), Y1, Y1
-	VPABSB       Y1, Y2
-	VPBROADCASTD 8(DI), Y4
-	VPSIGNB      Y1, Y4, Y4
-	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      96(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 4(SI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      160(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 8(SI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      224(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 12(SI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      288(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 16(SI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      352(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 20(SI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      416(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 24(SI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      480(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 28(SI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VCVTPH2PS    (AX), Y2
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y0, Y0
+	VMOVDQU      64(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD (SI), Y4
+	VPSIGNB      Y2, Y4, Y4
+	VPMADDUBSW   Y4, Y3, Y4
 	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y3, Y3
-	VMOVDQU      224(AX)(SI*4), Y1
-	VPXOR        wide80808080<>+0(SB), Y1, Y1
-	VPABSB       Y1, Y2
-	VPBROADCASTD 12(DI), Y4
-	VPSIGNB      Y1, Y4, Y4
-	VPMADDUBSW   Y4, Y2, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y3, Y3
-	VMOVDQU      288(AX)(SI*4), Y1
-	VPXOR        wide80808080<>+0(SB), Y1, Y1
-	VPABSB       Y1, Y2
-	VPBROADCASTD 16(DI), Y4
-	VPSIGNB      Y1, Y4, Y4
-	VPMADDUBSW   Y4, Y2, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y3, Y3
-	VMOVDQU      352(AX)(SI*4), Y1
-	VPXOR        wide80808080<>+0(SB), Y1, Y1
-	VPABSB       Y1, Y2
-	VPBROADCASTD 20(DI), Y4
-	VPSIGNB      Y1, Y4, Y4
-	VPMADDUBSW   Y4, Y2, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y3, Y3
-	VMOVDQU      416(AX)(SI*4), Y1
-	VPXOR        wide80808080<>+0(SB), Y1, Y1
-	VPABSB       Y1, Y2
-	VPBROADCASTD 24(DI), Y4
-	VPSIGNB      Y1, Y4, Y4
-	VPMADDUBSW   Y4, Y2, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y3, Y3
-	VMOVDQU      480(AX)(SI*4), Y1
-	VPXOR        wide80808080<>+0(SB), Y1, Y1
-	VPABSB       Y1, Y2
-	VPBROADCASTD 28(DI), Y4
-	VPSIGNB      Y1, Y4, Y4
-	VPMADDUBSW   Y4, Y2, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y3, Y3
-	VCVTPH2PS    (AX)(SI*2), Y1
-	VCVTDQ2PS    Y3, Y3
-	VMULPS       Y1, Y3, Y3
-	VBROADCASTSS 32(DI), Y1
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y3, Y0, Y0
+	VMOVDQU      128(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 4(SI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      192(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 8(SI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      256(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 12(SI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      320(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 16(SI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      384(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 20(SI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      448(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 24(SI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      512(AX), Y2
+	VPXOR        wide80808080<>+0(SB), Y2, Y2
+	VPABSB       Y2, Y3
+	VPBROADCASTD 28(SI), Y5
+	VPSIGNB      Y2, Y5, Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VCVTPH2PS    16(AX), Y2
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y1, Y1
 	ADDQ         $+544, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R8
+	ADDQ         R8, SI
+	SUBQ         $+1, DI
 	JG           block
-	MOVQ         CX, DI
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
 	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y1
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	VMASKMOVPS   Y0, Y1, (DI)
-	ADDQ         $+8, SI
-	CMPQ         SI, CX
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y2
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y0, Y2, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
 	JGE          done
-	CMPQ         SI, $+8
-	JE           pass
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
+	SUBQ         SI, DI
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y0
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y1, Y0, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
+	JGE          done
 	ADDQ         $+64, DX
 	SUBQ         $+16, CX
 	JG           tile
@@ -2217,165 +3034,297 @@ TEXT ·avx2Q8_0x2(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPXOR        wide80808080<>+0(SB), Y2, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD (DI), Y4
-	VPSIGNB      Y2, Y4, Y4
-	VPMADDUBSW   Y4, Y3, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VPBROADCASTD 52(DI), Y5
-	VPSIGNB      Y2, Y5, Y5
-	VPMADDUBSW   Y5, Y3, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPXOR        wide80808080<>+0(SB), Y2, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 4(DI), Y6
-	VPSIGNB      Y2, Y6, Y6
-	VPMADDUBSW   Y6, Y3, Y6
+	VMOVDQU      32(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD (SI), Y6
+	VPSIGNB      Y4, Y6, Y6
+	VPMADDUBSW   Y6, Y5, Y6
 	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 56(DI), Y6
-	VPSIGNB      Y2, Y6, Y6
-	VPMADDUBSW   Y6, Y3, Y6
+	VPBROADCASTD 52(SI), Y7
+	VPSIGNB      Y4, Y7, Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VMOVDQU      96(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 4(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 56(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      160(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 8(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 60(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      224(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 12(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 64(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      288(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 16(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 68(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      352(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 20(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 72(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      416(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 24(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 76(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      480(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 28(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 80(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VCVTPH2PS    (AX), Y4
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y0, Y0
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y1, Y1
+	VMOVDQU      64(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD (SI), Y6
+	VPSIGNB      Y4, Y6, Y6
+	VPMADDUBSW   Y6, Y5, Y6
 	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y5, Y5
-	VMOVDQU      160(AX)(SI*4), Y2
-	VPXOR        wide80808080<>+0(SB), Y2, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 8(DI), Y6
-	VPSIGNB      Y2, Y6, Y6
-	VPMADDUBSW   Y6, Y3, Y6
-	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 60(DI), Y6
-	VPSIGNB      Y2, Y6, Y6
-	VPMADDUBSW   Y6, Y3, Y6
-	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y5, Y5
-	VMOVDQU      224(AX)(SI*4), Y2
-	VPXOR        wide80808080<>+0(SB), Y2, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 12(DI), Y6
-	VPSIGNB      Y2, Y6, Y6
-	VPMADDUBSW   Y6, Y3, Y6
-	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 64(DI), Y6
-	VPSIGNB      Y2, Y6, Y6
-	VPMADDUBSW   Y6, Y3, Y6
-	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y5, Y5
-	VMOVDQU      288(AX)(SI*4), Y2
-	VPXOR        wide80808080<>+0(SB), Y2, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 16(DI), Y6
-	VPSIGNB      Y2, Y6, Y6
-	VPMADDUBSW   Y6, Y3, Y6
-	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 68(DI), Y6
-	VPSIGNB      Y2, Y6, Y6
-	VPMADDUBSW   Y6, Y3, Y6
-	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y5, Y5
-	VMOVDQU      352(AX)(SI*4), Y2
-	VPXOR        wide80808080<>+0(SB), Y2, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 20(DI), Y6
-	VPSIGNB      Y2, Y6, Y6
-	VPMADDUBSW   Y6, Y3, Y6
-	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 72(DI), Y6
-	VPSIGNB      Y2, Y6, Y6
-	VPMADDUBSW   Y6, Y3, Y6
-	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y5, Y5
-	VMOVDQU      416(AX)(SI*4), Y2
-	VPXOR        wide80808080<>+0(SB), Y2, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 24(DI), Y6
-	VPSIGNB      Y2, Y6, Y6
-	VPMADDUBSW   Y6, Y3, Y6
-	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 76(DI), Y6
-	VPSIGNB      Y2, Y6, Y6
-	VPMADDUBSW   Y6, Y3, Y6
-	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y5, Y5
-	VMOVDQU      480(AX)(SI*4), Y2
-	VPXOR        wide80808080<>+0(SB), Y2, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 28(DI), Y6
-	VPSIGNB      Y2, Y6, Y6
-	VPMADDUBSW   Y6, Y3, Y6
-	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 80(DI), Y6
-	VPSIGNB      Y2, Y6, Y6
-	VPMADDUBSW   Y6, Y3, Y6
-	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y5, Y5
-	VCVTPH2PS    (AX)(SI*2), Y2
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VCVTDQ2PS    Y5, Y5
-	VMULPS       Y2, Y5, Y5
-	VBROADCASTSS 32(DI), Y2
-	VMULPS       Y2, Y4, Y4
-	VADDPS       Y4, Y0, Y0
-	VBROADCASTSS 84(DI), Y2
-	VMULPS       Y2, Y5, Y5
-	VADDPS       Y5, Y1, Y1
+	VPBROADCASTD 52(SI), Y7
+	VPSIGNB      Y4, Y7, Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VMOVDQU      128(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 4(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 56(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      192(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 8(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 60(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      256(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 12(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 64(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      320(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 16(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 68(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      384(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 20(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 72(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      448(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 24(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 76(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      512(AX), Y4
+	VPXOR        wide80808080<>+0(SB), Y4, Y4
+	VPABSB       Y4, Y5
+	VPBROADCASTD 28(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPBROADCASTD 80(SI), Y8
+	VPSIGNB      Y4, Y8, Y8
+	VPMADDUBSW   Y8, Y5, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VCVTPH2PS    16(AX), Y4
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y2, Y2
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y3, Y3
 	ADDQ         $+544, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R8
+	ADDQ         R8, SI
+	SUBQ         $+1, DI
 	JG           block
-	MOVQ         planes+64(FP), DI
-	CMPQ         DI, $+2
+	MOVQ         planes+64(FP), SI
+	CMPQ         SI, $+2
 	JNE          added
 	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
 
 added:
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y2
-	MOVQ       stride+48(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	MOVQ       n+56(FP), R9
-	VMASKMOVPS Y0, Y2, (DI)
-	ADDQ       R8, DI
-	CMPQ       R9, $+1
-	JLE        stored
-	VMASKMOVPS Y1, Y2, (DI)
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y4
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y0, Y4, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored0
+	VMASKMOVPS Y1, Y4, (SI)
 
-stored:
-	ADDQ $+8, SI
-	CMPQ SI, CX
+stored0:
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y2, Y0, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored1
+	VMASKMOVPS Y3, Y0, (SI)
+
+stored1:
+	ADDQ $+8, BX
+	CMPQ BX, CX
 	JGE  done
-	CMPQ SI, $+8
-	JE   pass
 	ADDQ $+64, DX
 	SUBQ $+16, CX
 	JG   tile
@@ -2633,18 +3582,18 @@ added:
 	VMASKMOVPS Y0, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+1
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y1, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+2
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y2, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+3
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y3, Y4, (DI)
 
-stored:
+stored0:
 	ADDQ $+8, SI
 	CMPQ SI, CX
 	JGE  done
@@ -2661,125 +3610,216 @@ done:
 // func avx2IQ4_NLx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
 TEXT ·avx2IQ4_NLx1(SB), NOSPLIT, $0-72
-	VMOVDQU nonlinear0<>+0(SB), Y1
+	VMOVDQU nonlinear0<>+0(SB), Y0
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
 	MOVQ    dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
-	VXORPS Y0, Y0, Y0
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD (DI), Y4
-	VPSIGNB      Y2, Y4, Y4
-	VPMADDUBSW   Y4, Y3, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 4(DI), Y5
-	VPSIGNB      Y2, Y5, Y5
-	VPMADDUBSW   Y5, Y3, Y5
+	VMOVDQU      32(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD (SI), Y5
+	VPSIGNB      Y3, Y5, Y5
+	VPMADDUBSW   Y5, Y4, Y5
 	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VMOVDQU      160(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 8(DI), Y5
-	VPSIGNB      Y2, Y5, Y5
-	VPMADDUBSW   Y5, Y3, Y5
+	VMOVDQU      96(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 4(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      160(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 8(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      224(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 12(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      32(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 16(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      96(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 20(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      160(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 24(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      224(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 28(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VCVTPH2PS    (AX), Y3
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y3, Y5, Y5
+	VBROADCASTSS 32(SI), Y3
+	VMULPS       Y3, Y5, Y5
+	VADDPS       Y5, Y1, Y1
+	VMOVDQU      64(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD (SI), Y5
+	VPSIGNB      Y3, Y5, Y5
+	VPMADDUBSW   Y5, Y4, Y5
 	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VMOVDQU      224(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 12(DI), Y5
-	VPSIGNB      Y2, Y5, Y5
-	VPMADDUBSW   Y5, Y3, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 16(DI), Y5
-	VPSIGNB      Y2, Y5, Y5
-	VPMADDUBSW   Y5, Y3, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 20(DI), Y5
-	VPSIGNB      Y2, Y5, Y5
-	VPMADDUBSW   Y5, Y3, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VMOVDQU      160(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 24(DI), Y5
-	VPSIGNB      Y2, Y5, Y5
-	VPMADDUBSW   Y5, Y3, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VMOVDQU      224(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 28(DI), Y5
-	VPSIGNB      Y2, Y5, Y5
-	VPMADDUBSW   Y5, Y3, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VCVTPH2PS    (AX)(SI*2), Y2
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VBROADCASTSS 32(DI), Y2
-	VMULPS       Y2, Y4, Y4
-	VADDPS       Y4, Y0, Y0
+	VMOVDQU      128(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 4(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      192(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 8(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      256(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 12(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      64(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 16(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      128(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 20(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      192(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 24(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      256(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 28(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VCVTPH2PS    16(AX), Y3
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y3, Y5, Y5
+	VBROADCASTSS 32(SI), Y3
+	VMULPS       Y3, Y5, Y5
+	VADDPS       Y5, Y2, Y2
 	ADDQ         $+288, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R8
+	ADDQ         R8, SI
+	SUBQ         $+1, DI
 	JG           block
-	MOVQ         CX, DI
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
 	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y2
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	VMASKMOVPS   Y0, Y2, (DI)
-	ADDQ         $+8, SI
-	CMPQ         SI, CX
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y3
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y1, Y3, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
 	JGE          done
-	CMPQ         SI, $+8
-	JE           pass
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
+	SUBQ         SI, DI
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y1
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y2, Y1, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
+	JGE          done
 	ADDQ         $+64, DX
 	SUBQ         $+16, CX
 	JG           tile
@@ -2825,183 +3865,327 @@ GLOBL nonlinear0<>(SB), RODATA|NOPTR, $32
 // func avx2IQ4_NLx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
 TEXT ·avx2IQ4_NLx2(SB), NOSPLIT, $0-72
-	VMOVDQU nonlinear0<>+0(SB), Y2
+	VMOVDQU nonlinear0<>+0(SB), Y0
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
 	MOVQ    dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
-	VXORPS Y0, Y0, Y0
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD (DI), Y5
-	VPSIGNB      Y3, Y5, Y5
-	VPMADDUBSW   Y5, Y4, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPBROADCASTD 52(DI), Y6
-	VPSIGNB      Y3, Y6, Y6
-	VPMADDUBSW   Y6, Y4, Y6
-	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VMOVDQU      96(AX)(SI*4), Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD 4(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
+	VMOVDQU      32(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD (SI), Y7
+	VPSIGNB      Y5, Y7, Y7
+	VPMADDUBSW   Y7, Y6, Y7
 	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 56(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 52(SI), Y8
+	VPSIGNB      Y5, Y8, Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VMOVDQU      96(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 4(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 56(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      160(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 8(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 60(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      224(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 12(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 64(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      32(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 16(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 68(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      96(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 20(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      160(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 24(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      224(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 28(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 80(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VCVTPH2PS    (AX), Y5
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y5, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y5, Y8, Y8
+	VBROADCASTSS 32(SI), Y5
+	VMULPS       Y5, Y7, Y7
+	VADDPS       Y7, Y1, Y1
+	VBROADCASTSS 84(SI), Y5
+	VMULPS       Y5, Y8, Y8
+	VADDPS       Y8, Y2, Y2
+	VMOVDQU      64(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD (SI), Y7
+	VPSIGNB      Y5, Y7, Y7
+	VPMADDUBSW   Y7, Y6, Y7
 	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y6, Y6
-	VMOVDQU      160(AX)(SI*4), Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD 8(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 60(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y6, Y6
-	VMOVDQU      224(AX)(SI*4), Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD 12(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 64(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y6, Y6
-	VMOVDQU      32(AX)(SI*4), Y3
-	VPSRLW       $0x04, Y3, Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD 16(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 68(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y6, Y6
-	VMOVDQU      96(AX)(SI*4), Y3
-	VPSRLW       $0x04, Y3, Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD 20(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 72(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y6, Y6
-	VMOVDQU      160(AX)(SI*4), Y3
-	VPSRLW       $0x04, Y3, Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD 24(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 76(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y6, Y6
-	VMOVDQU      224(AX)(SI*4), Y3
-	VPSRLW       $0x04, Y3, Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD 28(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 80(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y6, Y6
-	VCVTPH2PS    (AX)(SI*2), Y3
-	VCVTDQ2PS    Y5, Y5
-	VMULPS       Y3, Y5, Y5
-	VCVTDQ2PS    Y6, Y6
-	VMULPS       Y3, Y6, Y6
-	VBROADCASTSS 32(DI), Y3
-	VMULPS       Y3, Y5, Y5
-	VADDPS       Y5, Y0, Y0
-	VBROADCASTSS 84(DI), Y3
-	VMULPS       Y3, Y6, Y6
-	VADDPS       Y6, Y1, Y1
+	VPBROADCASTD 52(SI), Y8
+	VPSIGNB      Y5, Y8, Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VMOVDQU      128(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 4(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 56(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      192(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 8(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 60(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      256(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 12(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 64(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      64(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 16(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 68(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      128(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 20(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      192(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 24(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      256(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 28(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 80(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VCVTPH2PS    16(AX), Y5
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y5, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y5, Y8, Y8
+	VBROADCASTSS 32(SI), Y5
+	VMULPS       Y5, Y7, Y7
+	VADDPS       Y7, Y3, Y3
+	VBROADCASTSS 84(SI), Y5
+	VMULPS       Y5, Y8, Y8
+	VADDPS       Y8, Y4, Y4
 	ADDQ         $+288, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R8
+	ADDQ         R8, SI
+	SUBQ         $+1, DI
 	JG           block
-	MOVQ         planes+64(FP), DI
-	CMPQ         DI, $+2
+	MOVQ         planes+64(FP), SI
+	CMPQ         SI, $+2
 	JNE          added
-	VADDPS       Y1, Y0, Y0
+	VADDPS       Y2, Y1, Y1
+	VADDPS       Y4, Y3, Y3
 
 added:
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y3
-	MOVQ       stride+48(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	MOVQ       n+56(FP), R9
-	VMASKMOVPS Y0, Y3, (DI)
-	ADDQ       R8, DI
-	CMPQ       R9, $+1
-	JLE        stored
-	VMASKMOVPS Y1, Y3, (DI)
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y5
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y1, Y5, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored0
+	VMASKMOVPS Y2, Y5, (SI)
 
-stored:
-	ADDQ $+8, SI
-	CMPQ SI, CX
+stored0:
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y1
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y3, Y1, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored1
+	VMASKMOVPS Y4, Y1, (SI)
+
+stored1:
+	ADDQ $+8, BX
+	CMPQ BX, CX
 	JGE  done
-	CMPQ SI, $+8
-	JE   pass
 	ADDQ $+64, DX
 	SUBQ $+16, CX
 	JG   tile
@@ -3013,7 +4197,7 @@ done:
 // func avx2IQ4_NLx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
 TEXT ·avx2IQ4_NLx4(SB), NOSPLIT, $0-72
-	VMOVDQU nonlinear0<>+0(SB), Y4
+	VMOVDQU nonlinear0<>+0(SB), Y0
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
 	MOVQ    dst+40(FP), DX
@@ -3027,15 +4211,15 @@ pass:
 	MOVQ   x+24(FP), DI
 	MOVQ   blocks+16(FP), R8
 	MOVQ   step+32(FP), R9
-	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
 
 block:
 	VMOVDQU      32(AX)(SI*4), Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD (DI), Y7
 	VPSIGNB      Y5, Y7, Y7
@@ -3055,7 +4239,7 @@ block:
 	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
 	VMOVDQU      96(AX)(SI*4), Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD 4(DI), Y11
 	VPSIGNB      Y5, Y11, Y11
@@ -3079,7 +4263,7 @@ block:
 	VPADDD       Y11, Y10, Y10
 	VMOVDQU      160(AX)(SI*4), Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD 8(DI), Y11
 	VPSIGNB      Y5, Y11, Y11
@@ -3103,7 +4287,7 @@ block:
 	VPADDD       Y11, Y10, Y10
 	VMOVDQU      224(AX)(SI*4), Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD 12(DI), Y11
 	VPSIGNB      Y5, Y11, Y11
@@ -3128,7 +4312,7 @@ block:
 	VMOVDQU      32(AX)(SI*4), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD 16(DI), Y11
 	VPSIGNB      Y5, Y11, Y11
@@ -3153,7 +4337,7 @@ block:
 	VMOVDQU      96(AX)(SI*4), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD 20(DI), Y11
 	VPSIGNB      Y5, Y11, Y11
@@ -3178,7 +4362,7 @@ block:
 	VMOVDQU      160(AX)(SI*4), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD 24(DI), Y11
 	VPSIGNB      Y5, Y11, Y11
@@ -3203,7 +4387,7 @@ block:
 	VMOVDQU      224(AX)(SI*4), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD 28(DI), Y11
 	VPSIGNB      Y5, Y11, Y11
@@ -3236,16 +4420,16 @@ block:
 	VMULPS       Y5, Y10, Y10
 	VBROADCASTSS 32(DI), Y5
 	VMULPS       Y5, Y7, Y7
-	VADDPS       Y7, Y0, Y0
+	VADDPS       Y7, Y1, Y1
 	VBROADCASTSS 84(DI), Y5
 	VMULPS       Y5, Y8, Y8
-	VADDPS       Y8, Y1, Y1
+	VADDPS       Y8, Y2, Y2
 	VBROADCASTSS 136(DI), Y5
 	VMULPS       Y5, Y9, Y9
-	VADDPS       Y9, Y2, Y2
+	VADDPS       Y9, Y3, Y3
 	VBROADCASTSS 188(DI), Y5
 	VMULPS       Y5, Y10, Y10
-	VADDPS       Y10, Y3, Y3
+	VADDPS       Y10, Y4, Y4
 	ADDQ         $+288, AX
 	ADDQ         R9, DI
 	SUBQ         $+1, R8
@@ -3253,8 +4437,8 @@ block:
 	MOVQ         planes+64(FP), DI
 	CMPQ         DI, $+2
 	JNE          added
-	VADDPS       Y1, Y0, Y0
-	VADDPS       Y3, Y2, Y1
+	VADDPS       Y2, Y1, Y1
+	VADDPS       Y4, Y3, Y2
 
 added:
 	MOVQ       CX, DI
@@ -3269,21 +4453,21 @@ added:
 	LEAQ       (DX)(SI*4), DI
 	SHLQ       $0x02, R8
 	MOVQ       n+56(FP), R9
-	VMASKMOVPS Y0, Y5, (DI)
-	ADDQ       R8, DI
-	CMPQ       R9, $+1
-	JLE        stored
 	VMASKMOVPS Y1, Y5, (DI)
 	ADDQ       R8, DI
-	CMPQ       R9, $+2
-	JLE        stored
+	CMPQ       R9, $+1
+	JLE        stored0
 	VMASKMOVPS Y2, Y5, (DI)
 	ADDQ       R8, DI
-	CMPQ       R9, $+3
-	JLE        stored
+	CMPQ       R9, $+2
+	JLE        stored0
 	VMASKMOVPS Y3, Y5, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+3
+	JLE        stored0
+	VMASKMOVPS Y4, Y5, (DI)
 
-stored:
+stored0:
 	ADDQ $+8, SI
 	CMPQ SI, CX
 	JGE  done
@@ -3305,127 +4489,219 @@ TEXT ·avx2Q2_Kx1(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
 super:
-	MOVQ AX, R10
+	MOVQ AX, R9
 	ADDQ $+64, AX
-	MOVQ $0x00000008, R11
+	MOVQ $0x00000008, R10
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VPBROADCASTD (DI), Y2
-	VPMADDUBSW   Y2, Y1, Y2
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPSRLW       $0x02, Y1, Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VPBROADCASTD 4(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VPBROADCASTD 8(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPSRLW       $0x06, Y1, Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VPBROADCASTD 12(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
-	VPMOVZXBD    (AX)(SI*1), Y1
-	VPAND        wide0000000f<>+0(SB), Y1, Y1
-	VCVTPH2PS    (R10)(SI*2), Y3
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y3, Y1, Y1
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y1, Y2, Y2
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VPBROADCASTD 16(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPSRLW       $0x02, Y1, Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VPBROADCASTD 20(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
+	VMOVDQU      32(AX), Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      32(AX), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
 	VPADDW       Y4, Y3, Y3
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VPBROADCASTD 24(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
+	VMOVDQU      32(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
 	VPADDW       Y4, Y3, Y3
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPSRLW       $0x06, Y1, Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VPBROADCASTD 28(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
+	VMOVDQU      32(AX), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
 	VPADDW       Y4, Y3, Y3
 	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPMOVZXBD    16(AX)(SI*1), Y1
-	VPAND        wide0000000f<>+0(SB), Y1, Y1
-	VCVTPH2PS    (R10)(SI*2), Y4
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y4, Y1, Y1
+	VPMOVZXBD    (AX), Y2
+	VPAND        wide0000000f<>+0(SB), Y2, Y2
+	VCVTPH2PS    (R9), Y4
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y4, Y2, Y2
 	VCVTDQ2PS    Y3, Y3
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y3, Y2, Y2
-	VPMOVZXBD    (AX)(SI*1), Y1
-	VPSRLD       $0x04, Y1, Y1
-	VCVTPH2PS    32(R10)(SI*2), Y3
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y3, Y1, Y1
-	VPMOVZXBD    16(AX)(SI*1), Y3
-	VPSRLD       $0x04, Y3, Y3
-	VCVTPH2PS    32(R10)(SI*2), Y4
-	VCVTDQ2PS    Y3, Y3
-	VMULPS       Y4, Y3, Y3
-	VPBROADCASTD 44(DI), Y4
+	VMULPS       Y2, Y3, Y3
+	VMOVDQU      96(AX), Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      96(AX), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      96(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 24(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      96(AX), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 28(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPMOVZXBD    16(AX), Y2
+	VPAND        wide0000000f<>+0(SB), Y2, Y2
+	VCVTPH2PS    (R9), Y5
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
 	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y1, Y4, Y4
-	VPBROADCASTD 48(DI), Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y3, Y1, Y1
-	VADDPS       Y1, Y4, Y4
-	VADDPS       Y4, Y2, Y2
-	VBROADCASTSS 32(DI), Y1
-	VMULPS       Y1, Y2, Y2
-	VADDPS       Y2, Y0, Y0
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VPMOVZXBD    (AX), Y2
+	VPSRLD       $0x04, Y2, Y2
+	VCVTPH2PS    32(R9), Y4
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VPMOVZXBD    16(AX), Y4
+	VPSRLD       $0x04, Y4, Y4
+	VCVTPH2PS    32(R9), Y5
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y5, Y4, Y4
+	VPBROADCASTD 44(SI), Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VPBROADCASTD 48(SI), Y2
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VADDPS       Y2, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VMOVDQU      64(AX), Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      64(AX), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      64(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      64(AX), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPMOVZXBD    8(AX), Y2
+	VPAND        wide0000000f<>+0(SB), Y2, Y2
+	VCVTPH2PS    16(R9), Y4
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VMOVDQU      128(AX), Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      128(AX), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      128(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 24(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      128(AX), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VPBROADCASTD 28(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPMOVZXBD    24(AX), Y2
+	VPAND        wide0000000f<>+0(SB), Y2, Y2
+	VCVTPH2PS    16(R9), Y5
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VPMOVZXBD    8(AX), Y2
+	VPSRLD       $0x04, Y2, Y2
+	VCVTPH2PS    48(R9), Y4
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VPMOVZXBD    24(AX), Y4
+	VPSRLD       $0x04, Y4, Y4
+	VCVTPH2PS    48(R9), Y5
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y5, Y4, Y4
+	VPBROADCASTD 44(SI), Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VPBROADCASTD 48(SI), Y2
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VADDPS       Y2, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
 	ADDQ         $+160, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R11
+	ADDQ         R8, SI
+	SUBQ         $+1, R10
 	JG           block
-	SUBQ         $+8, R8
+	SUBQ         $+8, DI
 	JG           super
-	MOVQ         CX, DI
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
 	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y1
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	VMASKMOVPS   Y0, Y1, (DI)
-	ADDQ         $+8, SI
-	CMPQ         SI, CX
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y2
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y0, Y2, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
 	JGE          done
-	CMPQ         SI, $+8
-	JE           pass
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
+	SUBQ         SI, DI
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y0
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y1, Y0, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
+	JGE          done
 	ADDQ         $+64, DX
 	SUBQ         $+16, CX
 	JG           tile
@@ -3462,181 +4738,322 @@ TEXT ·avx2Q2_Kx2(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 
 super:
-	MOVQ AX, R10
+	MOVQ AX, R9
 	ADDQ $+64, AX
-	MOVQ $0x00000008, R11
+	MOVQ $0x00000008, R10
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VPBROADCASTD (DI), Y3
-	VPMADDUBSW   Y3, Y2, Y3
-	VPBROADCASTD 52(DI), Y4
-	VPMADDUBSW   Y4, Y2, Y4
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VPBROADCASTD 4(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 56(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VPBROADCASTD 8(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 60(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPSRLW       $0x06, Y2, Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VPBROADCASTD 12(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPBROADCASTD 64(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VPMOVZXBD    (AX)(SI*1), Y2
-	VPAND        wide0000000f<>+0(SB), Y2, Y2
-	VCVTPH2PS    (R10)(SI*2), Y5
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y5, Y2, Y2
-	VCVTDQ2PS    Y3, Y3
-	VMULPS       Y2, Y3, Y3
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VPBROADCASTD 16(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPBROADCASTD 68(DI), Y6
-	VPMADDUBSW   Y6, Y2, Y6
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VPBROADCASTD 20(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VMOVDQU      32(AX), Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      32(AX), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y5, Y5
-	VPBROADCASTD 72(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y6, Y6
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VPBROADCASTD 24(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VMOVDQU      32(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y5, Y5
-	VPBROADCASTD 76(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y6, Y6
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPSRLW       $0x06, Y2, Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VPBROADCASTD 28(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VMOVDQU      32(AX), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y5, Y5
 	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPBROADCASTD 80(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y6, Y6
 	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPMOVZXBD    16(AX)(SI*1), Y2
-	VPAND        wide0000000f<>+0(SB), Y2, Y2
-	VCVTPH2PS    (R10)(SI*2), Y7
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y7, Y2, Y2
+	VPMOVZXBD    (AX), Y4
+	VPAND        wide0000000f<>+0(SB), Y4, Y4
+	VCVTPH2PS    (R9), Y7
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
 	VCVTDQ2PS    Y5, Y5
-	VMULPS       Y2, Y5, Y5
-	VADDPS       Y5, Y3, Y3
+	VMULPS       Y4, Y5, Y5
 	VCVTDQ2PS    Y6, Y6
-	VMULPS       Y2, Y6, Y6
-	VADDPS       Y6, Y4, Y4
-	VPMOVZXBD    (AX)(SI*1), Y2
-	VPSRLD       $0x04, Y2, Y2
-	VCVTPH2PS    32(R10)(SI*2), Y5
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y5, Y2, Y2
-	VPMOVZXBD    16(AX)(SI*1), Y5
-	VPSRLD       $0x04, Y5, Y5
-	VCVTPH2PS    32(R10)(SI*2), Y6
-	VCVTDQ2PS    Y5, Y5
-	VMULPS       Y6, Y5, Y5
-	VPBROADCASTD 44(DI), Y6
-	VCVTDQ2PS    Y6, Y6
-	VMULPS       Y2, Y6, Y6
-	VPBROADCASTD 48(DI), Y7
+	VMULPS       Y4, Y6, Y6
+	VMOVDQU      96(AX), Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 68(SI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      96(AX), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      96(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 24(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      96(AX), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 28(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 80(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPMOVZXBD    16(AX), Y4
+	VPAND        wide0000000f<>+0(SB), Y4, Y4
+	VCVTPH2PS    (R9), Y9
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
 	VCVTDQ2PS    Y7, Y7
-	VMULPS       Y5, Y7, Y7
-	VADDPS       Y7, Y6, Y6
-	VADDPS       Y6, Y3, Y3
-	VPBROADCASTD 96(DI), Y6
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y5, Y5
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y6, Y6
+	VPMOVZXBD    (AX), Y4
+	VPSRLD       $0x04, Y4, Y4
+	VCVTPH2PS    32(R9), Y7
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VPMOVZXBD    16(AX), Y7
+	VPSRLD       $0x04, Y7, Y7
+	VCVTPH2PS    32(R9), Y8
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	VPBROADCASTD 44(SI), Y8
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VPBROADCASTD 48(SI), Y9
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       Y7, Y9, Y9
+	VADDPS       Y9, Y8, Y8
+	VADDPS       Y8, Y5, Y5
+	VPBROADCASTD 96(SI), Y8
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VPBROADCASTD 100(SI), Y4
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VADDPS       Y8, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VMOVDQU      64(AX), Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      64(AX), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      64(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      64(AX), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPMOVZXBD    8(AX), Y4
+	VPAND        wide0000000f<>+0(SB), Y4, Y4
+	VCVTPH2PS    16(R9), Y7
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
 	VCVTDQ2PS    Y6, Y6
-	VMULPS       Y2, Y6, Y6
-	VPBROADCASTD 100(DI), Y2
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y5, Y2, Y2
-	VADDPS       Y2, Y6, Y6
-	VADDPS       Y6, Y4, Y4
-	VBROADCASTSS 32(DI), Y2
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y0, Y0
-	VBROADCASTSS 84(DI), Y2
-	VMULPS       Y2, Y4, Y4
-	VADDPS       Y4, Y1, Y1
+	VMULPS       Y4, Y6, Y6
+	VMOVDQU      128(AX), Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 68(SI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      128(AX), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      128(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 24(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      128(AX), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VPBROADCASTD 28(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 80(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPMOVZXBD    24(AX), Y4
+	VPAND        wide0000000f<>+0(SB), Y4, Y4
+	VCVTPH2PS    16(R9), Y9
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y5, Y5
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y6, Y6
+	VPMOVZXBD    8(AX), Y4
+	VPSRLD       $0x04, Y4, Y4
+	VCVTPH2PS    48(R9), Y7
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VPMOVZXBD    24(AX), Y7
+	VPSRLD       $0x04, Y7, Y7
+	VCVTPH2PS    48(R9), Y8
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	VPBROADCASTD 44(SI), Y8
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VPBROADCASTD 48(SI), Y9
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       Y7, Y9, Y9
+	VADDPS       Y9, Y8, Y8
+	VADDPS       Y8, Y5, Y5
+	VPBROADCASTD 96(SI), Y8
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VPBROADCASTD 100(SI), Y4
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VADDPS       Y8, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y3, Y3
 	ADDQ         $+160, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R11
+	ADDQ         R8, SI
+	SUBQ         $+1, R10
 	JG           block
-	SUBQ         $+8, R8
+	SUBQ         $+8, DI
 	JG           super
-	MOVQ         planes+64(FP), DI
-	CMPQ         DI, $+2
+	MOVQ         planes+64(FP), SI
+	CMPQ         SI, $+2
 	JNE          added
 	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
 
 added:
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y2
-	MOVQ       stride+48(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	MOVQ       n+56(FP), R9
-	VMASKMOVPS Y0, Y2, (DI)
-	ADDQ       R8, DI
-	CMPQ       R9, $+1
-	JLE        stored
-	VMASKMOVPS Y1, Y2, (DI)
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y4
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y0, Y4, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored0
+	VMASKMOVPS Y1, Y4, (SI)
 
-stored:
-	ADDQ $+8, SI
-	CMPQ SI, CX
+stored0:
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y2, Y0, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored1
+	VMASKMOVPS Y3, Y0, (SI)
+
+stored1:
+	ADDQ $+8, BX
+	CMPQ BX, CX
 	JGE  done
-	CMPQ SI, $+8
-	JE   pass
 	ADDQ $+64, DX
 	SUBQ $+16, CX
 	JG   tile
@@ -3902,18 +5319,18 @@ added:
 	VMASKMOVPS Y0, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+1
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y1, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+2
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y2, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+3
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y3, Y4, (DI)
 
-stored:
+stored0:
 	ADDQ $+8, SI
 	CMPQ SI, CX
 	JGE  done
@@ -3935,144 +5352,253 @@ TEXT ·avx2Q3_Kx1(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
 super:
-	MOVQ AX, R10
+	MOVQ AX, R9
 	ADDQ $+32, AX
-	MOVQ $0x00000008, R11
+	MOVQ $0x00000008, R10
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VMOVDQU      160(AX)(SI*4), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        wide04040404<>+0(SB), Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VPBROADCASTD (DI), Y2
-	VPMADDUBSW   Y2, Y1, Y2
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPSRLW       $0x02, Y1, Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VMOVDQU      160(AX)(SI*4), Y3
-	VPSLLW       $0x01, Y3, Y3
+	VMOVDQU      32(AX), Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX), Y3
+	VPSLLW       $0x02, Y3, Y3
 	VPAND        wide04040404<>+0(SB), Y3, Y3
-	VPOR         Y3, Y1, Y1
-	VPBROADCASTD 4(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VMOVDQU      160(AX)(SI*4), Y3
-	VPAND        wide04040404<>+0(SB), Y3, Y3
-	VPOR         Y3, Y1, Y1
-	VPBROADCASTD 8(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPSRLW       $0x06, Y1, Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VMOVDQU      160(AX)(SI*4), Y3
-	VPSRLW       $0x01, Y3, Y3
-	VPAND        wide04040404<>+0(SB), Y3, Y3
-	VPOR         Y3, Y1, Y1
-	VPBROADCASTD 12(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
-	VPBROADCASTD 44(DI), Y1
-	VPSLLD       $0x02, Y1, Y1
-	VPADDD       Y1, Y2, Y2
-	VPMOVSXBD    (AX)(SI*1), Y1
-	VCVTPH2PS    (R10)(SI*2), Y3
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y3, Y1, Y1
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y1, Y2, Y2
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VMOVDQU      160(AX)(SI*4), Y3
-	VPSRLW       $0x02, Y3, Y3
-	VPAND        wide04040404<>+0(SB), Y3, Y3
-	VPOR         Y3, Y1, Y1
-	VPBROADCASTD 16(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPSRLW       $0x02, Y1, Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VMOVDQU      160(AX)(SI*4), Y4
-	VPSRLW       $0x03, Y4, Y4
+	VPOR         Y3, Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      32(AX), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX), Y4
+	VPSLLW       $0x01, Y4, Y4
 	VPAND        wide04040404<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VPBROADCASTD 20(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
+	VPOR         Y4, Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
 	VPADDW       Y4, Y3, Y3
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VMOVDQU      160(AX)(SI*4), Y4
-	VPSRLW       $0x04, Y4, Y4
+	VMOVDQU      32(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX), Y4
 	VPAND        wide04040404<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VPBROADCASTD 24(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
+	VPOR         Y4, Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
 	VPADDW       Y4, Y3, Y3
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPSRLW       $0x06, Y1, Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VMOVDQU      160(AX)(SI*4), Y4
-	VPSRLW       $0x05, Y4, Y4
+	VMOVDQU      32(AX), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX), Y4
+	VPSRLW       $0x01, Y4, Y4
 	VPAND        wide04040404<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VPBROADCASTD 28(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
+	VPOR         Y4, Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
 	VPADDW       Y4, Y3, Y3
 	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPBROADCASTD 48(DI), Y1
-	VPSLLD       $0x02, Y1, Y1
-	VPADDD       Y1, Y3, Y3
-	VPMOVSXBD    16(AX)(SI*1), Y1
-	VCVTPH2PS    (R10)(SI*2), Y4
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y4, Y1, Y1
+	VPBROADCASTD 44(SI), Y2
+	VPSLLD       $0x02, Y2, Y2
+	VPADDD       Y2, Y3, Y3
+	VPMOVSXBD    (AX), Y2
+	VCVTPH2PS    (R9), Y4
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y4, Y2, Y2
 	VCVTDQ2PS    Y3, Y3
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y3, Y2, Y2
-	VBROADCASTSS 32(DI), Y1
-	VMULPS       Y1, Y2, Y2
-	VADDPS       Y2, Y0, Y0
+	VMULPS       Y2, Y3, Y3
+	VMOVDQU      96(AX), Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide04040404<>+0(SB), Y4, Y4
+	VPOR         Y4, Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      96(AX), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX), Y5
+	VPSRLW       $0x03, Y5, Y5
+	VPAND        wide04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 20(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      96(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 24(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      96(AX), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      160(AX), Y5
+	VPSRLW       $0x05, Y5, Y5
+	VPAND        wide04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 28(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPBROADCASTD 48(SI), Y2
+	VPSLLD       $0x02, Y2, Y2
+	VPADDD       Y2, Y4, Y4
+	VPMOVSXBD    16(AX), Y2
+	VCVTPH2PS    (R9), Y5
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VMOVDQU      64(AX), Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      192(AX), Y3
+	VPSLLW       $0x02, Y3, Y3
+	VPAND        wide04040404<>+0(SB), Y3, Y3
+	VPOR         Y3, Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      64(AX), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      192(AX), Y4
+	VPSLLW       $0x01, Y4, Y4
+	VPAND        wide04040404<>+0(SB), Y4, Y4
+	VPOR         Y4, Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      64(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      192(AX), Y4
+	VPAND        wide04040404<>+0(SB), Y4, Y4
+	VPOR         Y4, Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      64(AX), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      192(AX), Y4
+	VPSRLW       $0x01, Y4, Y4
+	VPAND        wide04040404<>+0(SB), Y4, Y4
+	VPOR         Y4, Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPBROADCASTD 44(SI), Y2
+	VPSLLD       $0x02, Y2, Y2
+	VPADDD       Y2, Y3, Y3
+	VPMOVSXBD    8(AX), Y2
+	VCVTPH2PS    16(R9), Y4
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VMOVDQU      128(AX), Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      192(AX), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide04040404<>+0(SB), Y4, Y4
+	VPOR         Y4, Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      128(AX), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      192(AX), Y5
+	VPSRLW       $0x03, Y5, Y5
+	VPAND        wide04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 20(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      128(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      192(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 24(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      128(AX), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      192(AX), Y5
+	VPSRLW       $0x05, Y5, Y5
+	VPAND        wide04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 28(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPBROADCASTD 48(SI), Y2
+	VPSLLD       $0x02, Y2, Y2
+	VPADDD       Y2, Y4, Y4
+	VPMOVSXBD    24(AX), Y2
+	VCVTPH2PS    16(R9), Y5
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
 	ADDQ         $+224, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R11
+	ADDQ         R8, SI
+	SUBQ         $+1, R10
 	JG           block
-	SUBQ         $+8, R8
+	SUBQ         $+8, DI
 	JG           super
-	MOVQ         CX, DI
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
 	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y1
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	VMASKMOVPS   Y0, Y1, (DI)
-	ADDQ         $+8, SI
-	CMPQ         SI, CX
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y2
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y0, Y2, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
 	JGE          done
-	CMPQ         SI, $+8
-	JE           pass
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
+	SUBQ         SI, DI
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y0
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y1, Y0, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
+	JGE          done
 	ADDQ         $+64, DX
 	SUBQ         $+16, CX
 	JG           tile
@@ -4099,196 +5625,352 @@ TEXT ·avx2Q3_Kx2(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 
 super:
-	MOVQ AX, R10
+	MOVQ AX, R9
 	ADDQ $+32, AX
-	MOVQ $0x00000008, R11
+	MOVQ $0x00000008, R10
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y3
-	VPSLLW       $0x02, Y3, Y3
-	VPAND        wide04040404<>+0(SB), Y3, Y3
-	VPOR         Y3, Y2, Y2
-	VPBROADCASTD (DI), Y3
-	VPMADDUBSW   Y3, Y2, Y3
-	VPBROADCASTD 52(DI), Y4
-	VPMADDUBSW   Y4, Y2, Y4
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y5
-	VPSLLW       $0x01, Y5, Y5
+	VMOVDQU      32(AX), Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX), Y5
+	VPSLLW       $0x02, Y5, Y5
 	VPAND        wide04040404<>+0(SB), Y5, Y5
-	VPOR         Y5, Y2, Y2
-	VPBROADCASTD 4(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 56(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y5
-	VPAND        wide04040404<>+0(SB), Y5, Y5
-	VPOR         Y5, Y2, Y2
-	VPBROADCASTD 8(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 60(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPSRLW       $0x06, Y2, Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y5
-	VPSRLW       $0x01, Y5, Y5
-	VPAND        wide04040404<>+0(SB), Y5, Y5
-	VPOR         Y5, Y2, Y2
-	VPBROADCASTD 12(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPBROADCASTD 64(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VPBROADCASTD 44(DI), Y2
-	VPSLLD       $0x02, Y2, Y2
-	VPADDD       Y2, Y3, Y3
-	VPBROADCASTD 96(DI), Y2
-	VPSLLD       $0x02, Y2, Y2
-	VPADDD       Y2, Y4, Y4
-	VPMOVSXBD    (AX)(SI*1), Y2
-	VCVTPH2PS    (R10)(SI*2), Y5
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y5, Y2, Y2
-	VCVTDQ2PS    Y3, Y3
-	VMULPS       Y2, Y3, Y3
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y5
-	VPSRLW       $0x02, Y5, Y5
-	VPAND        wide04040404<>+0(SB), Y5, Y5
-	VPOR         Y5, Y2, Y2
-	VPBROADCASTD 16(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPBROADCASTD 68(DI), Y6
-	VPMADDUBSW   Y6, Y2, Y6
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y7
-	VPSRLW       $0x03, Y7, Y7
+	VPOR         Y5, Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      32(AX), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX), Y7
+	VPSLLW       $0x01, Y7, Y7
 	VPAND        wide04040404<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VPBROADCASTD 20(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y5, Y5
-	VPBROADCASTD 72(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y6, Y6
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y7
-	VPSRLW       $0x04, Y7, Y7
+	VMOVDQU      32(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX), Y7
 	VPAND        wide04040404<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VPBROADCASTD 24(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y5, Y5
-	VPBROADCASTD 76(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y6, Y6
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPSRLW       $0x06, Y2, Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y7
-	VPSRLW       $0x05, Y7, Y7
+	VMOVDQU      32(AX), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX), Y7
+	VPSRLW       $0x01, Y7, Y7
 	VPAND        wide04040404<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VPBROADCASTD 28(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y5, Y5
 	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPBROADCASTD 80(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y6, Y6
 	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPBROADCASTD 48(DI), Y2
-	VPSLLD       $0x02, Y2, Y2
-	VPADDD       Y2, Y5, Y5
-	VPBROADCASTD 100(DI), Y2
-	VPSLLD       $0x02, Y2, Y2
-	VPADDD       Y2, Y6, Y6
-	VPMOVSXBD    16(AX)(SI*1), Y2
-	VCVTPH2PS    (R10)(SI*2), Y7
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y7, Y2, Y2
+	VPBROADCASTD 44(SI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y5, Y5
+	VPBROADCASTD 96(SI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y6, Y6
+	VPMOVSXBD    (AX), Y4
+	VCVTPH2PS    (R9), Y7
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
 	VCVTDQ2PS    Y5, Y5
-	VMULPS       Y2, Y5, Y5
-	VADDPS       Y5, Y3, Y3
+	VMULPS       Y4, Y5, Y5
 	VCVTDQ2PS    Y6, Y6
-	VMULPS       Y2, Y6, Y6
-	VADDPS       Y6, Y4, Y4
-	VBROADCASTSS 32(DI), Y2
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y0, Y0
-	VBROADCASTSS 84(DI), Y2
-	VMULPS       Y2, Y4, Y4
-	VADDPS       Y4, Y1, Y1
+	VMULPS       Y4, Y6, Y6
+	VMOVDQU      96(AX), Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX), Y7
+	VPSRLW       $0x02, Y7, Y7
+	VPAND        wide04040404<>+0(SB), Y7, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 68(SI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      96(AX), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX), Y9
+	VPSRLW       $0x03, Y9, Y9
+	VPAND        wide04040404<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 20(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      96(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        wide04040404<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 24(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      96(AX), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      160(AX), Y9
+	VPSRLW       $0x05, Y9, Y9
+	VPAND        wide04040404<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 28(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 80(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPBROADCASTD 48(SI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPBROADCASTD 100(SI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y8, Y8
+	VPMOVSXBD    16(AX), Y4
+	VCVTPH2PS    (R9), Y9
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y5, Y5
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VMOVDQU      64(AX), Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      192(AX), Y5
+	VPSLLW       $0x02, Y5, Y5
+	VPAND        wide04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      64(AX), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      192(AX), Y7
+	VPSLLW       $0x01, Y7, Y7
+	VPAND        wide04040404<>+0(SB), Y7, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      64(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      192(AX), Y7
+	VPAND        wide04040404<>+0(SB), Y7, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      64(AX), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      192(AX), Y7
+	VPSRLW       $0x01, Y7, Y7
+	VPAND        wide04040404<>+0(SB), Y7, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPBROADCASTD 44(SI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y5, Y5
+	VPBROADCASTD 96(SI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y6, Y6
+	VPMOVSXBD    8(AX), Y4
+	VCVTPH2PS    16(R9), Y7
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VMOVDQU      128(AX), Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      192(AX), Y7
+	VPSRLW       $0x02, Y7, Y7
+	VPAND        wide04040404<>+0(SB), Y7, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 68(SI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      128(AX), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      192(AX), Y9
+	VPSRLW       $0x03, Y9, Y9
+	VPAND        wide04040404<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 20(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      128(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      192(AX), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        wide04040404<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 24(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      128(AX), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      192(AX), Y9
+	VPSRLW       $0x05, Y9, Y9
+	VPAND        wide04040404<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 28(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 80(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPBROADCASTD 48(SI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPBROADCASTD 100(SI), Y4
+	VPSLLD       $0x02, Y4, Y4
+	VPADDD       Y4, Y8, Y8
+	VPMOVSXBD    24(AX), Y4
+	VCVTPH2PS    16(R9), Y9
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y5, Y5
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y3, Y3
 	ADDQ         $+224, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R11
+	ADDQ         R8, SI
+	SUBQ         $+1, R10
 	JG           block
-	SUBQ         $+8, R8
+	SUBQ         $+8, DI
 	JG           super
-	MOVQ         planes+64(FP), DI
-	CMPQ         DI, $+2
+	MOVQ         planes+64(FP), SI
+	CMPQ         SI, $+2
 	JNE          added
 	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
 
 added:
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y2
-	MOVQ       stride+48(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	MOVQ       n+56(FP), R9
-	VMASKMOVPS Y0, Y2, (DI)
-	ADDQ       R8, DI
-	CMPQ       R9, $+1
-	JLE        stored
-	VMASKMOVPS Y1, Y2, (DI)
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y4
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y0, Y4, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored0
+	VMASKMOVPS Y1, Y4, (SI)
 
-stored:
-	ADDQ $+8, SI
-	CMPQ SI, CX
+stored0:
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y2, Y0, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored1
+	VMASKMOVPS Y3, Y0, (SI)
+
+stored1:
+	ADDQ $+8, BX
+	CMPQ BX, CX
 	JGE  done
-	CMPQ SI, $+8
-	JE   pass
 	ADDQ $+64, DX
 	SUBQ $+16, CX
 	JG   tile
@@ -4565,18 +6247,18 @@ added:
 	VMASKMOVPS Y0, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+1
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y1, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+2
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y2, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+3
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y3, Y4, (DI)
 
-stored:
+stored0:
 	ADDQ $+8, SI
 	CMPQ SI, CX
 	JGE  done
@@ -4598,105 +6280,175 @@ TEXT ·avx2Q4_Kx1(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
 super:
-	MOVQ AX, R10
+	MOVQ AX, R9
 	ADDQ $+64, AX
-	MOVQ $0x00000008, R11
+	MOVQ $0x00000008, R10
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD (DI), Y2
-	VPMADDUBSW   Y2, Y1, Y2
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 4(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 8(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      224(AX)(SI*4), Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 12(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 16(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 20(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 24(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      224(AX)(SI*4), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        wide0f0f0f0f<>+0(SB), Y1, Y1
-	VPBROADCASTD 28(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
-	VPMOVZXBD    (AX)(SI*1), Y1
-	VCVTPH2PS    (R10)(SI*2), Y3
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y3, Y1, Y1
+	VMOVDQU      32(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      96(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      160(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      224(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      32(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      96(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      160(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 24(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      224(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 28(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPMOVZXBD    (AX), Y2
+	VCVTPH2PS    (R9), Y4
 	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y1, Y2, Y2
-	VPMOVZXBD    16(AX)(SI*1), Y1
-	VCVTPH2PS    32(R10)(SI*2), Y3
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y3, Y1, Y1
-	VBROADCASTSS 36(DI), Y3
-	VMULPS       Y1, Y3, Y3
-	VSUBPS       Y3, Y2, Y2
-	VBROADCASTSS 32(DI), Y1
-	VMULPS       Y1, Y2, Y2
-	VADDPS       Y2, Y0, Y0
+	VMULPS       Y4, Y2, Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VPMOVZXBD    16(AX), Y2
+	VCVTPH2PS    32(R9), Y4
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VBROADCASTSS 36(SI), Y4
+	VMULPS       Y2, Y4, Y4
+	VSUBPS       Y4, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VMOVDQU      64(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      128(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      192(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      256(AX), Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      64(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      128(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      192(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 24(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      256(AX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
+	VPBROADCASTD 28(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VPMOVZXBD    8(AX), Y2
+	VCVTPH2PS    16(R9), Y4
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VPMOVZXBD    24(AX), Y2
+	VCVTPH2PS    48(R9), Y4
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VBROADCASTSS 36(SI), Y4
+	VMULPS       Y2, Y4, Y4
+	VSUBPS       Y4, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
 	ADDQ         $+288, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R11
+	ADDQ         R8, SI
+	SUBQ         $+1, R10
 	JG           block
-	SUBQ         $+8, R8
+	SUBQ         $+8, DI
 	JG           super
-	MOVQ         CX, DI
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
 	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y1
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	VMASKMOVPS   Y0, Y1, (DI)
-	ADDQ         $+8, SI
-	CMPQ         SI, CX
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y2
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y0, Y2, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
 	JGE          done
-	CMPQ         SI, $+8
-	JE           pass
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
+	SUBQ         SI, DI
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y0
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y1, Y0, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
+	JGE          done
 	ADDQ         $+64, DX
 	SUBQ         $+16, CX
 	JG           tile
@@ -4713,151 +6465,262 @@ TEXT ·avx2Q4_Kx2(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 
 super:
-	MOVQ AX, R10
+	MOVQ AX, R9
 	ADDQ $+64, AX
-	MOVQ $0x00000008, R11
+	MOVQ $0x00000008, R10
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD (DI), Y3
-	VPMADDUBSW   Y3, Y2, Y3
-	VPBROADCASTD 52(DI), Y4
-	VPMADDUBSW   Y4, Y2, Y4
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 4(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 56(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      160(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 8(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 60(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      224(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 12(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 64(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 16(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 68(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 20(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 72(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      160(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 24(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 76(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      224(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPBROADCASTD 28(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPBROADCASTD 80(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VPMOVZXBD    (AX)(SI*1), Y2
-	VCVTPH2PS    (R10)(SI*2), Y5
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y5, Y2, Y2
-	VCVTDQ2PS    Y3, Y3
-	VMULPS       Y2, Y3, Y3
+	VMOVDQU      32(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      96(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      160(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      224(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      32(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 68(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      96(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 72(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      160(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 24(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 76(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      224(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 28(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 80(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPMOVZXBD    (AX), Y4
+	VCVTPH2PS    (R9), Y7
 	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VPMOVZXBD    16(AX)(SI*1), Y2
-	VCVTPH2PS    32(R10)(SI*2), Y5
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y5, Y2, Y2
-	VBROADCASTSS 36(DI), Y5
-	VMULPS       Y2, Y5, Y5
-	VSUBPS       Y5, Y3, Y3
-	VBROADCASTSS 88(DI), Y5
-	VMULPS       Y2, Y5, Y5
-	VSUBPS       Y5, Y4, Y4
-	VBROADCASTSS 32(DI), Y2
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y0, Y0
-	VBROADCASTSS 84(DI), Y2
-	VMULPS       Y2, Y4, Y4
-	VADDPS       Y4, Y1, Y1
+	VMULPS       Y7, Y4, Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VPMOVZXBD    16(AX), Y4
+	VCVTPH2PS    32(R9), Y7
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VBROADCASTSS 36(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VSUBPS       Y7, Y5, Y5
+	VBROADCASTSS 88(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VSUBPS       Y7, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VMOVDQU      64(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      128(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      192(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      256(AX), Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      64(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 68(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      128(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 72(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      192(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 24(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 76(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      256(AX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        wide0f0f0f0f<>+0(SB), Y4, Y4
+	VPBROADCASTD 28(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 80(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPMOVZXBD    8(AX), Y4
+	VCVTPH2PS    16(R9), Y7
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VPMOVZXBD    24(AX), Y4
+	VCVTPH2PS    48(R9), Y7
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VBROADCASTSS 36(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VSUBPS       Y7, Y5, Y5
+	VBROADCASTSS 88(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VSUBPS       Y7, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y3, Y3
 	ADDQ         $+288, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R11
+	ADDQ         R8, SI
+	SUBQ         $+1, R10
 	JG           block
-	SUBQ         $+8, R8
+	SUBQ         $+8, DI
 	JG           super
-	MOVQ         planes+64(FP), DI
-	CMPQ         DI, $+2
+	MOVQ         planes+64(FP), SI
+	CMPQ         SI, $+2
 	JNE          added
 	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
 
 added:
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y2
-	MOVQ       stride+48(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	MOVQ       n+56(FP), R9
-	VMASKMOVPS Y0, Y2, (DI)
-	ADDQ       R8, DI
-	CMPQ       R9, $+1
-	JLE        stored
-	VMASKMOVPS Y1, Y2, (DI)
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y4
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y0, Y4, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored0
+	VMASKMOVPS Y1, Y4, (SI)
 
-stored:
-	ADDQ $+8, SI
-	CMPQ SI, CX
+stored0:
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y2, Y0, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored1
+	VMASKMOVPS Y3, Y0, (SI)
+
+stored1:
+	ADDQ $+8, BX
+	CMPQ BX, CX
 	JGE  done
-	CMPQ SI, $+8
-	JE   pass
 	ADDQ $+64, DX
 	SUBQ $+16, CX
 	JG   tile
@@ -5077,18 +6940,18 @@ added:
 	VMASKMOVPS Y0, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+1
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y1, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+2
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y2, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+3
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y3, Y4, (DI)
 
-stored:
+stored0:
 	ADDQ $+8, SI
 	CMPQ SI, CX
 	JGE  done
@@ -5110,121 +6973,207 @@ TEXT ·avx2Q5_Kx1(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
 super:
-	MOVQ AX, R10
+	MOVQ AX, R9
 	ADDQ $+64, AX
-	MOVQ $0x00000008, R11
+	MOVQ $0x00000008, R10
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
-	VPBROADCASTD (DI), Y2
-	VPMADDUBSW   Y2, Y1, Y2
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
-	VPBROADCASTD 4(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y1
-	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
-	VPBROADCASTD 8(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VMOVDQU      224(AX)(SI*4), Y1
-	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
-	VPBROADCASTD 12(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPADDW       Y3, Y2, Y2
-	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
-	VMOVDQU      288(AX)(SI*4), Y1
-	VPAND        wide1f1f1f1f<>+0(SB), Y1, Y1
-	VPBROADCASTD 16(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPSRLW       $0x05, Y1, Y1
-	VPAND        wide07070707<>+0(SB), Y1, Y1
-	VMOVDQU      96(AX)(SI*4), Y4
-	VPSRLW       $0x02, Y4, Y4
-	VPAND        wide18181818<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VPBROADCASTD 20(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
+	VMOVDQU      32(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      96(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
 	VPADDW       Y4, Y3, Y3
-	VMOVDQU      160(AX)(SI*4), Y1
-	VPSRLW       $0x05, Y1, Y1
-	VPAND        wide07070707<>+0(SB), Y1, Y1
-	VMOVDQU      224(AX)(SI*4), Y4
-	VPSRLW       $0x02, Y4, Y4
-	VPAND        wide18181818<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VPBROADCASTD 24(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
+	VMOVDQU      160(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
 	VPADDW       Y4, Y3, Y3
-	VMOVDQU      288(AX)(SI*4), Y1
-	VPSRLW       $0x05, Y1, Y1
-	VPAND        wide07070707<>+0(SB), Y1, Y1
-	VMOVDQU      96(AX)(SI*4), Y4
-	VPSRLW       $0x04, Y4, Y4
-	VPAND        wide08080808<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VMOVDQU      224(AX)(SI*4), Y4
-	VPSRLW       $0x03, Y4, Y4
-	VPAND        wide10101010<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VPBROADCASTD 28(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
+	VMOVDQU      224(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
 	VPADDW       Y4, Y3, Y3
 	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPADDD       Y3, Y2, Y2
-	VPMOVZXBD    (AX)(SI*1), Y1
-	VCVTPH2PS    (R10)(SI*2), Y3
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y3, Y1, Y1
+	VMOVDQU      288(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      32(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      96(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide18181818<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 20(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      160(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      224(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide18181818<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 24(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      288(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      96(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide08080808<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VMOVDQU      224(AX), Y5
+	VPSRLW       $0x03, Y5, Y5
+	VPAND        wide10101010<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 28(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPMOVZXBD    (AX), Y2
+	VCVTPH2PS    (R9), Y4
 	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y1, Y2, Y2
-	VPMOVZXBD    16(AX)(SI*1), Y1
-	VCVTPH2PS    32(R10)(SI*2), Y3
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y3, Y1, Y1
-	VBROADCASTSS 36(DI), Y3
-	VMULPS       Y1, Y3, Y3
-	VSUBPS       Y3, Y2, Y2
-	VBROADCASTSS 32(DI), Y1
-	VMULPS       Y1, Y2, Y2
-	VADDPS       Y2, Y0, Y0
+	VMULPS       Y4, Y2, Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VPMOVZXBD    16(AX), Y2
+	VCVTPH2PS    32(R9), Y4
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VBROADCASTSS 36(SI), Y4
+	VMULPS       Y2, Y4, Y4
+	VSUBPS       Y4, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VMOVDQU      64(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VMOVDQU      128(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      192(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VMOVDQU      256(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VMOVDQU      320(AX), Y2
+	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VMOVDQU      64(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      128(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide18181818<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 20(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      192(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      256(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide18181818<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 24(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      320(AX), Y2
+	VPSRLW       $0x05, Y2, Y2
+	VPAND        wide07070707<>+0(SB), Y2, Y2
+	VMOVDQU      128(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide08080808<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VMOVDQU      256(AX), Y5
+	VPSRLW       $0x03, Y5, Y5
+	VPAND        wide10101010<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 28(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPMOVZXBD    8(AX), Y2
+	VCVTPH2PS    16(R9), Y4
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VPMOVZXBD    24(AX), Y2
+	VCVTPH2PS    48(R9), Y4
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VBROADCASTSS 36(SI), Y4
+	VMULPS       Y2, Y4, Y4
+	VSUBPS       Y4, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
 	ADDQ         $+352, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R11
+	ADDQ         R8, SI
+	SUBQ         $+1, R10
 	JG           block
-	SUBQ         $+8, R8
+	SUBQ         $+8, DI
 	JG           super
-	MOVQ         CX, DI
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
 	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y1
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	VMASKMOVPS   Y0, Y1, (DI)
-	ADDQ         $+8, SI
-	CMPQ         SI, CX
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y2
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y0, Y2, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
 	JGE          done
-	CMPQ         SI, $+8
-	JE           pass
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
+	SUBQ         SI, DI
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y0
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y1, Y0, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
+	JGE          done
 	ADDQ         $+64, DX
 	SUBQ         $+16, CX
 	JG           tile
@@ -5241,168 +7190,296 @@ TEXT ·avx2Q5_Kx2(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 
 super:
-	MOVQ AX, R10
+	MOVQ AX, R9
 	ADDQ $+64, AX
-	MOVQ $0x00000008, R11
+	MOVQ $0x00000008, R10
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
-	VPBROADCASTD (DI), Y3
-	VPMADDUBSW   Y3, Y2, Y3
-	VPBROADCASTD 52(DI), Y4
-	VPMADDUBSW   Y4, Y2, Y4
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
-	VPBROADCASTD 4(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 56(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      160(AX)(SI*4), Y2
-	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
-	VPBROADCASTD 8(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPBROADCASTD 60(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VMOVDQU      224(AX)(SI*4), Y2
-	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
-	VPBROADCASTD 12(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y3, Y3
-	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPBROADCASTD 64(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y4, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VMOVDQU      288(AX)(SI*4), Y2
-	VPAND        wide1f1f1f1f<>+0(SB), Y2, Y2
-	VPBROADCASTD 16(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPBROADCASTD 68(DI), Y6
-	VPMADDUBSW   Y6, Y2, Y6
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPSRLW       $0x05, Y2, Y2
-	VPAND        wide07070707<>+0(SB), Y2, Y2
-	VMOVDQU      96(AX)(SI*4), Y7
-	VPSRLW       $0x02, Y7, Y7
-	VPAND        wide18181818<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VPBROADCASTD 20(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VMOVDQU      32(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      96(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y5, Y5
-	VPBROADCASTD 72(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y6, Y6
-	VMOVDQU      160(AX)(SI*4), Y2
-	VPSRLW       $0x05, Y2, Y2
-	VPAND        wide07070707<>+0(SB), Y2, Y2
-	VMOVDQU      224(AX)(SI*4), Y7
-	VPSRLW       $0x02, Y7, Y7
-	VPAND        wide18181818<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VPBROADCASTD 24(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VMOVDQU      160(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y5, Y5
-	VPBROADCASTD 76(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y6, Y6
-	VMOVDQU      288(AX)(SI*4), Y2
-	VPSRLW       $0x05, Y2, Y2
-	VPAND        wide07070707<>+0(SB), Y2, Y2
-	VMOVDQU      96(AX)(SI*4), Y7
-	VPSRLW       $0x04, Y7, Y7
-	VPAND        wide08080808<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VMOVDQU      224(AX)(SI*4), Y7
-	VPSRLW       $0x03, Y7, Y7
-	VPAND        wide10101010<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VPBROADCASTD 28(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VMOVDQU      224(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPADDW       Y7, Y5, Y5
 	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 80(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPADDW       Y5, Y6, Y6
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
 	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPMOVZXBD    (AX)(SI*1), Y2
-	VCVTPH2PS    (R10)(SI*2), Y5
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y5, Y2, Y2
-	VCVTDQ2PS    Y3, Y3
-	VMULPS       Y2, Y3, Y3
+	VMOVDQU      288(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 68(SI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      32(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      96(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide18181818<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 20(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      160(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      224(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide18181818<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 24(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      288(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      96(AX), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        wide08080808<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VMOVDQU      224(AX), Y9
+	VPSRLW       $0x03, Y9, Y9
+	VPAND        wide10101010<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 28(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 80(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMOVZXBD    (AX), Y4
+	VCVTPH2PS    (R9), Y7
 	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VPMOVZXBD    16(AX)(SI*1), Y2
-	VCVTPH2PS    32(R10)(SI*2), Y5
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y5, Y2, Y2
-	VBROADCASTSS 36(DI), Y5
-	VMULPS       Y2, Y5, Y5
-	VSUBPS       Y5, Y3, Y3
-	VBROADCASTSS 88(DI), Y5
-	VMULPS       Y2, Y5, Y5
-	VSUBPS       Y5, Y4, Y4
-	VBROADCASTSS 32(DI), Y2
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y0, Y0
-	VBROADCASTSS 84(DI), Y2
-	VMULPS       Y2, Y4, Y4
-	VADDPS       Y4, Y1, Y1
+	VMULPS       Y7, Y4, Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VPMOVZXBD    16(AX), Y4
+	VCVTPH2PS    32(R9), Y7
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VBROADCASTSS 36(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VSUBPS       Y7, Y5, Y5
+	VBROADCASTSS 88(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VSUBPS       Y7, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VMOVDQU      64(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VMOVDQU      128(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      192(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      256(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y5, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VMOVDQU      320(AX), Y4
+	VPAND        wide1f1f1f1f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPBROADCASTD 68(SI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VMOVDQU      64(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      128(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide18181818<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 20(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      192(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      256(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide18181818<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 24(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      320(AX), Y4
+	VPSRLW       $0x05, Y4, Y4
+	VPAND        wide07070707<>+0(SB), Y4, Y4
+	VMOVDQU      128(AX), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        wide08080808<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VMOVDQU      256(AX), Y9
+	VPSRLW       $0x03, Y9, Y9
+	VPAND        wide10101010<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 28(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPADDW       Y9, Y7, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 80(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPADDW       Y7, Y8, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMOVZXBD    8(AX), Y4
+	VCVTPH2PS    16(R9), Y7
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VPMOVZXBD    24(AX), Y4
+	VCVTPH2PS    48(R9), Y7
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VBROADCASTSS 36(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VSUBPS       Y7, Y5, Y5
+	VBROADCASTSS 88(SI), Y7
+	VMULPS       Y4, Y7, Y7
+	VSUBPS       Y7, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y3, Y3
 	ADDQ         $+352, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R11
+	ADDQ         R8, SI
+	SUBQ         $+1, R10
 	JG           block
-	SUBQ         $+8, R8
+	SUBQ         $+8, DI
 	JG           super
-	MOVQ         planes+64(FP), DI
-	CMPQ         DI, $+2
+	MOVQ         planes+64(FP), SI
+	CMPQ         SI, $+2
 	JNE          added
 	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
 
 added:
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y2
-	MOVQ       stride+48(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	MOVQ       n+56(FP), R9
-	VMASKMOVPS Y0, Y2, (DI)
-	ADDQ       R8, DI
-	CMPQ       R9, $+1
-	JLE        stored
-	VMASKMOVPS Y1, Y2, (DI)
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y4
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y0, Y4, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored0
+	VMASKMOVPS Y1, Y4, (SI)
 
-stored:
-	ADDQ $+8, SI
-	CMPQ SI, CX
+stored0:
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y2, Y0, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored1
+	VMASKMOVPS Y3, Y0, (SI)
+
+stored1:
+	ADDQ $+8, BX
+	CMPQ BX, CX
 	JGE  done
-	CMPQ SI, $+8
-	JE   pass
 	ADDQ $+64, DX
 	SUBQ $+16, CX
 	JG   tile
@@ -5641,18 +7718,18 @@ added:
 	VMASKMOVPS Y0, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+1
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y1, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+2
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y2, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+3
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y3, Y4, (DI)
 
-stored:
+stored0:
 	ADDQ $+8, SI
 	CMPQ SI, CX
 	JGE  done
@@ -5674,131 +7751,227 @@ TEXT ·avx2Q6_Kx1(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
 super:
-	MOVQ AX, R10
+	MOVQ AX, R9
 	ADDQ $+32, AX
-	MOVQ $0x00000008, R11
+	MOVQ $0x00000008, R10
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPAND        wide3f3f3f3f<>+0(SB), Y1, Y1
-	VPBROADCASTD (DI), Y2
-	VPMADDUBSW   Y2, Y1, Y2
-	VPMADDWD     wide00010001<>+0(SB), Y2, Y2
-	VMOVDQU      96(AX)(SI*4), Y1
-	VPAND        wide3f3f3f3f<>+0(SB), Y1, Y1
-	VPBROADCASTD 4(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
+	VMOVDQU      32(AX), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
 	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPADDD       Y3, Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y1
-	VPAND        wide3f3f3f3f<>+0(SB), Y1, Y1
-	VPBROADCASTD 8(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPADDD       Y3, Y2, Y2
-	VMOVDQU      224(AX)(SI*4), Y1
-	VPAND        wide3f3f3f3f<>+0(SB), Y1, Y1
-	VPBROADCASTD 12(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPADDD       Y3, Y2, Y2
-	VPBROADCASTD 44(DI), Y1
-	VPSLLD       $0x05, Y1, Y1
-	VPADDD       Y1, Y2, Y2
-	VPMOVSXBD    (AX)(SI*1), Y1
-	VCVTPH2PS    (R10)(SI*2), Y3
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y3, Y1, Y1
+	VMOVDQU      96(AX), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      160(AX), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      224(AX), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD 44(SI), Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPADDD       Y2, Y3, Y3
+	VPMOVSXBD    (AX), Y2
+	VCVTPH2PS    (R9), Y4
 	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y1, Y2, Y2
-	VMOVDQU      288(AX)(SI*4), Y1
-	VPAND        wide3f3f3f3f<>+0(SB), Y1, Y1
-	VPBROADCASTD 16(DI), Y3
-	VPMADDUBSW   Y3, Y1, Y3
-	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VMOVDQU      352(AX)(SI*4), Y1
-	VPAND        wide3f3f3f3f<>+0(SB), Y1, Y1
-	VPBROADCASTD 20(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y3, Y3
-	VMOVDQU      32(AX)(SI*4), Y1
-	VPSRLW       $0x06, Y1, Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VMOVDQU      96(AX)(SI*4), Y4
-	VPSRLW       $0x04, Y4, Y4
-	VPAND        wide0c0c0c0c<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VMOVDQU      160(AX)(SI*4), Y4
-	VPSRLW       $0x02, Y4, Y4
-	VPAND        wide30303030<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VPBROADCASTD 24(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y3, Y3
-	VMOVDQU      224(AX)(SI*4), Y1
-	VPSRLW       $0x06, Y1, Y1
-	VPAND        wide03030303<>+0(SB), Y1, Y1
-	VMOVDQU      288(AX)(SI*4), Y4
-	VPSRLW       $0x04, Y4, Y4
-	VPAND        wide0c0c0c0c<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VMOVDQU      352(AX)(SI*4), Y4
-	VPSRLW       $0x02, Y4, Y4
-	VPAND        wide30303030<>+0(SB), Y4, Y4
-	VPOR         Y4, Y1, Y1
-	VPBROADCASTD 28(DI), Y4
-	VPMADDUBSW   Y4, Y1, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y3, Y3
-	VPBROADCASTD 48(DI), Y1
-	VPSLLD       $0x05, Y1, Y1
-	VPADDD       Y1, Y3, Y3
-	VPMOVSXBD    16(AX)(SI*1), Y1
-	VCVTPH2PS    (R10)(SI*2), Y4
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
 	VCVTDQ2PS    Y3, Y3
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y3, Y2, Y2
-	VBROADCASTSS 32(DI), Y1
-	VMULPS       Y1, Y2, Y2
-	VADDPS       Y2, Y0, Y0
+	VMULPS       Y2, Y3, Y3
+	VMOVDQU      288(AX), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VMOVDQU      352(AX), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      32(AX), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      96(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0c0c0c0c<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VMOVDQU      160(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide30303030<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 24(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      224(AX), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      288(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0c0c0c0c<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VMOVDQU      352(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide30303030<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 28(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 48(SI), Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPADDD       Y2, Y4, Y4
+	VPMOVSXBD    16(AX), Y2
+	VCVTPH2PS    (R9), Y5
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y0, Y0
+	VMOVDQU      64(AX), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD (SI), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
+	VMOVDQU      128(AX), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      192(AX), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      256(AX), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD 44(SI), Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPADDD       Y2, Y3, Y3
+	VPMOVSXBD    8(AX), Y2
+	VCVTPH2PS    16(R9), Y4
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y2, Y3, Y3
+	VMOVDQU      320(AX), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(SI), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
+	VMOVDQU      384(AX), Y2
+	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      64(AX), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      128(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0c0c0c0c<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VMOVDQU      192(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide30303030<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 24(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VMOVDQU      256(AX), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        wide03030303<>+0(SB), Y2, Y2
+	VMOVDQU      320(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0c0c0c0c<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VMOVDQU      384(AX), Y5
+	VPSRLW       $0x02, Y5, Y5
+	VPAND        wide30303030<>+0(SB), Y5, Y5
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD 28(SI), Y5
+	VPMADDUBSW   Y5, Y2, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 48(SI), Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPADDD       Y2, Y4, Y4
+	VPMOVSXBD    24(AX), Y2
+	VCVTPH2PS    16(R9), Y5
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y2, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VBROADCASTSS 32(SI), Y2
+	VMULPS       Y2, Y3, Y3
+	VADDPS       Y3, Y1, Y1
 	ADDQ         $+416, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R11
+	ADDQ         R8, SI
+	SUBQ         $+1, R10
 	JG           block
-	SUBQ         $+8, R8
+	SUBQ         $+8, DI
 	JG           super
-	MOVQ         CX, DI
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
 	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y1
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	VMASKMOVPS   Y0, Y1, (DI)
-	ADDQ         $+8, SI
-	CMPQ         SI, CX
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y2
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y0, Y2, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
 	JGE          done
-	CMPQ         SI, $+8
-	JE           pass
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
+	SUBQ         SI, DI
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y0
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y1, Y0, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
+	JGE          done
 	ADDQ         $+64, DX
 	SUBQ         $+16, CX
 	JG           tile
@@ -5845,189 +8018,338 @@ TEXT ·avx2Q6_Kx2(SB), NOSPLIT, $0-72
 	MOVQ dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 
 super:
-	MOVQ AX, R10
+	MOVQ AX, R9
 	ADDQ $+32, AX
-	MOVQ $0x00000008, R11
+	MOVQ $0x00000008, R10
 
 block:
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
-	VPBROADCASTD (DI), Y3
-	VPMADDUBSW   Y3, Y2, Y3
-	VPMADDWD     wide00010001<>+0(SB), Y3, Y3
-	VPBROADCASTD 52(DI), Y4
-	VPMADDUBSW   Y4, Y2, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VMOVDQU      96(AX)(SI*4), Y2
-	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
-	VPBROADCASTD 4(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
+	VMOVDQU      32(AX), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
 	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 56(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VMOVDQU      160(AX)(SI*4), Y2
-	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
-	VPBROADCASTD 8(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 60(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VMOVDQU      224(AX)(SI*4), Y2
-	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
-	VPBROADCASTD 12(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 64(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VPBROADCASTD 44(DI), Y2
-	VPSLLD       $0x05, Y2, Y2
-	VPADDD       Y2, Y3, Y3
-	VPBROADCASTD 96(DI), Y2
-	VPSLLD       $0x05, Y2, Y2
-	VPADDD       Y2, Y4, Y4
-	VPMOVSXBD    (AX)(SI*1), Y2
-	VCVTPH2PS    (R10)(SI*2), Y5
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y5, Y2, Y2
-	VCVTDQ2PS    Y3, Y3
-	VMULPS       Y2, Y3, Y3
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVDQU      288(AX)(SI*4), Y2
-	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
-	VPBROADCASTD 16(DI), Y5
-	VPMADDUBSW   Y5, Y2, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPBROADCASTD 68(DI), Y6
-	VPMADDUBSW   Y6, Y2, Y6
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
 	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VMOVDQU      352(AX)(SI*4), Y2
-	VPAND        wide3f3f3f3f<>+0(SB), Y2, Y2
-	VPBROADCASTD 20(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VMOVDQU      96(AX), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
 	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 72(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
 	VPADDD       Y7, Y6, Y6
-	VMOVDQU      32(AX)(SI*4), Y2
-	VPSRLW       $0x06, Y2, Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VMOVDQU      96(AX)(SI*4), Y7
-	VPSRLW       $0x04, Y7, Y7
-	VPAND        wide0c0c0c0c<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VMOVDQU      160(AX)(SI*4), Y7
-	VPSRLW       $0x02, Y7, Y7
-	VPAND        wide30303030<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VPBROADCASTD 24(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VMOVDQU      160(AX), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
 	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 76(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
 	VPADDD       Y7, Y6, Y6
-	VMOVDQU      224(AX)(SI*4), Y2
-	VPSRLW       $0x06, Y2, Y2
-	VPAND        wide03030303<>+0(SB), Y2, Y2
-	VMOVDQU      288(AX)(SI*4), Y7
-	VPSRLW       $0x04, Y7, Y7
-	VPAND        wide0c0c0c0c<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VMOVDQU      352(AX)(SI*4), Y7
-	VPSRLW       $0x02, Y7, Y7
-	VPAND        wide30303030<>+0(SB), Y7, Y7
-	VPOR         Y7, Y2, Y2
-	VPBROADCASTD 28(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VMOVDQU      224(AX), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
 	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 80(DI), Y7
-	VPMADDUBSW   Y7, Y2, Y7
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
 	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
 	VPADDD       Y7, Y6, Y6
-	VPBROADCASTD 48(DI), Y2
-	VPSLLD       $0x05, Y2, Y2
-	VPADDD       Y2, Y5, Y5
-	VPBROADCASTD 100(DI), Y2
-	VPSLLD       $0x05, Y2, Y2
-	VPADDD       Y2, Y6, Y6
-	VPMOVSXBD    16(AX)(SI*1), Y2
-	VCVTPH2PS    (R10)(SI*2), Y7
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y7, Y2, Y2
+	VPBROADCASTD 44(SI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y5, Y5
+	VPBROADCASTD 96(SI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y6, Y6
+	VPMOVSXBD    (AX), Y4
+	VCVTPH2PS    (R9), Y7
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
 	VCVTDQ2PS    Y5, Y5
-	VMULPS       Y2, Y5, Y5
-	VADDPS       Y5, Y3, Y3
+	VMULPS       Y4, Y5, Y5
 	VCVTDQ2PS    Y6, Y6
-	VMULPS       Y2, Y6, Y6
-	VADDPS       Y6, Y4, Y4
-	VBROADCASTSS 32(DI), Y2
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y0, Y0
-	VBROADCASTSS 84(DI), Y2
-	VMULPS       Y2, Y4, Y4
-	VADDPS       Y4, Y1, Y1
+	VMULPS       Y4, Y6, Y6
+	VMOVDQU      288(AX), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 68(SI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VMOVDQU      352(AX), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      32(AX), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      96(AX), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        wide0c0c0c0c<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VMOVDQU      160(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide30303030<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 24(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      224(AX), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      288(AX), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        wide0c0c0c0c<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VMOVDQU      352(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide30303030<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 28(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 80(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VPBROADCASTD 48(SI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPBROADCASTD 100(SI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y8, Y8
+	VPMOVSXBD    16(AX), Y4
+	VCVTPH2PS    (R9), Y9
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y5, Y5
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y0, Y0
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VMOVDQU      64(AX), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD (SI), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
+	VPBROADCASTD 52(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VMOVDQU      128(AX), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 56(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      192(AX), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 60(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VMOVDQU      256(AX), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VPBROADCASTD 64(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VPBROADCASTD 44(SI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y5, Y5
+	VPBROADCASTD 96(SI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y6, Y6
+	VPMOVSXBD    8(AX), Y4
+	VCVTPH2PS    16(R9), Y7
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y4, Y6, Y6
+	VMOVDQU      320(AX), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(SI), Y7
+	VPMADDUBSW   Y7, Y4, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 68(SI), Y8
+	VPMADDUBSW   Y8, Y4, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VMOVDQU      384(AX), Y4
+	VPAND        wide3f3f3f3f<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      64(AX), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      128(AX), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        wide0c0c0c0c<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VMOVDQU      192(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide30303030<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 24(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      256(AX), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        wide03030303<>+0(SB), Y4, Y4
+	VMOVDQU      320(AX), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        wide0c0c0c0c<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VMOVDQU      384(AX), Y9
+	VPSRLW       $0x02, Y9, Y9
+	VPAND        wide30303030<>+0(SB), Y9, Y9
+	VPOR         Y9, Y4, Y4
+	VPBROADCASTD 28(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 80(SI), Y9
+	VPMADDUBSW   Y9, Y4, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VPBROADCASTD 48(SI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPBROADCASTD 100(SI), Y4
+	VPSLLD       $0x05, Y4, Y4
+	VPADDD       Y4, Y8, Y8
+	VPMOVSXBD    24(AX), Y4
+	VCVTPH2PS    16(R9), Y9
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VADDPS       Y7, Y5, Y5
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VADDPS       Y8, Y6, Y6
+	VBROADCASTSS 32(SI), Y4
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VBROADCASTSS 84(SI), Y4
+	VMULPS       Y4, Y6, Y6
+	VADDPS       Y6, Y3, Y3
 	ADDQ         $+416, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R11
+	ADDQ         R8, SI
+	SUBQ         $+1, R10
 	JG           block
-	SUBQ         $+8, R8
+	SUBQ         $+8, DI
 	JG           super
-	MOVQ         planes+64(FP), DI
-	CMPQ         DI, $+2
+	MOVQ         planes+64(FP), SI
+	CMPQ         SI, $+2
 	JNE          added
 	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
 
 added:
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y2
-	MOVQ       stride+48(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	MOVQ       n+56(FP), R9
-	VMASKMOVPS Y0, Y2, (DI)
-	ADDQ       R8, DI
-	CMPQ       R9, $+1
-	JLE        stored
-	VMASKMOVPS Y1, Y2, (DI)
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y4
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y0, Y4, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored0
+	VMASKMOVPS Y1, Y4, (SI)
 
-stored:
-	ADDQ $+8, SI
-	CMPQ SI, CX
+stored0:
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y2, Y0, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored1
+	VMASKMOVPS Y3, Y0, (SI)
+
+stored1:
+	ADDQ $+8, BX
+	CMPQ BX, CX
 	JGE  done
-	CMPQ SI, $+8
-	JE   pass
 	ADDQ $+64, DX
 	SUBQ $+16, CX
 	JG   tile
@@ -6309,18 +8631,18 @@ added:
 	VMASKMOVPS Y0, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+1
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y1, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+2
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y2, Y4, (DI)
 	ADDQ       R8, DI
 	CMPQ       R9, $+3
-	JLE        stored
+	JLE        stored0
 	VMASKMOVPS Y3, Y4, (DI)
 
-stored:
+stored0:
 	ADDQ $+8, SI
 	CMPQ SI, CX
 	JGE  done
@@ -6337,135 +8659,229 @@ done:
 // func avx2IQ4_XSx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
 TEXT ·avx2IQ4_XSx1(SB), NOSPLIT, $0-72
-	VMOVDQU nonlinear0<>+0(SB), Y1
+	VMOVDQU nonlinear0<>+0(SB), Y0
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
 	MOVQ    dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
-	VXORPS Y0, Y0, Y0
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
 
 super:
-	MOVQ AX, R10
+	MOVQ AX, R9
 	ADDQ $+32, AX
-	MOVQ $0x00000008, R11
+	MOVQ $0x00000008, R10
 
 block:
-	VMOVDQU      16(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD (DI), Y4
-	VPSIGNB      Y2, Y4, Y4
-	VPMADDUBSW   Y4, Y3, Y4
-	VPMADDWD     wide00010001<>+0(SB), Y4, Y4
-	VMOVDQU      80(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 4(DI), Y5
-	VPSIGNB      Y2, Y5, Y5
-	VPMADDUBSW   Y5, Y3, Y5
+	VMOVDQU      16(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD (SI), Y5
+	VPSIGNB      Y3, Y5, Y5
+	VPMADDUBSW   Y5, Y4, Y5
 	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VMOVDQU      144(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 8(DI), Y5
-	VPSIGNB      Y2, Y5, Y5
-	VPMADDUBSW   Y5, Y3, Y5
+	VMOVDQU      80(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 4(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      144(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 8(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      208(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 12(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      16(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 16(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      80(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 20(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      144(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 24(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      208(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 28(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPMOVSXBD    (AX), Y3
+	VCVTPH2PS    (R9), Y4
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y4, Y3, Y3
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y3, Y5, Y5
+	VBROADCASTSS 32(SI), Y3
+	VMULPS       Y3, Y5, Y5
+	VADDPS       Y5, Y1, Y1
+	VMOVDQU      48(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD (SI), Y5
+	VPSIGNB      Y3, Y5, Y5
+	VPMADDUBSW   Y5, Y4, Y5
 	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VMOVDQU      208(AX)(SI*4), Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 12(DI), Y5
-	VPSIGNB      Y2, Y5, Y5
-	VPMADDUBSW   Y5, Y3, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VMOVDQU      16(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 16(DI), Y5
-	VPSIGNB      Y2, Y5, Y5
-	VPMADDUBSW   Y5, Y3, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VMOVDQU      80(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 20(DI), Y5
-	VPSIGNB      Y2, Y5, Y5
-	VPMADDUBSW   Y5, Y3, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VMOVDQU      144(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 24(DI), Y5
-	VPSIGNB      Y2, Y5, Y5
-	VPMADDUBSW   Y5, Y3, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VMOVDQU      208(AX)(SI*4), Y2
-	VPSRLW       $0x04, Y2, Y2
-	VPAND        wide0f0f0f0f<>+0(SB), Y2, Y2
-	VPSHUFB      Y2, Y1, Y2
-	VPABSB       Y2, Y3
-	VPBROADCASTD 28(DI), Y5
-	VPSIGNB      Y2, Y5, Y5
-	VPMADDUBSW   Y5, Y3, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VPMOVSXBD    (AX)(SI*1), Y2
-	VCVTPH2PS    (R10)(SI*2), Y3
-	VCVTDQ2PS    Y2, Y2
-	VMULPS       Y3, Y2, Y2
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VBROADCASTSS 32(DI), Y2
-	VMULPS       Y2, Y4, Y4
-	VADDPS       Y4, Y0, Y0
+	VMOVDQU      112(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 4(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      176(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 8(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      240(AX), Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 12(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      48(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 16(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      112(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 20(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      176(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 24(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      240(AX), Y3
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
+	VPSHUFB      Y3, Y0, Y3
+	VPABSB       Y3, Y4
+	VPBROADCASTD 28(SI), Y6
+	VPSIGNB      Y3, Y6, Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPMOVSXBD    8(AX), Y3
+	VCVTPH2PS    16(R9), Y4
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y4, Y3, Y3
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y3, Y5, Y5
+	VBROADCASTSS 32(SI), Y3
+	VMULPS       Y3, Y5, Y5
+	VADDPS       Y5, Y2, Y2
 	ADDQ         $+272, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R11
+	ADDQ         R8, SI
+	SUBQ         $+1, R10
 	JG           block
-	SUBQ         $+8, R8
+	SUBQ         $+8, DI
 	JG           super
-	MOVQ         CX, DI
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
 	SUBQ         SI, DI
-	MOVQ         $0x00000008, R8
-	CMPQ         DI, R8
-	CMOVQGT      R8, DI
-	SUBQ         DI, R8
-	LEAQ         laneMasks<>+0(SB), DI
-	VMOVDQU      (DI)(R8*4), Y2
-	MOVQ         stride+48(FP), R8
-	LEAQ         (DX)(SI*4), DI
-	SHLQ         $0x02, R8
-	VMASKMOVPS   Y0, Y2, (DI)
-	ADDQ         $+8, SI
-	CMPQ         SI, CX
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y3
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y1, Y3, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
 	JGE          done
-	CMPQ         SI, $+8
-	JE           pass
+	MOVQ         CX, SI
+	SUBQ         BX, SI
+	MOVQ         $0x00000008, DI
+	CMPQ         SI, DI
+	CMOVQGT      DI, SI
+	SUBQ         SI, DI
+	LEAQ         laneMasks<>+0(SB), SI
+	VMOVDQU      (SI)(DI*4), Y1
+	MOVQ         stride+48(FP), DI
+	LEAQ         (DX)(BX*4), SI
+	SHLQ         $0x02, DI
+	VMASKMOVPS   Y2, Y1, (SI)
+	ADDQ         $+8, BX
+	CMPQ         BX, CX
+	JGE          done
 	ADDQ         $+64, DX
 	SUBQ         $+16, CX
 	JG           tile
@@ -6477,193 +8893,340 @@ done:
 // func avx2IQ4_XSx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
 TEXT ·avx2IQ4_XSx2(SB), NOSPLIT, $0-72
-	VMOVDQU nonlinear0<>+0(SB), Y2
+	VMOVDQU nonlinear0<>+0(SB), Y0
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
 	MOVQ    dst+40(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   x+24(FP), DI
-	MOVQ   blocks+16(FP), R8
-	MOVQ   step+32(FP), R9
-	VXORPS Y0, Y0, Y0
+	XORQ   BX, BX
+	MOVQ   x+24(FP), SI
+	MOVQ   blocks+16(FP), DI
+	MOVQ   step+32(FP), R8
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
 
 super:
-	MOVQ AX, R10
+	MOVQ AX, R9
 	ADDQ $+32, AX
-	MOVQ $0x00000008, R11
+	MOVQ $0x00000008, R10
 
 block:
-	VMOVDQU      16(AX)(SI*4), Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD (DI), Y5
-	VPSIGNB      Y3, Y5, Y5
-	VPMADDUBSW   Y5, Y4, Y5
-	VPMADDWD     wide00010001<>+0(SB), Y5, Y5
-	VPBROADCASTD 52(DI), Y6
-	VPSIGNB      Y3, Y6, Y6
-	VPMADDUBSW   Y6, Y4, Y6
-	VPMADDWD     wide00010001<>+0(SB), Y6, Y6
-	VMOVDQU      80(AX)(SI*4), Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD 4(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
+	VMOVDQU      16(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD (SI), Y7
+	VPSIGNB      Y5, Y7, Y7
+	VPMADDUBSW   Y7, Y6, Y7
 	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 56(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y6, Y6
-	VMOVDQU      144(AX)(SI*4), Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD 8(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 60(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y6, Y6
-	VMOVDQU      208(AX)(SI*4), Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD 12(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 64(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y6, Y6
-	VMOVDQU      16(AX)(SI*4), Y3
-	VPSRLW       $0x04, Y3, Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD 16(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 68(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y6, Y6
-	VMOVDQU      80(AX)(SI*4), Y3
-	VPSRLW       $0x04, Y3, Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD 20(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 72(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y6, Y6
-	VMOVDQU      144(AX)(SI*4), Y3
-	VPSRLW       $0x04, Y3, Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD 24(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 76(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y6, Y6
-	VMOVDQU      208(AX)(SI*4), Y3
-	VPSRLW       $0x04, Y3, Y3
-	VPAND        wide0f0f0f0f<>+0(SB), Y3, Y3
-	VPSHUFB      Y3, Y2, Y3
-	VPABSB       Y3, Y4
-	VPBROADCASTD 28(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y5, Y5
-	VPBROADCASTD 80(DI), Y7
-	VPSIGNB      Y3, Y7, Y7
-	VPMADDUBSW   Y7, Y4, Y7
-	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y6, Y6
-	VPMOVSXBD    (AX)(SI*1), Y3
-	VCVTPH2PS    (R10)(SI*2), Y4
-	VCVTDQ2PS    Y3, Y3
-	VMULPS       Y4, Y3, Y3
+	VPBROADCASTD 52(SI), Y8
+	VPSIGNB      Y5, Y8, Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VMOVDQU      80(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 4(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 56(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      144(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 8(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 60(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      208(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 12(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 64(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      16(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 16(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 68(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      80(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 20(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      144(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 24(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      208(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 28(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 80(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VPMOVSXBD    (AX), Y5
+	VCVTPH2PS    (R9), Y6
 	VCVTDQ2PS    Y5, Y5
-	VMULPS       Y3, Y5, Y5
-	VCVTDQ2PS    Y6, Y6
-	VMULPS       Y3, Y6, Y6
-	VBROADCASTSS 32(DI), Y3
-	VMULPS       Y3, Y5, Y5
-	VADDPS       Y5, Y0, Y0
-	VBROADCASTSS 84(DI), Y3
-	VMULPS       Y3, Y6, Y6
-	VADDPS       Y6, Y1, Y1
+	VMULPS       Y6, Y5, Y5
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y5, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y5, Y8, Y8
+	VBROADCASTSS 32(SI), Y5
+	VMULPS       Y5, Y7, Y7
+	VADDPS       Y7, Y1, Y1
+	VBROADCASTSS 84(SI), Y5
+	VMULPS       Y5, Y8, Y8
+	VADDPS       Y8, Y2, Y2
+	VMOVDQU      48(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD (SI), Y7
+	VPSIGNB      Y5, Y7, Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPMADDWD     wide00010001<>+0(SB), Y7, Y7
+	VPBROADCASTD 52(SI), Y8
+	VPSIGNB      Y5, Y8, Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPMADDWD     wide00010001<>+0(SB), Y8, Y8
+	VMOVDQU      112(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 4(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 56(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      176(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 8(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 60(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      240(AX), Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 12(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 64(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      48(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 16(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 68(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      112(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 20(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 72(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      176(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 24(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 76(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VMOVDQU      240(AX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
+	VPSHUFB      Y5, Y0, Y5
+	VPABSB       Y5, Y6
+	VPBROADCASTD 28(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 80(SI), Y9
+	VPSIGNB      Y5, Y9, Y9
+	VPMADDUBSW   Y9, Y6, Y9
+	VPMADDWD     wide00010001<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VPMOVSXBD    8(AX), Y5
+	VCVTPH2PS    16(R9), Y6
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y6, Y5, Y5
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y5, Y7, Y7
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y5, Y8, Y8
+	VBROADCASTSS 32(SI), Y5
+	VMULPS       Y5, Y7, Y7
+	VADDPS       Y7, Y3, Y3
+	VBROADCASTSS 84(SI), Y5
+	VMULPS       Y5, Y8, Y8
+	VADDPS       Y8, Y4, Y4
 	ADDQ         $+272, AX
-	ADDQ         R9, DI
-	SUBQ         $+1, R11
+	ADDQ         R8, SI
+	SUBQ         $+1, R10
 	JG           block
-	SUBQ         $+8, R8
+	SUBQ         $+8, DI
 	JG           super
-	MOVQ         planes+64(FP), DI
-	CMPQ         DI, $+2
+	MOVQ         planes+64(FP), SI
+	CMPQ         SI, $+2
 	JNE          added
-	VADDPS       Y1, Y0, Y0
+	VADDPS       Y2, Y1, Y1
+	VADDPS       Y4, Y3, Y3
 
 added:
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y3
-	MOVQ       stride+48(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	MOVQ       n+56(FP), R9
-	VMASKMOVPS Y0, Y3, (DI)
-	ADDQ       R8, DI
-	CMPQ       R9, $+1
-	JLE        stored
-	VMASKMOVPS Y1, Y3, (DI)
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y5
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y1, Y5, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored0
+	VMASKMOVPS Y2, Y5, (SI)
 
-stored:
-	ADDQ $+8, SI
-	CMPQ SI, CX
+stored0:
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y1
+	MOVQ       stride+48(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	MOVQ       n+56(FP), R8
+	VMASKMOVPS Y3, Y1, (SI)
+	ADDQ       DI, SI
+	CMPQ       R8, $+1
+	JLE        stored1
+	VMASKMOVPS Y4, Y1, (SI)
+
+stored1:
+	ADDQ $+8, BX
+	CMPQ BX, CX
 	JGE  done
-	CMPQ SI, $+8
-	JE   pass
 	ADDQ $+64, DX
 	SUBQ $+16, CX
 	JG   tile
@@ -6675,7 +9238,7 @@ done:
 // func avx2IQ4_XSx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX2, CMOV, F16C
 TEXT ·avx2IQ4_XSx4(SB), NOSPLIT, $0-72
-	VMOVDQU nonlinear0<>+0(SB), Y4
+	VMOVDQU nonlinear0<>+0(SB), Y0
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
 	MOVQ    dst+40(FP), DX
@@ -6689,10 +9252,10 @@ pass:
 	MOVQ   x+24(FP), DI
 	MOVQ   blocks+16(FP), R8
 	MOVQ   step+32(FP), R9
-	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
 
 super:
 	MOVQ AX, R10
@@ -6702,7 +9265,7 @@ super:
 block:
 	VMOVDQU      16(AX)(SI*4), Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD (DI), Y7
 	VPSIGNB      Y5, Y7, Y7
@@ -6722,7 +9285,7 @@ block:
 	VPMADDWD     wide00010001<>+0(SB), Y10, Y10
 	VMOVDQU      80(AX)(SI*4), Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD 4(DI), Y11
 	VPSIGNB      Y5, Y11, Y11
@@ -6746,7 +9309,7 @@ block:
 	VPADDD       Y11, Y10, Y10
 	VMOVDQU      144(AX)(SI*4), Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD 8(DI), Y11
 	VPSIGNB      Y5, Y11, Y11
@@ -6770,7 +9333,7 @@ block:
 	VPADDD       Y11, Y10, Y10
 	VMOVDQU      208(AX)(SI*4), Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD 12(DI), Y11
 	VPSIGNB      Y5, Y11, Y11
@@ -6795,7 +9358,7 @@ block:
 	VMOVDQU      16(AX)(SI*4), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD 16(DI), Y11
 	VPSIGNB      Y5, Y11, Y11
@@ -6820,7 +9383,7 @@ block:
 	VMOVDQU      80(AX)(SI*4), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD 20(DI), Y11
 	VPSIGNB      Y5, Y11, Y11
@@ -6845,7 +9408,7 @@ block:
 	VMOVDQU      144(AX)(SI*4), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD 24(DI), Y11
 	VPSIGNB      Y5, Y11, Y11
@@ -6870,7 +9433,7 @@ block:
 	VMOVDQU      208(AX)(SI*4), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        wide0f0f0f0f<>+0(SB), Y5, Y5
-	VPSHUFB      Y5, Y4, Y5
+	VPSHUFB      Y5, Y0, Y5
 	VPABSB       Y5, Y6
 	VPBROADCASTD 28(DI), Y11
 	VPSIGNB      Y5, Y11, Y11
@@ -6906,16 +9469,16 @@ block:
 	VMULPS       Y5, Y10, Y10
 	VBROADCASTSS 32(DI), Y5
 	VMULPS       Y5, Y7, Y7
-	VADDPS       Y7, Y0, Y0
+	VADDPS       Y7, Y1, Y1
 	VBROADCASTSS 84(DI), Y5
 	VMULPS       Y5, Y8, Y8
-	VADDPS       Y8, Y1, Y1
+	VADDPS       Y8, Y2, Y2
 	VBROADCASTSS 136(DI), Y5
 	VMULPS       Y5, Y9, Y9
-	VADDPS       Y9, Y2, Y2
+	VADDPS       Y9, Y3, Y3
 	VBROADCASTSS 188(DI), Y5
 	VMULPS       Y5, Y10, Y10
-	VADDPS       Y10, Y3, Y3
+	VADDPS       Y10, Y4, Y4
 	ADDQ         $+272, AX
 	ADDQ         R9, DI
 	SUBQ         $+1, R11
@@ -6925,8 +9488,8 @@ block:
 	MOVQ         planes+64(FP), DI
 	CMPQ         DI, $+2
 	JNE          added
-	VADDPS       Y1, Y0, Y0
-	VADDPS       Y3, Y2, Y1
+	VADDPS       Y2, Y1, Y1
+	VADDPS       Y4, Y3, Y2
 
 added:
 	MOVQ       CX, DI
@@ -6941,21 +9504,21 @@ added:
 	LEAQ       (DX)(SI*4), DI
 	SHLQ       $0x02, R8
 	MOVQ       n+56(FP), R9
-	VMASKMOVPS Y0, Y5, (DI)
-	ADDQ       R8, DI
-	CMPQ       R9, $+1
-	JLE        stored
 	VMASKMOVPS Y1, Y5, (DI)
 	ADDQ       R8, DI
-	CMPQ       R9, $+2
-	JLE        stored
+	CMPQ       R9, $+1
+	JLE        stored0
 	VMASKMOVPS Y2, Y5, (DI)
 	ADDQ       R8, DI
-	CMPQ       R9, $+3
-	JLE        stored
+	CMPQ       R9, $+2
+	JLE        stored0
 	VMASKMOVPS Y3, Y5, (DI)
+	ADDQ       R8, DI
+	CMPQ       R9, $+3
+	JLE        stored0
+	VMASKMOVPS Y4, Y5, (DI)
 
-stored:
+stored0:
 	ADDQ $+8, SI
 	CMPQ SI, CX
 	JGE  done
@@ -6977,84 +9540,116 @@ TEXT ·avx2F16x1(SB), NOSPLIT, $0-48
 	MOVQ dst+32(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   cols+16(FP), DI
-	MOVQ   DI, R8
-	SHLQ   $0x02, R8
-	MOVQ   x+24(FP), R8
+	XORQ   BX, BX
+	MOVQ   cols+16(FP), SI
+	MOVQ   SI, DI
+	SHLQ   $0x02, DI
+	MOVQ   x+24(FP), DI
 	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
 block:
-	VXORPS  Y1, Y1, Y1
-	MOVQ    $0x00000020, R9
-	CMPQ    DI, R9
-	CMOVQLT DI, R9
-	SUBQ    R9, DI
-	CMPQ    R9, $+4
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	MOVQ    $0x00000020, R8
+	CMPQ    SI, R8
+	CMOVQLT SI, R8
+	SUBQ    R8, SI
+	CMPQ    R8, $+4
 	JL      singles
 
 quad:
-	VCVTPH2PS    (AX)(SI*2), Y2
-	VBROADCASTSS (R8), Y3
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y1, Y1
-	VCVTPH2PS    32(AX)(SI*2), Y2
-	VBROADCASTSS 4(R8), Y3
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y1, Y1
-	VCVTPH2PS    64(AX)(SI*2), Y2
-	VBROADCASTSS 8(R8), Y3
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y1, Y1
-	VCVTPH2PS    96(AX)(SI*2), Y2
-	VBROADCASTSS 12(R8), Y3
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y1, Y1
+	VCVTPH2PS    (AX), Y4
+	VBROADCASTSS (DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VCVTPH2PS    16(AX), Y4
+	VBROADCASTSS (DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VCVTPH2PS    32(AX), Y4
+	VBROADCASTSS 4(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VCVTPH2PS    48(AX), Y4
+	VBROADCASTSS 4(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VCVTPH2PS    64(AX), Y4
+	VBROADCASTSS 8(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VCVTPH2PS    80(AX), Y4
+	VBROADCASTSS 8(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VCVTPH2PS    96(AX), Y4
+	VBROADCASTSS 12(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VCVTPH2PS    112(AX), Y4
+	VBROADCASTSS 12(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
 	ADDQ         $+128, AX
-	ADDQ         $+16, R8
-	SUBQ         $+4, R9
-	CMPQ         R9, $+4
+	ADDQ         $+16, DI
+	SUBQ         $+4, R8
+	CMPQ         R8, $+4
 	JGE          quad
 
 singles:
-	TESTQ R9, R9
+	TESTQ R8, R8
 	JZ    summed
 
 single:
-	VCVTPH2PS    (AX)(SI*2), Y2
-	VBROADCASTSS (R8), Y3
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y1, Y1
+	VCVTPH2PS    (AX), Y4
+	VBROADCASTSS (DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VCVTPH2PS    16(AX), Y4
+	VBROADCASTSS (DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
 	ADDQ         $+32, AX
-	ADDQ         $+4, R8
-	DECQ         R9
+	ADDQ         $+4, DI
+	DECQ         R8
 	JNZ          single
 
 summed:
-	VADDPS     Y1, Y0, Y0
-	TESTQ      DI, DI
+	VADDPS     Y2, Y0, Y0
+	VADDPS     Y3, Y1, Y1
+	TESTQ      SI, SI
 	JNZ        block
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y1
-	MOVQ       stride+40(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	VMASKMOVPS Y0, Y1, (DI)
-	ADDQ       $+8, SI
-	CMPQ       SI, CX
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y2
+	MOVQ       stride+40(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	VMASKMOVPS Y0, Y2, (SI)
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
 	JGE        done
-	CMPQ       SI, $+8
-	JE         pass
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+40(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	VMASKMOVPS Y1, Y0, (SI)
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
 	ADDQ       $+64, DX
 	SUBQ       $+16, CX
 	JG         tile
@@ -7071,104 +9666,156 @@ TEXT ·avx2F16x2(SB), NOSPLIT, $0-48
 	MOVQ dst+32(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   cols+16(FP), DI
-	MOVQ   DI, R8
-	SHLQ   $0x02, R8
-	MOVQ   x+24(FP), R9
+	XORQ   BX, BX
+	MOVQ   cols+16(FP), SI
+	MOVQ   SI, DI
+	SHLQ   $0x02, DI
+	MOVQ   x+24(FP), R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 
 block:
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	MOVQ    $0x00000020, R10
-	CMPQ    DI, R10
-	CMOVQLT DI, R10
-	SUBQ    R10, DI
-	CMPQ    R10, $+4
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	MOVQ    $0x00000020, R9
+	CMPQ    SI, R9
+	CMOVQLT SI, R9
+	SUBQ    R9, SI
+	CMPQ    R9, $+4
 	JL      singles
 
 quad:
-	VCVTPH2PS    (AX)(SI*2), Y4
-	VBROADCASTSS (R9), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
-	VBROADCASTSS (R9)(R8*1), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y3, Y3
-	VCVTPH2PS    32(AX)(SI*2), Y4
-	VBROADCASTSS 4(R9), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
-	VBROADCASTSS 4(R9)(R8*1), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y3, Y3
-	VCVTPH2PS    64(AX)(SI*2), Y4
-	VBROADCASTSS 8(R9), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
-	VBROADCASTSS 8(R9)(R8*1), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y3, Y3
-	VCVTPH2PS    96(AX)(SI*2), Y4
-	VBROADCASTSS 12(R9), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
-	VBROADCASTSS 12(R9)(R8*1), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y3, Y3
+	VCVTPH2PS    (AX), Y8
+	VBROADCASTSS (R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS (R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTPH2PS    16(AX), Y8
+	VBROADCASTSS (R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS (R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTPH2PS    32(AX), Y8
+	VBROADCASTSS 4(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 4(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTPH2PS    48(AX), Y8
+	VBROADCASTSS 4(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 4(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTPH2PS    64(AX), Y8
+	VBROADCASTSS 8(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 8(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTPH2PS    80(AX), Y8
+	VBROADCASTSS 8(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 8(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTPH2PS    96(AX), Y8
+	VBROADCASTSS 12(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 12(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTPH2PS    112(AX), Y8
+	VBROADCASTSS 12(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 12(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
 	ADDQ         $+128, AX
-	ADDQ         $+16, R9
-	SUBQ         $+4, R10
-	CMPQ         R10, $+4
+	ADDQ         $+16, R8
+	SUBQ         $+4, R9
+	CMPQ         R9, $+4
 	JGE          quad
 
 singles:
-	TESTQ R10, R10
+	TESTQ R9, R9
 	JZ    summed
 
 single:
-	VCVTPH2PS    (AX)(SI*2), Y4
-	VBROADCASTSS (R9), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
-	VBROADCASTSS (R9)(R8*1), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y3, Y3
+	VCVTPH2PS    (AX), Y8
+	VBROADCASTSS (R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS (R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTPH2PS    16(AX), Y8
+	VBROADCASTSS (R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS (R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
 	ADDQ         $+32, AX
-	ADDQ         $+4, R9
-	DECQ         R10
+	ADDQ         $+4, R8
+	DECQ         R9
 	JNZ          single
 
 summed:
-	VADDPS     Y2, Y0, Y0
-	VADDPS     Y3, Y1, Y1
-	TESTQ      DI, DI
+	VADDPS     Y4, Y0, Y0
+	VADDPS     Y5, Y1, Y1
+	VADDPS     Y6, Y2, Y2
+	VADDPS     Y7, Y3, Y3
+	TESTQ      SI, SI
 	JNZ        block
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y2
-	MOVQ       stride+40(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	VMASKMOVPS Y0, Y2, (DI)
-	ADDQ       R8, DI
-	VMASKMOVPS Y1, Y2, (DI)
-	ADDQ       $+8, SI
-	CMPQ       SI, CX
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y4
+	MOVQ       stride+40(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	VMASKMOVPS Y0, Y4, (SI)
+	ADDQ       DI, SI
+	VMASKMOVPS Y1, Y4, (SI)
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
 	JGE        done
-	CMPQ       SI, $+8
-	JE         pass
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+40(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	VMASKMOVPS Y2, Y0, (SI)
+	ADDQ       DI, SI
+	VMASKMOVPS Y3, Y0, (SI)
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
 	ADDQ       $+64, DX
 	SUBQ       $+16, CX
 	JG         tile
@@ -7343,89 +9990,126 @@ TEXT ·avx2BF16x1(SB), NOSPLIT, $0-48
 	MOVQ dst+32(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   cols+16(FP), DI
-	MOVQ   DI, R8
-	SHLQ   $0x02, R8
-	MOVQ   x+24(FP), R8
+	XORQ   BX, BX
+	MOVQ   cols+16(FP), SI
+	MOVQ   SI, DI
+	SHLQ   $0x02, DI
+	MOVQ   x+24(FP), DI
 	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
 block:
-	VXORPS  Y1, Y1, Y1
-	MOVQ    $0x00000020, R9
-	CMPQ    DI, R9
-	CMOVQLT DI, R9
-	SUBQ    R9, DI
-	CMPQ    R9, $+4
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	MOVQ    $0x00000020, R8
+	CMPQ    SI, R8
+	CMOVQLT SI, R8
+	SUBQ    R8, SI
+	CMPQ    R8, $+4
 	JL      singles
 
 quad:
-	VPMOVZXWD    (AX)(SI*2), Y2
-	VPSLLD       $0x10, Y2, Y2
-	VBROADCASTSS (R8), Y3
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y1, Y1
-	VPMOVZXWD    32(AX)(SI*2), Y2
-	VPSLLD       $0x10, Y2, Y2
-	VBROADCASTSS 4(R8), Y3
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y1, Y1
-	VPMOVZXWD    64(AX)(SI*2), Y2
-	VPSLLD       $0x10, Y2, Y2
-	VBROADCASTSS 8(R8), Y3
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y1, Y1
-	VPMOVZXWD    96(AX)(SI*2), Y2
-	VPSLLD       $0x10, Y2, Y2
-	VBROADCASTSS 12(R8), Y3
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y1, Y1
+	VPMOVZXWD    (AX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS (DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VPMOVZXWD    16(AX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS (DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VPMOVZXWD    32(AX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS 4(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VPMOVZXWD    48(AX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS 4(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VPMOVZXWD    64(AX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS 8(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VPMOVZXWD    80(AX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS 8(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VPMOVZXWD    96(AX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS 12(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VPMOVZXWD    112(AX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS 12(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
 	ADDQ         $+128, AX
-	ADDQ         $+16, R8
-	SUBQ         $+4, R9
-	CMPQ         R9, $+4
+	ADDQ         $+16, DI
+	SUBQ         $+4, R8
+	CMPQ         R8, $+4
 	JGE          quad
 
 singles:
-	TESTQ R9, R9
+	TESTQ R8, R8
 	JZ    summed
 
 single:
-	VPMOVZXWD    (AX)(SI*2), Y2
-	VPSLLD       $0x10, Y2, Y2
-	VBROADCASTSS (R8), Y3
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y1, Y1
+	VPMOVZXWD    (AX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS (DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VPMOVZXWD    16(AX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS (DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
 	ADDQ         $+32, AX
-	ADDQ         $+4, R8
-	DECQ         R9
+	ADDQ         $+4, DI
+	DECQ         R8
 	JNZ          single
 
 summed:
-	VADDPS     Y1, Y0, Y0
-	TESTQ      DI, DI
+	VADDPS     Y2, Y0, Y0
+	VADDPS     Y3, Y1, Y1
+	TESTQ      SI, SI
 	JNZ        block
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y1
-	MOVQ       stride+40(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	VMASKMOVPS Y0, Y1, (DI)
-	ADDQ       $+8, SI
-	CMPQ       SI, CX
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y2
+	MOVQ       stride+40(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	VMASKMOVPS Y0, Y2, (SI)
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
 	JGE        done
-	CMPQ       SI, $+8
-	JE         pass
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+40(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	VMASKMOVPS Y1, Y0, (SI)
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
 	ADDQ       $+64, DX
 	SUBQ       $+16, CX
 	JG         tile
@@ -7442,109 +10126,166 @@ TEXT ·avx2BF16x2(SB), NOSPLIT, $0-48
 	MOVQ dst+32(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   cols+16(FP), DI
-	MOVQ   DI, R8
-	SHLQ   $0x02, R8
-	MOVQ   x+24(FP), R9
+	XORQ   BX, BX
+	MOVQ   cols+16(FP), SI
+	MOVQ   SI, DI
+	SHLQ   $0x02, DI
+	MOVQ   x+24(FP), R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 
 block:
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	MOVQ    $0x00000020, R10
-	CMPQ    DI, R10
-	CMOVQLT DI, R10
-	SUBQ    R10, DI
-	CMPQ    R10, $+4
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	MOVQ    $0x00000020, R9
+	CMPQ    SI, R9
+	CMOVQLT SI, R9
+	SUBQ    R9, SI
+	CMPQ    R9, $+4
 	JL      singles
 
 quad:
-	VPMOVZXWD    (AX)(SI*2), Y4
-	VPSLLD       $0x10, Y4, Y4
-	VBROADCASTSS (R9), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
-	VBROADCASTSS (R9)(R8*1), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y3, Y3
-	VPMOVZXWD    32(AX)(SI*2), Y4
-	VPSLLD       $0x10, Y4, Y4
-	VBROADCASTSS 4(R9), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
-	VBROADCASTSS 4(R9)(R8*1), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y3, Y3
-	VPMOVZXWD    64(AX)(SI*2), Y4
-	VPSLLD       $0x10, Y4, Y4
-	VBROADCASTSS 8(R9), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
-	VBROADCASTSS 8(R9)(R8*1), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y3, Y3
-	VPMOVZXWD    96(AX)(SI*2), Y4
-	VPSLLD       $0x10, Y4, Y4
-	VBROADCASTSS 12(R9), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
-	VBROADCASTSS 12(R9)(R8*1), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y3, Y3
+	VPMOVZXWD    (AX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VBROADCASTSS (R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS (R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VPMOVZXWD    16(AX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VBROADCASTSS (R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS (R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VPMOVZXWD    32(AX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VBROADCASTSS 4(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 4(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VPMOVZXWD    48(AX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VBROADCASTSS 4(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 4(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VPMOVZXWD    64(AX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VBROADCASTSS 8(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 8(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VPMOVZXWD    80(AX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VBROADCASTSS 8(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 8(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VPMOVZXWD    96(AX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VBROADCASTSS 12(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 12(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VPMOVZXWD    112(AX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VBROADCASTSS 12(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 12(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
 	ADDQ         $+128, AX
-	ADDQ         $+16, R9
-	SUBQ         $+4, R10
-	CMPQ         R10, $+4
+	ADDQ         $+16, R8
+	SUBQ         $+4, R9
+	CMPQ         R9, $+4
 	JGE          quad
 
 singles:
-	TESTQ R10, R10
+	TESTQ R9, R9
 	JZ    summed
 
 single:
-	VPMOVZXWD    (AX)(SI*2), Y4
-	VPSLLD       $0x10, Y4, Y4
-	VBROADCASTSS (R9), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
-	VBROADCASTSS (R9)(R8*1), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y3, Y3
+	VPMOVZXWD    (AX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VBROADCASTSS (R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS (R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VPMOVZXWD    16(AX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VBROADCASTSS (R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS (R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
 	ADDQ         $+32, AX
-	ADDQ         $+4, R9
-	DECQ         R10
+	ADDQ         $+4, R8
+	DECQ         R9
 	JNZ          single
 
 summed:
-	VADDPS     Y2, Y0, Y0
-	VADDPS     Y3, Y1, Y1
-	TESTQ      DI, DI
+	VADDPS     Y4, Y0, Y0
+	VADDPS     Y5, Y1, Y1
+	VADDPS     Y6, Y2, Y2
+	VADDPS     Y7, Y3, Y3
+	TESTQ      SI, SI
 	JNZ        block
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y2
-	MOVQ       stride+40(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	VMASKMOVPS Y0, Y2, (DI)
-	ADDQ       R8, DI
-	VMASKMOVPS Y1, Y2, (DI)
-	ADDQ       $+8, SI
-	CMPQ       SI, CX
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y4
+	MOVQ       stride+40(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	VMASKMOVPS Y0, Y4, (SI)
+	ADDQ       DI, SI
+	VMASKMOVPS Y1, Y4, (SI)
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
 	JGE        done
-	CMPQ       SI, $+8
-	JE         pass
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+40(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	VMASKMOVPS Y2, Y0, (SI)
+	ADDQ       DI, SI
+	VMASKMOVPS Y3, Y0, (SI)
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
 	ADDQ       $+64, DX
 	SUBQ       $+16, CX
 	JG         tile
@@ -7724,84 +10465,116 @@ TEXT ·avx2F32x1(SB), NOSPLIT, $0-48
 	MOVQ dst+32(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   cols+16(FP), DI
-	MOVQ   DI, R8
-	SHLQ   $0x02, R8
-	MOVQ   x+24(FP), R8
+	XORQ   BX, BX
+	MOVQ   cols+16(FP), SI
+	MOVQ   SI, DI
+	SHLQ   $0x02, DI
+	MOVQ   x+24(FP), DI
 	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
 block:
-	VXORPS  Y1, Y1, Y1
-	MOVQ    $0x00000020, R9
-	CMPQ    DI, R9
-	CMOVQLT DI, R9
-	SUBQ    R9, DI
-	CMPQ    R9, $+4
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	MOVQ    $0x00000020, R8
+	CMPQ    SI, R8
+	CMOVQLT SI, R8
+	SUBQ    R8, SI
+	CMPQ    R8, $+4
 	JL      singles
 
 quad:
-	VMOVUPS      (AX)(SI*4), Y2
-	VBROADCASTSS (R8), Y3
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y1, Y1
-	VMOVUPS      64(AX)(SI*4), Y2
-	VBROADCASTSS 4(R8), Y3
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y1, Y1
-	VMOVUPS      128(AX)(SI*4), Y2
-	VBROADCASTSS 8(R8), Y3
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y1, Y1
-	VMOVUPS      192(AX)(SI*4), Y2
-	VBROADCASTSS 12(R8), Y3
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y1, Y1
+	VMOVUPS      (AX), Y4
+	VBROADCASTSS (DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VMOVUPS      32(AX), Y4
+	VBROADCASTSS (DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VMOVUPS      64(AX), Y4
+	VBROADCASTSS 4(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VMOVUPS      96(AX), Y4
+	VBROADCASTSS 4(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VMOVUPS      128(AX), Y4
+	VBROADCASTSS 8(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VMOVUPS      160(AX), Y4
+	VBROADCASTSS 8(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VMOVUPS      192(AX), Y4
+	VBROADCASTSS 12(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VMOVUPS      224(AX), Y4
+	VBROADCASTSS 12(DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
 	ADDQ         $+256, AX
-	ADDQ         $+16, R8
-	SUBQ         $+4, R9
-	CMPQ         R9, $+4
+	ADDQ         $+16, DI
+	SUBQ         $+4, R8
+	CMPQ         R8, $+4
 	JGE          quad
 
 singles:
-	TESTQ R9, R9
+	TESTQ R8, R8
 	JZ    summed
 
 single:
-	VMOVUPS      (AX)(SI*4), Y2
-	VBROADCASTSS (R8), Y3
-	VMULPS       Y2, Y3, Y3
-	VADDPS       Y3, Y1, Y1
+	VMOVUPS      (AX), Y4
+	VBROADCASTSS (DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y2, Y2
+	VMOVUPS      32(AX), Y4
+	VBROADCASTSS (DI), Y5
+	VMULPS       Y4, Y5, Y5
+	VADDPS       Y5, Y3, Y3
 	ADDQ         $+64, AX
-	ADDQ         $+4, R8
-	DECQ         R9
+	ADDQ         $+4, DI
+	DECQ         R8
 	JNZ          single
 
 summed:
-	VADDPS     Y1, Y0, Y0
-	TESTQ      DI, DI
+	VADDPS     Y2, Y0, Y0
+	VADDPS     Y3, Y1, Y1
+	TESTQ      SI, SI
 	JNZ        block
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y1
-	MOVQ       stride+40(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	VMASKMOVPS Y0, Y1, (DI)
-	ADDQ       $+8, SI
-	CMPQ       SI, CX
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y2
+	MOVQ       stride+40(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	VMASKMOVPS Y0, Y2, (SI)
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
 	JGE        done
-	CMPQ       SI, $+8
-	JE         pass
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+40(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	VMASKMOVPS Y1, Y0, (SI)
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
 	ADDQ       $+64, DX
 	SUBQ       $+16, CX
 	JG         tile
@@ -7818,104 +10591,156 @@ TEXT ·avx2F32x2(SB), NOSPLIT, $0-48
 	MOVQ dst+32(FP), DX
 
 tile:
-	MOVQ AX, BX
-	XORQ SI, SI
-
-pass:
-	MOVQ   BX, AX
-	MOVQ   cols+16(FP), DI
-	MOVQ   DI, R8
-	SHLQ   $0x02, R8
-	MOVQ   x+24(FP), R9
+	XORQ   BX, BX
+	MOVQ   cols+16(FP), SI
+	MOVQ   SI, DI
+	SHLQ   $0x02, DI
+	MOVQ   x+24(FP), R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 
 block:
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	MOVQ    $0x00000020, R10
-	CMPQ    DI, R10
-	CMOVQLT DI, R10
-	SUBQ    R10, DI
-	CMPQ    R10, $+4
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	MOVQ    $0x00000020, R9
+	CMPQ    SI, R9
+	CMOVQLT SI, R9
+	SUBQ    R9, SI
+	CMPQ    R9, $+4
 	JL      singles
 
 quad:
-	VMOVUPS      (AX)(SI*4), Y4
-	VBROADCASTSS (R9), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
-	VBROADCASTSS (R9)(R8*1), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y3, Y3
-	VMOVUPS      64(AX)(SI*4), Y4
-	VBROADCASTSS 4(R9), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
-	VBROADCASTSS 4(R9)(R8*1), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y3, Y3
-	VMOVUPS      128(AX)(SI*4), Y4
-	VBROADCASTSS 8(R9), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
-	VBROADCASTSS 8(R9)(R8*1), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y3, Y3
-	VMOVUPS      192(AX)(SI*4), Y4
-	VBROADCASTSS 12(R9), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
-	VBROADCASTSS 12(R9)(R8*1), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y3, Y3
+	VMOVUPS      (AX), Y8
+	VBROADCASTSS (R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS (R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VMOVUPS      32(AX), Y8
+	VBROADCASTSS (R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS (R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VMOVUPS      64(AX), Y8
+	VBROADCASTSS 4(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 4(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VMOVUPS      96(AX), Y8
+	VBROADCASTSS 4(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 4(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VMOVUPS      128(AX), Y8
+	VBROADCASTSS 8(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 8(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VMOVUPS      160(AX), Y8
+	VBROADCASTSS 8(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 8(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VMOVUPS      192(AX), Y8
+	VBROADCASTSS 12(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS 12(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VMOVUPS      224(AX), Y8
+	VBROADCASTSS 12(R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS 12(R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
 	ADDQ         $+256, AX
-	ADDQ         $+16, R9
-	SUBQ         $+4, R10
-	CMPQ         R10, $+4
+	ADDQ         $+16, R8
+	SUBQ         $+4, R9
+	CMPQ         R9, $+4
 	JGE          quad
 
 singles:
-	TESTQ R10, R10
+	TESTQ R9, R9
 	JZ    summed
 
 single:
-	VMOVUPS      (AX)(SI*4), Y4
-	VBROADCASTSS (R9), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
-	VBROADCASTSS (R9)(R8*1), Y5
-	VMULPS       Y4, Y5, Y5
-	VADDPS       Y5, Y3, Y3
+	VMOVUPS      (AX), Y8
+	VBROADCASTSS (R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VBROADCASTSS (R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VMOVUPS      32(AX), Y8
+	VBROADCASTSS (R8), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VBROADCASTSS (R8)(DI*1), Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y7, Y7
 	ADDQ         $+64, AX
-	ADDQ         $+4, R9
-	DECQ         R10
+	ADDQ         $+4, R8
+	DECQ         R9
 	JNZ          single
 
 summed:
-	VADDPS     Y2, Y0, Y0
-	VADDPS     Y3, Y1, Y1
-	TESTQ      DI, DI
+	VADDPS     Y4, Y0, Y0
+	VADDPS     Y5, Y1, Y1
+	VADDPS     Y6, Y2, Y2
+	VADDPS     Y7, Y3, Y3
+	TESTQ      SI, SI
 	JNZ        block
-	MOVQ       CX, DI
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
 	SUBQ       SI, DI
-	MOVQ       $0x00000008, R8
-	CMPQ       DI, R8
-	CMOVQGT    R8, DI
-	SUBQ       DI, R8
-	LEAQ       laneMasks<>+0(SB), DI
-	VMOVDQU    (DI)(R8*4), Y2
-	MOVQ       stride+40(FP), R8
-	LEAQ       (DX)(SI*4), DI
-	SHLQ       $0x02, R8
-	VMASKMOVPS Y0, Y2, (DI)
-	ADDQ       R8, DI
-	VMASKMOVPS Y1, Y2, (DI)
-	ADDQ       $+8, SI
-	CMPQ       SI, CX
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y4
+	MOVQ       stride+40(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	VMASKMOVPS Y0, Y4, (SI)
+	ADDQ       DI, SI
+	VMASKMOVPS Y1, Y4, (SI)
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
 	JGE        done
-	CMPQ       SI, $+8
-	JE         pass
+	MOVQ       CX, SI
+	SUBQ       BX, SI
+	MOVQ       $0x00000008, DI
+	CMPQ       SI, DI
+	CMOVQGT    DI, SI
+	SUBQ       SI, DI
+	LEAQ       laneMasks<>+0(SB), SI
+	VMOVDQU    (SI)(DI*4), Y0
+	MOVQ       stride+40(FP), DI
+	LEAQ       (DX)(BX*4), SI
+	SHLQ       $0x02, DI
+	VMASKMOVPS Y2, Y0, (SI)
+	ADDQ       DI, SI
+	VMASKMOVPS Y3, Y0, (SI)
+	ADDQ       $+8, BX
+	CMPQ       BX, CX
+	JGE        done
 	ADDQ       $+64, DX
 	SUBQ       $+16, CX
 	JG         tile

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
@@ -30,53 +31,89 @@ func ymms(n int) []VecVirtual {
 	return y
 }
 
-// tilesY walks over the tiles, each in two passes of eight rows; lane is the first row of the pass. pass leaves w behind
-// the tile, and the sums in acc, which go to the first of the activation rows that valid (nil: all) counts.
-func tilesY(acc []VecVirtual, pass func(w, lane GPVirtual), counted bool) {
+// halfTile is how many rows fill a vector.
+const halfTile = rowTile / 2
+
+// halvesY is how many halves of a tile a kernel for n activation rows takes at once. Few rows are bound by memory, whose stream
+// must then be read in order, and once; many need the registers.
+func halvesY(n int) int {
+	if n <= 2 {
+		return 2
+	}
+	return 1
+}
+
+// lanesY says where half a tile begins: at lane, a register, or where that is nil at row 8·half.
+type lanesY struct {
+	lane GPVirtual
+	half int
+}
+
+// at addresses the eight elements of size bytes at disp behind base.
+func (l lanesY) at(base GPVirtual, disp, size int) Mem {
+	if l.lane == nil {
+		return Mem{Base: base, Disp: disp + l.half*halfTile*size}
+	}
+	return Mem{Base: base, Disp: disp, Index: l.lane, Scale: uint8(size)}
+}
+
+// tilesY walks over the tiles, each in one pass of both halves or in a pass for each: as many as a pass has sums in acc. pass
+// leaves w behind the tile and the sums of each half in acc; they go to the first of the activation rows that the parameter n
+// counts, if counted, else to all.
+func tilesY(acc [][]VecVirtual, pass func(w GPVirtual, at []lanesY), counted bool) {
 	w, rows, dst := param("w"), param("rows"), param("dst")
 	start, lane := GP64(), GP64()
+	at := []lanesY{{lane: lane}}
+	if len(acc) == 2 {
+		at = []lanesY{{half: 0}, {half: 1}}
+	}
 	Label("tile")
 	MOVQ(w, start)
 	XORQ(lane, lane)
 	Label("pass")
 	MOVQ(start, w)
-	pass(w, lane)
+	pass(w, at)
 	if counted {
-		addPlanes(acc)
+		addPlanes(acc...)
 	}
-	// The mask has a lane for each row left, out of a table of eight set and eight clear.
-	left, table, eight, mask := GP64(), GP64(), GP64(), YMM()
-	MOVQ(rows, left)
-	SUBQ(lane, left)
-	MOVQ(U32(8), eight)
-	CMPQ(left, eight)
-	CMOVQGT(eight, left)
-	SUBQ(left, eight)
-	LEAQ(laneMasks(), table)
-	VMOVDQU(Mem{Base: table, Index: eight, Scale: 4}, mask)
-	out, stride := GP64(), param("stride")
-	LEAQ(Mem{Base: dst, Index: lane, Scale: 4}, out)
-	SHLQ(U8(2), stride)
-	var valid GPVirtual
-	if counted && len(acc) > 1 {
-		valid = param("n")
-	}
-	for i, a := range acc {
-		if i > 0 && counted {
-			CMPQ(valid, I8(i))
-			JLE(LabelRef("stored"))
+	for half, sums := range acc {
+		// The mask has a lane for each row left, out of a table of eight set and eight clear.
+		left, table, eight, mask := GP64(), GP64(), GP64(), YMM()
+		MOVQ(rows, left)
+		SUBQ(lane, left)
+		MOVQ(U32(halfTile), eight)
+		CMPQ(left, eight)
+		CMOVQGT(eight, left)
+		SUBQ(left, eight)
+		LEAQ(laneMasks(), table)
+		VMOVDQU(Mem{Base: table, Index: eight, Scale: 4}, mask)
+		out, stride := GP64(), param("stride")
+		LEAQ(Mem{Base: dst, Index: lane, Scale: 4}, out)
+		SHLQ(U8(2), stride)
+		var valid GPVirtual
+		if counted && len(sums) > 1 {
+			valid = param("n")
 		}
-		VMASKMOVPS(a, mask, Mem{Base: out})
-		if i < len(acc)-1 {
-			ADDQ(stride, out)
+		stored := fmt.Sprintf("stored%d", half)
+		for i, a := range sums {
+			if i > 0 && counted {
+				CMPQ(valid, I8(i))
+				JLE(LabelRef(stored))
+			}
+			VMASKMOVPS(a, mask, Mem{Base: out})
+			if i < len(sums)-1 {
+				ADDQ(stride, out)
+			}
 		}
+		Label(stored)
+		ADDQ(I8(halfTile), lane)
+		CMPQ(lane, rows)
+		JGE(LabelRef("done")) // the last tile, with no rows for another half
 	}
-	Label("stored")
-	ADDQ(I8(8), lane)
-	CMPQ(lane, rows)
-	JGE(LabelRef("done")) // the last tile, with no rows for another pass
-	CMPQ(lane, I8(8))
-	JE(LabelRef("pass"))
+	if len(acc) == 1 {
+		CMPQ(lane, I8(halfTile))
+		JE(LabelRef("pass"))
+	}
 	ADDQ(I32(4*rowTile), dst)
 	SUBQ(I32(rowTile), rows)
 	JG(LabelRef("tile"))
@@ -85,13 +122,22 @@ func tilesY(acc []VecVirtual, pass func(w, lane GPVirtual), counted bool) {
 	RET()
 }
 
+// sumsY allocates the sums of tilesY for n activation rows.
+func sumsY(n int) [][]VecVirtual {
+	acc := make([][]VecVirtual, halvesY(n))
+	for i := range acc {
+		acc[i] = ymms(n)
+	}
+	return acc
+}
+
 // quantY is one kernel in the making: 8 of a tile's rows in the lanes, n activation rows.
 type quantY struct {
 	quant
-	n                int
-	w, x, head, lane GPVirtual
-	table            VecVirtual
-	acc              []VecVirtual
+	n          int
+	w, x, head GPVirtual
+	lanes      lanesY
+	table      VecVirtual
 }
 
 func quantAVX2(q quant, n int) {
@@ -99,20 +145,24 @@ func quantAVX2(q quant, n int) {
 	TEXT(name, NOSPLIT, quantSignature)
 	docQuant(name, q, n)
 	Pragma("noescape")
-	k := quantY{quant: q, n: n, acc: ymms(n)}
+	k := quantY{quant: q, n: n}
 	if q.codes == "codes4NL" {
 		k.table = YMM()
 		VMOVDQU(nonlinearData(0), k.table)
 	}
-	tilesY(k.acc, func(w, lane GPVirtual) {
-		k.w, k.lane = w, lane
+	acc := sumsY(n)
+	tilesY(acc, func(w GPVirtual, at []lanesY) {
+		k.w = w
 		k.x = param("x")
 		left, step := param("blocks"), param("step")
-		for _, a := range k.acc {
+		for _, a := range slices.Concat(acc...) {
 			VXORPS(a, a, a)
 		}
 		record := func() {
-			k.record()
+			for half, lanes := range at {
+				k.lanes = lanes
+				k.record(acc[half])
+			}
 			ADDQ(I32(q.scaleBytes()+q.codeBytes()), k.w)
 			ADDQ(step, k.x)
 		}
@@ -134,13 +184,13 @@ func quantAVX2(q quant, n int) {
 // half loads eight float16 at disp behind base.
 func (k *quantY) half(base GPVirtual, disp int) VecVirtual {
 	y := YMM()
-	VCVTPH2PS(Mem{Base: base, Disp: disp, Index: k.lane, Scale: 2}, y)
+	VCVTPH2PS(k.lanes.at(base, disp, 2), y)
 	return y
 }
 
 // bytes loads eight integer scales.
 func (k *quantY) bytes(disp int, signed bool) VecVirtual {
-	y, from := YMM(), Mem{Base: k.w, Disp: disp, Index: k.lane, Scale: 1}
+	y, from := YMM(), k.lanes.at(k.w, disp, 1)
 	if signed {
 		VPMOVSXBD(from, y)
 	} else {
@@ -194,9 +244,7 @@ func (k *quantY) span() int {
 
 // group makes the codes of group g.
 func (k *quantY) group(g int) VecVirtual {
-	at := func(word int) Mem {
-		return Mem{Base: k.w, Disp: k.scaleBytes() + 64*word, Index: k.lane, Scale: 4}
-	}
+	at := func(word int) Mem { return k.lanes.at(k.w, k.scaleBytes()+64*word, 4) }
 	c := YMM()
 	switch k.codes {
 	case "codes8":
@@ -253,8 +301,8 @@ func insertY(src Mem, dst VecVirtual, shift int, mask uint32) {
 	VPOR(y, dst, dst)
 }
 
-// record multiplies half a record with one block of each activation row.
-func (k *quantY) record() {
+// record multiplies half a record with one block of each activation row, and adds to acc.
+func (k *quantY) record(acc []VecVirtual) {
 	parts := 1
 	if k.halves() {
 		parts = 2
@@ -291,7 +339,7 @@ func (k *quantY) record() {
 		t := YMM()
 		VBROADCASTSS(at(row, actScale), t)
 		VMULPS(t, v, v)
-		VADDPS(v, k.acc[row], k.acc[row])
+		VADDPS(v, acc[row], acc[row])
 	}
 }
 
@@ -369,46 +417,50 @@ func floatAVX2(typ string, n int) {
 	TEXT(name, NOSPLIT, floatSignature)
 	docFloat(name, typ, n)
 	Pragma("noescape")
-	acc, part := ymms(n), ymms(n)
+	acc, part := sumsY(n), sumsY(n)
 	size := elementBytes[typ]
-	tilesY(acc, func(w, lane GPVirtual) {
+	tilesY(acc, func(w GPVirtual, at []lanesY) {
 		cols := param("cols")
 		p := rowPointers{stride: GP64()}
 		MOVQ(cols, p.stride)
 		SHLQ(U8(2), p.stride)
 		p.point(param("x"), n)
-		for _, a := range acc {
+		for _, a := range slices.Concat(acc...) {
 			VXORPS(a, a, a)
 		}
 		columns(cols, func() {
-			for _, a := range part {
+			for _, a := range slices.Concat(part...) {
 				VXORPS(a, a, a)
 			}
 		}, func(unroll int) {
 			for u := range unroll {
-				e := YMM()
-				from := Mem{Base: w, Disp: u * rowTile * size, Index: lane, Scale: uint8(size)}
-				switch typ {
-				case "F16":
-					VCVTPH2PS(from, e)
-				case "BF16":
-					VPMOVZXWD(from, e)
-					VPSLLD(U8(16), e, e)
-				case "F32":
-					VMOVUPS(from, e)
-				}
-				for i := range part {
-					t := YMM()
-					VBROADCASTSS(p.at(i, u), t)
-					VMULPS(e, t, t)
-					VADDPS(t, part[i], part[i])
+				for half, lanes := range at {
+					e := YMM()
+					from := lanes.at(w, u*rowTile*size, size)
+					switch typ {
+					case "F16":
+						VCVTPH2PS(from, e)
+					case "BF16":
+						VPMOVZXWD(from, e)
+						VPSLLD(U8(16), e, e)
+					case "F32":
+						VMOVUPS(from, e)
+					}
+					for i, sum := range part[half] {
+						t := YMM()
+						VBROADCASTSS(p.at(i, u), t)
+						VMULPS(e, t, t)
+						VADDPS(t, sum, sum)
+					}
 				}
 			}
 			ADDQ(I32(unroll*rowTile*size), w)
 			p.advance(unroll)
 		}, func() {
-			for i := range part {
-				VADDPS(part[i], acc[i], acc[i])
+			for half, sums := range part {
+				for i, sum := range sums {
+					VADDPS(sum, acc[half][i], acc[half][i])
+				}
 			}
 		})
 	}, false)

@@ -171,15 +171,18 @@ func prefetch(m Mem, n int) {
 	}
 }
 
-// addPlanes adds the sums of the second planes to those of the first, if there are two: acc[i] is then row i.
-func addPlanes(acc []VecVirtual) {
-	if len(acc) == 1 {
+// addPlanes adds the sums of the second planes to those of the first, if there are two: acc[i] is then row i. The sums of
+// several groups of weight rows go alike.
+func addPlanes(acc ...[]VecVirtual) {
+	if len(acc[0]) == 1 {
 		return
 	}
 	CMPQ(param("planes"), I8(2))
 	JNE(LabelRef("added"))
-	for i := range len(acc) / 2 {
-		VADDPS(acc[2*i+1], acc[2*i], acc[i])
+	for _, sums := range acc {
+		for i := range len(sums) / 2 {
+			VADDPS(sums[2*i+1], sums[2*i], sums[i])
+		}
 	}
 	Label("added")
 }
