@@ -18,7 +18,7 @@ func vars() kong.Vars {
 
 // modelFlags are shared by every command that opens a model.
 type modelFlags struct {
-	Model   string `short:"m" default:"${model}" placeholder:"NAME" help:"A name that 'twilight list' shows, the path of a GGUF file, or hf:OWNER/REPO/FILE (${default})."`
+	Model   string `short:"m" default:"${model}" placeholder:"NAME" help:"A name that 'twilight list' shows, the path of a GGUF file or of a checkpoint folder, or hf:OWNER/REPO/FILE (${default})."`
 	Device  string `enum:"${devices}" default:"cpu" placeholder:"NAME" help:"What computes: cpu, or reference, which is plain Go and slow (${default})."`
 	Threads int    `short:"t" placeholder:"N" help:"Threads; 0: one a processor."`
 	Ctx     int    `short:"c" placeholder:"N" help:"Tokens of the longest text; 0: what the model was trained for."`

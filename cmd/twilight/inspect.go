@@ -10,7 +10,7 @@ import (
 )
 
 type inspectCommand struct {
-	Model string `arg:"" help:"A name that 'twilight list' shows, the path of a GGUF file, or hf:OWNER/REPO/FILE."`
+	Model string `arg:"" help:"A name that 'twilight list' shows, the path of a GGUF file or of a checkpoint folder, or hf:OWNER/REPO/FILE."`
 	JSON  bool   `name:"json" help:"Print JSON."`
 }
 
@@ -34,7 +34,7 @@ func (c *inspectCommand) Run(con *console) error {
 	print := func(name, format string, args ...any) {
 		fmt.Fprintf(con.out, "%-13s "+format+"\n", append([]any{name}, args...)...)
 	}
-	print("file", "%s, %s, GGUF v%d", m.Path, size(m.Bytes), m.Format)
+	print("file", "%s, %s, %s", m.Path, size(m.Bytes), m.Format)
 	print("model", "%s, architecture %s, %.1f M parameters", cmp.Or(m.Name, "unnamed"), m.Arch, float64(m.Parameters)/1e6)
 	print("layers", "%d of %d channels, feed-forward %d", m.Layers, m.Embed, m.FFN)
 	print("attention", "%d query heads, %d KV heads of %d channels (%d a group)", m.Heads, m.KVHeads, m.HeadDim, m.Heads/m.KVHeads)

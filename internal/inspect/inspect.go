@@ -4,11 +4,13 @@ package inspect
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/gguf"
 	"github.com/twilight-go/twilight/internal/chat"
+	"github.com/twilight-go/twilight/internal/checkpoint"
 	"github.com/twilight-go/twilight/internal/model"
 	"github.com/twilight-go/twilight/internal/tensor"
 	"github.com/twilight-go/twilight/tokenizer"
@@ -19,7 +21,7 @@ type Model struct {
 	Path       string `json:"path"`
 	Name       string `json:"name"` // as the file calls itself; may be empty
 	Bytes      int64  `json:"bytes"`
-	Format     int    `json:"gguf_version"`
+	Format     string `json:"format"`
 	Arch       string `json:"architecture"`
 	Parameters int64  `json:"parameters"`
 
@@ -69,9 +71,9 @@ type Memory struct {
 	Fits       int64 `json:"context_that_fits"`     // tokens beside the weights, codes included; 0 if unknown or none
 }
 
-// Read inspects the model file at path.
+// Read inspects the model at path, a GGUF file or a checkpoint folder.
 func Read(path string) (_ *Model, err error) {
-	f, err := gguf.Open(path)
+	f, meta, format, err := open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -80,25 +82,25 @@ func Read(path string) (_ *Model, err error) {
 	if err != nil {
 		return nil, err
 	}
-	tok, err := tokenizer.FromGGUF(f)
+	tok, err := tokenizer.FromGGUF(meta)
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{Path: path, Bytes: f.Size(), Format: int(f.Version), Arch: h.Arch, Layers: h.Layers, Embed: h.Embed, FFN: h.FFN, Heads: h.Heads, KVHeads: h.KVHeads,
-		HeadDim: h.HeadDim, Vocab: h.Vocab, Context: h.Context, Template: f.Has("tokenizer.chat_template")}
-	m.Name, _ = f.String("general.name") // optional
-	m.RopeBase, _ = f.Float(h.Arch + ".rope.freq_base")
+	m := &Model{Path: path, Bytes: f.Size(), Format: format, Arch: h.Arch, Layers: h.Layers, Embed: h.Embed, FFN: h.FFN, Heads: h.Heads, KVHeads: h.KVHeads,
+		HeadDim: h.HeadDim, Vocab: h.Vocab, Context: h.Context, Template: meta.Has("tokenizer.chat_template")}
+	m.Name, _ = meta.String("general.name") // optional
+	m.RopeBase, _ = meta.Float(h.Arch + ".rope.freq_base")
 	for _, s := range h.Sliding {
 		if s {
 			m.Sliding, m.Window = m.Sliding+1, h.Window
 		}
 	}
-	m.tensors(f)
+	m.tensors(f.Tensors())
 	m.Tokenizer = Tokenizer{Tokens: tok.VocabSize(), BOS: tok.Token(tok.BOS()), EOS: tok.Token(tok.EOS()), EOT: tok.Token(tok.EOT()), AddBOS: tok.AddBOS()}
-	m.Tokenizer.Kind, _ = f.String("tokenizer.ggml.model")
-	m.Tokenizer.Pre, _ = f.String("tokenizer.ggml.pre")
+	m.Tokenizer.Kind, _ = meta.String("tokenizer.ggml.model")
+	m.Tokenizer.Pre, _ = meta.String("tokenizer.ggml.pre")
 	if m.Template {
-		source, err := f.String("tokenizer.chat_template")
+		source, err := meta.String("tokenizer.chat_template")
 		if err != nil {
 			return nil, err
 		}
@@ -110,9 +112,32 @@ func Read(path string) (_ *Model, err error) {
 	return m, nil
 }
 
-func (m *Model) tensors(f *gguf.File) {
+// file is what a GGUF file and a checkpoint have in common.
+type file interface {
+	model.Source
+	Size() int64
+	Tensors() []gguf.Tensor
+	Close() error
+}
+
+// open opens a GGUF file or a checkpoint. meta is its metadata, which closes with it.
+func open(path string) (f file, meta *gguf.File, format string, err error) {
+	if checkpoint.Is(path) {
+		c, err := checkpoint.Open(path)
+		if err != nil {
+			return nil, nil, "", err
+		}
+		return c, c.File, "safetensors checkpoint", nil
+	}
+	if meta, err = gguf.Open(path); err != nil {
+		return nil, nil, "", err
+	}
+	return meta, meta, fmt.Sprintf("GGUF v%d", meta.Version), nil
+}
+
+func (m *Model) tensors(all []gguf.Tensor) {
 	at := map[tensor.Type]int{}
-	for _, t := range f.Tensors() {
+	for _, t := range all {
 		i, ok := at[t.Type]
 		if !ok {
 			i = len(m.Types)
@@ -120,8 +145,10 @@ func (m *Model) tensors(f *gguf.File) {
 			m.Types = append(m.Types, Type{Name: t.Type.String()})
 		}
 		m.Types[i].Tensors++
-		m.Types[i].Bytes += int64(len(t.Data))
-		m.Weights += int64(len(t.Data))
+		row, _ := tensor.RowBytes(t.Type, t.Cols()) // checked when the file was opened
+		bytes := int64(row) * int64(t.Rows())
+		m.Types[i].Bytes += bytes
+		m.Weights += bytes
 		m.Parameters += int64(t.Rows()) * int64(t.Cols())
 	}
 	slices.SortFunc(m.Types, func(a, b Type) int { return cmp.Compare(b.Bytes, a.Bytes) })
