@@ -201,11 +201,23 @@ func logProb[T float32 | float64](row []T) []float64 {
 	return logSoftmax(x)
 }
 
-// devices runs a test on each device.
+// devices runs a test on each device; with -short on the one that has workers.
 func devices(t *testing.T, f func(t *testing.T, dev string)) {
-	for _, dev := range []string{"reference", "cpu"} {
+	all := []string{"cpu", "reference"}
+	if testing.Short() {
+		all = all[:1]
+	}
+	for _, dev := range all {
 		t.Run(dev, func(t *testing.T) { f(t, dev) })
 	}
 }
 
 var archs = []string{"llama", "qwen2", "qwen3", "gemma3"}
+
+// some is those of the architectures that a test runs: with -short the first.
+func some(archs ...string) []string {
+	if testing.Short() {
+		return archs[:1]
+	}
+	return archs
+}

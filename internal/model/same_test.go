@@ -31,6 +31,9 @@ func TestCPUAgainstReference(t *testing.T) {
 		{"llama", tensor.Q4_K, wide, block}, {"qwen2", tensor.Q6_K, wide, block}, {"qwen3", tensor.Q5_K, wide, block},
 	} {
 		t.Run(fmt.Sprintf("%s/%v", c.arch, c.typ), func(t *testing.T) {
+			if testing.Short() && (c.config != narrow || c.arch != "llama") {
+				t.Skip("slow; runs without -short")
+			}
 			c.config.Arch, c.config.Type, c.config.Seed = c.arch, c.typ, 5
 			const n = 80
 			f, ids := writeModel(t, c.config), testTokens(n, c.config)
@@ -58,13 +61,13 @@ func TestCPUAgainstReference(t *testing.T) {
 // However a prompt is cut into steps, its logits are the same bits.
 func TestPromptPieces(t *testing.T) {
 	devices(t, func(t *testing.T, dev string) {
-		for _, arch := range archs {
+		for _, arch := range some(archs...) {
 			c := testmodel.Config{Arch: arch, Type: tensor.Q8_0, Seed: 2}
 			r, ids := newRig(t, writeModel(t, c), dev, 2), testTokens(300, c)
 			want := r.run(t, ids, promptOf(300))
 			steps := []int{1, 3, 17, 256}
-			if dev == "reference" {
-				steps = []int{1, 17} // each row by itself; slow
+			if dev == "reference" || testing.Short() {
+				steps = []int{3, 17} // slow
 			}
 			for _, per := range steps {
 				requireBits(t, fmt.Sprintf("%s in steps of %d", arch, per), r.run(t, ids, pieces(300, per, device.Prompt, dense)), want)
@@ -76,7 +79,7 @@ func TestPromptPieces(t *testing.T) {
 // Many decode rows in one step are what single steps are; and a pipeline that keeps everything is dense attention, bit for bit.
 func TestDecodeRows(t *testing.T) {
 	devices(t, func(t *testing.T, dev string) {
-		for i, arch := range archs {
+		for i, arch := range some(archs...) {
 			c := testmodel.Config{Arch: arch, Type: []tensor.Type{tensor.Q8_0, tensor.F16}[i%2], Seed: 3}
 			const prompt, more = 240, 40
 			r, ids := newRig(t, writeModel(t, c), dev, 2), testTokens(prompt+more, c)
@@ -106,7 +109,7 @@ func TestDecodeRows(t *testing.T) {
 // Sequences that share a step, prompts beside decodes, in any order, get what each would get alone.
 func TestBatch(t *testing.T) {
 	devices(t, func(t *testing.T, dev string) {
-		for _, arch := range []string{"llama", "gemma3"} {
+		for _, arch := range some("llama", "gemma3") {
 			c := testmodel.Config{Arch: arch, Type: tensor.Q4_0, Seed: 4}
 			r, text := newRig(t, writeModel(t, c), dev, 2), testTokens(600, c)
 			type member struct {
@@ -159,7 +162,7 @@ func TestBatch(t *testing.T) {
 
 // The number of threads changes nothing.
 func TestThreads(t *testing.T) {
-	for _, arch := range archs {
+	for _, arch := range some(archs...) {
 		c := testmodel.Config{Arch: arch, Type: tensor.Q4_0, Seed: 6}
 		f, ids := writeModel(t, c), testTokens(300, c)
 		plan := append(promptOf(270), pieces(30, 7, device.Decode, sparse[0])...)
@@ -193,11 +196,11 @@ func TestLevels(t *testing.T) {
 // Forks continue in different ways, each as if it were alone; and a text that is cut back and continued is as if written so at once.
 func TestForkTruncate(t *testing.T) {
 	devices(t, func(t *testing.T, dev string) {
-		for _, arch := range []string{"llama", "gemma3"} {
+		for _, arch := range some("llama", "gemma3") {
 			c := testmodel.Config{Arch: arch, Type: tensor.Q8_0, Seed: 7, Layers: 6}
 			r, text := newRig(t, writeModel(t, c), dev, 2), testTokens(500, c)
 			p, lengths := sparse[0], []int{100, 256, 270}
-			if dev == "reference" {
+			if dev == "reference" || testing.Short() {
 				lengths = []int{70}
 			}
 			for _, shared := range lengths {
