@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 )
@@ -110,16 +111,25 @@ func (d *Device) open(ordinal int) (release func(), err error) {
 }
 
 // Do runs f on the device's thread and returns its error. Give it whole steps: crossing threads costs more than a launch. The Context is valid inside f only. Safe for
-// concurrent use: calls run one after another. Not to be called from within f, nor after Close.
-func (d *Device) Do(f func(*Context) error) (err error) {
+// concurrent use: calls run one after another. Not to be called from within f, nor after Close. Should f end its goroutine, the device is lost, and this and later
+// calls say so.
+func (d *Device) Do(f func(*Context) error) error {
+	err := errLost
 	done := make(chan struct{})
-	d.jobs <- func() {
+	job := func() {
 		defer close(done)
 		err = f(d.ctx)
 	}
-	<-done
-	return err
+	select {
+	case d.jobs <- job:
+		<-done
+		return err
+	case <-d.done:
+		return errLost
+	}
 }
+
+var errLost = errors.New("cuda: the device's thread has ended")
 
 // Close ends the thread and gives the context back; all that was made on it is gone. Call it once, after the last Do.
 func (d *Device) Close() error {

@@ -231,6 +231,22 @@ func TestThread(t *testing.T) {
 	}
 }
 
+// TestLost: a function that ends the executor's goroutine is an error, now and later, and never a call that does not return.
+func TestLost(t *testing.T) {
+	d, err := Open(Options{Library: mock(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := d.Do(func(*Context) error { runtime.Goexit(); return nil }); err != errLost {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func BenchmarkLaunch(b *testing.B) {
 	d := openMock(b)
 	b.ReportAllocs()

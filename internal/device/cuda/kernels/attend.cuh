@@ -1,0 +1,263 @@
+// attend is exact attention over survivors, or over whole sequences: a flash decode whose items of work are read from a queue that the device filled, so that a graph stays
+// valid whatever the budgets. Four warps share an item, sixteen tokens at a time each; the last to finish of a unit's items joins them. 128 threads.
+#pragma once
+#include "common.cuh"
+
+constexpr int TEAM = 4;
+constexpr int MAX_PARTS = 128;  // of a unit
+constexpr float NOTHING = -1e30f;
+
+template <int D> struct AttendShared {
+  float sums[TEAM][HEADS][D];
+  float top[TEAM][HEADS], weight[TEAM][HEADS];
+  int4 item;
+  int ticket, last;
+  int exactBefore[RANKS + 1], othersBefore[RANKS + 1];
+};
+
+// Running softmax of a warp. A thread holds the maximum and its share of the weights of head lane/4, and sums of heads lane%4·2 and +1 for D/8 channels: of tile i
+// (group i/2, pair i%2) channels at(i) and at(i)+1.
+template <int D> struct Running {
+  float top = NOTHING, weight = 0, sums[D / 16][4] = {};
+  __device__ static int at(int i, int lane) { return i / 4 * 64 + lane / 4 * 8 + i / 2 % 2 * 4 + i % 2 * 2; }
+
+  // admit takes in the logits (octaves) of the thread's head and four tokens, and returns their weights as the tensor cores take them; `scale` tells others of shrunken sums.
+  __device__ void admit(const float (&x)[4], u32 (&w)[2], float (&low)[4], int lane) {
+    float m = fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
+    m = fmaxf(m, __shfl_xor_sync(~0u, m, 1)), m = fmaxf(m, __shfl_xor_sync(~0u, m, 2));
+    m = fmaxf(m, top);
+    if (__any_sync(~0u, m > top)) {
+      const float shrink = power(top - m);
+      weight *= shrink, top = m;
+      const float a = __shfl_sync(~0u, shrink, lane % 4 * 8), b = __shfl_sync(~0u, shrink, lane % 4 * 8 + 4);
+#pragma unroll
+      for (int i = 0; i < D / 16; i++) sums[i][0] *= a, sums[i][1] *= b, sums[i][2] *= a, sums[i][3] *= b;
+      low[0] *= a, low[1] *= b;
+    }
+    const __half2 u = __floats2half2_rn(power(x[0] - top), power(x[1] - top)), v = __floats2half2_rn(power(x[2] - top), power(x[3] - top));
+    const float2 fu = __half22float2(u), fv = __half22float2(v);
+    weight += fu.x + fu.y + fv.x + fv.y;  // as rounded, so that weights and sums agree
+    w[0] = bits(u), w[1] = bits(v);
+  }
+};
+
+template <int D> __device__ void attend_items(const Params &p, int GP) {
+  __shared__ AttendShared<D> sh;
+  wait_for_previous();
+  let_next_start();
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, j = lane % 4, r = lane / 4, G = p.group;
+  const size_t cap = (size_t)p.maxBlocks * BLOCK;
+  for (bool begun = false;; begun = true) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      sh.ticket = begun ? gridDim.x + atomicAdd(&p.control[1], 1) : blockIdx.x;
+      if (sh.ticket < p.control[0]) sh.item = p.items[sh.ticket];
+      else sh.ticket = -1;
+    }
+    __syncthreads();
+    if (sh.ticket < 0) break;
+    const int unit = sh.item.x, part = sh.item.y, parts = sh.item.z, s = unit / p.kvHeads, h = unit % p.kvHeads;
+    const bool dense = sh.item.w;
+    const int n = p.lens[s], blocks = (n + BLOCK - 1) / BLOCK, ranks = p.ranks;
+    if (!dense) {
+      if (threadIdx.x == 0) {
+        int a = 0, b = 0;
+        for (int i = 0; i < ranks; i++) {
+          const int2 c = p.counts[unit * RANKS + i];
+          sh.exactBefore[i] = a, sh.othersBefore[i] = b;
+          a += c.x, b += c.y;
+        }
+        sh.exactBefore[ranks] = a, sh.othersBefore[ranks] = b;
+      }
+      __syncthreads();
+    }
+    const int exact = dense ? n : sh.exactBefore[ranks], others = dense ? 0 : sh.othersBefore[ranks];
+    const int *table = p.table + s * p.tableStride;
+    const u32 *list = p.list + unit * cap;
+    auto cut = [&](int count, int i) { return i == parts ? count : (int)((long long)((count + 15) / 16) * i / parts) * 16; };
+
+    // entry and row of the token that lane%16 holds of the tile at i
+    auto survivor = [&](int i, int hi, bool body, u32 &entry, u32 &row) {
+      i += lane % 16;
+      entry = 0, row = 0;
+      if (i < hi) {
+        if (dense) {
+          entry = (u32)i | 0xffu << 24;
+        } else {
+          const int *before = body ? sh.othersBefore : sh.exactBefore;
+          int k = 0;
+          while (k + 1 < ranks && i >= before[k + 1]) k++;
+          entry = body ? list[blocks * (k + 1) / ranks * BLOCK - 1 - (i - before[k])] : list[blocks * k / ranks * BLOCK + i - before[k]];
+        }
+        const u32 t = entry & 0xffffff;
+        row = ((u32)table[t / BLOCK] * p.kvHeads + h) * BLOCK + t % BLOCK;
+      }
+      const u32 first = __shfl_sync(~0u, row, 0);
+      if (entry == 0) row = first;  // its weight is zero, but what is read must be finite
+    };
+    const int slot[4] = {2 * j, 2 * j + 1, 2 * j + 8, 2 * j + 9};  // the tile's tokens whose values and weights the thread holds
+
+    Running<D> run;
+    float low[4] = {};  // row lane/4: group; heads as the sums
+    if (others > 0) {
+      const short *logits = p.logits + unit * cap * GP;
+      const float reference = r < G ? p.held[unit * HEADS + r].y : 0;
+      const int hi = cut(others, part + 1);
+      int i = cut(others, part) + warp * 16;
+      u32 entry, row, next, nextRow;
+      survivor(i, hi, true, entry, row);
+      for (; i < hi; i += TEAM * 16, entry = next, row = nextRow) {
+        float x[4];
+        u32 codes[4][D / 64], scale[4][D / 32];
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+          const u32 e = __shfl_sync(~0u, entry, slot[k]), at = __shfl_sync(~0u, row, slot[k]);
+          load<D / 64>(codes[k], p.valueCodes + (size_t)at * (D / 2) + r * (D / 16));
+          load<D / 32>(scale[k], p.valueScale + (size_t)at * (D / 32));
+          x[k] = e == 0 ? NOTHING : r < G ? reference + logits[(size_t)(e & 0xffffff) * GP + r] * (1.0f / PER_OCTAVE) : 0;
+        }
+        survivor(i + TEAM * 16, hi, true, next, nextRow);
+        u32 w[2];
+        run.admit(x, w, low, lane);
+        u32 lows[2] = {0, 0};
+#pragma unroll
+        for (int grp = 0; grp < D / 32; grp++) {
+          const u32 b0 = times(w[0], __byte_perm(scale[0][grp], scale[1][grp], 0x5410)), b1 = times(w[1], __byte_perm(scale[2][grp], scale[3][grp], 0x5410));
+          if (r == grp) lows[0] = __byte_perm(scale[0][grp], scale[1][grp], 0x7632), lows[1] = __byte_perm(scale[2][grp], scale[3][grp], 0x7632);
+          const int pick = grp % 2 ? 0x7632 : 0x5410;
+          const u32 c = __byte_perm(codes[0][grp / 2], codes[1][grp / 2], pick), d = __byte_perm(codes[2][grp / 2], codes[3][grp / 2], pick);
+          mma(run.sums[2 * grp], c & LOW, c & HIGH, d & LOW, d & HIGH, b0, b1);
+          mma(run.sums[2 * grp + 1], c >> 8 & LOW, c >> 8 & HIGH, d >> 8 & LOW, d >> 8 & HIGH, b0, b1);
+        }
+        mma(low, lows[0], 0, lows[1], 0, w[0], w[1]);
+      }
+#pragma unroll
+      for (int i = 0; i < D / 16; i++) {
+        const float a = __shfl_sync(~0u, low[0], i / 2 * 4 + j), b = __shfl_sync(~0u, low[1], i / 2 * 4 + j);
+        run.sums[i][0] = run.sums[i][0] * 16777216.0f + a, run.sums[i][1] = run.sums[i][1] * 16777216.0f + b;
+        run.sums[i][2] = run.sums[i][2] * 1048576.0f + a, run.sums[i][3] = run.sums[i][3] * 1048576.0f + b;
+      }
+    }
+
+    u32 q[D / 8];
+    queries<D>(q, p, unit, lane);
+    const int hi = cut(exact, part + 1);
+    u32 entry, row;
+    int i = cut(exact, part) + warp * 16;
+    survivor(i, hi, false, entry, row);
+    for (; i < hi; i += TEAM * 16) {
+      u32 k[2][D / 8], v[4][D / 16];
+#pragma unroll
+      for (int tile = 0; tile < 2; tile++) load<D / 8>(k[tile], p.k + (size_t)__shfl_sync(~0u, row, tile * 8 + r) * D + j * (D / 4));
+#pragma unroll
+      for (int t = 0; t < 4; t++) {
+        const __half *at = p.v + (size_t)__shfl_sync(~0u, row, slot[t]) * D + r * 8;
+#pragma unroll
+        for (int half64 = 0; half64 < D / 64; half64++) {
+          u32 x[4];
+          load<4>(x, at + half64 * 64);
+#pragma unroll
+          for (int e = 0; e < 4; e++) v[t][half64 * 4 + e] = x[e];
+        }
+      }
+      u32 next, nextRow;
+      survivor(i + TEAM * 16, hi, false, next, nextRow);
+      float c[2][4] = {}, x[4];
+      products<D>(c[0], q, k[0]);
+      products<D>(c[1], q, k[1]);
+#pragma unroll
+      for (int t = 0; t < 4; t++) {
+        const u32 e = __shfl_sync(~0u, entry, slot[t]);
+        x[t] = e >> 24 >> r & 1 ? c[t / 2][t % 2] * p.scale : NOTHING;
+      }
+      u32 w[2];
+      run.admit(x, w, low, lane);
+#pragma unroll
+      for (int t = 0; t < D / 16; t++) {
+        mma(run.sums[t], __byte_perm(v[0][t], v[1][t], 0x5410), __byte_perm(v[0][t], v[1][t], 0x7632),
+            __byte_perm(v[2][t], v[3][t], 0x5410), __byte_perm(v[2][t], v[3][t], 0x7632), w[0], w[1]);
+      }
+      entry = next, row = nextRow;
+    }
+
+    // Join the warps.
+    run.weight += __shfl_xor_sync(~0u, run.weight, 1), run.weight += __shfl_xor_sync(~0u, run.weight, 2);
+    if (j == 0) sh.top[warp][r] = run.top, sh.weight[warp][r] = run.weight;
+#pragma unroll
+    for (int t = 0; t < D / 16; t++) {
+      const int c = Running<D>::at(t, lane);
+      *(float2 *)&sh.sums[warp][2 * j][c] = make_float2(run.sums[t][0], run.sums[t][2]);
+      *(float2 *)&sh.sums[warp][2 * j + 1][c] = make_float2(run.sums[t][1], run.sums[t][3]);
+    }
+    __syncthreads();
+    auto finish = [&](int g, int c, float sum, float weight) {
+      float x = weight > 0 ? sum / weight : 0;
+      if ((p.flags & TAIL) && !dense) {
+        const float held = p.held[unit * HEADS + g].x;
+        x = held * x + (1 - held) / n * p.valueSum[((size_t)table[blocks - 1] * p.kvHeads + h) * D + c];
+      }
+      p.out[((size_t)unit * G + g) * D + c] = __float2half_rn(x);
+    };
+    const int c = threadIdx.x % D;
+    for (int g = threadIdx.x / D; g < G; g += blockDim.x / D) {
+      float top = NOTHING, weight = 0, sum = 0;
+      for (int w = 0; w < TEAM; w++) top = fmaxf(top, sh.top[w][g]);
+      for (int w = 0; w < TEAM; w++) {
+        const float f = power(sh.top[w][g] - top);
+        weight += f * sh.weight[w][g], sum += f * sh.sums[w][g][c];
+      }
+      if (parts == 1) {
+        finish(g, c, sum, weight);
+      } else {
+        p.partial[((size_t)sh.ticket * HEADS + g) * D + c] = sum;
+        if (c == 0) p.partialTop[sh.ticket * HEADS + g] = make_float2(top, weight);
+      }
+    }
+    if (parts == 1) continue;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      sh.last = atomicAdd(&p.arrived[unit], 1) == parts - 1;
+      if (sh.last) p.arrived[unit] = 0;
+    }
+    __syncthreads();
+    if (!sh.last) continue;
+    __threadfence();
+    const size_t first = sh.ticket - part;
+    float *share = &sh.sums[0][0][0];  // [parts][HEADS]: what each part's sums count, of the whole
+    static_assert(TEAM * D >= MAX_PARTS, "the shares of all parts fit where the sums were");
+    for (int g = warp; g < G; g += TEAM) {
+      float top = NOTHING, weight = 0;
+      for (int k = lane; k < parts; k += 32) top = fmaxf(top, __ldcg(&p.partialTop[(first + k) * HEADS + g]).x);
+      for (int d = 16; d > 0; d /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, d));
+      for (int k = lane; k < parts; k += 32) {
+        const float2 t = __ldcg(&p.partialTop[(first + k) * HEADS + g]);
+        const float f = power(t.x - top);
+        share[k * HEADS + g] = f, weight += f * t.y;
+      }
+      for (int d = 16; d > 0; d /= 2) weight += __shfl_xor_sync(~0u, weight, d);
+      if (lane == 0) sh.weight[0][g] = weight;
+    }
+    __syncthreads();
+    constexpr int STRIDE = TEAM * 32 / D;  // heads that are joined side by side
+    float sum[HEADS / STRIDE] = {};
+#pragma unroll 4
+    for (int k = 0; k < parts; k++) {
+#pragma unroll
+      for (int i = 0; i < HEADS / STRIDE; i++) {
+        const int g = threadIdx.x / D + i * STRIDE;
+        if (g < G) sum[i] += share[k * HEADS + g] * __ldcg(&p.partial[((first + k) * HEADS + g) * D + c]);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < HEADS / STRIDE; i++) {
+      const int g = threadIdx.x / D + i * STRIDE;
+      if (g < G) finish(g, c, sum[i], sh.weight[0][g]);
+    }
+  }
+  // The last block out leaves the queue empty for the next step.
+  if (threadIdx.x == 0) {
+    __threadfence();
+    if (atomicAdd(&p.control[2], 1) == gridDim.x - 1) p.control[0] = p.control[1] = p.control[2] = 0;
+  }
+}

@@ -1,0 +1,21 @@
+#!/bin/sh
+# Rebuilds the images of the kernels, or with -check compares them with those that are checked in. Needs the CUDA compiler of exactly these packages, no GPU:
+#   pip install nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
+# CUDA_HOME is the folder that holds bin/nvcc: VENV/lib/python3.*/site-packages/nvidia/cu13.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+: "${CUDA_HOME:?expected the folder that holds bin/nvcc}"
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+cd "$here"
+"$CUDA_HOME"/bin/nvcc -O3 -std=c++17 -ptx -arch=compute_80 twilight.cu -o "$tmp"/twilight_compute80.ptx &
+"$CUDA_HOME"/bin/nvcc -O3 -std=c++17 -ptx -arch=compute_90a twilight.cu -o "$tmp"/hopper.ptx
+"$CUDA_HOME"/bin/ptxas -O3 -arch=sm_90a "$tmp"/hopper.ptx -o "$tmp"/twilight_sm90a.cubin
+wait
+for image in twilight_compute80.ptx twilight_sm90a.cubin; do
+	if [ "${1-}" = -check ]; then
+		gzip -dc "$image".gz | cmp - "$tmp/$image"
+	else
+		gzip -9nc "$tmp/$image" >"$image".gz
+	fi
+done

@@ -1,0 +1,164 @@
+// The cache's writers: rows, codes and metadata.
+#pragma once
+#include "common.cuh"
+
+// encode_keys makes the ranges, page bounds and codes of a block from its first `full` pages.
+template <int D> __device__ void encode_keys(const Params &p, int bh, int full) {
+  __shared__ __half low[PAGES][D], high[PAGES][D];
+  __shared__ float base[D], inverse[D], step[D];
+  const __half *k = p.k + (size_t)bh * BLOCK * D;
+  for (int i = threadIdx.x; i < full * D; i += blockDim.x) {
+    int page = i / D, c = i % D;
+    __half lo = k[page * PAGE * D + c], hi = lo;
+    for (int t = 1; t < PAGE; t++) {
+      __half x = k[(page * PAGE + t) * D + c];
+      lo = __hlt(x, lo) ? x : lo, hi = __hlt(hi, x) ? x : hi;
+    }
+    low[page][c] = lo, high[page][c] = hi;
+  }
+  __syncthreads();
+  for (int c = threadIdx.x; c < D; c += blockDim.x) {
+    __half lo = low[0][c], hi = high[0][c];
+    for (int page = 1; page < full; page++) {
+      lo = __hlt(low[page][c], lo) ? low[page][c] : lo, hi = __hlt(hi, high[page][c]) ? high[page][c] : hi;
+    }
+    float f = __half2float(lo);
+    __half s = __float2half_ru((__half2float(hi) - f) / 15.0f);
+    step[c] = __half2float(s), base[c] = f, inverse[c] = step[c] > 0 ? 1.0f / step[c] : 0;
+    p.range[((size_t)bh * 2) * D + c] = lo, p.range[((size_t)bh * 2 + 1) * D + c] = s;
+  }
+  __syncthreads();
+  constexpr int WORDS = D / 8;
+  u32 *bounds = (u32 *)p.bounds + (size_t)bh * PAGES * 2 * WORDS;
+  for (int i = threadIdx.x; i < full * 2 * WORDS; i += blockDim.x) {
+    int page = i / (2 * WORDS), smallest = i / WORDS % 2, c0 = i % WORDS * 8;
+    u32 w = 0;
+    for (int j = 0; j < 8; j++) {
+      int c = c0 + j;
+      float x = __half2float(smallest ? low[page][c] : high[page][c]) - base[c];
+      int u = (int)(smallest ? floorf(x * inverse[c]) : ceilf(x * inverse[c]));
+      u = min(max(u, 0), 15);
+      if (smallest && u > 0 && step[c] * u > x) u--;      // the product above may round
+      if (!smallest && u < 15 && step[c] * u < x) u++;
+      w |= (u32)u << (4 * nibble(j));
+    }
+    bounds[i] = w;
+  }
+  u32 *codes = (u32 *)p.keyCodes + (size_t)bh * BLOCK * WORDS;
+  for (int i = threadIdx.x; i < full * PAGE * WORDS; i += blockDim.x) {
+    u32 x[4], w = 0;
+    load<4>(x, k + (size_t)i * 8);
+    for (int j = 0; j < 8; j++) {
+      int c = i % WORDS * 8 + j;
+      int u = (int)((half_of(x[j / 2], j % 2) - base[c]) * inverse[c] + 0.5f);
+      w |= (u32)min(max(u, 0), 15) << (4 * nibble(j));
+    }
+    codes[i] = w;
+  }
+}
+
+// encode_tokens makes the value codes, and the keys' codes by token, of rows [from,to) of a block. A lane holds eight channels.
+template <int D> __device__ void encode_tokens(const Params &p, int bh, int from, int to) {
+  constexpr int LANES = D / 8;
+  int lane = threadIdx.x % LANES, r = lane % 8, half64 = lane / 8;
+  int per = blockDim.x / LANES;
+  for (int first = from; first < to; first += per) {
+    int t = first + threadIdx.x / LANES;
+    size_t row = (size_t)bh * BLOCK + min(t, to - 1);  // lanes beyond the end shadow the last row, so that all take part in the exchanges
+    bool mine = t < to;
+    u32 x[4];
+    load<4>(x, p.v + row * D + lane * 8);
+    u32 word = 0;
+    for (int part = 0; part < 2; part++) {
+      float lo = INFINITY, hi = -INFINITY;
+      for (int j = 0; j < 4; j++) {
+        float f = half_of(x[part * 2 + j / 2], j % 2);
+        lo = fminf(lo, f), hi = fmaxf(hi, f);
+      }
+      for (int d = 1; d < 8; d *= 2) {
+        lo = fminf(lo, __shfl_xor_sync(~0u, lo, d)), hi = fmaxf(hi, __shfl_xor_sync(~0u, hi, d));
+      }
+      __half s = __float2half_rn((hi - lo) / 15.0f);
+      float f = __half2float(s), inverse = f > 0 ? 1.0f / f : 0;
+      for (int j = 0; j < 4; j++) {
+        int u = (int)((half_of(x[part * 2 + j / 2], j % 2) - lo) * inverse + 0.5f);
+        word |= (u32)min(max(u, 0), 15) << (part * 16 + j * 4);
+      }
+      if (mine && r == 0) p.valueScale[row * (D / 32) + half64 * 2 + part] = __halves2half2(s, __float2half_rn(lo));
+    }
+    if (mine) ((u32 *)p.valueCodes)[row * LANES + r * (LANES / 8) + half64] = word;
+    if (p.tokenCodes == nullptr) continue;
+    load<4>(x, p.k + row * D + lane * 8);
+    float lo = INFINITY, hi = -INFINITY;
+    for (int j = 0; j < 8; j++) {
+      float f = half_of(x[j / 2], j % 2);
+      lo = fminf(lo, f), hi = fmaxf(hi, f);
+    }
+    for (int d = 1; d < LANES; d *= 2) {
+      lo = fminf(lo, __shfl_xor_sync(~0u, lo, d)), hi = fmaxf(hi, __shfl_xor_sync(~0u, hi, d));
+    }
+    __half s = __float2half_rn((hi - lo) / 15.0f);
+    float f = __half2float(s), inverse = f > 0 ? 1.0f / f : 0;
+    word = 0;
+    for (int j = 0; j < 8; j++) {
+      int u = (int)((half_of(x[j / 2], j % 2) - lo) * inverse + 0.5f);
+      word |= (u32)min(max(u, 0), 15) << (4 * nibble(j));
+    }
+    if (mine) ((u32 *)p.tokenCodes)[row * LANES + lane] = word;
+    if (mine && lane == 0) p.tokenScale[row] = __halves2half2(s, __float2half_rn(lo));
+  }
+}
+
+// append adds one token a sequence, at position lens−1: grid batch·kvHeads, 256 threads. A page that becomes full has its block encoded anew.
+template <int D> __device__ void append_token(const Params &p) {
+  wait_for_previous();
+  let_next_start();
+  int s = blockIdx.x / p.kvHeads, h = blockIdx.x % p.kvHeads, pos = p.lens[s] - 1;
+  if (pos < 0) return;
+  const int *table = p.table + s * p.tableStride;
+  int b = pos / BLOCK, t = pos % BLOCK, bh = table[b] * p.kvHeads + h;
+  size_t row = (size_t)bh * BLOCK + t;
+  for (int c = threadIdx.x; c < D; c += blockDim.x) {
+    __half k = p.newK[(size_t)blockIdx.x * D + c], v = p.newV[(size_t)blockIdx.x * D + c];
+    p.k[row * D + c] = k, p.v[row * D + c] = v;
+    float before = t > 0 ? p.valueSum[(size_t)bh * D + c] : b > 0 ? p.valueSum[((size_t)table[b - 1] * p.kvHeads + h) * D + c] : 0;
+    p.valueSum[(size_t)bh * D + c] = before + __half2float(v);
+  }
+  __syncthreads();
+  encode_tokens<D>(p, bh, t, t + 1);
+  if ((t + 1) % PAGE == 0) encode_keys<D>(p, bh, (t + 1) / PAGE);
+}
+
+// write copies `count` tokens of a prompt into one sequence: grid (tokens, heads), D/8 threads.
+template <int D> __device__ void write_rows(const Params &p) {
+  int pos = p.position + blockIdx.x, h = p.head + blockIdx.y;
+  size_t row = ((size_t)p.table[p.sequence * p.tableStride + pos / BLOCK] * p.kvHeads + h) * BLOCK + pos % BLOCK;
+  size_t from = (size_t)blockIdx.x * p.tokenStride + (size_t)blockIdx.y * p.headStride + threadIdx.x * 8;
+  *(uint4 *)(p.k + row * D + threadIdx.x * 8) = *(const uint4 *)(p.newK + from);
+  *(uint4 *)(p.v + row * D + threadIdx.x * 8) = *(const uint4 *)(p.newV + from);
+}
+
+// encode makes all derived data of written sequences but the sums: grid (blocks, kvHeads, batch), 256 threads.
+template <int D> __device__ void encode_block(const Params &p) {
+  int s = blockIdx.z, n = p.lens[s] - (int)blockIdx.x * BLOCK;
+  if (n <= 0) return;
+  n = min(n, BLOCK);
+  int bh = p.table[s * p.tableStride + blockIdx.x] * p.kvHeads + blockIdx.y;
+  encode_tokens<D>(p, bh, 0, n);
+  if (n >= PAGE) encode_keys<D>(p, bh, n / PAGE);
+  for (int c = threadIdx.x; c < D; c += blockDim.x) {
+    float sum = 0;
+    for (int t = 0; t < n; t++) sum += __half2float(p.v[((size_t)bh * BLOCK + t) * D + c]);
+    p.valueSum[(size_t)bh * D + c] = sum;
+  }
+}
+
+// accumulate turns the blocks' sums into running sums: grid batch·kvHeads, D threads.
+template <int D> __device__ void running_sums(const Params &p) {
+  int s = blockIdx.x / p.kvHeads, h = blockIdx.x % p.kvHeads, blocks = (p.lens[s] + BLOCK - 1) / BLOCK;
+  float sum = 0;
+  for (int b = 0; b < blocks; b++) {
+    float *at = p.valueSum + ((size_t)p.table[s * p.tableStride + b] * p.kvHeads + h) * D + threadIdx.x;
+    *at = sum += *at;
+  }
+}

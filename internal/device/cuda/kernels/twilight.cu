@@ -1,0 +1,29 @@
+// The kernels, by name: operation, channels and, for select, the group rounded up to a power of two.
+#include "common.cuh"
+#include "cache.cuh"
+#include "select.cuh"
+#include "attend.cuh"
+
+#define KERNEL extern "C" __global__ void __launch_bounds__
+#define PARAMS const __grid_constant__ Params p
+
+#define SELECT(D, GP) KERNEL(256, 2) select_##D##_##GP(PARAMS) { select_unit<D, GP>(p); }
+#define ATTEND(D, GP) KERNEL(128, 3) attend_##D##_##GP(PARAMS) { attend_items<D>(p, GP); }
+#define ALL(D)                                                        \
+  KERNEL(256) append_##D(PARAMS) { append_token<D>(p); }              \
+  KERNEL(16) write_##D(PARAMS) { write_rows<D>(p); }                  \
+  KERNEL(256) encode_##D(PARAMS) { encode_block<D>(p); }              \
+  KERNEL(128) sums_##D(PARAMS) { running_sums<D>(p); }                \
+  ATTEND(D, 1) ATTEND(D, 2) ATTEND(D, 4) ATTEND(D, 8)                 \
+  SELECT(D, 1) SELECT(D, 2) SELECT(D, 4) SELECT(D, 8)
+
+ALL(64)
+ALL(128)
+KERNEL(32) plan(PARAMS) { plan_dense(p); }
+
+// The yardstick: a plain copy, 16 bytes a thread and turn. partial and out are the buffers, count the number of 16-byte words.
+KERNEL(512) copy(PARAMS) {
+  const uint4 *from = (const uint4 *)p.partial;
+  uint4 *to = (uint4 *)p.out;
+  for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < (size_t)p.count; i += (size_t)gridDim.x * blockDim.x) to[i] = from[i];
+}

@@ -1,0 +1,411 @@
+// Package cuda runs Twilight's attention operator on NVIDIA GPUs, from a binary without cgo: the driver is loaded at run time and the kernels are embedded.
+//
+// A decode step is two launches. select runs the pipeline from page bounds to lists of survivors; attend reads the survivors, from a queue of work that the device
+// itself fills, so that one captured graph stays valid while budgets change. Dense attention is attend over whole sequences.
+package cuda
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+	"unsafe"
+
+	"github.com/twilight-go/twilight/attention"
+	"github.com/twilight-go/twilight/internal/device/cuda/driver"
+	"github.com/twilight-go/twilight/internal/device/cuda/kernels"
+)
+
+// Shape is the geometry of an operator: one layer's cache and the largest step.
+type Shape struct {
+	Dim     int // channels of a head: 64 or 128
+	KVHeads int
+	Group   int // query heads that share a KV head: 1 to 8
+	Batch   int // sequences of the largest step
+	Blocks  int // blocks of attention.BlockTokens tokens in the cache
+	Tokens  int // of the longest sequence
+	// TokenCodes keeps the paper's INT4 keys as well, which Mode.TokenCodes reads.
+	TokenCodes bool
+}
+
+// Mode is a pipeline as the operator runs it.
+type Mode struct {
+	Dense  bool    // read everything; nothing else counts
+	Keep   float32 // share of the pages that are candidates, per query head or, if Shared, per group
+	Pages  int     // or this many pages, if not 0
+	Shared bool    // one page list for the group, by the head to which a page matters most
+	// Mass is the share of the candidates' estimated mass that survives, and ExactMass of that what is read exactly; the other survivors count with their estimated logit
+	// and a 4-bit value. Equal: all is read exactly.
+	ExactMass, Mass float32
+	PerHead         bool // each head attends to its own survivors only, not to the group's; needs ExactMass = Mass
+	TokenCodes      bool // estimate from codes between a token's extremes (the paper's INT4) instead of a channel's over the block
+	Tail            bool // what was pruned counts as its estimated mass times the mean value
+	DenseBelow      int  // shorter sequences are read whole; 0: those for which that is faster
+}
+
+// Paper is the pipeline of the Twilight paper (arXiv 2502.02770): pages per head, INT4 keys, top-p, exact attention per head.
+func Paper(p float32) Mode {
+	return Mode{Keep: 0.25, ExactMass: p, Mass: p, PerHead: true, TokenCodes: true}
+}
+
+// Twilight is the house's pipeline: one page list for the group, precision by weight and a tail.
+func Twilight(p float32) Mode {
+	return Mode{Keep: 0.25, Shared: true, ExactMass: 0.3, Mass: p, Tail: true}
+}
+
+// Operator is one layer's cache on a device and the kernels over it. All methods but Close must be called inside Device.Do of its device.
+type Operator struct {
+	Shape
+	dev       *driver.Device
+	module    driver.Module
+	fn        map[string]driver.Function
+	clusters  bool
+	attenders int // blocks of attend that the device holds
+	p         params
+	stride    int
+	owned     []driver.Ptr
+	hold      params // the launch's copy: on the heap, and not allocated anew
+}
+
+// New allocates an operator's cache and scratch. Tables and lengths are set by SetSequences.
+func New(c *driver.Context, dev *driver.Device, s Shape) (*Operator, error) {
+	if s.Dim != 64 && s.Dim != 128 || s.Group < 1 || s.Group > maxGroup || s.KVHeads < 1 || s.Batch < 1 || s.Blocks < 1 || s.Tokens < 1 || s.Tokens >= 1<<24 {
+		return nil, fmt.Errorf("cuda: attention of %d sequences, %d KV heads, groups of %d, %d channels, %d tokens: expected 64 or 128 channels, groups of at most %d, under 2^24 tokens",
+			s.Batch, s.KVHeads, s.Group, s.Dim, s.Tokens, maxGroup)
+	}
+	if float64(s.Blocks)*float64(s.KVHeads)*attention.BlockTokens >= 1<<32 {
+		return nil, fmt.Errorf("cuda: %d blocks of %d KV heads: expected under 2^32 rows", s.Blocks, s.KVHeads)
+	}
+	o := &Operator{Shape: s, dev: dev, fn: map[string]driver.Function{}}
+	if err := o.load(c); err != nil {
+		return nil, err
+	}
+	if err := o.alloc(c); err != nil {
+		o.Free(c) //nolint:errcheck // the first error says more
+		return nil, err
+	}
+	return o, nil
+}
+
+func (o *Operator) padded() int { return 1 << bits.Len(uint(o.Group-1)) }
+
+func (o *Operator) load(c *driver.Context) error {
+	image, err := kernels.Hopper()
+	if err != nil {
+		return err
+	}
+	if o.clusters = o.dev.Major == 9 && o.dev.Minor == 0; o.clusters {
+		o.module, err = c.Load(image)
+	}
+	if !o.clusters || err != nil {
+		o.clusters = false
+		if image, err = kernels.Portable(); err != nil {
+			return err
+		}
+		if o.module, err = c.Load(image); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"append", "write", "encode", "sums"} {
+		if o.fn[name], err = c.Function(o.module, fmt.Sprintf("%s_%d", name, o.Dim)); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"select", "attend"} {
+		if o.fn[name], err = c.Function(o.module, fmt.Sprintf("%s_%d_%d", name, o.Dim, o.padded())); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"plan", "copy"} {
+		if o.fn[name], err = c.Function(o.module, name); err != nil {
+			return err
+		}
+	}
+	if o.clusters {
+		if err := c.SetAttr(o.fn["select"], driver.FuncNonPortableCluster, 1); err != nil {
+			return err
+		}
+	}
+	per, err := c.Occupancy(o.fn["attend"], 128, 0)
+	o.attenders = max(per, 1) * o.dev.Multiprocessor
+	return err
+}
+
+// maxItems bounds the queue of work: parts times units.
+func (o *Operator) maxParts() int { return min(max(8192/(o.Batch*o.KVHeads), 4), 128) }
+
+func (o *Operator) alloc(c *driver.Context) error {
+	units, bh := o.Batch*o.KVHeads, o.Blocks*o.KVHeads
+	rows, maxBlocks := bh*attention.BlockTokens, (o.Tokens+attention.BlockTokens-1)/attention.BlockTokens
+	cap, items, queries := maxBlocks*attention.BlockTokens, units*o.maxParts(), units*o.Group*o.Dim*2
+	p := &o.p
+	o.stride = maxBlocks
+	*p = params{batch: int32(o.Batch), kvHeads: int32(o.KVHeads), group: int32(o.Group), tableStride: int32(maxBlocks), maxBlocks: int32(maxBlocks),
+		scale: float32(math.Log2E / math.Sqrt(float64(o.Dim)))}
+	codes := 0
+	if o.TokenCodes {
+		codes = 1
+	}
+	for _, a := range []struct {
+		at    *driver.Ptr
+		bytes int
+	}{
+		{&p.k, rows * o.Dim * 2}, {&p.v, rows * o.Dim * 2}, {&p.ranges, bh * o.Dim * 4}, {&p.bounds, bh * attention.BlockPages * o.Dim},
+		{&p.keyCodes, rows * o.Dim / 2}, {&p.valueCodes, rows * o.Dim / 2}, {&p.valueScale, rows * o.Dim / 8}, {&p.valueSum, bh * o.Dim * 4},
+		{&p.tokenCodes, codes * rows * o.Dim / 2}, {&p.tokenScale, codes * rows * 4}, {&p.table, o.Batch * maxBlocks * 4}, {&p.lens, o.Batch * 4},
+		{&p.q, queries}, {&p.out, queries}, {&p.scores, units * o.Group * maxBlocks * attention.BlockPages * 4}, {&p.pages, units * maxBlocks * attention.BlockPages},
+		{&p.logits, units * cap * o.padded() * 2}, {&p.list, units * cap * 4}, {&p.counts, units * maxRanks * 8}, {&p.held, units * maxGroup * 8},
+		{&p.stats, units * maxGroup * 16}, {&p.items, items * 16}, {&p.control, 16}, {&p.partial, items * maxGroup * o.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
+		{&p.arrived, units * 4}, {&p.newK, units * o.Dim * 2}, {&p.newV, units * o.Dim * 2},
+	} {
+		if a.bytes == 0 {
+			continue
+		}
+		var err error
+		if *a.at, err = c.Alloc(a.bytes); err != nil {
+			return err
+		}
+		o.owned = append(o.owned, *a.at)
+	}
+	for _, z := range []struct {
+		at    driver.Ptr
+		bytes int
+	}{{p.control, 16}, {p.arrived, units * 4}} {
+		if err := c.Fill(z.at, 0, z.bytes, 0); err != nil {
+			return err
+		}
+	}
+	return c.Synchronize()
+}
+
+// Free gives the operator's memory back. No graph that holds its launches may run after.
+func (o *Operator) Free(c *driver.Context) error {
+	var first error
+	for _, p := range o.owned {
+		if err := c.Free(p); err != nil && first == nil {
+			first = err
+		}
+	}
+	o.owned = nil
+	if err := c.Unload(o.module); err != nil && first == nil {
+		first = err
+	}
+	return first
+}
+
+// SetSequences sets block tables and lengths of the step's sequences. A length counts the token that Append adds.
+func (o *Operator) SetSequences(c *driver.Context, tables [][]int32, lens []int32) error {
+	if len(tables) > o.Batch || len(lens) != len(tables) {
+		return fmt.Errorf("cuda: %d tables and %d lengths: expected as many, and at most %d", len(tables), len(lens), o.Batch)
+	}
+	flat, all := make([]int32, o.Batch*o.stride), make([]int32, o.Batch)
+	for i, t := range tables {
+		blocks := (int(lens[i]) + attention.BlockTokens - 1) / attention.BlockTokens
+		if lens[i] < 0 || blocks > len(t) || blocks > o.stride {
+			return fmt.Errorf("cuda: sequence %d has %d tokens in %d blocks: expected at most %d tokens", i, lens[i], len(t), min(len(t), o.stride)*attention.BlockTokens)
+		}
+		for j, b := range t[:blocks] {
+			if b < 0 || int(b) >= o.Blocks {
+				return fmt.Errorf("cuda: sequence %d: block %d of the table is %d: expected 0 to %d", i, j, b, o.Blocks-1)
+			}
+		}
+		copy(flat[i*o.stride:], t[:blocks])
+		all[i] = lens[i]
+	}
+	if err := c.Upload(o.p.table, bytesOf(flat)); err != nil {
+		return err
+	}
+	return c.Upload(o.p.lens, bytesOf(all))
+}
+
+// Buffers are the addresses of a step's fp16 queries and outputs, [batch][KVHeads·Group][Dim], and of the keys and values that Append takes, [batch][KVHeads][Dim].
+func (o *Operator) Buffers() (q, out, newK, newV driver.Ptr) {
+	return o.p.q, o.p.out, o.p.newK, o.p.newV
+}
+
+func (o *Operator) launch(c *driver.Context, p *params, l driver.Launch, name string) error {
+	if p != &o.hold {
+		o.hold = *p
+	}
+	l.Function = o.fn[name]
+	if err := c.Launch(&l, unsafe.Pointer(&o.hold)); err != nil {
+		return fmt.Errorf("cuda: kernel %s: %w", name, err)
+	}
+	return nil
+}
+
+// Write queues the copying of a prompt's rows into the cache: count tokens of a sequence from position on, for heads [head,head+heads). Token t of head h is at
+// k[t·tokenStride+h·headStride:], in halves. Encode must follow.
+func (o *Operator) Write(c *driver.Context, s driver.Stream, sequence, position, count, head, heads int, k, v driver.Ptr, tokenStride, headStride int) error {
+	p := o.p
+	p.newK, p.newV = k, v
+	p.sequence, p.position, p.count, p.head = int32(sequence), int32(position), int32(count), int32(head)
+	p.tokenStride, p.headStride = int32(tokenStride), int32(headStride)
+	return o.launch(c, &p, driver.Launch{Grid: [3]int{count, heads}, Block: o.Dim / 8, Stream: s}, "write")
+}
+
+// Encode queues the making of all derived data of the first batch sequences.
+func (o *Operator) Encode(c *driver.Context, s driver.Stream, batch int) error {
+	if err := o.launch(c, &o.p, driver.Launch{Grid: [3]int{o.stride, o.KVHeads, batch}, Block: 256, Stream: s}, "encode"); err != nil {
+		return err
+	}
+	return o.launch(c, &o.p, driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: o.Dim, Stream: s}, "sums")
+}
+
+// Append queues the adding of one token to each of the first batch sequences, at their lengths minus one.
+func (o *Operator) Append(c *driver.Context, s driver.Stream, batch int) error {
+	return o.launch(c, &o.p, driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: 256, Stream: s, Early: o.clusters}, "append")
+}
+
+// Select queues the first half of a sparse step alone, for measuring: Attend runs both. The queue of work that it fills must be emptied by ResetQueue.
+func (o *Operator) Select(c *driver.Context, s driver.Stream, first, batch int, m Mode) error {
+	if err := o.prepare(first, batch, m); err != nil {
+		return err
+	}
+	return o.selectSurvivors(c, s, m)
+}
+
+// ResetQueue queues the emptying of the queue of work.
+func (o *Operator) ResetQueue(c *driver.Context, s driver.Stream) error {
+	return c.Fill(o.p.control, 0, 16, s)
+}
+
+// Attend queues the attention of sequences [first,first+batch) in the mode. It allocates nothing and can be captured.
+func (o *Operator) Attend(c *driver.Context, s driver.Stream, first, batch int, m Mode) error {
+	if err := o.prepare(first, batch, m); err != nil {
+		return err
+	}
+	p := &o.hold
+	if m.Dense {
+		units := batch * o.KVHeads
+		if err := o.launch(c, p, driver.Launch{Grid: [3]int{units}, Block: 32, Stream: s, Early: o.clusters}, "plan"); err != nil {
+			return err
+		}
+	} else if err := o.selectSurvivors(c, s, m); err != nil {
+		return err
+	}
+	return o.launch(c, p, driver.Launch{Grid: [3]int{o.attenders}, Block: 128, Stream: s, Early: o.clusters}, "attend")
+}
+
+// prepare sets the launch's parameters to those of sequences [first,first+batch).
+func (o *Operator) prepare(first, batch int, m Mode) error {
+	if m.PerHead && m.ExactMass != m.Mass || m.TokenCodes && !o.TokenCodes {
+		return fmt.Errorf("cuda: attention mode %+v: per-head survivors are read exactly, and codes by token must be kept to be read", m)
+	}
+	if first < 0 || batch < 1 || first+batch > o.Batch {
+		return fmt.Errorf("cuda: attention of sequences %d to %d: expected within 0 to %d", first, first+batch-1, o.Batch-1)
+	}
+	p := &o.hold
+	*p = o.p
+	skip := driver.Ptr(first)
+	p.batch = int32(batch)
+	p.table += skip * driver.Ptr(o.stride*4)
+	p.lens += skip * 4
+	p.q += skip * driver.Ptr(o.KVHeads*o.Group*o.Dim*2)
+	p.out += skip * driver.Ptr(o.KVHeads*o.Group*o.Dim*2)
+	p.maxParts, p.ranks = int32(o.maxParts()), int32(o.ranks(batch))
+	// As many items as the device runs at once, or several times as many where they are long anyway.
+	p.denseQuantum = int32(5 * min(max(batch*o.KVHeads*o.stride*attention.BlockTokens/o.attenders, 256), 4096))
+	return nil
+}
+
+// crossover is the number of tokens, over all KV heads of a step, from which on selecting pays: select is a chain of dependent stages that takes some 40 µs however little
+// there is to select from. Measured on an H100.
+const crossover = 200_000
+
+// ranks is how many thread blocks share a unit in select: enough to fill the device.
+func (o *Operator) ranks(batch int) int {
+	n := 1
+	for o.clusters && n < maxRanks && n*batch*o.KVHeads <= o.dev.Multiprocessor {
+		n *= 2
+	}
+	return n
+}
+
+func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) error {
+	p := &o.hold
+	units := int(p.batch) * o.KVHeads
+	for _, f := range []struct {
+		on   bool
+		flag int32
+	}{{m.PerHead, flagPerHead}, {m.Shared, flagShared}, {m.TokenCodes, flagTokenCodes}, {m.Tail, flagTail}} {
+		if f.on {
+			p.flags |= f.flag
+		}
+	}
+	p.keep, p.budget, p.exactMass, p.mass, p.denseBelow = m.Keep, int32(m.Pages), m.ExactMass, m.Mass, int32(m.DenseBelow)
+	if m.DenseBelow == 0 {
+		p.denseBelow = int32(crossover / units)
+	}
+	p.quantum = int32(min(max(units*4, 64), 1024))
+	return o.launch(c, p, driver.Launch{Grid: [3]int{units * int(p.ranks)}, Block: 256, Stream: s, Cluster: int(p.ranks), Early: o.clusters}, "select")
+}
+
+// Copy queues a plain copy of bytes within the device, the yardstick of what its memory can do.
+func (o *Operator) Copy(c *driver.Context, s driver.Stream, dst, src driver.Ptr, bytes int) error {
+	p := params{out: dst, partial: src, count: int32(bytes / 16)}
+	return o.launch(c, &p, driver.Launch{Grid: [3]int{o.dev.Multiprocessor * 4}, Block: 512, Stream: s}, "copy")
+}
+
+// HeadStats is what a step attended to, of one query head.
+type HeadStats struct {
+	Candidates, Own float32 // tokens: of the selection, and survivors of this head
+	Exact, Others   float32 // survivors of the group: read exactly, and as codes
+	Held            float32 // estimated share of the candidates' mass that the survivors hold
+}
+
+// Stats reads the statistics of the last sparse step of batch sequences, [batch·KVHeads][Group]. It waits for the device.
+func (o *Operator) Stats(c *driver.Context, batch int) ([]HeadStats, error) {
+	units := batch * o.KVHeads
+	raw, held := make([]float32, units*maxGroup*4), make([]float32, units*maxGroup*2)
+	if err := c.Download(bytesOf(raw), o.p.stats); err != nil {
+		return nil, err
+	}
+	if err := c.Download(bytesOf(held), o.p.held); err != nil {
+		return nil, err
+	}
+	out := make([]HeadStats, 0, units*o.Group)
+	for u := range units {
+		for g := range o.Group {
+			i := u*maxGroup + g
+			out = append(out, HeadStats{raw[4*i], raw[4*i+1], raw[4*i+2], raw[4*i+3], held[2*i]})
+		}
+	}
+	return out, nil
+}
+
+// Survivors reads the tokens that a unit (sequence·KVHeads + head of the last sparse step) attended to, and the mask of the heads that each belongs to.
+func (o *Operator) Survivors(c *driver.Context, unit, tokens, batch int) (exact, others []int32, heads []uint8, err error) {
+	ranks := o.ranks(batch)
+	cap := o.stride * attention.BlockTokens
+	list, counts := make([]uint32, cap), make([]int32, maxRanks*2)
+	if err = c.Download(bytesOf(list), o.p.list+driver.Ptr(unit*cap*4)); err != nil {
+		return nil, nil, nil, err
+	}
+	if err = c.Download(bytesOf(counts), o.p.counts+driver.Ptr(unit*maxRanks*8)); err != nil {
+		return nil, nil, nil, err
+	}
+	blocks := (tokens + attention.BlockTokens - 1) / attention.BlockTokens
+	for r := range ranks {
+		start, end := blocks*r/ranks*attention.BlockTokens, blocks*(r+1)/ranks*attention.BlockTokens
+		for i := range int(counts[2*r]) {
+			exact, heads = append(exact, int32(list[start+i]&0xffffff)), append(heads, uint8(list[start+i]>>24))
+		}
+		for i := range int(counts[2*r+1]) {
+			others = append(others, int32(list[end-1-i]&0xffffff))
+		}
+	}
+	return exact, others, heads, nil
+}
+
+// Candidates reads, of a unit of the last sparse step, the mask of heads that each page was a candidate of.
+func (o *Operator) Candidates(c *driver.Context, unit, tokens int) ([]uint8, error) {
+	pages := make([]uint8, (tokens+attention.PageTokens-1)/attention.PageTokens)
+	return pages, c.Download(pages, o.p.pages+driver.Ptr(unit*o.stride*attention.BlockPages))
+}
+
+func bytesOf[T int8 | int16 | uint16 | int32 | uint32 | float32](s []T) []byte {
+	if len(s) == 0 {
+		return nil
+	}
+	return unsafe.Slice((*byte)(unsafe.Pointer(&s[0])), len(s)*int(unsafe.Sizeof(s[0])))
+}

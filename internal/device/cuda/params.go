@@ -1,0 +1,46 @@
+package cuda
+
+import "github.com/twilight-go/twilight/internal/device/cuda/driver"
+
+// params is the only parameter of every kernel: Params of kernels/common.cuh, field by field.
+type params struct {
+	k, v                                driver.Ptr
+	ranges                              driver.Ptr
+	bounds                              driver.Ptr
+	keyCodes, valueCodes                driver.Ptr
+	valueScale                          driver.Ptr
+	valueSum                            driver.Ptr
+	tokenCodes, tokenScale              driver.Ptr
+	table, lens                         driver.Ptr
+	q, out                              driver.Ptr
+	scores, pages, logits, list         driver.Ptr
+	counts, held, stats                 driver.Ptr
+	items, control, partial, partialTop driver.Ptr
+	arrived                             driver.Ptr
+	newK, newV                          driver.Ptr
+	tokenStride, headStride             int32
+	sequence, head, position, count     int32
+	batch, kvHeads, group               int32
+	tableStride, maxBlocks              int32
+	ranks, flags                        int32
+	denseBelow                          int32
+	quantum, denseQuantum, maxParts     int32
+	scale, keep                         float32
+	budget                              int32
+	exactMass, mass                     float32
+}
+
+// Numbers that the kernels share; see kernels/common.cuh.
+const (
+	maxGroup  = 8
+	maxRanks  = 16
+	perOctave = 256 // steps of an estimated logit
+	binShift  = 4
+	lastBin   = 511
+	noLogit   = -32768
+
+	flagPerHead    = 1
+	flagShared     = 2
+	flagTokenCodes = 4
+	flagTail       = 8
+)
