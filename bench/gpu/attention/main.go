@@ -246,7 +246,7 @@ func (b *bench) context(at int) error {
 	var q []uint16
 	for s := range lens {
 		w := b.query(s)
-		lens[s] = int32(d.at[at] - d.window + w + 1)
+		lens[s] = int32(b.length(at, s))
 		for h := range o.KVHeads {
 			for g := range o.Group {
 				q = append(q, d.query(b.source(s, h), at, w, b.queryHead(s, h, g))...)
@@ -324,7 +324,7 @@ func (b *bench) measure(r *row, m cuda.Mode, at int, want *[]float32) (err error
 	got := floats(out)
 	tokens := 0.0
 	for s := range r.Batch {
-		tokens += float64(b.data.at[at] - b.data.window + b.query(s) + 1)
+		tokens += float64(b.length(at, s))
 	}
 	if m.Dense {
 		*want = got
@@ -351,7 +351,7 @@ func (b *bench) account(r *row, m cuda.Mode, at int, tokens float64) error {
 		r.Kept += float64(s.Own) / n
 		r.Exact += float64(s.Exact) / n
 		r.Others += float64(s.Others) / n
-		if i%o.Group == 0 {
+		if i%o.Group == 0 && !b.whole(stats, i/o.Group, at) {
 			bytes += float64(s.Exact)*float64(4*o.Dim+4) + float64(s.Others)*float64(o.Dim/2+o.Dim/8+4+2*o.Group)
 		}
 	}
@@ -364,21 +364,24 @@ func (b *bench) account(r *row, m cuda.Mode, at int, tokens float64) error {
 	samples := 0
 	for u := range units {
 		s := u / o.KVHeads
-		n := b.data.at[at] - b.data.window + b.query(s) + 1
+		n := b.length(at, s)
 		if units > 64 && u%(units/64) != 0 { // downloads cost
 			continue
 		}
-		pages, err := o.Candidates(b.c, u, n)
-		if err != nil {
-			return err
-		}
-		read := 0.0
-		for _, p := range pages {
-			if p != 0 {
-				read += attention.PageTokens * (code + float64(2*o.Group))
+		read := float64(n) * float64(4*o.Dim)
+		if !b.whole(stats, u, at) {
+			pages, err := o.Candidates(b.c, u, n)
+			if err != nil {
+				return err
+			}
+			read = float64(n)*float64(o.Dim)/attention.PageTokens + 2*float64(4*o.Dim*n/attention.BlockTokens)
+			for _, p := range pages {
+				if p != 0 {
+					read += attention.PageTokens * (code + float64(2*o.Group))
+				}
 			}
 		}
-		bytes += (read + float64(n)*float64(o.Dim)/attention.PageTokens + 2*float64(4*o.Dim*n/attention.BlockTokens)) * float64(units) / float64(min(units, 64))
+		bytes += read * float64(units) / float64(min(units, 64))
 		if samples < 12 {
 			samples++
 			if err := b.trueMass(r, m, at, u, n); err != nil {
@@ -390,6 +393,16 @@ func (b *bench) account(r *row, m cuda.Mode, at int, tokens float64) error {
 	r.Bytes = bytes / tokens / float64(o.KVHeads)
 	r.GBps = bytes / r.Micros / 1e3
 	return nil
+}
+
+// length is the tokens of a sequence at a context.
+func (b *bench) length(at, sequence int) int {
+	return b.data.at[at] - b.data.window + b.query(sequence) + 1
+}
+
+// whole reports whether a unit was short enough to be read whole.
+func (b *bench) whole(stats []cuda.HeadStats, unit, at int) bool {
+	return int(stats[unit*b.op.Group].Exact) == b.length(at, unit/b.op.KVHeads)
 }
 
 // trueMass adds the exact softmax mass, summed over the group, of what a unit attended to.

@@ -88,12 +88,15 @@ func New(c *driver.Context, dev *driver.Device, s Shape) (*Operator, error) {
 
 func (o *Operator) padded() int { return 1 << bits.Len(uint(o.Group-1)) }
 
+// useHopper is turned off by tests of the portable image.
+var useHopper = true
+
 func (o *Operator) load(c *driver.Context) error {
 	image, err := kernels.Hopper()
 	if err != nil {
 		return err
 	}
-	if o.clusters = o.dev.Major == 9 && o.dev.Minor == 0; o.clusters {
+	if o.clusters = useHopper && o.dev.Major == 9 && o.dev.Minor == 0; o.clusters {
 		o.module, err = c.Load(image)
 	}
 	if !o.clusters || err != nil {
@@ -312,13 +315,16 @@ func (o *Operator) prepare(first, batch int, m Mode) error {
 // there is to select from. Measured on an H100.
 const crossover = 200_000
 
-// ranks is how many thread blocks share a unit in select: enough to fill the device.
+// ranks is how many thread blocks share a unit in select: as many as one a multiprocessor, since larger clusters find no room side by side; pairs do, two a multiprocessor.
 func (o *Operator) ranks(batch int) int {
-	n := 1
-	for o.clusters && n < maxRanks && n*batch*o.KVHeads <= o.dev.Multiprocessor {
+	n, units, room := 1, batch*o.KVHeads, o.dev.Multiprocessor
+	if !o.clusters || units > room {
+		return 1
+	}
+	for n < maxRanks && 2*n*units <= room {
 		n *= 2
 	}
-	return n
+	return max(n, 2)
 }
 
 func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) error {
@@ -385,12 +391,22 @@ func (o *Operator) Survivors(c *driver.Context, unit, tokens, batch int) (exact,
 		return nil, nil, nil, err
 	}
 	blocks := (tokens + attention.BlockTokens - 1) / attention.BlockTokens
+	if counts[0] < 0 { // read whole
+		for t := range tokens {
+			exact, heads = append(exact, int32(t)), append(heads, 0xff)
+		}
+		return exact, nil, heads, nil
+	}
 	for r := range ranks {
 		start, end := blocks*r/ranks*attention.BlockTokens, blocks*(r+1)/ranks*attention.BlockTokens
-		for i := range int(counts[2*r]) {
-			exact, heads = append(exact, int32(list[start+i]&0xffffff)), append(heads, uint8(list[start+i]>>24))
+		a, b := int(counts[2*r]), int(counts[2*r+1])
+		if a < 0 || b < 0 || a+b > end-start {
+			return nil, nil, nil, fmt.Errorf("cuda: unit %d lists %d and %d survivors among %d tokens: the last step had other sequences", unit, a, b, end-start)
 		}
-		for i := range int(counts[2*r+1]) {
+		for _, x := range list[start : start+a] {
+			exact, heads = append(exact, int32(x&0xffffff)), append(heads, uint8(x>>24))
+		}
+		for i := range b {
 			others = append(others, int32(list[end-1-i]&0xffffff))
 		}
 	}

@@ -1,7 +1,7 @@
 // attend is exact attention over survivors, or over whole sequences: a flash decode whose items of work are read from a queue that the device filled, so that a graph stays
 // valid whatever the budgets. Four warps share an item, sixteen tokens at a time each; the last to finish of a unit's items joins them. 128 threads.
 #pragma once
-#include "common.cuh"
+#include "product.cuh"
 
 constexpr int TEAM = 4;
 constexpr int MAX_PARTS = 128;  // of a unit

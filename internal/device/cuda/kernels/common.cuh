@@ -39,7 +39,7 @@ struct Params {
   u8 *pages;           // [maxBlocks·16] heads that a page is a candidate of
   short *logits;       // [maxBlocks·256][G] estimated, relative to reference
   u32 *list;           // [maxBlocks·256] survivors: token | heads << 24. A rank's exactly read ones from the start of its range up, the others from its end down
-  int2 *counts;        // [RANKS] exactly read survivors, others
+  int2 *counts;        // [RANKS] exactly read survivors, others; -1 of a unit that is read whole
   float2 *held;        // [HEADS] estimated mass that the survivors hold; reference logit, in octaves
   float4 *stats;       // [HEADS] candidates, own survivors, exactly read by the unit, others
   // Scratch of the step.

@@ -1,0 +1,246 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/twilight-go/twilight/attention"
+	"github.com/twilight-go/twilight/internal/device/cuda/driver"
+)
+
+var modes = map[string]Mode{
+	"paper":             Paper(0.85),
+	"paper_all_pages":   {Keep: 1, ExactMass: 0.95, Mass: 0.95, PerHead: true, TokenCodes: true},
+	"union":             {Keep: 0.25, ExactMass: 0.9, Mass: 0.9},
+	"shared_pages":      {Pages: 100, Shared: true, ExactMass: 0.9, Mass: 0.9, Tail: true},
+	"twilight":          Twilight(0.9),
+	"twilight_per_page": {Keep: 0.5, ExactMass: 0.3, Mass: 0.95, Tail: true},
+	"all":               {Keep: 1, Shared: true, ExactMass: 1, Mass: 1},
+}
+
+func TestSparseAgrees(t *testing.T) {
+	d := gpu(t)
+	for i, s := range shapes {
+		for _, lens := range [][]int32{lengths, {9001}} { // one thread block a unit or few, and clusters
+			t.Run(fmt.Sprintf("%d_%d_%d", s.Dim, s.Group, len(lens)), func(t *testing.T) {
+				withRig(t, d, s, lens, uint64(200+i), func(r *rig) {
+					for name, m := range modes {
+						m.DenseBelow = 1
+						out := r.run(m)
+						if again := r.run(m); !slices.Equal(out, again) {
+							t.Errorf("%s: two runs differ", name)
+						}
+						r.compareSparse(name, out, m)
+					}
+				})
+			})
+		}
+	}
+}
+
+func (r *rig) compareSparse(name string, out []float32, m Mode) {
+	t, o := r.t, r.o
+	stats, err := o.Stats(r.c, len(r.lens))
+	r.must(err)
+	cap, gp := o.stride*attention.BlockTokens, o.padded()
+	type unit struct {
+		exact, others []int32
+		heads         []uint8
+		logits        []int16
+		pages         []uint8
+		reference     []float32
+	}
+	units := make([]unit, len(r.heads))
+	for u, h := range r.heads {
+		x := &units[u]
+		x.exact, x.others, x.heads, err = o.Survivors(r.c, u, h.n, len(r.lens))
+		r.must(err)
+		x.logits = download[int16](r, o.p.logits+driver.Ptr(u*cap*gp*2), h.n*gp)
+		x.pages, err = o.Candidates(r.c, u, h.n)
+		r.must(err)
+		x.reference = download[float32](r, o.p.held+driver.Ptr(u*maxGroup*8), maxGroup*2)
+	}
+	r.each(func(u, i int, h *refHead, q []float32) {
+		x, g := &units[u], i%o.Group
+		fail := func(format string, args ...any) {
+			t.Errorf("%s: sequence of %d, head %d: "+format, append([]any{name, h.n, i}, args...)...)
+		}
+		newest := (h.n - 1) / attention.PageTokens
+		// Candidate pages.
+		marked := 0
+		for p, who := range x.pages {
+			if who>>g&1 != 0 && p != newest {
+				marked++
+			}
+		}
+		old := h.encodedPages
+		if newest < old {
+			old--
+		}
+		budget := m.Pages
+		if budget == 0 {
+			budget = int(m.Keep*float32(newest+1) + 0.5)
+		}
+		if budget = min(budget, old); marked < budget || marked > budget+budget/4+8 {
+			fail("%d candidate pages, expected %d", marked, budget)
+		}
+		if !m.Shared {
+			worst, best := math.Inf(1), math.Inf(-1)
+			slack := 0.0
+			for p := range old {
+				s, mag := h.bound(q, p)
+				slack = max(slack, mag*2e-3)
+				if x.pages[p]>>g&1 != 0 {
+					worst = min(worst, s)
+				} else {
+					best = max(best, s)
+				}
+			}
+			if best > worst+slack {
+				fail("a page of bound %g was left out and one of %g taken", best, worst)
+			}
+		}
+		// Estimates, and the mass that survives.
+		kept, all, own := 0.0, 0.0, 0
+		in := make([]bool, h.n)
+		add := func(t int32, mask uint8, group bool) {
+			if int(t) >= h.n || in[t] && group {
+				fail("survivor %d is listed twice or is no token", t)
+				return
+			}
+			if mask>>g&1 != 0 {
+				in[t] = true
+			}
+		}
+		for k, t := range x.exact {
+			add(t, x.heads[k], true)
+		}
+		for _, t := range x.others {
+			add(t, 0xff, true)
+		}
+		for tok := range h.n {
+			l := x.logits[tok*gp+g]
+			if x.pages[tok/attention.PageTokens]>>g&1 == 0 {
+				continue
+			}
+			want, mag := h.logit(q, tok), 0.0
+			if tok/attention.PageTokens != newest {
+				want, mag = h.estimate(q, tok, m.TokenCodes)
+			}
+			got := float64(x.reference[2*g+1]) + float64(l)/perOctave
+			if math.Abs(got-want) > 0.01+mag*2e-3 && l > -32000 {
+				fail("token %d is estimated at %g, expected %g", tok, got, want)
+				return
+			}
+			w := math.Exp2(float64(l) / perOctave)
+			all += w
+			if in[tok] {
+				kept += w
+				own++
+			}
+		}
+		if kept < all*float64(m.Mass)*(1-1e-5) {
+			fail("the survivors hold %.4f of the estimated mass, expected %.4f", kept/all, m.Mass)
+		}
+		st := stats[i]
+		if math.Abs(float64(st.Held)-kept/all) > 1e-3 || int(st.Exact) != len(x.exact) || int(st.Others) != len(x.others) {
+			fail("statistics are %+v, expected %.4f held, %d exact, %d others", st, kept/all, len(x.exact), len(x.others))
+		}
+		r.checkMinimal(m, h, x.logits, x.pages, g, gp, newest, int(st.Own), fail)
+		// The output, given the survivors.
+		var tokens []int32
+		var logits []float64
+		var exact []bool
+		for k, t := range x.exact {
+			if x.heads[k]>>g&1 != 0 {
+				tokens, logits, exact = append(tokens, t), append(logits, h.logit(q, int(t))), append(exact, true)
+			}
+		}
+		for _, t := range x.others {
+			tokens, exact = append(tokens, t), append(exact, false)
+			logits = append(logits, float64(x.reference[2*g+1])+float64(x.logits[int(t)*gp+g])/perOctave)
+		}
+		want := h.attend(tokens, logits, exact)
+		if m.Tail {
+			for c := range want {
+				want[c] = float64(st.Held)*want[c] + (1-float64(st.Held))*h.sum[c]/float64(h.n)
+			}
+		}
+		if e := apart(out[i*o.Dim:], want); !(e <= fp16Error) {
+			fail("error %.2g with %d exact and %d other survivors", e, len(x.exact), len(x.others))
+		}
+	})
+}
+
+// checkMinimal: a head's own survivors are hardly more than the fewest that hold the mass.
+func (r *rig) checkMinimal(m Mode, h *refHead, logits []int16, pages []uint8, g, gp, newest, own int, fail func(string, ...any)) {
+	var w []float64
+	total := 0.0
+	for tok := range h.n {
+		if l := logits[tok*gp+g]; pages[tok/attention.PageTokens]>>g&1 != 0 && l != noLogit {
+			w = append(w, math.Exp2(float64(l)/perOctave))
+			total += w[len(w)-1]
+		}
+	}
+	slices.Sort(w)
+	slices.Reverse(w)
+	// What the histogram may cost: kept and rest are counted a bin apart, and the last bin is kept whole. Beyond the last bin nothing is told apart.
+	edge := math.Exp2(1.0 / (perOctave >> binShift))
+	p := float64(m.Mass)
+	p = p * edge * edge / (p*edge*edge + 1 - p)
+	need, sum := 0, 0.0
+	for need < len(w) && sum < p*total {
+		sum += w[need]
+		need++
+	}
+	if need > 0 {
+		least := math.Exp2(-float64(lastBin) / (perOctave >> binShift))
+		for last := w[need-1] / edge / edge; need < len(w) && (w[need] >= last || w[need-1] <= least*edge || m.Mass == 1); {
+			need++
+		}
+	}
+	if own > need+attention.PageTokens {
+		fail("%d survivors, expected at most %d", own, need+attention.PageTokens)
+	}
+}
+
+// TestManyUnits: with more units than multiprocessors each has one thread block in select.
+func TestManyUnits(t *testing.T) {
+	d := gpu(t)
+	for _, dim := range []int{64, 128} {
+		s := Shape{Dim: dim, KVHeads: 16, Group: 2, TokenCodes: true}
+		withRig(t, d, s, lengths, uint64(dim), func(r *rig) {
+			if n := r.o.ranks(len(lengths)); n != 1 {
+				t.Skipf("this device has room for %d thread blocks a unit", n)
+			}
+			for name, m := range modes {
+				m.DenseBelow = 1
+				r.compareSparse(name, r.run(m), m)
+			}
+		})
+	}
+}
+
+// TestPortable: the portable image does what the other does.
+func TestPortable(t *testing.T) {
+	d := gpu(t)
+	useHopper = false
+	defer func() { useHopper = true }()
+	for _, dim := range []int{64, 128} {
+		withRig(t, d, Shape{Dim: dim, KVHeads: 2, Group: 3, TokenCodes: true}, lengths, uint64(dim), func(r *rig) {
+			r.comparePlanes()
+			for name, m := range modes {
+				m.DenseBelow = 1
+				r.compareSparse(name, r.run(m), m)
+			}
+			out := r.run(Mode{Dense: true})
+			r.each(func(u, i int, h *refHead, q []float32) {
+				if e := apart(out[i*dim:], h.dense(q)); !(e <= fp16Error) {
+					t.Errorf("dense: sequence of %d, head %d: error %.2g", h.n, i, e)
+				}
+			})
+		})
+	}
+}
