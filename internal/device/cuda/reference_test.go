@@ -14,16 +14,15 @@ type refHead struct {
 	dim, n int
 	k, v   []float32 // [n][dim]
 
-	low, step       []float32 // [blocks][dim]
-	largest, small  []uint8   // [full pages][dim]
-	keys, values    []uint8   // [n][dim]; keys of full pages only
-	vlow, vstep     []float32 // [n][dim/32]
-	tokens          []uint8   // [n][dim]
-	tlow, tstep     []float32 // [n]
-	sum             []float64 // [dim]
-	encodedPages    int
-	valueGroup      func(c int) int
-	blocksWithCodes int
+	low, step      []float32 // [blocks][dim]
+	largest, small []uint8   // [full pages][dim]
+	keys, values   []uint8   // [n][dim]; keys of full pages only
+	vlow, vstep    []float32 // [n][dim/32]
+	tokens         []uint8   // [n][dim]
+	tlow, tstep    []float32 // [n]
+	sum            []float64 // [dim]
+	encodedPages   int
+	valueGroup     func(c int) int
 }
 
 func half(x float32) float32 { return tensor.F16ToF32(tensor.F32ToF16(x)) }
