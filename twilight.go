@@ -69,7 +69,7 @@ var ErrContext = engine.ErrContext
 
 // Model is an open model. Its sessions share it; one of them steps at a time.
 type Model struct {
-	file     modelFile
+	file     checkpoint.File
 	tok      *tokenizer.Tokenizer
 	template *chat.Template
 	dev      device.Device
@@ -107,7 +107,7 @@ func Open(ctx context.Context, name string, o Options) (_ *Model, err error) {
 			err = errors.Join(err, m.Close())
 		}
 	}()
-	file, meta, err := openFile(path)
+	file, meta, err := checkpoint.OpenFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -141,28 +141,6 @@ func pipeline(spec string) (*attention.Pipeline, error) {
 		return nil, err
 	}
 	return attention.New(s)
-}
-
-// modelFile is a file, or a folder, that a model is run from.
-type modelFile interface {
-	model.Source
-	Size() int64
-	Close() error
-}
-
-// openFile opens a GGUF file or a checkpoint. meta is its metadata, which closes with it.
-func openFile(path string) (file modelFile, meta *gguf.File, err error) {
-	if checkpoint.Is(path) {
-		c, err := checkpoint.Open(path)
-		if err != nil {
-			return nil, nil, err
-		}
-		return c, c.File, nil
-	}
-	if meta, err = gguf.Open(path); err != nil {
-		return nil, nil, err
-	}
-	return meta, meta, nil
 }
 
 func openDevice(name string, threads int) (device.Device, error) {

@@ -73,11 +73,15 @@ type Memory struct {
 
 // Read inspects the model at path, a GGUF file or a checkpoint folder.
 func Read(path string) (_ *Model, err error) {
-	f, meta, format, err := open(path)
+	f, meta, err := checkpoint.OpenFile(path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	format := fmt.Sprintf("GGUF v%d", meta.Version)
+	if checkpoint.Is(path) {
+		format = "safetensors checkpoint"
+	}
 	h, err := model.ReadHyper(f)
 	if err != nil {
 		return nil, err
@@ -110,29 +114,6 @@ func Read(path string) (_ *Model, err error) {
 	}
 	m.memory(h)
 	return m, nil
-}
-
-// file is what a GGUF file and a checkpoint have in common.
-type file interface {
-	model.Source
-	Size() int64
-	Tensors() []gguf.Tensor
-	Close() error
-}
-
-// open opens a GGUF file or a checkpoint. meta is its metadata, which closes with it.
-func open(path string) (f file, meta *gguf.File, format string, err error) {
-	if checkpoint.Is(path) {
-		c, err := checkpoint.Open(path)
-		if err != nil {
-			return nil, nil, "", err
-		}
-		return c, c.File, "safetensors checkpoint", nil
-	}
-	if meta, err = gguf.Open(path); err != nil {
-		return nil, nil, "", err
-	}
-	return meta, meta, fmt.Sprintf("GGUF v%d", meta.Version), nil
 }
 
 func (m *Model) tensors(all []gguf.Tensor) {
