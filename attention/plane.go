@@ -16,9 +16,17 @@ type Plane interface {
 	Name() string
 	// BlockBytes is the size of one block of BlockTokens tokens with dim channels.
 	BlockBytes(dim int) int
-	// Append is called by the cache after tokens [from,to) of a block were written, in order and never across blocks. k and v are the block's fp16 rows,
-	// dst the plane's bytes for that block, zero when the block is new.
-	Append(dst []byte, k, v []uint16, dim, from, to int)
+	// Append is called by the cache after tokens [r.From,r.To) of a block were written, in order and never across blocks. dst is the plane's bytes for
+	// that block, zero when the block is new.
+	Append(dst []byte, r Rows)
+}
+
+// Rows is a block of one KV head's keys and values, and which of them are new.
+type Rows struct {
+	Layer, KVHead int
+	K, V          []uint16 // fp16 [BlockTokens][Dim], written up to To
+	Dim           int
+	From, To      int // the new tokens, counted from the block's first
 }
 
 // as reinterprets plane bytes; the cache aligns blocks to 64 bytes.
@@ -43,11 +51,11 @@ func (p Bounds) Name() string { return fmt.Sprintf("bounds:%d", p.Page) }
 func (p Bounds) BlockBytes(dim int) int { return dim * 2 * (BlockTokens / p.Page) * 2 }
 
 // Append implements Plane: widens the bounds of the pages that the new tokens fall into.
-func (p Bounds) Append(dst []byte, k, _ []uint16, dim, from, to int) {
+func (p Bounds) Append(dst []byte, r Rows) {
 	b, pages := as[uint16](dst), BlockTokens/p.Page
-	for t := from; t < to; t++ {
+	for t := r.From; t < r.To; t++ {
 		page, first := t/p.Page, t%p.Page == 0
-		row := k[t*dim : t*dim+dim]
+		row := r.K[t*r.Dim : t*r.Dim+r.Dim]
 		for c, x := range row {
 			lo, hi := &b[(2*c)*pages+page], &b[(2*c+1)*pages+page]
 			if first || halfLess(x, *lo) {
@@ -100,12 +108,12 @@ func (Int4) PageBytes(dim int) int { return codePlaneBytes(dim, 4) + 4*PageToken
 func (p Int4) BlockBytes(dim int) int { return p.PageBytes(dim) * BlockPages }
 
 // Append implements Plane.
-func (p Int4) Append(dst []byte, k, _ []uint16, dim, from, to int) {
-	n := p.PageBytes(dim)
-	for t := from; t < to; t++ {
+func (p Int4) Append(dst []byte, r Rows) {
+	n := p.PageBytes(r.Dim)
+	for t := r.From; t < r.To; t++ {
 		page, lane := dst[t/PageTokens*n:][:n], t%PageTokens
 		codes, par := page[:n-4*PageTokens], as[uint16](page[n-4*PageTokens:])
-		row := k[t*dim : t*dim+dim]
+		row := r.K[t*r.Dim : t*r.Dim+r.Dim]
 		lo, hi := float32(math.Inf(1)), negInf
 		for _, x := range row {
 			f := tensor.F16ToF32(x)
@@ -148,10 +156,11 @@ func (p PageRange) PageBytes(dim int) int {
 func (p PageRange) BlockBytes(dim int) int { return p.PageBytes(dim) * BlockPages }
 
 // Append implements Plane.
-func (p PageRange) Append(dst []byte, k, _ []uint16, dim, from, to int) {
+func (p PageRange) Append(dst []byte, r Rows) {
+	dim := r.Dim
 	n, top := p.PageBytes(dim), 1<<p.Bits-1
-	for t := from/PageTokens*PageTokens + PageTokens; t <= to; t += PageTokens {
-		rows, page := k[(t-PageTokens)*dim:t*dim], dst[(t/PageTokens-1)*n:][:n]
+	for t := r.From/PageTokens*PageTokens + PageTokens; t <= r.To; t += PageTokens {
+		rows, page := r.K[(t-PageTokens)*dim:t*dim], dst[(t/PageTokens-1)*n:][:n]
 		clear(page)
 		for c := range dim {
 			lo, hi := float32(math.Inf(1)), negInf
@@ -197,10 +206,10 @@ func (ValueSum) Name() string { return "value-sum" }
 func (ValueSum) BlockBytes(dim int) int { return 4 * dim }
 
 // Append implements Plane.
-func (ValueSum) Append(dst []byte, _, v []uint16, dim, from, to int) {
+func (ValueSum) Append(dst []byte, r Rows) {
 	sum := as[float32](dst)
-	for t := from; t < to; t++ {
-		for c, x := range v[t*dim : t*dim+dim] {
+	for t := r.From; t < r.To; t++ {
+		for c, x := range r.V[t*r.Dim : t*r.Dim+r.Dim] {
 			sum[c] += tensor.F16ToF32(x)
 		}
 	}

@@ -29,7 +29,7 @@ func TestInt4Definition(t *testing.T) {
 			x.kh[7*dim+c], x.k[7][c] = 0x4200, 3
 		}
 		block := aligned(Int4{}.BlockBytes(dim))
-		Int4{}.Append(block, x.kh, x.vh, dim, 0, x.n)
+		Int4{}.Append(block, Rows{K: x.kh, V: x.vh, Dim: dim, To: x.n})
 		got := decodeInt4(block, dim)
 		for i, k := range x.k {
 			lo, hi := math.Inf(1), math.Inf(-1)
@@ -63,7 +63,7 @@ func TestPageRangeDefinition(t *testing.T) {
 			}
 			rows := append(append([]uint16(nil), x.kh...), make([]uint16, 5*dim)...)
 			block := aligned(p.BlockBytes(dim))
-			p.Append(block, rows, nil, dim, 0, x.n)
+			p.Append(block, Rows{K: rows, Dim: dim, To: x.n})
 			keys := decodePageRange(p, x, block)
 			if want := x.n / PageTokens * PageTokens; len(keys) != want {
 				t.Fatalf("%d keys, want %d", len(keys), want)
@@ -95,7 +95,7 @@ func TestBoundsAndValueSumDefinition(t *testing.T) {
 		x := newText(rng, n, dim)
 		x.kh[0], x.k[0][0] = 0x8000, 0 // minus zero
 		sum := aligned(ValueSum{}.BlockBytes(dim))
-		ValueSum{}.Append(sum, x.kh, x.vh, dim, 0, n)
+		ValueSum{}.Append(sum, Rows{K: x.kh, V: x.vh, Dim: dim, To: n})
 		for c := range dim {
 			var want, size float64
 			for _, v := range x.v {
@@ -107,7 +107,7 @@ func TestBoundsAndValueSumDefinition(t *testing.T) {
 		for _, page := range []int{8, 16, 32, 64} {
 			p := Bounds{page}
 			block := aligned(p.BlockBytes(dim))
-			p.Append(block, x.kh, x.vh, dim, 0, n)
+			p.Append(block, Rows{K: x.kh, V: x.vh, Dim: dim, To: n})
 			b, pages := as[uint16](block), BlockTokens/page
 			for j := range (n + page - 1) / page {
 				for c := range dim {
@@ -134,10 +134,10 @@ func TestPlanesAnySplit(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
 				n := rapid.IntRange(1, BlockTokens).Draw(t, "tokens")
 				whole, cut := aligned(p.BlockBytes(dim)), aligned(p.BlockBytes(dim))
-				p.Append(whole, x.kh, x.vh, dim, 0, n)
+				p.Append(whole, Rows{K: x.kh, V: x.vh, Dim: dim, To: n})
 				for at := 0; at < n; {
 					to := min(at+rapid.IntRange(1, 40).Draw(t, "chunk"), n)
-					p.Append(cut, x.kh, x.vh, dim, at, to)
+					p.Append(cut, Rows{K: x.kh, V: x.vh, Dim: dim, From: at, To: to})
 					at = to
 				}
 				if !bytes.Equal(whole, cut) {

@@ -141,10 +141,10 @@ func TestPortablePageKernels(t *testing.T) {
 			q := x.queries(rng, group)
 			testPageBounds(t, x, q, group)
 			codes := aligned(Int4{}.BlockBytes(dim))
-			Int4{}.Append(codes, x.kh, x.vh, dim, 0, x.n)
+			Int4{}.Append(codes, Rows{K: x.kh, V: x.vh, Dim: dim, To: x.n})
 			int4 := decodeInt4(codes, dim)
 			bounds := aligned(Bounds{PageTokens}.BlockBytes(dim))
-			Bounds{PageTokens}.Append(bounds, x.kh, x.vh, dim, 0, x.n)
+			Bounds{PageTokens}.Append(bounds, Rows{K: x.kh, V: x.vh, Dim: dim, To: x.n})
 			for _, pages := range pageMasks {
 				testPageDot(t, "Int4Dot", q, group, int4, pages, func(dst []float32, ld int, tmp []byte) {
 					Portable{}.Int4Dot(dst, ld, q, group, dim, codes, pages, tmp)
@@ -152,7 +152,7 @@ func TestPortablePageKernels(t *testing.T) {
 				for _, b := range []int{1, 2, 3, 4, 8} {
 					p := PageRange{b}
 					rc := aligned(p.BlockBytes(dim))
-					p.Append(rc, x.kh, x.vh, dim, 0, x.n)
+					p.Append(rc, Rows{K: x.kh, V: x.vh, Dim: dim, To: x.n})
 					testPageDot(t, p.Name(), q, group, decodePageRange(p, x, rc), pages, func(dst []float32, ld int, tmp []byte) {
 						Portable{}.PageRangeDot(dst, ld, q, group, dim, b, as[uint16](bounds), rc, pages, tmp)
 					})
@@ -190,7 +190,7 @@ func testPageBounds(t *testing.T, x *text, q []float32, group int) {
 	for _, page := range []int{8, 16, 32, 64} {
 		p := Bounds{page}
 		plane := aligned(p.BlockBytes(x.dim))
-		p.Append(plane, x.kh, x.vh, x.dim, 0, x.n)
+		p.Append(plane, Rows{K: x.kh, V: x.vh, Dim: x.dim, To: x.n})
 		pages := BlockTokens / page
 		ld := pages + 1
 		dst := make([]float32, group*ld)

@@ -106,7 +106,7 @@ func (x *text) place(rng *rand.Rand, planes []Plane) (Head, []string) {
 		copy(h.Keys(b)[from*x.dim:], x.kh[t*x.dim:(t+m)*x.dim])
 		copy(h.Values(b)[from*x.dim:], x.vh[t*x.dim:(t+m)*x.dim])
 		for i, p := range planes {
-			p.Append(h.Plane(i, b), h.Keys(b), h.Values(b), x.dim, from, from+m)
+			p.Append(h.Plane(i, b), Rows{K: h.Keys(b), V: h.Values(b), Dim: x.dim, From: from, To: from + m})
 		}
 		t += m
 	}

@@ -137,17 +137,19 @@ func (c *Host) Write(s *Sequence, layer, head, pos, n int, k, v []float32, strid
 			toHalf(h.k[at:at+dim], k[(i+j)*stride:])
 			toHalf(h.v[at:at+dim], v[(i+j)*stride:])
 		}
-		c.append(h, block, from, from+m)
+		c.append(layer, head, block, from, from+m)
 		i += m
 	}
 }
 
-func (c *Host) append(h *hostHead, block int32, from, to int) {
+func (c *Host) append(layer, head int, block int32, from, to int) {
+	h := &c.heads[layer*c.shape.KVHeads+head]
 	n := attention.BlockTokens * c.shape.Dim
 	base := int(block) * n
+	rows := attention.Rows{Layer: layer, KVHead: head, K: h.k[base : base+n], V: h.v[base : base+n], Dim: c.shape.Dim, From: from, To: to}
 	for p, slab := range h.planes {
 		size := c.size[p]
-		c.planes[p].Append(slab[int(block)*size:][:size], h.k[base:base+n], h.v[base:base+n], c.shape.Dim, from, to)
+		c.planes[p].Append(slab[int(block)*size:][:size], rows)
 	}
 }
 
@@ -188,6 +190,6 @@ func (c *Host) Copy(dst, src int32, n int) {
 func (c *Host) Rebuild(block int32, n int) {
 	c.Reset(block)
 	for i := range c.heads {
-		c.append(&c.heads[i], block, 0, n)
+		c.append(i/c.shape.KVHeads, i%c.shape.KVHeads, block, 0, n)
 	}
 }

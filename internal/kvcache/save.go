@@ -317,7 +317,7 @@ func (c *Host) read(data []byte, s *Sequence, h *SavedHeader) error {
 				rows := mem.Slice[uint16](section)
 				c.spans(s, func(at, n, block int) { copy(slab[block*attention.BlockTokens*dim:][:n*dim], rows[at*dim:]) })
 			}
-			c.spans(s, func(_, n, block int) { c.append(&c.heads[i], int32(block), 0, n) }) // Reserve made the planes those of empty blocks
+			c.spans(s, func(_, n, block int) { c.append(i/c.shape.KVHeads, i%c.shape.KVHeads, int32(block), 0, n) }) // Reserve made the planes those of empty blocks
 			return nil
 		})
 	}

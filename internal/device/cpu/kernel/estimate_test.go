@@ -36,7 +36,7 @@ func newBlock(t testing.TB, r *rand.Rand, dim, page int) block {
 	}
 	plane := attention.Bounds{Page: page}
 	p := guarded[byte](t, plane.BlockBytes(dim))
-	plane.Append(p, b.keys, nil, dim, 0, blockTokens)
+	plane.Append(p, attention.Rows{K: b.keys, Dim: dim, To: blockTokens})
 	b.bounds = unsafe.Slice((*uint16)(unsafe.Pointer(&p[0])), len(p)/2)
 	return b
 }
@@ -145,7 +145,7 @@ func TestInt4Dot(t *testing.T) {
 		for _, dim := range dims {
 			b := newBlock(t, r, dim, 16)
 			codes := guarded[byte](t, attention.Int4{}.BlockBytes(dim))
-			attention.Int4{}.Append(codes, b.keys, nil, dim, 0, blockTokens)
+			attention.Int4{}.Append(codes, attention.Rows{K: b.keys, Dim: dim, To: blockTokens})
 			for _, group := range shapes(dim) {
 				q, tmp := queries(t, r, group, dim), guarded[byte](t, attention.TmpBytes(group, dim))
 				ref := make([]float32, group*blockTokens)
@@ -180,7 +180,7 @@ func TestPageRangeDot(t *testing.T) {
 			for _, dim := range dims {
 				b := newBlock(t, r, dim, 16)
 				codes := guarded[byte](t, plane.BlockBytes(dim))
-				plane.Append(codes, b.keys, nil, dim, 0, blockTokens)
+				plane.Append(codes, attention.Rows{K: b.keys, Dim: dim, To: blockTokens})
 				for _, group := range shapes(dim) {
 					q, tmp := queries(t, r, group, dim), guarded[byte](t, attention.TmpBytes(group, dim))
 					ref := make([]float32, group*blockTokens)
@@ -221,7 +221,7 @@ func TestEstimateContained(t *testing.T) {
 		b, q, tmp := newBlock(t, r, dim, 16), queries(t, r, group, dim), make([]byte, attention.TmpBytes(group, dim))
 		plane := attention.PageRange{Bits: 4}
 		codes := make([]byte, plane.BlockBytes(dim))
-		plane.Append(codes, b.keys, nil, dim, 0, blockTokens)
+		plane.Append(codes, attention.Rows{K: b.keys, Dim: dim, To: blockTokens})
 		want, got := make([]float32, group*blockTokens), make([]float32, group*blockTokens)
 		k.PageRangeDot(want, blockTokens, q, group, dim, 4, b.bounds, codes, 0xffff, tmp)
 		b.bounds[2*5*16+3], b.bounds[(2*9+1)*16+3] = 0x7e00, 0x7c00
