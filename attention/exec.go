@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 )
 
 // Runner shares work among workers: it calls t.Do(i) once for every i in [0,n), concurrently and in any order, and returns when all are done.
@@ -43,6 +44,9 @@ const MaxGroup = 32
 // Exec runs the stages for many KV heads, of one sequence or of many, at once: Add the calls of a step, then Run. It keeps its scratch between steps, so that a
 // step allocates nothing once the longest context was seen. Not safe for concurrent use.
 type Exec struct {
+	// OnStage, if set, is told how long each stage of a Run took, all calls together. Benchmarks set it; it costs two looks at the clock a stage.
+	OnStage func(name string, took time.Duration)
+
 	kern  Kernels
 	run   Runner
 	works []*Work
@@ -69,6 +73,12 @@ const (
 	stageDense // the dense pass of a measured sparse step
 	stageCompare
 )
+
+// StageNames is what OnStage may name, in the order in which stages run; the last two only where statistics measure.
+var StageNames = [...]string{
+	stageScan: "scan", stageChoose: "choose", stageEstimate: "estimate", stagePrune: "prune", stageAttend: "attend", stageMerge: "merge",
+	stageDense: "dense", stageCompare: "compare",
+}
 
 // How stages are cut into tasks.
 const (
@@ -209,10 +219,18 @@ func (x *Exec) split(w *Work, n, per int) {
 }
 
 func (x *Exec) flush(s stage) {
-	if len(x.items) > 0 {
-		x.stage = s
-		x.run.Run(len(x.items), x)
-		x.items = x.items[:0]
+	if len(x.items) == 0 {
+		return
+	}
+	var start time.Time
+	if x.OnStage != nil {
+		start = time.Now()
+	}
+	x.stage = s
+	x.run.Run(len(x.items), x)
+	x.items = x.items[:0]
+	if x.OnStage != nil {
+		x.OnStage(StageNames[s], time.Since(start))
 	}
 }
 
