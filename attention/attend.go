@@ -21,6 +21,18 @@ var consecutive = func() (at [BlockTokens]int32) {
 // part is the running softmax of one part for each query head: maximum, sum of exponentials, and (in Work.acc) the weighted sum of values.
 type part struct{ top, sum float32 }
 
+// raise makes top the maximum that the part's sums count from.
+func (p *part) raise(top float32, acc []float32) {
+	if p.sum > 0 {
+		shrink := float32(math.Exp(float64(p.top - top)))
+		p.sum *= shrink
+		for c := range acc {
+			acc[c] *= shrink
+		}
+	}
+	p.top = top
+}
+
 // attendParts is how many parts n rows make.
 func attendParts(n int) int { return (n + attendPart - 1) / attendPart }
 
@@ -54,40 +66,27 @@ func (w *Work) attend(i int, dense bool) {
 		count := min(attendSlice, n-lo)
 		if dense {
 			b := w.call.First/BlockTokens + lo/BlockTokens
-			w.slice(logits, acc, parts, w.Head.Keys(b), w.Head.Values(b), consecutive[:count], nil, max(0, w.call.First-b*BlockTokens))
+			w.slice(logits, acc, parts, w.Head.Keys(b), w.Head.Values(b), consecutive[:count], -1, max(0, w.call.First-b*BlockTokens))
 			continue
 		}
-		var own []uint32
-		if len(w.own) > 0 {
-			own = w.own[lo : lo+count]
-		}
-		w.slice(logits, acc, parts, w.Head.K, w.Head.V, w.rows[lo:lo+count], own, 0)
+		w.slice(logits, acc, parts, w.Head.K, w.Head.V, w.rows[lo:lo+count], lo, 0)
 	}
 }
 
-// slice adds the rows at to the running softmax of each head, skipping the first skip rows.
-func (w *Work) slice(logits, acc []float32, parts []part, k, v []uint16, at []int32, own []uint32, skip int) {
+// slice adds the rows at to the running softmax of each head, skipping the first skip rows. They are survivors from the lo-th on, or, where lo is negative, everyone's.
+func (w *Work) slice(logits, acc []float32, parts []part, k, v []uint16, at []int32, lo, skip int) {
 	dim := w.Head.Dim
 	at = at[skip:]
 	n := len(at)
 	w.Kern.Dot(logits, attendSlice, w.Q, w.Group, dim, k, at)
 	for g := range parts {
 		l := logits[g*attendSlice:][:n]
-		for i, who := range own {
-			if who>>g&1 == 0 {
-				l[i] = negInf
-			}
+		if lo >= 0 {
+			w.weigh(l, g, lo)
 		}
 		p := &parts[g]
 		if top := w.Kern.Max(l); top > p.top {
-			if p.sum > 0 {
-				shrink := float32(math.Exp(float64(p.top - top)))
-				p.sum *= shrink
-				for c := range acc[g*dim:][:dim] {
-					acc[g*dim+c] *= shrink
-				}
-			}
-			p.top = top
+			p.raise(top, acc[g*dim:][:dim])
 		}
 		if p.top == negInf {
 			clear(l) // none of these rows is this head's
@@ -98,24 +97,48 @@ func (w *Work) slice(logits, acc []float32, parts []part, k, v []uint16, at []in
 	w.Kern.Accumulate(acc, logits, attendSlice, w.Group, dim, v, at)
 }
 
-// merge joins the parts of query head g into out and returns the logarithm of the sum of exponentials over all rows.
-func (w *Work) merge(out []float32, g, n int) (lse float32) {
+// weigh adds the odds to the exact logits l of query head g, of survivors from the lo-th on, and removes those that are not its own.
+func (w *Work) weigh(l []float32, g, lo int) {
+	if len(w.bias) > 0 {
+		for i, x := range w.bias[g*len(w.rows)+lo:][:len(l)] {
+			l[i] += x
+		}
+	}
+	if len(w.own) > 0 {
+		for i, who := range w.own[lo:][:len(l)] {
+			if who>>g&1 == 0 {
+				l[i] = negInf
+			}
+		}
+	}
+}
+
+// merge joins n parts and, where far, the summaries of query head g into out and returns the logarithm of the sum of exponentials.
+func (w *Work) merge(out []float32, g, n int, far bool) (lse float32) {
 	dim := w.Head.Dim
 	top, sum := negInf, float32(0)
 	for i := range n {
 		top = max(top, w.parts[i*w.Group+g].top)
 	}
+	if far {
+		top = max(top, w.far[g].top)
+	}
 	clear(out)
-	for i := range n {
-		p := w.parts[i*w.Group+g]
+	add := func(p part, acc []float32) {
 		if p.sum == 0 {
-			continue
+			return
 		}
 		f := float32(math.Exp(float64(p.top - top)))
 		sum += f * p.sum
-		for c, x := range w.acc[(i*w.Group+g)*dim:][:dim] {
+		for c, x := range acc {
 			out[c] += f * x
 		}
+	}
+	for i := range n {
+		add(w.parts[i*w.Group+g], w.acc[(i*w.Group+g)*dim:][:dim])
+	}
+	if far {
+		add(w.far[g], w.farAcc[g*dim:][:dim])
 	}
 	inv := 1 / sum
 	for c := range out {

@@ -18,8 +18,8 @@ type exact struct{}
 // Planes implements Estimator.
 func (exact) Planes() []Plane { return nil }
 
-// Complete implements Estimator.
-func (exact) Complete() bool { return true }
+// Coded implements Estimator.
+func (exact) Coded(n int) int { return n }
 
 // PageBytes implements Estimator.
 func (exact) PageBytes(dim int) int { return PageTokens * dim * 2 }
@@ -59,8 +59,8 @@ var int4Planes = []Plane{Int4{}}
 // Planes implements Estimator.
 func (int4) Planes() []Plane { return int4Planes }
 
-// Complete implements Estimator.
-func (int4) Complete() bool { return true }
+// Coded implements Estimator.
+func (int4) Coded(n int) int { return n }
 
 // PageBytes implements Estimator.
 func (int4) PageBytes(dim int) int { return Int4{}.PageBytes(dim) }
@@ -82,8 +82,8 @@ type pageRange struct {
 // Planes implements Estimator.
 func (e pageRange) Planes() []Plane { return e.planes }
 
-// Complete implements Estimator: a page's range is final, and its codes written, only when it is full.
-func (pageRange) Complete() bool { return false }
+// Coded implements Estimator: a page's range is final, and its codes written, only when it is full.
+func (pageRange) Coded(n int) int { return n / PageTokens * PageTokens }
 
 // PageBytes implements Estimator.
 func (e pageRange) PageBytes(dim int) int { return PageRange{e.bits}.PageBytes(dim) + 4*dim }

@@ -36,6 +36,7 @@ type Call struct {
 	Q        []float32 // [Group][Dim] queries after RoPE, scaled by 1/√Dim
 	Out      []float32 // [Group][Dim]
 	Stats    *Stats    // nil: not counted
+	Memory   *Memory   // of the sequence, made ready by Prepare; nil will do for pipelines without Stateful selectors
 }
 
 // MaxGroup is the largest query group: one bit a head in a mask.
@@ -106,6 +107,11 @@ func (x *Exec) Add(c Call) error {
 		}
 		x.bound[c.Pipeline] = b
 	}
+	for i := 0; !c.Exact && i < len(c.Pipeline.chain); i++ {
+		if _, ok := c.Pipeline.chain[i].Selector.(Stateful); ok && c.Memory.find(c.Pipeline.chain[i].text) == nil {
+			return fmt.Errorf("attention: %s: the call brings no memory of its sequence for %s, expected one made ready by Prepare", c.Pipeline.spec, c.Pipeline.chain[i].text)
+		}
+	}
 	if x.n == len(x.works) {
 		x.works = append(x.works, &Work{})
 	}
@@ -117,15 +123,13 @@ func (x *Exec) Add(c Call) error {
 
 func (w *Work) prepare(c Call, b *binding, k Kernels) {
 	w.call, w.bind, w.Kern, w.Head, w.Group, w.Q = c, b, k, c.Head, c.Group, c.Q
-	w.count.lse = grow(w.count.lse, w.Group)
+	w.hasFar, w.link, w.odds, w.bias = false, 0, w.odds[:0], w.bias[:0]
 	w.sparse = !c.Exact && c.Pipeline.Sparse(c.Layer, c.Head.N)
 	if !w.sparse {
 		w.room(w.rowsInSight(true))
 		return
 	}
-	p, pages := c.Pipeline, c.Head.Pages()
-	w.scoreLD = p.sel.Scores(c.Head.N)
-	w.scores = grow(w.scores, w.Group*w.scoreLD)
+	pages := c.Head.Pages()
 	w.whole, w.some, w.lanes = grow(w.whole, pages), grow(w.some, pages), grow(w.lanes, pages*w.Group)
 	clear(w.whole)
 	clear(w.some)
@@ -134,6 +138,16 @@ func (w *Work) prepare(c Call, b *binding, k Kernels) {
 	w.count.held = grow(w.count.held, w.Group)
 	w.count.mass, w.count.diff = grow(w.count.mass, w.Group), grow(w.count.diff, w.Group)
 	w.count.selBytes = 0
+	for g := range w.count.held {
+		w.count.held[g] = 1
+	}
+	w.scoreRoom()
+}
+
+// scoreRoom makes room for the scores of the selector at work.
+func (w *Work) scoreRoom() {
+	w.scoreLD = w.selector().Scores(w.Head.N)
+	w.scores = grow(w.scores, w.Group*w.scoreLD)
 }
 
 // Run runs the added calls and forgets them.
@@ -144,18 +158,8 @@ func (x *Exec) Run() {
 		sparse = sparse || w.sparse
 	}
 	if sparse {
-		for _, w := range works {
-			if w.sparse && w.scoreLD > 0 {
-				x.split(w, w.Head.Blocks(), scanPart)
-			}
+		for i := 0; x.selects(works, i); i++ {
 		}
-		x.flush(stageScan)
-		for _, w := range works {
-			if w.sparse {
-				x.split(w, 1, 1)
-			}
-		}
-		x.flush(stageChoose)
 		for _, w := range works {
 			if w.sparse && w.call.Pipeline.est != nil {
 				x.split(w, len(w.Pages), estimatePart)
@@ -184,6 +188,37 @@ func (x *Exec) Run() {
 		}
 	}
 	x.n = 0
+}
+
+// selects runs selector i of each chain, and reports whether there was any.
+func (x *Exec) selects(works []*Work, i int) (any bool) {
+	for _, w := range works {
+		if w.link == i && w.sparse {
+			any = true
+			if w.scoreLD > 0 {
+				x.split(w, w.Head.Blocks(), scanPart)
+			}
+		}
+	}
+	x.flush(stageScan)
+	for _, w := range works {
+		if w.link == i && w.sparse {
+			x.split(w, 1, 1)
+		}
+	}
+	x.flush(stageChoose)
+	return any
+}
+
+// choose lets the selector at work propose, and makes ready for the next one or for what follows the last.
+func (w *Work) choose() {
+	w.selector().Choose(w)
+	if w.link+1 < len(w.call.Pipeline.chain) {
+		w.nextLink()
+		w.scoreRoom()
+		return
+	}
+	w.gather()
 }
 
 // measure runs the dense pass of sparse calls whose statistics ask for it.
@@ -238,13 +273,11 @@ func (x *Exec) flush(s stage) {
 func (x *Exec) Do(i int) {
 	it := x.items[i]
 	w := it.w
-	p := w.call.Pipeline
 	switch x.stage {
 	case stageScan:
-		p.sel.Scan(w, it.lo, it.hi)
+		w.selector().Scan(w, it.lo, it.hi)
 	case stageChoose:
-		p.sel.Choose(w)
-		w.gather()
+		w.choose()
 	case stageEstimate:
 		w.estimate(it.lo, it.hi)
 	case stagePrune:
@@ -263,9 +296,12 @@ func (x *Exec) Do(i int) {
 // estimate runs the estimator over candidate pages [lo,hi).
 func (w *Work) estimate(lo, hi int) {
 	est := w.call.Pipeline.est
-	est.Estimate(w, lo, hi)
-	if hi == len(w.Pages) && !est.Complete() && w.Head.N%PageTokens != 0 {
-		w.exactPage(hi - 1) // the newest page has no codes yet
+	coded := hi
+	for n := (est.Coded(w.Head.N) + PageTokens - 1) / PageTokens; coded > lo && int(w.Pages[coded-1]) >= n; coded-- {
+		w.exactPage(coded - 1)
+	}
+	if coded > lo {
+		est.Estimate(w, lo, coded)
 	}
 	w.mask(lo, hi)
 }
@@ -287,7 +323,7 @@ func (w *Work) prune() {
 	}
 	union := p.spec.Union || w.Group == 1
 	w.collect(union)
-	if p.tail {
+	if p.tail && p.prun != nil {
 		for g := range w.Group {
 			w.count.held[g] = w.estimatedMass(g, union)
 		}
@@ -300,7 +336,7 @@ func (w *Work) finish() {
 	dim, n := w.Head.Dim, attendParts(w.rowsInSight(!w.sparse))
 	for g := range w.Group {
 		out := w.call.Out[g*dim:][:dim]
-		w.count.lse[g] = w.merge(out, g, n)
+		w.merge(out, g, n, w.hasFar)
 		if w.sparse && w.call.Pipeline.tail {
 			w.compensate(out, w.count.held[g])
 		}
@@ -323,19 +359,30 @@ func (w *Work) compensate(out []float32, held float32) {
 	}
 }
 
-// compare turns the dense pass into the true mass of what was attended and the output's error. Works that share statistics are compared concurrently, so it only notes them.
+// compare turns the dense pass into the true mass of what was read exactly and the output's error. Works that share statistics are compared concurrently, so it only notes them.
 func (w *Work) compare() {
 	dim, n := w.Head.Dim, attendParts(w.rowsInSight(true))
 	dense := w.Scratch(dim)
+	var lse [MaxGroup]float32
 	for g := range w.Group {
-		lse := w.merge(dense, g, n)
+		lse[g] = w.merge(dense, g, n, false)
 		var diff, norm float64
 		for c, x := range w.call.Out[g*dim:][:dim] {
 			d := float64(x - dense[c])
 			diff += d * d
 			norm += float64(dense[c]) * float64(dense[c])
 		}
-		w.count.mass[g] = math.Exp(float64(w.count.lse[g] - lse))
 		w.count.diff[g] = math.Sqrt(diff / max(norm, math.SmallestNonzeroFloat64))
+		w.count.mass[g] = 0
+	}
+	w.bias = w.bias[:0] // masses are of the softmax itself, however tokens were drawn
+	for lo := 0; lo < len(w.rows); lo += attendSlice {
+		at := w.rows[lo:min(lo+attendSlice, len(w.rows))]
+		w.Kern.Dot(w.exact, attendSlice, w.Q, w.Group, dim, w.Head.K, at)
+		for g := range w.Group {
+			l := w.exact[g*attendSlice:][:len(at)]
+			w.weigh(l, g, lo)
+			w.count.mass[g] += float64(w.Kern.Exp(l, lse[g]))
+		}
 	}
 }

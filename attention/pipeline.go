@@ -1,19 +1,29 @@
 package attention
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Pipeline is a Spec made ready to run: the stages as values. It is immutable and shared by all sequences that use the spec.
 type Pipeline struct {
-	spec Spec
-	sel  Selector  // nil: dense
-	est  Estimator // nil: candidates are not estimated
-	prun Pruner    // nil: all candidates survive
-	tail bool
+	spec    Spec
+	chain   []link    // selectors, each within what those before it propose; empty: dense
+	est     Estimator // nil: candidates are not estimated
+	prun    Pruner    // nil: all candidates survive
+	tail    bool      // what was pruned counts by the mean value
+	sampled bool      // the selector weighs tokens by their odds
 	// planes that the stages read, without repetition, and where each stage's stand among them
 	planes   []Plane
-	selPlane []int
+	selPlane [][]int // by link
 	estPlane []int
 	sumPlane int
+}
+
+// link is a selector of a chain.
+type link struct {
+	Selector
+	text string // canonical
 }
 
 // New makes the pipeline of a spec. Errors name the part and the argument, and list what is known.
@@ -22,13 +32,16 @@ func New(s Spec) (*Pipeline, error) {
 	if s.Dense() {
 		return p, nil
 	}
-	made, err := build(selectors, s.Select)
-	if err != nil {
-		return nil, err
+	for _, part := range append(slices.Clone(s.Within), s.Select) {
+		made, err := build(selectors, part)
+		if err != nil {
+			return nil, err
+		}
+		p.chain = append(p.chain, link{made.(Selector), part.String()})
 	}
-	p.sel = made.(Selector)
 	if s.Prune.Name != "" && s.Prune.Name != "none" {
-		if made, err = build(pruners, s.Prune); err != nil {
+		made, err := build(pruners, s.Prune)
+		if err != nil {
 			return nil, err
 		}
 		p.prun = made.(Pruner)
@@ -39,17 +52,27 @@ func New(s Spec) (*Pipeline, error) {
 	}
 	switch {
 	case name != "":
-		if made, err = build(estimators, s.Estimate); err != nil {
+		made, err := build(estimators, s.Estimate)
+		if err != nil {
 			return nil, err
 		}
 		p.est = made.(Estimator)
 	case p.prun != nil:
 		p.est = exact{}
 	}
-	if p.prun == nil && p.tail {
+	if p.prun == nil && s.Tail {
 		return nil, fmt.Errorf("attention: %s: tail=mean needs a pruner, because it weighs what was pruned", s)
 	}
-	p.selPlane = p.declare(p.sel.Planes())
+	last := p.chain[len(p.chain)-1].Selector
+	if _, ok := last.(Compensator); ok && p.prun == nil {
+		p.tail = true
+	}
+	if _, p.sampled = last.(Sampler); p.sampled && s.Union {
+		return nil, fmt.Errorf("attention: %s: union does not go with %s, which weighs a token for the head that drew it", s, s.Select.Name)
+	}
+	for _, l := range p.chain {
+		p.selPlane = append(p.selPlane, p.declare(l.Planes()))
+	}
 	if p.est != nil {
 		p.estPlane = p.declare(p.est.Planes())
 	}
@@ -93,14 +116,15 @@ func (p *Pipeline) Planes() []Plane { return p.planes }
 
 // Sparse reports whether a decode step over n tokens of a layer runs the stages, rather than dense attention.
 func (p *Pipeline) Sparse(layer, n int) bool {
-	return p.sel != nil && layer >= p.spec.DenseLayers && n >= p.spec.MinContext
+	return len(p.chain) > 0 && layer >= p.spec.DenseLayers && n >= p.spec.MinContext
 }
 
 // binding says where a cache keeps the planes of a pipeline.
 type binding struct {
-	names    []string // of the cache's planes
-	sel, est []int
-	sum      int
+	names []string // of the cache's planes
+	sel   [][]int  // by link
+	est   []int
+	sum   int
 }
 
 func (p *Pipeline) bindTo(names []string) (*binding, error) {
@@ -117,8 +141,12 @@ func (p *Pipeline) bindTo(names []string) (*binding, error) {
 		}
 	}
 	b := &binding{names: names}
-	for _, i := range p.selPlane {
-		b.sel = append(b.sel, at[i])
+	for _, planes := range p.selPlane {
+		var sel []int
+		for _, i := range planes {
+			sel = append(sel, at[i])
+		}
+		b.sel = append(b.sel, sel)
 	}
 	for _, i := range p.estPlane {
 		b.est = append(b.est, at[i])

@@ -1,6 +1,9 @@
 package attention
 
-import "math/bits"
+import (
+	"math"
+	"math/bits"
+)
 
 // ProposeAll makes every token a candidate of every query head. Only Choose calls it and its siblings.
 func (w *Work) ProposeAll() {
@@ -35,6 +38,69 @@ func (w *Work) ProposeLanes(g, p int, lanes uint16) {
 	}
 }
 
+// Odds says that query head g drew the token with the given probability in (0,1], where every other draw was as likely as its own odds: importance sampling then
+// weighs its exponential by 1/odds. Tokens without odds count once. Only the Choose of a Sampler calls it.
+func (w *Work) Odds(g, token int, odds float64) {
+	if len(w.odds) == 0 {
+		w.odds = grow(w.odds, w.Group*w.Head.N)
+		clear(w.odds)
+	}
+	w.odds[g*w.Head.N+token] = float32(-math.Log(odds))
+}
+
+// Hold says what share of the context's mass the proposal of query head g holds, as the selector estimates it. Only the Choose of a Compensator calls it.
+func (w *Work) Hold(g int, mass float32) { w.count.held[g] = min(max(mass, 0), 1) }
+
+// Summarise makes query head g attend to tokens that it does not read, by what is known of them together: v is the sum of their values, each times exp(its logit − top),
+// and sum is the sum of those exponentials. Choose calls it for tokens that it does not propose.
+func (w *Work) Summarise(g int, top, sum float32, v []float32) {
+	if !w.hasFar {
+		w.hasFar = true
+		w.far, w.farAcc = grow(w.far, w.Group), grow(w.farAcc, w.Group*w.Head.Dim)
+		clear(w.farAcc)
+		for i := range w.far {
+			w.far[i] = part{top: negInf}
+		}
+	}
+	p, acc := &w.far[g], w.farAcc[g*w.Head.Dim:][:w.Head.Dim]
+	f := float32(1)
+	if top > p.top {
+		p.raise(top, acc)
+	} else {
+		f = float32(math.Exp(float64(top - p.top)))
+	}
+	p.sum += f * sum
+	for c, x := range v[:len(acc)] {
+		acc[c] += f * x
+	}
+}
+
+// nextLink makes the proposals of the selector at work the bounds of the next.
+func (w *Work) nextLink() {
+	first := w.link == 0
+	w.bounds = grow(w.bounds, len(w.whole)*w.Group)
+	for p := range w.whole {
+		for g := range w.Group {
+			m := w.proposed(g, int32(p))
+			if !first {
+				m &= w.bounds[p*w.Group+g]
+			}
+			w.bounds[p*w.Group+g] = m
+		}
+	}
+	clear(w.whole)
+	clear(w.some)
+	w.link++
+}
+
+// Bounded is the lanes of page p that query head g may propose: what the selectors before this one in the chain left it. Proposals beyond have no effect.
+func (w *Work) Bounded(g, p int) uint16 {
+	if w.link == 0 {
+		return 0xffff
+	}
+	return w.bounds[p*w.Group+g]
+}
+
 // everyHead has a bit set for each query head of the group.
 func (w *Work) everyHead() uint32 { return uint32(1)<<w.Group - 1 }
 
@@ -56,7 +122,7 @@ func (w *Work) gather() {
 	w.whole[last] = w.everyHead()
 	w.Pages = w.Pages[:0]
 	for p := range w.whole {
-		if w.whole[p]|w.some[p] != 0 {
+		if w.whole[p]|w.some[p] != 0 && (w.link == 0 || p == last || w.bounded(p)) {
 			w.Pages = append(w.Pages, int32(p))
 		}
 	}
@@ -73,6 +139,9 @@ func (w *Work) gather() {
 		union := uint16(0)
 		for g := range w.Group {
 			m := w.proposed(g, p) & seen
+			if int(p) != last {
+				m &= w.Bounded(g, int(p))
+			}
 			w.cand[g*n+j] = m
 			union |= m
 			w.count.b0[g] += bits.OnesCount16(m)
@@ -81,12 +150,28 @@ func (w *Work) gather() {
 	}
 }
 
+// bounded reports whether the chain's earlier selectors leave some head something of what it proposes of page p.
+func (w *Work) bounded(p int) bool {
+	for g := range w.Group {
+		if w.proposed(g, int32(p))&w.Bounded(g, p) != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // mask sets the logits of the lanes of pages [lo,hi) that are no candidates to −Inf.
 func (w *Work) mask(lo, hi int) {
 	n := len(w.Pages)
 	for g := range w.Group {
 		l := w.Logits(g)
 		for j := lo; j < hi; j++ {
+			if len(w.odds) > 0 {
+				first := int(w.Pages[j]) * PageTokens
+				for i, x := range w.odds[g*w.Head.N+first : g*w.Head.N+min(first+PageTokens, w.Head.N)] {
+					l[j*PageTokens+i] += x
+				}
+			}
 			switch m := w.cand[g*n+j]; m {
 			case 0xffff:
 			case 0:
@@ -99,6 +184,26 @@ func (w *Work) mask(lo, hi int) {
 					l[j*PageTokens+bits.TrailingZeros16(m)] = negInf
 				}
 			}
+		}
+	}
+}
+
+// collectOdds gathers the survivors' odds beside their rows.
+func (w *Work) collectOdds() {
+	n := len(w.rows)
+	w.bias = grow(w.bias, w.Group*n)
+	i := 0
+	for j, p := range w.Pages {
+		all := uint16(0)
+		for g := range w.Group {
+			all |= w.keep[g*len(w.Pages)+j]
+		}
+		for ; all != 0; all &= all - 1 {
+			token := int(p)*PageTokens + bits.TrailingZeros16(all)
+			for g := range w.Group {
+				w.bias[g*n+i] = w.odds[g*w.Head.N+token]
+			}
+			i++
 		}
 	}
 }

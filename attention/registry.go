@@ -30,7 +30,7 @@ func RegisterEstimator(name string, i Info) { register(estimators, name, i) }
 func RegisterPruner(name string, i Info) { register(pruners, name, i) }
 
 func register(m map[string]Info, name string, i Info) {
-	if _, dup := m[name]; dup || strings.ContainsAny(name, "+:,= ") || name == "none" || name == "when" || name == "dense" {
+	if _, dup := m[name]; dup || strings.ContainsAny(name, "+:,=> ") || name == "none" || name == "when" || name == "dense" {
 		panic("attention: cannot register " + name)
 	}
 	m[name] = i
@@ -137,6 +137,18 @@ func (a *Args) Float(key string, def, lo, hi float64, doc string) float64 {
 		a.fail(fmt.Errorf("%s: %s=%s: expected a number from %g to %g", a.part, key, s, lo, hi))
 	}
 	return v
+}
+
+// Text reads a word: anything without the signs that specs are made of, "+", ">" and ",".
+func (a *Args) Text(key, def, doc string) string {
+	s, ok := a.find(key, def, doc)
+	if !ok {
+		return def
+	}
+	if s == "" {
+		a.fail(fmt.Errorf("%s: %s: expected %s=TEXT", a.part, key, key))
+	}
+	return s
 }
 
 // Flag reads an argument that is there or not.

@@ -2,6 +2,7 @@ package attention
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -14,7 +15,9 @@ import (
 //	quest:keep=0.25+int4+top-p:0.9            the paper's pipeline
 //	streaming:sink=4,window=1020              a selector alone: the method with its fixed budget
 //	full+page-range:bits=2+top-p:0.95,union,tail=mean+when:dense-layers=2,min-context=512
+//	snapkv:keep=0.3>quest+int4+top-p          a selector within what another proposes
 type Spec struct {
+	Within                  []Part // selectors whose proposals bound those of Select, the outermost first
 	Select, Estimate, Prune Part
 	Union                   bool // every head of a group attends to the union of the group's survivors
 	Tail                    bool // what was pruned counts as its estimated mass times the mean value
@@ -61,11 +64,7 @@ func Parse(text string) (Spec, error) {
 	}
 	stage := 0
 	for i, f := range fields {
-		part, err := parsePart(f)
-		if err != nil {
-			return Spec{}, fmt.Errorf("attention: %q: %w", text, err)
-		}
-		if err := s.place(part, i, &stage); err != nil {
+		if err := s.read(f, i, &stage); err != nil {
 			return Spec{}, fmt.Errorf("attention: %q: %w", text, err)
 		}
 	}
@@ -78,6 +77,29 @@ func Parse(text string) (Spec, error) {
 	return s, nil
 }
 
+// read takes in field i of a text.
+func (s *Spec) read(field string, i int, stage *int) error {
+	if i == 0 {
+		chain := strings.Split(field, ">")
+		field = chain[len(chain)-1]
+		for _, f := range chain[:len(chain)-1] {
+			part, err := parsePart(f)
+			if err != nil {
+				return err
+			}
+			if _, ok := selectors[part.Name]; !ok {
+				return fmt.Errorf("unknown selector %q before >; known: %s", part.Name, strings.Join(names(selectors), ", "))
+			}
+			s.Within = append(s.Within, part)
+		}
+	}
+	part, err := parsePart(field)
+	if err != nil {
+		return err
+	}
+	return s.place(part, i, stage)
+}
+
 // place puts part i where its name belongs; stages must come in order.
 func (s *Spec) place(p Part, i int, stage *int) error {
 	_, isSel := selectors[p.Name]
@@ -85,8 +107,8 @@ func (s *Spec) place(p Part, i int, stage *int) error {
 	_, isPrun := pruners[p.Name]
 	switch {
 	case i == 0 && (isSel || p.Name == "dense"):
-		if p.Name == "dense" && len(p.Args) > 0 {
-			return fmt.Errorf("dense takes no arguments")
+		if p.Name == "dense" && (len(p.Args) > 0 || len(s.Within) > 0) {
+			return fmt.Errorf("dense takes no arguments and stands alone")
 		}
 		s.Select = p
 	case i == 0:
@@ -162,37 +184,24 @@ func isNumber(s string) bool { _, err := strconv.ParseFloat(s, 64); return err =
 // String is the canonical text; Parse(s.String()) gives s again.
 func (s Spec) String() string {
 	var b strings.Builder
-	part := func(p Part, extra ...string) {
-		if b.Len() > 0 {
-			b.WriteByte('+')
-		}
-		b.WriteString(p.Name)
-		var args []string
-		for _, a := range p.Args {
-			switch {
-			case a.Key == positional:
-				args = append(args, a.Value)
-			case a.Value == "":
-				args = append(args, a.Key)
-			default:
-				args = append(args, a.Key+"="+a.Value)
-			}
-		}
-		if args = append(args, extra...); len(args) > 0 {
-			b.WriteString(":" + strings.Join(args, ","))
-		}
+	for _, p := range s.Within {
+		b.WriteString(p.String() + ">")
 	}
-	part(s.Select)
+	b.WriteString(s.Select.String())
+	part := func(p Part, extra ...Arg) {
+		p.Args = append(slices.Clone(p.Args), extra...)
+		b.WriteString("+" + p.String())
+	}
 	if s.Estimate.Name != "" {
 		part(s.Estimate)
 	}
 	if s.Prune.Name != "" {
-		var extra []string
+		var extra []Arg
 		if s.Union {
-			extra = append(extra, "union")
+			extra = append(extra, Arg{Key: "union"})
 		}
 		if s.Tail {
-			extra = append(extra, "tail=mean")
+			extra = append(extra, Arg{"tail", "mean"})
 		}
 		part(s.Prune, extra...)
 	}
@@ -207,6 +216,25 @@ func (s Spec) String() string {
 		part(Part{"when", when})
 	}
 	return b.String()
+}
+
+// String is the part as it is typed.
+func (p Part) String() string {
+	var args []string
+	for _, a := range p.Args {
+		switch {
+		case a.Key == positional:
+			args = append(args, a.Value)
+		case a.Value == "":
+			args = append(args, a.Key)
+		default:
+			args = append(args, a.Key+"="+a.Value)
+		}
+	}
+	if args == nil {
+		return p.Name
+	}
+	return p.Name + ":" + strings.Join(args, ",")
 }
 
 func presetNames() (out []string) {

@@ -19,12 +19,24 @@ type Selector interface {
 type Estimator interface {
 	// Planes is what the estimator reads, in the order of Work.EstimatorPlane's index.
 	Planes() []Plane
-	// Complete reports whether tokens of the page still being filled can be estimated; if not, the pipeline computes that page's logits exactly.
-	Complete() bool
+	// Coded is how many of the first n tokens have codes: pages beyond are not given to Estimate, the pipeline computes their logits exactly. A multiple of PageTokens, or n.
+	Coded(n int) int
 	// Estimate sets the logits of candidate pages [lo,hi) of w.Pages, all lanes and all query heads: w.Logits(g)[j*PageTokens+lane]. Pages of one block are consecutive in w.Pages.
 	Estimate(w *Work, lo, hi int)
 	// PageBytes is what estimating one page of dim channels reads, for the statistics.
 	PageBytes(dim int) int
+}
+
+// Sampler is a Selector that draws tokens at random and says at what odds (Work.Odds): a drawn token then counts as often as it stands for others.
+type Sampler interface {
+	Selector
+	Samples()
+}
+
+// Compensator is a Selector that estimates itself what mass its proposal holds (Work.Hold). Where no pruner follows, the rest counts as its mass times the mean value.
+type Compensator interface {
+	Selector
+	Compensates()
 }
 
 // Pruner decides the survivors among the candidates of one query head. An extension point, stateless like Selector.
@@ -45,19 +57,26 @@ type Work struct {
 	call   Call
 	bind   *binding
 	sparse bool
+	link   int // of the chain of selectors, which one is at work
 
 	scoreLD int
 	scores  []float32
-	whole   []uint32 // per page: query heads that propose all of it
-	some    []uint32 // per page: query heads that propose some of it
-	lanes   []uint16 // per page and head: which tokens, where some says so
-	cand    []uint16 // [Group][len(Pages)] candidate lanes
-	keep    []uint16 // [Group][len(Pages)] survivors
+	whole   []uint32  // per page: query heads that propose all of it
+	some    []uint32  // per page: query heads that propose some of it
+	lanes   []uint16  // per page and head: which tokens, where some says so
+	bounds  []uint16  // [page][Group] lanes that the chain's earlier selectors propose; empty for its first
+	odds    []float32 // [Group][tokens] −ln of the odds at which a token was drawn; empty: nothing was
+	cand    []uint16  // [Group][len(Pages)] candidate lanes
+	keep    []uint16  // [Group][len(Pages)] survivors
 	logits  []float32
-	rows    []int32  // flattened survivors of the union, as slab rows
-	own     []uint32 // per survivor: the query heads that keep it, when heads attend to their own sets
+	rows    []int32   // flattened survivors of the union, as slab rows
+	own     []uint32  // per survivor: the query heads that keep it, when heads attend to their own sets
+	bias    []float32 // [Group][len(rows)] the survivors' share of odds
 	parts   []part
 	acc     []float32 // accumulators of the parts
+	far     []part    // per query head: what is attended to by summaries
+	farAcc  []float32 // [Group][Dim]
+	hasFar  bool
 	exact   []float32 // exact logits of the slice each part is at
 	order   []float32 // scratch for threshold searches
 	masks   []uint16  // scratch for threshold searches
@@ -71,7 +90,6 @@ type counts struct {
 	selBytes    int
 	held        []float32 // estimated mass that the attended set holds, per query head
 	mass, diff  []float64 // measured: true mass of the attended set and relative error of the output, per query head
-	lse         []float32 // of the attended set's exact logits, per query head
 }
 
 // ScoreSlice is the scores of query head g.
@@ -93,10 +111,18 @@ func (w *Work) LogitStride() int { return len(w.Pages) * PageTokens }
 func (w *Work) AllLogits() []float32 { return w.logits[:w.Group*w.LogitStride()] }
 
 // SelectorPlane is block b of the i-th plane that the selector declared.
-func (w *Work) SelectorPlane(i, b int) []byte { return w.Head.Plane(w.bind.sel[i], b) }
+func (w *Work) SelectorPlane(i, b int) []byte { return w.Head.Plane(w.bind.sel[w.link][i], b) }
 
 // EstimatorPlane is block b of the i-th plane that the estimator declared.
 func (w *Work) EstimatorPlane(i, b int) []byte { return w.Head.Plane(w.bind.est[i], b) }
+
+// State is the memory of the sequence that the selector at work asked for by NewState.
+func (w *Work) State() State { return w.call.Memory.find(w.selector().text) }
+
+func (w *Work) selector() *link { return &w.call.Pipeline.chain[w.link] }
+
+// KVHead is the KV head within the layer.
+func (w *Work) KVHead() int { return w.call.KVHead }
 
 // Layer is the layer the head belongs to.
 func (w *Work) Layer() int { return w.call.Layer }
@@ -110,7 +136,7 @@ func (w *Work) Scratch(n int) []float32 { w.order = grow(w.order, n); return w.o
 // collect flattens the survivors of the group into rows, and remembers whose they are where heads attend to their own sets.
 func (w *Work) collect(union bool) {
 	n := len(w.Pages)
-	w.rows, w.own = w.rows[:0], w.own[:0]
+	w.rows, w.own, w.bias = w.rows[:0], w.own[:0], w.bias[:0]
 	clear(w.count.b1)
 	for j, p := range w.Pages {
 		all := uint16(0)
@@ -136,6 +162,9 @@ func (w *Work) collect(union bool) {
 		}
 	}
 	w.count.union = len(w.rows)
+	if len(w.odds) > 0 {
+		w.collectOdds()
+	}
 }
 
 // estimatedMass is the share of the candidates' estimated mass that query head g's attended set holds; weights are the exponentials that a pruner left in the logits.

@@ -17,6 +17,7 @@ type Engine struct {
 	model *model.Model
 	cache device.Cache
 	ctx   int
+	watch []*attention.Pipeline // those that must see prompts
 }
 
 // Config says how much an engine caches and for whom.
@@ -41,7 +42,11 @@ func New(m *model.Model, c Config) (*Engine, error) {
 	}
 	var planes []attention.Plane
 	seen := map[string]bool{}
+	var watch []*attention.Pipeline
 	for _, p := range c.Pipelines {
+		if p.Observes() {
+			watch = append(watch, p)
+		}
 		for _, pl := range p.Planes() {
 			if !seen[pl.Name()] {
 				seen[pl.Name()] = true
@@ -54,7 +59,7 @@ func New(m *model.Model, c Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine: a cache for %d tokens: %w", blocks*attention.BlockTokens, err)
 	}
-	return &Engine{model: m, cache: cache, ctx: c.Context}, nil
+	return &Engine{model: m, cache: cache, ctx: c.Context, watch: watch}, nil
 }
 
 // Model is the engine's model.
@@ -165,7 +170,7 @@ func (s *Session) forward(tokens []int32, mode device.Mode, want []int32) ([]flo
 	if err := s.seq.Reserve(n); err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
-	s.seg[0] = device.Segment{Seq: s.seq, N: n, Pos: s.seq.Len(), Mode: mode, Pipeline: s.pipe, Stats: &s.Stats}
+	s.seg[0] = device.Segment{Seq: s.seq, N: n, Pos: s.seq.Len(), Mode: mode, Pipeline: s.pipe, Stats: &s.Stats, Observers: s.eng.watch}
 	s.step = model.Step{Tokens: tokens, Segments: s.seg[:], Logits: want, Cache: s.eng.cache}
 	logits, err := s.eng.model.Forward(&s.step)
 	if err != nil {

@@ -96,6 +96,11 @@ func (c *Host) blockBytes(layer int) int {
 // Shape is what the cache was made for.
 func (c *Host) Shape() Shape { return c.shape }
 
+// AttentionShape is the cache's geometry for a model with that many query heads a KV head.
+func (c *Host) AttentionShape(group int) attention.Shape {
+	return attention.Shape{Layers: c.shape.Layers, KVHeads: c.shape.KVHeads, Group: group, Dim: c.shape.Dim}
+}
+
 // PlaneNames names the planes of Head in order.
 func (c *Host) PlaneNames() []string { return c.names }
 

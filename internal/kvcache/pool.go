@@ -101,6 +101,8 @@ type Sequence struct {
 	stale bool // the last block's planes still tell of dropped tokens: it was shared when Truncate cut into it
 	// Tokens are the ids whose keys and values are cached, kept by whoever appends; prefix reuse compares them, never a hash alone.
 	Tokens []int32
+	// Memory is what attention's selectors remember of the sequence. Devices use it; it forks and is cut with the sequence.
+	Memory attention.Memory
 }
 
 // NewSequence makes an empty sequence. It holds no block yet.
@@ -180,6 +182,7 @@ func (s *Sequence) cut(n int) {
 	s.table = s.table[:keep]
 	s.n, s.stale = n, false
 	s.Tokens = s.Tokens[:min(n, len(s.Tokens))]
+	s.Memory.Truncate(n)
 	if r := n % attention.BlockTokens; r > 0 {
 		if s.stale = s.pool.shared(s.table[keep-1]); !s.stale {
 			s.pool.store.Rebuild(s.table[keep-1], r)
@@ -191,7 +194,7 @@ func (s *Sequence) cut(n int) {
 // between a Reserve and its Advance.
 func (s *Sequence) Fork() *Sequence {
 	held := (s.n + attention.BlockTokens - 1) / attention.BlockTokens // what is reserved beyond belongs to s alone
-	f := &Sequence{pool: s.pool, table: append([]int32(nil), s.table[:held]...), n: s.n, stale: s.stale, Tokens: append([]int32(nil), s.Tokens...)}
+	f := &Sequence{pool: s.pool, table: append([]int32(nil), s.table[:held]...), n: s.n, stale: s.stale, Tokens: append([]int32(nil), s.Tokens...), Memory: s.Memory.Fork()}
 	s.pool.share(f.table)
 	return f
 }
@@ -200,4 +203,5 @@ func (s *Sequence) Fork() *Sequence {
 func (s *Sequence) Release() {
 	s.pool.drop(s.table)
 	s.table, s.n, s.stale, s.Tokens = s.table[:0], 0, false, s.Tokens[:0]
+	s.Memory.Truncate(0)
 }

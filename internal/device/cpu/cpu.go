@@ -26,10 +26,11 @@ type Device struct {
 	arenas  [][]byte
 
 	// operands of the operation in flight, and its tasks: fields, so that an operation allocates nothing
-	lin    linearOp
-	rows   rowsOp
-	append appendOp
-	prompt promptOp
+	lin     linearOp
+	rows    rowsOp
+	append  appendOp
+	prompt  promptOp
+	observe observeOp
 }
 
 // New starts a device with that many threads; 0 means one a processor.
@@ -43,7 +44,7 @@ func New(threads int) (*Device, error) {
 	d := &Device{pool: newPool(threads, idleSpins), level: isa.Best()}
 	d.kern = kernel.For(d.level)
 	d.exec = attention.NewExec(d.kern, d.pool)
-	d.lin.d, d.rows.d, d.append.d, d.prompt.d = d, d, d, d
+	d.lin.d, d.rows.d, d.append.d, d.prompt.d, d.observe.d = d, d, d, d, d
 	return d, nil
 }
 

@@ -162,6 +162,7 @@ func (d *Device) Attend(a *device.Attention) error {
 		if s.Mode == device.Prompt {
 			p = dense
 		}
+		s.Seq.Memory.Prepare(p, cache.AttentionShape(group))
 		for i := range s.N {
 			row, n := s.Row+i, s.Pos+i+1
 			first := 0
@@ -171,7 +172,7 @@ func (d *Device) Attend(a *device.Attention) error {
 			for h := range a.KVHeads {
 				cache.Write(s.Seq, a.Layer, h, n-1, 1, a.K.Row(row)[h*a.Dim:], a.V.Row(row)[h*a.Dim:], a.Dim)
 				c := attention.Call{Pipeline: p, Layer: a.Layer, KVHead: h, Head: cache.Head(s.Seq, a.Layer, h, n), Planes: cache.PlaneNames(), First: first, Exact: a.Window > 0,
-					Group: group, Q: a.Q.Row(row)[h*group*a.Dim:][:group*a.Dim], Out: a.Out.Row(row)[h*group*a.Dim:][:group*a.Dim]}
+					Group: group, Q: a.Q.Row(row)[h*group*a.Dim:][:group*a.Dim], Out: a.Out.Row(row)[h*group*a.Dim:][:group*a.Dim], Memory: &s.Seq.Memory}
 				if s.Mode == device.Decode {
 					c.Stats = s.Stats
 				}
@@ -181,8 +182,23 @@ func (d *Device) Attend(a *device.Attention) error {
 			}
 			d.exec.Run()
 		}
+		if s.Mode == device.Prompt && a.Window == 0 {
+			d.observe(a, cache, s)
+		}
 	}
 	return nil
+}
+
+// observe shows a prompt's queries to the pipelines that ask for them.
+func (d *Device) observe(a *device.Attention, cache *kvcache.Host, s device.Segment) {
+	group := a.Heads / a.KVHeads
+	for _, p := range s.Observers {
+		s.Seq.Memory.Prepare(p, cache.AttentionShape(group))
+		for h := range a.KVHeads {
+			p.Observe(&s.Seq.Memory, attention.Observation{Layer: a.Layer, KVHead: h, Group: group, Head: cache.Head(s.Seq, a.Layer, h, s.Pos+s.N),
+				First: s.Pos, Rows: s.N, Q: a.Q.Data[s.Row*a.Q.Cols+h*group*a.Dim:], Stride: a.Q.Cols, Kern: attention.Portable{}})
+		}
+	}
 }
 
 var dense = attention.MustNew("dense")

@@ -1,0 +1,115 @@
+package attention
+
+// Shape is the geometry that a State is made for.
+type Shape struct {
+	Layers, KVHeads int
+	Group           int // query heads that share a KV head
+	Dim             int // channels
+}
+
+// Stateful is a Selector that remembers more of a sequence than planes can hold: what it chose in another layer, sums over steps, books trained on the prompt.
+// An extension point. The Selector itself stays stateless; Scan and Choose find the sequence's memory by Work.State.
+type Stateful interface {
+	Selector
+	// NewState makes the memory of one sequence, for all layers and KV heads. What belongs to different KV heads of a layer is used concurrently; layers follow one another.
+	NewState(s Shape) State
+}
+
+// State is what a Stateful selector remembers of one sequence.
+type State interface {
+	// Fork is a copy that from now on goes its own way.
+	Fork() State
+	// Truncate says that the tokens from n on were dropped.
+	Truncate(n int)
+}
+
+// Observer is a Stateful selector that has to see the prompt's queries.
+type Observer interface {
+	Stateful
+	// Observe is called once for each layer, KV head and chunk of a prompt, in the order of the chunks, after the chunk's keys are cached. KV heads are
+	// observed concurrently.
+	Observe(o *Observation)
+}
+
+// Observation is a chunk of a prompt as one KV head of one layer sees it.
+type Observation struct {
+	Layer, KVHead, Group int
+	Head                 Head      // the cache up to the chunk's last token: N = First+Rows
+	First, Rows          int       // the chunk's tokens
+	Q                    []float32 // queries after RoPE, scaled by 1/√Dim: row i of query head g at [i*Stride+g*Dim:]
+	Stride               int
+	State                State
+	Kern                 Kernels
+}
+
+// Memory is what the Stateful selectors of all pipelines remember of one sequence. The zero value is empty. The sequence owns it: it forks, truncates and
+// clears it with itself. Two pipelines with the same selector share its memory of a sequence.
+type Memory struct{ kept []memo }
+
+type memo struct {
+	selector string // canonical text
+	state    State
+}
+
+// Prepare makes what the pipeline's selectors need and the memory does not have yet. Devices call it before they add calls of the sequence.
+func (m *Memory) Prepare(p *Pipeline, s Shape) {
+	for _, sel := range p.chain {
+		if st, ok := sel.Selector.(Stateful); ok && m.find(sel.text) == nil {
+			m.kept = append(m.kept, memo{sel.text, st.NewState(s)})
+		}
+	}
+}
+
+// find is the state of a selector, nil if there is none.
+func (m *Memory) find(selector string) State {
+	if m != nil {
+		for i := range m.kept {
+			if m.kept[i].selector == selector {
+				return m.kept[i].state
+			}
+		}
+	}
+	return nil
+}
+
+// Fork is a copy for a fork of the sequence.
+func (m *Memory) Fork() Memory {
+	var f Memory
+	for _, k := range m.kept {
+		f.kept = append(f.kept, memo{k.selector, k.state.Fork()})
+	}
+	return f
+}
+
+// Truncate says that the sequence's tokens from n on were dropped.
+func (m *Memory) Truncate(n int) {
+	if n == 0 {
+		m.kept = m.kept[:0]
+	}
+	for _, k := range m.kept {
+		k.state.Truncate(n)
+	}
+}
+
+// Observes reports whether a selector of the pipeline has to see the prompt's queries: Observe is then to be called for every layer and chunk.
+func (p *Pipeline) Observes() bool {
+	for _, sel := range p.chain {
+		if _, ok := sel.Selector.(Observer); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// Observe shows a chunk of a prompt to the selectors that ask for it. o.State is set here, from the memory that Prepare made ready. Layers that stay dense are not shown.
+func (p *Pipeline) Observe(m *Memory, o Observation) {
+	if o.Layer < p.spec.DenseLayers {
+		return
+	}
+	for _, sel := range p.chain {
+		if ob, ok := sel.Selector.(Observer); ok {
+			o.State = m.find(sel.text)
+			ob.Observe(&o)
+		}
+	}
+}
