@@ -191,6 +191,9 @@ func (m *Model) Context() int { return m.eng.Context() }
 // Device describes what the model runs on.
 func (m *Model) Device() string { return m.dev.Name() + " (" + m.dev.Description() + ")" }
 
+// Fingerprint identifies the model's file: its size, its header and some of its bytes.
+func (m *Model) Fingerprint() [32]byte { return m.eng.Model().Fingerprint() }
+
 // Encode turns text into tokens, with the special tokens that the model expects at the start of a text.
 func (m *Model) Encode(text string) []int32 {
 	return m.tok.Encode(text, tokenizer.EncodeOptions{AddSpecial: true})
