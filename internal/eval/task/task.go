@@ -19,8 +19,6 @@ type Sample struct {
 	Begin  string // how the answer begins: given to the model, not part of what it answers; where Raw, it follows the prompt as it stands, white space included
 	// Answers are what the metric compares with: all that are to be found, or the accepted alternatives, as the task's metric says.
 	Answers []string
-	// Depths are where the answers stand in the prompt, in percent of its text; nil where the task does not know.
-	Depths []float64
 	// Classes are the labels of a classification task, for its metric; nil otherwise.
 	Classes   []string
 	MaxTokens int      // of the answer
