@@ -2,10 +2,7 @@ package attention
 
 import (
 	"fmt"
-	"math"
 	"unsafe"
-
-	"github.com/twilight-go/twilight/internal/tensor"
 )
 
 // Plane is derived data that the cache keeps beside the exact keys and values: page metadata, low-bit codes, sums. A selector or an estimator declares
@@ -26,7 +23,15 @@ type Rows struct {
 	Layer, KVHead int
 	K, V          []uint16 // fp16 [BlockTokens][Dim], written up to To
 	Dim           int
-	From, To      int // the new tokens, counted from the block's first
+	From, To      int     // the new tokens, counted from the block's first
+	Enc           Encoder // nil: Portable
+}
+
+func (r *Rows) encoder() Encoder {
+	if r.Enc == nil {
+		return Portable{}
+	}
+	return r.Enc
 }
 
 // as reinterprets plane bytes; the cache aligns blocks to 64 bytes.
@@ -52,30 +57,7 @@ func (p Bounds) BlockBytes(dim int) int { return dim * 2 * (BlockTokens / p.Page
 
 // Append implements Plane: widens the bounds of the pages that the new tokens fall into.
 func (p Bounds) Append(dst []byte, r Rows) {
-	b, pages := as[uint16](dst), BlockTokens/p.Page
-	for t := r.From; t < r.To; t++ {
-		page, first := t/p.Page, t%p.Page == 0
-		row := r.K[t*r.Dim : t*r.Dim+r.Dim]
-		for c, x := range row {
-			lo, hi := &b[(2*c)*pages+page], &b[(2*c+1)*pages+page]
-			if first || halfLess(x, *lo) {
-				*lo = x
-			}
-			if first || halfLess(*hi, x) {
-				*hi = x
-			}
-		}
-	}
-}
-
-// halfLess compares fp16 bit patterns as numbers (NaN aside): sign and magnitude to two's complement.
-func halfLess(a, b uint16) bool { return halfOrder(a) < halfOrder(b) }
-
-func halfOrder(x uint16) int32 {
-	if x&0x8000 != 0 {
-		return -int32(x & 0x7fff)
-	}
-	return int32(x)
+	r.encoder().EncodeBounds(as[uint16](dst), p.Page, r)
 }
 
 // The byte layout of packed codes, shared by Int4 and PageRange. Within a page, lane = token: a run of 64 bytes holds channels 4j..4j+3 of 16 tokens, byte 4t+b being
@@ -108,30 +90,8 @@ func (Int4) PageBytes(dim int) int { return codePlaneBytes(dim, 4) + 4*PageToken
 func (p Int4) BlockBytes(dim int) int { return p.PageBytes(dim) * BlockPages }
 
 // Append implements Plane.
-func (p Int4) Append(dst []byte, r Rows) {
-	n := p.PageBytes(r.Dim)
-	for t := r.From; t < r.To; t++ {
-		page, lane := dst[t/PageTokens*n:][:n], t%PageTokens
-		codes, par := page[:n-4*PageTokens], as[uint16](page[n-4*PageTokens:])
-		row := r.K[t*r.Dim : t*r.Dim+r.Dim]
-		lo, hi := float32(math.Inf(1)), negInf
-		for _, x := range row {
-			f := tensor.F16ToF32(x)
-			lo, hi = min(lo, f), max(hi, f)
-		}
-		scale := max(hi-lo, 1e-9) / 15
-		par[lane], par[PageTokens+lane] = tensor.F32ToF16(scale), tensor.F32ToF16(lo)
-		inv := 1 / scale
-		for c, x := range row {
-			putCode(codes, 4, lane, c, quantise(tensor.F16ToF32(x)-lo, inv, 15))
-		}
-	}
-}
-
-// quantise rounds x·inv to the nearest code (halves up) within [0, top].
-func quantise(x, inv float32, top int) byte {
-	u := int(x*inv + 0.5)
-	return byte(min(max(u, 0), top))
+func (Int4) Append(dst []byte, r Rows) {
+	r.encoder().EncodeInt4(dst, r)
 }
 
 // PageRange holds keys quantised per channel between the page's own bounds: k ≈ min_c + (max_c − min_c)·u/(2^bits − 1). It needs no scales of its own, since a Bounds
@@ -157,27 +117,7 @@ func (p PageRange) BlockBytes(dim int) int { return p.PageBytes(dim) * BlockPage
 
 // Append implements Plane.
 func (p PageRange) Append(dst []byte, r Rows) {
-	dim := r.Dim
-	n, top := p.PageBytes(dim), 1<<p.Bits-1
-	for t := r.From/PageTokens*PageTokens + PageTokens; t <= r.To; t += PageTokens {
-		rows, page := r.K[(t-PageTokens)*dim:t*dim], dst[(t/PageTokens-1)*n:][:n]
-		clear(page)
-		for c := range dim {
-			lo, hi := float32(math.Inf(1)), negInf
-			var x [PageTokens]float32
-			for i := range x {
-				x[i] = tensor.F16ToF32(rows[i*dim+c])
-				lo, hi = min(lo, x[i]), max(hi, x[i])
-			}
-			inv := float32(0)
-			if hi > lo {
-				inv = float32(top) / (hi - lo)
-			}
-			for i := range x {
-				p.put(page, dim, i, c, quantise(x[i]-lo, inv, top))
-			}
-		}
-	}
+	r.encoder().EncodePageRange(dst, p.Bits, r)
 }
 
 func (p PageRange) put(page []byte, dim, token, channel int, u byte) {
@@ -207,10 +147,5 @@ func (ValueSum) BlockBytes(dim int) int { return 4 * dim }
 
 // Append implements Plane.
 func (ValueSum) Append(dst []byte, r Rows) {
-	sum := as[float32](dst)
-	for t := r.From; t < r.To; t++ {
-		for c, x := range r.V[t*r.Dim : t*r.Dim+r.Dim] {
-			sum[c] += tensor.F16ToF32(x)
-		}
-	}
+	r.encoder().SumValues(as[float32](dst), r)
 }

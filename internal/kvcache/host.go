@@ -25,6 +25,7 @@ type Host struct {
 	size   []int // bytes a block of each plane
 	heads  []hostHead
 	arena  []byte
+	enc    attention.Encoder // nil: plain Go
 }
 
 type hostHead struct {
@@ -79,6 +80,9 @@ func NewHost(s Shape, blocks int, planes []attention.Plane) (*Host, error) {
 	c.Pool = NewPool(blocks, c)
 	return c, nil
 }
+
+// SetEncoder says who fills the planes; nil, as at first, is plain Go. To be called before the cache is written.
+func (c *Host) SetEncoder(e attention.Encoder) { c.enc = e }
 
 func (c *Host) keepsPlanes(layer int) bool { return c.shape.Exact == nil || !c.shape.Exact[layer] }
 
@@ -151,7 +155,7 @@ func (c *Host) append(layer, head int, block int32, from, to int) {
 	h := &c.heads[layer*c.shape.KVHeads+head]
 	n := attention.BlockTokens * c.shape.Dim
 	base := int(block) * n
-	rows := attention.Rows{Layer: layer, KVHead: head, K: h.k[base : base+n], V: h.v[base : base+n], Dim: c.shape.Dim, From: from, To: to}
+	rows := attention.Rows{Layer: layer, KVHead: head, K: h.k[base : base+n], V: h.v[base : base+n], Dim: c.shape.Dim, From: from, To: to, Enc: c.enc}
 	for p, slab := range h.planes {
 		size := c.size[p]
 		c.planes[p].Append(slab[int(block)*size:][:size], rows)

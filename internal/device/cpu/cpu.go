@@ -88,8 +88,13 @@ func (d *Device) Alloc(rows, cols int) (device.Tensor, error) {
 }
 
 // Cache implements device.Device.
-func (*Device) Cache(s kvcache.Shape, blocks int, planes []attention.Plane) (device.Cache, error) {
-	return kvcache.NewHost(s, blocks, planes)
+func (d *Device) Cache(s kvcache.Shape, blocks int, planes []attention.Plane) (device.Cache, error) {
+	c, err := kvcache.NewHost(s, blocks, planes)
+	if err != nil {
+		return nil, err
+	}
+	c.SetEncoder(d.kern)
+	return c, nil
 }
 
 // weight is a matrix repacked for the vector units.

@@ -15,7 +15,8 @@ func TestNoAllocations(t *testing.T) {
 		q, w, acc, at := queries(t, r, group, dim), make([]float32, group*n), make([]float32, group*dim), consecutive[:n]
 		dst, tmp, codes, mask := make([]float32, group*blockTokens), make([]byte, attention.TmpBytes(group, dim)), make([]byte, dim*blockTokens), make([]uint16, n)
 		p := &Prefill{Dst: make([]float32, len(q)), Q: q, Stride: group * dim, Head: head, Pos: n - 1, Rows: 1, Group: group, Tmp: make([]float32, PrefillTmp(1, group, dim))}
-		half := make([]uint16, len(q))
+		half, planes := make([]uint16, len(q)), make([]byte, attention.PageRange{Bits: 8}.BlockBytes(dim))
+		rows := attention.Rows{K: b.keys, V: b.keys, Dim: dim, From: 5, To: 50, Enc: k}
 		for name, f := range map[string]func(){
 			"dot":        func() { k.Dot(w, n, q, group, dim, head.K, at) },
 			"accumulate": func() { k.Accumulate(acc, w, n, group, dim, head.V, at) },
@@ -24,6 +25,12 @@ func TestNoAllocations(t *testing.T) {
 			"int4":       func() { k.Int4Dot(dst, blockTokens, q, group, dim, codes, 0x11, tmp) },
 			"range":      func() { k.PageRangeDot(dst, blockTokens, q, group, dim, 8, b.bounds, codes, 0x11, tmp) },
 			"prefill":    func() { k.Prefill(p) },
+			"encode": func() {
+				attention.Bounds{Page: 16}.Append(planes, rows)
+				attention.Int4{}.Append(planes, rows)
+				attention.PageRange{Bits: 3}.Append(planes, rows)
+				attention.ValueSum{}.Append(planes, rows)
+			},
 			"step": func() {
 				k.RMSNorm(acc, q, w[:dim], 1e-5)
 				k.Rope(acc, dim, w[:dim/2], w[:dim/2], false)

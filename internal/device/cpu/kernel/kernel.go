@@ -17,11 +17,13 @@ import (
 //go:generate go -C _generate run . -kernel prefill -out ../prefill_amd64.s -stubs ../prefill_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel reduce -out ../reduce_amd64.s -stubs ../reduce_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel step -out ../step_amd64.s -stubs ../step_amd64.go -pkg kernel
+//go:generate go -C _generate run . -kernel encode -out ../encode_amd64.s -stubs ../encode_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel peak -out ../peak_amd64.s -stubs ../peak_amd64.go -pkg kernel
 
 // Kernels is everything that the device computes with vectors, matrix products of quantised weights aside. The attention stages see attention.Kernels only.
 type Kernels interface {
 	attention.Kernels
+	attention.Encoder
 	Step
 	Roofline
 	// Prefill is dense causal attention of a tile of prompt rows.

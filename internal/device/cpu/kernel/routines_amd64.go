@@ -40,6 +40,7 @@ type routines struct {
 	valuePanels func(dst *float32, v *uint16, dim, n, panel int)
 
 	estimates *estimates
+	encode
 
 	read     func(p *byte, n int) uint64
 	fmaPeak  func(n int)
@@ -79,7 +80,8 @@ var avx512 = routines{
 			8: {page8x1AVX512, page8x2AVX512, page8x3AVX512, page8x4AVX512},
 		},
 	},
-	read: readAVX512, fmaPeak: fmaPeakAVX512, fmaLanes: 16, vnniPeak: vnniPeakAVX512,
+	encode: true,
+	read:   readAVX512, fmaPeak: fmaPeakAVX512, fmaLanes: 16, vnniPeak: vnniPeakAVX512,
 }
 
 var avx2 = routines{

@@ -23,6 +23,7 @@ var families = map[string]func(){
 	"prefill":    prefillFamily,
 	"reduce":     reduceFamily,
 	"step":       stepFamily,
+	"encode":     encodeFamily,
 	"peak":       peakFamily,
 }
 

@@ -1,0 +1,121 @@
+package attention
+
+import "github.com/twilight-go/twilight/internal/tensor"
+
+// Encoder is the arithmetic that fills planes, as Kernels is that of the stages: Portable defines every method and a device may replace it by machine code
+// that leaves the same bytes (which NaN a NaN is aside). Planes call it from several goroutines at once. Like Kernels it is for decoupling, not an
+// extension point: a plane of one's own may compute in plain Go.
+//
+// Each method brings a block of the plane of the same name up to date with tokens [r.From,r.To).
+type Encoder interface {
+	// EncodeBounds widens the bounds of the pages, of the given number of tokens, that the new keys fall into. Halves are ordered as numbers, −0 below +0,
+	// and NaN beyond the infinity of its sign.
+	EncodeBounds(bounds []uint16, page int, r Rows)
+	// EncodeInt4 writes the new keys' codes, scales and minima.
+	EncodeInt4(codes []byte, r Rows)
+	// EncodePageRange writes the codes, of the given bits, of the pages that the new keys complete. A channel of infinite range has zeros.
+	EncodePageRange(codes []byte, bits int, r Rows)
+	// SumValues adds the new values to the sums, in order.
+	SumValues(sum []float32, r Rows)
+}
+
+// halfLess compares fp16 bit patterns: sign and magnitude to two's complement.
+func halfLess(a, b uint16) bool { return halfOrder(a) < halfOrder(b) }
+
+func halfOrder(x uint16) int16 { return int16(x) ^ int16(x)>>15&0x7fff }
+
+// quantise rounds x·inv to the nearest code (halves up) within [0, top]; NaN to 0.
+func quantise(x, inv float32, top int) byte {
+	y := float32(x*inv) + 0.5 // two roundings, as the vector units make them
+	switch {
+	case !(y > 0):
+		return 0
+	case y >= float32(top):
+		return byte(top)
+	}
+	return byte(y)
+}
+
+// EncodeBounds implements Encoder.
+func (Portable) EncodeBounds(b []uint16, page int, r Rows) {
+	pages := BlockTokens / page
+	for t := r.From; t < r.To; t++ {
+		p, first := t/page, t%page == 0
+		for c, x := range r.K[t*r.Dim : t*r.Dim+r.Dim] {
+			lo, hi := &b[2*c*pages+p], &b[(2*c+1)*pages+p]
+			if first || halfLess(x, *lo) {
+				*lo = x
+			}
+			if first || halfLess(*hi, x) {
+				*hi = x
+			}
+		}
+	}
+}
+
+// EncodeInt4 implements Encoder.
+func (Portable) EncodeInt4(dst []byte, r Rows) {
+	n := Int4{}.PageBytes(r.Dim)
+	for t := r.From; t < r.To; t++ {
+		page, lane := dst[t/PageTokens*n:][:n], t%PageTokens
+		codes, par := page[:n-4*PageTokens], as[uint16](page[n-4*PageTokens:])
+		row := r.K[t*r.Dim : t*r.Dim+r.Dim]
+		lo, hi := row[0], row[0]
+		for _, x := range row {
+			if halfLess(x, lo) {
+				lo = x
+			}
+			if halfLess(hi, x) {
+				hi = x
+			}
+		}
+		low := tensor.F16ToF32(lo)
+		width := tensor.F16ToF32(hi) - low
+		if width < 1e-9 { // not max: NaN stays
+			width = 1e-9
+		}
+		scale := width / 15
+		par[lane], par[PageTokens+lane] = tensor.F32ToF16(scale), lo
+		inv := 1 / scale
+		for c, x := range row {
+			putCode(codes, 4, lane, c, quantise(tensor.F16ToF32(x)-low, inv, 15))
+		}
+	}
+}
+
+// EncodePageRange implements Encoder.
+func (Portable) EncodePageRange(dst []byte, bits int, r Rows) {
+	p, dim, top := PageRange{bits}, r.Dim, 1<<bits-1
+	n := p.PageBytes(dim)
+	for t := r.From/PageTokens*PageTokens + PageTokens; t <= r.To; t += PageTokens {
+		rows, page := r.K[(t-PageTokens)*dim:t*dim], dst[(t/PageTokens-1)*n:][:n]
+		clear(page)
+		for c := range dim {
+			lo, hi := rows[c], rows[c]
+			for i := c; i < len(rows); i += dim {
+				if halfLess(rows[i], lo) {
+					lo = rows[i]
+				}
+				if halfLess(hi, rows[i]) {
+					hi = rows[i]
+				}
+			}
+			low, high, inv := tensor.F16ToF32(lo), tensor.F16ToF32(hi), float32(0)
+			if high > low {
+				inv = float32(top) / (high - low)
+			}
+			for i := range PageTokens {
+				p.put(page, dim, i, c, quantise(tensor.F16ToF32(rows[i*dim+c])-low, inv, top))
+			}
+		}
+	}
+}
+
+// SumValues implements Encoder.
+func (Portable) SumValues(sum []float32, r Rows) {
+	for t := r.From; t < r.To; t++ {
+		for c, x := range r.V[t*r.Dim : t*r.Dim+r.Dim] {
+			sum[c] += tensor.F16ToF32(x)
+		}
+	}
+}
