@@ -2,12 +2,14 @@ package attention
 
 import "github.com/twilight-go/twilight/internal/tensor"
 
-// Encoder is the arithmetic that fills planes, as Kernels is that of the stages: Portable defines every method and a device may replace it by machine code
+// Encoder is the arithmetic that fills a cache and its planes, as Kernels is that of the stages: Portable defines every method and a device may replace it by machine code
 // that leaves the same bytes (which NaN a NaN is aside). Planes call it from several goroutines at once. Like Kernels it is for decoupling, not an
 // extension point: a plane of one's own may compute in plain Go.
 //
-// Each method brings a block of the plane of the same name up to date with tokens [r.From,r.To).
+// The methods that take Rows bring a block of the plane of the same name up to date with tokens [r.From,r.To).
 type Encoder interface {
+	// Halves rounds keys or values to fp16, ties to even. What is beyond its range saturates: an infinite key would poison every later softmax.
+	Halves(dst []uint16, x []float32)
 	// EncodeBounds widens the bounds of the pages, of the given number of tokens, that the new keys fall into. Halves are ordered as numbers, −0 below +0,
 	// and NaN beyond the infinity of its sign.
 	EncodeBounds(bounds []uint16, page int, r Rows)
@@ -17,6 +19,14 @@ type Encoder interface {
 	EncodePageRange(codes []byte, bits int, r Rows)
 	// SumValues adds the new values to the sums, in order.
 	SumValues(sum []float32, r Rows)
+}
+
+// encoder is r.Enc, or Portable where there is none.
+func (r *Rows) encoder() Encoder {
+	if r.Enc == nil {
+		return Portable{}
+	}
+	return r.Enc
 }
 
 // halfLess compares fp16 bit patterns: sign and magnitude to two's complement.
@@ -34,6 +44,14 @@ func quantise(x, inv float32, top int) byte {
 		return byte(top)
 	}
 	return byte(y)
+}
+
+// Halves implements Encoder.
+func (Portable) Halves(dst []uint16, x []float32) {
+	const top = 65504
+	for i, f := range x {
+		dst[i] = tensor.F32ToF16(min(max(f, -top), top))
+	}
 }
 
 // EncodeBounds implements Encoder.

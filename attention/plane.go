@@ -27,13 +27,6 @@ type Rows struct {
 	Enc           Encoder // nil: Portable
 }
 
-func (r *Rows) encoder() Encoder {
-	if r.Enc == nil {
-		return Portable{}
-	}
-	return r.Enc
-}
-
 // as reinterprets plane bytes; the cache aligns blocks to 64 bytes.
 func as[T uint16 | float32](b []byte) []T {
 	var t T

@@ -6,7 +6,6 @@ import (
 
 	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/mem"
-	"github.com/twilight-go/twilight/internal/tensor"
 )
 
 // Shape is the geometry of a cache.
@@ -25,7 +24,7 @@ type Host struct {
 	size   []int // bytes a block of each plane
 	heads  []hostHead
 	arena  []byte
-	enc    attention.Encoder // nil: plain Go
+	enc    attention.Encoder
 }
 
 type hostHead struct {
@@ -42,7 +41,7 @@ func NewHost(s Shape, blocks int, planes []attention.Plane) (*Host, error) {
 		return nil, fmt.Errorf("kvcache: %d layers, %d KV heads, %d channels, %d blocks: expected each at least 1, and at most %d blocks",
 			s.Layers, s.KVHeads, s.Dim, blocks, math.MaxInt32/attention.BlockTokens)
 	}
-	c := &Host{shape: s}
+	c := &Host{shape: s, enc: attention.Portable{}}
 	for _, p := range planes {
 		c.planes = append(c.planes, p)
 		c.names = append(c.names, p.Name())
@@ -81,7 +80,7 @@ func NewHost(s Shape, blocks int, planes []attention.Plane) (*Host, error) {
 	return c, nil
 }
 
-// SetEncoder says who fills the planes; nil, as at first, is plain Go. To be called before the cache is written.
+// SetEncoder says who rounds keys and values and fills the planes: at first attention.Portable. To be called before the cache is written.
 func (c *Host) SetEncoder(e attention.Encoder) { c.enc = e }
 
 func (c *Host) keepsPlanes(layer int) bool { return c.shape.Exact == nil || !c.shape.Exact[layer] }
@@ -143,8 +142,8 @@ func (c *Host) Write(s *Sequence, layer, head, pos, n int, k, v []float32, strid
 		base := int(block) * attention.BlockTokens * dim
 		for j := range m {
 			at := base + (from+j)*dim
-			toHalf(h.k[at:at+dim], k[(i+j)*stride:])
-			toHalf(h.v[at:at+dim], v[(i+j)*stride:])
+			c.enc.Halves(h.k[at:at+dim], k[(i+j)*stride:][:dim])
+			c.enc.Halves(h.v[at:at+dim], v[(i+j)*stride:][:dim])
 		}
 		c.append(layer, head, block, from, from+m)
 		i += m
@@ -159,19 +158,6 @@ func (c *Host) append(layer, head int, block int32, from, to int) {
 	for p, slab := range h.planes {
 		size := c.size[p]
 		c.planes[p].Append(slab[int(block)*size:][:size], rows)
-	}
-}
-
-// toHalf rounds to fp16. Values beyond its range saturate: an infinite key would poison every later softmax.
-func toHalf(dst []uint16, src []float32) {
-	for i := range dst {
-		x := src[i]
-		if x > 65504 {
-			x = 65504
-		} else if x < -65504 {
-			x = -65504
-		}
-		dst[i] = tensor.F32ToF16(x)
 	}
 }
 

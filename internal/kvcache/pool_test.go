@@ -365,7 +365,7 @@ func TestConcurrentSequences(t *testing.T) {
 					want := vector(mine[0], 0, 1, 0)[0]
 					row := int(h.Row(pos+n-1)) * poolShape.Dim
 					var got [1]uint16
-					toHalf(got[:], []float32{want})
+					attention.Portable{}.Halves(got[:], []float32{want})
 					if h.K[row] != got[0] {
 						errs <- fmt.Errorf("worker %d reads %x, wrote %x", w, h.K[row], got[0])
 						return

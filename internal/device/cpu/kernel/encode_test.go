@@ -3,6 +3,7 @@ package kernel
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 	"unsafe"
@@ -101,6 +102,27 @@ func TestEncode(t *testing.T) {
 							t.Fatalf("%s of %s, dim %d, cuts %v: byte %d is %#x, want %#x", p.Name(), what, dim, cuts, at, got[at], want[at])
 						}
 					}
+				}
+			}
+		}
+	})
+}
+
+// TestSaturate holds that every level rounds and saturates as the definition does.
+func TestSaturate(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		r := newRand(10)
+		for n := range 70 {
+			x, want := guarded[float32](t, n), make([]uint16, n)
+			for i := range x {
+				x[i] = []float32{float32(r.NormFloat64()) * 1e-6, float32(r.NormFloat64()), 65519, 65520, -1e9, inf, -inf, nan, math.Float32frombits(r.Uint32())}[r.IntN(9)]
+			}
+			got := guarded[uint16](t, n)
+			attention.Portable{}.Halves(want, x)
+			k.Halves(got, x)
+			for i, h := range got {
+				if h != want[i] && (h&0x7fff <= 0x7c00 || want[i]&0x7fff <= 0x7c00) || h&0x7fff == 0x7c00 {
+					t.Fatalf("%d elements: %v becomes %#x, want %#x", n, x[i], h, want[i])
 				}
 			}
 		}

@@ -15,6 +15,15 @@ const (
 
 func encodable(dim int) bool { return vectorDim(dim) && dim <= encodeDim }
 
+// Halves implements attention.Encoder.
+func (v vector) Halves(dst []uint16, x []float32) {
+	whole := len(x) &^ 15
+	if whole > 0 {
+		v.saturate(ptr(dst[:whole]), ptr(x), whole)
+	}
+	v.portable.Halves(dst[whole:len(x)], x[whole:])
+}
+
 // EncodeBounds implements attention.Encoder.
 func (v vector) EncodeBounds(b []uint16, page int, r attention.Rows) {
 	if !encodable(r.Dim) {

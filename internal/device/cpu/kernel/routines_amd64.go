@@ -33,6 +33,7 @@ type routines struct {
 	add        func(dst, x *float32, n int)
 	scale      func(x *float32, n int, s float32)
 	narrow     func(dst *uint16, x *float32, n int)
+	saturate   func(dst *uint16, x *float32, n int)
 	widen      func(dst *float32, x *uint16, n int)
 
 	panel       []panelFunc // by rows/4 less one
@@ -62,7 +63,7 @@ var avx512 = routines{
 		accumulate6x32AVX512, accumulate7x32AVX512},
 	max: maxAVX512, exp: expAVX512, above: aboveAVX512, lanes: lanesAVX512,
 	sumSquares: sumSquaresAVX512, scaleMul: scaleMulAVX512, ropeHalves: ropeHalvesAVX512, ropePairs: ropePairsAVX512,
-	gate: gateAVX512, add: addAVX512, scale: scaleAVX512, narrow: narrowAVX512, widen: widenAVX512,
+	gate: gateAVX512, add: addAVX512, scale: scaleAVX512, narrow: narrowAVX512, saturate: narrowFiniteAVX512, widen: widenAVX512,
 	panel: []panelFunc{panel4AVX512, panel8AVX512, panel12AVX512}, keyPanels: keyPanelsAVX512, valuePanels: valuePanelsAVX512,
 	estimates: &estimates{
 		bounds:     []boundsFunc{bounds1AVX512, bounds2AVX512, bounds3AVX512, bounds4AVX512, bounds5AVX512, bounds6AVX512, bounds7AVX512},
@@ -89,7 +90,7 @@ var avx2 = routines{
 	accumulate32: []accumulateFunc{accumulate1x32AVX2, accumulate2x32AVX2, accumulate3x32AVX2},
 	max:          maxAVX2, exp: expAVX2, above: aboveAVX2, lanes: lanesAVX2,
 	sumSquares: sumSquaresAVX2, scaleMul: scaleMulAVX2, ropeHalves: ropeHalvesAVX2, ropePairs: ropePairsAVX2,
-	gate: gateAVX2, add: addAVX2, scale: scaleAVX2, narrow: narrowAVX2, widen: widenAVX2,
+	gate: gateAVX2, add: addAVX2, scale: scaleAVX2, narrow: narrowAVX2, saturate: narrowFiniteAVX2, widen: widenAVX2,
 	panel: []panelFunc{panel4AVX2}, keyPanels: keyPanelsAVX2, valuePanels: valuePanelsAVX2,
 	read: readAVX2, fmaPeak: fmaPeakAVX2, fmaLanes: 8,
 }

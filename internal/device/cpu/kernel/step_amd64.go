@@ -57,6 +57,11 @@ func scaleAVX512(x *float32, n int, s float32)
 //go:noescape
 func narrowAVX512(dst *uint16, x *float32, n int)
 
+// narrowFiniteAVX512 sets dst[i] = tensor.F32ToF16(min(max(x[i], -65504), 65504)) for i < n, a positive multiple of 16.
+//
+//go:noescape
+func narrowFiniteAVX512(dst *uint16, x *float32, n int)
+
 // widenAVX512 sets dst[i] = tensor.F16ToF32(x[i]) for i < n, a positive multiple of 16.
 //
 //go:noescape
@@ -114,6 +119,11 @@ func scaleAVX2(x *float32, n int, s float32)
 //
 //go:noescape
 func narrowAVX2(dst *uint16, x *float32, n int)
+
+// narrowFiniteAVX2 sets dst[i] = tensor.F32ToF16(min(max(x[i], -65504), 65504)) for i < n, a positive multiple of 16.
+//
+//go:noescape
+func narrowFiniteAVX2(dst *uint16, x *float32, n int)
 
 // widenAVX2 sets dst[i] = tensor.F16ToF32(x[i]) for i < n, a positive multiple of 16.
 //

@@ -508,6 +508,29 @@ step:
 	VZEROUPPER
 	RET
 
+// func narrowFiniteAVX512(dst *uint16, x *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·narrowFiniteAVX512(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVL         $0x477fe000, BX
+	VPBROADCASTD BX, Z0
+	MOVL         $0xc77fe000, BX
+	VPBROADCASTD BX, Z1
+
+step:
+	VMOVUPS   (CX), Z2
+	VMINPS    Z2, Z0, Z2
+	VMAXPS    Z2, Z1, Z2
+	VCVTPS2PH $0x00, Z2, (AX)
+	ADDQ      $0x40, CX
+	ADDQ      $0x20, AX
+	SUBQ      $0x10, DX
+	JG        step
+	VZEROUPPER
+	RET
+
 // func widenAVX512(dst *float32, x *uint16, n int)
 // Requires: AVX, AVX512F
 TEXT ·widenAVX512(SB), NOSPLIT, $0-24
@@ -1040,6 +1063,35 @@ step:
 	VCVTPS2PH $0x00, Y0, (AX)
 	VMOVUPS   32(CX), Y0
 	VCVTPS2PH $0x00, Y0, 16(AX)
+	ADDQ      $0x40, CX
+	ADDQ      $0x20, AX
+	SUBQ      $0x10, DX
+	JG        step
+	VZEROUPPER
+	RET
+
+// func narrowFiniteAVX2(dst *uint16, x *float32, n int)
+// Requires: AVX, AVX2, F16C
+TEXT ·narrowFiniteAVX2(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVL         $0x477fe000, BX
+	VMOVD        BX, X0
+	VPBROADCASTD X0, Y0
+	MOVL         $0xc77fe000, BX
+	VMOVD        BX, X1
+	VPBROADCASTD X1, Y1
+
+step:
+	VMOVUPS   (CX), Y2
+	VMINPS    Y2, Y0, Y2
+	VMAXPS    Y2, Y1, Y2
+	VCVTPS2PH $0x00, Y2, (AX)
+	VMOVUPS   32(CX), Y2
+	VMINPS    Y2, Y0, Y2
+	VMAXPS    Y2, Y1, Y2
+	VCVTPS2PH $0x00, Y2, 16(AX)
 	ADDQ      $0x40, CX
 	ADDQ      $0x20, AX
 	SUBQ      $0x10, DX

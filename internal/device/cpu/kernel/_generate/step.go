@@ -5,6 +5,7 @@ import (
 
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
 )
 
 // stepFamily is the elementwise arithmetic of a transformer step.
@@ -17,7 +18,8 @@ func stepFamily() {
 		w.gate()
 		w.add()
 		w.scale()
-		w.narrow()
+		w.narrow("narrow", false)
+		w.narrow("narrowFinite", true)
 		w.widen()
 	}
 }
@@ -160,13 +162,25 @@ func (w width) scale() {
 	end()
 }
 
-func (w width) narrow() {
-	w.begin("narrow", "(dst *uint16, x *float32, n int)", "sets dst[i] = tensor.F32ToF16(x[i]) for i < n, a positive multiple of 16.")
+func (w width) narrow(name string, saturate bool) {
+	doc := "sets dst[i] = tensor.F32ToF16(x[i]) for i < n, a positive multiple of 16."
+	if saturate {
+		doc = "sets dst[i] = tensor.F32ToF16(min(max(x[i], -65504), 65504)) for i < n, a positive multiple of 16."
+	}
+	w.begin(name, "(dst *uint16, x *float32, n int)", doc)
 	dst, x, n := arg("dst"), arg("x"), arg("n")
+	var top, low VecVirtual
+	if saturate {
+		top, low = w.splat(65504), w.splat(-65504)
+	}
 	Label("step")
 	for i := range 16 / w.lanes() {
 		v := w.vec()
 		VMOVUPS(Mem{Base: x, Disp: int(w) * i}, v)
+		if saturate { // in this order NaN survives
+			VMINPS(v, top, v)
+			VMAXPS(v, low, v)
+		}
 		VCVTPS2PH(U8(0), v, Mem{Base: dst, Disp: int(w) / 2 * i})
 	}
 	ADDQ(U8(64), x)
