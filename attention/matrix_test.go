@@ -14,11 +14,12 @@ import (
 // The matrix: every registered selector with every estimator and every pruner, all options, over shapes that cross page and block boundaries. A part joins it by
 // registering; arguments that are worth trying, or without which it cannot be made, stand here.
 var arguments = map[string][]string{
-	"streaming":  {"", "sink=0,window=1", "sink=20,window=100"},
-	"quest":      {"", "page=8,keep=0.4", "page=32,keep=0.1,shared", "page=64,budget=70", "keep=0", "keep=1"},
-	"page-range": {"bits=1", "bits=2", "bits=3", "bits=4", "bits=8"},
-	"top-k":      {"k=1", "k=60", "keep=0.1", "k=100000"},
-	"top-p":      {"0", "0.5", "0.9", "0.999", "1"},
+	"streaming":   {"", "sink=0,window=1", "sink=20,window=100"},
+	"quest":       {"", "page=8,keep=0.4", "page=32,keep=0.1,shared", "page=64,budget=70", "keep=0", "keep=1"},
+	"block-range": {"bits=2", "bits=4", "bits=8,biased"},
+	"page-range":  {"bits=1", "bits=2", "bits=3", "bits=4", "bits=8"},
+	"top-k":       {"k=1", "k=60", "keep=0.1", "k=100000"},
+	"top-p":       {"0", "0.5", "0.9", "0.999", "1"},
 }
 
 // variants is the texts of every registered part of a stage.

@@ -154,3 +154,32 @@ func (Portable) PageRangeDot(dst []float32, ld int, q []float32, group, dim, nbi
 		}
 	}
 }
+
+// BlockRangeDot implements Kernels.
+func (Portable) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, block []byte, pages uint16, shrink float32, _ []byte) {
+	p := BlockRange{nbits}
+	n, low := p.PageBytes(dim), as[uint16](block)
+	step, codes := low[dim:], block[p.HeadBytes(dim):]
+	for g := range group {
+		var base, noise float32
+		for c, x := range q[g*dim:][:dim] {
+			s := x * tensor.F16ToF32(step[c])
+			base += x * tensor.F16ToF32(low[c])
+			noise += s * s
+		}
+		base -= shrink * noise
+		j := 0
+		for m := pages; m != 0; m &= m - 1 {
+			page := codes[bits.TrailingZeros16(m)*n:][:n]
+			out := dst[g*ld+j*PageTokens:][:PageTokens]
+			for t := range out {
+				var sum float32
+				for c, x := range q[g*dim:][:dim] {
+					sum += x * tensor.F16ToF32(step[c]) * float32(getCode(page, nbits, t, c))
+				}
+				out[t] = base + sum
+			}
+			j++
+		}
+	}
+}
