@@ -4,11 +4,6 @@
 
 package linear
 
-// avx512Read reads n bytes, a multiple of 512, as fast as they come, and returns something made of them.
-//
-//go:noescape
-func avx512Read(p *byte, n int) uint64
-
 // avx512Q4_0x1 is format.mulGeneric of Q4_0 for a panel of width 1, of which the first n rows are stored:
 //
 //	for r := range rows { for p := range 1 {

@@ -4,46 +4,6 @@
 
 #include "textflag.h"
 
-// func avx512Read(p *byte, n int) uint64
-// Requires: AVX, AVX512F
-TEXT ·avx512Read(SB), NOSPLIT, $0-24
-	MOVQ         p+0(FP), AX
-	MOVQ         n+8(FP), CX
-	MOVL         $0x00000000, DX
-	VPBROADCASTD DX, Z7
-	VMOVDQA32    Z7, Z0
-	VMOVDQA32    Z7, Z1
-	VMOVDQA32    Z7, Z2
-	VMOVDQA32    Z7, Z3
-	VMOVDQA32    Z7, Z4
-	VMOVDQA32    Z7, Z5
-	VMOVDQA32    Z7, Z6
-	VMOVDQA32    Z7, Z7
-
-line:
-	VPADDQ (AX), Z0, Z0
-	VPADDQ 64(AX), Z1, Z1
-	VPADDQ 128(AX), Z2, Z2
-	VPADDQ 192(AX), Z3, Z3
-	VPADDQ 256(AX), Z4, Z4
-	VPADDQ 320(AX), Z5, Z5
-	VPADDQ 384(AX), Z6, Z6
-	VPADDQ 448(AX), Z7, Z7
-	ADDQ   $+512, AX
-	SUBQ   $+512, CX
-	JG     line
-	VPADDQ Z1, Z0, Z0
-	VPADDQ Z2, Z0, Z0
-	VPADDQ Z3, Z0, Z0
-	VPADDQ Z4, Z0, Z0
-	VPADDQ Z5, Z0, Z0
-	VPADDQ Z6, Z0, Z0
-	VPADDQ Z7, Z0, Z0
-	VMOVQ  X0, AX
-	VZEROUPPER
-	MOVQ   AX, ret+16(FP)
-	RET
-
 // func avx512Q4_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
 TEXT ·avx512Q4_0x1(SB), NOSPLIT, $0-72

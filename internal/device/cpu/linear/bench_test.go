@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/twilight-go/twilight/internal/device/cpu/isa"
+	"github.com/twilight-go/twilight/internal/device/cpu/kernel"
 	"github.com/twilight-go/twilight/internal/tensor"
 )
 
@@ -31,6 +32,7 @@ var sink uint64
 // packed weights a second, and the same as a share of what a plain read loop gets from the same memory; the two take turns, matrix by
 // matrix, and the medians count.
 func BenchmarkDecode(b *testing.B) {
+	roof := kernel.For(isa.Best())
 	for _, l := range levels() {
 		for _, typ := range benchTypes {
 			for _, s := range []struct{ rows, cols, planes int }{{1536, 576, 1}, {1536, 576, 2}, {1536, 8960, 1}, {896, 4864, 1}} {
@@ -46,7 +48,7 @@ func BenchmarkDecode(b *testing.B) {
 					for b.Loop() {
 						for i, m := range all {
 							start := time.Now()
-							sink += Read(all[(i+len(all)/2)%len(all)].data)
+							sink += roof.ReadBandwidth(all[(i+len(all)/2)%len(all)].data)
 							read = append(read, time.Since(start).Seconds())
 							restore := isa.Limit(l)
 							start = time.Now()

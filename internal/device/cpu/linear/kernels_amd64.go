@@ -72,11 +72,3 @@ func quantizeKernel(l isa.Level) func(dst []actBlock, x []float32, w, planes int
 		avx2Quantize(&dst[0].q[0], &x[0], len(x)/blockCols, w*actBytes, planes)
 	}
 }
-
-// readKernel reads a multiple of readStep bytes.
-func readKernel() func(p *byte, n int) uint64 {
-	if isa.Best() == isa.AVX512 {
-		return avx512Read
-	}
-	return nil
-}

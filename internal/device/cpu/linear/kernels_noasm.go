@@ -10,5 +10,3 @@ func kernelsFor(*Matrix, isa.Level) kernels { return kernels{} }
 func quantizeKernel(isa.Level) func(dst []actBlock, x []float32, w, planes int) {
 	return quantizeGeneric
 }
-
-func readKernel() func(p *byte, n int) uint64 { return nil }

@@ -199,16 +199,3 @@ func checkLevels(t *testing.T, m *Matrix, x []float32, n int) {
 		}
 	}
 }
-
-// TestRead: no length reads past its end.
-func TestRead(t *testing.T) {
-	b := guarded(t, 3*readStep)
-	for i := range b {
-		b[i] = 1
-	}
-	for n := range len(b) + 1 {
-		if sum := Read(b[len(b)-n:]); (sum == 0) != (n == 0) {
-			t.Fatalf("reading %d bytes of ones gave %d", n, sum)
-		}
-	}
-}

@@ -9,7 +9,6 @@ import (
 )
 
 func generateAVX512() {
-	readAVX512()
 	for _, q := range quants {
 		for _, n := range []int{1, 2, 4, 8} {
 			quantAVX512(q, n)
@@ -351,31 +350,4 @@ func (k *quantZ) addMinima(values []VecVirtual, at func(row, disp int) Mem) {
 			VADDPS(t[0], v, v) // the sums are negated already
 		}
 	}
-}
-
-// readAVX512 is the inner loop of Read.
-func readAVX512() {
-	TEXT("avx512Read", NOSPLIT, "func(p *byte, n int) uint64")
-	Doc("avx512Read reads n bytes, a multiple of 512, as fast as they come, and returns something made of them.")
-	Pragma("noescape")
-	p, n := param("p"), param("n")
-	z := zmms(8)
-	zero := constantZ(0)
-	for _, r := range z {
-		VMOVDQA32(zero, r)
-	}
-	counter("line", n, 512, func() {
-		for i, r := range z {
-			VPADDQ(Mem{Base: p, Disp: 64 * i}, r, r)
-		}
-		ADDQ(I32(512), p)
-	})
-	for _, r := range z[1:] {
-		VPADDQ(r, z[0], z[0])
-	}
-	out := GP64()
-	VMOVQ(z[0].AsX(), out)
-	VZEROUPPER()
-	Store(out, ReturnIndex(0))
-	RET()
 }
