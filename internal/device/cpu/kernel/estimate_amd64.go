@@ -19,6 +19,8 @@ type estimates struct {
 	pageQuery2 []pageQueryFunc // two bytes
 	int4       []scanFunc
 	pages      [9][]scanFunc // by bits
+	blockQuery func(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)
+	block      [5][]scanFunc // by bits
 }
 
 type (
@@ -123,6 +125,27 @@ func (v vector) PageRangeDot(dst []float32, ld int, q []float32, group, dim, nbi
 	for g := 0; g < group; {
 		h := tile(group-g, len(scan))
 		scan[h-1](ptr(dst[g*ld:]), ld, ptr(q8[g*qHead:]), qHead, ptr(affine[32*g:]), ptr(codes), n, dim, uint64(pages))
+		g += h
+	}
+}
+
+// BlockRangeDot implements attention.Kernels. As for pages, the query times the steps is rounded to signed bytes that meet centred codes; once for the block.
+func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, block []byte, pages uint16, shrink float32, tmp []byte) {
+	e := v.estimates
+	if e == nil || !vectorDim(dim) || nbits >= len(e.block) || e.block[nbits] == nil {
+		v.portable.BlockRangeDot(dst, ld, q, group, dim, nbits, block, pages, shrink, tmp)
+		return
+	}
+	plane := attention.BlockRange{Bits: nbits}
+	n, codes := plane.PageBytes(dim), block[plane.HeadBytes(dim):]
+	checkScan(dst, ld, group, codes, n, pages)
+	s := scratch(tmp)
+	q8, affine := take[int8](&s, group*dim), take[float32](&s, 4*group)
+	e.blockQuery(ptr(q8), ptr(affine), ptr(q[:group*dim]), group, dim, (*uint16)(unsafe.Pointer(ptr(block[:4*dim]))), float32(int(1)<<nbits-1)/2, shrink)
+	scan := e.block[nbits]
+	for g := 0; g < group; {
+		h := tile(group-g, len(scan))
+		scan[h-1](ptr(dst[g*ld:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(codes), n, dim, uint64(pages))
 		g += h
 	}
 }

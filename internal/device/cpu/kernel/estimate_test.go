@@ -43,6 +43,18 @@ func newBlock(t testing.TB, r *rand.Rand, dim, page int) block {
 
 func (b block) key(token, c int) float64 { return float64(tensor.F16ToF32(b.keys[token*b.dim+c])) }
 
+// reach is the widest range of a channel over the block, and size the sum of the channels' largest magnitudes.
+func (b block) reach() (reach, size float64) {
+	for c := range b.dim {
+		lo, hi := b.key(0, c), b.key(0, c)
+		for i := range blockTokens {
+			lo, hi = min(lo, b.key(i, c)), max(hi, b.key(i, c))
+		}
+		reach, size = max(reach, hi-lo), size+max(math.Abs(lo), math.Abs(hi))
+	}
+	return reach, size
+}
+
 func (b block) bound(page, c int) (lo, hi float64) {
 	return float64(tensor.F16ToF32(b.bounds[2*c*16+page])), float64(tensor.F16ToF32(b.bounds[(2*c+1)*16+page]))
 }
@@ -208,6 +220,43 @@ func TestPageRangeDot(t *testing.T) {
 			t.Logf("%d bits: rounding the query errs by at most %.3f of the codes' error", nbits, worst)
 			if worst > 0.8 {
 				t.Errorf("%d bits: rounding the query errs by %.3f of the codes' error", nbits, worst)
+			}
+		}
+	})
+}
+
+func TestBlockRangeDot(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		if k == For(isa.Portable) {
+			t.Skip("the definition itself")
+		}
+		r := newRand(5)
+		for _, nbits := range []int{2, 4, 8} {
+			plane := attention.BlockRange{Bits: nbits}
+			for _, dim := range dims {
+				b := newBlock(t, r, dim, 16)
+				codes := guarded[byte](t, plane.BlockBytes(dim))
+				plane.Append(codes, attention.Rows{K: b.keys, Dim: dim, To: blockTokens})
+				for _, group := range shapes(dim) {
+					q, tmp := queries(t, r, group, dim), guarded[byte](t, attention.TmpBytes(group, dim))
+					reach, size := b.reach()
+					ref := make([]float32, group*blockTokens)
+					attention.Portable{}.BlockRangeDot(ref, blockTokens, q, group, dim, nbits, codes, 0xffff, 1./24, nil)
+					rounding, own := holdEstimates(t, fmt.Sprintf("bits %d group %d dim %d", nbits, group, dim), group, func(dst []float32, ld int, pages uint16) {
+						k.BlockRangeDot(dst, ld, q, group, dim, nbits, codes, pages, 1./24, tmp)
+					}, func(g, token int) (want, tol, exact float64) {
+						top := 0.0
+						for c := range dim {
+							x := float64(q[g*dim+c])
+							exact += x * b.key(token, c)
+							top = max(top, math.Abs(x))
+						}
+						return float64(ref[g*blockTokens+token]), top*reach*float64(dim)*0.6/254 + top*size*1e-6, exact
+					})
+					if nbits < 8 && rounding > own*0.8 {
+						t.Errorf("bits %d group %d dim %d: rounding the query errs by %.3g, the codes by %.3g", nbits, group, dim, rounding, own)
+					}
+				}
 			}
 		}
 	})

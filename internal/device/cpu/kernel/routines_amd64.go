@@ -80,6 +80,11 @@ var avx512 = routines{
 			4: {page4x1AVX512, page4x2AVX512, page4x3AVX512, page4x4AVX512},
 			8: {page8x1AVX512, page8x2AVX512, page8x3AVX512, page8x4AVX512},
 		},
+		blockQuery: blockQueryAVX512,
+		block: [5][]scanFunc{
+			2: {block2x1AVX512, block2x2AVX512, block2x3AVX512, block2x4AVX512},
+			4: {block4x1AVX512, block4x2AVX512, block4x3AVX512, block4x4AVX512},
+		},
 	},
 	encode: true,
 	read:   readAVX512, fmaPeak: fmaPeakAVX512, fmaLanes: 16, vnniPeak: vnniPeakAVX512,

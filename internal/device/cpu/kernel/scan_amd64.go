@@ -74,6 +74,28 @@ func page3x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, co
 //go:noescape
 func page8x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
+// block2x1AVX512 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block4x1AVX512 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
 // int4x2AVX512 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
 //	for j, p := range pages {
@@ -143,6 +165,28 @@ func page3x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, co
 //
 //go:noescape
 func page8x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block2x2AVX512 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block4x2AVX512 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
 // int4x3AVX512 is, for 3 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -214,6 +258,28 @@ func page3x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, co
 //go:noescape
 func page8x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
+// block2x3AVX512 is, for 3 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block4x3AVX512 is, for 3 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
 // int4x4AVX512 is, for 4 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
 //	for j, p := range pages {
@@ -284,6 +350,28 @@ func page3x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, co
 //go:noescape
 func page8x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
+// block2x4AVX512 is, for 4 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block4x4AVX512 is, for 4 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
 // quantiseAVX512 rounds a query to signed bytes, n a multiple of 16:
 //
 //	top = max_i |x[i]|
@@ -295,3 +383,17 @@ func page8x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, co
 //
 //go:noescape
 func quantiseAVX512(dst *int8, x *float32, n int) (top float32, sum float32, isum int64)
+
+// blockQueryAVX512 scales queries by the steps of a block and rounds them to signed bytes, dim a multiple of 32, for codes that are centred at mid:
+//
+//	low, step := block[:dim], block[dim:][:dim]
+//	for g := range heads {
+//		x[c] = q[g*dim+c] * step[c]
+//		scale = max |x| / 127
+//		dst[g*dim+c] = round(x[c] / scale) // 0 if scale is
+//		affine[g*4] = scale
+//		affine[g*4+1] = Σ q[g*dim+c]*low[c] + mid*(Σ x[c] − scale*Σ dst[g*dim+c]) − shrink*Σ x[c]²
+//	}
+//
+//go:noescape
+func blockQueryAVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)

@@ -469,6 +469,140 @@ end:
 	VZEROUPPER
 	RET
 
+// func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+TEXT ·block2x1AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), CX
+	MOVL         $0x03030303, DX
+	VPBROADCASTD DX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ AX, DX
+	IMULQ  pageBytes+48(FP), DX
+	ADDQ   codes+40(FP), DX
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	MOVQ   q+16(FP), BX
+	MOVQ   CX, SI
+
+runs0:
+	VMOVDQU32     (DX), Z3
+	VPANDD        Z0, Z3, Z4
+	VPDPBUSD.BCST (BX), Z4, Z1
+	VPSRLD        $0x02, Z3, Z4
+	VPANDD        Z0, Z4, Z4
+	VPDPBUSD.BCST 4(BX), Z4, Z2
+	VPSRLD        $0x04, Z3, Z4
+	VPANDD        Z0, Z4, Z4
+	VPDPBUSD.BCST 8(BX), Z4, Z1
+	VPSRLD        $0x06, Z3, Z3
+	VPANDD        Z0, Z3, Z3
+	VPDPBUSD.BCST 12(BX), Z3, Z2
+	VMOVDQU32     64(DX), Z3
+	VPANDD        Z0, Z3, Z4
+	VPDPBUSD.BCST 16(BX), Z4, Z1
+	VPSRLD        $0x02, Z3, Z4
+	VPANDD        Z0, Z4, Z4
+	VPDPBUSD.BCST 20(BX), Z4, Z2
+	VPSRLD        $0x04, Z3, Z4
+	VPANDD        Z0, Z4, Z4
+	VPDPBUSD.BCST 24(BX), Z4, Z1
+	VPSRLD        $0x06, Z3, Z3
+	VPANDD        Z0, Z3, Z3
+	VPDPBUSD.BCST 28(BX), Z3, Z2
+	ADDQ          $0x00000080, DX
+	ADDQ          $0x00000020, BX
+	SUBQ          $0x20, SI
+	JNZ           runs0
+	MOVQ          dst+0(FP), DX
+	MOVQ          ld+8(FP), BX
+	MOVQ          affine+32(FP), SI
+	SHLQ          $0x02, BX
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (SI), Z2
+	VBROADCASTSS  4(SI), Z3
+	VFMADD213PS   Z3, Z2, Z1
+	VMOVUPS       Z1, (DX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+TEXT ·block4x1AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), CX
+	MOVL         $0x0f0f0f0f, DX
+	VPBROADCASTD DX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ AX, DX
+	IMULQ  pageBytes+48(FP), DX
+	ADDQ   codes+40(FP), DX
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	MOVQ   q+16(FP), BX
+	MOVQ   CX, SI
+
+runs0:
+	VMOVDQU32     (DX), Z3
+	VPANDD        Z0, Z3, Z4
+	VPDPBUSD.BCST (BX), Z4, Z1
+	VPSRLD        $0x04, Z3, Z3
+	VPANDD        Z0, Z3, Z3
+	VPDPBUSD.BCST 4(BX), Z3, Z2
+	VMOVDQU32     64(DX), Z3
+	VPANDD        Z0, Z3, Z4
+	VPDPBUSD.BCST 8(BX), Z4, Z1
+	VPSRLD        $0x04, Z3, Z3
+	VPANDD        Z0, Z3, Z3
+	VPDPBUSD.BCST 12(BX), Z3, Z2
+	VMOVDQU32     128(DX), Z3
+	VPANDD        Z0, Z3, Z4
+	VPDPBUSD.BCST 16(BX), Z4, Z1
+	VPSRLD        $0x04, Z3, Z3
+	VPANDD        Z0, Z3, Z3
+	VPDPBUSD.BCST 20(BX), Z3, Z2
+	VMOVDQU32     192(DX), Z3
+	VPANDD        Z0, Z3, Z4
+	VPDPBUSD.BCST 24(BX), Z4, Z1
+	VPSRLD        $0x04, Z3, Z3
+	VPANDD        Z0, Z3, Z3
+	VPDPBUSD.BCST 28(BX), Z3, Z2
+	ADDQ          $0x00000100, DX
+	ADDQ          $0x00000020, BX
+	SUBQ          $0x20, SI
+	JNZ           runs0
+	MOVQ          dst+0(FP), DX
+	MOVQ          ld+8(FP), BX
+	MOVQ          affine+32(FP), SI
+	SHLQ          $0x02, BX
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (SI), Z2
+	VBROADCASTSS  4(SI), Z3
+	VFMADD213PS   Z3, Z2, Z1
+	VMOVUPS       Z1, (DX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
 // func int4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·int4x2AVX512(SB), NOSPLIT, $0-72
@@ -1053,6 +1187,174 @@ runs0:
 	VBROADCASTSS  192(R8), Z1
 	VFMADD213PS   Z1, Z0, Z4
 	VMOVUPS       Z4, (SI)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+TEXT ·block2x2AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x03030303, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU32     (BX), Z5
+	VPANDD        Z0, Z5, Z6
+	VPDPBUSD.BCST (SI), Z6, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z6, Z3
+	VPSRLD        $0x02, Z5, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 4(SI), Z6, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z6, Z4
+	VPSRLD        $0x04, Z5, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 8(SI), Z6, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z6, Z3
+	VPSRLD        $0x06, Z5, Z5
+	VPANDD        Z0, Z5, Z5
+	VPDPBUSD.BCST 12(SI), Z5, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z5, Z4
+	VMOVDQU32     64(BX), Z5
+	VPANDD        Z0, Z5, Z6
+	VPDPBUSD.BCST 16(SI), Z6, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z6, Z3
+	VPSRLD        $0x02, Z5, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 20(SI), Z6, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z6, Z4
+	VPSRLD        $0x04, Z5, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 24(SI), Z6, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z6, Z3
+	VPSRLD        $0x06, Z5, Z5
+	VPANDD        Z0, Z5, Z5
+	VPDPBUSD.BCST 28(SI), Z5, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z5, Z4
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000020, SI
+	SUBQ          $0x20, DI
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z5
+	VFMADD213PS   Z5, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+TEXT ·block4x2AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU32     (BX), Z5
+	VPANDD        Z0, Z5, Z6
+	VPDPBUSD.BCST (SI), Z6, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z6, Z3
+	VPSRLD        $0x04, Z5, Z5
+	VPANDD        Z0, Z5, Z5
+	VPDPBUSD.BCST 4(SI), Z5, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z5, Z4
+	VMOVDQU32     64(BX), Z5
+	VPANDD        Z0, Z5, Z6
+	VPDPBUSD.BCST 8(SI), Z6, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z6, Z3
+	VPSRLD        $0x04, Z5, Z5
+	VPANDD        Z0, Z5, Z5
+	VPDPBUSD.BCST 12(SI), Z5, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z5, Z4
+	VMOVDQU32     128(BX), Z5
+	VPANDD        Z0, Z5, Z6
+	VPDPBUSD.BCST 16(SI), Z6, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z6, Z3
+	VPSRLD        $0x04, Z5, Z5
+	VPANDD        Z0, Z5, Z5
+	VPDPBUSD.BCST 20(SI), Z5, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z5, Z4
+	VMOVDQU32     192(BX), Z5
+	VPANDD        Z0, Z5, Z6
+	VPDPBUSD.BCST 24(SI), Z6, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z6, Z3
+	VPSRLD        $0x04, Z5, Z5
+	VPANDD        Z0, Z5, Z5
+	VPDPBUSD.BCST 28(SI), Z5, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z5, Z4
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000020, SI
+	SUBQ          $0x20, DI
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z5
+	VFMADD213PS   Z5, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
 	JNZ           page
@@ -1772,6 +2074,208 @@ runs0:
 	VBROADCASTSS  320(R8), Z1
 	VFMADD213PS   Z1, Z0, Z8
 	VMOVUPS       Z8, (SI)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+TEXT ·block2x3AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x03030303, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU32     (BX), Z7
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST (SI), Z8, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST (SI)(CX*2), Z8, Z5
+	VPSRLD        $0x02, Z7, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 4(SI), Z8, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z8, Z4
+	VPDPBUSD.BCST 4(SI)(CX*2), Z8, Z6
+	VPSRLD        $0x04, Z7, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 8(SI), Z8, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 8(SI)(CX*2), Z8, Z5
+	VPSRLD        $0x06, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 12(SI), Z7, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 12(SI)(CX*2), Z7, Z6
+	VMOVDQU32     64(BX), Z7
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST 16(SI), Z8, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 16(SI)(CX*2), Z8, Z5
+	VPSRLD        $0x02, Z7, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 20(SI), Z8, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z8, Z4
+	VPDPBUSD.BCST 20(SI)(CX*2), Z8, Z6
+	VPSRLD        $0x04, Z7, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 24(SI), Z8, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 24(SI)(CX*2), Z8, Z5
+	VPSRLD        $0x06, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 28(SI), Z7, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 28(SI)(CX*2), Z7, Z6
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000020, SI
+	SUBQ          $0x20, DI
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z7
+	VFMADD213PS   Z7, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z5, Z5
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
+	VFMADD213PS   Z2, Z1, Z5
+	VMOVUPS       Z5, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+TEXT ·block4x3AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU32     (BX), Z7
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST (SI), Z8, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST (SI)(CX*2), Z8, Z5
+	VPSRLD        $0x04, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 4(SI), Z7, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 4(SI)(CX*2), Z7, Z6
+	VMOVDQU32     64(BX), Z7
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST 8(SI), Z8, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 8(SI)(CX*2), Z8, Z5
+	VPSRLD        $0x04, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 12(SI), Z7, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 12(SI)(CX*2), Z7, Z6
+	VMOVDQU32     128(BX), Z7
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST 16(SI), Z8, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 16(SI)(CX*2), Z8, Z5
+	VPSRLD        $0x04, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 20(SI), Z7, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 20(SI)(CX*2), Z7, Z6
+	VMOVDQU32     192(BX), Z7
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST 24(SI), Z8, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 24(SI)(CX*2), Z8, Z5
+	VPSRLD        $0x04, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 28(SI), Z7, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 28(SI)(CX*2), Z7, Z6
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000020, SI
+	SUBQ          $0x20, DI
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z7
+	VFMADD213PS   Z7, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z5, Z5
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
+	VFMADD213PS   Z2, Z1, Z5
+	VMOVUPS       Z5, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
 	JNZ           page
@@ -2690,6 +3194,258 @@ end:
 	VZEROUPPER
 	RET
 
+// func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+TEXT ·block2x4AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x03030303, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU32     (BX), Z9
+	VPANDD        Z0, Z9, Z10
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST (SI), Z10, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST (SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST (SI)(R8*1), Z10, Z7
+	VPSRLD        $0x02, Z9, Z10
+	VPANDD        Z0, Z10, Z10
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST 4(SI), Z10, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z10, Z4
+	VPDPBUSD.BCST 4(SI)(CX*2), Z10, Z6
+	VPDPBUSD.BCST 4(SI)(R8*1), Z10, Z8
+	VPSRLD        $0x04, Z9, Z10
+	VPANDD        Z0, Z10, Z10
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST 8(SI), Z10, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 8(SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 8(SI)(R8*1), Z10, Z7
+	VPSRLD        $0x06, Z9, Z9
+	VPANDD        Z0, Z9, Z9
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST 12(SI), Z9, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 12(SI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 12(SI)(R8*1), Z9, Z8
+	VMOVDQU32     64(BX), Z9
+	VPANDD        Z0, Z9, Z10
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST 16(SI), Z10, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 16(SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 16(SI)(R8*1), Z10, Z7
+	VPSRLD        $0x02, Z9, Z10
+	VPANDD        Z0, Z10, Z10
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST 20(SI), Z10, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z10, Z4
+	VPDPBUSD.BCST 20(SI)(CX*2), Z10, Z6
+	VPDPBUSD.BCST 20(SI)(R8*1), Z10, Z8
+	VPSRLD        $0x04, Z9, Z10
+	VPANDD        Z0, Z10, Z10
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST 24(SI), Z10, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 24(SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 24(SI)(R8*1), Z10, Z7
+	VPSRLD        $0x06, Z9, Z9
+	VPANDD        Z0, Z9, Z9
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST 28(SI), Z9, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 28(SI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 28(SI)(R8*1), Z9, Z8
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000020, SI
+	SUBQ          $0x20, DI
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z9
+	VFMADD213PS   Z9, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z5, Z5
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
+	VFMADD213PS   Z2, Z1, Z5
+	VMOVUPS       Z5, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z8, Z7, Z7
+	VCVTDQ2PS     Z7, Z7
+	VBROADCASTSS  48(DI), Z1
+	VBROADCASTSS  52(DI), Z2
+	VFMADD213PS   Z2, Z1, Z7
+	VMOVUPS       Z7, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+TEXT ·block4x4AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU32     (BX), Z9
+	VPANDD        Z0, Z9, Z10
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST (SI), Z10, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST (SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST (SI)(R8*1), Z10, Z7
+	VPSRLD        $0x04, Z9, Z9
+	VPANDD        Z0, Z9, Z9
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST 4(SI), Z9, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 4(SI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 4(SI)(R8*1), Z9, Z8
+	VMOVDQU32     64(BX), Z9
+	VPANDD        Z0, Z9, Z10
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST 8(SI), Z10, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 8(SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 8(SI)(R8*1), Z10, Z7
+	VPSRLD        $0x04, Z9, Z9
+	VPANDD        Z0, Z9, Z9
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST 12(SI), Z9, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 12(SI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 12(SI)(R8*1), Z9, Z8
+	VMOVDQU32     128(BX), Z9
+	VPANDD        Z0, Z9, Z10
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST 16(SI), Z10, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 16(SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 16(SI)(R8*1), Z10, Z7
+	VPSRLD        $0x04, Z9, Z9
+	VPANDD        Z0, Z9, Z9
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST 20(SI), Z9, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 20(SI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 20(SI)(R8*1), Z9, Z8
+	VMOVDQU32     192(BX), Z9
+	VPANDD        Z0, Z9, Z10
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST 24(SI), Z10, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 24(SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 24(SI)(R8*1), Z10, Z7
+	VPSRLD        $0x04, Z9, Z9
+	VPANDD        Z0, Z9, Z9
+	LEAQ          (CX)(CX*2), R8
+	VPDPBUSD.BCST 28(SI), Z9, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 28(SI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 28(SI)(R8*1), Z9, Z8
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000020, SI
+	SUBQ          $0x20, DI
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z9
+	VFMADD213PS   Z9, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z5, Z5
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
+	VFMADD213PS   Z2, Z1, Z5
+	VMOVUPS       Z5, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z8, Z7, Z7
+	VCVTDQ2PS     Z7, Z7
+	VBROADCASTSS  48(DI), Z1
+	VBROADCASTSS  52(DI), Z2
+	VFMADD213PS   Z2, Z1, Z7
+	VMOVUPS       Z7, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
 // func quantiseAVX512(dst *int8, x *float32, n int) (top float32, sum float32, isum int64)
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, SSE
 TEXT ·quantiseAVX512(SB), NOSPLIT, $0-40
@@ -2756,5 +3512,108 @@ step:
 	VMOVD         X2, AX
 	MOVLQSX       AX, AX
 	MOVQ          AX, isum+32(FP)
+	VZEROUPPER
+	RET
+
+// func blockQueryAVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL
+TEXT ·blockQueryAVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), AX
+	MOVQ         affine+8(FP), CX
+	MOVQ         q+16(FP), DX
+	MOVQ         heads+24(FP), BX
+	MOVQ         dim+32(FP), SI
+	MOVQ         block+40(FP), DI
+	LEAQ         (DI)(SI*2), R8
+	MOVL         $0x7fffffff, R9
+	VPBROADCASTD R9, Z0
+
+head:
+	VXORPS Z1, Z1, Z1
+	XORQ   R9, R9
+
+largest:
+	VCVTPH2PS     (R8)(R9*2), Z2
+	VMULPS        (DX)(R9*4), Z2, Z2
+	VPANDD        Z0, Z2, Z2
+	VMAXPS        Z1, Z2, Z1
+	VCVTPH2PS     32(R8)(R9*2), Z2
+	VMULPS        64(DX)(R9*4), Z2, Z2
+	VPANDD        Z0, Z2, Z2
+	VMAXPS        Z1, Z2, Z1
+	ADDQ          $0x20, R9
+	CMPQ          R9, SI
+	JL            largest
+	VEXTRACTF64X4 $0x01, Z1, Y2
+	VMAXPS        Y2, Y1, Y1
+	VEXTRACTF32X4 $0x01, Y1, X2
+	VMAXPS        X2, X1, X1
+	VPERMILPS     $0x4e, X1, X2
+	VMAXPS        X2, X1, X1
+	VPERMILPS     $0xb1, X1, X2
+	VMAXPS        X2, X1, X1
+	VBROADCASTSS  X1, Z2
+	VXORPS        Z3, Z3, Z3
+	VCMPPS        $0x0e, Z3, Z2, K1
+	MOVL          $0x42fe0000, R9
+	VPBROADCASTD  R9, Z3
+	VDIVPS.Z      Z2, Z3, K1, Z2
+	VXORPS        Z3, Z3, Z3
+	VXORPS        Z4, Z4, Z4
+	VXORPS        Z5, Z5, Z5
+	VXORPS        Z6, Z6, Z6
+	XORQ          R9, R9
+
+round:
+	VCVTPH2PS     (R8)(R9*2), Z7
+	VCVTPH2PS     (DI)(R9*2), Z8
+	VMOVUPS       (DX)(R9*4), Z9
+	VFMADD231PS   Z8, Z9, Z3
+	VMULPS        Z7, Z9, Z9
+	VADDPS        Z9, Z4, Z4
+	VFMADD231PS   Z9, Z9, Z5
+	VMULPS        Z2, Z9, Z9
+	VCVTPS2DQ     Z9, Z9
+	VPADDD        Z9, Z6, Z6
+	VPMOVSDB      Z9, (AX)(R9*1)
+	VCVTPH2PS     32(R8)(R9*2), Z7
+	VCVTPH2PS     32(DI)(R9*2), Z8
+	VMOVUPS       64(DX)(R9*4), Z9
+	VFMADD231PS   Z8, Z9, Z3
+	VMULPS        Z7, Z9, Z9
+	VADDPS        Z9, Z4, Z4
+	VFMADD231PS   Z9, Z9, Z5
+	VMULPS        Z2, Z9, Z9
+	VCVTPS2DQ     Z9, Z9
+	VPADDD        Z9, Z6, Z6
+	VPMOVSDB      Z9, 16(AX)(R9*1)
+	ADDQ          $0x20, R9
+	CMPQ          R9, SI
+	JL            round
+	MOVL          $0x3c010204, R9
+	VPBROADCASTD  R9, Z2
+	VMULSS        X2, X1, X1
+	VMOVSS        X1, (CX)
+	VBROADCASTSS  X1, Z2
+	VCVTDQ2PS     Z6, Z1
+	VFNMADD231PS  Z2, Z1, Z4
+	VBROADCASTSS  mid+48(FP), Z1
+	VBROADCASTSS  shrink+52(FP), Z2
+	VFMADD231PS   Z1, Z4, Z3
+	VFNMADD231PS  Z2, Z5, Z3
+	VEXTRACTF64X4 $0x01, Z3, Y1
+	VADDPS        Y1, Y3, Y3
+	VEXTRACTF32X4 $0x01, Y3, X1
+	VADDPS        X1, X3, X3
+	VPERMILPS     $0x4e, X3, X1
+	VADDPS        X1, X3, X3
+	VPERMILPS     $0xb1, X3, X1
+	VADDPS        X1, X3, X3
+	VMOVSS        X3, 4(CX)
+	ADDQ          SI, AX
+	LEAQ          (DX)(SI*4), DX
+	ADDQ          $0x10, CX
+	DECQ          BX
+	JNZ           head
 	VZEROUPPER
 	RET

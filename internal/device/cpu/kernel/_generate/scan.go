@@ -19,8 +19,12 @@ func scanFamily() {
 		}
 		scan{name: "page3", planes: []int{2, 1}, heads: h}.emit()
 		scan{name: "page8", planes: []int{8}, heads: h, wide: true}.emit()
+		for _, bits := range []int{2, 4} {
+			scan{name: fmt.Sprint("block", bits), planes: []int{bits}, heads: h, perBlock: true}.emit()
+		}
 	}
 	quantise512()
+	blockQuery512()
 }
 
 // scan is one variant.
@@ -28,6 +32,7 @@ type scan struct {
 	name     string
 	planes   []int // bits of the code planes, the high bits first
 	heads    int
+	perBlock bool // one query and one affine map serve all pages
 	perToken bool // the affine map's scale and minimum are each token's, and one query serves all pages; else the query and the map are the page's
 	wide     bool // the query has a second plane of bytes, 128 times finer
 }
@@ -40,7 +45,9 @@ func (v scan) emit() {
 		"\tfor j, p := range pages {",
 		"\t\tfor g := range heads {",
 	}
-	if v.perToken {
+	if v.perBlock {
+		doc = append(doc, "\t\t\tdst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]")
+	} else if v.perToken {
 		doc = append(doc,
 			"\t\t\ty := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]",
 			"\t\t\tdst[g*ld+16*j+t] = y*scale[t] + min[t]*affine[g*4+2]")
@@ -55,7 +62,7 @@ func (v scan) emit() {
 	text(name, "(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes, dim int, pages uint64)", 0, doc...)
 
 	run := 64 // bytes between the runs of a query
-	if v.perToken {
+	if v.perToken || v.perBlock {
 		run = 4
 	}
 	pages, qHead, dim := arg("pages"), arg("qHead"), arg("dim")
@@ -81,7 +88,7 @@ func (v scan) emit() {
 	for plane, bits := range v.planes {
 		q, fine, left := GP64(), GP64(), GP64()
 		Load(Param("q"), q)
-		if !v.perToken {
+		if run == 64 {
 			LEAQ(Mem{Base: q, Index: p, Scale: 4}, q)
 		}
 		if v.wide {
@@ -139,7 +146,7 @@ func (v scan) emit() {
 	if v.perToken {
 		VCVTPH2PS(Mem{Base: code}, scale)
 		VCVTPH2PS(Mem{Base: code, Disp: 32}, low)
-	} else {
+	} else if !v.perBlock {
 		LEAQ(Mem{Base: affine, Index: p, Scale: 4}, affine)
 	}
 	for g, a := range acc {
@@ -158,6 +165,10 @@ func (v scan) emit() {
 			VFMADD213PS(b, m, y)
 			VMULPS(scale, y, y)
 			VFMADD231PS_BCST(Mem{Base: affine, Disp: 16*g + 8}, low, y)
+		} else if v.perBlock {
+			VBROADCASTSS(Mem{Base: affine, Disp: 16 * g}, m)
+			VBROADCASTSS(Mem{Base: affine, Disp: 16*g + 4}, b)
+			VFMADD213PS(b, m, y)
 		} else {
 			VBROADCASTSS(Mem{Base: affine, Disp: 128 * g}, m)
 			VBROADCASTSS(Mem{Base: affine, Disp: 128*g + 64}, b)
@@ -221,5 +232,80 @@ func quantise512() {
 	VMOVD(avx512.across(sums[1], VPADDD), g.As32())
 	MOVLQSX(g.As32(), g)
 	Store(g, ReturnIndex(2))
+	end()
+}
+
+func blockQuery512() {
+	text("blockQueryAVX512", "(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)", 0,
+		"blockQueryAVX512 scales queries by the steps of a block and rounds them to signed bytes, dim a multiple of 32, for codes that are centred at mid:",
+		"",
+		"\tlow, step := block[:dim], block[dim:][:dim]",
+		"\tfor g := range heads {",
+		"\t\tx[c] = q[g*dim+c] * step[c]",
+		"\t\tscale = max |x| / 127",
+		"\t\tdst[g*dim+c] = round(x[c] / scale) // 0 if scale is",
+		"\t\taffine[g*4] = scale",
+		"\t\taffine[g*4+1] = Σ q[g*dim+c]*low[c] + mid*(Σ x[c] − scale*Σ dst[g*dim+c]) − shrink*Σ x[c]²",
+		"\t}")
+	dst, affine, q, heads, dim, block := arg("dst"), arg("affine"), arg("q"), arg("heads"), arg("dim"), arg("block")
+	step := GP64()
+	LEAQ(Mem{Base: block, Index: dim, Scale: 2}, step)
+	magnitude := avx512.splatBits(0x7fffffff)
+	Label("head")
+	top := avx512.zero(1)[0]
+	i := GP64()
+	XORQ(i, i)
+	Label("largest")
+	for r := range 2 {
+		s := ZMM()
+		VCVTPH2PS(Mem{Base: step, Index: i, Scale: 2, Disp: 32 * r}, s)
+		VMULPS(Mem{Base: q, Index: i, Scale: 4, Disp: 64 * r}, s, s)
+		VPANDD(magnitude, s, s)
+		VMAXPS(top, s, top)
+	}
+	ADDQ(U8(32), i)
+	CMPQ(i, dim)
+	JL(LabelRef("largest"))
+	largest := avx512.across(top, VMAXPS)
+	all, k, inv := ZMM(), K(), ZMM()
+	VBROADCASTSS(largest, all)
+	VCMPPS(U8(0x0e), avx512.zero(1)[0], all, k)
+	VDIVPS_Z(all, avx512.splat(127), k, inv)
+	base, sum, noise, isum := avx512.zero(1)[0], avx512.zero(1)[0], avx512.zero(1)[0], avx512.zero(1)[0]
+	XORQ(i, i)
+	Label("round")
+	for r := range 2 {
+		s, l, x := ZMM(), ZMM(), ZMM()
+		VCVTPH2PS(Mem{Base: step, Index: i, Scale: 2, Disp: 32 * r}, s)
+		VCVTPH2PS(Mem{Base: block, Index: i, Scale: 2, Disp: 32 * r}, l)
+		VMOVUPS(Mem{Base: q, Index: i, Scale: 4, Disp: 64 * r}, x)
+		VFMADD231PS(l, x, base)
+		VMULPS(s, x, x)
+		VADDPS(x, sum, sum)
+		VFMADD231PS(x, x, noise)
+		VMULPS(inv, x, x)
+		VCVTPS2DQ(x, x)
+		VPADDD(x, isum, isum)
+		VPMOVSDB(x, Mem{Base: dst, Index: i, Scale: 1, Disp: 16 * r})
+	}
+	ADDQ(U8(32), i)
+	CMPQ(i, dim)
+	JL(LabelRef("round"))
+	scale, bytes := XMM(), ZMM()
+	VMULSS(avx512.splat(1./127).AsX(), largest, scale)
+	VMOVSS(scale, Mem{Base: affine})
+	// what each lane adds to the constant, and then one sum across: base + mid·(sum − scale·isum) − shrink·noise
+	VBROADCASTSS(scale, all)
+	VCVTDQ2PS(isum, bytes)
+	VFNMADD231PS(all, bytes, sum)
+	mid, shrink := avx512.spread("mid", 48), avx512.spread("shrink", 52)
+	VFMADD231PS(mid, sum, base)
+	VFNMADD231PS(shrink, noise, base)
+	VMOVSS(avx512.across(base, VADDPS), Mem{Base: affine, Disp: 4})
+	ADDQ(dim, dst)
+	LEAQ(Mem{Base: q, Index: dim, Scale: 4}, q)
+	ADDQ(U8(16), affine)
+	DECQ(heads)
+	JNZ(LabelRef("head"))
 	end()
 }
