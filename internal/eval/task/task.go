@@ -90,3 +90,20 @@ func Choose(name string, total, n int, seed uint64) []int {
 func Largest(low, high int, fits func(n int) bool) int {
 	return low - 1 + sort.Search(high-low+1, func(i int) bool { return !fits(low + i) })
 }
+
+// CutMiddle is a text of at most limit tokens: its first and last halves of that many where it has more, as LongBench truncates prompts. Where the two halves
+// joined have more tokens than they had apart, they are shorter by as many.
+func CutMiddle(text string, limit int, size Size) string {
+	if size.Count(text) <= limit {
+		return text
+	}
+	for keep := limit; keep > 1; {
+		cut := size.Cut(text, keep/2, keep/2)
+		n := size.Count(cut)
+		if n <= limit {
+			return cut
+		}
+		keep = min(keep-1, keep-(n-limit))
+	}
+	return ""
+}
