@@ -60,10 +60,12 @@ type Operator struct {
 	fn        map[string]driver.Function
 	clusters  bool
 	attenders int // blocks of attend that the device holds
-	p         params
-	stride    int
-	owned     []driver.Ptr
-	hold      params // the launch's copy: on the heap, and not allocated anew
+	// SelectThreads is the size of select's thread blocks, 128 or 256; 0: chosen by the number of units.
+	SelectThreads int
+	p             params
+	stride        int
+	owned         []driver.Ptr
+	hold          params // the launch's copy: on the heap, and not allocated anew
 }
 
 // New allocates an operator's cache and scratch. Tables and lengths are set by SetSequences.
@@ -133,13 +135,16 @@ func (o *Operator) load(c *driver.Context) error {
 	return err
 }
 
-// maxItems bounds the queue of work: parts times units.
-func (o *Operator) maxParts() int { return min(max(8192/(o.Batch*o.KVHeads), 4), 128) }
+// A unit is cut into at most maxParts parts: few where there are many units.
+func maxParts(units int) int { return min(max(maxItems/units, 4), 128) }
+
+// maxItems is how many items the queue of work holds, unless more than a quarter as many units need more.
+const maxItems = 8192
 
 func (o *Operator) alloc(c *driver.Context) error {
 	units, bh := o.Batch*o.KVHeads, o.Blocks*o.KVHeads
 	rows, maxBlocks := bh*attention.BlockTokens, (o.Tokens+attention.BlockTokens-1)/attention.BlockTokens
-	cap, items, queries := maxBlocks*attention.BlockTokens, units*o.maxParts(), units*o.Group*o.Dim*2
+	cap, items, queries := maxBlocks*attention.BlockTokens, max(maxItems, 4*units), units*o.Group*o.Dim*2
 	p := &o.p
 	o.stride = maxBlocks
 	*p = params{batch: int32(o.Batch), kvHeads: int32(o.KVHeads), group: int32(o.Group), tableStride: int32(maxBlocks), maxBlocks: int32(maxBlocks),
@@ -155,9 +160,9 @@ func (o *Operator) alloc(c *driver.Context) error {
 		{&p.k, rows * o.Dim * 2}, {&p.v, rows * o.Dim * 2}, {&p.ranges, bh * o.Dim * 4}, {&p.bounds, bh * attention.BlockPages * o.Dim},
 		{&p.keyCodes, rows * o.Dim / 2}, {&p.valueCodes, rows * o.Dim / 2}, {&p.valueScale, rows * o.Dim / 8}, {&p.valueSum, bh * o.Dim * 4},
 		{&p.tokenCodes, codes * rows * o.Dim / 2}, {&p.tokenScale, codes * rows * 4}, {&p.table, o.Batch * maxBlocks * 4}, {&p.lens, o.Batch * 4},
-		{&p.q, queries}, {&p.out, queries}, {&p.scores, units * o.Group * maxBlocks * attention.BlockPages * 4}, {&p.pages, units * maxBlocks * attention.BlockPages},
-		{&p.logits, units * cap * o.padded() * 2}, {&p.list, units * cap * 4}, {&p.counts, units * maxRanks * 8}, {&p.held, units * maxGroup * 8},
-		{&p.stats, units * maxGroup * 16}, {&p.items, items * 16}, {&p.control, 16}, {&p.partial, items * maxGroup * o.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
+		{&p.q, queries}, {&p.out, queries}, {&p.bases, units * maxBlocks * maxGroup * 8}, {&p.scores, units * o.padded() * maxBlocks * attention.BlockPages * 4},
+		{&p.pages, units * maxBlocks * attention.BlockPages}, {&p.logits, units * cap * o.padded() * 2}, {&p.list, units * cap * 4}, {&p.counts, units * maxRanks * 8},
+		{&p.reference, units * maxGroup * 4}, {&p.sums, units * maxRanks * maxGroup * 16}, {&p.items, items * 16}, {&p.control, 16}, {&p.partial, items * maxGroup * o.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
 		{&p.arrived, units * 4}, {&p.newK, units * o.Dim * 2}, {&p.newV, units * o.Dim * 2},
 	} {
 		if a.bytes == 0 {
@@ -305,7 +310,7 @@ func (o *Operator) prepare(first, batch int, m Mode) error {
 	p.lens += skip * 4
 	p.q += skip * driver.Ptr(o.KVHeads*o.Group*o.Dim*2)
 	p.out += skip * driver.Ptr(o.KVHeads*o.Group*o.Dim*2)
-	p.maxParts, p.ranks = int32(o.maxParts()), int32(o.ranks(batch))
+	p.maxParts, p.ranks = int32(maxParts(batch*o.KVHeads)), int32(o.ranks(batch))
 	// As many items as the device runs at once, or several times as many where they are long anyway.
 	p.denseQuantum = int32(5 * min(max(batch*o.KVHeads*o.stride*attention.BlockTokens/o.attenders, 256), 4096))
 	return nil
@@ -327,13 +332,21 @@ func (o *Operator) ranks(batch int) int {
 	return max(n, 2)
 }
 
+// threads is the size of a thread block of select.
+func (o *Operator) threads(units int) int {
+	if o.SelectThreads != 0 {
+		return o.SelectThreads
+	}
+	return 256
+}
+
 func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) error {
 	p := &o.hold
 	units := int(p.batch) * o.KVHeads
 	for _, f := range []struct {
 		on   bool
 		flag int32
-	}{{m.PerHead, flagPerHead}, {m.Shared, flagShared}, {m.TokenCodes, flagTokenCodes}, {m.Tail, flagTail}} {
+	}{{m.PerHead, flagPerHead}, {m.Shared, flagShared}, {m.TokenCodes, flagTokenCodes}, {m.Tail, flagTail}, {m.Pages == 0 && m.Keep >= 1, flagEveryPage}} {
 		if f.on {
 			p.flags |= f.flag
 		}
@@ -343,7 +356,7 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 		p.denseBelow = int32(crossover / units)
 	}
 	p.quantum = int32(min(max(units*4, 64), 1024))
-	return o.launch(c, p, driver.Launch{Grid: [3]int{units * int(p.ranks)}, Block: 256, Stream: s, Cluster: int(p.ranks), Early: o.clusters}, "select")
+	return o.launch(c, p, driver.Launch{Grid: [3]int{units * int(p.ranks)}, Block: o.threads(units), Stream: s, Cluster: int(p.ranks), Early: o.clusters}, "select")
 }
 
 // Copy queues a plain copy of bytes within the device, the yardstick of what its memory can do.
@@ -361,19 +374,32 @@ type HeadStats struct {
 
 // Stats reads the statistics of the last sparse step of batch sequences, [batch·KVHeads][Group]. It waits for the device.
 func (o *Operator) Stats(c *driver.Context, batch int) ([]HeadStats, error) {
-	units := batch * o.KVHeads
-	raw, held := make([]float32, units*maxGroup*4), make([]float32, units*maxGroup*2)
-	if err := c.Download(bytesOf(raw), o.p.stats); err != nil {
+	units, ranks := batch*o.KVHeads, o.ranks(batch)
+	sums, counts := make([]float32, units*maxRanks*maxGroup*4), make([]int32, units*maxRanks*2)
+	if err := c.Download(bytesOf(sums), o.p.sums); err != nil {
 		return nil, err
 	}
-	if err := c.Download(bytesOf(held), o.p.held); err != nil {
+	if err := c.Download(bytesOf(counts), o.p.counts); err != nil {
 		return nil, err
 	}
 	out := make([]HeadStats, 0, units*o.Group)
 	for u := range units {
 		for g := range o.Group {
-			i := u*maxGroup + g
-			out = append(out, HeadStats{raw[4*i], raw[4*i+1], raw[4*i+2], raw[4*i+3], held[2*i]})
+			if whole := counts[u*maxRanks*2:]; whole[0] < 0 {
+				n := float32(whole[1])
+				out = append(out, HeadStats{n, n, n, 0, 1})
+				continue
+			}
+			var x HeadStats
+			var all, kept float32
+			for r := u * maxRanks; r < u*maxRanks+ranks; r++ {
+				s := sums[(r*maxGroup+g)*4:]
+				all, kept = all+s[0], kept+s[1]
+				x.Own, x.Candidates = x.Own+s[2], x.Candidates+s[3]
+				x.Exact, x.Others = x.Exact+float32(counts[2*r]), x.Others+float32(counts[2*r+1])
+			}
+			x.Held = min(kept/all, 1)
+			out = append(out, x)
 		}
 	}
 	return out, nil

@@ -5,6 +5,10 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -14,19 +18,82 @@ import (
 	"github.com/twilight-go/twilight/internal/tensor"
 )
 
-// These tests need a GPU: they hold the kernels against reference_test.go on fresh random data. Without one they skip.
+// These tests hold the kernels against reference_test.go on fresh random data: on a GPU if there is one, else in the emulator of testdata, and then fewer of them.
+
+// emulated says that there is no GPU.
+var emulated bool
+
+func TestMain(m *testing.M) {
+	d, err := driver.Open(driver.Options{})
+	if err == nil {
+		err = d.Close()
+	}
+	if emulated = errors.Is(err, driver.ErrUnavailable); emulated {
+		shapes = []Shape{
+			{Dim: 64, KVHeads: 1, Group: 3, TokenCodes: true}, {Dim: 128, KVHeads: 2, Group: 1, TokenCodes: true},
+			{Dim: 128, KVHeads: 1, Group: 4, TokenCodes: true}, {Dim: 64, KVHeads: 1, Group: 7, TokenCodes: true},
+		}
+		lengths, long = []int32{1, 15, 17, 256, 300, 1111}, []int32{3001}
+	}
+	if err != nil && !emulated {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
 
 func gpu(t *testing.T) *driver.Device {
 	t.Helper()
-	d, err := driver.Open(driver.Options{})
-	if errors.Is(err, driver.ErrUnavailable) {
-		t.Skipf("no GPU: %v", err)
+	o := driver.Options{}
+	if emulated {
+		o.Library = emulator(t)
 	}
+	d, err := driver.Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.Close() })
 	return d
+}
+
+var built struct {
+	sync.Once
+	library string
+	err     error
+}
+
+// emulator builds the library that stands in for the driver, once, and keeps it in the user's cache folder of test binaries for as long as the tests run.
+func emulator(t *testing.T) string {
+	t.Helper()
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+		t.Skip("no GPU, and the emulator runs on linux/amd64 only")
+	}
+	cc, err := exec.LookPath("g++")
+	if err != nil {
+		t.Skip("no GPU, and no g++ to build the emulator with")
+	}
+	built.Do(func() {
+		dir, err := os.MkdirTemp("", "emulator")
+		if err != nil {
+			built.err = err
+			return
+		}
+		built.library = filepath.Join(dir, "libcuda.so")
+		object := filepath.Join(dir, "mock.o")
+		for _, args := range [][]string{
+			{"gcc", "-c", "-O1", "-fPIC", "-DEMULATED", "driver/testdata/mock.c", "-o", object},
+			{cc, "-std=c++17", "-O1", "-march=native", "-fPIC", "-shared", "-U_FORTIFY_SOURCE", "-w", "-Itestdata", "testdata/emulator.cc", object, "-o", built.library},
+		} {
+			if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+				built.err = fmt.Errorf("%v: %w\n%s", args, err, out)
+				return
+			}
+		}
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
+	}
+	return built.library
 }
 
 // rig is an operator with sequences of random data, and the same in Go.
@@ -222,6 +289,9 @@ var shapes = func() (s []Shape) {
 
 // The lengths of a batch: edges of pages and blocks, and enough for long lists.
 var lengths = []int32{1, 15, 16, 17, 255, 256, 257, 1000, 4096, 4111, 9001}
+
+// A batch of one, for which clusters are large.
+var long = []int32{9001}
 
 // fp16Error is the relative error that is allowed of fp16 inputs, weights and outputs.
 const fp16Error = 1e-3

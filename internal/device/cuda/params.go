@@ -13,8 +13,8 @@ type params struct {
 	tokenCodes, tokenScale              driver.Ptr
 	table, lens                         driver.Ptr
 	q, out                              driver.Ptr
-	scores, pages, logits, list         driver.Ptr
-	counts, held, stats                 driver.Ptr
+	bases, scores, pages, logits, list  driver.Ptr
+	counts, reference, sums             driver.Ptr
 	items, control, partial, partialTop driver.Ptr
 	arrived                             driver.Ptr
 	newK, newV                          driver.Ptr
@@ -36,11 +36,13 @@ const (
 	maxRanks  = 16
 	perOctave = 256 // steps of an estimated logit
 	binShift  = 4
-	lastBin   = 511
+	lastBin   = 1023
+	window    = 40 * perOctave // above the reference, where the bins of weights begin
 	noLogit   = -32768
 
 	flagPerHead    = 1
 	flagShared     = 2
 	flagTokenCodes = 4
 	flagTail       = 8
+	flagEveryPage  = 16
 )

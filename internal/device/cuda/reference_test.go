@@ -160,6 +160,19 @@ func (h *refHead) estimate(q []float32, t int, byToken bool) (s, magnitude float
 	return s * f, magnitude * f
 }
 
+// shrink is what the tail counts of a token's estimated weight: noise of variance σ² in an exponent inflates the mean by exp(σ²/2).
+func (h *refHead) shrink(q []float32, t int) float64 {
+	if t/attention.PageTokens == (h.n-1)/attention.PageTokens {
+		return 1
+	}
+	noise := 0.0
+	for c, x := range q {
+		s := float64(x) * float64(h.step[t/attention.BlockTokens*h.dim+c])
+		noise += s * s / 12
+	}
+	return math.Exp(-noise / float64(h.dim) / 2)
+}
+
 // bound is the page's score.
 func (h *refHead) bound(q []float32, page int) (s, magnitude float64) {
 	b := page / attention.BlockPages

@@ -1,7 +1,7 @@
 // attend is exact attention over survivors, or over whole sequences: a flash decode whose items of work are read from a queue that the device filled, so that a graph stays
 // valid whatever the budgets. Four warps share an item, sixteen tokens at a time each; the last to finish of a unit's items joins them. 128 threads.
 #pragma once
-#include "product.cuh"
+#include "histogram.cuh"
 
 constexpr int TEAM = 4;
 constexpr int MAX_PARTS = 128;  // of a unit
@@ -12,7 +12,7 @@ template <int D> struct AttendShared {
   float top[TEAM][HEADS], weight[TEAM][HEADS];
   int4 item;
   int ticket, last;
-  int exactBefore[RANKS + 1], othersBefore[RANKS + 1];
+  float held[HEADS];
 };
 
 // Running softmax of a warp. A thread holds the maximum and its share of the weights of head lane/4, and sums of heads lane%4·2 and +1 for D/8 channels: of tile i
@@ -42,7 +42,7 @@ template <int D> struct Running {
 };
 
 template <int D> __device__ void attend_items(const Params &p, int GP) {
-  __shared__ AttendShared<D> sh;
+  SHARED_MEMORY(AttendShared<D>, sh);
   wait_for_previous();
   let_next_start();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, j = lane % 4, r = lane / 4, G = p.group;
@@ -56,22 +56,16 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
     }
     __syncthreads();
     if (sh.ticket < 0) break;
-    const int unit = sh.item.x, part = sh.item.y, parts = sh.item.z, s = unit / p.kvHeads, h = unit % p.kvHeads;
-    const bool dense = sh.item.w;
-    const int n = p.lens[s], blocks = (n + BLOCK - 1) / BLOCK, ranks = p.ranks;
-    if (!dense) {
-      if (threadIdx.x == 0) {
-        int a = 0, b = 0;
-        for (int i = 0; i < ranks; i++) {
-          const int2 c = p.counts[unit * RANKS + i];
-          sh.exactBefore[i] = a, sh.othersBefore[i] = b;
-          a += c.x, b += c.y;
-        }
-        sh.exactBefore[ranks] = a, sh.othersBefore[ranks] = b;
-      }
-      __syncthreads();
-    }
-    const int exact = dense ? n : sh.exactBefore[ranks], others = dense ? 0 : sh.othersBefore[ranks];
+    const int unit = sh.item.x, rank = sh.item.y, part = sh.item.z, s = unit / p.kvHeads, h = unit % p.kvHeads;
+    const int n = p.lens[s], blocks = (n + BLOCK - 1) / BLOCK;
+    // Where the part stands among those of all ranks.
+    const int2 count = lane < p.ranks ? p.counts[unit * RANKS + lane] : make_int2(0, 0);
+    const bool dense = __shfl_sync(~0u, count.x, 0) < 0;
+    const int ranks = dense ? 1 : p.ranks, ofRank = lane < ranks ? parts_of(p, count) : 0;
+    const int allParts = __reduce_add_sync(~0u, ofRank), parts = __shfl_sync(~0u, ofRank, rank);
+    const int place = __shfl_sync(~0u, before(ofRank, lane), rank) + part;
+    const int exact = dense ? n : __shfl_sync(~0u, count.x, rank), others = dense ? 0 : __shfl_sync(~0u, count.y, rank);
+    const int firstToken = blocks * rank / ranks * BLOCK, endToken = blocks * (rank + 1) / ranks * BLOCK;
     const int *table = p.table + s * p.tableStride;
     const u32 *list = p.list + unit * cap;
     auto cut = [&](int count, int i) { return i == parts ? count : (int)((long long)((count + 15) / 16) * i / parts) * 16; };
@@ -84,10 +78,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
         if (dense) {
           entry = (u32)i | 0xffu << 24;
         } else {
-          const int *before = body ? sh.othersBefore : sh.exactBefore;
-          int k = 0;
-          while (k + 1 < ranks && i >= before[k + 1]) k++;
-          entry = body ? list[blocks * (k + 1) / ranks * BLOCK - 1 - (i - before[k])] : list[blocks * k / ranks * BLOCK + i - before[k]];
+          entry = body ? list[endToken - 1 - i] : list[firstToken + i];
         }
         const u32 t = entry & 0xffffff;
         row = ((u32)table[t / BLOCK] * p.kvHeads + h) * BLOCK + t % BLOCK;
@@ -101,7 +92,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
     float low[4] = {};  // row lane/4: group; heads as the sums
     if (others > 0) {
       const short *logits = p.logits + unit * cap * GP;
-      const float reference = r < G ? p.held[unit * HEADS + r].y : 0;
+      const float reference = r < G ? p.reference[unit * HEADS + r] : 0;
       const int hi = cut(others, part + 1);
       int i = cut(others, part) + warp * 16;
       u32 entry, row, next, nextRow;
@@ -117,6 +108,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
           x[k] = e == 0 ? NOTHING : r < G ? reference + logits[(size_t)(e & 0xffffff) * GP + r] * (1.0f / PER_OCTAVE) : 0;
         }
         survivor(i + TEAM * 16, hi, true, next, nextRow);
+        if (i + TEAM * 16 < hi) prefetch(lane < 16 ? p.valueCodes + (size_t)nextRow * (D / 2) : (const u8 *)(p.valueScale + (size_t)nextRow * (D / 32)));
         u32 w[2];
         run.admit(x, w, low, lane);
         u32 lows[2] = {0, 0};
@@ -162,6 +154,11 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
       }
       u32 next, nextRow;
       survivor(i + TEAM * 16, hi, false, next, nextRow);
+      if (!dense && i + TEAM * 16 < hi) {
+        const __half *at = (lane < 16 ? p.k : p.v) + (size_t)nextRow * D;
+        prefetch(at);
+        if (D > 64) prefetch(at + 64);
+      }
       float c[2][4] = {}, x[4];
       products<D>(c[0], q, k[0]);
       products<D>(c[1], q, k[1]);
@@ -189,11 +186,19 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
       *(float2 *)&sh.sums[warp][2 * j][c] = make_float2(run.sums[t][0], run.sums[t][2]);
       *(float2 *)&sh.sums[warp][2 * j + 1][c] = make_float2(run.sums[t][1], run.sums[t][3]);
     }
+    if ((p.flags & TAIL) && !dense) {  // what the survivors hold, over the ranks
+      for (int g = warp; g < G; g += TEAM) {
+        const float4 x = lane < ranks ? p.sums[((size_t)unit * RANKS + lane) * HEADS + g] : make_float4(0, 0, 0, 0);
+        float all = x.x, kept = x.y;
+        for (int d = RANKS / 2; d > 0; d /= 2) all += __shfl_xor_sync(~0u, all, d), kept += __shfl_xor_sync(~0u, kept, d);
+        if (lane == 0) sh.held[g] = fminf(kept / all, 1.0f);
+      }
+    }
     __syncthreads();
     auto finish = [&](int g, int c, float sum, float weight) {
       float x = weight > 0 ? sum / weight : 0;
       if ((p.flags & TAIL) && !dense) {
-        const float held = p.held[unit * HEADS + g].x;
+        const float held = sh.held[g];
         x = held * x + (1 - held) / n * p.valueSum[((size_t)table[blocks - 1] * p.kvHeads + h) * D + c];
       }
       p.out[((size_t)unit * G + g) * D + c] = __float2half_rn(x);
@@ -206,31 +211,31 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
         const float f = power(sh.top[w][g] - top);
         weight += f * sh.weight[w][g], sum += f * sh.sums[w][g][c];
       }
-      if (parts == 1) {
+      if (allParts == 1) {
         finish(g, c, sum, weight);
       } else {
-        p.partial[((size_t)sh.ticket * HEADS + g) * D + c] = sum;
-        if (c == 0) p.partialTop[sh.ticket * HEADS + g] = make_float2(top, weight);
+        p.partial[(((size_t)unit * p.maxParts + place) * HEADS + g) * D + c] = sum;
+        if (c == 0) p.partialTop[((size_t)unit * p.maxParts + place) * HEADS + g] = make_float2(top, weight);
       }
     }
-    if (parts == 1) continue;
+    if (allParts == 1) continue;
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-      sh.last = atomicAdd(&p.arrived[unit], 1) == parts - 1;
+      sh.last = atomicAdd(&p.arrived[unit], 1) == allParts - 1;
       if (sh.last) p.arrived[unit] = 0;
     }
     __syncthreads();
     if (!sh.last) continue;
     __threadfence();
-    const size_t first = sh.ticket - part;
+    const size_t first = (size_t)unit * p.maxParts;
     float *share = &sh.sums[0][0][0];  // [parts][HEADS]: what each part's sums count, of the whole
     static_assert(TEAM * D >= MAX_PARTS, "the shares of all parts fit where the sums were");
     for (int g = warp; g < G; g += TEAM) {
       float top = NOTHING, weight = 0;
-      for (int k = lane; k < parts; k += 32) top = fmaxf(top, __ldcg(&p.partialTop[(first + k) * HEADS + g]).x);
+      for (int k = lane; k < allParts; k += 32) top = fmaxf(top, __ldcg(&p.partialTop[(first + k) * HEADS + g]).x);
       for (int d = 16; d > 0; d /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, d));
-      for (int k = lane; k < parts; k += 32) {
+      for (int k = lane; k < allParts; k += 32) {
         const float2 t = __ldcg(&p.partialTop[(first + k) * HEADS + g]);
         const float f = power(t.x - top);
         share[k * HEADS + g] = f, weight += f * t.y;
@@ -242,7 +247,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
     constexpr int STRIDE = TEAM * 32 / D;  // heads that are joined side by side
     float sum[HEADS / STRIDE] = {};
 #pragma unroll 4
-    for (int k = 0; k < parts; k++) {
+    for (int k = 0; k < allParts; k++) {
 #pragma unroll
       for (int i = 0; i < HEADS / STRIDE; i++) {
         const int g = threadIdx.x / D + i * STRIDE;

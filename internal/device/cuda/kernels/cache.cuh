@@ -2,10 +2,16 @@
 #pragma once
 #include "common.cuh"
 
+template <int D> struct EncodeShared {
+  __half low[PAGES][D], high[PAGES][D];
+  float base[D], inverse[D], step[D];
+};
+
 // encode_keys makes the ranges, page bounds and codes of a block from its first `full` pages.
 template <int D> __device__ void encode_keys(const Params &p, int bh, int full) {
-  __shared__ __half low[PAGES][D], high[PAGES][D];
-  __shared__ float base[D], inverse[D], step[D];
+  SHARED_MEMORY(EncodeShared<D>, sh);
+  auto &low = sh.low, &high = sh.high;
+  auto &base = sh.base, &inverse = sh.inverse, &step = sh.step;
   const __half *k = p.k + (size_t)bh * BLOCK * D;
   for (int i = threadIdx.x; i < full * D; i += blockDim.x) {
     int page = i / D, c = i % D;

@@ -1,22 +1,21 @@
-// What all kernels share: the cache's layout, the parameters of a step, and the few instructions that C++ has no name for.
+// What all kernels share: the cache's layout, and the parameters of a step.
 //
 // The unit of work is one KV head of one sequence. Its tokens stand in blocks of 256, found through the sequence's block table; a page is 16 tokens. Row r of a
 // slab is token r%256 of (block, head) r/256, with (block, head) = block·kvHeads + head.
 #pragma once
-#include <cuda_fp16.h>
-
-typedef unsigned int u32;
-typedef unsigned char u8;
+#include "instructions.cuh"
 
 constexpr int PAGE = 16, BLOCK = 256, PAGES = BLOCK / PAGE;
 constexpr int HEADS = 8;         // most query heads that share a KV head
-constexpr int BINS = 512;        // of every histogram
+constexpr int BINS = 1024;       // of every histogram
 constexpr int RANKS = 16;        // most thread blocks that share a unit in select
 constexpr int PER_OCTAVE = 256;  // estimated logits are integers: this many to a factor of two in weight
 constexpr int BIN_SHIFT = 4;     // so a bin of weights is a factor of 2^(1/16) wide
+constexpr int WINDOW = 40 * PER_OCTAVE;  // the bins of weights begin so far above the reference; what is higher counts as if it were in the first
 constexpr short NONE = -32768;   // the estimated logit of what is no candidate
 
-enum { PER_HEAD = 1, SHARED = 2, TOKEN_CODES = 4, TAIL = 8 };  // Params.flags: survivors per head; one page list a group; the paper's INT4 codes; tail compensation
+// Params.flags: survivors per head; one page list a group; the paper's INT4 codes; tail compensation; every page is a candidate.
+enum { PER_HEAD = 1, SHARED = 2, TOKEN_CODES = 4, TAIL = 8, EVERY_PAGE = 16 };
 
 // Params is the only parameter of every kernel; params.go holds the same structure.
 struct Params {
@@ -35,18 +34,19 @@ struct Params {
   const __half *q;     // [batch][kvHeads·group][D]
   __half *out;         // as q
   // Scratch, per unit.
-  float *scores;       // [G][maxBlocks·16] upper bounds of pages' logits
+  float *bases;        // [maxBlocks][2·HEADS] per block and head: logit of the block's low, in octaves; what the tail counts of an estimated weight
+  float *scores;       // [maxBlocks·16][G] upper bounds of pages' logits
   u8 *pages;           // [maxBlocks·16] heads that a page is a candidate of
   short *logits;       // [maxBlocks·256][G] estimated, relative to reference
   u32 *list;           // [maxBlocks·256] survivors: token | heads << 24. A rank's exactly read ones from the start of its range up, the others from its end down
-  int2 *counts;        // [RANKS] exactly read survivors, others; -1 of a unit that is read whole
-  float2 *held;        // [HEADS] estimated mass that the survivors hold; reference logit, in octaves
-  float4 *stats;       // [HEADS] candidates, own survivors, exactly read by the unit, others
+  int2 *counts;        // [RANKS] exactly read survivors, others; of a unit that is read whole -1 and its tokens
+  float *reference;    // [HEADS] the largest exact logit of the newest and the first page, in octaves
+  float4 *sums;        // [RANKS][HEADS] estimated mass of the candidates and of what survived of them; own survivors, candidates
   // Scratch of the step.
-  int4 *items;         // [maxItems] unit, part, parts, dense
+  int4 *items;         // [maxItems] unit, rank, part, unused
   int *control;        // items; items taken beyond the first of each block; blocks done; unused. Zero between steps
-  float *partial;      // [maxItems][HEADS][D] sums
-  float2 *partialTop;  // [maxItems][HEADS] maximum, sum of weights
+  float *partial;      // [units·maxParts][HEADS][D] sums
+  float2 *partialTop;  // [units·maxParts][HEADS] maximum, sum of weights
   int *arrived;        // per unit: parts done. Zero between steps
   // New tokens.
   const __half *newK, *newV;  // append: [batch][kvHeads][D]; write: rows of tokenStride halves, heads headStride halves apart
@@ -56,83 +56,17 @@ struct Params {
   int batch, kvHeads, group, tableStride, maxBlocks, ranks, flags;
   int denseBelow;      // shorter sequences are read whole
   int quantum, denseQuantum;  // cost of an item, of survivors and of whole sequences: 5 an exactly read token, 1 another
-  int maxParts;
+  int maxParts;        // of a unit
   float scale;         // of logits, in octaves: log2(e)/sqrt(D)
   float keep;          // share of the pages that are candidates
   int budget;          // or that many pages, if not 0
   float exactMass, mass;  // estimated mass of the exactly read survivors, and of all
 };
 
-__device__ inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
 __device__ inline u32 bits(__half2 h) { return *reinterpret_cast<u32 *>(&h); }
 __device__ inline __half2 halves(u32 u) { return *reinterpret_cast<__half2 *>(&u); }
 __device__ inline u32 times(u32 a, u32 b) { return bits(__hmul2(halves(a), halves(b))); }
 __device__ inline float half_of(u32 u, int i) { return i ? __high2float(halves(u)) : __low2float(halves(u)); }
-
-// Launches overlap: a kernel may start while the one ahead of it still runs, and waits here before it touches anything.
-__device__ inline void wait_for_previous() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-__device__ inline void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-
-// The ranks of a cluster share a unit and see each other's shared memory. Older devices have clusters of one.
-__device__ inline int cluster_rank() {
-  int r = 0;
-#if __CUDA_ARCH__ >= 900
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
-#endif
-  return r;
-}
-__device__ inline void cluster_sync() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\n barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#else
-  __syncthreads();
-#endif
-}
-__device__ inline u32 peek(const void *shared, int rank) {
-#if __CUDA_ARCH__ >= 900
-  u32 v;
-  asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %1, %2; ld.shared::cluster.u32 %0, [a]; }"
-               : "=r"(v) : "r"((u32)__cvta_generic_to_shared(shared)), "r"(rank) : "memory");
-  return v;
-#else
-  return *(const volatile u32 *)shared;
-#endif
-}
-__device__ inline void poke(void *shared, int rank, u32 v) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %0, %1; st.shared::cluster.u32 [a], %2; }"
-               :: "r"((u32)__cvta_generic_to_shared(shared)), "r"(rank), "r"(v) : "memory");
-#else
-  *(volatile u32 *)shared = v;
-#endif
-}
-
-// prefetch brings a line towards the multiprocessors before it is asked for.
-__device__ inline void prefetch(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
-
-__device__ inline float power(float octaves) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(octaves));
-  return y;
-}
-__device__ inline short nearest(float x) {  // saturating
-  short y;
-  asm("cvt.rni.sat.s16.f32 %0, %1;" : "=h"(y) : "f"(x));
-  return y;
-}
 
 // Floats as integers of the same order, for atomicMax.
 __device__ inline int ordered(float f) { int i = __float_as_int(f); return i ^ ((i >> 31) & 0x7fffffff); }
@@ -166,3 +100,18 @@ __device__ inline int nibble(int channel) { return (channel & 1) * 4 + (channel 
 
 // Where value channel c of a row stands: thread r of eight holds channels 8r…8r+7 of each half of 64, four of each of two groups.
 __device__ inline int value_group(int c) { return c / 64 * 2 + c % 8 / 4; }
+
+// A unit's work is cut into parts, each an item of the queue. parts_of is how many a rank's survivors make, or a whole sequence.
+__device__ inline int parts_of(const Params &p, int2 count) {
+  const int cost = count.x < 0 ? count.y * 5 : count.x * 5 + count.y, quantum = count.x < 0 ? p.denseQuantum : p.quantum;
+  return min((cost + quantum - 1) / quantum, count.x < 0 ? p.maxParts : p.maxParts / p.ranks);
+}
+
+// enqueue makes the items of a rank's work. One warp calls it.
+__device__ inline void enqueue(const Params &p, int unit, int rank, int2 count, int lane) {
+  const int parts = parts_of(p, count);
+  int at = 0;
+  if (lane == 0 && parts > 0) at = atomicAdd(&p.control[0], parts);
+  at = __shfl_sync(~0u, at, 0);
+  for (int i = lane; i < parts; i += 32) p.items[at + i] = make_int4(unit, rank, i, 0);
+}

@@ -1,4 +1,4 @@
-// Products of a group's queries with rows of keys, eight at a time, on the tensor cores: fp16 rows, and rows of 4-bit codes.
+// Products of a group's queries with rows of keys, eight or sixteen at a time, on the tensor cores: fp16 rows, and rows of 4-bit codes.
 #pragma once
 #include "common.cuh"
 
@@ -19,15 +19,30 @@ template <int D> __device__ inline void products(float (&c)[4], const u32 (&q)[D
   for (int i = 0; i < D / 16; i++) mma(c, q[2 * i], 0, q[2 * i + 1], 0, rows[2 * i], rows[2 * i + 1]);
 }
 
-// coded multiplies with eight rows of codes; a holds the queries times the step, the pairs at odd places divided by 16.
-template <int D> __device__ inline void coded(float (&c)[4], const u32 (&a)[D / 8], const u32 (&codes)[D / 32]) {
+// transposed multiplies sixteen fp16 rows with the queries, of which the thread holds its quarter of rows lane/4 and lane/4+8: c[0] and c[1] are row lane/4 with heads
+// lane%4·2 and +1, c[2] and c[3] row lane/4+8.
+template <int D> __device__ inline void transposed(float (&c)[4], const u32 (&upper)[D / 8], const u32 (&lower)[D / 8], const u32 (&q)[D / 8]) {
   float d[4] = {};  // a second chain, since each product waits for the one before it
 #pragma unroll
-  for (int w = 0; w < D / 32; w++) {
-    mma(c, a[4 * w], 0, a[4 * w + 1], 0, codes[w] & LOW, codes[w] & HIGH);
-    mma(d, a[4 * w + 2], 0, a[4 * w + 3], 0, codes[w] >> 8 & LOW, codes[w] >> 8 & HIGH);
+  for (int i = 0; i < D / 16; i += 2) {
+    mma(c, upper[2 * i], lower[2 * i], upper[2 * i + 1], lower[2 * i + 1], q[2 * i], q[2 * i + 1]);
+    mma(d, upper[2 * i + 2], lower[2 * i + 2], upper[2 * i + 3], lower[2 * i + 3], q[2 * i + 2], q[2 * i + 3]);
   }
-  c[0] += d[0], c[1] += d[1];
+#pragma unroll
+  for (int i = 0; i < 4; i++) c[i] += d[i];
+}
+
+// coded multiplies with sixteen rows of codes; a holds the queries times the step, the pairs at odd places divided by 16.
+template <int D> __device__ inline void coded(float (&c)[4], const u32 (&upper)[D / 32], const u32 (&lower)[D / 32], const u32 (&a)[D / 8]) {
+  float d[4] = {};
+#pragma unroll
+  for (int w = 0; w < D / 32; w++) {
+    const u32 u = upper[w], l = lower[w];
+    mma(c, u & LOW, l & LOW, u & HIGH, l & HIGH, a[4 * w], a[4 * w + 1]);
+    mma(d, u >> 8 & LOW, l >> 8 & LOW, u >> 8 & HIGH, l >> 8 & HIGH, a[4 * w + 2], a[4 * w + 3]);
+  }
+#pragma unroll
+  for (int i = 0; i < 4; i++) c[i] += d[i];
 }
 
 constexpr float QUERY_SCALE = 4;                           // keeps products with small steps out of fp16's subnormals

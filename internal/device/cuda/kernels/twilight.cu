@@ -4,10 +4,14 @@
 #include "select.cuh"
 #include "attend.cuh"
 
+#ifndef SELECT_THREADS
+#define SELECT_THREADS 256
+#define SELECT_BLOCKS 2
+#endif
 #define KERNEL extern "C" __global__ void __launch_bounds__
 #define PARAMS const __grid_constant__ Params p
 
-#define SELECT(D, GP) KERNEL(256, 2) select_##D##_##GP(PARAMS) { select_unit<D, GP>(p); }
+#define SELECT(D, GP) KERNEL(SELECT_THREADS, SELECT_BLOCKS) select_##D##_##GP(PARAMS) { select_unit<D, GP>(p); }
 #define ATTEND(D, GP) KERNEL(128, 3) attend_##D##_##GP(PARAMS) { attend_items<D>(p, GP); }
 #define ALL(D)                                                        \
   KERNEL(256) append_##D(PARAMS) { append_token<D>(p); }              \

@@ -1,13 +1,28 @@
 // A stand-in for NVIDIA's driver library: enough of it, on host memory, to run the driver layer on a machine without a GPU. Work runs when it is queued, except
-// between the beginning and the end of a capture. Its one kernel, "add", adds params.x to each of params.n floats.
+// between the beginning and the end of a capture. Its one kernel, "add", adds params.x to each of params.n floats; or, with EMULATED, it has the kernels of emulator.cc.
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 typedef int R;
 typedef struct { float *at; float x; int n; } Params;
 typedef struct { unsigned grid[3], block[3], shared; void *stream; void *attrs; unsigned count; } Config;
 typedef struct { unsigned id, pad; unsigned value[16]; } Attr;
-typedef struct { int nodes; Params node[64]; } Graph;
+typedef struct { void *kernel; unsigned grid[3], threads, cluster; char params[1024]; } Node;
+typedef struct { int nodes; Node node[64]; } Graph;
+
+#ifdef EMULATED
+extern unsigned emulated_params;
+void *emulated_kernel(const char *name);
+void emulate(void *kernel, const unsigned *grid, unsigned threads, unsigned cluster, const void *params);
+#else
+static unsigned emulated_params = sizeof(Params);
+static void *emulated_kernel(const char *name) { return strcmp(name, "add") ? 0 : (void *)3; }
+static void emulate(void *kernel, const unsigned *grid, unsigned threads, unsigned cluster, const void *params) {
+	const Params *p = params;
+	for (int i = 0; i < p->n; i++) p->at[i] += p->x;
+}
+#endif
 
 static int capturing, clock_ms;
 static Graph *open_graph;
@@ -25,16 +40,36 @@ R cuDevicePrimaryCtxRetain(void **c, int d) { *c = (void *)1; return 0; }
 R cuDevicePrimaryCtxRelease_v2(int d) { return 0; }
 R cuCtxSetCurrent(void *c) { current = 1; return 0; }
 R cuCtxSynchronize(void) { return current ? 0 : 201; }
+#ifdef EMULATED
+R cuModuleLoadData(void **m, const char *image) { *m = (void *)2; return 0; }
+#else
 R cuModuleLoadData(void **m, const char *image) { if (strncmp(image, "mock", 4)) return 200; *m = (void *)2; return 0; }
+#endif
 R cuModuleUnload(void *m) { return 0; }
-R cuModuleGetFunction(void **f, void *m, const char *name) { if (strcmp(name, "add")) return 500; *f = (void *)3; return 0; }
+R cuModuleGetFunction(void **f, void *m, const char *name) { return (*f = emulated_kernel(name)) ? 0 : 500; }
 static int attr[32];
 R cuFuncSetAttribute(void *f, int a, int v) { if (a < 0 || a >= 32) return 1; attr[a] = v; return 0; }
 R cuFuncGetAttribute(int *v, int a, void *f) { if (a < 0 || a >= 32) return 1; *v = attr[a]; return 0; }
 R cuOccupancyMaxActiveBlocksPerMultiprocessor(int *n, void *f, int threads, size_t shared) { *n = 2048 / threads; return 0; }
 R cuMemGetInfo_v2(size_t *f, size_t *t) { *f = 1 << 20; *t = 1 << 21; return 0; }
-R cuMemAlloc_v2(void **p, size_t n) { if (!current) return 201; if (n > 1u << 30) return 2; *p = malloc(n); return 0; }
-R cuMemFree_v2(void *p) { free(p); return 0; }
+// Memory ends where none is mapped, so that who reads or writes far beyond it is killed at once; its size stands in a page before it.
+R cuMemAlloc_v2(void **p, size_t n) {
+	if (!current) return 201;
+	if (n > 1u << 30) return 2;
+	size_t room = (n + 4095) / 4096 * 4096;
+	char *at = mmap(0, room + 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (at == MAP_FAILED) return 2;
+	mprotect(at + 4096 + room, 4096, PROT_NONE);
+	*(size_t *)at = room;
+	memset(at + 4096, 0xcd, room);
+	*p = at + 4096 + (room - n) / 256 * 256;
+	return 0;
+}
+R cuMemFree_v2(void *p) {
+	char *at = (char *)((size_t)p / 4096 * 4096) - 4096;
+	munmap(at, *(size_t *)at + 8192);
+	return 0;
+}
 R cuMemHostAlloc(void **p, size_t n, unsigned f) { *p = malloc(n); return 0; }
 R cuMemFreeHost(void *p) { free(p); return 0; }
 R cuMemcpyHtoD_v2(void *d, const void *s, size_t n) { memcpy(d, s, n); return 0; }
@@ -51,8 +86,8 @@ R cuStreamQuery(void *s) { return busy-- > 0 ? 600 : 0; }
 R cuStreamBeginCapture_v2(void *s, int mode) { capturing = 1; open_graph = calloc(1, sizeof(Graph)); return 0; }
 R cuStreamEndCapture(void *s, Graph **g) { capturing = 0; *g = open_graph; return 0; }
 R cuGraphInstantiateWithFlags(Graph **e, Graph *g, unsigned long long f) { *e = malloc(sizeof(Graph)); **e = *g; return 0; }
-static void add(Params *p) { for (int i = 0; i < p->n; i++) p->at[i] += p->x; }
-R cuGraphLaunch(Graph *g, void *s) { for (int i = 0; i < g->nodes; i++) add(&g->node[i]); return 0; }
+static void go(Node *n) { emulate(n->kernel, n->grid, n->threads, n->cluster, n->params); }
+R cuGraphLaunch(Graph *g, void *s) { for (int i = 0; i < g->nodes; i++) go(&g->node[i]); return 0; }
 R cuGraphExecDestroy(Graph *g) { free(g); return 0; }
 R cuGraphDestroy(Graph *g) { free(g); return 0; }
 R cuEventCreate(int **e, unsigned f) { *e = calloc(1, sizeof(int)); return 0; }
@@ -69,8 +104,10 @@ R cuLaunchKernelEx(const Config *c, void *f, void **params, void **extra) {
 		else if (a[i].id == 6) attr[21] = a[i].value[0];
 		else return 1;
 	}
-	if (!capturing) { add(params[0]); return 0; }
+	Node n = {f, {c->grid[0], c->grid[1], c->grid[2]}, c->block[0], attr[20] ? attr[20] : 1};
+	memcpy(n.params, params[0], emulated_params);
+	if (!capturing) { go(&n); return 0; }
 	if (open_graph->nodes == 64) return 1;
-	open_graph->node[open_graph->nodes++] = *(Params *)params[0];
+	open_graph->node[open_graph->nodes++] = n;
 	return 0;
 }

@@ -1,0 +1,78 @@
+// The few instructions that C++ has no name for. The tests' emulator has its own.
+#ifndef TWILIGHT_INSTRUCTIONS
+#define TWILIGHT_INSTRUCTIONS
+#include <cuda_fp16.h>
+
+typedef unsigned int u32;
+typedef unsigned char u8;
+
+// SHARED_MEMORY declares a thread block's shared memory.
+#define SHARED_MEMORY(type, name) __shared__ type name
+
+__device__ inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// Launches overlap: a kernel may start while the one ahead of it still runs, and waits here before it touches anything.
+__device__ inline void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ inline void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// The ranks of a cluster share a unit and see each other's shared memory. Older devices have clusters of one.
+__device__ inline int cluster_rank() {
+  int r = 0;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+#endif
+  return r;
+}
+__device__ inline void cluster_sync() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;\n barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#else
+  __syncthreads();
+#endif
+}
+__device__ inline u32 peek(const void *shared, int rank) {
+#if __CUDA_ARCH__ >= 900
+  u32 v;
+  asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %1, %2; ld.shared::cluster.u32 %0, [a]; }"
+               : "=r"(v) : "r"((u32)__cvta_generic_to_shared(shared)), "r"(rank) : "memory");
+  return v;
+#else
+  return *(const volatile u32 *)shared;
+#endif
+}
+__device__ inline void poke(void *shared, int rank, u32 v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %0, %1; st.shared::cluster.u32 [a], %2; }"
+               :: "r"((u32)__cvta_generic_to_shared(shared)), "r"(rank), "r"(v) : "memory");
+#else
+  *(volatile u32 *)shared = v;
+#endif
+}
+
+// prefetch brings a line towards the multiprocessors before it is asked for.
+__device__ inline void prefetch(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+
+__device__ inline float power(float octaves) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(octaves));
+  return y;
+}
+__device__ inline short nearest(float x) {  // saturating
+  short y;
+  asm("cvt.rni.sat.s16.f32 %0, %1;" : "=h"(y) : "f"(x));
+  return y;
+}
+
+#endif

@@ -1,0 +1,225 @@
+// The first stages of select: upper bounds of pages' logits, and the best pages as candidates.
+#pragma once
+#include "histogram.cuh"
+
+// scaled_queries loads queries as coded() takes them, but for the step: QUERY_SCALE times the query, and a sixteenth of that at odd places.
+template <int D> __device__ inline void scaled_queries(u32 (&q)[D / 8], const Params &p, int unit, int lane) {
+  const u32 even = bits(__float2half2_rn(QUERY_SCALE)), odd = bits(__float2half2_rn(QUERY_SCALE / 16));
+  queries<D>(q, p, unit, lane);
+#pragma unroll
+  for (int i = 0; i < D / 8; i++) q[i] = times(q[i], i % 2 ? odd : even);
+}
+
+// exact_page is the exact logits of a page's tokens, in octaves: x[0] and x[1] are token lane/4 with heads lane%4·2 and +1, x[2] and x[3] token lane/4+8. Their largest
+// raises the reference. One warp calls it.
+template <int D, int GP> __device__ inline void exact_page(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, int page, float (&x)[4]) {
+  const int j = u.lane % 4, row = u.lane / 4;
+  const size_t at = r.slab(p, u, page / PAGES) * BLOCK + page % PAGES * PAGE;
+  u32 q[D / 8], k[2][D / 8];
+  queries<D>(q, p, u.unit, u.lane);
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const int token = row + i * 8;
+    load<D / 8>(k[i], p.k + (at + (page * PAGE + token < r.n ? token : 0)) * D + j * (D / 4));
+  }
+  transposed<D>(x, k[0], k[1], q);
+#pragma unroll
+  for (int i = 0; i < 4; i++) x[i] *= p.scale;
+  const bool second = page * PAGE + row + 8 < r.n;
+  float a = x[0], b = x[1];
+  if (second) a = fmaxf(a, x[2]), b = fmaxf(b, x[3]);
+  if (page * PAGE + row >= r.n) a = b = -INFINITY;
+  for (int d = 4; d < 32; d *= 2) a = fmaxf(a, __shfl_xor_sync(~0u, a, d)), b = fmaxf(b, __shfl_xor_sync(~0u, b, d));
+  if (row == 0) atomicMax(&sh.reference[2 * j], ordered(a)), atomicMax(&sh.reference[2 * j + 1], ordered(b));
+}
+
+// block_bases makes, for sixteen blocks at a time, what all codes of a block share: the logit of its low; and by how much noise in the codes inflates the estimated weights on
+// average, exp(σ²/2) with σ² = Σ q²·step²/12/D, which the tail takes back.
+template <int D, int GP> __device__ inline void block_bases(const Params &p, const Rank<GP> &u, const Range<GP> &r) {
+  const int j = u.lane % 4, row = u.lane / 4;
+  for (int b0 = r.first + (u.warp + u.warps - 2) % u.warps * 16; b0 < r.end; b0 += u.warps * 16) {  // warps 0 and 1 have begun with a page each
+    u32 q[D / 8], low[2][D / 8];
+    queries<D>(q, p, u.unit, u.lane);
+    const __half *at[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      at[i] = p.range + r.slab(p, u, min(b0 + row + i * 8, r.end - 1)) * 2 * D + j * (D / 4);
+      load<D / 8>(low[i], at[i]);
+    }
+    float c[4] = {}, noise[4] = {};
+    transposed<D>(c, low[0], low[1], q);
+    if (p.flags & TAIL) {
+      const __half2 most = __float2half2_rn(200), quarter = __float2half2_rn(0.25f);  // squares stay finite
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        load<D / 8>(low[i], at[i] + D);
+#pragma unroll
+        for (int k = 0; k < D / 8; k++) {
+          const __half2 x = __hmin2(halves(low[i][k]), most);
+          low[i][k] = bits(__hmul2(x, x));
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < D / 8; k++) {
+        const __half2 x = __hmin2(__hmul2(__habs2(halves(q[k])), quarter), most);
+        q[k] = bits(__hmul2(x, x));
+      }
+      transposed<D>(noise, low[0], low[1], q);
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      if (b0 + row + i * 8 >= r.end) continue;
+      float *out = r.bases + (b0 + row + i * 8) * 2 * HEADS + 2 * j;
+      constexpr float HALF_VARIANCE = 16.0f / 12 / 2 / D * 1.44269504f;  // in octaves
+      *(float2 *)out = make_float2(c[2 * i] * p.scale, c[2 * i + 1] * p.scale);
+      *(float2 *)(out + HEADS) = make_float2(power(-HALF_VARIANCE * noise[2 * i]), power(-HALF_VARIANCE * noise[2 * i + 1]));
+    }
+  }
+}
+
+// scan_pages makes the upper bounds of the pages' logits, q⁺·largest + q⁻·smallest, and their extremes over the unit.
+template <int D, int GP> __device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, const u32 (&q)[D / 8]) {
+  const int j = u.lane % 4, row = u.lane / 4;
+  float top[2] = {-INFINITY, -INFINITY}, bottom[2] = {INFINITY, INFINITY};
+  for (int b = r.first + u.warp; b < r.end; b += u.warps) {
+    const size_t bh = r.slab(p, u, b);
+    if (b + u.warps < r.end) {
+      const size_t ahead = r.slab(p, u, b + u.warps);
+      if (u.lane < PAGES * D / 128) prefetch(p.bounds + ahead * PAGES * D + u.lane * 128);
+      else if (u.lane - PAGES * D / 128 < D * 2 / 128) prefetch((const u8 *)p.range + ahead * D * 4 + D * 2 + (u.lane - PAGES * D / 128) * 128);
+    }
+    u32 step[D / 8], codes[2][2][D / 32];
+    load<D / 8>(step, p.range + (bh * 2 + 1) * D + j * (D / 4));
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const u8 *at = p.bounds + (bh * PAGES + i * 8 + row) * D + j * (D / 8);
+      load<D / 32>(codes[i][0], at);
+      load<D / 32>(codes[i][1], at + D / 2);
+    }
+    const float2 base = *(const float2 *)(r.bases + b * 2 * HEADS + 2 * j);
+    u32 up[D / 8];
+#pragma unroll
+    for (int i = 0; i < D / 8; i++) {
+      const __half2 a = __hmul2(halves(q[i]), halves(step[i])), zero = __float2half2_rn(0);
+      up[i] = bits(__hmax2(a, zero)), step[i] = bits(__hmin2(a, zero));
+    }
+    float c[4] = {}, d[4] = {};
+    coded<D>(c, codes[0][0], codes[1][0], up);
+    coded<D>(d, codes[0][1], codes[1][1], step);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const int page = b * PAGES + i * 8 + row;
+      const float x = base.x + (c[2 * i] + d[2 * i]) * (CODED * p.scale), y = base.y + (c[2 * i + 1] + d[2 * i + 1]) * (CODED * p.scale);
+      if (page < r.encoded && page != r.newest) {
+        if (2 * j < GP) {
+          if (GP > 1) *(float2 *)(r.scores + (size_t)page * GP + 2 * j) = make_float2(x, y);
+          else r.scores[page] = x;
+        }
+        top[0] = fmaxf(top[0], x), bottom[0] = fminf(bottom[0], x);
+        top[1] = fmaxf(top[1], y), bottom[1] = fminf(bottom[1], y);
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    for (int d = 4; d < 32; d *= 2) top[i] = fmaxf(top[i], __shfl_xor_sync(~0u, top[i], d)), bottom[i] = fminf(bottom[i], __shfl_xor_sync(~0u, bottom[i], d));
+    if (row == 0) atomicMax(&sh.top[2 * j + i], ordered(top[i])), atomicMax(&sh.bottom[2 * j + i], ordered(-bottom[i]));
+  }
+  u.sync();
+  for (int g = u.warp; g < u.G; g += u.warps) {  // a lane for each rank
+    int top = ordered(-INFINITY), bottom = top;
+    if (u.lane < u.ranks) top = peek(&sh.top[g], u.lane), bottom = peek(&sh.bottom[g], u.lane);
+    top = __reduce_max_sync(~0u, top), bottom = __reduce_max_sync(~0u, bottom);
+    if (u.lane == 0) sh.best[g] = unordered(top), sh.span[g] = fmaxf(unordered(top) + unordered(bottom), 1e-6f);
+  }
+  __syncthreads();
+}
+
+// choose_pages marks the best pages by a histogram of the distance to the best; with one list for the group, by the head to which a page matters most. It lists the rank's
+// candidates in order and returns how many they are.
+template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r) {
+  const bool shared = p.flags & SHARED;
+  const int lists = shared ? 1 : u.G, old = r.encoded - (r.newest < r.encoded);
+  const int budget = min(p.budget > 0 ? p.budget : (int)(p.keep * (r.newest + 1) + 0.5f), old);
+  const int firstPage = r.first * PAGES, endPage = r.end * PAGES;
+  float best[GP], perBin[GP], widest = 0;
+#pragma unroll
+  for (int g = 0; g < GP; g++) {
+    best[g] = g < u.G ? sh.best[g] : INFINITY;
+    if (g < u.G) perBin[g] = (BINS - 1) / sh.span[g], widest = fmaxf(widest, sh.span[g]);
+  }
+  // The bin replaces the score that it came from; the same thread reads it again below.
+#pragma unroll 2
+  for (int page = firstPage + threadIdx.x; page < min(endPage, r.encoded); page += blockDim.x) {
+    if (page == r.newest) continue;
+    float x[GP], least = INFINITY;
+    float *at = r.scores + (size_t)page * GP;
+#pragma unroll
+    for (int g = 0; g < GP; g++) {
+      x[g] = best[g] - at[g];
+      least = fminf(least, g < u.G ? x[g] : INFINITY);
+    }
+    if (shared) {
+      const int bin = min((int)(least * ((BINS - 1) / widest)), BINS - 1);
+      *(int *)at = bin;
+      atomicAdd(&sh.histogram[0][bin], 1);
+    } else {
+#pragma unroll
+      for (int g = 0; g < GP; g++) {
+        if (g >= u.G) break;
+        const int bin = min((int)(x[g] * perBin[g]), BINS - 1);
+        ((int *)at)[g] = bin;
+        atomicAdd(&sh.histogram[g][bin], 1);
+      }
+    }
+  }
+  u.sync();
+  for (int l = u.rank; l < lists; l += u.ranks) {
+    join(sh, l, u.ranks);
+    if (u.warp == 0) {
+      const int bin = last_bin(sh, budget, u.lane);
+      if (u.lane < u.ranks) poke(&sh.threshold[l][3], u.lane, bin);
+    }
+    __syncthreads();
+  }
+  u.sync();
+  for (int i = threadIdx.x; i < GP * BINS; i += blockDim.x) sh.histogram[i / BINS][i % BINS] = 0;
+  // Marks first, a warp a range of pages; then the list, once it is known how many lie before.
+  const int each = (endPage - firstPage + u.warps * 32 - 1) / (u.warps * 32) * 32, from = firstPage + u.warp * each, to = min(from + each, endPage);
+  int count = 0;
+  for (int page = from + u.lane; page - u.lane < to; page += 32) {
+    u32 who = 0;
+    if (page >= to) {
+      // beyond the warp's range
+    } else if (page == r.newest) {
+      who = 0xff;
+    } else if (page < r.encoded && budget > 0) {
+      const int *at = (const int *)r.scores + (size_t)page * GP;
+      if (shared) {
+        who = at[0] <= sh.threshold[0][3] ? 0xff : 0;
+      } else {
+#pragma unroll
+        for (int g = 0; g < GP; g++) {
+          if (g < u.G) who |= (at[g] <= sh.threshold[g][3] ? 1u : 0u) << g;
+        }
+      }
+    }
+    if (page < to) r.marks[page] = who;
+    count += __popc(__ballot_sync(~0u, who != 0));
+  }
+  if (u.lane == 0) sh.found[0][u.warp] = count;
+  __syncthreads();
+  int at = 0, found = 0;
+  for (int w = 0; w < u.warps; w++) {
+    if (w < u.warp) at += sh.found[0][w];
+    found += sh.found[0][w];
+  }
+  for (int page = from + u.lane; page - u.lane < to; page += 32) {
+    const bool in = page < to && r.marks[page] != 0;
+    const u32 marked = __ballot_sync(~0u, in);
+    if (in) r.candidate[at + __popc(marked & ((1u << u.lane) - 1))] = page;
+    at += __popc(marked);
+  }
+  __syncthreads();
+  return found;
+}

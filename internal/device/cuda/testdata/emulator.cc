@@ -1,0 +1,257 @@
+// The kernels, compiled for the host: a fibre a thread, so that they run without a GPU, if slowly. Warps, thread blocks and clusters wait for each other as on the device, in
+// an order that changes from wait to wait; shared memory begins as rubbish. With mock.c, which has the driver's calls, it makes a library that tests load in the driver's place.
+#include <dlfcn.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <algorithm>
+#include <functional>
+#include <vector>
+
+#define TWILIGHT_INSTRUCTIONS
+#define __CUDA_ARCH__ 900
+#include "cuda_fp16.h"
+
+typedef unsigned int u32;
+typedef unsigned char u8;
+
+namespace {
+
+struct Dim { unsigned x, y, z; };
+
+struct Barrier {  // what a fibre waits for is that `turn` changes
+  int waiting = 0;
+  unsigned turn = 0;
+};
+
+struct Exchange {
+  u32 word[8];
+  float a[8], b[4];
+};
+
+struct Warp {
+  Barrier barrier;
+  Exchange in[2][32];  // of this turn and of the one before, which slow lanes still read
+};
+
+struct Block {
+  Dim index;
+  Barrier barrier;
+  std::vector<Warp> warps;
+  alignas(256) char memory[64 << 10];
+};
+
+struct Fibre {
+  ucontext_t start;
+  jmp_buf here;
+  bool begun = false, done = true;
+  Barrier *waits = nullptr;
+  unsigned turn;
+  Block *block;
+  unsigned thread;
+  int rank;
+};
+
+constexpr size_t STACK = 128 << 10;
+std::vector<Fibre *> fibres;
+Fibre *current;
+jmp_buf scheduler;
+std::function<void()> *job;
+Barrier clusterBarrier;
+int clusterThreads, blockThreads;
+std::vector<Block *> blocks;
+u32 dice = 1;
+
+u32 roll() { return dice ^= dice << 13, dice ^= dice >> 17, dice ^= dice << 5; }
+
+void yield() {
+  if (!_setjmp(current->here)) _longjmp(scheduler, 1);
+}
+
+unsigned wait(Barrier &b, int all) {
+  const unsigned turn = b.turn;
+  if (++b.waiting == all) {
+    b.waiting = 0, b.turn++;
+    return turn;
+  }
+  current->waits = &b, current->turn = turn;
+  yield();
+  return turn;
+}
+
+void fibre() {
+  for (;;) {
+    (*job)();
+    current->done = true;
+    yield();
+  }
+}
+
+void resume(Fibre *f) {
+  current = f;
+  if (_setjmp(scheduler)) return;
+  if (f->begun) _longjmp(f->here, 1);
+  f->begun = true;
+  setcontext(&f->start);
+}
+
+// exchange lets the lanes of a warp see each other's data.
+const Exchange *exchange(const Exchange &mine) {
+  Warp &w = current->block->warps[current->thread / 32];
+  w.in[w.barrier.turn & 1][current->thread % 32] = mine;
+  return w.in[wait(w.barrier, 32) & 1];
+}
+
+const Exchange *exchange(u32 x) {
+  Exchange e;
+  e.word[0] = x;
+  return exchange(e);
+}
+
+template <typename T> T as(u32 u) { T t; memcpy(&t, &u, 4); return t; }
+template <typename T> u32 word(T t) { u32 u; memcpy(&u, &t, 4); return u; }
+float half_at(u32 u, int i) { __half h[2]; memcpy(h, &u, 4); return h[i]; }
+
+}  // namespace
+
+static Dim gridDim, blockDim;
+#define blockIdx (current->block->index)
+#define threadIdx (Dim{current->thread, 0, 0})
+#define SHARED_MEMORY(type, name)                                                  \
+  static_assert(sizeof(type) <= 48 << 10, "shared memory"); \
+  type &name = *(type *)current->block->memory
+
+static inline int lane_id() { return current->thread % 32; }
+static inline void __syncthreads() { wait(current->block->barrier, blockThreads); }
+static inline void __syncwarp() { exchange(0); }
+static inline void __threadfence() {}
+template <typename T> T __shfl_sync(u32, T x, int from) { return as<T>(exchange(word(x))[from % 32].word[0]); }
+template <typename T> T __shfl_xor_sync(u32, T x, int d) { return as<T>(exchange(word(x))[lane_id() ^ d].word[0]); }
+template <typename T> T __shfl_up_sync(u32, T x, int d) {
+  const Exchange *e = exchange(word(x));
+  return as<T>(e[lane_id() < d ? lane_id() : lane_id() - d].word[0]);
+}
+static inline u32 __ballot_sync(u32, bool b) {
+  const Exchange *e = exchange(b);
+  u32 m = 0;
+  for (int i = 0; i < 32; i++) m |= e[i].word[0] << i;
+  return m;
+}
+static inline bool __any_sync(u32, bool b) { return __ballot_sync(~0u, b); }
+template <typename T, typename F> T reduce(T x, F f) {
+  const Exchange *e = exchange(word(x));
+  T y = as<T>(e[0].word[0]);
+  for (int i = 1; i < 32; i++) y = f(y, as<T>(e[i].word[0]));
+  return y;
+}
+template <typename T> T __reduce_min_sync(u32, T x) { return reduce(x, [](T a, T b) { return std::min(a, b); }); }
+template <typename T> T __reduce_max_sync(u32, T x) { return reduce(x, [](T a, T b) { return std::max(a, b); }); }
+template <typename T> T __reduce_add_sync(u32, T x) { return reduce(x, [](T a, T b) { return a + b; }); }
+static inline int __popc(u32 x) { return __builtin_popcount(x); }
+static inline int __ffs(u32 x) { return __builtin_ffs(x); }
+static inline int __float_as_int(float f) { return as<int>(word(f)); }
+static inline float __int_as_float(int i) { return as<float>(i); }
+template <typename T> T __ldcg(const T *p) { return *p; }
+static inline u32 __byte_perm(u32 x, u32 y, u32 pick) {
+  const uint64_t all = (uint64_t)y << 32 | x;
+  u32 r = 0;
+  for (int i = 0; i < 4; i++) r |= (u32)(all >> (pick >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  return r;
+}
+static inline u32 __vminu4(u32 a, u32 b) {
+  u32 r = 0;
+  for (int i = 0; i < 32; i += 8) r |= std::min(a >> i & 0xff, b >> i & 0xff) << i;
+  return r;
+}
+template <typename T, typename U> T atomicAdd(T *p, U x) { T old = *p; *p += x; return old; }
+static inline int atomicMax(int *p, int x) { int old = *p; *p = std::max(old, x); return old; }
+
+// What kernels/instructions.cuh has.
+static inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  Exchange x;
+  const u32 a[4] = {a0, a1, a2, a3}, b[2] = {b0, b1};
+  for (int i = 0; i < 8; i++) x.a[i] = half_at(a[i / 2], i % 2);
+  for (int i = 0; i < 4; i++) x.b[i] = half_at(b[i / 2], i % 2);
+  const Exchange *e = exchange(x);
+  const int r = lane_id() / 4, j = lane_id() % 4;
+  for (int i = 0; i < 4; i++) {  // row r + i/2·8, column 2j + i%2
+    for (int t = 0; t < 4; t++) {
+      const float *p = e[r * 4 + t].a, *q = e[(2 * j + i % 2) * 4 + t].b;
+      const int low = i / 2 * 2;
+      c[i] += p[low] * q[0] + p[low + 1] * q[1] + p[low + 4] * q[2] + p[low + 5] * q[3];
+    }
+  }
+}
+static inline void wait_for_previous() {}
+static inline void let_next_start() {}
+static inline int cluster_rank() { return current->rank; }
+static inline void cluster_sync() { wait(clusterBarrier, clusterThreads); }
+static inline u32 *remote(const void *shared, int rank) { return (u32 *)(blocks[rank]->memory + ((const char *)shared - current->block->memory)); }
+static inline u32 peek(const void *shared, int rank) { return *remote(shared, rank); }
+static inline void poke(void *shared, int rank, u32 v) { *remote(shared, rank) = v; }
+static inline void prefetch(const void *) {}
+static inline float power(float octaves) { return exp2f(octaves); }
+static inline short nearest(float x) { return (short)std::min(std::max(rintf(x), -32768.0f), 32767.0f); }
+
+#pragma GCC diagnostic ignored "-Wunknown-pragmas"
+#include "../kernels/twilight.cu"
+
+extern "C" unsigned emulated_params = sizeof(Params);
+
+extern "C" void *emulated_kernel(const char *name) {
+  Dl_info self;
+  dladdr((void *)&emulated_params, &self);
+  return dlsym(dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD), name);
+}
+
+// emulate runs a launch to its end, a cluster at a time.
+extern "C" void emulate(void *kernel, const unsigned *grid, unsigned threads, unsigned cluster, const void *params) {
+  Params p;
+  memcpy(&p, params, sizeof p);
+  std::function<void()> call = [&] { ((void (*)(Params))kernel)(p); };
+  job = &call;
+  gridDim = {grid[0], grid[1], grid[2]}, blockDim = {threads, 1, 1};
+  clusterThreads = threads * cluster, blockThreads = threads;
+  while (fibres.size() < threads * cluster) {
+    Fibre *f = new Fibre;
+    getcontext(&f->start);
+    f->start.uc_stack.ss_sp = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    f->start.uc_stack.ss_size = STACK, f->start.uc_link = nullptr;
+    makecontext(&f->start, fibre, 0);
+    fibres.push_back(f);
+  }
+  while (blocks.size() < cluster) blocks.push_back(new Block);
+  std::vector<unsigned> order((threads * cluster + 31) / 32);
+  for (unsigned i = 0; i < order.size(); i++) order[i] = i;
+  for (unsigned z = 0; z < grid[2]; z++) for (unsigned y = 0; y < grid[1]; y++) for (unsigned x = 0; x < grid[0]; x += cluster) {
+    clusterBarrier = {};
+    for (unsigned r = 0; r < cluster; r++) {
+      blocks[r]->index = {x + r, y, z}, blocks[r]->barrier = {};
+      blocks[r]->warps.assign((threads + 31) / 32, {});
+      memset(blocks[r]->memory, 0xcd, sizeof blocks[r]->memory);
+      for (unsigned t = 0; t < threads; t++) {
+        Fibre *f = fibres[r * threads + t];
+        f->done = false, f->waits = nullptr, f->block = blocks[r], f->thread = t, f->rank = r;
+      }
+    }
+    for (unsigned left = threads * cluster; left > 0;) {
+      bool moved = false;
+      for (unsigned i = order.size() - 1; i > 0; i--) std::swap(order[i], order[roll() % (i + 1)]);
+      for (unsigned w : order) {
+        for (unsigned t = w * 32; t < std::min(w * 32 + 32, threads * cluster); t++) {
+          Fibre *f = fibres[t];
+          if (f->done || (f->waits && f->waits->turn == f->turn)) continue;
+          f->waits = nullptr, moved = true;
+          resume(f);
+          left -= f->done;
+        }
+      }
+      if (!moved) {
+        fprintf(stderr, "emulator: all threads of a cluster wait\n");
+        abort();
+      }
+    }
+  }
+}
