@@ -18,6 +18,9 @@ func allPlanes() (all []Plane) {
 	for _, p := range []int{8, 16, 32, 64} {
 		all = append(all, Bounds{p})
 	}
+	for _, n := range []int{8, 16, 32, 64} {
+		all = append(all, Clusters{n})
+	}
 	return append(all, Int4{}, ValueSum{})
 }
 

@@ -48,3 +48,17 @@ func logSumExp(k Kernels, x, scratch []float32) float32 {
 	copy(scratch, x)
 	return top + float32(math.Log(float64(k.Exp(scratch[:len(x)], top))))
 }
+
+// loudest leaves in the first head's scores the largest of the heads', each head's normalised by its own softmax so that none outshouts the others.
+func loudest(k Kernels, scores []float32, ld, heads, n int, scratch []float32) {
+	best := scores[:n]
+	for g := range heads {
+		score := scores[g*ld:][:n]
+		lse := logSumExp(k, score, scratch)
+		for i := range score {
+			if x := score[i] - lse; g == 0 || x > best[i] {
+				best[i] = x
+			}
+		}
+	}
+}

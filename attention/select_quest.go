@@ -54,7 +54,7 @@ func (s quest) Choose(w *Work) {
 	}
 	want = min(max(want, 1), n)
 	if s.shared {
-		s.share(w, n)
+		loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, n, w.Scratch(n))
 	}
 	for g := range w.Group {
 		score := w.ScoreSlice(g)[:n]
@@ -69,20 +69,6 @@ func (s quest) Choose(w *Work) {
 			}
 			if tied || x > t {
 				w.Propose(g, p*s.page, (p+1)*s.page)
-			}
-		}
-	}
-}
-
-// share leaves in the first head's scores the group's largest score of each page, each head's normalised by its own softmax so that none outshouts the others.
-func (s quest) share(w *Work, n int) {
-	best := w.ScoreSlice(0)[:n]
-	for g := range w.Group {
-		score := w.ScoreSlice(g)[:n]
-		lse := logSumExp(w.Kern, score, w.Scratch(n))
-		for p := range score {
-			if x := score[p] - lse; g == 0 || x > best[p] {
-				best[p] = x
 			}
 		}
 	}

@@ -79,6 +79,7 @@ type Work struct {
 	hasFar  bool
 	exact   []float32 // exact logits of the slice each part is at
 	order   []float32 // scratch for threshold searches
+	ints    []int32   // scratch of selectors
 	masks   []uint16  // scratch for threshold searches
 	tmp     []byte    // kernel scratch, TmpBytes for each part of an estimate
 	count   counts
@@ -132,6 +133,30 @@ func (w *Work) ReadBytes(n int) { w.count.selBytes += n }
 
 // Scratch is float scratch of at least n elements for Choose and Prune, contents undefined.
 func (w *Work) Scratch(n int) []float32 { w.order = grow(w.order, n); return w.order[:n] }
+
+// Ints is integer scratch of n elements for Choose, contents undefined.
+func (w *Work) Ints(n int) []int32 { w.ints = grow(w.ints, n); return w.ints[:n] }
+
+// ProposeBest makes the want best scored tokens candidates of query head g, of equal ones the earlier; score i is that of token first+i. NaN is never taken.
+func (w *Work) ProposeBest(g, first int, score []float32, want int) {
+	if want >= len(score) {
+		w.Propose(g, first, first+len(score))
+		return
+	}
+	if want < 1 {
+		return
+	}
+	t, ties := kthLargest(w.Kern, score, want)
+	for i, x := range score {
+		tied := x == t && ties > 0
+		if tied {
+			ties--
+		}
+		if tied || x > t {
+			w.Propose(g, first+i, first+i+1)
+		}
+	}
+}
 
 // collect flattens the survivors of the group into rows, and remembers whose they are where heads attend to their own sets.
 func (w *Work) collect(union bool) {
