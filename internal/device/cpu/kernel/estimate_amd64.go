@@ -17,6 +17,7 @@ type estimates struct {
 	pageScale  func(dst, m *float32, dim int, bounds *uint16)
 	pageQuery  []pageQueryFunc // one byte a channel
 	pageQuery2 []pageQueryFunc // two bytes
+	pageLanes  int             // pages of one call of these
 	int4       []scanFunc
 	pages      [9][]scanFunc // by bits
 	blockQuery func(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)
@@ -90,7 +91,7 @@ func checkScan(dst []float32, ld, group int, codes []byte, pageBytes int, pages 
 }
 
 // PageRangeDot implements attention.Kernels. For a page, the key is its middle plus range·(u − top/2)/top, so the query times the range is what meets the codes;
-// it is rounded to signed bytes, for codes of eight bits to fifteen bits, under one scale a page.
+// it is rounded to signed bytes, for codes of eight bits to fifteen bits (fourteen with AVX2), under one scale a page.
 func (v vector) PageRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, bounds []uint16, codes []byte, pages uint16, tmp []byte) {
 	e := v.estimates
 	if e == nil || !vectorDim(dim) || nbits >= len(e.pages) || e.pages[nbits] == nil {
@@ -113,12 +114,14 @@ func (v vector) PageRangeDot(dst []float32, ld int, q []float32, group, dim, nbi
 	for g := range group {
 		size[g] = e.normalise(ptr(unit[g*dim:]), ptr(m), ptr(q[g*dim:][:dim]), dim)
 	}
-	b := ptr(bounds[:2*dim*attention.BlockPages])
-	e.pageScale(ptr(tops), ptr(m), dim, b)
+	b := bounds[:2*dim*attention.BlockPages]
+	e.pageScale(ptr(tops), ptr(m), dim, ptr(b))
 	levels := float32(int(1)<<nbits - 1)
 	for g := 0; g < group; {
 		h := tile(group-g, len(prepare))
-		prepare[h-1](ptr(q8[g*qHead:]), qHead, ptr(affine[32*g:]), ptr(size[g:]), ptr(unit[g*dim:]), dim, b, ptr(tops), levels)
+		for p := 0; p < attention.BlockPages; p += e.pageLanes {
+			prepare[h-1](ptr(q8[g*qHead+4*p:]), qHead, ptr(affine[32*g+p:]), ptr(size[g:]), ptr(unit[g*dim:]), dim, ptr(b[p:]), ptr(tops[p:]), levels)
+		}
 		g += h
 	}
 	scan := e.pages[nbits]

@@ -206,3 +206,92 @@ func pageQueryWide1AVX512(dst *int8, dstHead int, affine *float32, unit *float32
 //
 //go:noescape
 func pageQueryWide2AVX512(dst *int8, dstHead int, affine *float32, unit *float32, q *float32, dim int, bounds *uint16, top *float32, levels float32)
+
+// bounds1AVX2 is, for 1 query heads, 16 pages and dim a multiple of 16 up to 256 (attention.Portable.PageBounds):
+//
+//	for g := range heads {
+//		for p := range 16 {
+//			dst[g*ld+p] = Σ_c max(q[g*dim+c], 0)*bounds[c][1][p] + min(q[g*dim+c], 0)*bounds[c][0][p]
+//		}
+//	}
+//
+//go:noescape
+func bounds1AVX2(dst *float32, ld int, q *float32, dim int, bounds *uint16)
+
+// bounds2AVX2 is, for 2 query heads, 16 pages and dim a multiple of 16 up to 256 (attention.Portable.PageBounds):
+//
+//	for g := range heads {
+//		for p := range 16 {
+//			dst[g*ld+p] = Σ_c max(q[g*dim+c], 0)*bounds[c][1][p] + min(q[g*dim+c], 0)*bounds[c][0][p]
+//		}
+//	}
+//
+//go:noescape
+func bounds2AVX2(dst *float32, ld int, q *float32, dim int, bounds *uint16)
+
+// bounds3AVX2 is, for 3 query heads, 16 pages and dim a multiple of 16 up to 256 (attention.Portable.PageBounds):
+//
+//	for g := range heads {
+//		for p := range 16 {
+//			dst[g*ld+p] = Σ_c max(q[g*dim+c], 0)*bounds[c][1][p] + min(q[g*dim+c], 0)*bounds[c][0][p]
+//		}
+//	}
+//
+//go:noescape
+func bounds3AVX2(dst *float32, ld int, q *float32, dim int, bounds *uint16)
+
+// normaliseAVX2 scales a query to ±1, n a multiple of 16, and widens m to its magnitudes:
+//
+//	top = max_i |x[i]|
+//	for i := range n {
+//		dst[i] = x[i] / top // 0 if top is
+//		m[i] = max(m[i], |dst[i]|)
+//	}
+//
+//go:noescape
+func normaliseAVX2(dst *float32, m *float32, x *float32, n int) (top float32)
+
+// pageScaleAVX2 is the largest scaled range of each of 16 pages:
+//
+//	for p := range 16 {
+//		dst[p] = max_c m[c]*(bounds[c][1][p] - bounds[c][0][p])
+//	}
+//
+//go:noescape
+func pageScaleAVX2(dst *float32, m *float32, dim int, bounds *uint16)
+
+// pageQuery1AVX2 scales 1 queries, |q[c]| ≤ 1, by the ranges of 8 pages and rounds them to ±127, the largest range being top[p]. In affine it leaves the map
+// from a product of codes, from 0 to levels, with the rounded query to one of the key with unit[g]·q:
+//
+//	for p := range 8 {
+//		for c := range dim {
+//			r := round(q[g*dim+c] * (bounds[c][1][p]-bounds[c][0][p]) * 127 / top[p])
+//			dst[g*dstHead+c/4*64+p*4+c%4] = r
+//			sum += r
+//			mid += q[g*dim+c] * (bounds[c][1][p]+bounds[c][0][p]) / 2
+//		}
+//		scale := unit[g] * top[p] / 127 / levels
+//		affine[g*32+p], affine[g*32+16+p] = scale, unit[g]*mid - scale*sum*levels/2
+//	}
+//
+//go:noescape
+func pageQuery1AVX2(dst *int8, dstHead int, affine *float32, unit *float32, q *float32, dim int, bounds *uint16, top *float32, levels float32)
+
+// pageQueryWide1AVX2 scales 1 queries, |q[c]| ≤ 1, by the ranges of 8 pages and rounds them to ±8064, the largest range being top[p]. In affine it leaves the map
+// from a product of codes, from 0 to levels, with the rounded query to one of the key with unit[g]·q:
+//
+//	for p := range 8 {
+//		for c := range dim {
+//			r := round(q[g*dim+c] * (bounds[c][1][p]-bounds[c][0][p]) * 8064 / top[p])
+//			dst[g*dstHead+c/4*64+p*4+c%4] = r
+//			sum += r
+//			mid += q[g*dim+c] * (bounds[c][1][p]+bounds[c][0][p]) / 2
+//		}
+//		scale := unit[g] * top[p] / 8064 / levels
+//		affine[g*32+p], affine[g*32+16+p] = scale, unit[g]*mid - scale*sum*levels/2
+//	}
+//
+// r being kept in two planes, dst[...] = (r+64)>>7 and dst[dim*16+...] = the rest.
+//
+//go:noescape
+func pageQueryWide1AVX2(dst *int8, dstHead int, affine *float32, unit *float32, q *float32, dim int, bounds *uint16, top *float32, levels float32)

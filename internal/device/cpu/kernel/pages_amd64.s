@@ -33,13 +33,13 @@ split:
 
 channel:
 	VCVTPH2PS        (DX), Z2
-	VCVTPH2PS        32(DX), Z3
-	VFMADD231PS.BCST (BX), Z3, Z0
-	VFMADD231PS.BCST (SI), Z2, Z1
+	VFMADD231PS.BCST (SI), Z2, Z0
+	VCVTPH2PS        32(DX), Z2
+	VFMADD231PS.BCST (BX), Z2, Z1
 	VCVTPH2PS        64(DX), Z2
-	VCVTPH2PS        96(DX), Z3
-	VFMADD231PS.BCST 4(BX), Z3, Z0
-	VFMADD231PS.BCST 4(SI), Z2, Z1
+	VFMADD231PS.BCST 4(SI), Z2, Z0
+	VCVTPH2PS        96(DX), Z2
+	VFMADD231PS.BCST 4(BX), Z2, Z1
 	ADDQ             $0x08, BX
 	ADDQ             $0x08, SI
 	SUBQ             $-128, DX
@@ -48,7 +48,7 @@ channel:
 	MOVQ             dst+0(FP), AX
 	MOVQ             ld+8(FP), CX
 	SHLQ             $0x02, CX
-	VADDPS           Z0, Z1, Z0
+	VADDPS           Z1, Z0, Z0
 	VMOVUPS          Z0, (AX)
 	VZEROUPPER
 	RET
@@ -84,17 +84,17 @@ split:
 
 channel:
 	VCVTPH2PS        (DX), Z4
-	VCVTPH2PS        32(DX), Z5
-	VFMADD231PS.BCST (BX), Z5, Z0
-	VFMADD231PS.BCST (BX)(AX*1), Z5, Z2
-	VFMADD231PS.BCST (SI), Z4, Z1
-	VFMADD231PS.BCST (SI)(AX*1), Z4, Z3
+	VFMADD231PS.BCST (SI), Z4, Z0
+	VFMADD231PS.BCST (SI)(AX*1), Z4, Z2
+	VCVTPH2PS        32(DX), Z4
+	VFMADD231PS.BCST (BX), Z4, Z1
+	VFMADD231PS.BCST (BX)(AX*1), Z4, Z3
 	VCVTPH2PS        64(DX), Z4
-	VCVTPH2PS        96(DX), Z5
-	VFMADD231PS.BCST 4(BX), Z5, Z0
-	VFMADD231PS.BCST 4(BX)(AX*1), Z5, Z2
-	VFMADD231PS.BCST 4(SI), Z4, Z1
-	VFMADD231PS.BCST 4(SI)(AX*1), Z4, Z3
+	VFMADD231PS.BCST 4(SI), Z4, Z0
+	VFMADD231PS.BCST 4(SI)(AX*1), Z4, Z2
+	VCVTPH2PS        96(DX), Z4
+	VFMADD231PS.BCST 4(BX), Z4, Z1
+	VFMADD231PS.BCST 4(BX)(AX*1), Z4, Z3
 	ADDQ             $0x08, BX
 	ADDQ             $0x08, SI
 	SUBQ             $-128, DX
@@ -103,10 +103,10 @@ channel:
 	MOVQ             dst+0(FP), AX
 	MOVQ             ld+8(FP), CX
 	SHLQ             $0x02, CX
-	VADDPS           Z0, Z1, Z0
+	VADDPS           Z1, Z0, Z0
 	VMOVUPS          Z0, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z2, Z3, Z2
+	VADDPS           Z3, Z2, Z2
 	VMOVUPS          Z2, (AX)
 	VZEROUPPER
 	RET
@@ -144,21 +144,21 @@ split:
 
 channel:
 	VCVTPH2PS        (DX), Z6
-	VCVTPH2PS        32(DX), Z7
-	VFMADD231PS.BCST (BX), Z7, Z0
-	VFMADD231PS.BCST (BX)(AX*1), Z7, Z2
-	VFMADD231PS.BCST (BX)(AX*2), Z7, Z4
-	VFMADD231PS.BCST (SI), Z6, Z1
-	VFMADD231PS.BCST (SI)(AX*1), Z6, Z3
-	VFMADD231PS.BCST (SI)(AX*2), Z6, Z5
+	VFMADD231PS.BCST (SI), Z6, Z0
+	VFMADD231PS.BCST (SI)(AX*1), Z6, Z2
+	VFMADD231PS.BCST (SI)(AX*2), Z6, Z4
+	VCVTPH2PS        32(DX), Z6
+	VFMADD231PS.BCST (BX), Z6, Z1
+	VFMADD231PS.BCST (BX)(AX*1), Z6, Z3
+	VFMADD231PS.BCST (BX)(AX*2), Z6, Z5
 	VCVTPH2PS        64(DX), Z6
-	VCVTPH2PS        96(DX), Z7
-	VFMADD231PS.BCST 4(BX), Z7, Z0
-	VFMADD231PS.BCST 4(BX)(AX*1), Z7, Z2
-	VFMADD231PS.BCST 4(BX)(AX*2), Z7, Z4
-	VFMADD231PS.BCST 4(SI), Z6, Z1
-	VFMADD231PS.BCST 4(SI)(AX*1), Z6, Z3
-	VFMADD231PS.BCST 4(SI)(AX*2), Z6, Z5
+	VFMADD231PS.BCST 4(SI), Z6, Z0
+	VFMADD231PS.BCST 4(SI)(AX*1), Z6, Z2
+	VFMADD231PS.BCST 4(SI)(AX*2), Z6, Z4
+	VCVTPH2PS        96(DX), Z6
+	VFMADD231PS.BCST 4(BX), Z6, Z1
+	VFMADD231PS.BCST 4(BX)(AX*1), Z6, Z3
+	VFMADD231PS.BCST 4(BX)(AX*2), Z6, Z5
 	ADDQ             $0x08, BX
 	ADDQ             $0x08, SI
 	SUBQ             $-128, DX
@@ -167,13 +167,13 @@ channel:
 	MOVQ             dst+0(FP), AX
 	MOVQ             ld+8(FP), CX
 	SHLQ             $0x02, CX
-	VADDPS           Z0, Z1, Z0
+	VADDPS           Z1, Z0, Z0
 	VMOVUPS          Z0, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z2, Z3, Z2
+	VADDPS           Z3, Z2, Z2
 	VMOVUPS          Z2, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z4, Z5, Z4
+	VADDPS           Z5, Z4, Z4
 	VMOVUPS          Z4, (AX)
 	VZEROUPPER
 	RET
@@ -214,25 +214,25 @@ split:
 
 channel:
 	VCVTPH2PS        (DX), Z8
-	VCVTPH2PS        32(DX), Z9
-	VFMADD231PS.BCST (BX), Z9, Z0
-	VFMADD231PS.BCST (BX)(AX*1), Z9, Z2
-	VFMADD231PS.BCST (BX)(AX*2), Z9, Z4
-	VFMADD231PS.BCST (BX)(DI*1), Z9, Z6
-	VFMADD231PS.BCST (SI), Z8, Z1
-	VFMADD231PS.BCST (SI)(AX*1), Z8, Z3
-	VFMADD231PS.BCST (SI)(AX*2), Z8, Z5
-	VFMADD231PS.BCST (SI)(DI*1), Z8, Z7
+	VFMADD231PS.BCST (SI), Z8, Z0
+	VFMADD231PS.BCST (SI)(AX*1), Z8, Z2
+	VFMADD231PS.BCST (SI)(AX*2), Z8, Z4
+	VFMADD231PS.BCST (SI)(DI*1), Z8, Z6
+	VCVTPH2PS        32(DX), Z8
+	VFMADD231PS.BCST (BX), Z8, Z1
+	VFMADD231PS.BCST (BX)(AX*1), Z8, Z3
+	VFMADD231PS.BCST (BX)(AX*2), Z8, Z5
+	VFMADD231PS.BCST (BX)(DI*1), Z8, Z7
 	VCVTPH2PS        64(DX), Z8
-	VCVTPH2PS        96(DX), Z9
-	VFMADD231PS.BCST 4(BX), Z9, Z0
-	VFMADD231PS.BCST 4(BX)(AX*1), Z9, Z2
-	VFMADD231PS.BCST 4(BX)(AX*2), Z9, Z4
-	VFMADD231PS.BCST 4(BX)(DI*1), Z9, Z6
-	VFMADD231PS.BCST 4(SI), Z8, Z1
-	VFMADD231PS.BCST 4(SI)(AX*1), Z8, Z3
-	VFMADD231PS.BCST 4(SI)(AX*2), Z8, Z5
-	VFMADD231PS.BCST 4(SI)(DI*1), Z8, Z7
+	VFMADD231PS.BCST 4(SI), Z8, Z0
+	VFMADD231PS.BCST 4(SI)(AX*1), Z8, Z2
+	VFMADD231PS.BCST 4(SI)(AX*2), Z8, Z4
+	VFMADD231PS.BCST 4(SI)(DI*1), Z8, Z6
+	VCVTPH2PS        96(DX), Z8
+	VFMADD231PS.BCST 4(BX), Z8, Z1
+	VFMADD231PS.BCST 4(BX)(AX*1), Z8, Z3
+	VFMADD231PS.BCST 4(BX)(AX*2), Z8, Z5
+	VFMADD231PS.BCST 4(BX)(DI*1), Z8, Z7
 	ADDQ             $0x08, BX
 	ADDQ             $0x08, SI
 	SUBQ             $-128, DX
@@ -241,16 +241,16 @@ channel:
 	MOVQ             dst+0(FP), AX
 	MOVQ             ld+8(FP), CX
 	SHLQ             $0x02, CX
-	VADDPS           Z0, Z1, Z0
+	VADDPS           Z1, Z0, Z0
 	VMOVUPS          Z0, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z2, Z3, Z2
+	VADDPS           Z3, Z2, Z2
 	VMOVUPS          Z2, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z4, Z5, Z4
+	VADDPS           Z5, Z4, Z4
 	VMOVUPS          Z4, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z6, Z7, Z6
+	VADDPS           Z7, Z6, Z6
 	VMOVUPS          Z6, (AX)
 	VZEROUPPER
 	RET
@@ -293,29 +293,29 @@ split:
 
 channel:
 	VCVTPH2PS        (DX), Z10
-	VCVTPH2PS        32(DX), Z11
-	VFMADD231PS.BCST (BX), Z11, Z0
-	VFMADD231PS.BCST (BX)(AX*1), Z11, Z2
-	VFMADD231PS.BCST (BX)(AX*2), Z11, Z4
-	VFMADD231PS.BCST (BX)(DI*1), Z11, Z6
-	VFMADD231PS.BCST (BX)(AX*4), Z11, Z8
-	VFMADD231PS.BCST (SI), Z10, Z1
-	VFMADD231PS.BCST (SI)(AX*1), Z10, Z3
-	VFMADD231PS.BCST (SI)(AX*2), Z10, Z5
-	VFMADD231PS.BCST (SI)(DI*1), Z10, Z7
-	VFMADD231PS.BCST (SI)(AX*4), Z10, Z9
+	VFMADD231PS.BCST (SI), Z10, Z0
+	VFMADD231PS.BCST (SI)(AX*1), Z10, Z2
+	VFMADD231PS.BCST (SI)(AX*2), Z10, Z4
+	VFMADD231PS.BCST (SI)(DI*1), Z10, Z6
+	VFMADD231PS.BCST (SI)(AX*4), Z10, Z8
+	VCVTPH2PS        32(DX), Z10
+	VFMADD231PS.BCST (BX), Z10, Z1
+	VFMADD231PS.BCST (BX)(AX*1), Z10, Z3
+	VFMADD231PS.BCST (BX)(AX*2), Z10, Z5
+	VFMADD231PS.BCST (BX)(DI*1), Z10, Z7
+	VFMADD231PS.BCST (BX)(AX*4), Z10, Z9
 	VCVTPH2PS        64(DX), Z10
-	VCVTPH2PS        96(DX), Z11
-	VFMADD231PS.BCST 4(BX), Z11, Z0
-	VFMADD231PS.BCST 4(BX)(AX*1), Z11, Z2
-	VFMADD231PS.BCST 4(BX)(AX*2), Z11, Z4
-	VFMADD231PS.BCST 4(BX)(DI*1), Z11, Z6
-	VFMADD231PS.BCST 4(BX)(AX*4), Z11, Z8
-	VFMADD231PS.BCST 4(SI), Z10, Z1
-	VFMADD231PS.BCST 4(SI)(AX*1), Z10, Z3
-	VFMADD231PS.BCST 4(SI)(AX*2), Z10, Z5
-	VFMADD231PS.BCST 4(SI)(DI*1), Z10, Z7
-	VFMADD231PS.BCST 4(SI)(AX*4), Z10, Z9
+	VFMADD231PS.BCST 4(SI), Z10, Z0
+	VFMADD231PS.BCST 4(SI)(AX*1), Z10, Z2
+	VFMADD231PS.BCST 4(SI)(AX*2), Z10, Z4
+	VFMADD231PS.BCST 4(SI)(DI*1), Z10, Z6
+	VFMADD231PS.BCST 4(SI)(AX*4), Z10, Z8
+	VCVTPH2PS        96(DX), Z10
+	VFMADD231PS.BCST 4(BX), Z10, Z1
+	VFMADD231PS.BCST 4(BX)(AX*1), Z10, Z3
+	VFMADD231PS.BCST 4(BX)(AX*2), Z10, Z5
+	VFMADD231PS.BCST 4(BX)(DI*1), Z10, Z7
+	VFMADD231PS.BCST 4(BX)(AX*4), Z10, Z9
 	ADDQ             $0x08, BX
 	ADDQ             $0x08, SI
 	SUBQ             $-128, DX
@@ -324,19 +324,19 @@ channel:
 	MOVQ             dst+0(FP), AX
 	MOVQ             ld+8(FP), CX
 	SHLQ             $0x02, CX
-	VADDPS           Z0, Z1, Z0
+	VADDPS           Z1, Z0, Z0
 	VMOVUPS          Z0, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z2, Z3, Z2
+	VADDPS           Z3, Z2, Z2
 	VMOVUPS          Z2, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z4, Z5, Z4
+	VADDPS           Z5, Z4, Z4
 	VMOVUPS          Z4, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z6, Z7, Z6
+	VADDPS           Z7, Z6, Z6
 	VMOVUPS          Z6, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z8, Z9, Z8
+	VADDPS           Z9, Z8, Z8
 	VMOVUPS          Z8, (AX)
 	VZEROUPPER
 	RET
@@ -382,33 +382,33 @@ split:
 
 channel:
 	VCVTPH2PS        (DX), Z12
-	VCVTPH2PS        32(DX), Z13
-	VFMADD231PS.BCST (BX), Z13, Z0
-	VFMADD231PS.BCST (BX)(AX*1), Z13, Z2
-	VFMADD231PS.BCST (BX)(AX*2), Z13, Z4
-	VFMADD231PS.BCST (BX)(DI*1), Z13, Z6
-	VFMADD231PS.BCST (BX)(AX*4), Z13, Z8
-	VFMADD231PS.BCST (BX)(R8*1), Z13, Z10
-	VFMADD231PS.BCST (SI), Z12, Z1
-	VFMADD231PS.BCST (SI)(AX*1), Z12, Z3
-	VFMADD231PS.BCST (SI)(AX*2), Z12, Z5
-	VFMADD231PS.BCST (SI)(DI*1), Z12, Z7
-	VFMADD231PS.BCST (SI)(AX*4), Z12, Z9
-	VFMADD231PS.BCST (SI)(R8*1), Z12, Z11
+	VFMADD231PS.BCST (SI), Z12, Z0
+	VFMADD231PS.BCST (SI)(AX*1), Z12, Z2
+	VFMADD231PS.BCST (SI)(AX*2), Z12, Z4
+	VFMADD231PS.BCST (SI)(DI*1), Z12, Z6
+	VFMADD231PS.BCST (SI)(AX*4), Z12, Z8
+	VFMADD231PS.BCST (SI)(R8*1), Z12, Z10
+	VCVTPH2PS        32(DX), Z12
+	VFMADD231PS.BCST (BX), Z12, Z1
+	VFMADD231PS.BCST (BX)(AX*1), Z12, Z3
+	VFMADD231PS.BCST (BX)(AX*2), Z12, Z5
+	VFMADD231PS.BCST (BX)(DI*1), Z12, Z7
+	VFMADD231PS.BCST (BX)(AX*4), Z12, Z9
+	VFMADD231PS.BCST (BX)(R8*1), Z12, Z11
 	VCVTPH2PS        64(DX), Z12
-	VCVTPH2PS        96(DX), Z13
-	VFMADD231PS.BCST 4(BX), Z13, Z0
-	VFMADD231PS.BCST 4(BX)(AX*1), Z13, Z2
-	VFMADD231PS.BCST 4(BX)(AX*2), Z13, Z4
-	VFMADD231PS.BCST 4(BX)(DI*1), Z13, Z6
-	VFMADD231PS.BCST 4(BX)(AX*4), Z13, Z8
-	VFMADD231PS.BCST 4(BX)(R8*1), Z13, Z10
-	VFMADD231PS.BCST 4(SI), Z12, Z1
-	VFMADD231PS.BCST 4(SI)(AX*1), Z12, Z3
-	VFMADD231PS.BCST 4(SI)(AX*2), Z12, Z5
-	VFMADD231PS.BCST 4(SI)(DI*1), Z12, Z7
-	VFMADD231PS.BCST 4(SI)(AX*4), Z12, Z9
-	VFMADD231PS.BCST 4(SI)(R8*1), Z12, Z11
+	VFMADD231PS.BCST 4(SI), Z12, Z0
+	VFMADD231PS.BCST 4(SI)(AX*1), Z12, Z2
+	VFMADD231PS.BCST 4(SI)(AX*2), Z12, Z4
+	VFMADD231PS.BCST 4(SI)(DI*1), Z12, Z6
+	VFMADD231PS.BCST 4(SI)(AX*4), Z12, Z8
+	VFMADD231PS.BCST 4(SI)(R8*1), Z12, Z10
+	VCVTPH2PS        96(DX), Z12
+	VFMADD231PS.BCST 4(BX), Z12, Z1
+	VFMADD231PS.BCST 4(BX)(AX*1), Z12, Z3
+	VFMADD231PS.BCST 4(BX)(AX*2), Z12, Z5
+	VFMADD231PS.BCST 4(BX)(DI*1), Z12, Z7
+	VFMADD231PS.BCST 4(BX)(AX*4), Z12, Z9
+	VFMADD231PS.BCST 4(BX)(R8*1), Z12, Z11
 	ADDQ             $0x08, BX
 	ADDQ             $0x08, SI
 	SUBQ             $-128, DX
@@ -417,22 +417,22 @@ channel:
 	MOVQ             dst+0(FP), AX
 	MOVQ             ld+8(FP), CX
 	SHLQ             $0x02, CX
-	VADDPS           Z0, Z1, Z0
+	VADDPS           Z1, Z0, Z0
 	VMOVUPS          Z0, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z2, Z3, Z2
+	VADDPS           Z3, Z2, Z2
 	VMOVUPS          Z2, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z4, Z5, Z4
+	VADDPS           Z5, Z4, Z4
 	VMOVUPS          Z4, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z6, Z7, Z6
+	VADDPS           Z7, Z6, Z6
 	VMOVUPS          Z6, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z8, Z9, Z8
+	VADDPS           Z9, Z8, Z8
 	VMOVUPS          Z8, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z10, Z11, Z10
+	VADDPS           Z11, Z10, Z10
 	VMOVUPS          Z10, (AX)
 	VZEROUPPER
 	RET
@@ -480,37 +480,37 @@ split:
 
 channel:
 	VCVTPH2PS        (DX), Z14
-	VCVTPH2PS        32(DX), Z15
-	VFMADD231PS.BCST (BX), Z15, Z0
-	VFMADD231PS.BCST (BX)(AX*1), Z15, Z2
-	VFMADD231PS.BCST (BX)(AX*2), Z15, Z4
-	VFMADD231PS.BCST (BX)(DI*1), Z15, Z6
-	VFMADD231PS.BCST (BX)(AX*4), Z15, Z8
-	VFMADD231PS.BCST (BX)(R8*1), Z15, Z10
-	VFMADD231PS.BCST (BX)(DI*2), Z15, Z12
-	VFMADD231PS.BCST (SI), Z14, Z1
-	VFMADD231PS.BCST (SI)(AX*1), Z14, Z3
-	VFMADD231PS.BCST (SI)(AX*2), Z14, Z5
-	VFMADD231PS.BCST (SI)(DI*1), Z14, Z7
-	VFMADD231PS.BCST (SI)(AX*4), Z14, Z9
-	VFMADD231PS.BCST (SI)(R8*1), Z14, Z11
-	VFMADD231PS.BCST (SI)(DI*2), Z14, Z13
+	VFMADD231PS.BCST (SI), Z14, Z0
+	VFMADD231PS.BCST (SI)(AX*1), Z14, Z2
+	VFMADD231PS.BCST (SI)(AX*2), Z14, Z4
+	VFMADD231PS.BCST (SI)(DI*1), Z14, Z6
+	VFMADD231PS.BCST (SI)(AX*4), Z14, Z8
+	VFMADD231PS.BCST (SI)(R8*1), Z14, Z10
+	VFMADD231PS.BCST (SI)(DI*2), Z14, Z12
+	VCVTPH2PS        32(DX), Z14
+	VFMADD231PS.BCST (BX), Z14, Z1
+	VFMADD231PS.BCST (BX)(AX*1), Z14, Z3
+	VFMADD231PS.BCST (BX)(AX*2), Z14, Z5
+	VFMADD231PS.BCST (BX)(DI*1), Z14, Z7
+	VFMADD231PS.BCST (BX)(AX*4), Z14, Z9
+	VFMADD231PS.BCST (BX)(R8*1), Z14, Z11
+	VFMADD231PS.BCST (BX)(DI*2), Z14, Z13
 	VCVTPH2PS        64(DX), Z14
-	VCVTPH2PS        96(DX), Z15
-	VFMADD231PS.BCST 4(BX), Z15, Z0
-	VFMADD231PS.BCST 4(BX)(AX*1), Z15, Z2
-	VFMADD231PS.BCST 4(BX)(AX*2), Z15, Z4
-	VFMADD231PS.BCST 4(BX)(DI*1), Z15, Z6
-	VFMADD231PS.BCST 4(BX)(AX*4), Z15, Z8
-	VFMADD231PS.BCST 4(BX)(R8*1), Z15, Z10
-	VFMADD231PS.BCST 4(BX)(DI*2), Z15, Z12
-	VFMADD231PS.BCST 4(SI), Z14, Z1
-	VFMADD231PS.BCST 4(SI)(AX*1), Z14, Z3
-	VFMADD231PS.BCST 4(SI)(AX*2), Z14, Z5
-	VFMADD231PS.BCST 4(SI)(DI*1), Z14, Z7
-	VFMADD231PS.BCST 4(SI)(AX*4), Z14, Z9
-	VFMADD231PS.BCST 4(SI)(R8*1), Z14, Z11
-	VFMADD231PS.BCST 4(SI)(DI*2), Z14, Z13
+	VFMADD231PS.BCST 4(SI), Z14, Z0
+	VFMADD231PS.BCST 4(SI)(AX*1), Z14, Z2
+	VFMADD231PS.BCST 4(SI)(AX*2), Z14, Z4
+	VFMADD231PS.BCST 4(SI)(DI*1), Z14, Z6
+	VFMADD231PS.BCST 4(SI)(AX*4), Z14, Z8
+	VFMADD231PS.BCST 4(SI)(R8*1), Z14, Z10
+	VFMADD231PS.BCST 4(SI)(DI*2), Z14, Z12
+	VCVTPH2PS        96(DX), Z14
+	VFMADD231PS.BCST 4(BX), Z14, Z1
+	VFMADD231PS.BCST 4(BX)(AX*1), Z14, Z3
+	VFMADD231PS.BCST 4(BX)(AX*2), Z14, Z5
+	VFMADD231PS.BCST 4(BX)(DI*1), Z14, Z7
+	VFMADD231PS.BCST 4(BX)(AX*4), Z14, Z9
+	VFMADD231PS.BCST 4(BX)(R8*1), Z14, Z11
+	VFMADD231PS.BCST 4(BX)(DI*2), Z14, Z13
 	ADDQ             $0x08, BX
 	ADDQ             $0x08, SI
 	SUBQ             $-128, DX
@@ -519,25 +519,25 @@ channel:
 	MOVQ             dst+0(FP), AX
 	MOVQ             ld+8(FP), CX
 	SHLQ             $0x02, CX
-	VADDPS           Z0, Z1, Z0
+	VADDPS           Z1, Z0, Z0
 	VMOVUPS          Z0, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z2, Z3, Z2
+	VADDPS           Z3, Z2, Z2
 	VMOVUPS          Z2, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z4, Z5, Z4
+	VADDPS           Z5, Z4, Z4
 	VMOVUPS          Z4, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z6, Z7, Z6
+	VADDPS           Z7, Z6, Z6
 	VMOVUPS          Z6, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z8, Z9, Z8
+	VADDPS           Z9, Z8, Z8
 	VMOVUPS          Z8, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z10, Z11, Z10
+	VADDPS           Z11, Z10, Z10
 	VMOVUPS          Z10, (AX)
 	ADDQ             CX, AX
-	VADDPS           Z12, Z13, Z12
+	VADDPS           Z13, Z12, Z12
 	VMOVUPS          Z12, (AX)
 	VZEROUPPER
 	RET
@@ -568,8 +568,8 @@ largest:
 	VMAXPS        X2, X1, X1
 	VPERMILPS     $0xb1, X1, X2
 	VMAXPS        X2, X1, X1
-	VXORPS        Z3, Z3, Z3
 	VBROADCASTSS  X1, Z2
+	VXORPS        Z3, Z3, Z3
 	VCMPPS        $0x0e, Z3, Z2, K1
 	MOVL          $0x3f800000, SI
 	VPBROADCASTD  SI, Z3
@@ -614,8 +614,8 @@ channel:
 	SUBQ        $-128, DX
 	SUBQ        $0x02, CX
 	JG          channel
-	VMAXPS      Z0, Z1, Z0
 	MOVQ        dst+0(FP), AX
+	VMAXPS      Z0, Z1, Z0
 	VMOVUPS     Z0, (AX)
 	VZEROUPPER
 	RET
@@ -631,8 +631,8 @@ TEXT ·pageQuery1AVX512(SB), NOSPLIT, $0-68
 	MOVQ         DX, SI
 	SHLQ         $0x02, SI
 	MOVQ         top+56(FP), SI
-	VXORPS       Z1, Z1, Z1
 	VMOVUPS      (SI), Z0
+	VXORPS       Z1, Z1, Z1
 	VCMPPS       $0x0e, Z1, Z0, K1
 	MOVL         $0x42fe0000, SI
 	VPBROADCASTD SI, Z1
@@ -687,8 +687,8 @@ channels:
 	VPTERNLOGD       $0xe4, Z14, Z7, Z6
 	VPSLLD           $0x10, Z6, Z6
 	VPTERNLOGD       $0xe4, Z15, Z6, Z4
+	VMOVUPS          Z4, (AX)
 	VPDPBUSD         Z4, Z1, Z2
-	VMOVDQU32        Z4, (AX)
 	ADDQ             $0x10, CX
 	ADDQ             $0x40, AX
 	ADDQ             $0x00000100, BX
@@ -728,8 +728,8 @@ TEXT ·pageQuery2AVX512(SB), NOSPLIT, $0-68
 	MOVQ         BX, DI
 	SHLQ         $0x02, DI
 	MOVQ         top+56(FP), R8
-	VXORPS       Z1, Z1, Z1
 	VMOVUPS      (R8), Z0
+	VXORPS       Z1, Z1, Z1
 	VCMPPS       $0x0e, Z1, Z0, K1
 	MOVL         $0x42fe0000, R8
 	VPBROADCASTD R8, Z1
@@ -786,8 +786,8 @@ channels:
 	VPTERNLOGD       $0xe4, Z16, Z21, Z20
 	VPSLLD           $0x10, Z20, Z20
 	VPTERNLOGD       $0xe4, Z17, Z20, Z18
+	VMOVUPS          Z18, (AX)
 	VPDPBUSD         Z18, Z1, Z2
-	VMOVDQU32        Z18, (AX)
 	VFMADD231PS.BCST (DX)(DI*1), Z6, Z5
 	VMOVAPS          Z13, Z6
 	VFMADD231PS.BCST (DX)(DI*1), Z8, Z6
@@ -804,8 +804,8 @@ channels:
 	VPTERNLOGD       $0xe4, Z16, Z9, Z8
 	VPSLLD           $0x10, Z8, Z8
 	VPTERNLOGD       $0xe4, Z17, Z8, Z6
+	VMOVUPS          Z6, (AX)(CX*1)
 	VPDPBUSD         Z6, Z1, Z3
-	VMOVDQU32        Z6, (AX)(CX*1)
 	ADDQ             $0x10, DX
 	ADDQ             $0x40, AX
 	ADDQ             $0x00000100, SI
@@ -854,8 +854,8 @@ TEXT ·pageQuery3AVX512(SB), NOSPLIT, $0-68
 	MOVQ         BX, DI
 	SHLQ         $0x02, DI
 	MOVQ         top+56(FP), R8
-	VXORPS       Z1, Z1, Z1
 	VMOVUPS      (R8), Z0
+	VXORPS       Z1, Z1, Z1
 	VCMPPS       $0x0e, Z1, Z0, K1
 	MOVL         $0x42fe0000, R8
 	VPBROADCASTD R8, Z1
@@ -914,8 +914,8 @@ channels:
 	VPTERNLOGD       $0xe4, Z18, Z23, Z22
 	VPSLLD           $0x10, Z22, Z22
 	VPTERNLOGD       $0xe4, Z19, Z22, Z20
+	VMOVUPS          Z20, (AX)
 	VPDPBUSD         Z20, Z1, Z2
-	VMOVDQU32        Z20, (AX)
 	VFMADD231PS.BCST (DX)(DI*1), Z8, Z6
 	VMOVAPS          Z15, Z20
 	VFMADD231PS.BCST (DX)(DI*1), Z10, Z20
@@ -932,8 +932,8 @@ channels:
 	VPTERNLOGD       $0xe4, Z18, Z23, Z22
 	VPSLLD           $0x10, Z22, Z22
 	VPTERNLOGD       $0xe4, Z19, Z22, Z20
+	VMOVUPS          Z20, (AX)(CX*1)
 	VPDPBUSD         Z20, Z1, Z3
-	VMOVDQU32        Z20, (AX)(CX*1)
 	VFMADD231PS.BCST (DX)(DI*2), Z8, Z7
 	VMOVAPS          Z15, Z8
 	VFMADD231PS.BCST (DX)(DI*2), Z10, Z8
@@ -950,8 +950,8 @@ channels:
 	VPTERNLOGD       $0xe4, Z18, Z11, Z10
 	VPSLLD           $0x10, Z10, Z10
 	VPTERNLOGD       $0xe4, Z19, Z10, Z8
+	VMOVUPS          Z8, (AX)(CX*2)
 	VPDPBUSD         Z8, Z1, Z4
-	VMOVDQU32        Z8, (AX)(CX*2)
 	ADDQ             $0x10, DX
 	ADDQ             $0x40, AX
 	ADDQ             $0x00000100, SI
@@ -1011,8 +1011,8 @@ TEXT ·pageQuery4AVX512(SB), NOSPLIT, $0-68
 	LEAQ         (DI)(DI*2), R8
 	LEAQ         (CX)(CX*2), R9
 	MOVQ         top+56(FP), R10
-	VXORPS       Z1, Z1, Z1
 	VMOVUPS      (R10), Z0
+	VXORPS       Z1, Z1, Z1
 	VCMPPS       $0x0e, Z1, Z0, K1
 	MOVL         $0x42fe0000, R10
 	VPBROADCASTD R10, Z1
@@ -1073,8 +1073,8 @@ channels:
 	VPTERNLOGD       $0xe4, Z20, Z25, Z24
 	VPSLLD           $0x10, Z24, Z24
 	VPTERNLOGD       $0xe4, Z21, Z24, Z22
+	VMOVUPS          Z22, (AX)
 	VPDPBUSD         Z22, Z1, Z2
-	VMOVDQU32        Z22, (AX)
 	VFMADD231PS.BCST (DX)(DI*1), Z10, Z7
 	VMOVAPS          Z17, Z22
 	VFMADD231PS.BCST (DX)(DI*1), Z12, Z22
@@ -1091,8 +1091,8 @@ channels:
 	VPTERNLOGD       $0xe4, Z20, Z25, Z24
 	VPSLLD           $0x10, Z24, Z24
 	VPTERNLOGD       $0xe4, Z21, Z24, Z22
+	VMOVUPS          Z22, (AX)(CX*1)
 	VPDPBUSD         Z22, Z1, Z3
-	VMOVDQU32        Z22, (AX)(CX*1)
 	VFMADD231PS.BCST (DX)(DI*2), Z10, Z8
 	VMOVAPS          Z17, Z22
 	VFMADD231PS.BCST (DX)(DI*2), Z12, Z22
@@ -1109,8 +1109,8 @@ channels:
 	VPTERNLOGD       $0xe4, Z20, Z25, Z24
 	VPSLLD           $0x10, Z24, Z24
 	VPTERNLOGD       $0xe4, Z21, Z24, Z22
+	VMOVUPS          Z22, (AX)(CX*2)
 	VPDPBUSD         Z22, Z1, Z4
-	VMOVDQU32        Z22, (AX)(CX*2)
 	VFMADD231PS.BCST (DX)(R8*1), Z10, Z9
 	VMOVAPS          Z17, Z10
 	VFMADD231PS.BCST (DX)(R8*1), Z12, Z10
@@ -1127,8 +1127,8 @@ channels:
 	VPTERNLOGD       $0xe4, Z20, Z13, Z12
 	VPSLLD           $0x10, Z12, Z12
 	VPTERNLOGD       $0xe4, Z21, Z12, Z10
+	VMOVUPS          Z10, (AX)(R9*1)
 	VPDPBUSD         Z10, Z1, Z5
-	VMOVDQU32        Z10, (AX)(R9*1)
 	ADDQ             $0x10, DX
 	ADDQ             $0x40, AX
 	ADDQ             $0x00000100, SI
@@ -1197,8 +1197,8 @@ TEXT ·pageQueryWide1AVX512(SB), NOSPLIT, $0-68
 	SHLQ         $0x02, SI
 	ADDQ         AX, SI
 	MOVQ         top+56(FP), DI
-	VXORPS       Z1, Z1, Z1
 	VMOVUPS      (DI), Z0
+	VXORPS       Z1, Z1, Z1
 	VCMPPS       $0x0e, Z1, Z0, K1
 	MOVL         $0x467e0000, DI
 	VPBROADCASTD DI, Z1
@@ -1210,7 +1210,7 @@ TEXT ·pageQueryWide1AVX512(SB), NOSPLIT, $0-68
 	VXORPS       Z4, Z4, Z4
 	MOVL         $0x00000040, DI
 	VPBROADCASTD DI, Z5
-	VMOVDQU32    pageQueryOrderpageQueryWide1AVX512<>+0(SB), Z6
+	VMOVUPS      pageQueryOrderpageQueryWide1AVX512<>+0(SB), Z6
 
 channels:
 	VCVTPH2PS        (BX), Z7
@@ -1265,14 +1265,14 @@ channels:
 	VPACKSSDW        Z14, Z13, Z13
 	VPACKSSWB        Z13, Z9, Z9
 	VPSHUFB          Z6, Z9, Z9
+	VMOVUPS          Z9, (AX)
 	VPDPBUSD         Z9, Z1, Z2
-	VMOVDQU32        Z9, (AX)
 	VPACKSSDW        Z8, Z7, Z7
 	VPACKSSDW        Z12, Z10, Z10
 	VPACKSSWB        Z10, Z7, Z7
 	VPSHUFB          Z6, Z7, Z7
+	VMOVUPS          Z7, (SI)
 	VPDPBUSD         Z7, Z1, Z4
-	VMOVDQU32        Z7, (SI)
 	ADDQ             $0x10, CX
 	ADDQ             $0x40, AX
 	ADDQ             $0x40, SI
@@ -1384,8 +1384,8 @@ TEXT ·pageQueryWide2AVX512(SB), NOSPLIT, $0-68
 	SHLQ         $0x02, R8
 	ADDQ         AX, R8
 	MOVQ         top+56(FP), R9
-	VXORPS       Z1, Z1, Z1
 	VMOVUPS      (R9), Z0
+	VXORPS       Z1, Z1, Z1
 	VCMPPS       $0x0e, Z1, Z0, K1
 	MOVL         $0x467e0000, R9
 	VPBROADCASTD R9, Z1
@@ -1400,7 +1400,7 @@ TEXT ·pageQueryWide2AVX512(SB), NOSPLIT, $0-68
 	VXORPS       Z7, Z7, Z7
 	MOVL         $0x00000040, R9
 	VPBROADCASTD R9, Z8
-	VMOVDQU32    pageQueryOrderpageQueryWide2AVX512<>+0(SB), Z9
+	VMOVUPS      pageQueryOrderpageQueryWide2AVX512<>+0(SB), Z9
 
 channels:
 	VCVTPH2PS        (SI), Z10
@@ -1455,14 +1455,14 @@ channels:
 	VPACKSSDW        Z25, Z23, Z23
 	VPACKSSWB        Z23, Z19, Z19
 	VPSHUFB          Z9, Z19, Z19
+	VMOVUPS          Z19, (AX)
 	VPDPBUSD         Z19, Z1, Z2
-	VMOVDQU32        Z19, (AX)
 	VPACKSSDW        Z20, Z17, Z17
 	VPACKSSDW        Z24, Z22, Z22
 	VPACKSSWB        Z22, Z17, Z17
 	VPSHUFB          Z9, Z17, Z17
+	VMOVUPS          Z17, (R8)
 	VPDPBUSD         Z17, Z1, Z6
-	VMOVDQU32        Z17, (R8)
 	VFMADD231PS.BCST (DX)(DI*1), Z10, Z5
 	VMULPS.BCST      (DX)(DI*1), Z12, Z10
 	VCVTPS2DQ        Z10, Z10
@@ -1495,14 +1495,14 @@ channels:
 	VPACKSSDW        Z17, Z16, Z16
 	VPACKSSWB        Z16, Z12, Z12
 	VPSHUFB          Z9, Z12, Z12
+	VMOVUPS          Z12, (AX)(CX*1)
 	VPDPBUSD         Z12, Z1, Z3
-	VMOVDQU32        Z12, (AX)(CX*1)
 	VPACKSSDW        Z11, Z10, Z10
 	VPACKSSDW        Z15, Z13, Z13
 	VPACKSSWB        Z13, Z10, Z10
 	VPSHUFB          Z9, Z10, Z10
+	VMOVUPS          Z10, (R8)(CX*1)
 	VPDPBUSD         Z10, Z1, Z7
-	VMOVDQU32        Z10, (R8)(CX*1)
 	ADDQ             $0x10, DX
 	ADDQ             $0x40, AX
 	ADDQ             $0x40, R8
@@ -1610,3 +1610,679 @@ DATA pageQueryOrderpageQueryWide2AVX512<>+61(SB)/1, $0x07
 DATA pageQueryOrderpageQueryWide2AVX512<>+62(SB)/1, $0x0b
 DATA pageQueryOrderpageQueryWide2AVX512<>+63(SB)/1, $0x0f
 GLOBL pageQueryOrderpageQueryWide2AVX512<>(SB), RODATA|NOPTR, $64
+
+// func bounds1AVX2(dst *float32, ld int, q *float32, dim int, bounds *uint16)
+// Requires: AVX, F16C, FMA3
+TEXT ·bounds1AVX2(SB), $2048-40
+	MOVQ   q+16(FP), AX
+	MOVQ   dim+24(FP), CX
+	MOVQ   bounds+32(FP), DX
+	LEAQ   (SP), BX
+	LEAQ   1024(SP), SI
+	VXORPS Y0, Y0, Y0
+	MOVQ   CX, DI
+	IMUL3Q $0x01, DI, DI
+	XORQ   R8, R8
+
+split:
+	VMOVUPS (AX)(R8*4), Y1
+	VMINPS  Y1, Y0, Y2
+	VMAXPS  Y1, Y0, Y1
+	VMOVUPS Y1, (BX)(R8*4)
+	VMOVUPS Y2, (SI)(R8*4)
+	ADDQ    $0x08, R8
+	CMPQ    R8, DI
+	JL      split
+	MOVQ    CX, AX
+	SHLQ    $0x02, AX
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+
+channel:
+	VCVTPH2PS    (DX), Y4
+	VCVTPH2PS    16(DX), Y5
+	VBROADCASTSS (SI), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VCVTPH2PS    32(DX), Y4
+	VCVTPH2PS    48(DX), Y5
+	VBROADCASTSS (BX), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	VCVTPH2PS    64(DX), Y4
+	VCVTPH2PS    80(DX), Y5
+	VBROADCASTSS 4(SI), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VCVTPH2PS    96(DX), Y4
+	VCVTPH2PS    112(DX), Y5
+	VBROADCASTSS 4(BX), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	ADDQ         $0x08, BX
+	ADDQ         $0x08, SI
+	SUBQ         $-128, DX
+	SUBQ         $0x02, CX
+	JG           channel
+	MOVQ         dst+0(FP), AX
+	MOVQ         ld+8(FP), CX
+	SHLQ         $0x02, CX
+	VADDPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	VADDPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	VZEROUPPER
+	RET
+
+// func bounds2AVX2(dst *float32, ld int, q *float32, dim int, bounds *uint16)
+// Requires: AVX, F16C, FMA3
+TEXT ·bounds2AVX2(SB), $4096-40
+	MOVQ   q+16(FP), AX
+	MOVQ   dim+24(FP), CX
+	MOVQ   bounds+32(FP), DX
+	LEAQ   (SP), BX
+	LEAQ   2048(SP), SI
+	VXORPS Y0, Y0, Y0
+	MOVQ   CX, DI
+	IMUL3Q $0x02, DI, DI
+	XORQ   R8, R8
+
+split:
+	VMOVUPS (AX)(R8*4), Y1
+	VMINPS  Y1, Y0, Y2
+	VMAXPS  Y1, Y0, Y1
+	VMOVUPS Y1, (BX)(R8*4)
+	VMOVUPS Y2, (SI)(R8*4)
+	ADDQ    $0x08, R8
+	CMPQ    R8, DI
+	JL      split
+	MOVQ    CX, AX
+	SHLQ    $0x02, AX
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+
+channel:
+	VCVTPH2PS    (DX), Y8
+	VCVTPH2PS    16(DX), Y9
+	VBROADCASTSS (SI), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VBROADCASTSS (SI)(AX*1), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VCVTPH2PS    32(DX), Y8
+	VCVTPH2PS    48(DX), Y9
+	VBROADCASTSS (BX), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VBROADCASTSS (BX)(AX*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	VCVTPH2PS    64(DX), Y8
+	VCVTPH2PS    80(DX), Y9
+	VBROADCASTSS 4(SI), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VBROADCASTSS 4(SI)(AX*1), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VCVTPH2PS    96(DX), Y8
+	VCVTPH2PS    112(DX), Y9
+	VBROADCASTSS 4(BX), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VBROADCASTSS 4(BX)(AX*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	ADDQ         $0x08, BX
+	ADDQ         $0x08, SI
+	SUBQ         $-128, DX
+	SUBQ         $0x02, CX
+	JG           channel
+	MOVQ         dst+0(FP), AX
+	MOVQ         ld+8(FP), CX
+	SHLQ         $0x02, CX
+	VADDPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	VADDPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	ADDQ         CX, AX
+	VADDPS       Y6, Y4, Y4
+	VMOVUPS      Y4, (AX)
+	VADDPS       Y7, Y5, Y5
+	VMOVUPS      Y5, 32(AX)
+	VZEROUPPER
+	RET
+
+// func bounds3AVX2(dst *float32, ld int, q *float32, dim int, bounds *uint16)
+// Requires: AVX, F16C, FMA3
+TEXT ·bounds3AVX2(SB), $6144-40
+	MOVQ   q+16(FP), AX
+	MOVQ   dim+24(FP), CX
+	MOVQ   bounds+32(FP), DX
+	LEAQ   (SP), BX
+	LEAQ   3072(SP), SI
+	VXORPS Y0, Y0, Y0
+	MOVQ   CX, DI
+	IMUL3Q $0x03, DI, DI
+	XORQ   R8, R8
+
+split:
+	VMOVUPS (AX)(R8*4), Y1
+	VMINPS  Y1, Y0, Y2
+	VMAXPS  Y1, Y0, Y1
+	VMOVUPS Y1, (BX)(R8*4)
+	VMOVUPS Y2, (SI)(R8*4)
+	ADDQ    $0x08, R8
+	CMPQ    R8, DI
+	JL      split
+	MOVQ    CX, AX
+	SHLQ    $0x02, AX
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	VXORPS  Y8, Y8, Y8
+	VXORPS  Y9, Y9, Y9
+	VXORPS  Y10, Y10, Y10
+	VXORPS  Y11, Y11, Y11
+
+channel:
+	VCVTPH2PS    (DX), Y12
+	VCVTPH2PS    16(DX), Y13
+	VBROADCASTSS (SI), Y14
+	VFMADD231PS  Y14, Y12, Y0
+	VFMADD231PS  Y14, Y13, Y1
+	VBROADCASTSS (SI)(AX*1), Y14
+	VFMADD231PS  Y14, Y12, Y4
+	VFMADD231PS  Y14, Y13, Y5
+	VBROADCASTSS (SI)(AX*2), Y14
+	VFMADD231PS  Y14, Y12, Y8
+	VFMADD231PS  Y14, Y13, Y9
+	VCVTPH2PS    32(DX), Y12
+	VCVTPH2PS    48(DX), Y13
+	VBROADCASTSS (BX), Y14
+	VFMADD231PS  Y14, Y12, Y2
+	VFMADD231PS  Y14, Y13, Y3
+	VBROADCASTSS (BX)(AX*1), Y14
+	VFMADD231PS  Y14, Y12, Y6
+	VFMADD231PS  Y14, Y13, Y7
+	VBROADCASTSS (BX)(AX*2), Y14
+	VFMADD231PS  Y14, Y12, Y10
+	VFMADD231PS  Y14, Y13, Y11
+	VCVTPH2PS    64(DX), Y12
+	VCVTPH2PS    80(DX), Y13
+	VBROADCASTSS 4(SI), Y14
+	VFMADD231PS  Y14, Y12, Y0
+	VFMADD231PS  Y14, Y13, Y1
+	VBROADCASTSS 4(SI)(AX*1), Y14
+	VFMADD231PS  Y14, Y12, Y4
+	VFMADD231PS  Y14, Y13, Y5
+	VBROADCASTSS 4(SI)(AX*2), Y14
+	VFMADD231PS  Y14, Y12, Y8
+	VFMADD231PS  Y14, Y13, Y9
+	VCVTPH2PS    96(DX), Y12
+	VCVTPH2PS    112(DX), Y13
+	VBROADCASTSS 4(BX), Y14
+	VFMADD231PS  Y14, Y12, Y2
+	VFMADD231PS  Y14, Y13, Y3
+	VBROADCASTSS 4(BX)(AX*1), Y14
+	VFMADD231PS  Y14, Y12, Y6
+	VFMADD231PS  Y14, Y13, Y7
+	VBROADCASTSS 4(BX)(AX*2), Y14
+	VFMADD231PS  Y14, Y12, Y10
+	VFMADD231PS  Y14, Y13, Y11
+	ADDQ         $0x08, BX
+	ADDQ         $0x08, SI
+	SUBQ         $-128, DX
+	SUBQ         $0x02, CX
+	JG           channel
+	MOVQ         dst+0(FP), AX
+	MOVQ         ld+8(FP), CX
+	SHLQ         $0x02, CX
+	VADDPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	VADDPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	ADDQ         CX, AX
+	VADDPS       Y6, Y4, Y4
+	VMOVUPS      Y4, (AX)
+	VADDPS       Y7, Y5, Y5
+	VMOVUPS      Y5, 32(AX)
+	ADDQ         CX, AX
+	VADDPS       Y10, Y8, Y8
+	VMOVUPS      Y8, (AX)
+	VADDPS       Y11, Y9, Y9
+	VMOVUPS      Y9, 32(AX)
+	VZEROUPPER
+	RET
+
+// func normaliseAVX2(dst *float32, m *float32, x *float32, n int) (top float32)
+// Requires: AVX, AVX2, SSE
+TEXT ·normaliseAVX2(SB), NOSPLIT, $0-36
+	MOVQ         dst+0(FP), AX
+	MOVQ         m+8(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         n+24(FP), BX
+	MOVL         $0x7fffffff, SI
+	VMOVD        SI, X0
+	VPBROADCASTD X0, Y0
+	VXORPS       Y1, Y1, Y1
+	XORQ         SI, SI
+
+largest:
+	VPAND        (DX)(SI*4), Y0, Y2
+	VMAXPS       Y1, Y2, Y1
+	ADDQ         $0x08, SI
+	CMPQ         SI, BX
+	JL           largest
+	VEXTRACTF128 $0x01, Y1, X2
+	VMAXPS       X2, X1, X1
+	VPERMILPS    $0x4e, X1, X2
+	VMAXPS       X2, X1, X1
+	VPERMILPS    $0xb1, X1, X2
+	VMAXPS       X2, X1, X1
+	VBROADCASTSS X1, Y2
+	VXORPS       Y3, Y3, Y3
+	VCMPPS       $0x0e, Y3, Y2, Y3
+	MOVL         $0x3f800000, SI
+	VMOVD        SI, X4
+	VPBROADCASTD X4, Y4
+	VDIVPS       Y2, Y4, Y2
+	VANDPS       Y3, Y2, Y2
+	XORQ         SI, SI
+
+step:
+	VMULPS  (DX)(SI*4), Y2, Y3
+	VMOVUPS Y3, (AX)(SI*4)
+	VPAND   Y0, Y3, Y3
+	VMOVUPS (CX)(SI*4), Y4
+	VMAXPS  Y4, Y3, Y4
+	VMOVUPS Y4, (CX)(SI*4)
+	ADDQ    $0x08, SI
+	CMPQ    SI, BX
+	JL      step
+	MOVSS   X1, top+32(FP)
+	VZEROUPPER
+	RET
+
+// func pageScaleAVX2(dst *float32, m *float32, dim int, bounds *uint16)
+// Requires: AVX, F16C
+TEXT ·pageScaleAVX2(SB), NOSPLIT, $0-32
+	MOVQ   m+8(FP), AX
+	MOVQ   dim+16(FP), CX
+	MOVQ   bounds+24(FP), DX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+channel:
+	VCVTPH2PS    (DX), Y4
+	VCVTPH2PS    32(DX), Y5
+	VSUBPS       Y4, Y5, Y5
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y5, Y5
+	VMAXPS       Y5, Y0, Y0
+	VCVTPH2PS    16(DX), Y4
+	VCVTPH2PS    48(DX), Y5
+	VSUBPS       Y4, Y5, Y5
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y5, Y5
+	VMAXPS       Y5, Y1, Y1
+	VCVTPH2PS    64(DX), Y4
+	VCVTPH2PS    96(DX), Y5
+	VSUBPS       Y4, Y5, Y5
+	VBROADCASTSS 4(AX), Y4
+	VMULPS       Y4, Y5, Y5
+	VMAXPS       Y5, Y2, Y2
+	VCVTPH2PS    80(DX), Y4
+	VCVTPH2PS    112(DX), Y5
+	VSUBPS       Y4, Y5, Y5
+	VBROADCASTSS 4(AX), Y4
+	VMULPS       Y4, Y5, Y5
+	VMAXPS       Y5, Y3, Y3
+	ADDQ         $0x08, AX
+	SUBQ         $-128, DX
+	SUBQ         $0x02, CX
+	JG           channel
+	MOVQ         dst+0(FP), AX
+	VMAXPS       Y0, Y2, Y0
+	VMOVUPS      Y0, (AX)
+	VMAXPS       Y1, Y3, Y1
+	VMOVUPS      Y1, 32(AX)
+	VZEROUPPER
+	RET
+
+// func pageQuery1AVX2(dst *int8, dstHead int, affine *float32, unit *float32, q *float32, dim int, bounds *uint16, top *float32, levels float32)
+// Requires: AVX, AVX2, F16C, FMA3
+TEXT ·pageQuery1AVX2(SB), NOSPLIT, $0-68
+	MOVQ         dst+0(FP), AX
+	MOVQ         dstHead+8(FP), CX
+	MOVQ         q+32(FP), CX
+	MOVQ         dim+40(FP), DX
+	MOVQ         bounds+48(FP), BX
+	MOVQ         DX, SI
+	SHLQ         $0x02, SI
+	MOVQ         top+56(FP), SI
+	VMOVUPS      (SI), Y0
+	VXORPS       Y1, Y1, Y1
+	VCMPPS       $0x0e, Y1, Y0, Y1
+	MOVL         $0x42fe0000, SI
+	VMOVD        SI, X2
+	VPBROADCASTD X2, Y2
+	VDIVPS       Y0, Y2, Y0
+	VANDPS       Y1, Y0, Y0
+	MOVL         $0x01010101, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VMOVUPS      pageQueryOrderpageQuery1AVX2<>+0(SB), Y4
+
+channels:
+	VCVTPH2PS    (BX), Y5
+	VCVTPH2PS    32(BX), Y6
+	VSUBPS       Y5, Y6, Y7
+	VMULPS       Y0, Y7, Y7
+	VADDPS       Y6, Y5, Y5
+	VCVTPH2PS    64(BX), Y6
+	VCVTPH2PS    96(BX), Y8
+	VSUBPS       Y6, Y8, Y9
+	VMULPS       Y0, Y9, Y9
+	VADDPS       Y8, Y6, Y6
+	VCVTPH2PS    128(BX), Y8
+	VCVTPH2PS    160(BX), Y10
+	VSUBPS       Y8, Y10, Y11
+	VMULPS       Y0, Y11, Y11
+	VADDPS       Y10, Y8, Y8
+	VCVTPH2PS    192(BX), Y10
+	VCVTPH2PS    224(BX), Y12
+	VSUBPS       Y10, Y12, Y13
+	VMULPS       Y0, Y13, Y13
+	VADDPS       Y12, Y10, Y10
+	VBROADCASTSS (CX), Y12
+	VFMADD231PS  Y12, Y5, Y3
+	VBROADCASTSS (CX), Y5
+	VMULPS       Y5, Y7, Y5
+	VCVTPS2DQ    Y5, Y5
+	VBROADCASTSS 4(CX), Y7
+	VFMADD231PS  Y7, Y6, Y3
+	VBROADCASTSS 4(CX), Y6
+	VMULPS       Y6, Y9, Y6
+	VCVTPS2DQ    Y6, Y6
+	VBROADCASTSS 8(CX), Y7
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS 8(CX), Y7
+	VMULPS       Y7, Y11, Y7
+	VCVTPS2DQ    Y7, Y7
+	VBROADCASTSS 12(CX), Y8
+	VFMADD231PS  Y8, Y10, Y3
+	VBROADCASTSS 12(CX), Y8
+	VMULPS       Y8, Y13, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPSHUFB      Y4, Y5, Y5
+	VMOVUPS      Y5, (AX)
+	VPMADDUBSW   Y5, Y1, Y5
+	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	ADDQ         $0x10, CX
+	ADDQ         $0x40, AX
+	ADDQ         $0x00000100, BX
+	SUBQ         $0x04, DX
+	JG           channels
+	MOVQ         affine+16(FP), AX
+	MOVQ         unit+24(FP), CX
+	MOVQ         top+56(FP), DX
+	MOVL         $0x3f000000, BX
+	VMOVD        BX, X0
+	VPBROADCASTD X0, Y4
+	VBROADCASTSS levels+64(FP), Y1
+	VMOVUPS      (DX), Y0
+	VDIVPS       Y1, Y0, Y0
+	MOVL         $0x3c010204, DX
+	VMOVD        DX, X5
+	VPBROADCASTD X5, Y5
+	VMULPS       Y5, Y0, Y0
+	VBROADCASTSS (CX), Y5
+	VMULPS       Y5, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	VMULPS       Y5, Y3, Y3
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y0, Y2, Y2
+	VFNMADD231PS Y1, Y2, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 64(AX)
+	VZEROUPPER
+	RET
+
+DATA pageQueryOrderpageQuery1AVX2<>+0(SB)/1, $0x00
+DATA pageQueryOrderpageQuery1AVX2<>+1(SB)/1, $0x04
+DATA pageQueryOrderpageQuery1AVX2<>+2(SB)/1, $0x08
+DATA pageQueryOrderpageQuery1AVX2<>+3(SB)/1, $0x0c
+DATA pageQueryOrderpageQuery1AVX2<>+4(SB)/1, $0x01
+DATA pageQueryOrderpageQuery1AVX2<>+5(SB)/1, $0x05
+DATA pageQueryOrderpageQuery1AVX2<>+6(SB)/1, $0x09
+DATA pageQueryOrderpageQuery1AVX2<>+7(SB)/1, $0x0d
+DATA pageQueryOrderpageQuery1AVX2<>+8(SB)/1, $0x02
+DATA pageQueryOrderpageQuery1AVX2<>+9(SB)/1, $0x06
+DATA pageQueryOrderpageQuery1AVX2<>+10(SB)/1, $0x0a
+DATA pageQueryOrderpageQuery1AVX2<>+11(SB)/1, $0x0e
+DATA pageQueryOrderpageQuery1AVX2<>+12(SB)/1, $0x03
+DATA pageQueryOrderpageQuery1AVX2<>+13(SB)/1, $0x07
+DATA pageQueryOrderpageQuery1AVX2<>+14(SB)/1, $0x0b
+DATA pageQueryOrderpageQuery1AVX2<>+15(SB)/1, $0x0f
+DATA pageQueryOrderpageQuery1AVX2<>+16(SB)/1, $0x00
+DATA pageQueryOrderpageQuery1AVX2<>+17(SB)/1, $0x04
+DATA pageQueryOrderpageQuery1AVX2<>+18(SB)/1, $0x08
+DATA pageQueryOrderpageQuery1AVX2<>+19(SB)/1, $0x0c
+DATA pageQueryOrderpageQuery1AVX2<>+20(SB)/1, $0x01
+DATA pageQueryOrderpageQuery1AVX2<>+21(SB)/1, $0x05
+DATA pageQueryOrderpageQuery1AVX2<>+22(SB)/1, $0x09
+DATA pageQueryOrderpageQuery1AVX2<>+23(SB)/1, $0x0d
+DATA pageQueryOrderpageQuery1AVX2<>+24(SB)/1, $0x02
+DATA pageQueryOrderpageQuery1AVX2<>+25(SB)/1, $0x06
+DATA pageQueryOrderpageQuery1AVX2<>+26(SB)/1, $0x0a
+DATA pageQueryOrderpageQuery1AVX2<>+27(SB)/1, $0x0e
+DATA pageQueryOrderpageQuery1AVX2<>+28(SB)/1, $0x03
+DATA pageQueryOrderpageQuery1AVX2<>+29(SB)/1, $0x07
+DATA pageQueryOrderpageQuery1AVX2<>+30(SB)/1, $0x0b
+DATA pageQueryOrderpageQuery1AVX2<>+31(SB)/1, $0x0f
+GLOBL pageQueryOrderpageQuery1AVX2<>(SB), RODATA|NOPTR, $32
+
+DATA ones16AVX2<>+0(SB)/4, $0x00010001
+DATA ones16AVX2<>+4(SB)/4, $0x00010001
+DATA ones16AVX2<>+8(SB)/4, $0x00010001
+DATA ones16AVX2<>+12(SB)/4, $0x00010001
+DATA ones16AVX2<>+16(SB)/4, $0x00010001
+DATA ones16AVX2<>+20(SB)/4, $0x00010001
+DATA ones16AVX2<>+24(SB)/4, $0x00010001
+DATA ones16AVX2<>+28(SB)/4, $0x00010001
+GLOBL ones16AVX2<>(SB), RODATA|NOPTR, $32
+
+// func pageQueryWide1AVX2(dst *int8, dstHead int, affine *float32, unit *float32, q *float32, dim int, bounds *uint16, top *float32, levels float32)
+// Requires: AVX, AVX2, F16C, FMA3
+TEXT ·pageQueryWide1AVX2(SB), NOSPLIT, $0-68
+	MOVQ         dst+0(FP), AX
+	MOVQ         dstHead+8(FP), CX
+	MOVQ         q+32(FP), CX
+	MOVQ         dim+40(FP), DX
+	MOVQ         bounds+48(FP), BX
+	MOVQ         DX, SI
+	SHLQ         $0x02, SI
+	SHLQ         $0x02, SI
+	ADDQ         AX, SI
+	MOVQ         top+56(FP), DI
+	VMOVUPS      (DI), Y0
+	VXORPS       Y1, Y1, Y1
+	VCMPPS       $0x0e, Y1, Y0, Y1
+	MOVL         $0x45fc0000, DI
+	VMOVD        DI, X2
+	VPBROADCASTD X2, Y2
+	VDIVPS       Y0, Y2, Y0
+	VANDPS       Y1, Y0, Y0
+	MOVL         $0x01010101, DI
+	VMOVD        DI, X1
+	VPBROADCASTD X1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	MOVL         $0x00000040, DI
+	VMOVD        DI, X5
+	VPBROADCASTD X5, Y5
+	VMOVUPS      pageQueryOrderpageQueryWide1AVX2<>+0(SB), Y6
+
+channels:
+	VCVTPH2PS    (BX), Y7
+	VCVTPH2PS    32(BX), Y8
+	VSUBPS       Y7, Y8, Y9
+	VMULPS       Y0, Y9, Y9
+	VADDPS       Y8, Y7, Y7
+	VCVTPH2PS    64(BX), Y8
+	VCVTPH2PS    96(BX), Y10
+	VSUBPS       Y8, Y10, Y11
+	VMULPS       Y0, Y11, Y11
+	VADDPS       Y10, Y8, Y8
+	VCVTPH2PS    128(BX), Y10
+	VCVTPH2PS    160(BX), Y12
+	VSUBPS       Y10, Y12, Y13
+	VMULPS       Y0, Y13, Y13
+	VADDPS       Y12, Y10, Y10
+	VCVTPH2PS    192(BX), Y12
+	VCVTPH2PS    224(BX), Y14
+	VSUBPS       Y12, Y14, Y15
+	VMULPS       Y0, Y15, Y15
+	VADDPS       Y14, Y12, Y12
+	VBROADCASTSS (CX), Y14
+	VFMADD231PS  Y14, Y7, Y3
+	VBROADCASTSS (CX), Y7
+	VMULPS       Y7, Y9, Y7
+	VCVTPS2DQ    Y7, Y7
+	VPADDD       Y5, Y7, Y9
+	VPSRAD       $0x07, Y9, Y9
+	VPSLLD       $0x07, Y9, Y14
+	VPSUBD       Y14, Y7, Y7
+	VBROADCASTSS 4(CX), Y14
+	VFMADD231PS  Y14, Y8, Y3
+	VBROADCASTSS 4(CX), Y8
+	VMULPS       Y8, Y11, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPADDD       Y5, Y8, Y11
+	VPSRAD       $0x07, Y11, Y11
+	VPSLLD       $0x07, Y11, Y14
+	VPSUBD       Y14, Y8, Y8
+	VBROADCASTSS 8(CX), Y14
+	VFMADD231PS  Y14, Y10, Y3
+	VBROADCASTSS 8(CX), Y10
+	VMULPS       Y10, Y13, Y10
+	VCVTPS2DQ    Y10, Y10
+	VPADDD       Y5, Y10, Y13
+	VPSRAD       $0x07, Y13, Y13
+	VPSLLD       $0x07, Y13, Y14
+	VPSUBD       Y14, Y10, Y10
+	VBROADCASTSS 12(CX), Y14
+	VFMADD231PS  Y14, Y12, Y3
+	VBROADCASTSS 12(CX), Y12
+	VMULPS       Y12, Y15, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPADDD       Y5, Y12, Y14
+	VPSRAD       $0x07, Y14, Y14
+	VPSLLD       $0x07, Y14, Y15
+	VPSUBD       Y15, Y12, Y12
+	VPACKSSDW    Y11, Y9, Y9
+	VPACKSSDW    Y14, Y13, Y13
+	VPACKSSWB    Y13, Y9, Y9
+	VPSHUFB      Y6, Y9, Y9
+	VMOVUPS      Y9, (AX)
+	VPMADDUBSW   Y9, Y1, Y9
+	VPMADDWD     ones16AVX2<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSDW    Y12, Y10, Y10
+	VPACKSSWB    Y10, Y7, Y7
+	VPSHUFB      Y6, Y7, Y7
+	VMOVUPS      Y7, (SI)
+	VPMADDUBSW   Y7, Y1, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	ADDQ         $0x10, CX
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, SI
+	ADDQ         $0x00000100, BX
+	SUBQ         $0x04, DX
+	JG           channels
+	MOVQ         affine+16(FP), AX
+	MOVQ         unit+24(FP), CX
+	MOVQ         top+56(FP), DX
+	MOVL         $0x3f000000, BX
+	VMOVD        BX, X0
+	VPBROADCASTD X0, Y5
+	VBROADCASTSS levels+64(FP), Y1
+	VMOVUPS      (DX), Y0
+	VDIVPS       Y1, Y0, Y0
+	MOVL         $0x39020821, DX
+	VMOVD        DX, X6
+	VPBROADCASTD X6, Y6
+	VMULPS       Y6, Y0, Y0
+	VPSLLD       $0x07, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VBROADCASTSS (CX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	VMULPS       Y4, Y3, Y3
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y0, Y2, Y2
+	VFNMADD231PS Y1, Y2, Y3
+	VMULPS       Y5, Y3, Y3
+	VMOVUPS      Y3, 64(AX)
+	VZEROUPPER
+	RET
+
+DATA pageQueryOrderpageQueryWide1AVX2<>+0(SB)/1, $0x00
+DATA pageQueryOrderpageQueryWide1AVX2<>+1(SB)/1, $0x04
+DATA pageQueryOrderpageQueryWide1AVX2<>+2(SB)/1, $0x08
+DATA pageQueryOrderpageQueryWide1AVX2<>+3(SB)/1, $0x0c
+DATA pageQueryOrderpageQueryWide1AVX2<>+4(SB)/1, $0x01
+DATA pageQueryOrderpageQueryWide1AVX2<>+5(SB)/1, $0x05
+DATA pageQueryOrderpageQueryWide1AVX2<>+6(SB)/1, $0x09
+DATA pageQueryOrderpageQueryWide1AVX2<>+7(SB)/1, $0x0d
+DATA pageQueryOrderpageQueryWide1AVX2<>+8(SB)/1, $0x02
+DATA pageQueryOrderpageQueryWide1AVX2<>+9(SB)/1, $0x06
+DATA pageQueryOrderpageQueryWide1AVX2<>+10(SB)/1, $0x0a
+DATA pageQueryOrderpageQueryWide1AVX2<>+11(SB)/1, $0x0e
+DATA pageQueryOrderpageQueryWide1AVX2<>+12(SB)/1, $0x03
+DATA pageQueryOrderpageQueryWide1AVX2<>+13(SB)/1, $0x07
+DATA pageQueryOrderpageQueryWide1AVX2<>+14(SB)/1, $0x0b
+DATA pageQueryOrderpageQueryWide1AVX2<>+15(SB)/1, $0x0f
+DATA pageQueryOrderpageQueryWide1AVX2<>+16(SB)/1, $0x00
+DATA pageQueryOrderpageQueryWide1AVX2<>+17(SB)/1, $0x04
+DATA pageQueryOrderpageQueryWide1AVX2<>+18(SB)/1, $0x08
+DATA pageQueryOrderpageQueryWide1AVX2<>+19(SB)/1, $0x0c
+DATA pageQueryOrderpageQueryWide1AVX2<>+20(SB)/1, $0x01
+DATA pageQueryOrderpageQueryWide1AVX2<>+21(SB)/1, $0x05
+DATA pageQueryOrderpageQueryWide1AVX2<>+22(SB)/1, $0x09
+DATA pageQueryOrderpageQueryWide1AVX2<>+23(SB)/1, $0x0d
+DATA pageQueryOrderpageQueryWide1AVX2<>+24(SB)/1, $0x02
+DATA pageQueryOrderpageQueryWide1AVX2<>+25(SB)/1, $0x06
+DATA pageQueryOrderpageQueryWide1AVX2<>+26(SB)/1, $0x0a
+DATA pageQueryOrderpageQueryWide1AVX2<>+27(SB)/1, $0x0e
+DATA pageQueryOrderpageQueryWide1AVX2<>+28(SB)/1, $0x03
+DATA pageQueryOrderpageQueryWide1AVX2<>+29(SB)/1, $0x07
+DATA pageQueryOrderpageQueryWide1AVX2<>+30(SB)/1, $0x0b
+DATA pageQueryOrderpageQueryWide1AVX2<>+31(SB)/1, $0x0f
+GLOBL pageQueryOrderpageQueryWide1AVX2<>(SB), RODATA|NOPTR, $32

@@ -72,6 +72,7 @@ var avx512 = routines{
 		pageScale:  pageScaleAVX512,
 		pageQuery:  []pageQueryFunc{pageQuery1AVX512, pageQuery2AVX512, pageQuery3AVX512, pageQuery4AVX512},
 		pageQuery2: []pageQueryFunc{pageQueryWide1AVX512, pageQueryWide2AVX512},
+		pageLanes:  16,
 		int4:       []scanFunc{int4x1AVX512, int4x2AVX512, int4x3AVX512, int4x4AVX512},
 		pages: [9][]scanFunc{
 			1: {page1x1AVX512, page1x2AVX512, page1x3AVX512, page1x4AVX512},
@@ -97,5 +98,24 @@ var avx2 = routines{
 	sumSquares: sumSquaresAVX2, scaleMul: scaleMulAVX2, ropeHalves: ropeHalvesAVX2, ropePairs: ropePairsAVX2,
 	gate: gateAVX2, add: addAVX2, scale: scaleAVX2, narrow: narrowAVX2, saturate: narrowFiniteAVX2, widen: widenAVX2,
 	panel: []panelFunc{panel4AVX2}, keyPanels: keyPanelsAVX2, valuePanels: valuePanelsAVX2,
+	estimates: &estimates{
+		bounds:     []boundsFunc{bounds1AVX2, bounds2AVX2, bounds3AVX2},
+		quantise:   quantiseAVX2,
+		normalise:  normaliseAVX2,
+		pageScale:  pageScaleAVX2,
+		pageQuery:  []pageQueryFunc{pageQuery1AVX2},
+		pageQuery2: []pageQueryFunc{pageQueryWide1AVX2},
+		pageLanes:  8,
+		int4:       []scanFunc{int4x1AVX2, int4x2AVX2},
+		pages: [9][]scanFunc{
+			1: {page1x1AVX2, page1x2AVX2},
+			2: {page2x1AVX2, page2x2AVX2},
+			3: {page3x1AVX2, page3x2AVX2},
+			4: {page4x1AVX2, page4x2AVX2},
+			8: {page8x1AVX2, page8x2AVX2},
+		},
+		blockQuery: blockQueryAVX2,
+		block:      [5][]scanFunc{2: {block2x1AVX2, block2x2AVX2}, 4: {block4x1AVX2, block4x2AVX2}},
+	},
 	read: readAVX2, fmaPeak: fmaPeakAVX2, fmaLanes: 8,
 }

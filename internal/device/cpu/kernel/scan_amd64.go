@@ -397,3 +397,213 @@ func quantiseAVX512(dst *int8, x *float32, n int) (top float32, sum float32, isu
 //
 //go:noescape
 func blockQueryAVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+
+// int4x1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y*scale[t] + min[t]*affine[g*4+2]
+//		}
+//	}
+//
+//go:noescape
+func int4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// page1x1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:][p]·u)*affine[g*32+p] + affine[g*32+16+p]
+//		}
+//	}
+//
+//go:noescape
+func page1x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// page2x1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:][p]·u)*affine[g*32+p] + affine[g*32+16+p]
+//		}
+//	}
+//
+//go:noescape
+func page2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// page4x1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:][p]·u)*affine[g*32+p] + affine[g*32+16+p]
+//		}
+//	}
+//
+//go:noescape
+func page4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// page3x1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:][p]·u)*affine[g*32+p] + affine[g*32+16+p]
+//		}
+//	}
+//
+//go:noescape
+func page3x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// page8x1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:][p]·u)*affine[g*32+p] + affine[g*32+16+p]
+//
+// with q[p] = 128·q[p] + q[16*dim:][p].
+//
+//		}
+//	}
+//
+//go:noescape
+func page8x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block2x1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block4x1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// int4x2AVX2 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y*scale[t] + min[t]*affine[g*4+2]
+//		}
+//	}
+//
+//go:noescape
+func int4x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// page1x2AVX2 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:][p]·u)*affine[g*32+p] + affine[g*32+16+p]
+//		}
+//	}
+//
+//go:noescape
+func page1x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// page2x2AVX2 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:][p]·u)*affine[g*32+p] + affine[g*32+16+p]
+//		}
+//	}
+//
+//go:noescape
+func page2x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// page4x2AVX2 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:][p]·u)*affine[g*32+p] + affine[g*32+16+p]
+//		}
+//	}
+//
+//go:noescape
+func page4x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// page3x2AVX2 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:][p]·u)*affine[g*32+p] + affine[g*32+16+p]
+//		}
+//	}
+//
+//go:noescape
+func page3x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// page8x2AVX2 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:][p]·u)*affine[g*32+p] + affine[g*32+16+p]
+//
+// with q[p] = 128·q[p] + q[16*dim:][p].
+//
+//		}
+//	}
+//
+//go:noescape
+func page8x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block2x2AVX2 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block2x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block4x2AVX2 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block4x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// quantiseAVX2 rounds a query to signed bytes, n a multiple of 16:
+//
+//	top = max_i |x[i]|
+//	for i := range n {
+//		dst[i] = round(x[i] * 127 / top) // 0 if top is
+//		sum += x[i]
+//		isum += dst[i]
+//	}
+//
+//go:noescape
+func quantiseAVX2(dst *int8, x *float32, n int) (top float32, sum float32, isum int64)
+
+// blockQueryAVX2 scales queries by the steps of a block and rounds them to signed bytes, dim a multiple of 32, for codes that are centred at mid:
+//
+//	low, step := block[:dim], block[dim:][:dim]
+//	for g := range heads {
+//		x[c] = q[g*dim+c] * step[c]
+//		scale = max |x| / 127
+//		dst[g*dim+c] = round(x[c] / scale) // 0 if scale is
+//		affine[g*4] = scale
+//		affine[g*4+1] = Σ q[g*dim+c]*low[c] + mid*(Σ x[c] − scale*Σ dst[g*dim+c]) − shrink*Σ x[c]²
+//	}
+//
+//go:noescape
+func blockQueryAVX2(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)

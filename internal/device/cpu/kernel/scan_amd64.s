@@ -3471,8 +3471,8 @@ largest:
 	VMAXPS        X0, X1, X1
 	VPERMILPS     $0xb1, X1, X0
 	VMAXPS        X0, X1, X1
-	VXORPS        Z2, Z2, Z2
 	VBROADCASTSS  X1, Z0
+	VXORPS        Z2, Z2, Z2
 	VCMPPS        $0x0e, Z2, Z0, K1
 	MOVL          $0x42fe0000, BX
 	VPBROADCASTD  BX, Z2
@@ -3615,5 +3615,3077 @@ round:
 	ADDQ          $0x10, CX
 	DECQ          BX
 	JNZ           head
+	VZEROUPPER
+	RET
+
+// func int4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, F16C, FMA3
+TEXT ·int4x1AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), CX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, DX
+	IMULQ  pageBytes+48(FP), DX
+	ADDQ   codes+40(FP), DX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   q+16(FP), BX
+	MOVQ   CX, SI
+
+runs0:
+	VMOVDQU      (DX), Y2
+	VMOVDQU      32(DX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y4
+	VPAND        mask4AVX2<>+0(SB), Y3, Y5
+	VPBROADCASTD (BX), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDUBSW   Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 4(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      64(DX), Y2
+	VMOVDQU      96(DX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y6
+	VPAND        mask4AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 8(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 12(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      128(DX), Y2
+	VMOVDQU      160(DX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y6
+	VPAND        mask4AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 16(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 20(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      192(DX), Y2
+	VMOVDQU      224(DX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y6
+	VPAND        mask4AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 24(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 28(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	ADDQ         $0x00000100, DX
+	ADDQ         $0x00000020, BX
+	SUBQ         $0x20, SI
+	JNZ          runs0
+	MOVQ         dst+0(FP), BX
+	MOVQ         ld+8(FP), SI
+	MOVQ         affine+32(FP), DI
+	SHLQ         $0x02, SI
+	VCVTPH2PS    (DX), Y2
+	VCVTPH2PS    32(DX), Y3
+	VCVTPH2PS    16(DX), Y4
+	VCVTPH2PS    48(DX), Y5
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (DI), Y6
+	VBROADCASTSS 4(DI), Y7
+	VFMADD213PS  Y7, Y6, Y0
+	VMULPS       Y2, Y0, Y0
+	VBROADCASTSS 8(DI), Y2
+	VFMADD231PS  Y2, Y3, Y0
+	VMOVUPS      Y0, (BX)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (DI), Y0
+	VBROADCASTSS 4(DI), Y2
+	VFMADD213PS  Y2, Y0, Y1
+	VMULPS       Y4, Y1, Y1
+	VBROADCASTSS 8(DI), Y0
+	VFMADD231PS  Y0, Y5, Y1
+	VMOVUPS      Y1, 32(BX)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+DATA mask4AVX2<>+0(SB)/4, $0x0f0f0f0f
+DATA mask4AVX2<>+4(SB)/4, $0x0f0f0f0f
+DATA mask4AVX2<>+8(SB)/4, $0x0f0f0f0f
+DATA mask4AVX2<>+12(SB)/4, $0x0f0f0f0f
+DATA mask4AVX2<>+16(SB)/4, $0x0f0f0f0f
+DATA mask4AVX2<>+20(SB)/4, $0x0f0f0f0f
+DATA mask4AVX2<>+24(SB)/4, $0x0f0f0f0f
+DATA mask4AVX2<>+28(SB)/4, $0x0f0f0f0f
+GLOBL mask4AVX2<>(SB), RODATA|NOPTR, $32
+
+DATA ones16AVX2<>+0(SB)/4, $0x00010001
+DATA ones16AVX2<>+4(SB)/4, $0x00010001
+DATA ones16AVX2<>+8(SB)/4, $0x00010001
+DATA ones16AVX2<>+12(SB)/4, $0x00010001
+DATA ones16AVX2<>+16(SB)/4, $0x00010001
+DATA ones16AVX2<>+20(SB)/4, $0x00010001
+DATA ones16AVX2<>+24(SB)/4, $0x00010001
+DATA ones16AVX2<>+28(SB)/4, $0x00010001
+GLOBL ones16AVX2<>(SB), RODATA|NOPTR, $32
+
+// func page1x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·page1x1AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), CX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, DX
+	MOVQ   DX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   q+16(FP), SI
+	LEAQ   (SI)(DX*4), SI
+	MOVQ   CX, DI
+
+runs0:
+	VMOVDQU      (BX), Y2
+	VMOVDQU      32(BX), Y3
+	VPAND        mask1AVX2<>+0(SB), Y2, Y4
+	VPAND        mask1AVX2<>+0(SB), Y3, Y5
+	VPBROADCASTD (SI), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDUBSW   Y6, Y5, Y5
+	VPSRLD       $0x01, Y2, Y6
+	VPAND        mask1AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x01, Y3, Y7
+	VPAND        mask1AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 64(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x02, Y2, Y6
+	VPAND        mask1AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x02, Y3, Y7
+	VPAND        mask1AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 128(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x03, Y2, Y6
+	VPAND        mask1AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x03, Y3, Y7
+	VPAND        mask1AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 192(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y6
+	VPAND        mask1AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x04, Y3, Y7
+	VPAND        mask1AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 256(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x05, Y2, Y6
+	VPAND        mask1AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x05, Y3, Y7
+	VPAND        mask1AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 320(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x06, Y2, Y6
+	VPAND        mask1AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x06, Y3, Y7
+	VPAND        mask1AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 384(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x07, Y2, Y2
+	VPAND        mask1AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x07, Y3, Y3
+	VPAND        mask1AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 448(SI), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000200, SI
+	SUBQ         $0x20, DI
+	JNZ          runs0
+	MOVQ         dst+0(FP), BX
+	MOVQ         ld+8(FP), SI
+	MOVQ         affine+32(FP), DI
+	SHLQ         $0x02, SI
+	LEAQ         (DI)(DX*4), DI
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (DI), Y2
+	VBROADCASTSS 64(DI), Y3
+	VFMADD213PS  Y3, Y2, Y0
+	VMOVUPS      Y0, (BX)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (DI), Y0
+	VBROADCASTSS 64(DI), Y2
+	VFMADD213PS  Y2, Y0, Y1
+	VMOVUPS      Y1, 32(BX)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+DATA mask1AVX2<>+0(SB)/4, $0x01010101
+DATA mask1AVX2<>+4(SB)/4, $0x01010101
+DATA mask1AVX2<>+8(SB)/4, $0x01010101
+DATA mask1AVX2<>+12(SB)/4, $0x01010101
+DATA mask1AVX2<>+16(SB)/4, $0x01010101
+DATA mask1AVX2<>+20(SB)/4, $0x01010101
+DATA mask1AVX2<>+24(SB)/4, $0x01010101
+DATA mask1AVX2<>+28(SB)/4, $0x01010101
+GLOBL mask1AVX2<>(SB), RODATA|NOPTR, $32
+
+// func page2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·page2x1AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), CX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, DX
+	MOVQ   DX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   q+16(FP), SI
+	LEAQ   (SI)(DX*4), SI
+	MOVQ   CX, DI
+
+runs0:
+	VMOVDQU      (BX), Y2
+	VMOVDQU      32(BX), Y3
+	VPAND        mask2AVX2<>+0(SB), Y2, Y4
+	VPAND        mask2AVX2<>+0(SB), Y3, Y5
+	VPBROADCASTD (SI), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDUBSW   Y6, Y5, Y5
+	VPSRLD       $0x02, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x02, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 64(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x04, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 128(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x06, Y2, Y2
+	VPAND        mask2AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x06, Y3, Y3
+	VPAND        mask2AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 192(SI), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      64(BX), Y2
+	VMOVDQU      96(BX), Y3
+	VPAND        mask2AVX2<>+0(SB), Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 256(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x02, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x02, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 320(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x04, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 384(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x06, Y2, Y2
+	VPAND        mask2AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x06, Y3, Y3
+	VPAND        mask2AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 448(SI), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000200, SI
+	SUBQ         $0x20, DI
+	JNZ          runs0
+	MOVQ         dst+0(FP), BX
+	MOVQ         ld+8(FP), SI
+	MOVQ         affine+32(FP), DI
+	SHLQ         $0x02, SI
+	LEAQ         (DI)(DX*4), DI
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (DI), Y2
+	VBROADCASTSS 64(DI), Y3
+	VFMADD213PS  Y3, Y2, Y0
+	VMOVUPS      Y0, (BX)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (DI), Y0
+	VBROADCASTSS 64(DI), Y2
+	VFMADD213PS  Y2, Y0, Y1
+	VMOVUPS      Y1, 32(BX)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+DATA mask2AVX2<>+0(SB)/4, $0x03030303
+DATA mask2AVX2<>+4(SB)/4, $0x03030303
+DATA mask2AVX2<>+8(SB)/4, $0x03030303
+DATA mask2AVX2<>+12(SB)/4, $0x03030303
+DATA mask2AVX2<>+16(SB)/4, $0x03030303
+DATA mask2AVX2<>+20(SB)/4, $0x03030303
+DATA mask2AVX2<>+24(SB)/4, $0x03030303
+DATA mask2AVX2<>+28(SB)/4, $0x03030303
+GLOBL mask2AVX2<>(SB), RODATA|NOPTR, $32
+
+// func page4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·page4x1AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), CX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, DX
+	MOVQ   DX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   q+16(FP), SI
+	LEAQ   (SI)(DX*4), SI
+	MOVQ   CX, DI
+
+runs0:
+	VMOVDQU      (BX), Y2
+	VMOVDQU      32(BX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y4
+	VPAND        mask4AVX2<>+0(SB), Y3, Y5
+	VPBROADCASTD (SI), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDUBSW   Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 64(SI), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      64(BX), Y2
+	VMOVDQU      96(BX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y6
+	VPAND        mask4AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 128(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 192(SI), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      128(BX), Y2
+	VMOVDQU      160(BX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y6
+	VPAND        mask4AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 256(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 320(SI), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      192(BX), Y2
+	VMOVDQU      224(BX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y6
+	VPAND        mask4AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 384(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 448(SI), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	ADDQ         $0x00000100, BX
+	ADDQ         $0x00000200, SI
+	SUBQ         $0x20, DI
+	JNZ          runs0
+	MOVQ         dst+0(FP), BX
+	MOVQ         ld+8(FP), SI
+	MOVQ         affine+32(FP), DI
+	SHLQ         $0x02, SI
+	LEAQ         (DI)(DX*4), DI
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (DI), Y2
+	VBROADCASTSS 64(DI), Y3
+	VFMADD213PS  Y3, Y2, Y0
+	VMOVUPS      Y0, (BX)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (DI), Y0
+	VBROADCASTSS 64(DI), Y2
+	VFMADD213PS  Y2, Y0, Y1
+	VMOVUPS      Y1, 32(BX)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+// func page3x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·page3x1AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), CX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, DX
+	MOVQ   DX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   q+16(FP), SI
+	LEAQ   (SI)(DX*4), SI
+	MOVQ   CX, DI
+
+runs0:
+	VMOVDQU      (BX), Y2
+	VMOVDQU      32(BX), Y3
+	VPAND        mask2AVX2<>+0(SB), Y2, Y4
+	VPAND        mask2AVX2<>+0(SB), Y3, Y5
+	VPBROADCASTD (SI), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDUBSW   Y6, Y5, Y5
+	VPSRLD       $0x02, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x02, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 64(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x04, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 128(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x06, Y2, Y2
+	VPAND        mask2AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x06, Y3, Y3
+	VPAND        mask2AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 192(SI), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      64(BX), Y2
+	VMOVDQU      96(BX), Y3
+	VPAND        mask2AVX2<>+0(SB), Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 256(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x02, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x02, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 320(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x04, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 384(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x06, Y2, Y2
+	VPAND        mask2AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x06, Y3, Y3
+	VPAND        mask2AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 448(SI), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000200, SI
+	SUBQ         $0x20, DI
+	JNZ          runs0
+	MOVQ         q+16(FP), SI
+	LEAQ         (SI)(DX*4), SI
+	MOVQ         CX, DI
+	VPSLLD       $0x01, Y0, Y0
+	VPSLLD       $0x01, Y1, Y1
+
+runs1:
+	VMOVDQU      (BX), Y2
+	VMOVDQU      32(BX), Y3
+	VPAND        mask1AVX2<>+0(SB), Y2, Y4
+	VPAND        mask1AVX2<>+0(SB), Y3, Y5
+	VPBROADCASTD (SI), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDUBSW   Y6, Y5, Y5
+	VPSRLD       $0x01, Y2, Y6
+	VPAND        mask1AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x01, Y3, Y7
+	VPAND        mask1AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 64(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x02, Y2, Y6
+	VPAND        mask1AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x02, Y3, Y7
+	VPAND        mask1AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 128(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x03, Y2, Y6
+	VPAND        mask1AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x03, Y3, Y7
+	VPAND        mask1AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 192(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y6
+	VPAND        mask1AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x04, Y3, Y7
+	VPAND        mask1AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 256(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x05, Y2, Y6
+	VPAND        mask1AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x05, Y3, Y7
+	VPAND        mask1AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 320(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x06, Y2, Y6
+	VPAND        mask1AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x06, Y3, Y7
+	VPAND        mask1AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 384(SI), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x07, Y2, Y2
+	VPAND        mask1AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x07, Y3, Y3
+	VPAND        mask1AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 448(SI), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000200, SI
+	SUBQ         $0x20, DI
+	JNZ          runs1
+	MOVQ         dst+0(FP), BX
+	MOVQ         ld+8(FP), SI
+	MOVQ         affine+32(FP), DI
+	SHLQ         $0x02, SI
+	LEAQ         (DI)(DX*4), DI
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (DI), Y2
+	VBROADCASTSS 64(DI), Y3
+	VFMADD213PS  Y3, Y2, Y0
+	VMOVUPS      Y0, (BX)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (DI), Y0
+	VBROADCASTSS 64(DI), Y2
+	VFMADD213PS  Y2, Y0, Y1
+	VMOVUPS      Y1, 32(BX)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+// func page8x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·page8x1AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), CX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, DX
+	MOVQ   DX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   q+16(FP), SI
+	LEAQ   (SI)(DX*4), SI
+	MOVQ   CX, DI
+	SHLQ   $0x04, DI
+	ADDQ   SI, DI
+	MOVQ   CX, R8
+
+runs0:
+	VMOVDQU      (BX), Y4
+	VMOVDQU      32(BX), Y5
+	VPBROADCASTD (SI), Y6
+	VPMADDUBSW   Y6, Y4, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPMADDUBSW   Y6, Y5, Y6
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD (DI), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y2, Y2
+	VPMADDUBSW   Y6, Y5, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      64(BX), Y4
+	VMOVDQU      96(BX), Y5
+	VPBROADCASTD 64(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPMADDUBSW   Y6, Y5, Y6
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD 64(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y2, Y2
+	VPMADDUBSW   Y6, Y5, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      128(BX), Y4
+	VMOVDQU      160(BX), Y5
+	VPBROADCASTD 128(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPMADDUBSW   Y6, Y5, Y6
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD 128(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y2, Y2
+	VPMADDUBSW   Y6, Y5, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      192(BX), Y4
+	VMOVDQU      224(BX), Y5
+	VPBROADCASTD 192(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPMADDUBSW   Y6, Y5, Y6
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD 192(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y2, Y2
+	VPMADDUBSW   Y6, Y5, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      256(BX), Y4
+	VMOVDQU      288(BX), Y5
+	VPBROADCASTD 256(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPMADDUBSW   Y6, Y5, Y6
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD 256(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y2, Y2
+	VPMADDUBSW   Y6, Y5, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      320(BX), Y4
+	VMOVDQU      352(BX), Y5
+	VPBROADCASTD 320(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPMADDUBSW   Y6, Y5, Y6
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD 320(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y2, Y2
+	VPMADDUBSW   Y6, Y5, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      384(BX), Y4
+	VMOVDQU      416(BX), Y5
+	VPBROADCASTD 384(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPMADDUBSW   Y6, Y5, Y6
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD 384(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y2, Y2
+	VPMADDUBSW   Y6, Y5, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      448(BX), Y4
+	VMOVDQU      480(BX), Y5
+	VPBROADCASTD 448(SI), Y6
+	VPMADDUBSW   Y6, Y4, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPMADDUBSW   Y6, Y5, Y6
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD 448(DI), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y2, Y2
+	VPMADDUBSW   Y6, Y5, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	ADDQ         $0x00000200, BX
+	ADDQ         $0x00000200, SI
+	ADDQ         $0x00000200, DI
+	SUBQ         $0x20, R8
+	JNZ          runs0
+	MOVQ         dst+0(FP), BX
+	MOVQ         ld+8(FP), SI
+	MOVQ         affine+32(FP), DI
+	SHLQ         $0x02, SI
+	LEAQ         (DI)(DX*4), DI
+	VPSLLD       $0x07, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VPSLLD       $0x07, Y1, Y1
+	VPADDD       Y3, Y1, Y1
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (DI), Y2
+	VBROADCASTSS 64(DI), Y3
+	VFMADD213PS  Y3, Y2, Y0
+	VMOVUPS      Y0, (BX)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (DI), Y0
+	VBROADCASTSS 64(DI), Y2
+	VFMADD213PS  Y2, Y0, Y1
+	VMOVUPS      Y1, 32(BX)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·block2x1AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), CX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, DX
+	IMULQ  pageBytes+48(FP), DX
+	ADDQ   codes+40(FP), DX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   q+16(FP), BX
+	MOVQ   CX, SI
+
+runs0:
+	VMOVDQU      (DX), Y2
+	VMOVDQU      32(DX), Y3
+	VPAND        mask2AVX2<>+0(SB), Y2, Y4
+	VPAND        mask2AVX2<>+0(SB), Y3, Y5
+	VPBROADCASTD (BX), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDUBSW   Y6, Y5, Y5
+	VPSRLD       $0x02, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x02, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 4(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x04, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 8(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x06, Y2, Y2
+	VPAND        mask2AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x06, Y3, Y3
+	VPAND        mask2AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 12(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      64(DX), Y2
+	VMOVDQU      96(DX), Y3
+	VPAND        mask2AVX2<>+0(SB), Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 16(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x02, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x02, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 20(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x04, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 24(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x06, Y2, Y2
+	VPAND        mask2AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x06, Y3, Y3
+	VPAND        mask2AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 28(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	ADDQ         $0x00000080, DX
+	ADDQ         $0x00000020, BX
+	SUBQ         $0x20, SI
+	JNZ          runs0
+	MOVQ         dst+0(FP), DX
+	MOVQ         ld+8(FP), BX
+	MOVQ         affine+32(FP), SI
+	SHLQ         $0x02, BX
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (SI), Y2
+	VBROADCASTSS 4(SI), Y3
+	VFMADD213PS  Y3, Y2, Y0
+	VMOVUPS      Y0, (DX)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (SI), Y0
+	VBROADCASTSS 4(SI), Y2
+	VFMADD213PS  Y2, Y0, Y1
+	VMOVUPS      Y1, 32(DX)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·block4x1AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), CX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, DX
+	IMULQ  pageBytes+48(FP), DX
+	ADDQ   codes+40(FP), DX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   q+16(FP), BX
+	MOVQ   CX, SI
+
+runs0:
+	VMOVDQU      (DX), Y2
+	VMOVDQU      32(DX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y4
+	VPAND        mask4AVX2<>+0(SB), Y3, Y5
+	VPBROADCASTD (BX), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDUBSW   Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 4(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      64(DX), Y2
+	VMOVDQU      96(DX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y6
+	VPAND        mask4AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 8(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 12(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      128(DX), Y2
+	VMOVDQU      160(DX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y6
+	VPAND        mask4AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 16(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 20(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      192(DX), Y2
+	VMOVDQU      224(DX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y6
+	VPAND        mask4AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 24(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 28(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	ADDQ         $0x00000100, DX
+	ADDQ         $0x00000020, BX
+	SUBQ         $0x20, SI
+	JNZ          runs0
+	MOVQ         dst+0(FP), DX
+	MOVQ         ld+8(FP), BX
+	MOVQ         affine+32(FP), SI
+	SHLQ         $0x02, BX
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (SI), Y2
+	VBROADCASTSS 4(SI), Y3
+	VFMADD213PS  Y3, Y2, Y0
+	VMOVUPS      Y0, (DX)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (SI), Y0
+	VBROADCASTSS 4(SI), Y2
+	VFMADD213PS  Y2, Y0, Y1
+	VMOVUPS      Y1, 32(DX)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+// func int4x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, F16C, FMA3
+TEXT ·int4x2AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), DX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU      (BX), Y4
+	VMOVDQU      32(BX), Y5
+	VPAND        mask4AVX2<>+0(SB), Y4, Y6
+	VPAND        mask4AVX2<>+0(SB), Y5, Y7
+	VPBROADCASTD (SI), Y8
+	VPMADDUBSW   Y8, Y6, Y9
+	VPMADDUBSW   Y8, Y7, Y8
+	VPBROADCASTD (SI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y6, Y6
+	VPMADDUBSW   Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y4
+	VPAND        mask4AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x04, Y5, Y5
+	VPAND        mask4AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 4(SI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 4(SI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VMOVDQU      64(BX), Y4
+	VMOVDQU      96(BX), Y5
+	VPAND        mask4AVX2<>+0(SB), Y4, Y10
+	VPAND        mask4AVX2<>+0(SB), Y5, Y11
+	VPBROADCASTD 8(SI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 8(SI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y4
+	VPAND        mask4AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x04, Y5, Y5
+	VPAND        mask4AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 12(SI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 12(SI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VMOVDQU      128(BX), Y4
+	VMOVDQU      160(BX), Y5
+	VPAND        mask4AVX2<>+0(SB), Y4, Y10
+	VPAND        mask4AVX2<>+0(SB), Y5, Y11
+	VPBROADCASTD 16(SI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 16(SI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y4
+	VPAND        mask4AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x04, Y5, Y5
+	VPAND        mask4AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 20(SI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 20(SI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VMOVDQU      192(BX), Y4
+	VMOVDQU      224(BX), Y5
+	VPAND        mask4AVX2<>+0(SB), Y4, Y10
+	VPAND        mask4AVX2<>+0(SB), Y5, Y11
+	VPBROADCASTD 24(SI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 24(SI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y4
+	VPAND        mask4AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x04, Y5, Y5
+	VPAND        mask4AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 28(SI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 28(SI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	ADDQ         $0x00000100, BX
+	ADDQ         $0x00000020, SI
+	SUBQ         $0x20, DI
+	JNZ          runs0
+	MOVQ         dst+0(FP), SI
+	MOVQ         ld+8(FP), DI
+	MOVQ         affine+32(FP), R8
+	SHLQ         $0x02, DI
+	VCVTPH2PS    (BX), Y4
+	VCVTPH2PS    32(BX), Y5
+	VCVTPH2PS    16(BX), Y6
+	VCVTPH2PS    48(BX), Y7
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (R8), Y8
+	VBROADCASTSS 4(R8), Y9
+	VFMADD213PS  Y9, Y8, Y0
+	VMULPS       Y4, Y0, Y0
+	VBROADCASTSS 8(R8), Y8
+	VFMADD231PS  Y8, Y5, Y0
+	VMOVUPS      Y0, (SI)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (R8), Y0
+	VBROADCASTSS 4(R8), Y8
+	VFMADD213PS  Y8, Y0, Y1
+	VMULPS       Y6, Y1, Y1
+	VBROADCASTSS 8(R8), Y0
+	VFMADD231PS  Y0, Y7, Y1
+	VMOVUPS      Y1, 32(SI)
+	ADDQ         DI, SI
+	VCVTDQ2PS    Y2, Y2
+	VBROADCASTSS 16(R8), Y0
+	VBROADCASTSS 20(R8), Y1
+	VFMADD213PS  Y1, Y0, Y2
+	VMULPS       Y4, Y2, Y2
+	VBROADCASTSS 24(R8), Y0
+	VFMADD231PS  Y0, Y5, Y2
+	VMOVUPS      Y2, (SI)
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 16(R8), Y0
+	VBROADCASTSS 20(R8), Y1
+	VFMADD213PS  Y1, Y0, Y3
+	VMULPS       Y6, Y3, Y3
+	VBROADCASTSS 24(R8), Y0
+	VFMADD231PS  Y0, Y7, Y3
+	VMOVUPS      Y3, 32(SI)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+// func page1x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·page1x2AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), DX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, BX
+	MOVQ   BX, SI
+	IMULQ  pageBytes+48(FP), SI
+	ADDQ   codes+40(FP), SI
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   q+16(FP), DI
+	LEAQ   (DI)(BX*4), DI
+	MOVQ   DX, R8
+
+runs0:
+	VMOVDQU      (SI), Y4
+	VMOVDQU      32(SI), Y5
+	VPAND        mask1AVX2<>+0(SB), Y4, Y6
+	VPAND        mask1AVX2<>+0(SB), Y5, Y7
+	VPBROADCASTD (DI), Y8
+	VPMADDUBSW   Y8, Y6, Y9
+	VPMADDUBSW   Y8, Y7, Y8
+	VPBROADCASTD (DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y6, Y6
+	VPMADDUBSW   Y10, Y7, Y7
+	VPSRLD       $0x01, Y4, Y10
+	VPAND        mask1AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x01, Y5, Y11
+	VPAND        mask1AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 64(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 64(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x02, Y4, Y10
+	VPAND        mask1AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x02, Y5, Y11
+	VPAND        mask1AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 128(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 128(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x03, Y4, Y10
+	VPAND        mask1AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x03, Y5, Y11
+	VPAND        mask1AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 192(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 192(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y10
+	VPAND        mask1AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x04, Y5, Y11
+	VPAND        mask1AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 256(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 256(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x05, Y4, Y10
+	VPAND        mask1AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x05, Y5, Y11
+	VPAND        mask1AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 320(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 320(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x06, Y4, Y10
+	VPAND        mask1AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x06, Y5, Y11
+	VPAND        mask1AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 384(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 384(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x07, Y4, Y4
+	VPAND        mask1AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x07, Y5, Y5
+	VPAND        mask1AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 448(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 448(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000200, DI
+	SUBQ         $0x20, R8
+	JNZ          runs0
+	MOVQ         dst+0(FP), SI
+	MOVQ         ld+8(FP), DI
+	MOVQ         affine+32(FP), R8
+	SHLQ         $0x02, DI
+	LEAQ         (R8)(BX*4), R8
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (R8), Y4
+	VBROADCASTSS 64(R8), Y5
+	VFMADD213PS  Y5, Y4, Y0
+	VMOVUPS      Y0, (SI)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (R8), Y0
+	VBROADCASTSS 64(R8), Y4
+	VFMADD213PS  Y4, Y0, Y1
+	VMOVUPS      Y1, 32(SI)
+	ADDQ         DI, SI
+	VCVTDQ2PS    Y2, Y2
+	VBROADCASTSS 128(R8), Y0
+	VBROADCASTSS 192(R8), Y1
+	VFMADD213PS  Y1, Y0, Y2
+	VMOVUPS      Y2, (SI)
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 128(R8), Y0
+	VBROADCASTSS 192(R8), Y1
+	VFMADD213PS  Y1, Y0, Y3
+	VMOVUPS      Y3, 32(SI)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+// func page2x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·page2x2AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), DX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, BX
+	MOVQ   BX, SI
+	IMULQ  pageBytes+48(FP), SI
+	ADDQ   codes+40(FP), SI
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   q+16(FP), DI
+	LEAQ   (DI)(BX*4), DI
+	MOVQ   DX, R8
+
+runs0:
+	VMOVDQU      (SI), Y4
+	VMOVDQU      32(SI), Y5
+	VPAND        mask2AVX2<>+0(SB), Y4, Y6
+	VPAND        mask2AVX2<>+0(SB), Y5, Y7
+	VPBROADCASTD (DI), Y8
+	VPMADDUBSW   Y8, Y6, Y9
+	VPMADDUBSW   Y8, Y7, Y8
+	VPBROADCASTD (DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y6, Y6
+	VPMADDUBSW   Y10, Y7, Y7
+	VPSRLD       $0x02, Y4, Y10
+	VPAND        mask2AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x02, Y5, Y11
+	VPAND        mask2AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 64(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 64(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y10
+	VPAND        mask2AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x04, Y5, Y11
+	VPAND        mask2AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 128(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 128(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x06, Y4, Y4
+	VPAND        mask2AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x06, Y5, Y5
+	VPAND        mask2AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 192(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 192(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VMOVDQU      64(SI), Y4
+	VMOVDQU      96(SI), Y5
+	VPAND        mask2AVX2<>+0(SB), Y4, Y10
+	VPAND        mask2AVX2<>+0(SB), Y5, Y11
+	VPBROADCASTD 256(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 256(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x02, Y4, Y10
+	VPAND        mask2AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x02, Y5, Y11
+	VPAND        mask2AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 320(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 320(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y10
+	VPAND        mask2AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x04, Y5, Y11
+	VPAND        mask2AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 384(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 384(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x06, Y4, Y4
+	VPAND        mask2AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x06, Y5, Y5
+	VPAND        mask2AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 448(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 448(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	ADDQ         $0x00000080, SI
+	ADDQ         $0x00000200, DI
+	SUBQ         $0x20, R8
+	JNZ          runs0
+	MOVQ         dst+0(FP), SI
+	MOVQ         ld+8(FP), DI
+	MOVQ         affine+32(FP), R8
+	SHLQ         $0x02, DI
+	LEAQ         (R8)(BX*4), R8
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (R8), Y4
+	VBROADCASTSS 64(R8), Y5
+	VFMADD213PS  Y5, Y4, Y0
+	VMOVUPS      Y0, (SI)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (R8), Y0
+	VBROADCASTSS 64(R8), Y4
+	VFMADD213PS  Y4, Y0, Y1
+	VMOVUPS      Y1, 32(SI)
+	ADDQ         DI, SI
+	VCVTDQ2PS    Y2, Y2
+	VBROADCASTSS 128(R8), Y0
+	VBROADCASTSS 192(R8), Y1
+	VFMADD213PS  Y1, Y0, Y2
+	VMOVUPS      Y2, (SI)
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 128(R8), Y0
+	VBROADCASTSS 192(R8), Y1
+	VFMADD213PS  Y1, Y0, Y3
+	VMOVUPS      Y3, 32(SI)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+// func page4x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·page4x2AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), DX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, BX
+	MOVQ   BX, SI
+	IMULQ  pageBytes+48(FP), SI
+	ADDQ   codes+40(FP), SI
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   q+16(FP), DI
+	LEAQ   (DI)(BX*4), DI
+	MOVQ   DX, R8
+
+runs0:
+	VMOVDQU      (SI), Y4
+	VMOVDQU      32(SI), Y5
+	VPAND        mask4AVX2<>+0(SB), Y4, Y6
+	VPAND        mask4AVX2<>+0(SB), Y5, Y7
+	VPBROADCASTD (DI), Y8
+	VPMADDUBSW   Y8, Y6, Y9
+	VPMADDUBSW   Y8, Y7, Y8
+	VPBROADCASTD (DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y6, Y6
+	VPMADDUBSW   Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y4
+	VPAND        mask4AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x04, Y5, Y5
+	VPAND        mask4AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 64(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 64(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VMOVDQU      64(SI), Y4
+	VMOVDQU      96(SI), Y5
+	VPAND        mask4AVX2<>+0(SB), Y4, Y10
+	VPAND        mask4AVX2<>+0(SB), Y5, Y11
+	VPBROADCASTD 128(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 128(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y4
+	VPAND        mask4AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x04, Y5, Y5
+	VPAND        mask4AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 192(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 192(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VMOVDQU      128(SI), Y4
+	VMOVDQU      160(SI), Y5
+	VPAND        mask4AVX2<>+0(SB), Y4, Y10
+	VPAND        mask4AVX2<>+0(SB), Y5, Y11
+	VPBROADCASTD 256(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 256(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y4
+	VPAND        mask4AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x04, Y5, Y5
+	VPAND        mask4AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 320(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 320(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VMOVDQU      192(SI), Y4
+	VMOVDQU      224(SI), Y5
+	VPAND        mask4AVX2<>+0(SB), Y4, Y10
+	VPAND        mask4AVX2<>+0(SB), Y5, Y11
+	VPBROADCASTD 384(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 384(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y4
+	VPAND        mask4AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x04, Y5, Y5
+	VPAND        mask4AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 448(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 448(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000200, DI
+	SUBQ         $0x20, R8
+	JNZ          runs0
+	MOVQ         dst+0(FP), SI
+	MOVQ         ld+8(FP), DI
+	MOVQ         affine+32(FP), R8
+	SHLQ         $0x02, DI
+	LEAQ         (R8)(BX*4), R8
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (R8), Y4
+	VBROADCASTSS 64(R8), Y5
+	VFMADD213PS  Y5, Y4, Y0
+	VMOVUPS      Y0, (SI)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (R8), Y0
+	VBROADCASTSS 64(R8), Y4
+	VFMADD213PS  Y4, Y0, Y1
+	VMOVUPS      Y1, 32(SI)
+	ADDQ         DI, SI
+	VCVTDQ2PS    Y2, Y2
+	VBROADCASTSS 128(R8), Y0
+	VBROADCASTSS 192(R8), Y1
+	VFMADD213PS  Y1, Y0, Y2
+	VMOVUPS      Y2, (SI)
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 128(R8), Y0
+	VBROADCASTSS 192(R8), Y1
+	VFMADD213PS  Y1, Y0, Y3
+	VMOVUPS      Y3, 32(SI)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+// func page3x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·page3x2AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), DX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, BX
+	MOVQ   BX, SI
+	IMULQ  pageBytes+48(FP), SI
+	ADDQ   codes+40(FP), SI
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   q+16(FP), DI
+	LEAQ   (DI)(BX*4), DI
+	MOVQ   DX, R8
+
+runs0:
+	VMOVDQU      (SI), Y4
+	VMOVDQU      32(SI), Y5
+	VPAND        mask2AVX2<>+0(SB), Y4, Y6
+	VPAND        mask2AVX2<>+0(SB), Y5, Y7
+	VPBROADCASTD (DI), Y8
+	VPMADDUBSW   Y8, Y6, Y9
+	VPMADDUBSW   Y8, Y7, Y8
+	VPBROADCASTD (DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y6, Y6
+	VPMADDUBSW   Y10, Y7, Y7
+	VPSRLD       $0x02, Y4, Y10
+	VPAND        mask2AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x02, Y5, Y11
+	VPAND        mask2AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 64(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 64(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y10
+	VPAND        mask2AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x04, Y5, Y11
+	VPAND        mask2AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 128(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 128(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x06, Y4, Y4
+	VPAND        mask2AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x06, Y5, Y5
+	VPAND        mask2AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 192(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 192(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VMOVDQU      64(SI), Y4
+	VMOVDQU      96(SI), Y5
+	VPAND        mask2AVX2<>+0(SB), Y4, Y10
+	VPAND        mask2AVX2<>+0(SB), Y5, Y11
+	VPBROADCASTD 256(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 256(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x02, Y4, Y10
+	VPAND        mask2AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x02, Y5, Y11
+	VPAND        mask2AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 320(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 320(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y10
+	VPAND        mask2AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x04, Y5, Y11
+	VPAND        mask2AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 384(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 384(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x06, Y4, Y4
+	VPAND        mask2AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x06, Y5, Y5
+	VPAND        mask2AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 448(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 448(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	ADDQ         $0x00000080, SI
+	ADDQ         $0x00000200, DI
+	SUBQ         $0x20, R8
+	JNZ          runs0
+	MOVQ         q+16(FP), DI
+	LEAQ         (DI)(BX*4), DI
+	MOVQ         DX, R8
+	VPSLLD       $0x01, Y0, Y0
+	VPSLLD       $0x01, Y1, Y1
+	VPSLLD       $0x01, Y2, Y2
+	VPSLLD       $0x01, Y3, Y3
+
+runs1:
+	VMOVDQU      (SI), Y4
+	VMOVDQU      32(SI), Y5
+	VPAND        mask1AVX2<>+0(SB), Y4, Y6
+	VPAND        mask1AVX2<>+0(SB), Y5, Y7
+	VPBROADCASTD (DI), Y8
+	VPMADDUBSW   Y8, Y6, Y9
+	VPMADDUBSW   Y8, Y7, Y8
+	VPBROADCASTD (DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y6, Y6
+	VPMADDUBSW   Y10, Y7, Y7
+	VPSRLD       $0x01, Y4, Y10
+	VPAND        mask1AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x01, Y5, Y11
+	VPAND        mask1AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 64(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 64(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x02, Y4, Y10
+	VPAND        mask1AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x02, Y5, Y11
+	VPAND        mask1AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 128(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 128(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x03, Y4, Y10
+	VPAND        mask1AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x03, Y5, Y11
+	VPAND        mask1AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 192(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 192(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y10
+	VPAND        mask1AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x04, Y5, Y11
+	VPAND        mask1AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 256(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 256(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x05, Y4, Y10
+	VPAND        mask1AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x05, Y5, Y11
+	VPAND        mask1AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 320(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 320(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x06, Y4, Y10
+	VPAND        mask1AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x06, Y5, Y11
+	VPAND        mask1AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 384(DI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 384(DI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x07, Y4, Y4
+	VPAND        mask1AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x07, Y5, Y5
+	VPAND        mask1AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 448(DI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 448(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000200, DI
+	SUBQ         $0x20, R8
+	JNZ          runs1
+	MOVQ         dst+0(FP), SI
+	MOVQ         ld+8(FP), DI
+	MOVQ         affine+32(FP), R8
+	SHLQ         $0x02, DI
+	LEAQ         (R8)(BX*4), R8
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (R8), Y4
+	VBROADCASTSS 64(R8), Y5
+	VFMADD213PS  Y5, Y4, Y0
+	VMOVUPS      Y0, (SI)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (R8), Y0
+	VBROADCASTSS 64(R8), Y4
+	VFMADD213PS  Y4, Y0, Y1
+	VMOVUPS      Y1, 32(SI)
+	ADDQ         DI, SI
+	VCVTDQ2PS    Y2, Y2
+	VBROADCASTSS 128(R8), Y0
+	VBROADCASTSS 192(R8), Y1
+	VFMADD213PS  Y1, Y0, Y2
+	VMOVUPS      Y2, (SI)
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 128(R8), Y0
+	VBROADCASTSS 192(R8), Y1
+	VFMADD213PS  Y1, Y0, Y3
+	VMOVUPS      Y3, 32(SI)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+// func page8x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·page8x2AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), DX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, BX
+	MOVQ   BX, SI
+	IMULQ  pageBytes+48(FP), SI
+	ADDQ   codes+40(FP), SI
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   q+16(FP), DI
+	LEAQ   (DI)(BX*4), DI
+	MOVQ   DX, R8
+	SHLQ   $0x04, R8
+	ADDQ   DI, R8
+	MOVQ   DX, R9
+
+runs0:
+	VMOVDQU      (SI), Y8
+	VMOVDQU      32(SI), Y9
+	VPBROADCASTD (DI), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD (DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD (R8), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD (R8)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDUBSW   Y10, Y9, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      64(SI), Y8
+	VMOVDQU      96(SI), Y9
+	VPBROADCASTD 64(DI), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 64(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD 64(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD 64(R8)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDUBSW   Y10, Y9, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      128(SI), Y8
+	VMOVDQU      160(SI), Y9
+	VPBROADCASTD 128(DI), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 128(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD 128(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD 128(R8)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDUBSW   Y10, Y9, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      192(SI), Y8
+	VMOVDQU      224(SI), Y9
+	VPBROADCASTD 192(DI), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 192(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD 192(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD 192(R8)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDUBSW   Y10, Y9, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      256(SI), Y8
+	VMOVDQU      288(SI), Y9
+	VPBROADCASTD 256(DI), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 256(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD 256(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD 256(R8)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDUBSW   Y10, Y9, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      320(SI), Y8
+	VMOVDQU      352(SI), Y9
+	VPBROADCASTD 320(DI), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 320(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD 320(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD 320(R8)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDUBSW   Y10, Y9, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      384(SI), Y8
+	VMOVDQU      416(SI), Y9
+	VPBROADCASTD 384(DI), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 384(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD 384(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD 384(R8)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDUBSW   Y10, Y9, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      448(SI), Y8
+	VMOVDQU      480(SI), Y9
+	VPBROADCASTD 448(DI), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 448(DI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD 448(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y11
+	VPMADDWD     ones16AVX2<>+0(SB), Y11, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD 448(R8)(CX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDUBSW   Y10, Y9, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	ADDQ         $0x00000200, SI
+	ADDQ         $0x00000200, DI
+	ADDQ         $0x00000200, R8
+	SUBQ         $0x20, R9
+	JNZ          runs0
+	MOVQ         dst+0(FP), SI
+	MOVQ         ld+8(FP), DI
+	MOVQ         affine+32(FP), R8
+	SHLQ         $0x02, DI
+	LEAQ         (R8)(BX*4), R8
+	VPSLLD       $0x07, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VPSLLD       $0x07, Y1, Y1
+	VPADDD       Y3, Y1, Y1
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (R8), Y2
+	VBROADCASTSS 64(R8), Y3
+	VFMADD213PS  Y3, Y2, Y0
+	VMOVUPS      Y0, (SI)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (R8), Y0
+	VBROADCASTSS 64(R8), Y2
+	VFMADD213PS  Y2, Y0, Y1
+	VMOVUPS      Y1, 32(SI)
+	ADDQ         DI, SI
+	VPSLLD       $0x07, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VPSLLD       $0x07, Y5, Y5
+	VPADDD       Y7, Y5, Y5
+	VCVTDQ2PS    Y4, Y4
+	VBROADCASTSS 128(R8), Y0
+	VBROADCASTSS 192(R8), Y1
+	VFMADD213PS  Y1, Y0, Y4
+	VMOVUPS      Y4, (SI)
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS 128(R8), Y0
+	VBROADCASTSS 192(R8), Y1
+	VFMADD213PS  Y1, Y0, Y5
+	VMOVUPS      Y5, 32(SI)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block2x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·block2x2AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), DX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU      (BX), Y4
+	VMOVDQU      32(BX), Y5
+	VPAND        mask2AVX2<>+0(SB), Y4, Y6
+	VPAND        mask2AVX2<>+0(SB), Y5, Y7
+	VPBROADCASTD (SI), Y8
+	VPMADDUBSW   Y8, Y6, Y9
+	VPMADDUBSW   Y8, Y7, Y8
+	VPBROADCASTD (SI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y6, Y6
+	VPMADDUBSW   Y10, Y7, Y7
+	VPSRLD       $0x02, Y4, Y10
+	VPAND        mask2AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x02, Y5, Y11
+	VPAND        mask2AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 4(SI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 4(SI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y10
+	VPAND        mask2AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x04, Y5, Y11
+	VPAND        mask2AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 8(SI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 8(SI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x06, Y4, Y4
+	VPAND        mask2AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x06, Y5, Y5
+	VPAND        mask2AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 12(SI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 12(SI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VMOVDQU      64(BX), Y4
+	VMOVDQU      96(BX), Y5
+	VPAND        mask2AVX2<>+0(SB), Y4, Y10
+	VPAND        mask2AVX2<>+0(SB), Y5, Y11
+	VPBROADCASTD 16(SI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 16(SI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x02, Y4, Y10
+	VPAND        mask2AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x02, Y5, Y11
+	VPAND        mask2AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 20(SI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 20(SI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y10
+	VPAND        mask2AVX2<>+0(SB), Y10, Y10
+	VPSRLD       $0x04, Y5, Y11
+	VPAND        mask2AVX2<>+0(SB), Y11, Y11
+	VPBROADCASTD 24(SI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 24(SI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x06, Y4, Y4
+	VPAND        mask2AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x06, Y5, Y5
+	VPAND        mask2AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 28(SI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 28(SI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000020, SI
+	SUBQ         $0x20, DI
+	JNZ          runs0
+	MOVQ         dst+0(FP), BX
+	MOVQ         ld+8(FP), SI
+	MOVQ         affine+32(FP), DI
+	SHLQ         $0x02, SI
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (DI), Y4
+	VBROADCASTSS 4(DI), Y5
+	VFMADD213PS  Y5, Y4, Y0
+	VMOVUPS      Y0, (BX)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (DI), Y0
+	VBROADCASTSS 4(DI), Y4
+	VFMADD213PS  Y4, Y0, Y1
+	VMOVUPS      Y1, 32(BX)
+	ADDQ         SI, BX
+	VCVTDQ2PS    Y2, Y2
+	VBROADCASTSS 16(DI), Y0
+	VBROADCASTSS 20(DI), Y1
+	VFMADD213PS  Y1, Y0, Y2
+	VMOVUPS      Y2, (BX)
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 16(DI), Y0
+	VBROADCASTSS 20(DI), Y1
+	VFMADD213PS  Y1, Y0, Y3
+	VMOVUPS      Y3, 32(BX)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block4x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·block4x2AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), DX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU      (BX), Y4
+	VMOVDQU      32(BX), Y5
+	VPAND        mask4AVX2<>+0(SB), Y4, Y6
+	VPAND        mask4AVX2<>+0(SB), Y5, Y7
+	VPBROADCASTD (SI), Y8
+	VPMADDUBSW   Y8, Y6, Y9
+	VPMADDUBSW   Y8, Y7, Y8
+	VPBROADCASTD (SI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y6, Y6
+	VPMADDUBSW   Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y4
+	VPAND        mask4AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x04, Y5, Y5
+	VPAND        mask4AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 4(SI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 4(SI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VMOVDQU      64(BX), Y4
+	VMOVDQU      96(BX), Y5
+	VPAND        mask4AVX2<>+0(SB), Y4, Y10
+	VPAND        mask4AVX2<>+0(SB), Y5, Y11
+	VPBROADCASTD 8(SI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 8(SI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y4
+	VPAND        mask4AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x04, Y5, Y5
+	VPAND        mask4AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 12(SI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 12(SI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VMOVDQU      128(BX), Y4
+	VMOVDQU      160(BX), Y5
+	VPAND        mask4AVX2<>+0(SB), Y4, Y10
+	VPAND        mask4AVX2<>+0(SB), Y5, Y11
+	VPBROADCASTD 16(SI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 16(SI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y4
+	VPAND        mask4AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x04, Y5, Y5
+	VPAND        mask4AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 20(SI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 20(SI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VMOVDQU      192(BX), Y4
+	VMOVDQU      224(BX), Y5
+	VPAND        mask4AVX2<>+0(SB), Y4, Y10
+	VPAND        mask4AVX2<>+0(SB), Y5, Y11
+	VPBROADCASTD 24(SI), Y12
+	VPMADDUBSW   Y12, Y10, Y13
+	VPADDW       Y13, Y9, Y9
+	VPMADDUBSW   Y12, Y11, Y12
+	VPADDW       Y12, Y8, Y8
+	VPBROADCASTD 24(SI)(CX*1), Y12
+	VPMADDUBSW   Y12, Y10, Y10
+	VPADDW       Y10, Y6, Y6
+	VPMADDUBSW   Y12, Y11, Y10
+	VPADDW       Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y4
+	VPAND        mask4AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x04, Y5, Y5
+	VPAND        mask4AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 28(SI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 28(SI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	ADDQ         $0x00000100, BX
+	ADDQ         $0x00000020, SI
+	SUBQ         $0x20, DI
+	JNZ          runs0
+	MOVQ         dst+0(FP), BX
+	MOVQ         ld+8(FP), SI
+	MOVQ         affine+32(FP), DI
+	SHLQ         $0x02, SI
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (DI), Y4
+	VBROADCASTSS 4(DI), Y5
+	VFMADD213PS  Y5, Y4, Y0
+	VMOVUPS      Y0, (BX)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (DI), Y0
+	VBROADCASTSS 4(DI), Y4
+	VFMADD213PS  Y4, Y0, Y1
+	VMOVUPS      Y1, 32(BX)
+	ADDQ         SI, BX
+	VCVTDQ2PS    Y2, Y2
+	VBROADCASTSS 16(DI), Y0
+	VBROADCASTSS 20(DI), Y1
+	VFMADD213PS  Y1, Y0, Y2
+	VMOVUPS      Y2, (BX)
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 16(DI), Y0
+	VBROADCASTSS 20(DI), Y1
+	VFMADD213PS  Y1, Y0, Y3
+	VMOVUPS      Y3, 32(BX)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+// func quantiseAVX2(dst *int8, x *float32, n int) (top float32, sum float32, isum int64)
+// Requires: AVX, AVX2, SSE
+TEXT ·quantiseAVX2(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVL         $0x7fffffff, BX
+	VMOVD        BX, X0
+	VPBROADCASTD X0, Y0
+	VXORPS       Y1, Y1, Y1
+	XORQ         BX, BX
+
+largest:
+	VPAND        (CX)(BX*4), Y0, Y2
+	VMAXPS       Y1, Y2, Y1
+	ADDQ         $0x08, BX
+	CMPQ         BX, DX
+	JL           largest
+	VEXTRACTF128 $0x01, Y1, X0
+	VMAXPS       X0, X1, X1
+	VPERMILPS    $0x4e, X1, X0
+	VMAXPS       X0, X1, X1
+	VPERMILPS    $0xb1, X1, X0
+	VMAXPS       X0, X1, X1
+	VBROADCASTSS X1, Y0
+	VXORPS       Y2, Y2, Y2
+	VCMPPS       $0x0e, Y2, Y0, Y2
+	MOVL         $0x42fe0000, BX
+	VMOVD        BX, X3
+	VPBROADCASTD X3, Y3
+	VDIVPS       Y0, Y3, Y0
+	VANDPS       Y2, Y0, Y0
+	MOVSS        X1, top+24(FP)
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	XORQ         BX, BX
+
+step:
+	VMOVUPS      (CX)(BX*4), Y3
+	VADDPS       Y3, Y1, Y1
+	VMULPS       Y3, Y0, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKSSDW    X4, X3, X3
+	VPACKSSWB    X3, X3, X3
+	VMOVQ        X3, (AX)(BX*1)
+	ADDQ         $0x08, BX
+	CMPQ         BX, DX
+	JL           step
+	VEXTRACTF128 $0x01, Y1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0x4e, X1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0xb1, X1, X0
+	VADDPS       X0, X1, X1
+	MOVSS        X1, sum+28(FP)
+	VEXTRACTF128 $0x01, Y2, X0
+	VPADDD       X0, X2, X2
+	VPERMILPS    $0x4e, X2, X0
+	VPADDD       X0, X2, X2
+	VPERMILPS    $0xb1, X2, X0
+	VPADDD       X0, X2, X2
+	VMOVD        X2, AX
+	MOVLQSX      AX, AX
+	MOVQ         AX, isum+32(FP)
+	VZEROUPPER
+	RET
+
+// func blockQueryAVX2(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+// Requires: AVX, AVX2, F16C, FMA3
+TEXT ·blockQueryAVX2(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), AX
+	MOVQ         affine+8(FP), CX
+	MOVQ         q+16(FP), DX
+	MOVQ         heads+24(FP), BX
+	MOVQ         dim+32(FP), SI
+	MOVQ         block+40(FP), DI
+	LEAQ         (DI)(SI*2), R8
+	MOVL         $0x7fffffff, R9
+	VMOVD        R9, X0
+	VPBROADCASTD X0, Y0
+
+head:
+	VXORPS Y1, Y1, Y1
+	XORQ   R9, R9
+
+largest:
+	VCVTPH2PS    (R8)(R9*2), Y2
+	VMULPS       (DX)(R9*4), Y2, Y2
+	VPAND        Y0, Y2, Y2
+	VMAXPS       Y1, Y2, Y1
+	VCVTPH2PS    16(R8)(R9*2), Y2
+	VMULPS       32(DX)(R9*4), Y2, Y2
+	VPAND        Y0, Y2, Y2
+	VMAXPS       Y1, Y2, Y1
+	VCVTPH2PS    32(R8)(R9*2), Y2
+	VMULPS       64(DX)(R9*4), Y2, Y2
+	VPAND        Y0, Y2, Y2
+	VMAXPS       Y1, Y2, Y1
+	VCVTPH2PS    48(R8)(R9*2), Y2
+	VMULPS       96(DX)(R9*4), Y2, Y2
+	VPAND        Y0, Y2, Y2
+	VMAXPS       Y1, Y2, Y1
+	ADDQ         $0x20, R9
+	CMPQ         R9, SI
+	JL           largest
+	VEXTRACTF128 $0x01, Y1, X2
+	VMAXPS       X2, X1, X1
+	VPERMILPS    $0x4e, X1, X2
+	VMAXPS       X2, X1, X1
+	VPERMILPS    $0xb1, X1, X2
+	VMAXPS       X2, X1, X1
+	VBROADCASTSS X1, Y2
+	VXORPS       Y3, Y3, Y3
+	VCMPPS       $0x0e, Y3, Y2, Y3
+	MOVL         $0x42fe0000, R9
+	VMOVD        R9, X4
+	VPBROADCASTD X4, Y4
+	VDIVPS       Y2, Y4, Y2
+	VANDPS       Y3, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	XORQ         R9, R9
+
+round:
+	VCVTPH2PS    (R8)(R9*2), Y7
+	VCVTPH2PS    (DI)(R9*2), Y8
+	VMOVUPS      (DX)(R9*4), Y9
+	VFMADD231PS  Y8, Y9, Y3
+	VMULPS       Y7, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VFMADD231PS  Y9, Y9, Y5
+	VMULPS       Y2, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VEXTRACTI128 $0x01, Y9, X7
+	VPACKSSDW    X7, X9, X9
+	VPACKSSWB    X9, X9, X9
+	VMOVQ        X9, (AX)(R9*1)
+	VCVTPH2PS    16(R8)(R9*2), Y7
+	VCVTPH2PS    16(DI)(R9*2), Y8
+	VMOVUPS      32(DX)(R9*4), Y9
+	VFMADD231PS  Y8, Y9, Y3
+	VMULPS       Y7, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VFMADD231PS  Y9, Y9, Y5
+	VMULPS       Y2, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VEXTRACTI128 $0x01, Y9, X7
+	VPACKSSDW    X7, X9, X9
+	VPACKSSWB    X9, X9, X9
+	VMOVQ        X9, 8(AX)(R9*1)
+	VCVTPH2PS    32(R8)(R9*2), Y7
+	VCVTPH2PS    32(DI)(R9*2), Y8
+	VMOVUPS      64(DX)(R9*4), Y9
+	VFMADD231PS  Y8, Y9, Y3
+	VMULPS       Y7, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VFMADD231PS  Y9, Y9, Y5
+	VMULPS       Y2, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VEXTRACTI128 $0x01, Y9, X7
+	VPACKSSDW    X7, X9, X9
+	VPACKSSWB    X9, X9, X9
+	VMOVQ        X9, 16(AX)(R9*1)
+	VCVTPH2PS    48(R8)(R9*2), Y7
+	VCVTPH2PS    48(DI)(R9*2), Y8
+	VMOVUPS      96(DX)(R9*4), Y9
+	VFMADD231PS  Y8, Y9, Y3
+	VMULPS       Y7, Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VFMADD231PS  Y9, Y9, Y5
+	VMULPS       Y2, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VEXTRACTI128 $0x01, Y9, X7
+	VPACKSSDW    X7, X9, X9
+	VPACKSSWB    X9, X9, X9
+	VMOVQ        X9, 24(AX)(R9*1)
+	ADDQ         $0x20, R9
+	CMPQ         R9, SI
+	JL           round
+	MOVL         $0x3c010204, R9
+	VMOVD        R9, X2
+	VPBROADCASTD X2, Y2
+	VMULSS       X2, X1, X1
+	VMOVSS       X1, (CX)
+	VBROADCASTSS X1, Y2
+	VCVTDQ2PS    Y6, Y1
+	VFNMADD231PS Y2, Y1, Y4
+	VBROADCASTSS mid+48(FP), Y1
+	VBROADCASTSS shrink+52(FP), Y2
+	VFMADD231PS  Y1, Y4, Y3
+	VFNMADD231PS Y2, Y5, Y3
+	VEXTRACTF128 $0x01, Y3, X1
+	VADDPS       X1, X3, X3
+	VPERMILPS    $0x4e, X3, X1
+	VADDPS       X1, X3, X3
+	VPERMILPS    $0xb1, X3, X1
+	VADDPS       X1, X3, X3
+	VMOVSS       X3, 4(CX)
+	ADDQ         SI, AX
+	LEAQ         (DX)(SI*4), DX
+	ADDQ         $0x10, CX
+	DECQ         BX
+	JNZ          head
 	VZEROUPPER
 	RET

@@ -87,13 +87,13 @@ func (a strides) at(i, disp int) Mem {
 	panic(fmt.Sprintf("stride %d of 8", i))
 }
 
-// bytes512 repeats a constant of sixteen bytes in each 128-bit lane.
-func bytes512(name string, v ...byte) VecVirtual {
+// bytes repeats a constant of sixteen bytes in each 128-bit lane.
+func (w width) bytes(name string, v ...byte) VecVirtual {
 	m := GLOBL(name, RODATA|NOPTR)
-	for i := range 64 {
+	for i := range int(w) {
 		DATA(i, U8(v[i%len(v)]))
 	}
-	z := ZMM()
-	VMOVDQU32(m, z)
+	z := w.vec()
+	VMOVUPS(m, z)
 	return z
 }

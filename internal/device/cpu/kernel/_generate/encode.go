@@ -35,17 +35,7 @@ func (w width) order(v, magnitude VecVirtual) {
 	VPXOR(t, v, v)
 }
 
-// load16 reads a vector of 16-bit integers.
-func (w width) load16(m Mem) VecVirtual {
-	v := w.vec()
-	if w == avx512 {
-		VMOVDQU16(m, v)
-	} else {
-		VMOVDQU(m, v)
-	}
-	return v
-}
-
+// store16 writes a vector of 16-bit integers.
 func (w width) store16(v VecVirtual, m Mem) {
 	if w == avx512 {
 		VMOVDQU16(v, m)
@@ -57,7 +47,7 @@ func (w width) store16(v VecVirtual, m Mem) {
 // extremes widens the orders lo and hi by n ≥ 1 rows at k, stride bytes apart; k and n are consumed.
 func (w width) extremes(label string, lo, hi, magnitude VecVirtual, k, n, stride GPVirtual) {
 	Label(label)
-	v := w.load16(Mem{Base: k})
+	v := w.load(Mem{Base: k})
 	w.order(v, magnitude)
 	VPMINSW(v, lo, lo)
 	VPMAXSW(v, hi, hi)
@@ -79,7 +69,7 @@ func (w width) widenBounds() {
 	LEAQ(Mem{Base: dim, Index: dim, Scale: 1}, stride)
 	magnitude := w.splatBits(0x7fff7fff)
 	Label("channels")
-	a, b, p, n := w.load16(Mem{Base: lo}), w.load16(Mem{Base: hi}), GP64(), arg("n")
+	a, b, p, n := w.load(Mem{Base: lo}), w.load(Mem{Base: hi}), GP64(), arg("n")
 	w.order(a, magnitude)
 	w.order(b, magnitude)
 	MOVQ(k, p)
@@ -128,7 +118,7 @@ func (w width) pageRanges() {
 	LEAQ(Mem{Base: dim, Index: dim, Scale: 1}, stride)
 	magnitude, top := w.splatBits(0x7fff7fff), w.spread("top", 32)
 	Label("channels")
-	a, b, p, n := w.load16(Mem{Base: k}), w.vec(), GP64(), GP64()
+	a, b, p, n := w.load(Mem{Base: k}), w.vec(), GP64(), GP64()
 	w.order(a, magnitude)
 	VMOVAPS(a, b)
 	MOVQ(U32(15), n)
@@ -190,7 +180,7 @@ func (w width) tokenRanges() {
 	}
 	XORQ(i, i)
 	Label("token")
-	lo, hi, steps := w.load16(Mem{Base: k}), w.vec(), arg("dim")
+	lo, hi, steps := w.load(Mem{Base: k}), w.vec(), arg("dim")
 	w.order(lo, magnitude)
 	VMOVAPS(lo, hi)
 	SHRQ(U8(map[width]int{avx512: 5, avx2: 4}[w]), steps)
@@ -354,15 +344,11 @@ func (w width) fold(f folding) {
 	for part := range 64 / int(w) {
 		var sum VecVirtual
 		for r := range 8 / f.bits {
-			v := w.load16(Mem{Base: runs, Disp: 64*r + int(w)*part})
+			v := w.load(Mem{Base: runs, Disp: 64*r + int(w)*part})
 			if f.shift > 0 {
 				VPSRLD(U8(f.shift), v, v)
 			}
-			if w == avx512 {
-				VPANDD(mask, v, v)
-			} else {
-				VPAND(mask, v, v)
-			}
+			w.and(mask, v, v)
 			if r == 0 {
 				sum = v
 				continue

@@ -8,27 +8,37 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-const scanHeads = 4 // query heads of one pass: unpacking the codes is then well hidden behind their products
-
-// scanFamily is the integer product of packed key codes with queries of signed bytes: VPDPBUSD takes four channels of 16 tokens at once, lane = token.
-func scanFamily() {
-	for h := 1; h <= scanHeads; h++ {
-		scan{name: "int4", planes: []int{4}, heads: h, perToken: true}.emit()
-		for _, bits := range []int{1, 2, 4} {
-			scan{name: fmt.Sprint("page", bits), planes: []int{bits}, heads: h}.emit()
-		}
-		scan{name: "page3", planes: []int{2, 1}, heads: h}.emit()
-		scan{name: "page8", planes: []int{8}, heads: h, wide: true}.emit()
-		for _, bits := range []int{2, 4} {
-			scan{name: fmt.Sprint("block", bits), planes: []int{bits}, heads: h, perBlock: true}.emit()
-		}
+// scanHeads is the query heads of one pass: as many as the registers hold, which hides unpacking the codes behind their products.
+func (w width) scanHeads() int {
+	if w == avx512 {
+		return 4
 	}
-	quantise512()
-	blockQuery512()
+	return 2
+}
+
+// scanFamily is the integer product of packed key codes with queries of signed bytes: VPDPBUSD takes four channels of 16 tokens at once, lane = token. AVX2 does it
+// in three steps, products of pairs in 16 bits being added up over eight runs where codes of four bits or less leave room for it.
+func scanFamily() {
+	for _, w := range widths {
+		for h := 1; h <= w.scanHeads(); h++ {
+			scan{width: w, name: "int4", planes: []int{4}, heads: h, perToken: true}.emit()
+			for _, bits := range []int{1, 2, 4} {
+				scan{width: w, name: fmt.Sprint("page", bits), planes: []int{bits}, heads: h}.emit()
+			}
+			scan{width: w, name: "page3", planes: []int{2, 1}, heads: h}.emit()
+			scan{width: w, name: "page8", planes: []int{8}, heads: h, wide: true}.emit()
+			for _, bits := range []int{2, 4} {
+				scan{width: w, name: fmt.Sprint("block", bits), planes: []int{bits}, heads: h, perBlock: true}.emit()
+			}
+		}
+		w.quantise()
+		w.blockQuery()
+	}
 }
 
 // scan is one variant.
 type scan struct {
+	width
 	name     string
 	planes   []int // bits of the code planes, the high bits first
 	heads    int
@@ -38,7 +48,7 @@ type scan struct {
 }
 
 func (v scan) emit() {
-	name := fmt.Sprintf("%sx%dAVX512", v.name, v.heads)
+	name := fmt.Sprintf("%sx%d%s", v.name, v.heads, v.width)
 	doc := []string{
 		fmt.Sprintf("%s is, for %d query heads, n tokens of each page whose bit is set, and u the token's codes:", name, v.heads),
 		"",
@@ -66,10 +76,12 @@ func (v scan) emit() {
 		run = 4
 	}
 	pages, qHead, dim := arg("pages"), arg("qHead"), arg("dim")
-	masks := map[int]VecVirtual{}
+	masks := map[int]Op{}
 	for _, bits := range v.planes {
-		if bits < 8 {
-			masks[bits] = avx512.splatBits(uint32(1<<bits-1) * 0x01010101)
+		if mask := uint32(1<<bits-1) * 0x01010101; bits < 8 && v.width == avx512 {
+			masks[bits] = v.splatBits(mask)
+		} else if bits < 8 {
+			masks[bits] = v.memoryBits(fmt.Sprint("mask", bits), mask)
 		}
 	}
 	TESTQ(pages, pages)
@@ -83,7 +95,7 @@ func (v scan) emit() {
 	ADDQ(NewParamAddr("codes", 40), code)
 	acc := make([][]VecVirtual, v.heads)
 	for g := range acc {
-		acc[g] = avx512.zero(v.chains())
+		acc[g] = v.zero(v.chains())
 	}
 	for plane, bits := range v.planes {
 		q, fine, left := GP64(), GP64(), GP64()
@@ -106,29 +118,30 @@ func (v scan) emit() {
 		}
 		label := fmt.Sprintf("runs%d", plane)
 		Label(label)
+		var pairs [][]VecVirtual // sums in 16 bits
+		if v.width == avx2 && bits < 8 {
+			pairs = make([][]VecVirtual, v.heads)
+		}
 		for load := range bits { // 64 bytes hold 8/bits runs of four channels; eight runs a turn
-			x := ZMM()
-			VMOVDQU32(Mem{Base: code, Disp: 64 * load}, x)
+			x := make([]VecVirtual, v.parts())
+			for i := range x {
+				x[i] = v.load(Mem{Base: code, Disp: 64*load + int(v.width)*i})
+			}
 			for r := range 8 / bits {
 				i := load*(8/bits) + r
-				u := x
-				if r > 0 {
-					u = ZMM()
-					VPSRLD(U8(r*bits), x, u)
-				} else if bits < 8 {
-					u = ZMM()
+				u := make([]VecVirtual, len(x))
+				for i := range u {
+					u[i] = v.unpack(x[i], r*bits, masks[bits])
 				}
-				if bits < 8 {
-					from := u
-					if r == 0 {
-						from = x
-					}
-					VPANDD(masks[bits], from, u)
-				}
-				v.products(newStrides(q, qHead, v.heads), i*run, u, acc, i%2)
+				v.products(newStrides(q, qHead, v.heads), i*run, u, acc, i%2, pairs)
 				if v.wide {
-					v.products(newStrides(fine, qHead, v.heads), i*run, u, acc, 2+i%2)
+					v.products(newStrides(fine, qHead, v.heads), i*run, u, acc, 2+i%2, pairs)
 				}
+			}
+		}
+		for g, p := range pairs {
+			for i := range p {
+				v.join(p[i], acc[g][i])
 			}
 		}
 		ADDQ(U32(64*bits), code)
@@ -142,39 +155,32 @@ func (v scan) emit() {
 
 	dst, ld, affine := arg("dst"), arg("ld"), arg("affine")
 	SHLQ(U8(2), ld)
-	scale, low := ZMM(), ZMM()
-	if v.perToken {
-		VCVTPH2PS(Mem{Base: code}, scale)
-		VCVTPH2PS(Mem{Base: code, Disp: 32}, low)
-	} else if !v.perBlock {
+	scale, low := make([]VecVirtual, v.parts()), make([]VecVirtual, v.parts())
+	for i := range scale {
+		scale[i], low[i] = v.vec(), v.vec()
+		if v.perToken {
+			VCVTPH2PS(Mem{Base: code, Disp: int(v.width) / 2 * i}, scale[i])
+			VCVTPH2PS(Mem{Base: code, Disp: 32 + int(v.width)/2*i}, low[i])
+		}
+	}
+	head, constant := 16, 4 // bytes between the maps of two heads, and between a map's factor and its constant
+	if !v.perToken && !v.perBlock {
 		LEAQ(Mem{Base: affine, Index: p, Scale: 4}, affine)
+		head, constant = 128, 64
 	}
 	for g, a := range acc {
-		y := a[0]
-		VPADDD(a[1], y, y)
-		if v.wide {
-			VPSLLD(U8(7), y, y)
-			VPADDD(a[2], y, y)
-			VPADDD(a[3], y, y)
+		for i, y := range v.sums(a) {
+			VCVTDQ2PS(y, y)
+			m, b := v.vec(), v.vec()
+			VBROADCASTSS(Mem{Base: affine, Disp: head * g}, m)
+			VBROADCASTSS(Mem{Base: affine, Disp: head*g + constant}, b)
+			VFMADD213PS(b, m, y)
+			if v.perToken {
+				VMULPS(scale[i], y, y)
+				v.fma(Mem{Base: affine, Disp: head*g + 8}, low[i], y)
+			}
+			VMOVUPS(y, Mem{Base: dst, Disp: int(v.width) * i})
 		}
-		VCVTDQ2PS(y, y)
-		m, b := ZMM(), ZMM()
-		if v.perToken {
-			VBROADCASTSS(Mem{Base: affine, Disp: 16 * g}, m)
-			VBROADCASTSS(Mem{Base: affine, Disp: 16*g + 4}, b)
-			VFMADD213PS(b, m, y)
-			VMULPS(scale, y, y)
-			VFMADD231PS_BCST(Mem{Base: affine, Disp: 16*g + 8}, low, y)
-		} else if v.perBlock {
-			VBROADCASTSS(Mem{Base: affine, Disp: 16 * g}, m)
-			VBROADCASTSS(Mem{Base: affine, Disp: 16*g + 4}, b)
-			VFMADD213PS(b, m, y)
-		} else {
-			VBROADCASTSS(Mem{Base: affine, Disp: 128 * g}, m)
-			VBROADCASTSS(Mem{Base: affine, Disp: 128*g + 64}, b)
-			VFMADD213PS(b, m, y)
-		}
-		VMOVUPS(y, Mem{Base: dst})
 		if g+1 < v.heads {
 			ADDQ(ld, dst)
 		}
@@ -186,7 +192,33 @@ func (v scan) emit() {
 	end()
 }
 
-// chains is the number of accumulators of a head: even runs apart from odd ones, and the query's planes apart.
+// load reads a vector of codes.
+func (w width) load(m Mem) VecVirtual {
+	x := w.vec()
+	if w == avx512 {
+		VMOVDQU32(m, x)
+	} else {
+		VMOVDQU(m, x)
+	}
+	return x
+}
+
+// unpack is the codes from a bit up; a nil mask takes whole bytes.
+func (w width) unpack(x VecVirtual, shift int, mask Op) VecVirtual {
+	if mask == nil {
+		return x
+	}
+	u := w.vec()
+	if shift == 0 {
+		w.and(mask, x, u)
+		return u
+	}
+	VPSRLD(U8(shift), x, u)
+	w.and(mask, u, u)
+	return u
+}
+
+// chains is the number of accumulators of a head: with AVX-512 even runs apart from odd ones, with AVX2 one for eight tokens; and the query's planes apart.
 func (v scan) chains() int {
 	if v.wide {
 		return 4
@@ -194,15 +226,60 @@ func (v scan) chains() int {
 	return 2
 }
 
-func (v scan) products(q strides, disp int, u VecVirtual, acc [][]VecVirtual, chain int) {
+// products adds one run of codes, times four channels of each query, to chain 0 or 1, or, with the query's fine plane, 2 or 3.
+func (v scan) products(q strides, disp int, u []VecVirtual, acc [][]VecVirtual, chain int, pairs [][]VecVirtual) {
 	for g := range v.heads {
-		VPDPBUSD_BCST(q.at(g, disp), u, acc[g][chain])
+		if v.width == avx512 {
+			VPDPBUSD_BCST(q.at(g, disp), u[0], acc[g][chain])
+			continue
+		}
+		f := v.vec()
+		VPBROADCASTD(q.at(g, disp), f)
+		for i := range u {
+			t := v.vec()
+			VPMADDUBSW(f, u[i], t)
+			switch {
+			case pairs == nil:
+				v.join(t, acc[g][chain&^1+i])
+			case len(pairs[g]) <= i:
+				pairs[g] = append(pairs[g], t)
+			default:
+				VPADDW(t, pairs[g][i], pairs[g][i])
+			}
+		}
 	}
 }
 
-func quantise512() {
-	text("quantiseAVX512", "(dst *int8, x *float32, n int) (top, sum float32, isum int64)", 0,
-		"quantiseAVX512 rounds a query to signed bytes, n a multiple of 16:",
+// join adds pairs of 16-bit sums to 32-bit ones; the former are consumed.
+func (w width) join(pairs, acc VecVirtual) {
+	VPMADDWD(w.memoryBits("ones16", 0x00010001), pairs, pairs)
+	VPADDD(pairs, acc, acc)
+}
+
+// sums is a head's products, as many vectors as 16 tokens fill; the accumulators are consumed.
+func (v scan) sums(a []VecVirtual) []VecVirtual {
+	if v.width == avx2 {
+		if v.wide {
+			for i := range 2 {
+				VPSLLD(U8(7), a[i], a[i])
+				VPADDD(a[2+i], a[i], a[i])
+			}
+		}
+		return a[:2]
+	}
+	y := a[0]
+	VPADDD(a[1], y, y)
+	if v.wide {
+		VPSLLD(U8(7), y, y)
+		VPADDD(a[2], y, y)
+		VPADDD(a[3], y, y)
+	}
+	return a[:1]
+}
+
+func (w width) quantise() {
+	w.begin("quantise", "(dst *int8, x *float32, n int) (top, sum float32, isum int64)",
+		"rounds a query to signed bytes, n a multiple of 16:",
 		"",
 		"\ttop = max_i |x[i]|",
 		"\tfor i := range n {",
@@ -211,33 +288,47 @@ func quantise512() {
 		"\t\tisum += dst[i]",
 		"\t}")
 	dst, x, n := arg("dst"), arg("x"), arg("n")
-	inv, top := inverse512(x, n, avx512.splatBits(0x7fffffff), 127)
+	inv, top := w.inverse(x, n, w.splatBits(0x7fffffff), 127)
 	Store(top, ReturnIndex(0))
-	sums := avx512.zero(2)
+	sums := w.zero(2)
 	i := GP64()
 	XORQ(i, i)
 	Label("step")
-	v := ZMM()
+	v := w.vec()
 	VMOVUPS(Mem{Base: x, Index: i, Scale: 4}, v)
 	VADDPS(v, sums[0], sums[0])
 	VMULPS(v, inv, v)
 	VCVTPS2DQ(v, v)
 	VPADDD(v, sums[1], sums[1])
-	VPMOVSDB(v, Mem{Base: dst, Index: i, Scale: 1})
-	ADDQ(U8(16), i)
+	w.storeBytes(v, Mem{Base: dst, Index: i, Scale: 1})
+	ADDQ(U8(w.lanes()), i)
 	CMPQ(i, n)
 	JL(LabelRef("step"))
-	Store(avx512.across(sums[0], VADDPS), ReturnIndex(1))
+	Store(w.across(sums[0], VADDPS), ReturnIndex(1))
 	g := GP64()
-	VMOVD(avx512.across(sums[1], VPADDD), g.As32())
+	VMOVD(w.across(sums[1], VPADDD), g.As32())
 	MOVLQSX(g.As32(), g)
 	Store(g, ReturnIndex(2))
 	end()
 }
 
-func blockQuery512() {
-	text("blockQueryAVX512", "(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)", 0,
-		"blockQueryAVX512 scales queries by the steps of a block and rounds them to signed bytes, dim a multiple of 32, for codes that are centred at mid:",
+// storeBytes writes 32-bit integers as signed bytes; v is consumed.
+func (w width) storeBytes(v VecVirtual, m Mem) {
+	if w == avx512 {
+		VPMOVSDB(v, m)
+		return
+	}
+	upper := XMM()
+	VEXTRACTI128(U8(1), v, upper)
+	VPACKSSDW(upper, v.AsX(), v.AsX())
+	VPACKSSWB(v.AsX(), v.AsX(), v.AsX())
+	VMOVQ(v.AsX(), m)
+}
+
+// blockQuery prepares the queries of a block for its scan.
+func (w width) blockQuery() {
+	w.begin("blockQuery", "(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)",
+		"scales queries by the steps of a block and rounds them to signed bytes, dim a multiple of 32, for codes that are centred at mid:",
 		"",
 		"\tlow, step := block[:dim], block[dim:][:dim]",
 		"\tfor g := range heads {",
@@ -250,35 +341,34 @@ func blockQuery512() {
 	dst, affine, q, heads, dim, block := arg("dst"), arg("affine"), arg("q"), arg("heads"), arg("dim"), arg("block")
 	step := GP64()
 	LEAQ(Mem{Base: block, Index: dim, Scale: 2}, step)
-	magnitude := avx512.splatBits(0x7fffffff)
+	magnitude := w.splatBits(0x7fffffff)
 	Label("head")
-	top := avx512.zero(1)[0]
+	top := w.zero(1)[0]
 	i := GP64()
 	XORQ(i, i)
 	Label("largest")
-	for r := range 2 {
-		s := ZMM()
-		VCVTPH2PS(Mem{Base: step, Index: i, Scale: 2, Disp: 32 * r}, s)
-		VMULPS(Mem{Base: q, Index: i, Scale: 4, Disp: 64 * r}, s, s)
-		VPANDD(magnitude, s, s)
+	for r := range 32 / w.lanes() {
+		s := w.vec()
+		VCVTPH2PS(Mem{Base: step, Index: i, Scale: 2, Disp: int(w) / 2 * r}, s)
+		VMULPS(Mem{Base: q, Index: i, Scale: 4, Disp: int(w) * r}, s, s)
+		w.and(magnitude, s, s)
 		VMAXPS(top, s, top)
 	}
 	ADDQ(U8(32), i)
 	CMPQ(i, dim)
 	JL(LabelRef("largest"))
-	largest := avx512.across(top, VMAXPS)
-	all, k, inv := ZMM(), K(), ZMM()
+	largest := w.across(top, VMAXPS)
+	all := w.vec()
 	VBROADCASTSS(largest, all)
-	VCMPPS(U8(0x0e), avx512.zero(1)[0], all, k)
-	VDIVPS_Z(all, avx512.splat(127), k, inv)
-	base, sum, noise, isum := avx512.zero(1)[0], avx512.zero(1)[0], avx512.zero(1)[0], avx512.zero(1)[0]
+	inv := w.over(127, all)
+	base, sum, noise, isum := w.zero(1)[0], w.zero(1)[0], w.zero(1)[0], w.zero(1)[0]
 	XORQ(i, i)
 	Label("round")
-	for r := range 2 {
-		s, l, x := ZMM(), ZMM(), ZMM()
-		VCVTPH2PS(Mem{Base: step, Index: i, Scale: 2, Disp: 32 * r}, s)
-		VCVTPH2PS(Mem{Base: block, Index: i, Scale: 2, Disp: 32 * r}, l)
-		VMOVUPS(Mem{Base: q, Index: i, Scale: 4, Disp: 64 * r}, x)
+	for r := range 32 / w.lanes() {
+		s, l, x := w.vec(), w.vec(), w.vec()
+		VCVTPH2PS(Mem{Base: step, Index: i, Scale: 2, Disp: int(w) / 2 * r}, s)
+		VCVTPH2PS(Mem{Base: block, Index: i, Scale: 2, Disp: int(w) / 2 * r}, l)
+		VMOVUPS(Mem{Base: q, Index: i, Scale: 4, Disp: int(w) * r}, x)
 		VFMADD231PS(l, x, base)
 		VMULPS(s, x, x)
 		VADDPS(x, sum, sum)
@@ -286,22 +376,22 @@ func blockQuery512() {
 		VMULPS(inv, x, x)
 		VCVTPS2DQ(x, x)
 		VPADDD(x, isum, isum)
-		VPMOVSDB(x, Mem{Base: dst, Index: i, Scale: 1, Disp: 16 * r})
+		w.storeBytes(x, Mem{Base: dst, Index: i, Scale: 1, Disp: w.lanes() * r})
 	}
 	ADDQ(U8(32), i)
 	CMPQ(i, dim)
 	JL(LabelRef("round"))
-	scale, bytes := XMM(), ZMM()
-	VMULSS(avx512.splat(1./127).AsX(), largest, scale)
+	scale, bytes := XMM(), w.vec()
+	VMULSS(w.splat(1./127).AsX(), largest, scale)
 	VMOVSS(scale, Mem{Base: affine})
 	// what each lane adds to the constant, and then one sum across: base + mid·(sum − scale·isum) − shrink·noise
 	VBROADCASTSS(scale, all)
 	VCVTDQ2PS(isum, bytes)
 	VFNMADD231PS(all, bytes, sum)
-	mid, shrink := avx512.spread("mid", 48), avx512.spread("shrink", 52)
+	mid, shrink := w.spread("mid", 48), w.spread("shrink", 52)
 	VFMADD231PS(mid, sum, base)
 	VFNMADD231PS(shrink, noise, base)
-	VMOVSS(avx512.across(base, VADDPS), Mem{Base: affine, Disp: 4})
+	VMOVSS(w.across(base, VADDPS), Mem{Base: affine, Disp: 4})
 	ADDQ(dim, dst)
 	LEAQ(Mem{Base: q, Index: dim, Scale: 4}, q)
 	ADDQ(U8(16), affine)

@@ -67,12 +67,16 @@ func (w width) spread(name string, offset int) VecVirtual {
 
 // memory is a constant in every lane, in memory: where registers are short.
 func (w width) memory(name string, f float64) Mem {
+	return w.memoryBits(name, math.Float32bits(float32(f)))
+}
+
+func (w width) memoryBits(name string, u uint32) Mem {
 	name += w.String()
 	m, ok := constants[name]
 	if !ok {
 		m = GLOBL(name, RODATA|NOPTR)
 		for i := range w.lanes() {
-			DATA(4*i, U32(math.Float32bits(float32(f))))
+			DATA(4*i, U32(u))
 		}
 		constants[name] = m
 	}
@@ -85,6 +89,56 @@ var constants = map[string]Mem{}
 func (w width) begin(name, signature string, doc ...string) {
 	name += w.String()
 	text(name, signature, 0, append([]string{name + " " + doc[0]}, doc[1:]...)...)
+}
+
+// parts is the number of vectors that 16 float32 fill.
+func (w width) parts() int { return 16 / w.lanes() }
+
+// fma adds x times the float32 at m to acc.
+func (w width) fma(m Mem, x, acc VecVirtual) {
+	if w == avx512 {
+		VFMADD231PS_BCST(m, x, acc)
+		return
+	}
+	f := w.vec()
+	VBROADCASTSS(m, f)
+	VFMADD231PS(f, x, acc)
+}
+
+// mul sets dst to x times the float32 at m.
+func (w width) mul(m Mem, x, dst VecVirtual) {
+	if w == avx512 {
+		VMULPS_BCST(m, x, dst)
+		return
+	}
+	f := w.vec()
+	VBROADCASTSS(m, f)
+	VMULPS(f, x, dst)
+}
+
+// and joins integers, x a register or memory.
+func (w width) and(x Op, y, dst VecVirtual) {
+	if w == avx512 {
+		VPANDD(x, y, dst)
+	} else {
+		VPAND(x, y, dst)
+	}
+}
+
+// over is to/x where x > 0, else 0.
+func (w width) over(to float64, x VecVirtual) VecVirtual {
+	const greater = 0x0e
+	zero, inv := w.zero(1)[0], w.vec()
+	if w == avx512 {
+		k := K()
+		VCMPPS(U8(greater), zero, x, k)
+		VDIVPS_Z(x, w.splat(to), k, inv)
+		return inv
+	}
+	VCMPPS(U8(greater), zero, x, zero)
+	VDIVPS(x, w.splat(to), inv)
+	VANDPS(zero, inv, inv)
+	return inv
 }
 
 func end() {
