@@ -16,18 +16,31 @@ func vars() kong.Vars {
 	return kong.Vars{"model": twilight.DefaultModel, "system": defaultSystem, "devices": strings.Join(twilight.Devices, ",")}
 }
 
-// modelFlags are shared by every command that opens a model.
-type modelFlags struct {
+// deviceFlags say which model runs on what.
+type deviceFlags struct {
 	Model   string `short:"m" default:"${model}" placeholder:"NAME" help:"A name that 'twilight list' shows, the path of a GGUF file or of a checkpoint folder, or hf:OWNER/REPO/FILE (${default})."`
 	Device  string `enum:"${devices}" default:"cpu" placeholder:"NAME" help:"What computes: cpu, or reference, which is plain Go and slow (${default})."`
 	Threads int    `short:"t" placeholder:"N" help:"Threads; 0: one a processor."`
-	Ctx     int    `short:"c" placeholder:"N" help:"Tokens of the longest text; 0: what the model was trained for."`
+}
+
+// Validate reports values out of range.
+func (f *deviceFlags) Validate() error {
+	if f.Threads < 0 || f.Threads > 1024 {
+		return fmt.Errorf("--threads=%d: expected 0 to 1024", f.Threads)
+	}
+	return nil
+}
+
+// modelFlags are shared by every command that opens a model.
+type modelFlags struct {
+	deviceFlags
+	Ctx int `short:"c" placeholder:"N" help:"Tokens of the longest text; 0: what the model was trained for."`
 }
 
 // Validate reports values out of range.
 func (f *modelFlags) Validate() error {
-	if f.Threads < 0 || f.Threads > 1024 {
-		return fmt.Errorf("--threads=%d: expected 0 to 1024", f.Threads)
+	if err := f.deviceFlags.Validate(); err != nil {
+		return err
 	}
 	if f.Ctx < 0 {
 		return fmt.Errorf("--ctx=%d: expected a number of tokens", f.Ctx)
@@ -81,7 +94,7 @@ type attentionFlag struct {
 }
 
 type specsFlag struct {
-	Attention []spec `short:"a" sep:"none" placeholder:"SPEC" help:"Attention to measure; repeat it to compare. See 'twilight list --methods' (all presets)."`
+	Attention []spec `short:"a" aliases:"spec" sep:"none" placeholder:"SPEC" help:"Attention to measure; repeat it to compare. See 'twilight list --methods' (all presets)."`
 }
 
 // specs are those given, without repetition, or the presets.

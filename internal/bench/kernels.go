@@ -31,9 +31,7 @@ func Kernels(ctx context.Context, threads int, row func(KernelRow)) error {
 		return err
 	}
 	defer mem.Free(buf) //nolint:errcheck // nothing depends on it any more
-	for i := 0; i < len(buf); i += 4096 {
-		buf[i] = 1 // commits the page: untouched memory is all one page of zeros
-	}
+	commit(buf)
 	for _, n := range slices.Compact([]int{1, threads}) {
 		for _, x := range []struct {
 			op, unit string
@@ -57,8 +55,7 @@ func Kernels(ctx context.Context, threads int, row func(KernelRow)) error {
 				}
 				rates = append(rates, rate(n, x.do))
 			}
-			slices.Sort(rates)
-			row(KernelRow{Op: x.op, Level: level.String(), Threads: n, Bytes: x.bytes, Rate: rates[repeat/2] / 1e9, Unit: x.unit})
+			row(KernelRow{Op: x.op, Level: level.String(), Threads: n, Bytes: x.bytes, Rate: median(rates) / 1e9, Unit: x.unit})
 		}
 	}
 	return nil

@@ -56,6 +56,9 @@ func (d *Device) Description() string {
 	return fmt.Sprintf("%s, %d threads", d.level, d.Threads())
 }
 
+// Exec is the executor of the device's decode attention, for benchmarks of that alone: between steps it may be given calls of one's own.
+func (d *Device) Exec() *attention.Exec { return d.exec }
+
 // Threads is the number of workers, the caller included.
 func (d *Device) Threads() int { return len(d.pool.workers) + 1 }
 
