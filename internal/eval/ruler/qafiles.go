@@ -61,12 +61,17 @@ func (r *nqRow) check() error {
 	return nil
 }
 
-// readNQ takes the passage that answers each question; a document is a title, then the text, as in HotpotQA's.
+// readNQ reads the file. An error names it.
 func readNQ(path string) (*corpus, error) {
 	rows, err := task.ReadJSONL(path, (*nqRow).check)
 	if err != nil {
 		return nil, err
 	}
+	return naturalQuestions(rows)
+}
+
+// naturalQuestions takes the passages that answer each question; a document is a title, then the text, as in HotpotQA's.
+func naturalQuestions(rows []nqRow) (*corpus, error) {
 	var b builder
 	for _, r := range rows {
 		q := question{text: r.Question, answers: r.Answers}
@@ -82,8 +87,8 @@ func readNQ(path string) (*corpus, error) {
 	return b.done()
 }
 
-// readSQuAD reads SQuAD 2.0's JSON: the questions that have an answer, and the paragraphs of the same article as their first distractors.
-func readSQuAD(path string) (*corpus, error) {
+// parseSQuAD reads SQuAD 2.0's JSON: the questions that have an answer, and the paragraphs of the same article as their first distractors.
+func parseSQuAD(data []byte) (*corpus, error) {
 	var file struct {
 		Data []struct {
 			Paragraphs []struct {
@@ -98,7 +103,7 @@ func readSQuAD(path string) (*corpus, error) {
 			} `json:"paragraphs"`
 		} `json:"data"`
 	}
-	if err := readJSON(path, &file); err != nil {
+	if err := json.Unmarshal(data, &file); err != nil {
 		return nil, err
 	}
 	var b builder
@@ -123,14 +128,14 @@ func readSQuAD(path string) (*corpus, error) {
 	return b.done()
 }
 
-// readHotpot reads HotpotQA's JSON: each question comes with all of its own passages.
-func readHotpot(path string) (*corpus, error) {
+// parseHotpot reads HotpotQA's JSON: each question comes with all of its own passages.
+func parseHotpot(data []byte) (*corpus, error) {
 	var file []struct {
 		Question string               `json:"question"`
 		Answer   string               `json:"answer"`
 		Context  [][2]json.RawMessage `json:"context"` // a title and its sentences
 	}
-	if err := readJSON(path, &file); err != nil {
+	if err := json.Unmarshal(data, &file); err != nil {
 		return nil, err
 	}
 	var b builder
@@ -140,7 +145,7 @@ func readHotpot(path string) (*corpus, error) {
 			var title string
 			var lines []string
 			if err := errors.Join(json.Unmarshal(c[0], &title), json.Unmarshal(c[1], &lines)); err != nil {
-				return nil, fmt.Errorf("%s: question %d: %w", path, i, err)
+				return nil, fmt.Errorf("question %d: %w", i, err)
 			}
 			q.docs = append(q.docs, b.doc(title+"\n"+strings.Join(lines, "")))
 		}
@@ -154,21 +159,25 @@ func readHotpot(path string) (*corpus, error) {
 // maxJSON bounds a file that is read whole; SQuAD's and HotpotQA's have some 50 MB.
 const maxJSON = 1 << 28
 
-func readJSON(path string, into any) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
+// whole returns a reader of a file that is parsed as a whole.
+func whole(parse func(data []byte) (*corpus, error)) func(path string) (*corpus, error) {
+	return func(path string) (*corpus, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		data, err := io.ReadAll(io.LimitReader(f, maxJSON+1))
+		if err == nil && len(data) > maxJSON {
+			err = fmt.Errorf("more than %d bytes", maxJSON)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		c, err := parse(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		return c, nil
 	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxJSON+1))
-	if err != nil {
-		return err
-	}
-	if len(data) > maxJSON {
-		return fmt.Errorf("%s: more than %d bytes", path, maxJSON)
-	}
-	if err := json.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
 }

@@ -46,7 +46,7 @@ func Tasks(o Options) ([]task.Task, error) {
 	for _, q := range []struct {
 		name, path string
 		read       func(path string) (*corpus, error)
-	}{{"qa_1", o.SQuAD, readSQuAD}, {"qa_2", o.HotpotQA, readHotpot}, {"qa_nq", o.NQ, readNQ}} {
+	}{{"qa_1", o.SQuAD, whole(parseSQuAD)}, {"qa_2", o.HotpotQA, whole(parseHotpot)}, {"qa_nq", o.NQ, readNQ}} {
 		if q.path == "" {
 			continue
 		}
@@ -96,17 +96,18 @@ func (g *generator) Score(s *task.Sample, answer string) float64 {
 	return task.MatchAll(answer, s.Answers)
 }
 
-// Samples fills each sample up to the size: the units that fit the first are found by bisection, and a sample in which they take more tokens has fewer.
+// Samples fills each sample up to the size: the units that fit one of them are found by bisection, and a sample in which they take more tokens has fewer.
 func (g *generator) Samples(n int, seed uint64, size task.Size) ([]task.Sample, error) {
 	if err := size.Validate(); err != nil {
 		return nil, err
 	}
-	rows := make([]int, max(n, 0))
+	// The sample that is measured does not depend on n, and so no sample does.
+	rows, measured := make([]int, max(n, 0)), 0
 	for i := range rows {
 		rows[i] = i
 	}
 	if g.rows > 0 {
-		rows = task.Choose(g.name, g.rows, n, seed)
+		rows, measured = task.Choose(g.name, g.rows, n, seed), task.Choose(g.name, g.rows, 1, seed)[0]
 	}
 	sample := g.prepare(size)
 	make := func(i, units int) (task.Sample, int) {
@@ -114,12 +115,9 @@ func (g *generator) Samples(n int, seed uint64, size task.Size) ([]task.Sample, 
 		s.MaxTokens = g.maxTokens
 		return s, s.Tokens(size)
 	}
+	units := g.fill(size.Tokens, func(units int) int { _, tokens := make(measured, units); return tokens })
 	var out []task.Sample
-	units := g.least
-	for k, i := range rows {
-		if k == 0 {
-			units = g.fill(size.Tokens, func(units int) int { _, tokens := make(i, units); return tokens })
-		}
+	for _, i := range rows {
 		for u := units; ; {
 			s, tokens := make(i, u)
 			if tokens <= size.Tokens {
