@@ -73,31 +73,8 @@ func (Portable) EncodeBounds(b []uint16, page int, r Rows) {
 
 // EncodeInt4 implements Encoder.
 func (Portable) EncodeInt4(dst []byte, r Rows) {
-	n := Int4{}.PageBytes(r.Dim)
 	for t := r.From; t < r.To; t++ {
-		page, lane := dst[t/PageTokens*n:][:n], t%PageTokens
-		codes, par := page[:n-4*PageTokens], as[uint16](page[n-4*PageTokens:])
-		row := r.K[t*r.Dim : t*r.Dim+r.Dim]
-		lo, hi := row[0], row[0]
-		for _, x := range row {
-			if halfLess(x, lo) {
-				lo = x
-			}
-			if halfLess(hi, x) {
-				hi = x
-			}
-		}
-		low := tensor.F16ToF32(lo)
-		width := tensor.F16ToF32(hi) - low
-		if width < 1e-9 { // not max: NaN stays
-			width = 1e-9
-		}
-		scale := width / 15
-		par[lane], par[PageTokens+lane] = tensor.F32ToF16(scale), lo
-		inv := 1 / scale
-		for c, x := range row {
-			putCode(codes, 4, lane, c, quantise(tensor.F16ToF32(x)-low, inv, 15))
-		}
+		encodeToken(dst, 4, t, r.K[t*r.Dim:t*r.Dim+r.Dim])
 	}
 }
 

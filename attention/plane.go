@@ -77,7 +77,7 @@ type Int4 struct{}
 func (Int4) Name() string { return "int4" }
 
 // PageBytes is the size of one page.
-func (Int4) PageBytes(dim int) int { return codePlaneBytes(dim, 4) + 4*PageTokens }
+func (Int4) PageBytes(dim int) int { return tokenPageBytes(dim, 4) }
 
 // BlockBytes implements Plane.
 func (p Int4) BlockBytes(dim int) int { return p.PageBytes(dim) * BlockPages }

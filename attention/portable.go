@@ -108,23 +108,7 @@ func (Portable) PageBounds(dst []float32, ld int, q []float32, group, dim, pages
 
 // Int4Dot implements Kernels.
 func (Portable) Int4Dot(dst []float32, ld int, q []float32, group, dim int, codes []byte, pages uint16, _ []byte) {
-	n := Int4{}.PageBytes(dim)
-	for j := 0; pages != 0; j++ {
-		page := codes[bits.TrailingZeros16(pages)*n:][:n]
-		pages &= pages - 1
-		par := as[uint16](page[n-4*PageTokens:])
-		for t := range PageTokens {
-			scale, lo := tensor.F16ToF32(par[t]), tensor.F16ToF32(par[PageTokens+t])
-			for g := range group {
-				var qu, qs float32
-				for c, x := range q[g*dim:][:dim] {
-					qu += x * float32(getCode(page, 4, t, c))
-					qs += x
-				}
-				dst[g*ld+j*PageTokens+t] = scale*qu + lo*qs
-			}
-		}
-	}
+	tokenDot(dst, ld, q, group, dim, 4, codes, pages)
 }
 
 // PageRangeDot implements Kernels.
