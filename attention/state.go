@@ -1,5 +1,7 @@
 package attention
 
+import "fmt"
+
 // Shape is the geometry that a State is made for.
 type Shape struct {
 	Layers, KVHeads int
@@ -21,6 +23,25 @@ type State interface {
 	Fork() State
 	// Truncate says that the tokens from n on were dropped.
 	Truncate(n int)
+}
+
+// Fitted is a Selector that was made for models of one shape.
+type Fitted interface {
+	Selector
+	// Fits is an error that says how the model differs. Engines ask before they make a cache.
+	Fits(s Shape) error
+}
+
+// Fits reports whether the pipeline's selectors go with a model of that shape.
+func (p *Pipeline) Fits(s Shape) error {
+	for _, sel := range p.chain {
+		if f, ok := sel.Selector.(Fitted); ok {
+			if err := f.Fits(s); err != nil {
+				return fmt.Errorf("attention: %s: %w", sel.text, err)
+			}
+		}
+	}
+	return nil
 }
 
 // Observer is a Stateful selector that has to see the prompt's queries.

@@ -44,6 +44,9 @@ func New(m *model.Model, c Config) (*Engine, error) {
 	seen := map[string]bool{}
 	var watch []*attention.Pipeline
 	for _, p := range c.Pipelines {
+		if err := p.Fits(attention.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Group: m.Group(), Dim: m.HeadDim}); err != nil {
+			return nil, fmt.Errorf("engine: %w", err)
+		}
 		if p.Observes() {
 			watch = append(watch, p)
 		}

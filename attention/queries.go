@@ -1,0 +1,58 @@
+package attention
+
+import "slices"
+
+// recentQueries is the last queries that one KV head of a layer saw of a prompt, without a gap: a ring in which position p stands at row p mod cap.
+type recentQueries struct {
+	first, end int       // positions [first,end)
+	q          []float32 // [cap][row]
+}
+
+// observe takes in a chunk. What does not follow the queries already there replaces them.
+func (r *recentQueries) observe(o *Observation, most int) {
+	row := o.Group * o.Head.Dim
+	if r.q == nil {
+		r.q = make([]float32, most*row)
+	}
+	if o.First != r.end {
+		r.first = o.First
+	}
+	r.end = o.First + o.Rows
+	r.first = max(r.first, r.end-most)
+	for p := max(r.first, o.First); p < r.end; p++ {
+		copy(r.q[p%most*row:][:row], o.Q[(p-o.First)*o.Stride:])
+	}
+}
+
+// at is the group's queries of position p.
+func (r *recentQueries) at(p, row int) []float32 { return r.q[p%(len(r.q)/row)*row:][:row] }
+
+func (r *recentQueries) truncate(n int) {
+	r.end = min(r.end, n)
+	r.first = min(r.first, r.end)
+}
+
+func (r *recentQueries) fork() recentQueries {
+	return recentQueries{r.first, r.end, slices.Clone(r.q)}
+}
+
+// addWeights adds to sum[i] the attention weight of token i, exact and summed over the group, of the queries q of the n-th token: over the first n. It returns its scratch.
+func addWeights(sum []float32, h *Head, k Kernels, q []float32, group, n int, scratch []float32) []float32 {
+	scratch = grow(scratch, group*n)
+	for b := range (n + BlockTokens - 1) / BlockTokens {
+		at := b * BlockTokens
+		k.Dot(scratch[at:], n, q, group, h.Dim, h.Keys(b), consecutive[:min(BlockTokens, n-at)])
+	}
+	for g := range group {
+		weights := scratch[g*n:][:n]
+		total := k.Exp(weights, k.Max(weights))
+		if !(total > 0) { // NaN too: a damaged query says nothing
+			continue
+		}
+		f := 1 / total
+		for i, x := range weights {
+			sum[i] += f * x
+		}
+	}
+	return scratch
+}

@@ -1,0 +1,139 @@
+package attention
+
+import "math"
+
+// snapkv is SnapKV (arXiv 2404.14469): once, at the first step after a prompt, the prompt is compressed to the tokens that its last queries attend to. Their weights are
+// summed over the window of queries and over the query heads that share a KV head (which could hold but one choice), pooled over neighbouring tokens so that whole
+// passages survive, and the best are kept beside the window itself. What was dropped is never attended to again; tokens decoded later all are.
+//
+// It keeps the window's queries per sequence, 4·window·group·d bytes a layer and KV head, and a bit a token. After the first step it reads nothing. Memory of the
+// dropped tokens is not freed. A prompt that was not seen, because its cache was loaded, is compressed by the first step's query alone; a longer prompt, or one that was
+// cut, is compressed anew from the whole text.
+type snapkv struct {
+	noScan
+	budget
+	window, kernel int
+	mean           bool
+}
+
+func init() {
+	RegisterSelector("snapkv", Info{Doc: "the prompt once compressed to what its last queries attend to", Paper: "2404.14469", New: func(a *Args) (any, error) {
+		s := snapkv{budget: readBudget(a, "budget"), window: a.Int("window", 32, 1, 1<<12, "last queries of the prompt that decide"),
+			kernel: a.Int("kernel", 7, 1, 255, "tokens that are pooled")}
+		switch pool := a.Text("pool", "max", "max or mean"); pool {
+		case "max":
+		case "mean":
+			s.mean = true
+		default:
+			return nil, unexpected("pool", pool, "max or mean")
+		}
+		return s, nil
+	}})
+}
+
+// NewState implements Stateful.
+func (s snapkv) NewState(shape Shape) State {
+	return &snapState{kvHeads: shape.KVHeads, heads: make([]snapHead, shape.Layers*shape.KVHeads), scratch: make([][]float32, shape.KVHeads)}
+}
+
+type snapState struct {
+	kvHeads int
+	heads   []snapHead  // by layer and KV head
+	scratch [][]float32 // by KV head
+}
+
+type snapHead struct {
+	recent recentQueries
+	prompt int      // tokens that were compressed; 0: none yet
+	kept   []uint16 // lanes by page
+}
+
+func (s *snapState) head(layer, kv int) *snapHead { return &s.heads[layer*s.kvHeads+kv] }
+
+// Fork implements State.
+func (s *snapState) Fork() State {
+	f := &snapState{s.kvHeads, make([]snapHead, len(s.heads)), make([][]float32, len(s.scratch))}
+	for i := range s.heads {
+		h := &s.heads[i]
+		f.heads[i] = snapHead{h.recent.fork(), h.prompt, append([]uint16(nil), h.kept...)}
+	}
+	return f
+}
+
+// Truncate implements State.
+func (s *snapState) Truncate(n int) {
+	for i := range s.heads {
+		h := &s.heads[i]
+		h.recent.truncate(n)
+		if n < h.prompt {
+			h.prompt = 0
+		}
+	}
+}
+
+// Observe implements Observer.
+func (s snapkv) Observe(o *Observation) {
+	h := o.State.(*snapState).head(o.Layer, o.KVHead)
+	h.recent.observe(o, s.window)
+	h.prompt = 0
+}
+
+// Choose implements Selector.
+func (s snapkv) Choose(w *Work) {
+	st := w.State().(*snapState)
+	h := st.head(w.Layer(), w.KVHead())
+	if h.prompt == 0 || h.prompt > w.Head.N {
+		s.compress(w, h, &st.scratch[w.KVHead()])
+	}
+	for g := range w.Group {
+		w.proposeMasks(g, h.kept)
+		w.Propose(g, h.prompt, w.Head.N)
+	}
+}
+
+// compress decides what is kept of the prompt.
+func (s snapkv) compress(w *Work, h *snapHead, scratch *[]float32) {
+	row := w.Group * w.Head.Dim
+	h.prompt = max(min(h.recent.end, w.Head.N), 0)
+	from := min(h.recent.first, h.prompt)
+	if from == h.prompt { // nobody saw it
+		h.prompt = max(w.Head.N-1, 1)
+		from = h.prompt
+	}
+	n, seen := tokenScores(h.prompt), h.prompt-from
+	sum := w.Scratch(2 * n)
+	clear(sum)
+	pooled := sum[n:][:n]
+	if seen == 0 {
+		*scratch = addWeights(sum, &w.Head, w.Kern, w.Q, w.Group, h.prompt, *scratch)
+	}
+	for p := from; p < h.prompt; p++ {
+		*scratch = addWeights(sum, &w.Head, w.Kern, h.recent.at(p, row), w.Group, p+1, *scratch)
+	}
+	w.ReadBytes(max(seen, 1) * h.prompt * w.Head.Dim * 2)
+	s.pool(pooled[:h.prompt], sum[:h.prompt])
+	for i := from; i < n; i++ {
+		pooled[i] = negInf
+		if i < h.prompt {
+			pooled[i] = float32(math.Inf(1)) // the window
+		}
+	}
+	h.kept = grow(h.kept, n/PageTokens)
+	keepBest(w, pooled, h.kept, max(s.of(h.prompt), seen))
+}
+
+// pool sets dst to the largest or the mean of the kernel tokens around each.
+func (s snapkv) pool(dst, src []float32) {
+	for i := range src {
+		near := src[max(0, i-s.kernel/2):min(len(src), i+(s.kernel+1)/2)]
+		var sum float32
+		for _, x := range near {
+			if s.mean {
+				sum += x / float32(len(near))
+			} else {
+				sum = max(sum, x)
+			}
+		}
+		dst[i] = sum
+	}
+}
