@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twilight-go/twilight/internal/eval"
 	"github.com/twilight-go/twilight/internal/testenv"
 	"github.com/twilight-go/twilight/internal/testmodel"
 )
@@ -89,8 +90,12 @@ func TestMisuse(t *testing.T) {
 		{"prefill", "give a text with --file"},
 		{"prefill -f x", "give a file with --save"},
 		{"eval ppl", "give one with --file"},
-		{"eval ppl -f x --tokens 10 --score 10", "more tokens than those"},
-		{"eval needle -f x --depths 101", "--depths: 101: expected 0 to 100"},
+		{"eval kl -f x --length 10 --score 10", "more tokens than those"},
+		{"eval ppl -f x -f y --load z", "--load goes with one --file at most"},
+		{"eval passkey --depths 101", "depth 101: expected 0 to 100 percent"},
+		{"eval passkey --samples 0", "--samples=0: expected at least 1"},
+		{"eval passkey --length=-3", "--length=[-3]: expected numbers of tokens"},
+		{"eval needle", "give a long text with --file"},
 		{"bench decode", "--file or as --load"},
 		{"inspect", "expected \"<model>\""},
 		{"pull nothing", `unknown model "nothing"`},
@@ -115,7 +120,8 @@ func TestFailures(t *testing.T) {
 		{[]string{"run", "-m", model, "-f", text + "x", "hi"}, "reading the text: open"},
 		{[]string{"run", "-m", model, "-f", text, "--raw"}, "but the context is 2048: context exceeded"},
 		{[]string{"run", "-m", model, "--load", text, "hi"}, "saved cache refused: it begins with"},
-		{[]string{"eval", "ppl", "-m", model, "-f", text, "--tokens", "999999", "--score", "5"}, "the text is too short: it has"},
+		{[]string{"eval", "ppl", "-m", model, "-f", text, "--out=", "--ctx", "20000", "--length", "20000", "--score", "5"}, "the text does not do: it has"},
+		{[]string{"eval", "passkey", "-m", model, "--out", text}, "line 1: not a row of an evaluation"},
 	} {
 		r := command(t.Context(), "", x.args...)
 		if r.code != exitFailed || r.out != "" || strings.Count(r.err, "\n") != 1 || !strings.Contains(r.err, x.want) {
@@ -317,23 +323,47 @@ func TestInspect(t *testing.T) {
 
 func TestEvalAndBench(t *testing.T) {
 	model, text := tiny(t)
+	rowsFile := filepath.Join(t.TempDir(), "rows.jsonl")
 	for _, args := range [][]string{
-		{"eval", "ppl", "-m", model, "-f", text, "--tokens", "700", "--score", "70", "--time", "2", "-a", "dense", "-a", "twilight"},
-		{"eval", "needle", "-m", model, "-f", text, "--ctx-tokens", "600", "--depths", "10,90", "-a", "dense", "-a", "twilight"},
-		{"bench", "decode", "-m", model, "-f", text, "--depth", "0,300,600", "--steps", "3", "-a", "dense", "-a", "twilight"},
+		{"eval", "ppl", "-f", text, "--length", "700", "--score", "70", "--time", "2", "--out", rowsFile},
+		{"eval", "kl", "-f", text, "--length", "700", "--score", "70", "--out", rowsFile},
+		{"eval", "needle", "-f", text, "--length", "700,900", "--depths", "10,90", "--out", rowsFile},
+		{"eval", "passkey", "--length", "900", "--depths", "10", "--samples", "2", "--out="},
+		{"bench", "decode", "-f", text, "--depth", "0,300,600", "--steps", "3"},
 	} {
+		args = append(args, "-m", model, "-a", "dense", "-a", "twilight")
 		rows := decode[map[string]any](t, must(t, "", append(args, "--json")...).out)
 		specs := map[any]int{}
 		for _, r := range rows {
-			specs[r["spec"]]++
+			name, ok := r["label"]
+			if !ok {
+				name = r["spec"]
+			}
+			specs[name]++
 		}
-		if specs["dense"] == 0 || specs["twilight"] == 0 {
+		if specs["dense"] == 0 || specs["twilight"] != specs["dense"] && args[0] == "eval" {
 			t.Errorf("%q: %v", args[:2], rows)
 		}
 		r := must(t, "", args...)
-		if lines := strings.Split(strings.TrimSpace(r.out), "\n"); len(lines) != len(rows)+1 || strings.Contains(r.out, "%!") {
+		if first, _, _ := strings.Cut(r.out, "\n\n"); strings.Count(strings.TrimSpace(first), "\n") != len(rows) || strings.Contains(r.out, "%!") {
 			t.Errorf("%q: %d rows, but\n%s", args[:2], len(rows), r.out)
 		}
+	}
+	// The second face of a text's rows computed nothing, and neither did what was printed again.
+	f, err := os.Open(rowsFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if rows, err := eval.ReadRows(f); err != nil || len(rows) != 2+2*2*2 {
+		t.Errorf("%d rows, %v", len(rows), err)
+	}
+	r := must(t, "", "eval", "kl", "-m", model, "-f", text, "--length", "700", "--score", "70", "--out", rowsFile, "-a", "twilight")
+	if !strings.Contains(r.err, "0 new rows in "+rowsFile+", 1 found there") || !strings.Contains(r.out, "\nLAYER") {
+		t.Errorf("%s%s", r.out, r.err)
+	}
+	if r := command(t.Context(), "", "eval", "passkey", "-m", model, "--length", "4096", "--out="); r.code != exitMisuse || !strings.Contains(r.err, "was trained for 2048 tokens; --ctx=4096 asks for more all the same") {
+		t.Errorf("%+v", r)
 	}
 }
 

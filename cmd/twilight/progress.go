@@ -54,6 +54,9 @@ func (p *progress) report(stage string, done, total int64) {
 	if p.bar == nil {
 		p.bar = p.newBar(total)
 	}
+	if total > 0 && p.bar.GetMax64() != total {
+		p.bar.ChangeMax64(total) // less to do than was thought
+	}
 	p.bar.Set64(done) //nolint:errcheck // a terminal that is gone is noticed elsewhere
 }
 

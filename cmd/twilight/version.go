@@ -21,8 +21,8 @@ type versionResult struct {
 	Level    string `json:"instructions"` // the instruction set that is used here
 }
 
-// Run is called by the parser.
-func (c *versionCommand) Run(con *console) error {
+// version is that of the running program.
+func version() versionResult {
 	v := versionResult{Version: "(devel)", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Level: isa.Best().String()}
 	if b, ok := debug.ReadBuildInfo(); ok {
 		if b.Main.Version != "" {
@@ -37,6 +37,24 @@ func (c *versionCommand) Run(con *console) error {
 			}
 		}
 	}
+	return v
+}
+
+// String is the version as results are marked with it.
+func (v versionResult) String() string {
+	s := v.Version
+	if v.Revision != "" {
+		s += " " + v.Revision[:min(len(v.Revision), 12)]
+	}
+	if v.Modified {
+		s += " modified"
+	}
+	return s
+}
+
+// Run is called by the parser.
+func (c *versionCommand) Run(con *console) error {
+	v := version()
 	if c.JSON {
 		return writeJSON(con.out, v)
 	}

@@ -160,13 +160,20 @@ func beginsRow(line []byte) bool {
 	return string(line[:n]) == rowStart[:n]
 }
 
-// check reports a row that lacks the part that its kind promises.
+// check reports a row that lacks the part that its kind promises, or whose lists do not fit together.
 func (r *Row) check() error {
 	switch {
 	case r.Kind == "":
 		return errors.New("it has no kind")
 	case r.Kind == KindSample && r.Answer == nil, r.Kind == KindText && r.Text == nil:
 		return fmt.Errorf("it is of kind %s, but has none of its fields", r.Kind)
+	case len(r.MassHeads) > 0 && len(r.MassHeads) != len(r.KeptHeads):
+		return fmt.Errorf("it has masses of %d layers, but kept tokens of %d", len(r.MassHeads), len(r.KeptHeads))
+	}
+	for l := range r.MassHeads {
+		if len(r.MassHeads[l]) != len(r.KeptHeads[l]) {
+			return fmt.Errorf("layer %d has masses of %d heads, but kept tokens of %d", l, len(r.MassHeads[l]), len(r.KeptHeads[l]))
+		}
 	}
 	return nil
 }

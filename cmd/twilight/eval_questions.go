@@ -1,0 +1,165 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/twilight-go/twilight/internal/eval"
+	"github.com/twilight-go/twilight/internal/eval/grid"
+	"github.com/twilight-go/twilight/internal/eval/task"
+)
+
+// questionFlags are shared by the evaluations that ask questions.
+type questionFlags struct {
+	evalFlags
+	Samples int    `default:"1" placeholder:"N" help:"Samples of a task and length; of a grid, for each of its cells (${default})."`
+	Seed    uint64 `default:"1" placeholder:"N" help:"Of samples and intervals (${default})."`
+	Raw     bool   `help:"Ask without the model's chat template."`
+	Measure bool   `help:"Measure the true attention mass and the output error too; it takes a dense pass a step."`
+}
+
+// Validate reports values out of range.
+func (f *questionFlags) Validate() error {
+	if f.Samples < 1 || f.Samples > 1<<20 {
+		return fmt.Errorf("--samples=%d: expected at least 1", f.Samples)
+	}
+	return f.evalFlags.Validate()
+}
+
+// ask runs tasks and prints what came out, with a grid where show asks for one.
+func (f *questionFlags) ask(con *console, tasks []task.Task, grids bool) error {
+	ctx, stop := con.interruptible()
+	defer stop()
+	e, err := f.start(con)
+	if err != nil {
+		return err
+	}
+	q := eval.Questions{Circumstances: e.circumstances(), Tasks: tasks, Lengths: f.Length, Samples: f.Samples, Seed: f.Seed, Specs: f.specs(), Raw: f.Raw, Measure: f.Measure, Log: e.log,
+		Progress: e.progress, Row: e.row}
+	m, err := con.open(ctx, f.Model, q.Options(f.options()), "")
+	if err != nil {
+		return errors.Join(err, e.log.Close())
+	}
+	defer m.Close()
+	var rows []eval.Row
+	if err = e.fits(m); err == nil {
+		rows, err = q.Run(ctx, m)
+	}
+	return e.end(rows, f.Seed, err, func(sums []eval.Summary) {
+		table(con.out, scoreTable(sums))
+		if grids {
+			fmt.Fprintln(con.out)
+			table(con.out, gridTable(rows))
+		}
+	})
+}
+
+// scoreTable has a row a task, length and spec.
+func scoreTable(sums []eval.Summary) [][]string {
+	out := [][]string{{"TASK", "LENGTH", "ATTENTION", "SAMPLES", "SCORE", "95 %", "VS DENSE", "95 %", "KEPT", "PRUNED", "READ", "OF DENSE", "S/ANSWER"}}
+	for _, s := range sums {
+		diff := "-"
+		if s.VsDense != nil {
+			diff = fmt.Sprintf("%+.1f", 100*s.VsDense.Mean)
+		}
+		out = append(out, []string{s.Task, fmt.Sprint(s.Size), s.Label, fmt.Sprint(s.Score.N), fmt.Sprintf("%.1f", 100*s.Score.Mean), interval(s.Score, 100, "%.1f"), diff,
+			interval(s.VsDense, 100, "%+.1f"), fmt.Sprintf("%.0f", s.Kept), percent(s.Pruned), fmt.Sprintf("%.0f", s.Union), percent(s.Bytes / max(s.DenseBytes, 1)), fmt.Sprintf("%.2f", s.Seconds)})
+	}
+	return out
+}
+
+// gridTable has a row a spec and depth, and a column a length.
+func gridTable(rows []eval.Row) [][]string {
+	type cell struct {
+		label  string
+		depth  float64
+		length int
+	}
+	sum, count := map[cell]float64{}, map[cell]float64{}
+	var lengths []int
+	var labels []string
+	var depths []float64
+	for i := range rows {
+		r := &rows[i]
+		depth, _ := grid.Depth(r.Sample)
+		c := cell{r.Label, depth, r.Size}
+		sum[c] += r.Score
+		count[c]++
+		lengths, labels, depths = with(lengths, r.Size), with(labels, r.Label), with(depths, depth)
+	}
+	head := []string{"ATTENTION", "DEPTH"}
+	for _, n := range lengths {
+		head = append(head, fmt.Sprint(n))
+	}
+	out := [][]string{head}
+	for _, label := range labels {
+		for _, depth := range depths {
+			line := []string{label, fmt.Sprintf("%g%%", depth)}
+			for _, n := range lengths {
+				c := cell{label, depth, n}
+				text := "-"
+				if count[c] > 0 {
+					text = fmt.Sprintf("%.0f", 100*sum[c]/count[c])
+				}
+				line = append(line, text)
+			}
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+// with adds what is not there yet.
+func with[T comparable](list []T, x T) []T {
+	if slices.Contains(list, x) {
+		return list
+	}
+	return append(list, x)
+}
+
+// depthsFlag says where something is hidden.
+type depthsFlag struct {
+	Depths []float64 `default:"10,50,90" placeholder:"N,..." help:"Where it is hidden, in percent of the text (${default})."`
+}
+
+type passkeyCommand struct {
+	depthsFlag
+	questionFlags
+}
+
+// Run is called by the parser.
+func (c *passkeyCommand) Run(con *console) error {
+	t, err := grid.Passkey(c.Depths)
+	if err != nil {
+		return misuse{err}
+	}
+	return c.ask(con, []task.Task{t}, true)
+}
+
+type needleCommand struct {
+	File string `short:"f" placeholder:"FILE" help:"The haystack: a long text, of which each sample takes another part."`
+	depthsFlag
+	questionFlags
+}
+
+// Validate is called by the parser.
+func (c *needleCommand) Validate() error {
+	if c.File == "" {
+		return errors.New("no haystack: give a long text with --file")
+	}
+	return c.questionFlags.Validate()
+}
+
+// Run is called by the parser.
+func (c *needleCommand) Run(con *console) error {
+	text, err := con.readFile(c.File)
+	if err != nil {
+		return err
+	}
+	t, err := grid.Needle(text, c.Depths)
+	if err != nil {
+		return misuse{err}
+	}
+	return c.ask(con, []task.Task{t}, true)
+}
