@@ -10,8 +10,8 @@
 //     that answers each; the passages of other questions are its distractors.
 //   - Random numbers are our own: samples are drawn alike, but are not the same.
 //
-// What differs on purpose: keys and variables are distinct, so that no question has two answers; a sample that would be too long loses as many units of haystack
-// as it has to, not a fixed number; samples may be shorter than the original's least haystack, down to what holds the answers.
+// What differs on purpose: keys and variables are distinct, so that no question has two answers; each sample is filled by itself, where the original takes the haystack
+// that fits its first, and less of it in large steps where that is too long; haystacks may be smaller than the original's least, down to what holds the answers.
 package ruler
 
 import (
@@ -96,7 +96,7 @@ func (g *generator) Score(s *task.Sample, answer string) float64 {
 	return task.MatchAll(answer, s.Answers)
 }
 
-// Samples fills each sample up to the size: the units that fit one of them are found by bisection, and a sample in which they take more tokens has fewer.
+// Samples fills each sample up to the size: the units that fit one of them are found by bisection, and are where the search for every other's begins.
 func (g *generator) Samples(n int, seed uint64, size task.Size) ([]task.Sample, error) {
 	if err := size.Validate(); err != nil {
 		return nil, err
@@ -110,37 +110,58 @@ func (g *generator) Samples(n int, seed uint64, size task.Size) ([]task.Sample, 
 		rows, measured = task.Choose(g.name, g.rows, n, seed), task.Choose(g.name, g.rows, 1, seed)[0]
 	}
 	sample := g.prepare(size)
-	make := func(i, units int) (task.Sample, int) {
+	build := func(i, units int) (task.Sample, int) {
 		s := sample(task.Rand(g.name, seed, i), i, units)
-		s.MaxTokens = g.maxTokens
+		s.ID, s.MaxTokens = fmt.Sprintf("%s-%d", g.name, i), g.maxTokens
 		return s, s.Tokens(size)
 	}
-	units := g.fill(size.Tokens, func(units int) int { _, tokens := make(measured, units); return tokens })
+	units := g.fill(size.Tokens, func(units int) int { _, tokens := build(measured, units); return tokens })
 	var out []task.Sample
 	for _, i := range rows {
-		for u := units; ; {
-			s, tokens := make(i, u)
-			if tokens <= size.Tokens {
-				s.ID = fmt.Sprintf("%s-%d", g.name, i)
-				out = append(out, s)
-				break
-			}
-			if u <= g.least {
-				return nil, fmt.Errorf("eval: %s: %w: its smallest sample has %d, expected at most %d", g.name, task.ErrSize, tokens, size.Tokens)
-			}
-			u = max(g.least, u-max(1, u*(tokens-size.Tokens)/tokens))
+		s, err := g.fit(units, size.Tokens, func(units int) (task.Sample, int) { return build(i, units) })
+		if err != nil {
+			return nil, err
 		}
+		out = append(out, s)
 	}
 	return out, nil
 }
 
+// tries bounds the samples that are built to fill one, once one fits.
+const tries = 8
+
+// fit builds a sample of at most limit tokens, and if it can of more than 99 in a hundred of them, from a first guess of its units.
+func (g *generator) fit(units, limit int, build func(units int) (task.Sample, int)) (best task.Sample, err error) {
+	low, high := g.least-1, g.bound(limit)+1 // that fit, that do not
+	for try := 0; try < tries || low < g.least; try++ {
+		s, tokens := build(units)
+		if tokens <= limit {
+			best, low = s, units
+			if 100*(limit-tokens) <= limit {
+				return best, nil
+			}
+		} else if high = units; high == g.least {
+			return best, fmt.Errorf("eval: %s: %w: its smallest sample has %d, expected at most %d", g.name, task.ErrSize, tokens, limit)
+		}
+		if high-low == 1 {
+			break
+		}
+		units = min(max(units*limit/max(tokens, 1), low+1), high-1)
+	}
+	return best, nil
+}
+
+// bound is the most units of a sample of limit tokens.
+func (g *generator) bound(limit int) int {
+	if g.most > 0 {
+		return g.most
+	}
+	return max(g.least, limit)
+}
+
 // fill is the largest number of units of at most limit tokens: a bound by doubling, then bisection. It is the least number if even that has more.
 func (g *generator) fill(limit int, tokens func(units int) int) int {
-	most := max(g.least, limit)
-	if g.most > 0 {
-		most = g.most
-	}
-	low, high := g.least, g.least
+	low, high, most := g.least, g.least, g.bound(limit)
 	for tokens(high) <= limit {
 		if low = high; high == most {
 			return high
