@@ -76,6 +76,7 @@ type Model struct {
 	eng      *engine.Engine
 	spec     string
 	specs    map[string]*attention.Pipeline
+	batch    []*engine.Session // scratch of StepBatch
 }
 
 // Open finds a model by catalog name, path or hf:OWNER/REPO/FILE, fetching it if need be, and loads it. A path is that of a GGUF file, or of an unquantised Hugging
@@ -248,6 +249,30 @@ func (m *Model) NewSession(spec string) (*Session, error) {
 
 // Model is what the session runs.
 func (s *Session) Model() *Model { return s.m }
+
+// StepBatch decodes tokens[i] in sessions[i], all in one step, which reads the weights once: several texts together cost little more than one. It returns the logits
+// after each, [len(sessions)][Vocab], valid until the model's next step. Each session gets what a Step of its own would give it. An error names the session by
+// its place, and then none has changed.
+func (m *Model) StepBatch(sessions []*Session, tokens []int32) ([]float32, error) {
+	m.batch = m.batch[:0]
+	for _, s := range sessions {
+		m.batch = append(m.batch, s.Session)
+	}
+	return m.eng.StepBatch(m.batch, tokens)
+}
+
+// Copy starts a session with the first n tokens of the text that shares nothing with s, unlike a Fork: for measurements.
+func (s *Session) Copy(n int, spec string) (*Session, error) {
+	p, err := s.m.pipeline(spec)
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.Session.Copy(n, p)
+	if err != nil {
+		return nil, err
+	}
+	return &Session{c, s.m}, nil
+}
 
 // Fork starts a session with the same text, sharing what is cached, that decodes by spec.
 func (s *Session) Fork(spec string) (*Session, error) {

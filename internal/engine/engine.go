@@ -12,12 +12,13 @@ import (
 	"github.com/twilight-go/twilight/internal/model"
 )
 
-// Engine is a model with a cache. One sequence steps at a time; Close it after its sessions.
+// Engine is a model with a cache. One step runs at a time, of one session or, by StepBatch, of many; Close it after its sessions.
 type Engine struct {
 	model *model.Model
 	cache device.Cache
 	ctx   int
 	watch []*attention.Pipeline // those that must see prompts
+	batch batch
 }
 
 // Config says how much an engine caches and for whom.
@@ -95,6 +96,18 @@ func (e *Engine) NewSession(p *attention.Pipeline) *Session {
 // Fork makes a session with the same tokens, sharing the cached ones, and its own pipeline and statistics.
 func (s *Session) Fork(p *attention.Pipeline) *Session {
 	return &Session{eng: s.eng, seq: s.seq.Fork(), pipe: p}
+}
+
+// Copy makes a session of the first n cached tokens that shares none of them; see kvcache.Sequence.Copy.
+func (s *Session) Copy(n int, p *attention.Pipeline) (*Session, error) {
+	if n < 0 || n > s.seq.Len() {
+		return nil, fmt.Errorf("engine: a copy of %d tokens: expected at most the %d that are cached", n, s.seq.Len())
+	}
+	c, err := s.seq.Copy(n)
+	if err != nil {
+		return nil, fmt.Errorf("engine: %w", err)
+	}
+	return &Session{eng: s.eng, seq: c, pipe: p}, nil
 }
 
 // Close gives the sequence's cache blocks back.

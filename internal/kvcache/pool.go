@@ -199,6 +199,22 @@ func (s *Sequence) Fork() *Sequence {
 	return f
 }
 
+// Copy makes a sequence of the first n tokens in blocks of its own. ErrFull, with both numbers, if the pool has too few. A fork is as good and costs nothing, except
+// to who measures how many sequences fare beside each other: forks find each other's blocks in the processor's caches.
+func (s *Sequence) Copy(n int) (*Sequence, error) {
+	c := s.pool.NewSequence()
+	if err := c.Reserve(n); err != nil {
+		return nil, err
+	}
+	for i, b := range c.table {
+		s.pool.store.Copy(b, s.table[i], min(attention.BlockTokens, n-i*attention.BlockTokens))
+	}
+	c.Advance(n)
+	c.Tokens, c.Memory = append(c.Tokens, s.Tokens[:n]...), s.Memory.Fork()
+	c.Memory.Truncate(n)
+	return c, nil
+}
+
 // Release gives the blocks back. The sequence is then empty and may be used again.
 func (s *Sequence) Release() {
 	s.pool.drop(s.table)

@@ -191,6 +191,18 @@ func TestSequencesAgainstModel(t *testing.T) {
 					live, model = append(live, live[i].Fork()), append(model, slices.Clone(model[i]))
 				}
 			},
+			"copy": func(t *rapid.T) {
+				if len(live) > 0 && len(live) < 6 {
+					i := pick()
+					n := rapid.IntRange(0, len(model[i])).Draw(t, "tokens")
+					switch s, err := live[i].Copy(n); {
+					case err == nil:
+						live, model = append(live, s), append(model, slices.Clone(model[i][:n]))
+					case !errors.Is(err, ErrFull):
+						t.Fatal(err)
+					}
+				}
+			},
 			"truncate": func(t *rapid.T) {
 				if len(live) > 0 {
 					i := pick()

@@ -1,0 +1,70 @@
+package engine
+
+import (
+	"fmt"
+
+	"github.com/twilight-go/twilight/internal/device"
+	"github.com/twilight-go/twilight/internal/model"
+)
+
+// batch is the scratch of steps of many sessions, so that they allocate nothing.
+type batch struct {
+	rows []int32
+	segs []device.Segment
+	step model.Step
+}
+
+// MaxBatch is how many sessions may step together.
+func (e *Engine) MaxBatch() int { return min(e.model.MaxRows(), e.model.MaxLogits()) }
+
+// StepBatch decodes tokens[i] in sessions[i], each with its own pipeline and statistics, and returns the logits after each, [len(sessions)][Vocab], valid until the
+// engine's next step. Weights are read once for all of them, and each session gets what a step of its own would give it, to the bit. An error names the session
+// by its place; then none of them has changed.
+func (e *Engine) StepBatch(sessions []*Session, tokens []int32) (logits []float32, err error) {
+	if n := len(sessions); n < 1 || n > e.MaxBatch() || n != len(tokens) {
+		return nil, fmt.Errorf("engine: a batch of %d sessions and %d tokens: expected as many, and 1 to %d", n, len(tokens), e.MaxBatch())
+	}
+	b := &e.batch
+	b.rows, b.segs = b.rows[:0], b.segs[:0]
+	defer func() {
+		if err != nil {
+			for i := range b.segs {
+				b.segs[i].Seq.Abandon()
+			}
+		}
+	}()
+	for i, s := range sessions {
+		if err := e.admit(sessions[:i], s, tokens[i]); err != nil {
+			return nil, fmt.Errorf("engine: session %d of a batch of %d: %w", i, len(sessions), err)
+		}
+		b.rows = append(b.rows, int32(i))
+		b.segs = append(b.segs, device.Segment{Seq: s.seq, Row: i, N: 1, Pos: s.seq.Len(), Mode: device.Decode, Pipeline: s.pipe, Stats: &s.Stats})
+	}
+	b.step = model.Step{Tokens: tokens, Segments: b.segs, Logits: b.rows, Cache: e.cache}
+	if logits, err = e.model.Forward(&b.step); err != nil {
+		return nil, fmt.Errorf("engine: a batch of %d sessions: %w", len(sessions), err)
+	}
+	for i, s := range sessions {
+		s.seq.Advance(1)
+		s.seq.Tokens = append(s.seq.Tokens, tokens[i])
+	}
+	return logits, nil
+}
+
+// admit makes room for a token of s, behind the sessions before it in a batch.
+func (e *Engine) admit(before []*Session, s *Session, token int32) error {
+	switch {
+	case s.eng != e:
+		return fmt.Errorf("it belongs to another engine")
+	case token < 0 || int(token) >= e.model.Vocab:
+		return fmt.Errorf("token %d: expected 0 to %d", token, e.model.Vocab-1)
+	case s.seq.Len() >= e.ctx:
+		return fmt.Errorf("the text has %d tokens and one more, but the context is %d: %w", s.seq.Len(), e.ctx, ErrContext)
+	}
+	for i, other := range before {
+		if other == s {
+			return fmt.Errorf("it is session %d too", i)
+		}
+	}
+	return s.seq.Reserve(1)
+}
