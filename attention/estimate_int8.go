@@ -83,7 +83,7 @@ func encodeToken(block []byte, bits, t int, row []uint16) {
 
 // tokenDot estimates q·k from the codes of encodeToken, for the pages of a block whose bit is set, as Kernels.Int4Dot defines for 4 bits.
 func tokenDot(dst []float32, ld int, q []float32, group, dim, nbits int, codes []byte, pages uint16) {
-	n := tokenPageBytes(dim, nbits)
+	n, mask := tokenPageBytes(dim, nbits), byte(1<<nbits-1)
 	for j := 0; pages != 0; j++ {
 		page := codes[bits.TrailingZeros16(pages)*n:][:n]
 		pages &= pages - 1
@@ -94,7 +94,7 @@ func tokenDot(dst []float32, ld int, q []float32, group, dim, nbits int, codes [
 			for c, x := range q[g*dim:][:dim] {
 				run, shift := codeRun(page, nbits, c)
 				for t := range sum {
-					sum[t] += x * float32(run[t*4]>>shift&(1<<nbits-1))
+					sum[t] += x * float32(run[t*4]>>(shift&7)&mask)
 				}
 				all += x
 			}
@@ -106,7 +106,7 @@ func tokenDot(dst []float32, ld int, q []float32, group, dim, nbits int, codes [
 }
 
 // codeRun is where the codes of a channel stand in packed codes: token t's in byte 4t, from bit shift on.
-func codeRun(codes []byte, nbits, channel int) (run []byte, shift uint) {
+func codeRun(codes []byte, nbits, channel int) (run *[4*PageTokens - 3]byte, shift uint) {
 	per, at := 8/nbits, channel/4
-	return codes[at/per*64+channel%4:][:4*PageTokens-3], uint(at%per) * uint(nbits)
+	return (*[4*PageTokens - 3]byte)(codes[at/per*64+channel%4:]), uint(at%per) * uint(nbits)
 }

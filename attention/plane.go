@@ -28,7 +28,7 @@ type Rows struct {
 }
 
 // as reinterprets plane bytes; the cache aligns blocks to 64 bytes.
-func as[T uint16 | float32](b []byte) []T {
+func as[T uint16 | int32 | float32](b []byte) []T {
 	var t T
 	if len(b) == 0 {
 		return nil

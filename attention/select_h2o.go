@@ -10,7 +10,7 @@ import "slices"
 // Memory of the evicted tokens is not freed.
 //
 // The prompt's weights are those of its last queries (observe=N), computed at the first step after it: at 8K tokens the default costs a sixtieth of the prompt's own
-// attention. observe=0 takes all queries, as the paper does, which doubles that attention. A prompt that was not seen, because its cache was loaded, is weighed by the
+// attention, and is not counted among the bytes of a step. observe=0 takes all queries, as the paper does, which doubles that attention. A prompt that was not seen, because its cache was loaded, is weighed by the
 // first step's query. A text that is cut begins anew with what is known of the prompt.
 type h2o struct {
 	noScan
@@ -134,12 +134,10 @@ func (s h2o) learn(w *Work, b *h2oBook, scratch *[]float32) {
 	q := &b.queries
 	for p := max(q.first, b.counted); p < min(q.end, w.Head.N); p++ {
 		*scratch = addWeights(b.sum, &w.Head, w.Kern, q.at(p, w.Group*w.Head.Dim), w.Group, p+1, *scratch)
-		w.ReadBytes((p + 1) * w.Head.Dim * 2)
 	}
 	b.counted = max(b.counted, q.end)
 	if b.n == 0 && q.first == q.end && len(b.prior) == 0 {
 		*scratch = addWeights(b.sum, &w.Head, w.Kern, w.Q, w.Group, w.Head.N, *scratch)
-		w.ReadBytes(w.Head.N * w.Head.Dim * 2)
 	}
 }
 

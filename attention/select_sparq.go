@@ -1,6 +1,9 @@
 package attention
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 // sparq is SparQ (arXiv 2312.04985): partial logits over the r channels in which this very query is largest, at the temperature √(d·Σ_r|q|/Σ|q|) that makes up for
 // those left out; the best tokens are attended to, and the rest counts as its estimated mass times the mean value (the paper's reallocation).
@@ -46,18 +49,19 @@ func (sparq) Compensates() {}
 
 // Scan implements Selector.
 func (s sparq) Scan(w *Work, lo, hi int) {
-	var list [maxSparq]int32
 	dim := w.Head.Dim
+	r, tmp := s.width(dim), w.scanTmp(lo)
+	at, weights := as[int32](tmp[:4*r]), as[float32](tmp[4*r:8*r])
 	for g := range w.Group {
 		q := w.Q[g*dim:][:dim]
-		channels := largest(q, list[:s.width(dim)])
-		scores := w.ScoreSlice(g)
+		slices.Sort(largest(q, at))
+		for i, c := range at {
+			weights[i] = q[c]
+		}
 		for b := lo; b < hi; b++ {
-			sum, keys := scores[b*BlockTokens:][:BlockTokens], as[uint16](w.SelectorPlane(0, b))
+			sum := w.ScoreSlice(g)[b*BlockTokens:][:BlockTokens]
 			clear(sum)
-			for _, c := range channels { // a channel of a block is a row as the kernel knows it
-				w.Kern.Accumulate(sum, q[c:], 1, 1, BlockTokens, keys[int(c)*BlockTokens:], consecutive[:1])
-			}
+			w.Kern.Accumulate(sum, weights, r, 1, BlockTokens, as[uint16](w.SelectorPlane(0, b)), at) // a channel of a block is a row as the kernel knows it
 		}
 	}
 }
