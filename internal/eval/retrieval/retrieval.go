@@ -7,7 +7,6 @@ package retrieval
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 
 	"github.com/twilight-go/twilight/internal/eval/task"
@@ -19,33 +18,42 @@ type Options struct {
 	Lines []string // of LongChat, e.g. longchat-200_lines.jsonl: one number of lines in each
 }
 
-// Tasks are kv_retrieval and lines_N for each file of N lines.
+// Tasks are kv_retrieval_N for a file of N keys, and lines_N for each file of N lines.
 func Tasks(o Options) ([]task.Task, error) {
 	var tasks []task.Task
 	if o.KV != "" {
 		rows, err := task.ReadJSONL(o.KV, (*kvRow).check)
+		if err == nil {
+			tasks, err = add(tasks, o.KV, "kv_retrieval", len(rows), func(i int) record { return rows[i].record() }, contains)
+		}
 		if err != nil {
 			return nil, err
 		}
-		tasks = append(tasks, &records{name: "kv_retrieval", rows: len(rows), record: func(i int) record { return rows[i].record() }, score: contains})
 	}
 	for _, path := range o.Lines {
 		rows, err := task.ReadJSONL(path, (*linesRow).check)
+		if err == nil {
+			tasks, err = add(tasks, path, "lines", len(rows), func(i int) record { return rows[i].record() }, lastInteger)
+		}
 		if err != nil {
 			return nil, err
 		}
-		name := fmt.Sprintf("lines_%d", len(rows[0].lines))
-		for i, r := range rows {
-			if len(r.lines) != len(rows[0].lines) {
-				return nil, fmt.Errorf("eval: %s: row %d has %d lines, the first %d: expected one number in a file", filepath.Base(path), i+1, len(r.lines), len(rows[0].lines))
-			}
-		}
-		tasks = append(tasks, &records{name: name, rows: len(rows), record: func(i int) record { return rows[i].record() }, score: lastInteger})
 	}
 	if len(tasks) == 0 {
 		return nil, errors.New("eval: retrieval: no files: expected kv-retrieval-N_keys.jsonl.gz or longchat-N_lines.jsonl")
 	}
 	return tasks, nil
+}
+
+// add adds the task of a file's rows, named by how many records each has.
+func add(tasks []task.Task, path, name string, rows int, row func(i int) record, score func(answer, want string) float64) ([]task.Task, error) {
+	n := len(row(0).lines)
+	for i := range rows {
+		if have := len(row(i).lines); have != n {
+			return nil, fmt.Errorf("eval: %s: row %d has %d records, the first %d: expected one number in a file", path, i+1, have, n)
+		}
+	}
+	return append(tasks, &records{name: fmt.Sprintf("%s_%d", name, n), rows: rows, record: row, score: score}), nil
 }
 
 // record is a question: text before the records, records, text behind.

@@ -105,7 +105,7 @@ func TestErrors(t *testing.T) {
 	longer := strings.Replace(lines, "line c-c: REGISTER_CONTENT is <7>\\n", "line c-c: REGISTER_CONTENT is <7>\\nline d-d: REGISTER_CONTENT is <8>\\n", 1)
 	for text, message := range map[string]string{
 		`{"prompt":"none"}`: "without lines", strings.Replace(lines, ":31", ":32", 1): "no <32>", strings.Replace(lines, `"line b-b`, `"line x`, 1): "not in the prompt",
-		lines + "\n" + longer: "row 2 has 4 lines",
+		lines + "\n" + longer: "row 2 has 4 records",
 	} {
 		if _, err := Tasks(Options{Lines: []string{write(t, "lines", text)}}); err == nil || !strings.Contains(err.Error(), message) {
 			t.Errorf("%s: %v, want %q", text, err, message)
@@ -130,7 +130,7 @@ func TestShared(t *testing.T) {
 		name  string
 		rows  int
 		lines int
-	}{{"kv_retrieval", 500, 75}, {"lines_200", 50, 200}, {"lines_600", 50, 600}} {
+	}{{"kv_retrieval_75", 500, 75}, {"lines_200", 50, 200}, {"lines_600", 50, 600}} {
 		if got := tasks[k].Name(); got != want.name {
 			t.Errorf("%s, want %s", got, want.name)
 		}
