@@ -12,10 +12,15 @@ import (
 )
 
 type evalCommand struct {
-	Ppl     pplCommand     `cmd:"" help:"Perplexity of a text's last tokens."`
-	Kl      klCommand      `cmd:"" help:"Divergence from dense attention over a text's last tokens; budget, pruned share and true mass by layer."`
-	Passkey passkeyCommand `cmd:"" help:"A number hidden in noise at some depths, asked for."`
-	Needle  needleCommand  `cmd:"" help:"A sentence hidden in a long text at some depths, asked for."`
+	Ppl         pplCommand       `cmd:"" help:"Perplexity of a text's last tokens."`
+	Kl          klCommand        `cmd:"" help:"Divergence from dense attention over a text's last tokens; budget, pruned share and true mass by layer."`
+	Passkey     passkeyCommand   `cmd:"" help:"A number hidden in noise at some depths, asked for."`
+	Needle      needleCommand    `cmd:"" help:"A sentence hidden in a long text at some depths, asked for."`
+	Ruler       rulerCommand     `cmd:"" help:"RULER: needles of eight kinds, variable tracking, common and frequent words, questions."`
+	Longbench   longbenchCommand `cmd:"" help:"LongBench: questions, summaries, classification and code over long texts."`
+	KVRetrieval kvCommand        `cmd:"" name:"kv-retrieval" help:"A value of a long list of keys and values (Lost in the Middle)."`
+	Lines       linesCommand     `cmd:"" help:"A number of a long list of lines (LongChat)."`
+	Gsm8k       gsm8kCommand     `cmd:"" name:"gsm8k" help:"GSM8K: problems of arithmetic in words, solved in steps."`
 }
 
 // evalFlags are shared by all evaluations.

@@ -96,6 +96,9 @@ func TestMisuse(t *testing.T) {
 		{"eval passkey --samples 0", "--samples=0: expected at least 1"},
 		{"eval passkey --length=-3", "--length=[-3]: expected numbers of tokens"},
 		{"eval needle", "give a long text with --file"},
+		{"eval ruler", "give a long text with --file"},
+		{"eval gsm8k", "give the benchmark's file with --file"},
+		{"eval longbench -f x --samples 0", "--samples=0: expected at least 1"},
 		{"bench decode", "--file or as --load"},
 		{"inspect", "expected \"<model>\""},
 		{"pull nothing", `unknown model "nothing"`},
@@ -121,6 +124,7 @@ func TestFailures(t *testing.T) {
 		{[]string{"run", "-m", model, "-f", text, "--raw"}, "but the context is 2048: context exceeded"},
 		{[]string{"run", "-m", model, "--load", text, "hi"}, "saved cache refused: it begins with"},
 		{[]string{"eval", "ppl", "-m", model, "-f", text, "--out=", "--ctx", "20000", "--length", "20000", "--score", "5"}, "the text does not do: it has"},
+		{[]string{"eval", "ruler", "-m", model, "--out=", "-f", text, "--length", "300", "--task", "vt"}, "samples of 300 tokens, chat template and answer included"},
 		{[]string{"eval", "passkey", "-m", model, "--out", text}, "line 1: not a row of an evaluation"},
 	} {
 		r := command(t.Context(), "", x.args...)
@@ -323,12 +327,17 @@ func TestInspect(t *testing.T) {
 
 func TestEvalAndBench(t *testing.T) {
 	model, text := tiny(t)
-	rowsFile := filepath.Join(t.TempDir(), "rows.jsonl")
+	rowsFile, problems := filepath.Join(t.TempDir(), "rows.jsonl"), filepath.Join(t.TempDir(), "problems.jsonl")
+	if err := os.WriteFile(problems, []byte(`{"question": "A house has two doors. How many have three?", "answer": "2*3=6\n#### 6"}`+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, args := range [][]string{
 		{"eval", "ppl", "-f", text, "--length", "700", "--score", "70", "--time", "2", "--out", rowsFile},
 		{"eval", "kl", "-f", text, "--length", "700", "--score", "70", "--out", rowsFile},
 		{"eval", "needle", "-f", text, "--length", "700,900", "--depths", "10,90", "--out", rowsFile},
 		{"eval", "passkey", "--length", "900", "--depths", "10", "--samples", "2", "--out="},
+		{"eval", "ruler", "-f", text, "--length", "900", "--task", "niah_single_2,niah_multiquery", "--task", "niah_single_1", "--out", rowsFile},
+		{"eval", "gsm8k", "-f", problems, "--length", "900", "--samples", "3", "--out="},
 		{"bench", "decode", "-f", text, "--depth", "0,300,600", "--steps", "3"},
 	} {
 		args = append(args, "-m", model, "-a", "dense", "-a", "twilight")
@@ -355,12 +364,15 @@ func TestEvalAndBench(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if rows, err := eval.ReadRows(f); err != nil || len(rows) != 2+2*2*2 {
+	if rows, err := eval.ReadRows(f); err != nil || len(rows) != 2+2*2*2+2*3 {
 		t.Errorf("%d rows, %v", len(rows), err)
 	}
 	r := must(t, "", "eval", "kl", "-m", model, "-f", text, "--length", "700", "--score", "70", "--out", rowsFile, "-a", "twilight")
 	if !strings.Contains(r.err, "0 new rows in "+rowsFile+", 1 found there") || !strings.Contains(r.out, "\nLAYER") {
 		t.Errorf("%s%s", r.out, r.err)
+	}
+	if r := command(t.Context(), "", "eval", "ruler", "-m", model, "-f", text, "--task", "vt,tv", "--out="); r.code != exitMisuse || !strings.Contains(r.err, "--task=tv: unknown; known: niah_single_1") {
+		t.Errorf("%+v", r)
 	}
 	if r := command(t.Context(), "", "eval", "passkey", "-m", model, "--length", "4096", "--out="); r.code != exitMisuse || !strings.Contains(r.err, "was trained for 2048 tokens; --ctx=4096 asks for more all the same") {
 		t.Errorf("%+v", r)

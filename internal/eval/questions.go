@@ -80,20 +80,36 @@ func (q *Questions) Run(ctx context.Context, m *twilight.Model) ([]Row, error) {
 		return nil, err
 	}
 	r := &asking{Questions: q, m: m, specs: specs}
-	for _, length := range q.Lengths {
+	// The samples of the first length, the smallest by habit, are made before all others: what is wrong with a task is said at once, and how many samples there will be is known.
+	var first [][]task.Sample
+	for i, length := range q.Lengths {
 		if length > m.Context() {
 			return nil, fmt.Errorf("eval: samples of %d tokens: the model was opened for %d", length, m.Context())
 		}
-		r.total += int64(len(q.Tasks)) * int64(q.Samples) * int64(length)
-	}
-	for _, length := range q.Lengths {
-		size, err := sampleSize(m, length)
-		if err != nil {
-			return nil, err
+		for j, t := range q.Tasks {
+			if i == 0 {
+				samples, err := r.samples(t, length)
+				if err != nil {
+					return nil, err
+				}
+				first = append(first, samples)
+			}
+			r.total += int64(len(first[j])) * int64(length)
 		}
-		for _, t := range q.Tasks {
-			if err := r.task(ctx, t, length, size); err != nil {
-				return r.rows, err
+	}
+	for i, length := range q.Lengths {
+		for j, t := range q.Tasks {
+			samples := first[j]
+			if i > 0 {
+				if samples, err = r.samples(t, length); err != nil {
+					return r.rows, err
+				}
+				r.total += int64(len(samples)-len(first[j])) * int64(length)
+			}
+			for k := range samples {
+				if err := r.sample(ctx, t, &samples[k], length); err != nil {
+					return r.rows, fmt.Errorf("eval: task %s, sample %s at %d tokens: %w", t.Name(), samples[k].ID, length, err)
+				}
 			}
 		}
 	}
@@ -115,18 +131,19 @@ func (r *asking) progress(within int) {
 	}
 }
 
-func (r *asking) task(ctx context.Context, t task.Task, length int, size task.Size) error {
+func (r *asking) samples(t task.Task, length int) ([]task.Sample, error) {
+	size, err := sampleSize(r.m, length)
+	if err == nil {
+		err = size.Validate()
+	}
+	if err != nil {
+		return nil, err
+	}
 	samples, err := t.Samples(r.Samples, r.Seed, size)
 	if err != nil {
-		return fmt.Errorf("eval: task %s at %d tokens: %w", t.Name(), length, err)
+		return nil, fmt.Errorf("%w (samples of %d tokens, chat template and answer included)", err, length)
 	}
-	r.total += int64(len(samples)-r.Samples) * int64(length)
-	for i := range samples {
-		if err := r.sample(ctx, t, &samples[i], length); err != nil {
-			return fmt.Errorf("eval: task %s, sample %s at %d tokens: %w", t.Name(), samples[i].ID, length, err)
-		}
-	}
-	return nil
+	return samples, nil
 }
 
 // sample asks one question of every spec that has not answered it yet.
@@ -236,8 +253,16 @@ func (r *asking) ask(ctx context.Context, t task.Task, s *task.Sample, base *twi
 	}
 	text = strings.ToValidUTF8(strings.TrimSpace(text), "\ufffd")
 	row.Attention = meter.attention()
-	row.Answer = &Answer{Score: t.Score(s, text), Metric: t.Metric(), Reply: text, Expected: s.Answers[:min(len(s.Answers), 8)], Depths: s.Depths, Generated: len(answer), Reason: reason, Seconds: seconds}
+	row.Answer = &Answer{Score: t.Score(s, text), Metric: t.Metric(), Reply: text, Expected: s.Answers[:min(len(s.Answers), 8)], Depths: percents(s.Depths), Generated: len(answer), Reason: reason, Seconds: seconds}
 	return nil
+}
+
+// percents are shares of a whole in percent.
+func percents(shares []float64) (out []float64) {
+	for _, x := range shares {
+		out = append(out, short(100*x))
+	}
+	return out
 }
 
 // firstOf is where the first of some texts begins, −1 for nowhere.

@@ -199,7 +199,7 @@ func TestQuestionErrors(t *testing.T) {
 		t.Error(err)
 	}
 	q.Lengths = []int{60}
-	if _, err := q.Run(t.Context(), m); !errors.Is(err, task.ErrSize) || !strings.Contains(err.Error(), "passkey") {
+	if _, err := q.Run(t.Context(), m); !errors.Is(err, task.ErrSize) || !strings.Contains(err.Error(), "a pass key in 30 tokens") || !strings.Contains(err.Error(), "samples of 60 tokens") {
 		t.Error(err)
 	}
 	q.Lengths, q.Specs = []int{700}, []string{"dense", "full"}
