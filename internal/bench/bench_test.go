@@ -44,7 +44,24 @@ func TestDecode(t *testing.T) {
 			t.Fatalf("%q, want %q", ops, want)
 		}
 	}
-	d.Depths = []int{5, 1}
+	rows, d.Depths, d.Sequences, d.Threads = nil, []int{700}, 3, 2
+	crowded, err := twilight.Open(t.Context(), path, d.Options(twilight.Options{Threads: 2}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer crowded.Close()
+	if err := d.Run(t.Context(), crowded); err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range rows {
+		if i == 0 {
+			continue // the prompt
+		}
+		if r.Sequences != 3 || r.Context != 700 || r.FirstFactor <= 0 || r.TokensSec < 2.99e6/r.MicrosStep || r.ContextMean < 438+3 || r.ContextMean > 442 && r.Spec == "dense" {
+			t.Errorf("together: %+v", r) // 700, 438 and 175 tokens
+		}
+	}
+	d.Depths, d.Sequences = []int{5, 1}, 1
 	if err := d.Run(t.Context(), m); err == nil {
 		t.Error("depths that fall were taken")
 	}

@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"github.com/twilight-go/twilight"
+	"github.com/twilight-go/twilight/attention"
 )
 
-// Decode measures the time of a decode step at growing depths of a real text, for several attention specs side by side.
+// Decode measures the time of a decode step at growing depths of a real text, for several attention specs side by side, of one sequence or of several that decode
+// together. Run again with more threads, it says how much faster they are.
 type Decode struct {
 	Model   string   // named in the rows
 	Text    string   // what the cache is filled with; repeated if it is too short
@@ -19,9 +21,13 @@ type Decode struct {
 	Specs   []string // of attention
 	Steps   int      // measured steps a spec and depth
 	Threads int      // named in the rows
+	// Sequences decode together; 0 is 1. Each has a cache of its own, the longest one of the depth, the shortest a quarter of it, the others evenly between.
+	Sequences int
 	// Progress is told of prompt tokens done, Row of each result. Either may be nil.
 	Progress func(stage string, done, total int64)
 	Row      func(DecodeRow)
+
+	first map[string]float64 // seconds a step of the first Run, by depth and spec
 }
 
 // DecodeRow is one measurement. For op "prefill", Context is the depth that the prompt reached and MicrosStep the time of one of its tokens.
@@ -30,16 +36,20 @@ type DecodeRow struct {
 	Model       string  `json:"model"`
 	Device      string  `json:"device"`
 	Threads     int     `json:"threads"`
-	Context     int     `json:"ctx"`
+	Sequences   int     `json:"sequences"` // decoded together
+	Context     int     `json:"ctx"`       // of the longest of them
+	ContextMean float64 `json:"ctx_mean"`  // tokens in sight
 	Spec        string  `json:"spec"`
 	Steps       int     `json:"steps"`
 	MicrosStep  float64 `json:"us_per_step"` // median over the steps
 	P99         float64 `json:"p99_over_median"`
-	TokensSec   float64 `json:"tokens_per_s"`
+	TokensSec   float64 `json:"tokens_per_s"` // of all sequences
+	AllocsStep  float64 `json:"allocs_per_step"`
 	KeptMean    float64 `json:"kept_mean"` // tokens a head, over the sparse layers
 	KeptShare   float64 `json:"kept_share"`
 	BytesStep   float64 `json:"kv_bytes_per_step"` // read per KV head of a sparse layer
 	DenseFactor float64 `json:"speedup_vs_dense"`  // over dense in this run; 0 if dense was not measured
+	FirstFactor float64 `json:"speedup_vs_first"`  // over the first run's number of threads
 }
 
 // chunk is how many steps a spec does before the next has its turn: they share the machine's noise, and each still finds the caches as it left them.
@@ -48,15 +58,15 @@ const chunk = 4
 // Options are o with what the measurement needs of the model.
 func (d *Decode) Options(o twilight.Options) twilight.Options {
 	o.Attention, o.Also = d.Specs[0], append(slices.Clone(d.Specs[1:]), "dense")
-	o.Context = max(o.Context, slices.Max(d.Depths)+d.Steps+chunk+1)
-	o.Spare = len(d.Specs) * (2 + (d.Steps+chunk)/256)
+	o.Context, o.Sequences = max(o.Context, slices.Max(d.Depths)+d.Steps+chunk+1), max(d.Sequences, 1)
+	o.Spare = o.Sequences * (len(d.Specs) + 1) * (2 + (d.Steps+chunk)/attention.BlockTokens)
 	return o
 }
 
 // Run measures, with a model opened by Options.
 func (d *Decode) Run(ctx context.Context, m *twilight.Model) error {
-	if d.Steps < 1 || !slices.IsSorted(d.Depths) || d.Depths[0] < 0 {
-		return fmt.Errorf("bench: depths %v with %d steps: expected ascending depths and at least 1 step", d.Depths, d.Steps)
+	if d.Steps < 1 || d.Sequences < 0 || !slices.IsSorted(d.Depths) || d.Depths[0] < 0 {
+		return fmt.Errorf("bench: depths %v with %d steps of %d sequences: expected ascending depths and at least 1 step", d.Depths, d.Steps, d.Sequences)
 	}
 	s, err := m.NewSession("dense")
 	if err != nil {
@@ -73,18 +83,44 @@ func (d *Decode) Run(ctx context.Context, m *twilight.Model) error {
 				return err
 			}
 		}
-		times, err := Steps(ctx, s, d.Specs, tokens[depth:depth+d.Steps])
+		if err := d.at(ctx, m, s, tokens, depth); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// at measures behind the depth tokens that s has cached.
+func (d *Decode) at(ctx context.Context, m *twilight.Model, s *twilight.Session, tokens []int32, depth int) error {
+	bases, next := []*twilight.Session{s}, [][]int32{tokens[depth : depth+d.Steps]}
+	for i := 1; i < d.Sequences; i++ {
+		n := depth - depth*3/4*i/(d.Sequences-1)
+		c, err := s.Copy(n, "dense")
 		if err != nil {
 			return err
 		}
-		for i, t := range times {
-			r := DecodeRow{Op: "decode", Context: depth, Spec: d.Specs[i], Steps: len(t.Times), MicrosStep: micros(t.Median()), P99: t.P99() / t.Median(), TokensSec: 1 / t.Median(),
-				KeptMean: t.Kept, KeptShare: t.Kept / max(t.Context, 1), BytesStep: t.Bytes}
-			if j := slices.Index(d.Specs, "dense"); j >= 0 {
-				r.DenseFactor = times[j].Median() / t.Median()
-			}
-			d.row(m, r)
+		defer c.Close()
+		bases, next = append(bases, c), append(next, tokens[n:n+d.Steps])
+	}
+	times, err := StepsTogether(ctx, bases, d.Specs, next)
+	if err != nil {
+		return err
+	}
+	if d.first == nil {
+		d.first = map[string]float64{}
+	}
+	for i, t := range times {
+		r := DecodeRow{Op: "decode", Sequences: len(bases), Context: depth, ContextMean: t.Context, Spec: d.Specs[i], Steps: len(t.Times), MicrosStep: micros(t.Median()), P99: t.P99() / t.Median(),
+			TokensSec: float64(len(bases)) / t.Median(), AllocsStep: t.Allocs, KeptMean: t.Kept, KeptShare: t.Kept / max(t.Context, 1), BytesStep: t.Bytes}
+		if j := slices.Index(d.Specs, "dense"); j >= 0 {
+			r.DenseFactor = times[j].Median() / t.Median()
 		}
+		key := fmt.Sprint(depth, d.Specs[i])
+		if d.first[key] == 0 {
+			d.first[key] = t.Median()
+		}
+		r.FirstFactor = d.first[key] / t.Median()
+		d.row(m, r)
 	}
 	return nil
 }
@@ -128,7 +164,7 @@ func (d *Decode) prefill(ctx context.Context, m *twilight.Model, s *twilight.Ses
 	})
 	if n := len(tokens) - cached; err == nil && n >= 256 { // a shorter rest says nothing about prompts
 		t := time.Since(start).Seconds() / float64(n)
-		d.row(m, DecodeRow{Op: "prefill", Context: len(tokens), Spec: "dense", Steps: n, MicrosStep: micros(t), P99: 1, TokensSec: 1 / t, KeptMean: float64(cached+1+len(tokens)) / 2, KeptShare: 1})
+		d.row(m, DecodeRow{Op: "prefill", Sequences: 1, Context: len(tokens), ContextMean: float64(cached+1+len(tokens)) / 2, Spec: "dense", Steps: n, MicrosStep: micros(t), P99: 1, TokensSec: 1 / t, KeptMean: float64(cached+1+len(tokens)) / 2, KeptShare: 1})
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"runtime"
 	"slices"
 	"time"
 
@@ -12,7 +13,8 @@ import (
 // Timing is the measured steps of one spec.
 type Timing struct {
 	Times                []float64 // seconds a step, ascending
-	Kept, Context, Bytes float64   // means over sparse layers: tokens kept a head, tokens in sight, bytes read a KV head and step
+	Kept, Context, Bytes float64   // means over sparse layers and sequences: tokens kept a head, tokens in sight, bytes read a KV head and step
+	Allocs               float64   // allocations a step
 }
 
 // Median is the time of the middle step.
@@ -24,48 +26,100 @@ func (t *Timing) P99() float64 { return t.Times[min(len(t.Times)-1, len(t.Times)
 // Steps times decode steps of the given tokens behind what base has cached, in a fork for each spec. The specs take turns every few steps, after one step of each
 // that is not measured.
 func Steps(ctx context.Context, base *twilight.Session, specs []string, tokens []int32) ([]Timing, error) {
-	out, forks := make([]Timing, len(specs)), make([]*twilight.Session, len(specs))
+	return StepsTogether(ctx, []*twilight.Session{base}, specs, [][]int32{tokens})
+}
+
+// StepsTogether is Steps of several sequences that decode together: tokens[i] behind bases[i], all of equal number.
+func StepsTogether(ctx context.Context, bases []*twilight.Session, specs []string, tokens [][]int32) ([]Timing, error) {
+	out, crowds := make([]Timing, len(specs)), make([]*crowd, len(specs))
 	for i, spec := range specs {
-		if err := warm(base, spec, tokens[0]); err != nil {
+		if err := warm(bases, spec, tokens); err != nil {
 			return nil, err
 		}
-		f, err := base.Fork(spec)
+		c, err := newCrowd(bases, spec)
 		if err != nil {
 			return nil, err
 		}
-		defer f.Close()
-		forks[i] = f
+		defer c.close()
+		crowds[i] = c
+		out[i].Times = make([]float64, 0, len(tokens[0]))
 	}
-	for at := 0; at < len(tokens); at += chunk {
-		for i, f := range forks {
-			for _, id := range tokens[at:min(at+chunk, len(tokens))] {
+	for at := 0; at < len(tokens[0]); at += chunk {
+		for i, c := range crowds {
+			before := allocations()
+			for k := at; k < min(at+chunk, len(tokens[0])); k++ {
 				if err := ctx.Err(); err != nil {
 					return nil, err
 				}
 				start := time.Now()
-				if _, err := f.Step(id); err != nil {
+				if err := c.step(tokens, k); err != nil {
 					return nil, err
 				}
 				out[i].Times = append(out[i].Times, time.Since(start).Seconds())
 			}
+			out[i].Allocs += float64(allocations()-before) / float64(len(tokens[0]))
 		}
 	}
-	for i, f := range forks {
+	for i, c := range crowds {
 		slices.Sort(out[i].Times)
-		s := Summary(f, base.Len())
-		out[i].Kept, out[i].Context, out[i].Bytes = s.Kept, s.Context, s.BytesStep
+		for j, f := range c.sessions {
+			s, n := Summary(f, bases[j].Len()), float64(len(c.sessions))
+			out[i].Kept, out[i].Context, out[i].Bytes = out[i].Kept+s.Kept/n, out[i].Context+s.Context/n, out[i].Bytes+s.BytesStep/n
+		}
 	}
 	return out, nil
 }
 
-func warm(base *twilight.Session, spec string, token int32) error {
-	f, err := base.Fork(spec)
+// allocations is how many the process has made so far.
+func allocations() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.Mallocs
+}
+
+// crowd is sessions that step together under one spec.
+type crowd struct {
+	sessions []*twilight.Session
+	next     []int32
+}
+
+// newCrowd forks the bases.
+func newCrowd(bases []*twilight.Session, spec string) (*crowd, error) {
+	c := &crowd{next: make([]int32, len(bases))}
+	for _, b := range bases {
+		f, err := b.Fork(spec)
+		if err != nil {
+			c.close()
+			return nil, err
+		}
+		c.sessions = append(c.sessions, f)
+	}
+	return c, nil
+}
+
+// step decodes token k of each sequence.
+func (c *crowd) step(tokens [][]int32, k int) error {
+	for i := range c.next {
+		c.next[i] = tokens[i][k]
+	}
+	_, err := c.sessions[0].Model().StepBatch(c.sessions, c.next)
+	return err
+}
+
+func (c *crowd) close() {
+	for _, s := range c.sessions {
+		s.Close()
+	}
+}
+
+// warm makes a step that is not measured, in forks of its own.
+func warm(bases []*twilight.Session, spec string, tokens [][]int32) error {
+	c, err := newCrowd(bases, spec)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	_, err = f.Step(token)
-	return err
+	defer c.close()
+	return c.step(tokens, 0)
 }
 
 // Summary is what s attended to since it was forked at from tokens. Unlike the session's own it speaks of dense attention too, which keeps and reads everything in sight.
