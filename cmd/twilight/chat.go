@@ -43,22 +43,17 @@ func (c *chatCommand) Validate() error {
 // Run is called by the parser.
 func (c *chatCommand) Run(con *console) error {
 	ctx, stop := con.interruptible()
-	m, err := con.open(ctx, c.Model, c.options(), string(c.Attention))
+	s, done, err := con.session(ctx, &c.modelFlags, c.Attention)
 	stop()
 	if err != nil {
 		return err
 	}
-	defer m.Close()
-	s, err := m.NewSession("")
-	if err != nil {
-		return err
-	}
-	defer s.Close()
+	defer done()
 	v := &conversation{chatCommand: c, con: con, s: s}
 	v.reset()
 	read := con.lines("> ")
 	if isTerminal(con.in) {
-		fmt.Fprintf(con.err, "%s on %s, attention %s; /help lists commands\n", c.Model, m.Device(), c.Attention)
+		fmt.Fprintf(con.err, "%s on %s, attention %s; /help lists commands\n", c.Model, s.Model().Device(), c.Attention)
 	}
 	for {
 		line, err := read()

@@ -51,16 +51,11 @@ func (c *prefillCommand) Run(con *console) error {
 	if err != nil {
 		return err
 	}
-	m, err := con.open(ctx, c.Model, c.options(), "dense")
+	s, done, err := con.session(ctx, &c.modelFlags, "dense")
 	if err != nil {
 		return err
 	}
-	defer m.Close()
-	s, err := m.NewSession("")
-	if err != nil {
-		return err
-	}
-	defer s.Close()
+	defer done()
 	r := prefillResult{Model: c.Model, Path: c.Save}
 	start := time.Now()
 	if c.Load != "" {
@@ -70,8 +65,8 @@ func (c *prefillCommand) Run(con *console) error {
 		r.LoadSec, r.Cached = time.Since(start).Seconds(), s.Len()
 	}
 	if text != "" {
-		text, _ = m.Head(text, c.HeadTokens)
-		tokens, err := c.tokens(m, s, text)
+		text, _ = s.Model().Head(text, c.HeadTokens)
+		tokens, err := c.tokens(s, text)
 		if err != nil {
 			return err
 		}
@@ -101,7 +96,8 @@ func (c *prefillCommand) Run(con *console) error {
 }
 
 // tokens is the text as the beginning of a conversation that 'run --load' goes on with, or the text as it stands.
-func (c *prefillCommand) tokens(m *twilight.Model, s *twilight.Session, text string) ([]int32, error) {
+func (c *prefillCommand) tokens(s *twilight.Session, text string) ([]int32, error) {
+	m := s.Model()
 	saved := append([]int32(nil), s.Tokens()...)
 	switch {
 	case len(saved) > 0:

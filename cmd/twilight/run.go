@@ -60,18 +60,13 @@ func (c *runCommand) Run(con *console) error {
 	if err != nil {
 		return err
 	}
-	m, err := con.open(ctx, c.Model, c.options(), string(c.Attention))
+	s, done, err := con.session(ctx, &c.modelFlags, c.Attention)
 	if err != nil {
 		return err
 	}
-	defer m.Close()
-	s, err := m.NewSession("")
-	if err != nil {
-		return err
-	}
-	defer s.Close()
+	defer done()
 	r := twilight.Request{MaxTokens: c.MaxTokens, Sampling: c.sampling(), Stop: c.Stop}
-	if r.Prompt, err = c.tokens(m, s, text); err != nil {
+	if r.Prompt, err = c.tokens(s, text); err != nil {
 		return err
 	}
 	return con.generate(ctx, s, &r, answerStyle{c.Model, string(c.Attention), c.JSON})
@@ -107,7 +102,8 @@ func (p prompt) String() string {
 }
 
 // tokens is the whole prompt, after the saved one if there is one.
-func (c *runCommand) tokens(m *twilight.Model, s *twilight.Session, p prompt) ([]int32, error) {
+func (c *runCommand) tokens(s *twilight.Session, p prompt) ([]int32, error) {
+	m := s.Model()
 	if c.HeadTokens > 0 {
 		p.file, _ = m.Head(p.file, c.HeadTokens)
 	}
@@ -144,6 +140,21 @@ func (c *console) open(ctx context.Context, name string, o twilight.Options, spe
 	}
 	o.Progress = func(stage string, done, total int64) { p.report(stage+" "+name, done, total) }
 	return twilight.Open(ctx, name, o)
+}
+
+// session opens a model and starts its one text, which decodes by spec. done closes both.
+func (c *console) session(ctx context.Context, f *modelFlags, a spec) (s *twilight.Session, done func(), err error) {
+	m, err := c.open(ctx, f.Model, f.options(), string(a))
+	if err != nil {
+		return nil, nil, err
+	}
+	if s, err = m.NewSession(""); err != nil {
+		return nil, nil, errors.Join(err, m.Close())
+	}
+	return s, func() {
+		s.Close()
+		m.Close() //nolint:errcheck // what was read only
+	}, nil
 }
 
 // readFile is the text of a file, "" for no name; - is standard input.
