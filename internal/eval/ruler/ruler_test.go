@@ -43,7 +43,7 @@ func size(tokens int) task.Size {
 // prose stands for a book: sentences of the plain words.
 var prose = func() string {
 	var b strings.Builder
-	for i := range 3000 {
+	for i := range 1200 {
 		w := plainWords[i*37%(len(plainWords)-6):]
 		b.WriteString("Then the " + strings.Join(w[:5], " ") + `. "Why?" said Mr. ` + w[5] + ".\n")
 	}
@@ -88,7 +88,11 @@ func TestSamples(t *testing.T) {
 	names := []string{}
 	for _, k := range tasks(t, options(t)) {
 		names = append(names, k.Name())
-		for _, tokens := range []int{2048, 8192} {
+		lengths := []int{2048, 8192}
+		if testing.Short() {
+			lengths = lengths[:1]
+		}
+		for _, tokens := range lengths {
 			samples, err := k.Samples(6, 7, size(tokens))
 			if err != nil || len(samples) != 6 {
 				t.Fatalf("%s at %d: %d samples, %v", k.Name(), tokens, len(samples), err)
@@ -145,10 +149,9 @@ func TestSamples(t *testing.T) {
 	}
 }
 
-// one is a sample of a task.
-func one(t *testing.T, name string, tokens int) task.Sample {
+// one is a sample of the task with a name.
+func one(t *testing.T, all []task.Task, name string, tokens int) task.Sample {
 	t.Helper()
-	all := tasks(t, options(t))
 	at := slices.IndexFunc(all, func(k task.Task) bool { return k.Name() == name })
 	s, err := all[at].Samples(1, 3, size(tokens))
 	if err != nil {
@@ -159,6 +162,7 @@ func one(t *testing.T, name string, tokens int) task.Sample {
 
 // The prompts are the published ones, with the number of answers in their grammar.
 func TestPrompts(t *testing.T) {
+	all := tasks(t, options(t))
 	for name, want := range map[string]string{
 		"niah_single_1": `(?s)^A special magic number is hidden within the following text\. Make sure to memorize it\. I will quiz you about the number afterwards\.\n(?:The grass is green\. The sky is blue\. The sun is yellow\. Here we go\. There and back again\.\n)+` +
 			`One of the special magic numbers for [a-z]+-[a-z]+ is: \d{7}\.\n(?:The grass [^\n]+\n)+What is the special magic number for [a-z]+-[a-z]+ mentioned in the provided text\?\| The special magic number for [a-z]+-[a-z]+ mentioned in the provided text is$`,
@@ -172,7 +176,7 @@ func TestPrompts(t *testing.T) {
 		"fwe":   `(?s)^Read the following coded text .* coded words\. (?:[a-z]{6} |\.\.\. )+.*\nQuestion: Do not provide any explanation\. Please ignore the dots '\.\.\.\.'\. What are the three .*\| Answer: According to the coded text above, the three most frequently appeared words are:$`,
 		"qa_nq": `(?s)^Answer the question based on the given documents\. Only give me the answer and do not output any other words\.\n\nThe following are given documents\.\n\nDocument 1:\nT[a-z]+\n[^\n]+\n\nDocument 2:.*\n\nAnswer the question [^\n]+\n\nQuestion: what of [a-z]+\| Answer:$`,
 	} {
-		s := one(t, name, 4096)
+		s := one(t, all, name, 4096)
 		if got := s.Prompt + "|" + s.Begin; !regexp.MustCompile(want).MatchString(got) {
 			t.Errorf("%s: %.600q … %q, want %s", name, got, got[max(0, len(got)-400):], want)
 		}
@@ -204,8 +208,9 @@ func TestDepths(t *testing.T) {
 
 // In cwe and fwe the asked words are the most frequent, by the published counts.
 func TestWordCounts(t *testing.T) {
+	all := tasks(t, options(t))
 	for _, c := range []struct{ tokens, often, seldom int }{{2048, 6, 1}, {8192, 30, 3}} {
-		s := one(t, "cwe", c.tokens)
+		s := one(t, all, "cwe", c.tokens)
 		n := map[string]int{}
 		list := s.Prompt[strings.LastIndex(s.Prompt, "Below is"):]
 		list = list[strings.Index(list, "\n"):strings.Index(list, "\nQuestion")]
@@ -221,7 +226,7 @@ func TestWordCounts(t *testing.T) {
 			t.Errorf("cwe at %d: %d words, of which %d are asked for", c.tokens, len(n), len(s.Answers))
 		}
 
-		s = one(t, "fwe", c.tokens)
+		s = one(t, all, "fwe", c.tokens)
 		n = map[string]int{}
 		for w := range strings.FieldsSeq(s.Prompt[strings.Index(s.Prompt, "coded words. ")+13 : strings.Index(s.Prompt, "\nQuestion")]) {
 			n[w]++
@@ -315,6 +320,9 @@ func TestSentences(t *testing.T) {
 
 // The whole shared files make samples: the book at a long size, every question of Natural Questions.
 func TestShared(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: long samples of whole files")
+	}
 	book, err := os.ReadFile(testenv.Shared(t, "books", "war-and-peace.txt"))
 	if err != nil {
 		t.Fatal(err)
