@@ -7,6 +7,7 @@ package attention
 // Shapes: a query group is [group][dim] float32, already scaled by 1/√dim. rows is a slab of fp16 vectors, row i at rows[i*dim:]; at lists row numbers.
 // Results for query head g go to dst[g*ld+...]. Block layouts (bounds, codes) are those of the planes of the same name.
 type Kernels interface {
+	BoundKernels
 	// Dot sets dst[g*ld+i] = q_g · rows[at[i]].
 	Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32)
 	// Accumulate adds Σ_i w[g*ld+i] · rows[at[i]] to acc[g*dim:]. Rows whose weight is zero for a head leave that head's acc as it is.

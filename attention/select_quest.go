@@ -9,6 +9,7 @@ type quest struct {
 	keep   float64
 	budget int
 	shared bool
+	bytes  bool // bounds of a byte
 	bounds []Plane
 }
 
@@ -24,6 +25,12 @@ func init() {
 			return nil, fmt.Errorf("page=%d: expected 8, 16, 32 or 64", q.page)
 		}
 		q.bounds = []Plane{Bounds{q.page}}
+		switch b := a.Int("bounds", 16, 8, 16, "bits a bound: 16, or 8 for pages of 16 tokens"); {
+		case b == 8 && q.page == PageTokens:
+			q.bytes, q.bounds = true, []Plane{Bounds8{}}
+		case b != 16:
+			return nil, fmt.Errorf("bounds=%d,page=%d: expected bounds=16, or bounds=8 and page=16", b, q.page)
+		}
 		return q, nil
 	}})
 }
@@ -40,8 +47,29 @@ func (s quest) Scores(n int) int {
 func (s quest) Scan(w *Work, lo, hi int) {
 	pages := BlockTokens / s.page
 	for b := lo; b < hi; b++ {
+		if s.bytes {
+			s.scanBytes(w, b, w.scanTmp(lo))
+			continue
+		}
 		w.Kern.PageBounds(w.AllScores()[b*pages:], w.ScoreStride(), w.Q, w.Group, w.Head.Dim, pages, as[uint16](w.SelectorPlane(0, b)))
 	}
+}
+
+// scanBytes scores block b; tmp takes the bounds of one that is not full.
+func (s quest) scanBytes(w *Work, b int, tmp []byte) {
+	dim, dst := w.Head.Dim, w.AllScores()[b*BlockPages:]
+	n := w.Head.N - b*BlockTokens
+	if n >= BlockTokens {
+		w.Kern.PageBounds8(dst, w.ScoreStride(), w.Q, w.Group, dim, w.SelectorPlane(0, b))
+		return
+	}
+	bounds := as[uint16](tmp[:4*dim*BlockPages])
+	enc, ok := w.Kern.(Encoder)
+	if !ok {
+		enc = Portable{}
+	}
+	enc.EncodeBounds(bounds, PageTokens, Rows{K: w.Head.Keys(b), Dim: dim, To: n})
+	w.Kern.PageBounds(dst, w.ScoreStride(), w.Q, w.Group, dim, BlockPages, bounds)
 }
 
 // Choose implements Selector.

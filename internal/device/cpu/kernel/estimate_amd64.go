@@ -12,6 +12,7 @@ import (
 // estimates is the machine code of page scores and of estimated logits.
 type estimates struct {
 	bounds     []boundsFunc // by query heads less one
+	bounds8    []bounds8Func
 	quantise   func(dst *int8, x *float32, n int) (top, sum float32, isum int64)
 	normalise  func(dst, m, x *float32, n int) (top float32)
 	pageScale  func(dst, m *float32, dim int, bounds *uint16)
@@ -25,6 +26,7 @@ type estimates struct {
 }
 
 type (
+	bounds8Func   = func(dst *float32, ld int, q *float32, dim int, block *uint16)
 	boundsFunc    = func(dst *float32, ld int, q *float32, dim int, bounds *uint16)
 	pageQueryFunc = func(dst *int8, dstHead int, affine, unit, q *float32, dim int, bounds *uint16, top *float32, levels float32)
 	scanFunc      = func(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes, dim int, pages uint64)
@@ -41,6 +43,21 @@ func (v vector) PageBounds(dst []float32, ld int, q []float32, group, dim, pages
 	for g := 0; g < group; {
 		h := tile(group-g, len(e.bounds))
 		e.bounds[h-1](ptr(dst[g*ld:][:(h-1)*ld+pages]), ld, ptr(q[g*dim:]), dim, b)
+		g += h
+	}
+}
+
+// PageBounds8 implements attention.Kernels. The query times the steps is rounded to signed bytes, whose error is like that of the bounds themselves.
+func (v vector) PageBounds8(dst []float32, ld int, q []float32, group, dim int, block []byte) {
+	e := v.estimates
+	if e == nil || !vectorDim(dim) || dim > 256 {
+		v.portable.PageBounds8(dst, ld, q, group, dim, block)
+		return
+	}
+	_, b := q[:group*dim], (*uint16)(unsafe.Pointer(ptr(block[:attention.Bounds8{}.BlockBytes(dim)])))
+	for g := 0; g < group; {
+		h := tile(group-g, len(e.bounds8))
+		e.bounds8[h-1](ptr(dst[g*ld:][:(h-1)*ld+attention.BlockPages]), ld, ptr(q[g*dim:]), dim, b)
 		g += h
 	}
 }

@@ -46,13 +46,18 @@ func (b block) key(token, c int) float64 { return float64(tensor.F16ToF32(b.keys
 // reach is the widest range of a channel over the block, and size the sum of the channels' largest magnitudes.
 func (b block) reach() (reach, size float64) {
 	for c := range b.dim {
-		lo, hi := b.key(0, c), b.key(0, c)
-		for i := range blockTokens {
-			lo, hi = min(lo, b.key(i, c)), max(hi, b.key(i, c))
-		}
+		lo, hi := b.reachOf(c)
 		reach, size = max(reach, hi-lo), size+max(math.Abs(lo), math.Abs(hi))
 	}
 	return reach, size
+}
+
+func (b block) reachOf(c int) (lo, hi float64) {
+	lo, hi = b.key(0, c), b.key(0, c)
+	for i := range blockTokens {
+		lo, hi = min(lo, b.key(i, c)), max(hi, b.key(i, c))
+	}
+	return lo, hi
 }
 
 func (b block) bound(page, c int) (lo, hi float64) {
@@ -91,6 +96,46 @@ func TestPageBounds(t *testing.T) {
 								want, size = want+max(lo, hi), size+math.Abs(lo)+math.Abs(hi)
 							}
 							near(t, fmt.Sprintf("group %d dim %d page %d: head %d page %d", group, dim, page, g, p), dst[g*ld+p], want, size*1e-6)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
+func TestPageBounds8(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		r := newRand(6)
+		for _, dim := range dims {
+			b, plane := newBlock(t, r, dim, 16), attention.Bounds8{}
+			block := guarded[byte](t, plane.BlockBytes(dim))
+			plane.Append(block, attention.Rows{K: b.keys, Dim: dim, To: blockTokens, Enc: k})
+			low := unsafe.Slice((*uint16)(unsafe.Pointer(&block[0])), 2*dim)
+			for _, group := range groups {
+				q, ld := queries(t, r, group, dim), 16+group%3
+				dst, ref := guarded[float32](t, (group-1)*ld+16), make([]float32, (group-1)*ld+16)
+				k.PageBounds8(dst, ld, q, group, dim, block)
+				attention.Portable{}.PageBounds8(ref, ld, q, group, dim, block)
+				for g := range group {
+					widest, steps, size := 0.0, 0.0, 0.0
+					for c := range dim {
+						x, step := math.Abs(float64(q[g*dim+c])), float64(tensor.F16ToF32(low[dim+c]))
+						widest, steps = max(widest, x*step), steps+x*step
+						lo, hi := b.reachOf(c)
+						size += x * max(math.Abs(lo), math.Abs(hi))
+					}
+					for p := range 16 {
+						what := fmt.Sprintf("group %d dim %d: head %d page %d", group, dim, g, p)
+						near(t, what, dst[g*ld+p], float64(ref[g*ld+p]), widest*float64(dim)*0.51+size*2e-6) // half of a step of the query, times codes up to 127
+						exact := 0.0
+						for c := range dim {
+							x := float64(q[g*dim+c])
+							lo, hi := b.bound(p, c)
+							exact += max(x*lo, x*hi)
+						}
+						if got := float64(ref[g*ld+p]); got < exact-size*2e-6 || got > exact+steps*1.01+size*2e-6 {
+							t.Fatalf("%s: bound %v of bytes, %v of halves: expected it above by at most %v", what, got, exact, steps)
 						}
 					}
 				}

@@ -24,6 +24,7 @@ var families = map[string]func(){
 	"reduce":     reduceFamily,
 	"step":       stepFamily,
 	"encode":     encodeFamily,
+	"bounds8":    bounds8Family,
 	"peak":       peakFamily,
 }
 
