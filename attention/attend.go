@@ -44,16 +44,28 @@ func (w *Work) rowsInSight(dense bool) int {
 	return len(w.rows)
 }
 
-// room makes space for the parts of n rows.
-func (w *Work) room(n int) {
-	parts := attendParts(n)
+// partCount is the number of parts of the attend stage.
+func (w *Work) partCount(dense bool) int {
+	n := attendParts(w.rowsInSight(dense))
+	if !dense {
+		n += w.bodyParts()
+	}
+	return n
+}
+
+// room makes space for so many parts.
+func (w *Work) room(parts int) {
 	w.parts = grow(w.parts, parts*w.Group)
 	w.acc = grow(w.acc, parts*w.Group*w.Head.Dim)
 	w.exact = grow(w.exact, parts*w.Group*attendSlice)
 }
 
-// attend runs exact attention over part i.
+// attend runs exact attention over part i, or sums a part of the body.
 func (w *Work) attend(i int, dense bool) {
+	if exact := attendParts(w.rowsInSight(dense)); i >= exact {
+		w.attendBody(i-exact, i)
+		return
+	}
 	gd := w.Group * w.Head.Dim
 	acc, parts := w.acc[i*gd:][:gd], w.parts[i*w.Group:][:w.Group]
 	clear(acc)

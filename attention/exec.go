@@ -126,7 +126,7 @@ func (w *Work) prepare(c Call, b *binding, k Kernels) {
 	w.hasFar, w.link, w.odds, w.bias = false, 0, w.odds[:0], w.bias[:0]
 	w.sparse = !c.Exact && c.Pipeline.Sparse(c.Layer, c.Head.N)
 	if !w.sparse {
-		w.room(w.rowsInSight(true))
+		w.room(w.partCount(true))
 		return
 	}
 	pages := c.Head.Pages()
@@ -174,7 +174,7 @@ func (x *Exec) Run() {
 		x.flush(stagePrune)
 	}
 	for _, w := range works {
-		x.split(w, attendParts(w.rowsInSight(!w.sparse)), 1)
+		x.split(w, w.partCount(!w.sparse), 1)
 	}
 	x.flush(stageAttend)
 	for _, w := range works {
@@ -227,9 +227,9 @@ func (x *Exec) measure(works []*Work) {
 	for _, w := range works {
 		if w.measured() {
 			any = true
-			n := w.rowsInSight(true)
+			n := w.partCount(true)
 			w.room(n)
-			x.split(w, attendParts(n), 1)
+			x.split(w, n, 1)
 		}
 	}
 	if !any {
@@ -306,38 +306,58 @@ func (w *Work) estimate(lo, hi int) {
 	w.mask(lo, hi)
 }
 
-// prune decides the survivors of every query head and flattens their union.
+// prune decides the survivors of every query head and flattens what is to be read.
 func (w *Work) prune() {
 	p, n := w.call.Pipeline, len(w.Pages)
+	w.top, w.total = grow(w.top, w.Group), grow(w.total, w.Group)
+	if p.spec.Exact > 0 {
+		w.heavy = grow(w.heavy, w.Group*n)
+	}
 	for g := range w.Group {
 		if p.prun == nil {
 			w.keepAll(g)
 			continue
 		}
 		keep := w.keep[g*n:][:n]
-		p.prun.Prune(w, g, w.Logits(g), keep)
+		w.top[g], w.total[g] = p.prun.Prune(w, g, w.Logits(g), keep)
 		for j := range keep {
 			keep[j] &= w.cand[g*n+j] // a damaged logit must not make a survivor of what was no candidate
 		}
 		keep[n-1] = w.cand[g*n+n-1] // the newest page is always kept
-	}
-	union := p.spec.Union || w.Group == 1
-	w.collect(union)
-	if p.tail && p.prun != nil {
-		for g := range w.Group {
-			w.count.held[g] = w.estimatedMass(g, union)
+		if p.spec.Exact > 0 {
+			w.splitHeavy(g, p.spec.Exact)
 		}
 	}
-	w.room(len(w.rows))
+	w.countKept()
+	union := w.attendsUnion()
+	w.bodyRows, w.count.body = w.bodyRows[:0], 0
+	if p.spec.Exact > 0 {
+		w.collect(union, w.heavy)
+		w.collectBody(union)
+	} else {
+		w.collect(union, w.keep)
+		if p.tail && p.prun != nil {
+			for g := range w.Group {
+				w.count.held[g] = w.estimatedMass(g, union)
+			}
+		}
+	}
+	w.room(w.partCount(false))
 }
+
+// attendsUnion reports whether every head of the group attends to what any of them keeps.
+func (w *Work) attendsUnion() bool { return w.call.Pipeline.spec.Union || w.Group == 1 }
 
 // finish merges the parts into the output and makes up for the tail.
 func (w *Work) finish() {
-	dim, n := w.Head.Dim, attendParts(w.rowsInSight(!w.sparse))
+	dim, n, p := w.Head.Dim, w.partCount(!w.sparse), w.call.Pipeline
+	if w.sparse && p.tail && p.spec.Exact > 0 {
+		w.addTail(w.attendsUnion())
+	}
 	for g := range w.Group {
 		out := w.call.Out[g*dim:][:dim]
 		w.merge(out, g, n, w.hasFar)
-		if w.sparse && w.call.Pipeline.tail {
+		if w.sparse && p.tail && p.spec.Exact == 0 {
 			w.compensate(out, w.count.held[g])
 		}
 	}
@@ -361,7 +381,7 @@ func (w *Work) compensate(out []float32, held float32) {
 
 // compare turns the dense pass into the true mass of what was read exactly and the output's error. Works that share statistics are compared concurrently, so it only notes them.
 func (w *Work) compare() {
-	dim, n := w.Head.Dim, attendParts(w.rowsInSight(true))
+	dim, n := w.Head.Dim, w.partCount(true)
 	dense := w.Scratch(dim)
 	var lse [MaxGroup]float32
 	for g := range w.Group {
@@ -375,7 +395,11 @@ func (w *Work) compare() {
 		w.count.diff[g] = math.Sqrt(diff / max(norm, math.SmallestNonzeroFloat64))
 		w.count.mass[g] = 0
 	}
-	w.bias = w.bias[:0] // masses are of the softmax itself, however tokens were drawn
+	w.bias = w.bias[:0]                                        // masses are of the softmax itself, however tokens were drawn
+	if read := w.count.union; w.call.Pipeline.spec.Exact > 0 { // the body's mass counts too
+		w.collect(w.attendsUnion(), w.keep)
+		w.count.union = read
+	}
 	for lo := 0; lo < len(w.rows); lo += attendSlice {
 		at := w.rows[lo:min(lo+attendSlice, len(w.rows))]
 		w.Kern.Dot(w.exact, attendSlice, w.Q, w.Group, dim, w.Head.K, at)

@@ -172,18 +172,22 @@ func requireSame(t failer, what string, got, want []float32) {
 
 func TestMatrix(t *testing.T) {
 	var specs []string
-	sel, est, prun := variants(t, "selector", selectors), variants(t, "estimator", estimators), variants(t, "pruner", pruners)
+	sel, est, prun := variants(t, "selector", selectors), append(variants(t, "estimator", estimators), ""), variants(t, "pruner", pruners)
+	turn := 0
 	for _, s := range sel {
-		specs = append(specs, s)
-		for _, e := range append([]string{""}, est...) {
-			for _, p := range prun {
-				if e != "" {
-					p = e + "+" + p
-				}
-				specs = append(specs, s+"+"+p)
+		specs = append(specs, s, "streaming:sink=20,window=300>"+s, s+">quest:keep=0.6+int4+top-p:0.9")
+		// Every selector meets every estimator and every pruner; which of the others stands beside takes turns.
+		for i := range max(len(est), len(prun)) {
+			turn++
+			e, p := est[(i+turn/len(est))%len(est)], prun[i%len(prun)]
+			if len(est) > len(prun) {
+				e, p = est[i%len(est)], prun[(i+turn/len(prun))%len(prun)]
 			}
+			if e != "" {
+				p = e + "+" + p
+			}
+			specs = append(specs, s+"+"+p)
 		}
-		specs = append(specs, "streaming:sink=20,window=300>"+s, s+">quest:keep=0.6+int4+top-p:0.9")
 	}
 	all := shapes()
 	batches := make([]func() *batch, len(all))
@@ -194,7 +198,7 @@ func TestMatrix(t *testing.T) {
 	if testing.Short() {
 		per, every = 1, 5
 	}
-	options := []string{"", ",union", ",tail=mean", ",union,tail=mean"}
+	options := []string{"", ",union", ",exact=0.3", ",tail=mean", ",union,exact=0.5,tail=mean", ",union,tail=mean", ",exact=0.2,tail=mean"}
 	at := 0
 	for i, spec := range specs {
 		if i%every != 0 {
@@ -203,14 +207,14 @@ func TestMatrix(t *testing.T) {
 		t.Run(spec, func(t *testing.T) {
 			for k := range per {
 				text := spec
-				if strings.Contains(spec, "top-") {
-					text += options[(i+k)%len(options)]
-					if strings.HasSuffix(spec, "+top-p") || strings.HasSuffix(spec, "+top-k") {
-						text = strings.Replace(text, ",", ":", 1)
+				if option := options[(i+k)%len(options)]; option != "" && MustNew(spec).prun != nil {
+					if last := spec[strings.LastIndex(spec, "+")+1:]; !strings.Contains(last, ":") {
+						option = ":" + option[1:]
 					}
+					text += option
 				}
-				if _, err := Parse(text); err != nil && strings.Contains(err.Error(), "union does not go with") {
-					text = strings.NewReplacer(",union", "", ":union,", ":", ":union", "").Replace(text)
+				if _, err := Parse(text); err != nil && strings.Contains(err.Error(), "does not go with") {
+					text = spec
 				}
 				matrixCase(t, text+"+when:dense-layers=0,min-context=0", batches[at%len(batches)]())
 				at++
@@ -266,7 +270,7 @@ func matrixCase(t *testing.T, spec string, b *batch) {
 
 // keepsAll says whether a spec's survivors are all tokens by definition.
 func keepsAll(s Spec) bool {
-	full := s.Select.Name == "full" && len(s.Within) == 0
+	full := s.Select.Name == "full" && len(s.Within) == 0 && s.Exact == 0
 	switch s.Prune.Name {
 	case "":
 		return full
@@ -319,6 +323,14 @@ func checkWork(t *testing.T, name string, w *Work, x *text, heads []denseHead) (
 		}
 		_, lse := x.attend(heads[g].s, in)
 		mass = append(mass, math.Exp(lse-heads[g].lse))
+		if w.call.Pipeline.spec.Exact > 0 {
+			checkPruned(t, name, w, g, in)
+			want := w.expectedByWeight(t, name, x, heads[g].s, g)
+			if d := distance(w.call.Out[g*x.dim:][:x.dim], want); !(d < 1e-4*(1+norm(want))) {
+				t.Fatalf("%s: head %d: output is off by %v from precision by weight", name, g, d)
+			}
+			continue
+		}
 		want := w.expected(x, heads[g].s, g, in)
 		held := float64(w.count.held[g])
 		if w.call.Pipeline.prun != nil {
@@ -365,6 +377,104 @@ func (w *Work) expected(x *text, logits []float64, g int, in []bool) []float64 {
 		out[c] = near*out[c] + (1-near)*float64(w.farAcc[g*x.dim+c])/float64(w.far[g].sum)
 	}
 	return out
+}
+
+// expectedByWeight is attention by exact logits and values over the heavy survivors, by estimated logits and coded values over the body, and by the mean value over the rest.
+func (w *Work) expectedByWeight(t *testing.T, name string, x *text, exact []float64, g int) []float64 {
+	n, spec := len(w.Pages), w.call.Pipeline.spec
+	sum, held, all, out := 0.0, 0.0, 0.0, make([]float64, x.dim)
+	top := math.Inf(-1)
+	for _, y := range exact {
+		top = max(top, y, float64(w.top[g]))
+	}
+	if w.hasFar {
+		top = max(top, float64(w.far[g].top))
+	}
+	add := func(weight float64, v func(c int) float64) {
+		sum += weight
+		for c := range out {
+			out[c] += weight * v(c)
+		}
+	}
+	for j, p := range w.Pages {
+		for i, y := range w.Logits(g)[j*PageTokens:][:PageTokens] {
+			all += float64(y)
+			token, keep, heavy := int(p)*PageTokens+i, false, false
+			for h := range w.Group {
+				if h == g || spec.Union {
+					keep = keep || w.keep[h*n+j]>>i&1 != 0
+					heavy = heavy || w.heavy[h*n+j]>>i&1 != 0
+				}
+			}
+			weight := float64(y) * math.Exp(float64(w.top[g])-top)
+			switch {
+			case heavy:
+				add(math.Exp(exact[token]-top), func(c int) float64 { return x.v[token][c] })
+				held += float64(y)
+			case keep:
+				largest := 0.0
+				for _, v := range x.v[token] {
+					largest = max(largest, math.Abs(v))
+				}
+				step := float64(float32(largest) / 127)
+				if err := w.codeError(x, token, step); err > 0.51*step {
+					t.Fatalf("%s: token %d: its value codes are off by %v, their step is %v", name, token, err, step)
+				}
+				add(weight, func(c int) float64 { return w.coded(x, token, c) })
+				held += float64(y)
+			}
+		}
+	}
+	if own := w.massOf(w.heavy, g); own < (spec.Exact-1e-5)*all && own < w.massOf(w.keep, g)-1e-5*all {
+		t.Fatalf("%s: head %d reads %v of the estimated mass exactly, want %v", name, g, own/all, spec.Exact)
+	}
+	if summarised := strings.Contains(spec.String(), "double-p"); w.hasFar && (summarised || !spec.Tail) { // the tail is then among the summaries
+		for c := range out {
+			out[c] += float64(w.farAcc[g*x.dim+c]) * math.Exp(float64(w.far[g].top)-top)
+		}
+		sum += float64(w.far[g].sum) * math.Exp(float64(w.far[g].top)-top)
+	} else if spec.Tail {
+		add((all-held)*math.Exp(float64(w.top[g])-top), func(c int) (mean float64) {
+			for _, v := range x.v {
+				mean += v[c] / float64(x.n)
+			}
+			return mean
+		})
+	}
+	for c := range out {
+		out[c] /= sum
+	}
+	return out
+}
+
+// massOf is the estimated mass of query head g in masks.
+func (w *Work) massOf(masks []uint16, g int) (sum float64) {
+	for j, m := range masks[g*len(w.Pages):][:len(w.Pages)] {
+		for ; m != 0; m &= m - 1 {
+			sum += float64(w.Logits(g)[j*PageTokens+bits.TrailingZeros16(m)])
+		}
+	}
+	return sum
+}
+
+// coded is a token's value as its codes have it.
+func (w *Work) coded(x *text, token, c int) float64 {
+	row := int(w.Head.Row(token))
+	return float64(as[float32](w.Head.Planes[w.bind.scales])[row]) * float64(int8(w.Head.Planes[w.bind.values][row*x.dim+c]))
+}
+
+func (w *Work) codeError(x *text, token int, step float64) (worst float64) {
+	for c, v := range x.v[token] {
+		worst = max(worst, math.Abs(v-w.coded(x, token, c)))
+	}
+	return worst
+}
+
+func norm(x []float64) (sum float64) {
+	for _, v := range x {
+		sum += v * v
+	}
+	return math.Sqrt(sum)
 }
 
 // checkPruned holds a pruner against what it promises of the estimated logits, and returns the estimated mass of what is attended.
@@ -433,10 +543,10 @@ func checkStats(t *testing.T, name string, w *Work, s *Stats, heads []denseHead,
 			t.Fatalf("%s: head %d: measured output error %v, want %v", name, g, h.OutErr, want)
 		}
 	}
-	if kv.Steps != 1 || kv.N != int64(n) || kv.Union < most || kv.Union > sum || kv.Candidate < kv.Union || kv.Candidate > kv.N {
+	if kv.Steps != 1 || kv.N != int64(n) || kv.Union+kv.Body < most || kv.Union > sum || kv.Body > sum || kv.Candidate < max(kv.Union, kv.Body) || kv.Candidate > kv.N {
 		t.Fatalf("%s: statistics %+v with survivors of up to %d, %d in sum", name, kv, most, sum)
 	}
-	if kv.Bytes.Attend != kv.Union*int64(dim)*4 || kv.Bytes.Select < 0 || kv.Bytes.Estimate < 0 {
+	if kv.Bytes.Attend != kv.Union*int64(dim)*4+kv.Body*int64(dim+4) || kv.Bytes.Select < 0 || kv.Bytes.Estimate < 0 {
 		t.Fatalf("%s: bytes %+v for %d rows of %d channels", name, kv.Bytes, kv.Union, dim)
 	}
 	sm := s.Summary(dim)
@@ -449,7 +559,7 @@ func checkStats(t *testing.T, name string, w *Work, s *Stats, heads []denseHead,
 func TestNoAllocations(t *testing.T) {
 	b := newBatch(shape{3, 32, []int{700, 300}})
 	for _, sel := range append(variants(t, "selector", selectors), "dense", "streaming>quest") {
-		for _, rest := range []string{"", "+int4+top-p:0.9", "+page-range+top-p:0.9,union,tail=mean", "+top-k:k=50,tail=mean"} {
+		for _, rest := range []string{"", "+int4+top-p:0.9", "+page-range+top-p:0.9,union,tail=mean", "+top-k:k=50,tail=mean", "+block-range+top-p:0.9,union,exact=0.3,tail=mean"} {
 			spec := sel + rest
 			if sel == "dense" && rest != "" {
 				continue

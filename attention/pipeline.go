@@ -18,6 +18,7 @@ type Pipeline struct {
 	selPlane [][]int // by link
 	estPlane []int
 	sumPlane int
+	values   []int // of ValueCodes and ValueScales, in precision by weight
 }
 
 // link is a selector of a chain.
@@ -76,6 +77,15 @@ func New(s Spec) (*Pipeline, error) {
 	if p.est != nil {
 		p.estPlane = p.declare(p.est.Planes())
 	}
+	if s.Exact > 0 {
+		switch {
+		case p.prun == nil:
+			return nil, fmt.Errorf("attention: %s: exact=%g needs a pruner, whose weights it goes by", s, s.Exact)
+		case p.sampled:
+			return nil, fmt.Errorf("attention: %s: exact=%g does not go with %s, whose weights are odds too", s, s.Exact, s.Select.Name)
+		}
+		p.values = p.declare([]Plane{ValueCodes{}, ValueScales{}})
+	}
 	if p.tail {
 		p.sumPlane = p.declare([]Plane{ValueSum{}})[0]
 	}
@@ -125,6 +135,8 @@ type binding struct {
 	sel   [][]int  // by link
 	est   []int
 	sum   int
+
+	values, scales int
 }
 
 func (p *Pipeline) bindTo(names []string) (*binding, error) {
@@ -153,6 +165,9 @@ func (p *Pipeline) bindTo(names []string) (*binding, error) {
 	}
 	if p.tail {
 		b.sum = at[p.sumPlane]
+	}
+	if p.values != nil {
+		b.values, b.scales = at[p.values[0]], at[p.values[1]]
 	}
 	return b, nil
 }

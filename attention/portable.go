@@ -88,6 +88,45 @@ func (Portable) Lanes(mask []uint16, w []float32, t float32) {
 	}
 }
 
+// Pack implements Kernels.
+func (Portable) Pack(dst, w []float32, t float32) (n int) {
+	for _, x := range w {
+		if x >= t {
+			dst[n] = x
+			n++
+		}
+	}
+	return n
+}
+
+// PackLanes implements Kernels.
+func (Portable) PackLanes(dst, w []float32, masks, own []uint16) {
+	n := 0
+	for j, m := range masks {
+		for ; m != 0; m &= m - 1 {
+			i := bits.TrailingZeros16(m)
+			dst[n] = 0
+			if own == nil || own[j]>>i&1 != 0 {
+				dst[n] = w[j*PageTokens+i]
+			}
+			n++
+		}
+	}
+}
+
+// AccumulateCodes implements Kernels.
+func (Portable) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, scale []float32, at []int32) {
+	for i, r := range at {
+		row := codes[int(r)*dim:][:dim]
+		for g := range group {
+			wi, a := w[g*ld+i]*scale[r], acc[g*dim:][:dim]
+			for c, x := range row {
+				a[c] += wi * float32(int8(x))
+			}
+		}
+	}
+}
+
 // PageBounds implements Kernels.
 func (Portable) PageBounds(dst []float32, ld int, q []float32, group, dim, pages int, bounds []uint16) {
 	for g := range group {

@@ -54,6 +54,11 @@ func (w *Work) Hold(g int, mass float32) { w.count.held[g] = min(max(mass, 0), 1
 // Summarise makes query head g attend to tokens that it does not read, by what is known of them together: v is the sum of their values, each times exp(its logit − top),
 // and sum is the sum of those exponentials. Choose calls it for tokens that it does not propose.
 func (w *Work) Summarise(g int, top, sum float32, v []float32) {
+	w.summarise(g, top, sum, v, 1)
+}
+
+// summarise is Summarise with v times scale.
+func (w *Work) summarise(g int, top, sum float32, v []float32, scale float32) {
 	if !w.hasFar {
 		w.hasFar = true
 		w.far, w.farAcc = grow(w.far, w.Group), grow(w.farAcc, w.Group*w.Head.Dim)
@@ -71,7 +76,7 @@ func (w *Work) Summarise(g int, top, sum float32, v []float32) {
 	}
 	p.sum += f * sum
 	for c, x := range v[:len(acc)] {
-		acc[c] += f * x
+		acc[c] += f * scale * x
 	}
 }
 

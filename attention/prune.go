@@ -3,7 +3,6 @@ package attention
 import (
 	"fmt"
 	"math"
-	"math/bits"
 )
 
 func init() {
@@ -29,7 +28,7 @@ func (t topK) check() (any, error) {
 }
 
 // Prune implements Pruner.
-func (t topK) Prune(w *Work, g int, logits []float32, keep []uint16) {
+func (t topK) Prune(w *Work, g int, logits []float32, keep []uint16) (top, total float32) {
 	k := t.k
 	if k == 0 {
 		k = int(t.keep*float64(w.Head.N) + 0.5)
@@ -39,7 +38,8 @@ func (t topK) Prune(w *Work, g int, logits []float32, keep []uint16) {
 	} else {
 		keepBest(w, logits, keep, k)
 	}
-	w.Kern.Exp(logits, w.Kern.Max(logits))
+	top = w.Kern.Max(logits)
+	return top, w.Kern.Exp(logits, top)
 }
 
 // keepBest keeps the k largest logits, of equal ones the earlier tokens.
@@ -72,28 +72,19 @@ func (w *Work) keepAll(g int) {
 type topP struct{ p float64 }
 
 // Prune implements Pruner.
-func (t topP) Prune(w *Work, g int, logits []float32, keep []uint16) {
+func (t topP) Prune(w *Work, g int, logits []float32, keep []uint16) (top, total float32) {
 	k := w.Kern
-	total := k.Exp(logits, k.Max(logits))
+	top = k.Max(logits)
+	total = k.Exp(logits, top)
 	if t.p >= 1 {
 		w.keepAll(g)
-		return
+		return top, total
 	}
 	floor := max(float32((1-t.p)*float64(total)/float64(len(logits)))*0.999, math.SmallestNonzeroFloat32)
-	w.masks = grow(w.masks, len(keep))
-	masks := w.masks[:len(keep)]
-	k.Lanes(masks, logits, floor)
-	rest := w.Scratch(len(logits))
-	n := 0
-	for j, m := range masks {
-		page := logits[j*PageTokens:][:PageTokens]
-		for ; m != 0; m &= m - 1 {
-			rest[n] = page[bits.TrailingZeros16(m)&(PageTokens-1)]
-			n++
-		}
-	}
-	rest = rest[:n]
+	rest := w.Scratch(len(logits) + PageTokens)
+	rest = rest[:k.Pack(rest, logits, floor)]
 	k.Lanes(keep, logits, massThreshold(k, rest, float32(t.p)*total, floor))
+	return top, total
 }
 
 // massThreshold is the largest t such that the elements of w at or above t sum to at least mass; floor if even all of them do not.

@@ -12,7 +12,9 @@ func init() {
 type threshold struct{ t float64 }
 
 // Prune implements Pruner.
-func (t threshold) Prune(w *Work, g int, logits []float32, keep []uint16) {
-	w.Kern.Exp(logits, w.Kern.Max(logits))
+func (t threshold) Prune(w *Work, g int, logits []float32, keep []uint16) (top, total float32) {
+	top = w.Kern.Max(logits)
+	total = w.Kern.Exp(logits, top)
 	w.Kern.Lanes(keep, logits, float32(t.t))
+	return top, total
 }

@@ -26,7 +26,7 @@ func RegisterSelector(name string, i Info) { register(selectors, name, i) }
 // RegisterEstimator adds an estimator; New must return an Estimator.
 func RegisterEstimator(name string, i Info) { register(estimators, name, i) }
 
-// RegisterPruner adds a pruner; New must return a Pruner. The arguments union, per-head and tail= belong to every pruner and never reach New.
+// RegisterPruner adds a pruner; New must return a Pruner. The arguments union, per-head, exact= and tail= belong to every pruner and never reach New.
 func RegisterPruner(name string, i Info) { register(pruners, name, i) }
 
 func register(m map[string]Info, name string, i Info) {

@@ -19,10 +19,11 @@ import (
 type Spec struct {
 	Within                  []Part // selectors whose proposals bound those of Select, the outermost first
 	Select, Estimate, Prune Part
-	Union                   bool // every head of a group attends to the union of the group's survivors
-	Tail                    bool // what was pruned counts as its estimated mass times the mean value
-	DenseLayers             int  // layers at the start of the model that stay dense
-	MinContext              int  // tokens below which a sequence stays dense
+	Union                   bool    // every head of a group attends to the union of the group's survivors
+	Exact                   float64 // precision by weight: the share of the estimated mass that is read exactly; 0: all survivors are
+	Tail                    bool    // what was pruned counts as its estimated mass times the mean value
+	DenseLayers             int     // layers at the start of the model that stay dense
+	MinContext              int     // tokens below which a sequence stays dense
 }
 
 // Part is one stage: a registered name and its arguments in canonical order.
@@ -118,7 +119,8 @@ func (s *Spec) place(p Part, i int, stage *int) error {
 	case isEst && *stage < 1:
 		s.Estimate, *stage = p, 1
 	case isPrun && *stage < 2:
-		s.Prune, *stage = s.takeOptions(p), 2
+		*stage = 2
+		return s.takeOptions(p)
 	case p.Name == "when" && i > 0:
 		*stage = 3
 		return s.when(p)
@@ -130,10 +132,14 @@ func (s *Spec) place(p Part, i int, stage *int) error {
 	return nil
 }
 
-// takeOptions moves the options that hold for every pruner out of its arguments.
-func (s *Spec) takeOptions(p Part) Part {
-	var rest []Arg
+// takeOptions makes p the pruner, without the options that hold for every pruner: those are the spec's.
+func (s *Spec) takeOptions(p Part) error {
+	var own, rest []Arg
 	for _, a := range p.Args {
+		if a.Key == "exact" {
+			own = append(own, a)
+			continue
+		}
 		switch {
 		case a.Key == "union" && a.Value == "":
 			s.Union = true
@@ -147,7 +153,10 @@ func (s *Spec) takeOptions(p Part) Part {
 			rest = append(rest, a)
 		}
 	}
-	return Part{p.Name, rest}
+	args := newArgs(Part{p.Name, own})
+	s.Exact = args.Float("exact", s.Exact, 0, 1, "share of the mass that is read exactly")
+	s.Prune = Part{p.Name, rest}
+	return args.err()
 }
 
 func (s *Spec) when(p Part) error {
@@ -199,6 +208,9 @@ func (s Spec) String() string {
 		var extra []Arg
 		if s.Union {
 			extra = append(extra, Arg{Key: "union"})
+		}
+		if s.Exact > 0 {
+			extra = append(extra, Arg{"exact", strconv.FormatFloat(s.Exact, 'g', -1, 64)})
 		}
 		if s.Tail {
 			extra = append(extra, Arg{"tail", "mean"})

@@ -42,8 +42,8 @@ type Compensator interface {
 // Pruner decides the survivors among the candidates of one query head. An extension point, stateless like Selector.
 type Pruner interface {
 	// Prune turns the estimated logits of query head g (−Inf where the head has no candidate) into masks of survivors: keep[j] for page w.Pages[j]. In the logits it
-	// leaves the weights exp(logit − max), unnormalised, from which the pruned tail is estimated.
-	Prune(w *Work, g int, logits []float32, keep []uint16)
+	// leaves the weights exp(logit − top), unnormalised, and returns the largest logit and the sum of the weights: from them the pruned tail is estimated.
+	Prune(w *Work, g int, logits []float32, keep []uint16) (top, total float32)
 }
 
 // Work is one KV head's share of a step, and the scratch of its stages. The exported fields and methods are what selectors, estimators and pruners use.
@@ -59,35 +59,43 @@ type Work struct {
 	sparse bool
 	link   int // of the chain of selectors, which one is at work
 
-	scoreLD int
-	scores  []float32
-	whole   []uint32  // per page: query heads that propose all of it
-	some    []uint32  // per page: query heads that propose some of it
-	lanes   []uint16  // per page and head: which tokens, where some says so
-	bounds  []uint16  // [page][Group] lanes that the chain's earlier selectors propose; empty for its first
-	odds    []float32 // [Group][tokens] −ln of the odds at which a token was drawn; empty: nothing was
-	cand    []uint16  // [Group][len(Pages)] candidate lanes
-	keep    []uint16  // [Group][len(Pages)] survivors
-	logits  []float32
-	rows    []int32   // flattened survivors of the union, as slab rows
-	own     []uint32  // per survivor: the query heads that keep it, when heads attend to their own sets
-	bias    []float32 // [Group][len(rows)] the survivors' share of odds
-	parts   []part
-	acc     []float32 // accumulators of the parts
-	far     []part    // per query head: what is attended to by summaries
-	farAcc  []float32 // [Group][Dim]
-	hasFar  bool
-	exact   []float32 // exact logits of the slice each part is at
-	order   []float32 // scratch for threshold searches
-	ints    []int32   // scratch of selectors
-	masks   []uint16  // scratch for threshold searches
-	tmp     []byte    // kernel scratch, TmpBytes for each part of an estimate
-	count   counts
+	scoreLD  int
+	scores   []float32
+	whole    []uint32  // per page: query heads that propose all of it
+	some     []uint32  // per page: query heads that propose some of it
+	lanes    []uint16  // per page and head: which tokens, where some says so
+	bounds   []uint16  // [page][Group] lanes that the chain's earlier selectors propose; empty for its first
+	odds     []float32 // [Group][tokens] −ln of the odds at which a token was drawn; empty: nothing was
+	cand     []uint16  // [Group][len(Pages)] candidate lanes
+	keep     []uint16  // [Group][len(Pages)] survivors
+	heavy    []uint16  // [Group][len(Pages)] survivors that are read exactly, in precision by weight
+	logits   []float32
+	top      []float32 // per query head: the largest estimated logit,
+	total    []float32 // and the sum of the weights that count from it
+	rows     []int32   // flattened survivors of the union, as slab rows
+	own      []uint32  // per survivor: the query heads that keep it, when heads attend to their own sets
+	bias     []float32 // [Group][len(rows)] the survivors' share of odds
+	bodyMask []uint16  // [1+Group][len(Pages)] lanes of the body: of all heads, and of each
+	bodyRows []int32   // flattened body
+	bodyW    []float32 // [Group][bodyLD] weights of its rows
+	bodyLD   int
+	parts    []part
+	acc      []float32 // accumulators of the parts
+	far      []part    // per query head: what is attended to by summaries
+	farAcc   []float32 // [Group][Dim]
+	hasFar   bool
+	exact    []float32 // exact logits of the slice each part is at
+	order    []float32 // scratch for threshold searches
+	ints     []int32   // scratch of selectors
+	masks    []uint16  // scratch for threshold searches
+	tmp      []byte    // kernel scratch, TmpBytes for each part of an estimate
+	count    counts
 }
 
 type counts struct {
 	b0, b1      []int // per query head
 	union, cand int
+	body        int // rows read by codes of values
 	selBytes    int
 	held        []float32 // estimated mass that the attended set holds, per query head
 	mass, diff  []float64 // measured: true mass of the attended set and relative error of the output, per query head
@@ -158,17 +166,26 @@ func (w *Work) ProposeBest(g, first int, score []float32, want int) {
 	}
 }
 
-// collect flattens the survivors of the group into rows, and remembers whose they are where heads attend to their own sets.
-func (w *Work) collect(union bool) {
+// countKept notes the survivors of each head's own.
+func (w *Work) countKept() {
+	n := len(w.Pages)
+	for g := range w.Group {
+		kept := 0
+		for _, m := range w.keep[g*n:][:n] {
+			kept += bits.OnesCount16(m)
+		}
+		w.count.b1[g] = kept
+	}
+}
+
+// collect flattens the group's masks into rows, and remembers whose they are where heads attend to their own sets.
+func (w *Work) collect(union bool, masks []uint16) {
 	n := len(w.Pages)
 	w.rows, w.own, w.bias = w.rows[:0], w.own[:0], w.bias[:0]
-	clear(w.count.b1)
 	for j, p := range w.Pages {
 		all := uint16(0)
 		for g := range w.Group {
-			m := w.keep[g*n+j]
-			w.count.b1[g] += bits.OnesCount16(m)
-			all |= m
+			all |= masks[g*n+j]
 		}
 		if all == 0 {
 			continue
@@ -180,7 +197,7 @@ func (w *Work) collect(union bool) {
 			if !union {
 				who := uint32(0)
 				for g := range w.Group {
-					who |= uint32(w.keep[g*n+j]>>i&1) << g
+					who |= uint32(masks[g*n+j]>>i&1) << g
 				}
 				w.own = append(w.own, who)
 			}

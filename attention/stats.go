@@ -31,7 +31,8 @@ type KVStats struct {
 	Steps     int64
 	N         int64
 	Candidate int64 // union of the group's candidates
-	Union     int64 // union of the group's survivors: what exact attention reads
+	Union     int64 // union of the group's survivors that exact attention reads
+	Body      int64 // and of those that are read by codes of their values
 	Bytes     Bytes
 }
 
@@ -86,7 +87,8 @@ func (s *Stats) add(w *Work) {
 	k.N += int64(w.Head.N)
 	k.Candidate += int64(w.count.cand)
 	k.Union += int64(w.count.union)
-	b := Bytes{Select: int64(w.count.selBytes), Attend: int64(w.count.union) * int64(w.Head.Dim) * 4}
+	k.Body += int64(w.count.body)
+	b := Bytes{Select: int64(w.count.selBytes), Attend: int64(w.count.union)*int64(w.Head.Dim)*4 + int64(w.count.body)*int64(w.Head.Dim+4)}
 	if e := c.Pipeline.est; e != nil {
 		b.Estimate = int64(len(w.Pages)) * int64(e.PageBytes(w.Head.Dim))
 	}
@@ -100,6 +102,7 @@ type Summary struct {
 	Candidate float64 // mean candidates a query head
 	Kept      float64 // mean survivors a query head
 	Union     float64 // mean tokens that exact attention read per KV head
+	Body      float64 // mean tokens read by codes of their values per KV head
 	Pruned    float64 // 1 − Kept/Context
 	Mass      float64 // mean true mass of what was attended, if measured; else 0
 	OutErr    float64 // mean relative output error, if measured
@@ -125,6 +128,7 @@ func (s *Stats) Summary(dim int) Summary {
 			k.Steps += x.Steps
 			k.N += x.N
 			k.Union += x.Union
+			k.Body += x.Body
 			k.Bytes.add(x.Bytes)
 		}
 	}
@@ -133,7 +137,7 @@ func (s *Stats) Summary(dim int) Summary {
 	}
 	n, m := float64(h.Steps), float64(max(h.Measured, 1))
 	return Summary{
-		Steps: h.Steps, Context: float64(h.N) / n, Candidate: float64(h.B0) / n, Kept: float64(h.B1) / n, Union: float64(k.Union) / float64(k.Steps),
+		Steps: h.Steps, Context: float64(h.N) / n, Candidate: float64(h.B0) / n, Kept: float64(h.B1) / n, Union: float64(k.Union) / float64(k.Steps), Body: float64(k.Body) / float64(k.Steps),
 		Pruned: 1 - float64(h.B1)/float64(h.N), Mass: h.Mass / m, OutErr: h.OutErr / m,
 		BytesStep: float64(k.Bytes.Total()) / float64(k.Steps), DenseStep: float64(k.N) / float64(k.Steps) * float64(dim) * 4,
 	}

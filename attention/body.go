@@ -1,0 +1,184 @@
+package attention
+
+import (
+	"math/bits"
+
+	"github.com/twilight-go/twilight/internal/tensor"
+)
+
+// Precision by weight. Of a head's survivors, the few that hold the first share of the estimated mass (Spec.Exact) are read exactly. The others, the body,
+// carry little weight each, so what is known of them cheaply is good enough: their estimated logit stands for the exact one and their value is read in 8 bits. The pruned
+// tail may count as its estimated mass times the mean value. The three meet in one softmax: exact logits and estimated ones are of one scale.
+
+// ValueCodes holds values of 8 bits: v_c ≈ scale·u_c with u_c in [−127, 127] and a scale for each token, which ValueScales holds, so that a row of the slab is a row of
+// the values' slab. Layout of a block: int8 [BlockTokens][dim].
+type ValueCodes struct{}
+
+// Name implements Plane.
+func (ValueCodes) Name() string { return "value-codes" }
+
+// BlockBytes implements Plane.
+func (ValueCodes) BlockBytes(dim int) int { return BlockTokens * dim }
+
+// Append implements Plane. A value that is no finite number counts as zero.
+func (ValueCodes) Append(dst []byte, r Rows) {
+	for t := r.From; t < r.To; t++ {
+		inv := float32(0)
+		if s := valueScale(r, t); s > 0 {
+			inv = 1 / s
+		}
+		for c, h := range r.V[t*r.Dim:][:r.Dim] {
+			x := finite(h) * inv
+			if x < 0 {
+				x -= 0.5
+			} else {
+				x += 0.5
+			}
+			dst[t*r.Dim+c] = byte(int8(x))
+		}
+	}
+}
+
+// ValueScales holds the scales of ValueCodes. Layout of a block: float32 [BlockTokens].
+type ValueScales struct{}
+
+// Name implements Plane.
+func (ValueScales) Name() string { return "value-scales" }
+
+// BlockBytes implements Plane.
+func (ValueScales) BlockBytes(int) int { return 4 * BlockTokens }
+
+// Append implements Plane.
+func (ValueScales) Append(dst []byte, r Rows) {
+	scale := as[float32](dst)
+	for t := r.From; t < r.To; t++ {
+		scale[t] = valueScale(r, t)
+	}
+}
+
+// valueScale is the step of a token's value codes.
+func valueScale(r Rows, t int) float32 {
+	top := float32(0)
+	for _, h := range r.V[t*r.Dim:][:r.Dim] {
+		top = max(top, finite(h), -finite(h))
+	}
+	return top / 127
+}
+
+// finite is a half as a number, 0 if it is none or infinite.
+func finite(h uint16) float32 {
+	if h&0x7c00 == 0x7c00 {
+		return 0
+	}
+	return tensor.F16ToF32(h)
+}
+
+// bodyPart is how many rows of the body are summed as one part: the unit that workers share.
+const bodyPart = 2 * attendPart
+
+// splitHeavy sets the lanes of query head g that are read exactly: the fewest survivors that hold the share exact of the estimated mass, and the newest page.
+func (w *Work) splitHeavy(g int, exact float64) {
+	n := len(w.Pages)
+	weights, keep, heavy := w.Logits(g), w.keep[g*n:][:n], w.heavy[g*n:][:n]
+	mass := float32(exact) * w.total[g]
+	floor := (1 - float32(exact)) * w.total[g] / float32(len(weights)) * 0.999 // as in topP: a lighter token is never needed
+	rest := w.Scratch(len(weights) + PageTokens)
+	rest = rest[:w.Kern.Pack(rest, weights, floor)]
+	w.Kern.Lanes(heavy, weights, massThreshold(w.Kern, rest, mass, floor))
+	for j := range heavy {
+		heavy[j] &= keep[j]
+	}
+	heavy[n-1] = keep[n-1]
+}
+
+// collectBody lists the body's rows, and each head's weights of them: zero where a token is not in the head's body.
+func (w *Work) collectBody(union bool) {
+	n := len(w.Pages)
+	w.bodyMask = grow(w.bodyMask, (w.Group+1)*n)
+	all, own := w.bodyMask[:n], w.bodyMask[n:]
+	w.bodyRows = w.bodyRows[:0]
+	for j, p := range w.Pages {
+		var keep, heavy, m uint16
+		if union {
+			for g := range w.Group {
+				keep |= w.keep[g*n+j]
+				heavy |= w.heavy[g*n+j]
+			}
+			m = keep &^ heavy
+		} else {
+			for g := range w.Group {
+				own[g*n+j] = w.keep[g*n+j] &^ w.heavy[g*n+j]
+				m |= own[g*n+j]
+			}
+		}
+		if all[j] = m; m == 0 {
+			continue
+		}
+		row := w.Head.Row(int(p) * PageTokens)
+		for ; m != 0; m &= m - 1 {
+			w.bodyRows = append(w.bodyRows, row+int32(bits.TrailingZeros16(m)))
+		}
+	}
+	rows := len(w.bodyRows)
+	w.count.body = rows
+	w.bodyLD = rows + PageTokens // the packing of a head's last page may write that far
+	w.bodyW = grow(w.bodyW, w.Group*w.bodyLD)
+	for g := range w.Group {
+		dst := w.bodyW[g*w.bodyLD:][:w.bodyLD]
+		if union {
+			w.Kern.PackLanes(dst, w.Logits(g), all, nil)
+		} else {
+			w.Kern.PackLanes(dst, w.Logits(g), all, own[g*n:][:n])
+		}
+	}
+}
+
+// bodyParts is how many parts the body makes.
+func (w *Work) bodyParts() int { return (len(w.bodyRows) + bodyPart - 1) / bodyPart }
+
+// attendBody sums part i of the body as part at of the parts.
+func (w *Work) attendBody(i, at int) {
+	dim, gd := w.Head.Dim, w.Group*w.Head.Dim
+	acc, parts := w.acc[at*gd:][:gd], w.parts[at*w.Group:][:w.Group]
+	clear(acc)
+	lo := i * bodyPart
+	rows := w.bodyRows[lo:min(lo+bodyPart, len(w.bodyRows))]
+	for g := range parts {
+		sum, _ := w.Kern.Above(w.bodyW[g*w.bodyLD+lo:][:len(rows)], 0)
+		parts[g] = part{top: w.top[g], sum: sum}
+	}
+	w.Kern.AccumulateCodes(acc, w.bodyW[lo:], w.bodyLD, w.Group, dim, w.Head.Planes[w.bind.values], as[float32](w.Head.Planes[w.bind.scales]), rows)
+}
+
+// addTail makes the heads attend to what is neither read exactly nor in the body: by its estimated mass and the mean value.
+func (w *Work) addTail(union bool) {
+	n := len(w.Pages)
+	mean := w.Scratch(w.Head.Dim)
+	clear(mean)
+	for b := range w.Head.Blocks() {
+		for c, x := range as[float32](w.Head.Plane(w.bind.sum, b)) {
+			mean[c] += x
+		}
+	}
+	for g := range w.Group {
+		rest := w.total[g]
+		for i := range w.bodyParts() {
+			rest -= w.parts[(attendParts(len(w.rows))+i)*w.Group+g].sum
+		}
+		weights := w.Logits(g)
+		for j := range w.Pages {
+			m := w.heavy[g*n+j]
+			if union {
+				for h := range w.Group {
+					m |= w.heavy[h*n+j]
+				}
+			}
+			for ; m != 0; m &= m - 1 {
+				rest -= weights[j*PageTokens+bits.TrailingZeros16(m)]
+			}
+		}
+		if rest > 0 {
+			w.summarise(g, w.top[g], rest, mean, rest/float32(w.Head.N))
+		}
+	}
+}
