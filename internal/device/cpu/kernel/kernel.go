@@ -12,6 +12,7 @@ import (
 
 //go:generate go -C _generate run . -kernel dot -out ../dot_amd64.s -stubs ../dot_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel accumulate -out ../accumulate_amd64.s -stubs ../accumulate_amd64.go -pkg kernel
+//go:generate go -C _generate run . -kernel body -out ../body_amd64.s -stubs ../body_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel scan -out ../scan_amd64.s -stubs ../scan_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel pages -out ../pages_amd64.s -stubs ../pages_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel bounds8 -out ../bounds8_amd64.s -stubs ../bounds8_amd64.go -pkg kernel

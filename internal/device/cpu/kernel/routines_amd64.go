@@ -25,6 +25,11 @@ type routines struct {
 	above func(w *float32, n int, t float32) (sum float32, count uint64)
 	lanes func(mask *uint16, w *float32, pages int, t float32)
 
+	pack      func(dst, w *float32, n int, t float32) uint64
+	packLanes func(dst, w *float32, masks, own *uint16, pages int)
+	codes64   []codesFunc // by query heads less one, 64 channels
+	codes32   []codesFunc
+
 	sumSquares func(x *float32, n int) float32
 	scaleMul   func(dst, x, w *float32, n int, s float32)
 	ropeHalves func(x, y, cos, sin *float32, n int)
@@ -52,6 +57,7 @@ type routines struct {
 type (
 	dotFunc        = func(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
 	accumulateFunc = func(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead, last *int32) (nan uint64)
+	codesFunc      = func(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
 	panelFunc      = func(c *float32, ldc int, f, a *float32, lda int, b *float32, k, panel, panels int)
 )
 
@@ -61,7 +67,10 @@ var avx512 = routines{
 		accumulate6x64AVX512, accumulate7x64AVX512},
 	accumulate32: []accumulateFunc{accumulate1x32AVX512, accumulate2x32AVX512, accumulate3x32AVX512, accumulate4x32AVX512, accumulate5x32AVX512,
 		accumulate6x32AVX512, accumulate7x32AVX512},
-	max: maxAVX512, exp: expAVX512, above: aboveAVX512, lanes: lanesAVX512,
+	pack: packAVX512, packLanes: packLanesAVX512,
+	codes64: []codesFunc{codes1x64AVX512, codes2x64AVX512, codes3x64AVX512, codes4x64AVX512, codes5x64AVX512, codes6x64AVX512, codes7x64AVX512},
+	codes32: []codesFunc{codes1x32AVX512, codes2x32AVX512, codes3x32AVX512, codes4x32AVX512, codes5x32AVX512, codes6x32AVX512, codes7x32AVX512},
+	max:     maxAVX512, exp: expAVX512, above: aboveAVX512, lanes: lanesAVX512,
 	sumSquares: sumSquaresAVX512, scaleMul: scaleMulAVX512, ropeHalves: ropeHalvesAVX512, ropePairs: ropePairsAVX512,
 	gate: gateAVX512, add: addAVX512, scale: scaleAVX512, narrow: narrowAVX512, saturate: narrowFiniteAVX512, widen: widenAVX512,
 	panel: []panelFunc{panel4AVX512, panel8AVX512, panel12AVX512}, keyPanels: keyPanelsAVX512, valuePanels: valuePanelsAVX512,
@@ -95,6 +104,7 @@ var avx512 = routines{
 var avx2 = routines{
 	dot:          []dotFunc{dot1AVX2, dot2AVX2, dot3AVX2},
 	accumulate32: []accumulateFunc{accumulate1x32AVX2, accumulate2x32AVX2, accumulate3x32AVX2},
+	codes32:      []codesFunc{codes1x32AVX2, codes2x32AVX2, codes3x32AVX2},
 	max:          maxAVX2, exp: expAVX2, above: aboveAVX2, lanes: lanesAVX2,
 	sumSquares: sumSquaresAVX2, scaleMul: scaleMulAVX2, ropeHalves: ropeHalvesAVX2, ropePairs: ropePairsAVX2,
 	gate: gateAVX2, add: addAVX2, scale: scaleAVX2, narrow: narrowAVX2, saturate: narrowFiniteAVX2, widen: widenAVX2,

@@ -18,6 +18,7 @@ import (
 var families = map[string]func(){
 	"dot":        dotFamily,
 	"accumulate": accumulateFamily,
+	"body":       bodyFamily,
 	"scan":       scanFamily,
 	"pages":      pagesFamily,
 	"prefill":    prefillFamily,

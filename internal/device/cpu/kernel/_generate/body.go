@@ -1,0 +1,164 @@
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// bodyFamily is what precision by weight needs: the packing of weights, and the weighted sum of rows of signed bytes.
+func bodyFamily() {
+	pack512()
+	packLanes512()
+	for h := 1; h <= avx512.gatherHeads(); h++ {
+		avx512.accumulateCodes(h, 64)
+		avx512.accumulateCodes(h, 32)
+	}
+	for h := 1; h <= avx2.gatherHeads(); h++ {
+		avx2.accumulateCodes(h, 32)
+	}
+}
+
+func pack512() {
+	text("packAVX512", "(dst, w *float32, n int, t float32) (count uint64)", 0,
+		"packAVX512 writes the elements of at least t in order and counts them; up to 15 more places are overwritten:",
+		"",
+		"\tfor _, x := range w[:n] {",
+		"\t\tif x >= t {",
+		"\t\t\tdst[count] = x",
+		"\t\t\tcount++",
+		"\t\t}",
+		"\t}")
+	dst, w, n := arg("dst"), arg("w"), arg("n")
+	t, begin := avx512.spread("t", 24), GP64()
+	MOVQ(dst, begin)
+	avx512.each(n, 2, func(s stream) {
+		v, k, count := s.load(w), K(), GP64()
+		if s.k == nil {
+			VCMPPS(U8(atLeast), t, v, k)
+		} else {
+			VCMPPS(U8(atLeast), t, v, s.k, k)
+		}
+		VCOMPRESSPS_Z(v, k, v)
+		VMOVUPS(v, Mem{Base: dst})
+		KMOVW(k, count.As32())
+		POPCNTQ(count, count)
+		LEAQ(Mem{Base: dst, Index: count, Scale: 4}, dst)
+	})
+	SUBQ(begin, dst)
+	SHRQ(U8(2), dst)
+	Store(dst, ReturnIndex(0))
+	end()
+}
+
+func packLanes512() {
+	text("packLanesAVX512", "(dst, w *float32, masks, own *uint16, pages int)", 0,
+		"packLanesAVX512 writes, for each page of 16 elements, those whose bit is set in masks, in order, zero in place of those whose bit is clear in own; up",
+		"to 15 more places are overwritten.")
+	dst, w, masks, own, pages := arg("dst"), arg("w"), arg("masks"), arg("own"), arg("pages")
+	j := GP64()
+	XORQ(j, j)
+	Label("page")
+	m, o := GP64(), GP64()
+	MOVWQZX(Mem{Base: masks, Index: j, Scale: 2}, m)
+	TESTQ(m, m)
+	JZ(LabelRef("next"))
+	MOVWQZX(Mem{Base: own, Index: j, Scale: 2}, o)
+	km, ko, v := K(), K(), ZMM()
+	KMOVW(m.As32(), km)
+	KMOVW(o.As32(), ko)
+	VMOVUPS_Z(Mem{Base: w}, ko, v)
+	VCOMPRESSPS_Z(v, km, v)
+	VMOVUPS(v, Mem{Base: dst})
+	POPCNTQ(m, m)
+	LEAQ(Mem{Base: dst, Index: m, Scale: 4}, dst)
+	Label("next")
+	ADDQ(U8(64), w)
+	INCQ(j)
+	CMPQ(j, pages)
+	JL(LabelRef("page"))
+	end()
+}
+
+// codesAhead is how many rows ahead of their use the codes are asked for.
+const codesAhead = 12
+
+func (w width) accumulateCodes(heads, channels int) {
+	w.begin(fmt.Sprintf("codes%dx%d", heads, channels), "(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)",
+		fmt.Sprintf("is, for %d query heads, %d channels and n ≥ 1 (attention.Portable.AccumulateCodes):", heads, channels),
+		"",
+		"\tfor i, r := range at[:n] {",
+		"\t\tfor g := range heads {",
+		fmt.Sprintf("\t\t\tacc[g*dim:][:%d] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:%d]", channels, channels),
+		"\t\t}",
+		"\t}")
+	pieces := channels / w.lanes()
+	n, at, weight, base, codes := arg("n"), arg("at"), arg("w"), arg("codes"), arg("channel")
+	ADDQ(base, codes)
+	ld, dim, scale := arg("ld"), arg("dim"), arg("scale")
+	SHLQ(U8(2), ld)
+	wa := newStrides(weight, ld, heads)
+	acc := make([][]VecVirtual, heads)
+	{
+		a := arg("acc")
+		for g := range acc {
+			acc[g] = make([]VecVirtual, pieces)
+			for c := range acc[g] {
+				acc[g][c] = w.vec()
+				VMOVUPS(Mem{Base: a, Disp: int(w) * c}, acc[g][c])
+			}
+			LEAQ(Mem{Base: a, Index: dim, Scale: 4}, a)
+		}
+	}
+	last := GP64()
+	LEAQ(Mem{Base: at, Index: n, Scale: 4, Disp: -4}, last)
+	Label("row")
+	p, ahead := GP64(), GP64()
+	LEAQ(Mem{Base: at, Disp: 4 * codesAhead}, ahead)
+	CMPQ(ahead, last)
+	CMOVQHI(last, ahead)
+	MOVLQSX(Mem{Base: ahead}, p)
+	IMULQ(dim, p)
+	PREFETCHT0(Mem{Base: codes, Index: p, Scale: 1})
+	MOVLQSX(Mem{Base: at}, p)
+	s := w.vec()
+	VBROADCASTSS(Mem{Base: scale, Index: p, Scale: 4}, s)
+	IMULQ(dim, p)
+	all := make([]VecVirtual, heads)
+	if w == avx2 {
+		for g := range all {
+			all[g] = w.vec()
+			VBROADCASTSS(wa.at(g, 0), all[g])
+			VMULPS(s, all[g], all[g])
+		}
+	}
+	for c := range pieces {
+		x := w.vec()
+		VPMOVSXBD(Mem{Base: codes, Index: p, Scale: 1, Disp: w.lanes() * c}, x)
+		VCVTDQ2PS(x, x)
+		if w == avx512 {
+			VMULPS(s, x, x)
+		}
+		for g := range heads {
+			if w == avx512 {
+				VFMADD231PS_BCST(wa.at(g, 0), x, acc[g][c])
+			} else {
+				VFMADD231PS(all[g], x, acc[g][c])
+			}
+		}
+	}
+	ADDQ(U8(4), at)
+	ADDQ(U8(4), weight)
+	DECQ(n)
+	JNZ(LabelRef("row"))
+	a := arg("acc")
+	for g := range acc {
+		for c := range acc[g] {
+			VMOVUPS(acc[g][c], Mem{Base: a, Disp: int(w) * c})
+		}
+		LEAQ(Mem{Base: a, Index: dim, Scale: 4}, a)
+	}
+	end()
+}

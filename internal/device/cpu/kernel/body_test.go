@@ -1,0 +1,104 @@
+package kernel
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+	"testing"
+
+	"github.com/twilight-go/twilight/attention"
+)
+
+func TestPack(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		r := newRand(11)
+		nan, inf := float32(math.NaN()), float32(math.Inf(1))
+		for _, n := range []int{0, 1, 15, 16, 17, 32, 47, 64, 1000, 1040, 2048} {
+			w := guardedCopy(t, fillNormal(r, make([]float32, n)))
+			for i := range w {
+				if i%37 == 5 {
+					w[i] = []float32{nan, inf, -inf, 0}[i/37%4]
+				}
+			}
+			for _, bar := range []float32{-inf, -0.5, 0, 1.5, 9, inf} {
+				dst := guarded[float32](t, n+16)
+				want := make([]float32, n+16)
+				m := attention.Portable{}.Pack(want, w, bar)
+				if got := k.Pack(dst, w, bar); got != m {
+					t.Fatalf("%d elements, at least %v: %d are packed, want %d", n, bar, got, m)
+				}
+				for i, x := range want[:m] {
+					if math.Float32bits(dst[i]) != math.Float32bits(x) {
+						t.Fatalf("%d elements, at least %v: element %d is %v, want %v", n, bar, i, dst[i], x)
+					}
+				}
+			}
+		}
+	})
+}
+
+func TestPackLanes(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		r := newRand(12)
+		for _, pages := range []int{0, 1, 2, 17, 200} {
+			w := guardedCopy(t, fillNormal(r, make([]float32, pages*16)))
+			masks, own := guarded[uint16](t, pages), guarded[uint16](t, pages)
+			set := 0
+			for j := range masks {
+				masks[j] = []uint16{0, 0xffff, uint16(r.Uint32()), 1, 1 << 15}[r.IntN(5)]
+				own[j] = uint16(r.Uint32())
+				set += bits.OnesCount16(masks[j])
+			}
+			for _, o := range [][]uint16{nil, own} {
+				want, got := make([]float32, set+16), guarded[float32](t, set+16)
+				attention.Portable{}.PackLanes(want, w, masks, o)
+				k.PackLanes(got, w, masks, o)
+				for i, x := range want[:set] {
+					if math.Float32bits(got[i]) != math.Float32bits(x) {
+						t.Fatalf("%d pages: element %d is %v, want %v", pages, i, got[i], x)
+					}
+				}
+			}
+		}
+	})
+}
+
+func TestAccumulateCodes(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		r := newRand(13)
+		const rows = 300
+		for _, dim := range dims {
+			codes := guarded[byte](t, rows*dim)
+			for i := range codes {
+				codes[i] = byte(r.Uint32())
+			}
+			scale := guardedCopy(t, fillNormal(r, make([]float32, rows)))
+			for _, group := range groups {
+				for _, n := range []int{0, 1, 7, 40} {
+					ld := n + group%3
+					w := guardedCopy(t, fillNormal(r, make([]float32, max(0, (group-1)*ld+n))))
+					at := guarded[int32](t, n)
+					for i := range at {
+						at[i] = int32(rows*(i+1)/(n+1) + r.IntN(3))
+					}
+					if n > 0 {
+						at[n-1] = rows - 1
+					}
+					start := fillNormal(r, make([]float32, group*dim))
+					got := guardedCopy(t, start)
+					k.AccumulateCodes(got, w, ld, group, dim, codes, scale, at)
+					for g := range group {
+						for c := range dim {
+							want, size := float64(start[g*dim+c]), 1.0
+							for i, row := range at {
+								x := float64(w[g*ld+i]) * float64(scale[row]) * float64(int8(codes[int(row)*dim+c]))
+								want, size = want+x, size+math.Abs(x)
+							}
+							near(t, fmt.Sprintf("dim %d group %d, %d rows: head %d channel %d", dim, group, n, g, c), got[g*dim+c], want, size*1e-6)
+						}
+					}
+				}
+			}
+		}
+	})
+}
