@@ -296,7 +296,7 @@ func FuzzQuestions(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			s, err := answering("qa", c).Samples(2, 1, size(1<<16))
+			s, err := answering("qa", c).Samples(2, 1, size(1<<12))
 			if err != nil && !errors.Is(err, task.ErrSize) || err == nil && len(s) == 0 {
 				t.Fatalf("%d samples, %v", len(s), err)
 			}
