@@ -48,6 +48,8 @@ type Options struct {
 	Spare     int    // further cache blocks of attention.BlockTokens tokens, for forks that share most of theirs
 	BatchRows int    // rows of the largest step; 0: 512
 	ScoreRows int    // most tokens of one Session.Score; 0: 64
+	// Watch is shown the queries of prompts beside the cached keys, chunk by chunk, layer by layer, KV heads concurrently. May be nil.
+	Watch func(*attention.Observation)
 	// Progress is told of bytes, for a person: stage is "downloading", "verifying" or the like, and at last "loading"; total is 0 if unknown. May be nil.
 	Progress func(stage string, done, total int64)
 }
@@ -94,6 +96,9 @@ func Open(ctx context.Context, name string, o Options) (_ *Model, err error) {
 		}
 		m.specs[s] = p
 		pipes = append(pipes, p)
+	}
+	if o.Watch != nil {
+		pipes = append(pipes, attention.Watch(o.Watch))
 	}
 	progress := o.Progress
 	if progress == nil {

@@ -18,7 +18,8 @@ type Pipeline struct {
 	selPlane [][]int // by link
 	estPlane []int
 	sumPlane int
-	values   []int // of ValueCodes and ValueScales, in precision by weight
+	values   []int              // of ValueCodes and ValueScales, in precision by weight
+	watch    func(*Observation) // nil but for Watch
 }
 
 // link is a selector of a chain.

@@ -112,8 +112,16 @@ func (m *Memory) Truncate(n int) {
 	}
 }
 
+// Watch is dense attention that shows prompts to f, as an Observer sees them but for all layers and without a State.
+func Watch(f func(*Observation)) *Pipeline {
+	return &Pipeline{spec: Spec{Select: Part{Name: "dense"}}, watch: f}
+}
+
 // Observes reports whether a selector of the pipeline has to see the prompt's queries: Observe is then to be called for every layer and chunk.
 func (p *Pipeline) Observes() bool {
+	if p.watch != nil {
+		return true
+	}
 	for _, sel := range p.chain {
 		if _, ok := sel.Selector.(Observer); ok {
 			return true
@@ -124,6 +132,9 @@ func (p *Pipeline) Observes() bool {
 
 // Observe shows a chunk of a prompt to the selectors that ask for it. o.State is set here, from the memory that Prepare made ready. Layers that stay dense are not shown.
 func (p *Pipeline) Observe(m *Memory, o Observation) {
+	if p.watch != nil {
+		p.watch(&o)
+	}
 	if o.Layer < p.spec.DenseLayers {
 		return
 	}

@@ -27,16 +27,17 @@ const (
 type misuse struct{ error }
 
 type commands struct {
-	Run     runCommand     `cmd:"" help:"Answer one prompt, from arguments, --file or standard input."`
-	Chat    chatCommand    `cmd:"" help:"Talk to a model; /help lists what can be typed."`
-	Prefill prefillCommand `cmd:"" help:"Read a long text once and save its cache, or check a saved one."`
-	Pull    pullCommand    `cmd:"" help:"Fetch models."`
-	List    listCommand    `cmd:"" help:"List models, or with --methods the parts of attention specs."`
-	Rm      rmCommand      `cmd:"" help:"Delete fetched models."`
-	Inspect inspectCommand `cmd:"" help:"Say what is in a model file and what fits in this machine."`
-	Eval    evalCommand    `cmd:"" help:"Measure what sparse attention costs in quality."`
-	Bench   benchCommand   `cmd:"" help:"Measure speed."`
-	Version versionCommand `cmd:"" help:"Print the version."`
+	Run       runCommand       `cmd:"" help:"Answer one prompt, from arguments, --file or standard input."`
+	Chat      chatCommand      `cmd:"" help:"Talk to a model; /help lists what can be typed."`
+	Prefill   prefillCommand   `cmd:"" help:"Read a long text once and save its cache, or check a saved one."`
+	Pull      pullCommand      `cmd:"" help:"Fetch models."`
+	List      listCommand      `cmd:"" help:"List models, or with --methods the parts of attention specs."`
+	Rm        rmCommand        `cmd:"" help:"Delete fetched models."`
+	Inspect   inspectCommand   `cmd:"" help:"Say what is in a model file and what fits in this machine."`
+	Calibrate calibrateCommand `cmd:"" help:"Learn from a text what some selectors want to know beforehand."`
+	Eval      evalCommand      `cmd:"" help:"Measure what sparse attention costs in quality."`
+	Bench     benchCommand     `cmd:"" help:"Measure speed."`
+	Version   versionCommand   `cmd:"" help:"Print the version."`
 }
 
 // console is where a command reads and writes. Text goes to out; progress and statistics to err.
