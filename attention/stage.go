@@ -87,6 +87,7 @@ type Work struct {
 	exact    []float32 // exact logits of the slice each part is at
 	order    []float32 // scratch for threshold searches
 	ints     []int32   // scratch of selectors
+	half     []uint16  // the same
 	masks    []uint16  // scratch for threshold searches
 	tmp      []byte    // kernel scratch, TmpBytes for each part of an estimate
 	count    counts
@@ -144,6 +145,9 @@ func (w *Work) Scratch(n int) []float32 { w.order = grow(w.order, n); return w.o
 
 // Ints is integer scratch of n elements for Choose, contents undefined.
 func (w *Work) Ints(n int) []int32 { w.ints = grow(w.ints, n); return w.ints[:n] }
+
+// halves is fp16 scratch.
+func (w *Work) halves(n int) []uint16 { w.half = grow(w.half, n); return w.half[:n] }
 
 // ProposeBest makes the want best scored tokens candidates of query head g, of equal ones the earlier; score i is that of token first+i. NaN is never taken.
 func (w *Work) ProposeBest(g, first int, score []float32, want int) {

@@ -1,0 +1,212 @@
+package attention
+
+import (
+	"math"
+	"math/bits"
+	"math/rand/v2"
+
+	"github.com/twilight-go/twilight/internal/tensor"
+)
+
+// magicpig is MagicPIG (arXiv 2410.16179): tokens are drawn at random, the likelier the smaller the angle between key and query, and weigh by the inverse of their odds, so that
+// heads that look at everything a little are estimated without bias where a top-k is biased. Signs of random projections (SimHash) make signatures of bits·tables bits; a token
+// is drawn where at least two of the tables agree with the query in all their bits. For an angle θ a bit agrees with probability p = 1 − θ/π, a table with P = p^bits, and the
+// odds are 1 − (1−P)^tables − tables·P·(1−P)^(tables−1). Keys are centred first by the mean of those cached at the first decode step, sink and window aside: softmax does
+// not notice, and angles spread. Sink and window are always attended to and weigh once.
+//
+// Keeps bits·tables bits and a norm a token, 191 bytes with the paper's K = 10 and L = 150, in the sequence's memory: bit-sliced, 64 tokens a word, so that a table is compared
+// for a block in bits·4 operations and all of it takes 23 a token and query head. Making a signature takes bits·tables·dim multiplications a token, and so does hashing a query.
+type magicpig struct {
+	noScan
+	bits, tables, sink, window int
+}
+
+func init() {
+	RegisterSelector("magicpig", Info{Doc: "tokens drawn by locality-sensitive hashing, weighed by their odds", Paper: "2410.16179", New: func(a *Args) (any, error) {
+		return magicpig{
+			bits:   a.Int("bits", 10, 1, 32, "bits a table (K)"),
+			tables: a.Int("tables", 150, 2, 1024, "tables (L)"),
+			sink:   a.Int("sink", 4, 0, 1<<24, "first tokens always kept"),
+			window: a.Int("window", 64, 0, 1<<24, "latest tokens always kept"),
+		}, nil
+	}})
+}
+
+// Samples implements Sampler.
+func (magicpig) Samples() {}
+
+// words is how many 64-bit words hold a bit of each token of a block.
+const words = BlockTokens / 64
+
+// pigHash is what signatures of a KV head are made with.
+type pigHash struct {
+	mean   []float32 // [dim] that keys are centred by
+	planes []uint16  // [bits·tables][dim] fp16 normals of the hyperplanes
+	shift  []float32 // [bits·tables] their products with the mean
+}
+
+// pigState is the memory of a sequence: all heads share the hyperplanes.
+type pigState struct {
+	*learnt[pigHash, uint64]
+	planes []uint16
+}
+
+// NewState implements Stateful.
+func (s magicpig) NewState(sh Shape) State {
+	rng := rand.New(rand.NewPCG(2410, 16179))
+	planes := make([]uint16, s.bits*s.tables*sh.Dim)
+	for i := range planes {
+		planes[i] = tensor.F32ToF16(float32(rng.NormFloat64()))
+	}
+	return pigState{newLearnt[pigHash, uint64](sh), planes}
+}
+
+// Fork implements State.
+func (s pigState) Fork() State {
+	return pigState{s.learnt.Fork().(*learnt[pigHash, uint64]), s.planes}
+}
+
+// learn takes the mean of the keys between sink and window, or of all where there are none.
+func (s magicpig) learn(w *Work) *pigHash {
+	dim := w.Head.Dim
+	h := &pigHash{mean: make([]float32, dim), planes: w.State().(pigState).planes, shift: make([]float32, s.bits*s.tables)}
+	lo, hi := s.sink, w.Head.N-s.window
+	if lo >= hi {
+		lo, hi = 0, w.Head.N
+	}
+	for t := lo; t < hi; t++ {
+		for c, x := range w.key(t) {
+			h.mean[c] += tensor.F16ToF32(x)
+		}
+	}
+	for c := range h.mean {
+		h.mean[c] /= float32(hi - lo)
+	}
+	s.project(w, h, h.shift, h.mean, 1)
+	return h
+}
+
+// project sets dst[i·bits·tables:] to the products of vector i with the hyperplanes.
+func (s magicpig) project(w *Work, h *pigHash, dst, vectors []float32, n int) {
+	all, dim := s.bits*s.tables, w.Head.Dim
+	for at := 0; at < all; at += BlockTokens {
+		w.Kern.Dot(dst[at:], all, vectors, n, dim, h.planes[at*dim:], consecutive[:min(BlockTokens, all-at)])
+	}
+}
+
+// encode writes the signatures and norms of tokens [from,to) of a block: [bits·tables][words], then the norms, [BlockTokens] as fp32 bits.
+func (s magicpig) encode(w *Work, h *pigHash, codes []uint64, block, from, to int) {
+	const batch = 8
+	all, dim := s.bits*s.tables, w.Head.Dim
+	scratch := w.Scratch(batch * (all + dim))
+	signs, keys := scratch[:batch*all], scratch[batch*all:]
+	for ; from < to; from += batch {
+		n := min(batch, to-from)
+		tensor.F16sToF32s(keys[:n*dim], w.Head.Keys(block)[from*dim:][:n*dim])
+		s.project(w, h, signs, keys, n)
+		for i := range n {
+			t := from + i
+			at, bit := t/64, uint64(1)<<(t%64)
+			for j, x := range signs[i*all:][:all] {
+				if word := &codes[j*words+at]; x > h.shift[j] {
+					*word |= bit
+				} else {
+					*word &^= bit
+				}
+			}
+			norm := float32(0)
+			for c, x := range keys[i*dim:][:dim] {
+				norm += (x - h.mean[c]) * (x - h.mean[c])
+			}
+			codes[all*words+t] = uint64(math.Float32bits(float32(math.Sqrt(float64(norm)))))
+		}
+	}
+}
+
+// Choose implements Selector.
+func (s magicpig) Choose(w *Work) {
+	all, n, dim := s.bits*s.tables, w.Head.N, w.Head.Dim
+	h := w.State().(pigState).head(w, all*words+BlockTokens, s.learn, s.encode)
+	lo := min(s.sink, n)
+	hi := max(lo, n-s.window, 0)
+	// the newest page is attended to whatever is drawn, so nothing of it counts for others
+	hi = max(lo, min(hi, (n-1)/PageTokens*PageTokens))
+	w.ReadBytes((n + 63) / 64 * 8 * all)
+	rows := w.Ints(2 * BlockTokens)
+	scratch := w.Scratch(w.Group*all + BlockTokens)
+	signs, logits := scratch[:w.Group*all], scratch[w.Group*all:]
+	s.project(w, h.params, signs, w.Q, w.Group)
+	for g := range w.Group {
+		w.Propose(g, 0, lo)
+		w.Propose(g, hi, n)
+		q := w.Q[g*dim:][:dim]
+		shift, norm := dot(q, h.params.mean), float32(math.Sqrt(float64(dot(q, q))))
+		for b := lo / BlockTokens; b*BlockTokens < hi; b++ {
+			codes := h.blocks[b].codes
+			drawn := s.draw(codes, signs[g*all:][:all])
+			m := list(drawn, max(lo-b*BlockTokens, 0), min(hi-b*BlockTokens, BlockTokens), rows)
+			for i, t := range rows[:m] {
+				rows[BlockTokens+i] = w.Head.Row(b*BlockTokens + int(t))
+			}
+			w.Kern.Dot(logits, BlockTokens, q, 1, dim, w.Head.K, rows[BlockTokens:][:m])
+			w.ReadBytes(m * (2*dim + 4))
+			for i, t := range rows[:m] {
+				long := math.Float32frombits(uint32(codes[all*words+int(t)]))
+				token := b*BlockTokens + int(t)
+				w.Propose(g, token, token+1)
+				w.Odds(g, token, s.odds(float64((logits[i]-shift)/(norm*long))))
+			}
+		}
+	}
+}
+
+// draw has a bit set for each token of a block that agrees with the query's signs in at least two tables.
+func (s magicpig) draw(codes []uint64, signs []float32) (twice [words]uint64) {
+	var once [words]uint64
+	for t := range s.tables {
+		m0, m1, m2, m3 := ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)
+		table := codes[t*s.bits*words:][:s.bits*words]
+		for k, x := range signs[t*s.bits:][:s.bits] {
+			other := uint64(0)
+			if !(x > 0) {
+				other = ^other
+			}
+			c := (*[words]uint64)(table[k*words:])
+			m0 &= c[0] ^ other
+			m1 &= c[1] ^ other
+			m2 &= c[2] ^ other
+			m3 &= c[3] ^ other
+		}
+		for i, m := range [words]uint64{m0, m1, m2, m3} {
+			twice[i] |= once[i] & m
+			once[i] |= m
+		}
+	}
+	return twice
+}
+
+// list writes the numbers of the set bits within [lo,hi) and returns how many.
+func list(set [words]uint64, lo, hi int, at []int32) (n int) {
+	for i, m := range set {
+		for ; m != 0; m &= m - 1 {
+			if t := i*64 + bits.TrailingZeros64(m); t >= lo && t < hi {
+				at[n] = int32(t)
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// odds is the probability that a key at this cosine to the query is drawn. A key that is no direction, or damaged, counts as if drawn surely.
+func (s magicpig) odds(cos float64) float64 {
+	if math.IsNaN(cos) {
+		return 1
+	}
+	agree := math.Pow(1-math.Acos(min(max(cos, -1), 1))/math.Pi, float64(s.bits))
+	if agree >= 1 {
+		return 1
+	}
+	rest := float64(s.tables - 1)
+	return max(-math.Expm1(rest*math.Log1p(-agree)+math.Log1p(rest*agree)), math.SmallestNonzeroFloat32)
+}

@@ -1,0 +1,237 @@
+package attention
+
+import (
+	"fmt"
+
+	"github.com/twilight-go/twilight/internal/tensor"
+)
+
+// pqcache is PQCache (arXiv 2407.12820): keys in product-quantised codes. A key is cut into parts; a part's code is the nearest of 2^bits centroids, trained by k-means on the
+// sequence's own keys for each layer, KV head and part. A query's products with the centroids make a table, from which every token's logit is a sum of parts look-ups; the best
+// tokens are proposed beside the sink and the latest tokens.
+//
+// Keeps a byte a token and part (at the paper's two parts of six bits, 2 bytes where fp16 keys of 64 channels are 128) and 2^bits fp32 vectors, in the sequence's memory, and reads
+// all of it every step. The first decode step trains: pqRounds·min(N, pqSample)·2^bits·dim multiplications a KV head, and as many as N·2^bits·dim to encode. The paper proposes a fifth
+// of the tokens, half of them the latest, and ranks them once for the group by the sum of its heads' softmaxes.
+type pqcache struct {
+	noScan
+	keep, recent float64
+	parts, bits  int
+	sink         int
+	perHead      bool
+}
+
+const (
+	pqRounds = 10   // of k-means
+	pqSample = 4096 // tokens that it trains on, evenly spaced
+)
+
+func init() {
+	RegisterSelector("pqcache", Info{Doc: "tokens by product-quantised keys and look-up tables", Paper: "2407.12820", New: func(a *Args) (any, error) {
+		s := pqcache{
+			keep:    a.Float("keep", 0.2, 0, 1, "share of the context that is proposed"),
+			recent:  a.Float("recent", 0.5, 0, 1, "share of those that are the latest tokens"),
+			parts:   a.Int("parts", 2, 1, 64, "parts of a key: 1, 2, 4 … 64, of which each dimension is a multiple"),
+			bits:    a.Int("bits", 6, 1, 8, "bits a part"),
+			sink:    a.Int("sink", 32, 0, 1<<24, "first tokens always kept"),
+			perHead: a.Flag("per-head", "a list for each query head, not one for the group"),
+		}
+		if s.parts&(s.parts-1) != 0 {
+			return nil, fmt.Errorf("parts=%d: expected a power of two", s.parts)
+		}
+		return s, nil
+	}})
+}
+
+// pqBooks are a KV head's codebooks.
+type pqBooks struct {
+	centroids []float32 // [parts][count][dim/parts]
+	half      []float32 // [parts][count] half their squared lengths
+	count     int
+}
+
+// NewState implements Stateful.
+func (s pqcache) NewState(sh Shape) State { return newLearnt[pqBooks, uint8](sh) }
+
+// split is the number of parts for dim channels: fewer than asked for where these do not divide them.
+func (s pqcache) split(dim int) int {
+	n := s.parts
+	for dim%n != 0 {
+		n /= 2
+	}
+	return n
+}
+
+// learn trains the codebooks on the cached tokens, the sink aside where there are others.
+func (s pqcache) learn(w *Work) *pqBooks {
+	dim, parts := w.Head.Dim, s.split(w.Head.Dim)
+	first := min(s.sink, w.Head.N-1)
+	sample := min(w.Head.N-first, pqSample)
+	b := &pqBooks{count: min(1<<s.bits, sample), centroids: make([]float32, 0, dim<<s.bits)}
+	sub := dim / parts
+	keys := make([]uint16, sample*sub)
+	of := make([]uint8, sample)
+	for p := range parts {
+		for i := range sample {
+			t := first + i*(w.Head.N-first)/sample
+			copy(keys[i*sub:][:sub], w.key(t)[p*sub:])
+		}
+		c := trainCentroids(w, keys, sub, b.count, of)
+		b.centroids = append(b.centroids, c...)
+		b.half = append(b.half, halfSquares(c, sub)...)
+	}
+	return b
+}
+
+// key is the fp16 key of a token.
+func (w *Work) key(t int) []uint16 { return w.Head.K[int(w.Head.Row(t))*w.Head.Dim:][:w.Head.Dim] }
+
+// trainCentroids is k-means from evenly spaced keys; of is scratch, a key's cluster.
+func trainCentroids(w *Work, keys []uint16, dim, count int, of []uint8) []float32 {
+	n := len(keys) / dim
+	c, sizes := make([]float32, count*dim), make([]int, count)
+	for i := range count {
+		tensor.F16sToF32s(c[i*dim:][:dim], keys[i*n/count*dim:][:dim])
+	}
+	for range pqRounds {
+		nearest(w, of, keys, dim, c, halfSquares(c, dim))
+		clear(sizes)
+		for _, i := range of {
+			sizes[i]++
+		}
+		for i, size := range sizes {
+			if size > 0 { // an empty cluster's centroid stays where it is
+				clear(c[i*dim:][:dim])
+			}
+		}
+		for t, i := range of {
+			sum := c[int(i)*dim:][:dim]
+			for j, x := range keys[t*dim:][:dim] {
+				sum[j] += tensor.F16ToF32(x)
+			}
+		}
+		for i, size := range sizes {
+			for j := range c[i*dim:][:dim] {
+				if size > 0 {
+					c[i*dim+j] /= float32(size)
+				}
+			}
+		}
+	}
+	return c
+}
+
+// halfSquares is half of each vector's squared length.
+func halfSquares(v []float32, dim int) []float32 {
+	h := make([]float32, len(v)/dim)
+	for i := range h {
+		h[i] = dot(v[i*dim:][:dim], v[i*dim:][:dim]) / 2
+	}
+	return h
+}
+
+// nearest sets of[i] to the centroid nearest to key i: that with the largest k·c − c·c/2, of equal ones the first.
+func nearest(w *Work, of []uint8, keys []uint16, dim int, centroids, half []float32) {
+	count := len(half)
+	near := w.Scratch(count * BlockTokens)
+	for lo := 0; lo < len(of); lo += BlockTokens {
+		n := min(BlockTokens, len(of)-lo)
+		w.Kern.Dot(near, BlockTokens, centroids, count, dim, keys[lo*dim:], consecutive[:n])
+		for i := range n {
+			best, at := negInf, uint8(0)
+			for c := range count {
+				if x := near[c*BlockTokens+i] - half[c]; x > best {
+					best, at = x, uint8(c)
+				}
+			}
+			of[lo+i] = at
+		}
+	}
+}
+
+// encode writes the codes of tokens [from,to) of block b: [parts][BlockTokens].
+func (s pqcache) encode(w *Work, b *pqBooks, codes []uint8, block, from, to int) {
+	dim, parts := w.Head.Dim, s.split(w.Head.Dim)
+	sub := dim / parts
+	keys := w.halves(sub * (to - from))
+	for p := range parts {
+		for i := range to - from {
+			copy(keys[i*sub:][:sub], w.Head.Keys(block)[(from+i)*dim+p*sub:])
+		}
+		nearest(w, codes[p*BlockTokens+from:p*BlockTokens+to], keys, sub, b.centroids[p*b.count*sub:][:b.count*sub], b.half[p*b.count:][:b.count])
+	}
+}
+
+// Choose implements Selector.
+func (s pqcache) Choose(w *Work) {
+	parts := s.split(w.Head.Dim)
+	h := w.State().(*learnt[pqBooks, uint8]).head(w, parts*BlockTokens, s.learn, s.encode)
+	n := w.Head.N
+	budget := int(s.keep * float64(n-min(s.sink, n)))
+	lo := min(s.sink, n)
+	hi := max(lo, n-int(float64(budget)*s.recent))
+	for g := range w.Group {
+		w.Propose(g, 0, lo)
+		w.Propose(g, hi, n)
+	}
+	want := budget - (n - hi)
+	rank := hi - lo
+	if want < 1 || rank == 0 {
+		return
+	}
+	table := parts * h.params.count
+	all := w.Scratch(w.Group*rank + rank + table)
+	scores, spare, table0 := all[:w.Group*rank], all[w.Group*rank:][:rank], all[(w.Group+1)*rank:]
+	for g := range w.Group {
+		s.look(w, h, g, lo, scores[g*rank:][:rank], table0)
+	}
+	w.ReadBytes(n*parts + len(h.params.centroids)*4)
+	if !s.perHead {
+		shareSoftmax(w.Kern, scores, rank, w.Group, spare)
+	}
+	for g := range w.Group {
+		if s.perHead {
+			w.ProposeBest(g, lo, scores[g*rank:][:rank], want)
+		} else {
+			w.ProposeBest(g, lo, scores[:rank], want)
+		}
+	}
+}
+
+// look sets the estimated logits of tokens from lo on.
+func (s pqcache) look(w *Work, h *learntHead[pqBooks, uint8], g, lo int, score, table []float32) {
+	parts := s.split(w.Head.Dim)
+	count, sub := h.params.count, w.Head.Dim/parts
+	q := w.Q[g*w.Head.Dim:][:w.Head.Dim]
+	for i := range table {
+		table[i] = dot(q[i/count*sub:][:sub], h.params.centroids[i*sub:][:sub])
+	}
+	for i := 0; i < len(score); {
+		t := lo + i
+		from := t % BlockTokens
+		m := min(BlockTokens-from, len(score)-i)
+		codes, out := h.blocks[t/BlockTokens].codes, score[i:i+m]
+		clear(out)
+		for p := range parts {
+			part := table[p*count:][:count]
+			for j, c := range codes[p*BlockTokens+from:][:m] {
+				out[j] += part[c]
+			}
+		}
+		i += m
+	}
+}
+
+// shareSoftmax leaves in the first head's scores the sum over the heads of their softmax.
+func shareSoftmax(k Kernels, scores []float32, n, heads int, spare []float32) {
+	sum := spare[:n]
+	clear(sum)
+	for g := range heads {
+		score := scores[g*n:][:n]
+		inv := 1 / k.Exp(score, k.Max(score))
+		for i, x := range score {
+			sum[i] += x * inv
+		}
+	}
+	copy(scores[:n], sum)
+}
