@@ -6,7 +6,7 @@ import "github.com/twilight-go/twilight/internal/tensor"
 // that leaves the same bytes (which NaN a NaN is aside). Planes call it from several goroutines at once. Like Kernels it is for decoupling, not an
 // extension point: a plane of one's own may compute in plain Go.
 //
-// The methods that take Rows bring a block of the plane of the same name up to date with tokens [r.From,r.To).
+// Methods that take Rows bring a block of the plane of the same name up to date with tokens [r.From,r.To).
 type Encoder interface {
 	// Halves rounds keys or values to fp16, ties to even. What is beyond its range saturates: an infinite key would poison every later softmax.
 	Halves(dst []uint16, x []float32)
@@ -17,6 +17,11 @@ type Encoder interface {
 	EncodeInt4(codes []byte, r Rows)
 	// EncodePageRange writes the codes, of the given bits, of the pages that the new keys complete. A channel of infinite range has zeros.
 	EncodePageRange(codes []byte, bits int, r Rows)
+	// ChannelBounds sets lo and hi to each channel's bounds over the rows of fp16 keys, at least one; len(lo) is the number of channels.
+	ChannelBounds(lo, hi, rows []uint16)
+	// EncodeChannels writes the codes, of 1, 2, 4 or 8 bits, of whole pages of fp16 keys: (k − zero[c])·inv[c], rounded, in range, NaN as 0. The pages' codes lie one after
+	// another as in PageRange, zero before.
+	EncodeChannels(codes []byte, bits int, zero, inv []float32, rows []uint16)
 	// SumValues adds the new values to the sums, in order.
 	SumValues(sum []float32, r Rows)
 }
@@ -86,15 +91,7 @@ func (Portable) EncodePageRange(dst []byte, bits int, r Rows) {
 		rows, page := r.K[(t-PageTokens)*dim:t*dim], dst[(t/PageTokens-1)*n:][:n]
 		clear(page)
 		for c := range dim {
-			lo, hi := rows[c], rows[c]
-			for i := c; i < len(rows); i += dim {
-				if halfLess(rows[i], lo) {
-					lo = rows[i]
-				}
-				if halfLess(hi, rows[i]) {
-					hi = rows[i]
-				}
-			}
+			lo, hi := columnBounds(rows, c, dim)
 			low, high, inv := tensor.F16ToF32(lo), tensor.F16ToF32(hi), float32(0)
 			if high > low {
 				inv = float32(top) / (high - low)
@@ -102,6 +99,38 @@ func (Portable) EncodePageRange(dst []byte, bits int, r Rows) {
 			for i := range PageTokens {
 				p.put(page, dim, i, c, quantise(tensor.F16ToF32(rows[i*dim+c])-low, inv, top))
 			}
+		}
+	}
+}
+
+// columnBounds is the smallest and the largest half of channel c.
+func columnBounds(rows []uint16, c, dim int) (lo, hi uint16) {
+	lo, hi = rows[c], rows[c]
+	for i := c; i < len(rows); i += dim {
+		if halfLess(rows[i], lo) {
+			lo = rows[i]
+		}
+		if halfLess(hi, rows[i]) {
+			hi = rows[i]
+		}
+	}
+	return lo, hi
+}
+
+// ChannelBounds implements Encoder.
+func (Portable) ChannelBounds(lo, hi, rows []uint16) {
+	for c := range lo {
+		lo[c], hi[c] = columnBounds(rows, c, len(lo))
+	}
+}
+
+// EncodeChannels implements Encoder.
+func (Portable) EncodeChannels(codes []byte, bits int, zero, inv []float32, rows []uint16) {
+	dim, size, top := len(zero), codePlaneBytes(len(zero), bits), 1<<bits-1
+	for i := 0; i < len(rows); i += dim {
+		page, lane := codes[i/dim/PageTokens*size:], i/dim%PageTokens
+		for c, x := range rows[i : i+dim] {
+			putCode(page, bits, lane, c, quantise(tensor.F16ToF32(x)-zero[c], inv[c], top))
 		}
 	}
 }

@@ -2,7 +2,7 @@ package attention
 
 import (
 	"fmt"
-	"math"
+	"sync"
 
 	"github.com/twilight-go/twilight/internal/tensor"
 )
@@ -26,31 +26,36 @@ func (p BlockRange) HeadBytes(dim int) int { return (4*dim + 63) / 64 * 64 }
 // BlockBytes implements Plane.
 func (p BlockRange) BlockBytes(dim int) int { return p.HeadBytes(dim) + BlockPages*p.PageBytes(dim) }
 
+// channelCodes is what turns a block's keys into codes, on its way.
+type channelCodes struct {
+	lo, hi    []uint16
+	zero, inv []float32
+}
+
+var channelScratch = sync.Pool{New: func() any { return new(channelCodes) }}
+
 // Append implements Plane.
 func (p BlockRange) Append(dst []byte, r Rows) {
 	if r.To < BlockTokens {
 		return
 	}
-	dim, head, size, top := r.Dim, p.HeadBytes(r.Dim), p.PageBytes(r.Dim), 1<<p.Bits-1
+	dim, enc := r.Dim, r.encoder()
 	low, step := as[uint16](dst)[:dim], as[uint16](dst)[dim:2*dim]
-	codes := dst[head:]
-	clear(codes)
-	for c := range dim {
-		var x [BlockTokens]float32
-		lo, hi := float32(math.Inf(1)), negInf
-		for t := range x {
-			x[t] = tensor.F16ToF32(r.K[t*dim+c])
-			lo, hi = min(lo, x[t]), max(hi, x[t])
-		}
-		low[c], step[c] = tensor.F32ToF16(lo), halfUp((hi-lo)/float32(top))
-		inv := float32(0)
+	x := channelScratch.Get().(*channelCodes)
+	defer channelScratch.Put(x)
+	x.lo, x.hi, x.zero, x.inv = grow(x.lo, dim), grow(x.hi, dim), grow(x.zero, dim), grow(x.inv, dim)
+	enc.ChannelBounds(x.lo, x.hi, r.K[:BlockTokens*dim])
+	for c, lo := range x.lo {
+		x.zero[c] = tensor.F16ToF32(lo)
+		low[c], step[c] = lo, halfUp((tensor.F16ToF32(x.hi[c])-x.zero[c])/float32(int(1)<<p.Bits-1))
+		x.inv[c] = 0
 		if s := tensor.F16ToF32(step[c]); s > 0 {
-			inv = 1 / s
-		}
-		for t := range x {
-			putCode(codes[t/PageTokens*size:], p.Bits, t%PageTokens, c, quantise(x[t]-lo, inv, top))
+			x.inv[c] = 1 / s
 		}
 	}
+	codes := dst[p.HeadBytes(dim):]
+	clear(codes)
+	enc.EncodeChannels(codes, p.Bits, x.zero, x.inv, r.K[:BlockTokens*dim])
 }
 
 // halfUp rounds x ≥ 0 to fp16, upwards, so that codes reach the end of the range.

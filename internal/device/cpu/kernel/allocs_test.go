@@ -31,6 +31,8 @@ func TestNoAllocations(t *testing.T) {
 				attention.Int4{}.Append(planes, rows)
 				attention.PageRange{Bits: 3}.Append(planes, rows)
 				attention.ValueSum{}.Append(planes, rows)
+				k.ChannelBounds(mask[:32], half[:32], b.keys[:64])
+				k.EncodeChannels(planes, 4, acc[:dim], acc[:dim], b.keys)
 			},
 			"step": func() {
 				k.RMSNorm(acc, q, w[:dim], 1e-5)

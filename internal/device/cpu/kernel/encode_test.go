@@ -19,7 +19,10 @@ func encodedPlanes() (all []attention.Plane) {
 	for _, p := range []int{8, 16, 32, 64} {
 		all = append(all, attention.Bounds{Page: p})
 	}
-	return append(all, attention.Int4{}, attention.ValueSum{})
+	for _, b := range []int{2, 4, 8} {
+		all = append(all, attention.BlockRange{Bits: b})
+	}
+	return append(all, attention.Int4{}, attention.ValueSum{}, attention.Bounds8{})
 }
 
 // appendCuts brings a plane up to date in the given cuts; the rows end where those written do.
@@ -88,7 +91,7 @@ func TestEncode(t *testing.T) {
 			t.Skip("the definition itself")
 		}
 		r := newRand(9)
-		for _, dim := range append([]int{288}, dims...) {
+		for _, dim := range []int{32, 40, 96, 128, 256, 288} {
 			for what, rows := range encodeRows(r, dim) {
 				for _, p := range encodedPlanes() {
 					for _, cuts := range [][]int{{256}, {1}, {3, 4, 5, 17, 31, 32, 33, 100}, {15}, {16, 255}} {

@@ -111,6 +111,39 @@ func (v vector) EncodePageRange(dst []byte, bits int, r attention.Rows) {
 	}
 }
 
+// ChannelBounds implements attention.Encoder.
+func (v vector) ChannelBounds(lo, hi, rows []uint16) {
+	dim := len(lo)
+	if !vectorDim(dim) {
+		v.portable.ChannelBounds(lo, hi, rows)
+		return
+	}
+	copy(lo, rows[:dim])
+	copy(hi[:dim], rows)
+	v.widenBounds(ptr(lo), ptr(hi), ptr(rows), dim, len(rows)/dim)
+}
+
+// EncodeChannels implements attention.Encoder.
+func (v vector) EncodeChannels(codes []byte, bits int, zero, inv []float32, rows []uint16) {
+	dim := len(zero)
+	if !encodable(dim) {
+		v.portable.EncodeChannels(codes, bits, zero, inv, rows)
+		return
+	}
+	var runs [pageTokens * encodeDim]byte
+	size := attention.PageRange{Bits: bits}.PageBytes(dim)
+	for ; len(rows) >= pageTokens*dim; rows, codes = rows[pageTokens*dim:], codes[size:] {
+		to := &runs[0]
+		if bits == 8 {
+			to = ptr(codes[:size])
+		}
+		v.pageCodes(to, ptr(rows), dim, ptr(zero), ptr(inv[:dim]), pageTokens, float32(int(1)<<bits-1))
+		if bits < 8 {
+			v.fold(bits, ptr(codes[:size]), to, dim/4)
+		}
+	}
+}
+
 // SumValues implements attention.Encoder.
 func (v vector) SumValues(sum []float32, r attention.Rows) {
 	if !vectorDim(r.Dim) {
