@@ -9,6 +9,7 @@ import (
 
 	"github.com/twilight-go/twilight"
 	"github.com/twilight-go/twilight/attention"
+	"github.com/twilight-go/twilight/internal/kvcache"
 )
 
 // Decode measures the time of a decode step at growing depths of a real text, for several attention specs side by side, of one sequence or of several that decode
@@ -58,8 +59,11 @@ const chunk = 4
 // Options are o with what the measurement needs of the model.
 func (d *Decode) Options(o twilight.Options) twilight.Options {
 	o.Attention, o.Also = d.Specs[0], append(slices.Clone(d.Specs[1:]), "dense")
+	if h, err := kvcache.ReadSaved(d.Load); err == nil { // what is wrong with it, Run will say
+		o.Context = max(o.Context, h.Tokens)
+	}
 	o.Context, o.Sequences = max(o.Context, slices.Max(d.Depths)+d.Steps+chunk+1), max(d.Sequences, 1)
-	o.Spare = o.Sequences * (len(d.Specs) + 1) * (2 + (d.Steps+chunk)/attention.BlockTokens)
+	o.Spare = o.Sequences * (len(d.Specs) + 2) * (2 + (d.Steps+chunk)/attention.BlockTokens)
 	return o
 }
 
@@ -68,17 +72,31 @@ func (d *Decode) Run(ctx context.Context, m *twilight.Model) error {
 	if d.Steps < 1 || d.Sequences < 0 || !slices.IsSorted(d.Depths) || d.Depths[0] < 0 {
 		return fmt.Errorf("bench: depths %v with %d steps of %d sequences: expected ascending depths and at least 1 step", d.Depths, d.Steps, d.Sequences)
 	}
+	saved, err := m.NewSession("dense")
+	if err != nil {
+		return err
+	}
+	defer saved.Close()
+	tokens, err := d.tokens(m, saved)
+	if err != nil {
+		return err
+	}
 	s, err := m.NewSession("dense")
 	if err != nil {
 		return err
 	}
-	defer s.Close()
-	tokens, err := d.tokens(m, s)
-	if err != nil {
-		return err
-	}
+	defer func() { s.Close() }() // the last
 	for _, depth := range d.Depths {
-		if depth > 0 {
+		if saved.Len() > 0 {
+			f, err := saved.Fork("dense")
+			if err != nil {
+				return err
+			}
+			s.Close()
+			s = f
+			s.Truncate(depth)
+		}
+		if depth > s.Len() {
 			if err := d.prefill(ctx, m, s, tokens[:depth]); err != nil {
 				return err
 			}

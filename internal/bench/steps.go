@@ -33,14 +33,14 @@ func Steps(ctx context.Context, base *twilight.Session, specs []string, tokens [
 func StepsTogether(ctx context.Context, bases []*twilight.Session, specs []string, tokens [][]int32) ([]Timing, error) {
 	out, crowds := make([]Timing, len(specs)), make([]*crowd, len(specs))
 	for i, spec := range specs {
-		if err := warm(bases, spec, tokens); err != nil {
-			return nil, err
-		}
 		c, err := newCrowd(bases, spec)
 		if err != nil {
 			return nil, err
 		}
 		defer c.close()
+		if err := c.warm(tokens); err != nil {
+			return nil, err
+		}
 		crowds[i] = c
 		out[i].Times = make([]float64, 0, len(tokens[0]))
 	}
@@ -112,14 +112,15 @@ func (c *crowd) close() {
 	}
 }
 
-// warm makes a step that is not measured, in forks of its own.
-func warm(bases []*twilight.Session, spec string, tokens [][]int32) error {
-	c, err := newCrowd(bases, spec)
-	if err != nil {
+// warm makes a step that is not measured, and takes it back: the first step of a fork copies blocks, and finds no scratch.
+func (c *crowd) warm(tokens [][]int32) error {
+	if err := c.step(tokens, 0); err != nil {
 		return err
 	}
-	defer c.close()
-	return c.step(tokens, 0)
+	for _, s := range c.sessions {
+		s.Truncate(s.Len() - 1)
+	}
+	return nil
 }
 
 // Summary is what s attended to since it was forked at from tokens. Unlike the session's own it speaks of dense attention too, which keeps and reads everything in sight.

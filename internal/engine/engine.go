@@ -116,6 +116,9 @@ func (s *Session) Close() { s.seq.Release() }
 // Len is the number of cached tokens.
 func (s *Session) Len() int { return s.seq.Len() }
 
+// Truncate drops the cached tokens from n on.
+func (s *Session) Truncate(n int) { s.seq.Truncate(max(n, 0)) }
+
 // Tokens are the cached tokens. Read only; valid until the session next changes.
 func (s *Session) Tokens() []int32 { return s.seq.Tokens }
 
