@@ -59,12 +59,12 @@ func (f *questionFlags) ask(con *console, tasks []task.Task, grids bool) error {
 func scoreTable(sums []eval.Summary) [][]string {
 	out := [][]string{{"TASK", "LENGTH", "ATTENTION", "SAMPLES", "SCORE", "95 %", "VS DENSE", "95 %", "KEPT", "PRUNED", "READ", "OF DENSE", "S/ANSWER"}}
 	for _, s := range sums {
-		diff := "-"
-		if s.VsDense != nil {
-			diff = fmt.Sprintf("%+.1f", 100*s.VsDense.Mean)
+		diff, ends := "-", "-"
+		if s.VsDense != nil && s.Spec != "dense" {
+			diff, ends = fmt.Sprintf("%+.1f", 100*s.VsDense.Mean), interval(s.VsDense, 100, "%+.1f")
 		}
 		out = append(out, []string{s.Task, fmt.Sprint(s.Size), s.Label, fmt.Sprint(s.Score.N), fmt.Sprintf("%.1f", 100*s.Score.Mean), interval(s.Score, 100, "%.1f"), diff,
-			interval(s.VsDense, 100, "%+.1f"), fmt.Sprintf("%.0f", s.Kept), percent(s.Pruned), fmt.Sprintf("%.0f", s.Union), percent(s.Bytes / max(s.DenseBytes, 1)), fmt.Sprintf("%.2f", s.Seconds)})
+			ends, fmt.Sprintf("%.0f", s.Kept), percent(s.Pruned), fmt.Sprintf("%.0f", s.Union), percent(s.Bytes / max(s.DenseBytes, 1)), fmt.Sprintf("%.2f", s.Seconds)})
 	}
 	return out
 }

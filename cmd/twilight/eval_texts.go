@@ -73,14 +73,14 @@ func (c *pplCommand) Run(con *console) error {
 	return c.score(con, func(sums []eval.Summary) {
 		out := [][]string{{"TEXT", "LENGTH", "ATTENTION", "PPL", "VS DENSE", "95 %", "KL", "TOP-1", "KEPT", "PRUNED", "READ", "MASS", "OF DENSE", "MS/TOKEN", "SPEED-UP"}}
 		for _, s := range sums {
-			ms, speedup, diff := "-", "-", "-"
+			ms, speedup, diff, ends := "-", "-", "-", "-"
 			if s.MicrosStep > 0 {
 				ms, speedup = fmt.Sprintf("%.1f", s.MicrosStep/1e3), fmt.Sprintf("%.2f", s.Speedup)
 			}
-			if s.VsDense != nil {
-				diff = fmt.Sprintf("%+.4f", s.VsDense.Mean)
+			if s.VsDense != nil && s.Spec != "dense" {
+				diff, ends = fmt.Sprintf("%+.4f", s.VsDense.Mean), interval(s.VsDense, 1, "%+.4f")
 			}
-			out = append(out, []string{s.Sample, fmt.Sprint(s.Size), s.Label, fmt.Sprintf("%.3f", s.Perplexity), diff, interval(s.VsDense, 1, "%+.4f"), fmt.Sprintf("%.5f", s.KL), percent(s.Agree),
+			out = append(out, []string{s.Sample, fmt.Sprint(s.Size), s.Label, fmt.Sprintf("%.3f", s.Perplexity), diff, ends, fmt.Sprintf("%.5f", s.KL), percent(s.Agree),
 				fmt.Sprintf("%.0f", s.Kept), percent(s.Pruned), fmt.Sprintf("%.0f", s.Union), fmt.Sprintf("%.4f", s.Mass), percent(s.Bytes / s.DenseBytes), ms, speedup})
 		}
 		table(con.out, out)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -175,6 +176,20 @@ func TestSummarize(t *testing.T) {
 	text := sums[3]
 	if text.Kind != KindText || text.VsDense.Mean != 0.5 || text.KL != 0.1 || len(text.KeptHeads) != 2 || text.NLL.Mean != 2.05 {
 		t.Errorf("%+v", text)
+	}
+	// Over several tasks, each counts the same whatever its number of samples.
+	other := sampleRow("1", "quest", 0.25)
+	other.Task = "u"
+	denseOther := sampleRow("1", "dense", 0.75)
+	denseOther.Task = "u"
+	sums = Summarize(append(rows[:4:4], other, denseOther), 1)
+	if len(sums) != 6 || sums[4].Task != Average || sums[5].Task != Average {
+		t.Fatalf("%+v", sums)
+	}
+	for _, s := range sums {
+		if s.Task == Average && s.Spec == "quest" && (s.Score.N != 3 || math.Abs(s.Score.Mean-(0.5+0.25)/2) > 1e-12 || math.Abs(s.VsDense.Mean+0.5) > 1e-12 || s.Metric != "") {
+			t.Errorf("%+v %+v %+v", s, s.Score, s.VsDense)
+		}
 	}
 	turned := []Row{rows[3], rows[0], rows[2], rows[1]}
 	if o := Summarize(turned, 1)[0]; cmp.Diff(quest, o) != "" {

@@ -38,8 +38,11 @@ func (r *Row) question() key {
 	return k
 }
 
-// Summarize reduces rows to one summary for each task, length and spec, in the order in which those first stand in the rows; Task's samples are averaged. Intervals are
-// drawn from the seed, and do not depend on the order of rows.
+// Average is the task of summaries over all tasks, each task counting the same.
+const Average = "average"
+
+// Summarize reduces rows to one summary for each task, length and spec, in the order in which those first stand in the rows; a task's samples are averaged. Where there are
+// several tasks of questions, their average at each length follows. Intervals are drawn from the seed, and do not depend on the order of rows.
 func Summarize(rows []Row, seed uint64) []Summary {
 	type group struct {
 		key
@@ -47,7 +50,15 @@ func Summarize(rows []Row, seed uint64) []Summary {
 	}
 	dense := map[key]*Row{}
 	groups := map[group][]*Row{}
-	var order []group
+	tasks := map[string]bool{}
+	var order, averages []group
+	add := func(order []group, g group, r *Row) []group {
+		if groups[g] == nil {
+			order = append(order, g)
+		}
+		groups[g] = append(groups[g], r)
+		return order
+	}
 	for i := range rows {
 		r := &rows[i]
 		k := r.question()
@@ -55,26 +66,29 @@ func Summarize(rows []Row, seed uint64) []Summary {
 			dense[k] = r
 		}
 		k.spec = r.Spec
-		if r.Kind == KindSample {
+		switch r.Kind {
+		case KindText:
+			order = add(order, group{key: k}, r)
+		case KindSample:
 			k.sample, k.prompt = "", ""
+			order = add(order, group{k, r.Metric}, r)
+			tasks[r.Task] = true
+			k.task = Average
+			averages = add(averages, group{key: k}, r)
 		}
-		g := group{key: k}
-		if r.Answer != nil {
-			g.metric = r.Metric
-		}
-		if groups[g] == nil {
-			order = append(order, g)
-		}
-		groups[g] = append(groups[g], r)
+	}
+	if len(tasks) > 1 {
+		order = append(order, averages...)
 	}
 	var out []Summary
 	for _, g := range order {
-		switch g.kind {
-		case KindSample:
-			out = append(out, summarizeSamples(groups[g], dense, seed))
-		case KindText:
+		if g.kind == KindText {
 			out = append(out, summarizeText(groups[g][0], dense[groups[g][0].question()], seed))
+			continue
 		}
+		s := summarizeSamples(groups[g], dense, seed)
+		s.Task, s.Metric = g.task, g.metric
+		out = append(out, s)
 	}
 	return out
 }
@@ -85,26 +99,33 @@ func (r *Row) summary() Summary {
 
 func summarizeSamples(rows []*Row, dense map[key]*Row, seed uint64) Summary {
 	rows = slices.Clone(rows)
-	slices.SortFunc(rows, func(a, b *Row) int { return cmp.Or(cmp.Compare(a.Sample, b.Sample), cmp.Compare(a.Prompt, b.Prompt)) })
+	slices.SortFunc(rows, func(a, b *Row) int {
+		return cmp.Or(cmp.Compare(a.Task, b.Task), cmp.Compare(a.Sample, b.Sample), cmp.Compare(a.Prompt, b.Prompt))
+	})
+	count := map[string]int{}
+	for _, r := range rows {
+		count[r.Task]++
+	}
 	s := rows[0].summary()
-	s.Metric, s.Measured = rows[0].Metric, rows[0].Measured
-	n := float64(len(rows))
+	s.Measured = rows[0].Measured
 	var scores, diffs []float64
 	for _, r := range rows {
-		scores = append(scores, r.Score)
+		share := 1 / float64(len(count)*count[r.Task]) // of the average
+		weight := share * float64(len(rows))           // 1, unless tasks have different numbers of samples
+		scores = append(scores, weight*r.Score)
 		if d := dense[r.question()]; d != nil {
-			diffs = append(diffs, r.Score-d.Score)
+			diffs = append(diffs, weight*(r.Score-d.Score))
 		}
-		s.ContextMean += r.ContextMean / n
-		s.Candidates += r.Candidates / n
-		s.Kept += r.Kept / n
-		s.Union += r.Union / n
-		s.Pruned += r.Pruned / n
-		s.Bytes += r.Bytes / n
-		s.DenseBytes += r.DenseBytes / n
-		s.Mass += r.Mass / n
-		s.OutErr += r.OutErr / n
-		s.Seconds += r.Seconds / n
+		s.ContextMean += share * r.ContextMean
+		s.Candidates += share * r.Candidates
+		s.Kept += share * r.Kept
+		s.Union += share * r.Union
+		s.Pruned += share * r.Pruned
+		s.Bytes += share * r.Bytes
+		s.DenseBytes += share * r.DenseBytes
+		s.Mass += share * r.Mass
+		s.OutErr += share * r.OutErr
+		s.Seconds += share * r.Seconds
 	}
 	score := Bootstrap(scores, seed)
 	s.Score = &score
