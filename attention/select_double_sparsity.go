@@ -2,6 +2,7 @@ package attention
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/twilight-go/twilight/internal/tensor"
@@ -14,8 +15,10 @@ import (
 // query head by itself, which under grouped queries would multiply the label cache by the group; here the group shares one, and a channel that only one of its heads
 // needs has to outweigh the others'.
 //
-// Without a calibration each block of 256 tokens chooses its own channels, those in which its keys vary most (a channel that is the same in all keys ranks nothing), and
-// keeps the mean key of the block, from which the other channels are estimated. Labels are then written when a block is full, and the newest block is scored exactly.
+// Without a calibration each block of 256 tokens chooses its own channels, those of largest Σ|k_c|, and keeps the mean key of the block, from which the other
+// channels are estimated so that scores of different blocks compare. Labels are then written when a block is full, and the newest block is scored exactly. That is no
+// worse than a calibration: SmolLM2-135M at 4096 tokens of which 256 are attended to, KL from dense with 8 and 16 of 64 channels .028 and .014, calibrated on another
+// part of the book .046 and .021; choosing by the variance of the keys instead .56 and .20.
 //
 // Metadata per token: r/2 bytes of labels and 4 of scales, all of it read every step; self-calibrated also 2·(d+r)/256.
 type doubleSparsity struct {
@@ -177,31 +180,30 @@ func (p Labels) Append(dst []byte, r Rows) {
 // maxLabels bounds the labelled channels of a head: half of any head's that is known.
 const maxLabels = 512
 
-// decide chooses the channels of a full block by their variance, and writes their numbers and the mean key of the others.
+// decide chooses the channels of a full block by Σ|k_c|, and writes their numbers and the mean key of the others.
 func (p Labels) decide(dst []byte, r Rows) {
 	mean := as[uint16](dst[p.codeBytes(r.Dim):])[:r.Dim]
 	channels := as[uint16](dst[p.codeBytes(r.Dim)+2*r.Dim:])[:p.width(r.Dim)]
-	var best [maxLabels]float32
+	var best [maxLabels]float64
 	n := 0
 	for c := range r.Dim {
-		var sum, squares float64
+		var sum, size float64
 		for t := range BlockTokens {
 			x := float64(tensor.F16ToF32(r.K[t*r.Dim+c]))
 			sum += x
-			squares += x * x
+			size += math.Abs(x)
 		}
 		mean[c] = tensor.F32ToF16(float32(sum / BlockTokens))
-		v := float32(squares - sum*sum/BlockTokens)
 		i := n
 		if n < len(channels) {
 			n++
-		} else if i--; !(v > best[i]) {
+		} else if i--; !(size > best[i]) {
 			continue
 		}
-		for ; i > 0 && v > best[i-1]; i-- {
+		for ; i > 0 && size > best[i-1]; i-- {
 			best[i], channels[i] = best[i-1], channels[i-1]
 		}
-		best[i], channels[i] = v, uint16(c)
+		best[i], channels[i] = size, uint16(c)
 	}
 	slices.Sort(channels)
 	for _, c := range channels {

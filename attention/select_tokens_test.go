@@ -153,26 +153,24 @@ func TestDoubleSparsity(t *testing.T) {
 	}
 }
 
-// Blocks choose the channels in which their keys vary most.
+// Blocks choose the channels in which their keys are largest.
 func TestLabelsDecide(t *testing.T) {
 	const dim = 32
 	x := newText(rand.New(rand.NewPCG(4, 4)), BlockTokens, dim)
-	variance := make([]float64, dim)
-	for c := range variance {
-		var sum, squares float64
-		for _, k := range x.k {
-			sum, squares = sum+k[c], squares+k[c]*k[c]
+	size := make([]float64, dim)
+	for _, k := range x.k {
+		for c, y := range k {
+			size[c] += math.Abs(y)
 		}
-		variance[c] = squares - sum*sum/BlockTokens
 	}
-	want := byFallingScore(variance)[:5]
+	want := byFallingScore(size)[:5]
 	slices.Sort(want)
 	p := Labels{Count: 5}
 	block := aligned(p.BlockBytes(dim))
 	p.Append(block, Rows{K: x.kh, Dim: dim, To: BlockTokens})
 	for i, c := range want {
 		if got := p.channel(block, dim, nil, i); got != c {
-			t.Errorf("channel %d is %d, want those of largest variance, %v", i, got, want)
+			t.Errorf("channel %d is %d, want those of largest Σ|k|, %v", i, got, want)
 		}
 	}
 }

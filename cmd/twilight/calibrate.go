@@ -15,7 +15,6 @@ type calibrateCommand struct {
 	Import  string  `placeholder:"FILE" type:"path" help:"Instead, a channel file of Double Sparsity's authors for this model."`
 	Out     string  `short:"o" placeholder:"FILE" type:"path" help:"Where to write the calibration."`
 	Tokens  int     `default:"4096" placeholder:"N" help:"Tokens of the text, from its start (${default})."`
-	Rank    string  `enum:"product,variance" default:"product" placeholder:"NAME" help:"What makes a channel important: product, the sum of |q·k| as published, or variance, how much it tells tokens apart (${default})."`
 	Anchors int     `default:"2" placeholder:"N" help:"Layers that select tokens for those after them (${default})."`
 	Keep    float64 `default:"0.0625" placeholder:"N" help:"Share of the context that they select, when layers are compared (${default})."`
 	Samples int     `default:"32" placeholder:"N" help:"Queries by which they are compared (${default})."`
@@ -47,7 +46,7 @@ func (c *calibrateCommand) Run(con *console) error {
 	}
 	p := con.progress("tok")
 	defer p.clear()
-	t := &calibrate.Text{Model: c.Model, Text: text, Tokens: c.Tokens, Rank: calibrate.Rank(c.Rank), Anchors: c.Anchors, Keep: c.Keep, Samples: c.Samples, Progress: p.report}
+	t := &calibrate.Text{Model: c.Model, Text: text, Tokens: c.Tokens, Anchors: c.Anchors, Keep: c.Keep, Samples: c.Samples, Progress: p.report}
 	o := c.options()
 	if c.Import == "" {
 		o = t.Options(o)

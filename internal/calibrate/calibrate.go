@@ -14,22 +14,11 @@ import (
 // ErrText is in the error of a text that is too short.
 var ErrText = errors.New("the text is too short")
 
-// Rank says what makes a channel important.
-type Rank string
-
-// Product is the paper's: Σ|q_c·k_c| over queries, keys and the query heads of the group. Variance is E[q_c²]·Var[k_c], how much the channel tells
-// tokens apart: what a channel adds to all logits alike ranks nothing, however large it is.
-const (
-	Product  Rank = "product"
-	Variance Rank = "variance"
-)
-
 // Text is a calibration by a text.
 type Text struct {
 	Model   string // named in the result
 	Text    string
 	Tokens  int     // of the text, from its start
-	Rank    Rank    // of channels
 	Anchors int     // layers that select
 	Keep    float64 // share of the context that a layer selects, when layers are compared
 	Samples int     // queries by which layers are compared, spread over the second half of the text
@@ -70,7 +59,7 @@ func (t *Text) Run(ctx context.Context, m *twilight.Model) (*attention.Calibrati
 	if err != nil {
 		return nil, err
 	}
-	c := &attention.Calibration{Model: t.Model, Tokens: t.Tokens, Layers: h.Layers, KVHeads: h.KVHeads, Dim: h.HeadDim, Channels: t.seen.channels(t.Rank)}
+	c := &attention.Calibration{Model: t.Model, Tokens: t.Tokens, Layers: h.Layers, KVHeads: h.KVHeads, Dim: h.HeadDim, Channels: t.seen.channels()}
 	c.Anchors, c.Held = bestAnchors(t.seen.held(), t.Anchors)
 	return c, nil
 }

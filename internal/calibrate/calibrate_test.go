@@ -81,7 +81,6 @@ func TestObserve(t *testing.T) {
 		h := attention.Head{Dim: dim, Table: []int32{1, 0}, K: make([]uint16, 2*attention.BlockTokens*dim)}
 		k[l] = make([]float64, tokens*dim)
 		for i := range k[l] {
-			// the first channel is large and always the same: important by the product, not by the variance
 			half := tensor.F32ToF16(float32([]float64{20, 0.1 * rng.NormFloat64(), 3 * rng.NormFloat64(), rng.NormFloat64()}[i%dim]))
 			k[l][i] = float64(tensor.F16ToF32(half))
 			h.K[int(h.Row(i/dim))*dim+i%dim] = half
@@ -102,11 +101,16 @@ func TestObserve(t *testing.T) {
 			o.observe(&attention.Observation{Layer: l, Group: group, Head: h, First: chunk[0], Rows: chunk[1] - chunk[0], Q: q[(l*tokens+chunk[0])*row:], Stride: row, Kern: attention.Portable{}})
 		}
 	}
-	if got := o.channels(Product); got[0][0][0] != 0 || got[1][0][3] != 1 {
-		t.Errorf("by the product: %v", got)
-	}
-	if got := o.channels(Variance); got[0][0][0] != 2 || got[0][0][3] != 0 {
-		t.Errorf("by the variance: %v", got)
+	for l := range 2 {
+		importance := make([]float64, dim)
+		for i, x := range q[l*tokens*row : (l+1)*tokens*row] {
+			for at := i % dim; at < len(k[l]); at += dim { // every query with every key
+				importance[i%dim] += math.Abs(float64(x) * k[l][at])
+			}
+		}
+		if got := o.channels()[l][0]; !slices.Equal(got, ranked(importance)) {
+			t.Errorf("layer %d: channels %v by importance %v", l, got, importance)
+		}
 	}
 	if want := []int{199, 249, 299}; !slices.Equal(o.samples, want) {
 		t.Fatalf("samples %v, want %v", o.samples, want)

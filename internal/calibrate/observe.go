@@ -20,9 +20,8 @@ type observer struct {
 
 // head is the sums of one KV head of a layer, by channel.
 type head struct {
-	keys           float64   // how many
-	k, absK, sqK   []float64 // Σk, Σ|k|, Σk²
-	absQ, sqQ      []float64 // over the group's queries
+	seen           bool
+	k, q           []float64 // Σ|k|, and Σ|q| over the group's queries
 	sampled        int
 	sets           [][]int32 // the sampled queries of the chunk: tokens of largest weight, [sample][query head]
 	weights, order []float32
@@ -40,9 +39,7 @@ func newObserver(t *Text, s attention.Shape) *observer {
 		}
 	}
 	for i := range o.heads {
-		sums := make([]float64, 5*s.Dim)
-		cut := func(j int) []float64 { return sums[j*s.Dim:][:s.Dim] }
-		o.heads[i] = head{k: cut(0), absK: cut(1), sqK: cut(2), absQ: cut(3), sqQ: cut(4)}
+		o.heads[i] = head{k: make([]float64, s.Dim), q: make([]float64, s.Dim)}
 	}
 	for range s.KVHeads {
 		m := make(kvLayers, s.Layers)
@@ -63,18 +60,13 @@ func (o *observer) observe(ob *attention.Observation) {
 	for p := ob.First; p < ob.First+ob.Rows; p++ {
 		row := int(ob.Head.Row(p)) * o.Dim
 		for c, x := range ob.Head.K[row : row+o.Dim] {
-			k := float64(tensor.F16ToF32(x))
-			h.k[c] += k
-			h.absK[c] += math.Abs(k)
-			h.sqK[c] += k * k
+			h.k[c] += math.Abs(float64(tensor.F16ToF32(x)))
 		}
 		for i, x := range ob.Q[(p-ob.First)*ob.Stride:][:o.Group*o.Dim] {
-			q := float64(x)
-			h.absQ[i%o.Dim] += math.Abs(q)
-			h.sqQ[i%o.Dim] += q * q
+			h.q[i%o.Dim] += math.Abs(float64(x))
 		}
 	}
-	h.keys += float64(ob.Rows)
+	h.seen = true
 	n := 0
 	for _, p := range o.samples {
 		if p >= ob.First && p < ob.First+ob.Rows {
@@ -108,7 +100,7 @@ func (o *observer) sample(ob *attention.Observation, h *head, n, p int) {
 		h.sets[i], h.order = heaviest(h.sets[i][:0], w, want, h.order)
 		for a := range ob.Layer + 1 {
 			from := &o.heads[a*o.KVHeads+ob.KVHead]
-			if from.keys == 0 {
+			if !from.seen {
 				continue // a layer with a window, which nobody sees
 			}
 			var sum float64
@@ -142,19 +134,15 @@ func heaviest(set []int32, w []float32, want int, order []float32) ([]int32, []f
 	return set, order
 }
 
-// channels ranks the channels of every head.
-func (o *observer) channels(by Rank) (out [][][]int) {
+// channels ranks the channels of every head by Σ|q_c·k_c| over the group's queries and all keys, which is Σ|q_c|·Σ|k_c|.
+func (o *observer) channels() (out [][][]int) {
 	for l := range o.Layers {
 		var heads [][]int
 		for kv := range o.KVHeads {
 			h := &o.heads[l*o.KVHeads+kv]
 			importance := make([]float64, o.Dim)
 			for c := range importance {
-				if by == Variance {
-					importance[c] = h.sqQ[c] * (h.sqK[c] - h.k[c]*h.k[c]/max(h.keys, 1))
-				} else {
-					importance[c] = h.absQ[c] * h.absK[c]
-				}
+				importance[c] = h.q[c] * h.k[c]
 			}
 			heads = append(heads, ranked(importance))
 		}
