@@ -56,7 +56,10 @@ func (q *Questions) Options(o twilight.Options) twilight.Options {
 }
 
 // labelled is a spec with the name that it goes by.
-type labelled struct{ label, canonical string }
+type labelled struct {
+	label, canonical string
+	observes         bool // whether it has to see the prompt's queries
+}
 
 // canonical are the specs without those that say the same as one before.
 func canonical(specs []string) (out []labelled, err error) {
@@ -66,7 +69,11 @@ func canonical(specs []string) (out []labelled, err error) {
 			return nil, err
 		}
 		if c := s.String(); !slices.ContainsFunc(out, func(l labelled) bool { return l.canonical == c }) {
-			out = append(out, labelled{text, c})
+			p, err := attention.New(s)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, labelled{text, c, p.Observes()})
 		}
 	}
 	return out, nil

@@ -119,7 +119,7 @@ func overHeads(layers [][]float64) (sum float64) {
 func TestTextsShare(t *testing.T) {
 	var alone []Row
 	c := texts(openLog(t, ""))
-	c.Specs = []string{roughSpec, "dense", exactSpec, "twilight", "quest:keep=0.1"} // two passes
+	c.Specs = []string{roughSpec, "dense", exactSpec, "snapkv:keep=0.1+when:min-context=16", "h2o:keep=0.1+when:min-context=16"} // two passes
 	c.Lengths, c.Score = []int{400, 700}, 70
 	m := c.open(t)
 	for _, n := range []int{400, 700} {
