@@ -37,7 +37,39 @@ func register(m map[string]Info, name string, i Info) {
 }
 
 // Method is a line of the table of registered parts.
-type Method struct{ Stage, Name, Paper, Doc, Args string }
+type Method struct {
+	Stage, Name, Paper, Doc, Args string
+	Stores, Reads                 []float64 // bytes a token of one KV head with MethodDims channels, with default arguments
+}
+
+// MethodDims is the head sizes that the table of parts shows costs for.
+var MethodDims = [...]int{64, 128}
+
+// Coster is a Selector that says what it keeps for each token, and what it reads of that and of keys in a step for each token in sight, where these are not just its
+// planes. The table of parts shows it.
+type Coster interface {
+	PerToken(dim int) (stores, reads float64)
+}
+
+// costs fills in what the part keeps, and what it reads: a selector for each token in sight, an estimator for each candidate.
+func (m *Method) costs(part any) {
+	for _, dim := range MethodDims {
+		var stores float64
+		if p, ok := part.(interface{ Planes() []Plane }); ok {
+			for _, pl := range p.Planes() {
+				stores += float64(pl.BlockBytes(dim)) / BlockTokens
+			}
+		}
+		reads := stores
+		switch p := part.(type) {
+		case Coster:
+			stores, reads = p.PerToken(dim)
+		case Estimator:
+			reads = float64(p.PageBytes(dim)) / PageTokens
+		}
+		m.Stores, m.Reads = append(m.Stores, stores), append(m.Reads, reads)
+	}
+}
 
 // Methods lists every registered part, by stage and name.
 func Methods() (out []Method) {
@@ -48,8 +80,10 @@ func Methods() (out []Method) {
 		for _, n := range names(s.parts) {
 			i := s.parts[n]
 			a := newArgs(Part{Name: n})
-			i.New(a) //nolint:errcheck // only to see which arguments it reads
-			out = append(out, Method{s.stage, n, i.Paper, i.Doc, strings.Join(a.help(), ", ")})
+			part, _ := i.New(a) // an error, of an argument that must be given, leaves what it costs unknown: nothing
+			m := Method{Stage: s.stage, Name: n, Paper: i.Paper, Doc: i.Doc, Args: strings.Join(a.help(), ", ")}
+			m.costs(part)
+			out = append(out, m)
 		}
 	}
 	return out

@@ -26,6 +26,11 @@ func init() {
 	}})
 }
 
+// PerToken implements Coster: sums and the list of the living; their keys.
+func (s h2o) PerToken(dim int) (stores, reads float64) {
+	return 4 + 4*s.keep, s.keep * 2 * float64(dim)
+}
+
 // NewState implements Stateful.
 func (h2o) NewState(shape Shape) State {
 	return &h2oState{kvHeads: shape.KVHeads, books: make([]h2oBook, shape.Layers*shape.KVHeads), scratch: make([][]float32, shape.KVHeads)}

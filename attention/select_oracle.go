@@ -43,8 +43,8 @@ func init() {
 	}})
 }
 
-// ReadPerToken implements Reader.
-func (exactScan) ReadPerToken(dim int) float64 { return 2 * float64(dim) }
+// PerToken implements Coster.
+func (exactScan) PerToken(dim int) (stores, reads float64) { return 0, 2 * float64(dim) }
 
 // Choose implements Selector.
 func (s oracleK) Choose(w *Work) {

@@ -31,6 +31,9 @@ func init() {
 	}})
 }
 
+// PerToken implements Coster: a bit.
+func (snapkv) PerToken(int) (stores, reads float64) { return 1. / 8, 0 }
+
 // NewState implements Stateful.
 func (s snapkv) NewState(shape Shape) State {
 	return &snapState{kvHeads: shape.KVHeads, heads: make([]snapHead, shape.Layers*shape.KVHeads), scratch: make([][]float32, shape.KVHeads)}

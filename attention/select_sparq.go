@@ -32,8 +32,10 @@ func (sparq) Planes() []Plane { return sparqPlanes }
 // Scores implements Selector. Channels are added up in whole blocks.
 func (sparq) Scores(n int) int { return (n + BlockTokens - 1) / BlockTokens * BlockTokens }
 
-// ReadPerToken implements Reader.
-func (s sparq) ReadPerToken(dim int) float64 { return 2 * float64(s.width(dim)) }
+// PerToken implements Coster: the channels of one query head; those of a group differ.
+func (s sparq) PerToken(dim int) (stores, reads float64) {
+	return 2 * float64(dim), 2 * float64(s.width(dim))
+}
 
 // width is the number of channels of dim that are looked at.
 func (s sparq) width(dim int) int {

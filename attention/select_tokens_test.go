@@ -247,3 +247,21 @@ func TestCalibrationErrors(t *testing.T) {
 		}
 	}
 }
+
+// What the table says of costs is what planes and steps have.
+func TestMethodCosts(t *testing.T) {
+	want := map[string][4]float64{ // stored and read bytes a token, at 64 and at 128 channels
+		"quest": {16, 32, 16, 32}, "sparq": {128, 256, 32, 64}, "oracle-k": {0, 0, 128, 256}, "int4": {36, 68, 36, 68}, "int8": {68, 132, 68, 132},
+		"page-range": {48, 96, 48, 96}, "exact": {0, 0, 128, 256}, "top-p": {}, "full": {},
+	}
+	for _, m := range Methods() {
+		got := [4]float64{m.Stores[0], m.Stores[1], m.Reads[0], m.Reads[1]}
+		if w, ok := want[m.Name]; ok && got != w {
+			t.Errorf("%s: %v, want %v", m.Name, got, w)
+		}
+		delete(want, m.Name)
+	}
+	if len(want) > 0 {
+		t.Errorf("not listed: %v", want)
+	}
+}

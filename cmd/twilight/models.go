@@ -129,6 +129,9 @@ type methodRow struct {
 	Args  string `json:"arguments,omitempty"`
 	Doc   string `json:"doc"`
 	Paper string `json:"arxiv,omitempty"`
+	// Bytes a token of one KV head with 64 and with 128 channels.
+	Stores []float64 `json:"stores_bytes_per_token,omitempty"`
+	Reads  []float64 `json:"reads_bytes_per_token,omitempty"`
 }
 
 func (c *listCommand) methods(con *console) error {
@@ -138,12 +141,12 @@ func (c *listCommand) methods(con *console) error {
 		if args == p.Name {
 			args = ""
 		}
-		rows = append(rows, methodRow{"preset", p.Name, args, p.Doc, ""})
+		rows = append(rows, methodRow{Stage: "preset", Name: p.Name, Args: args, Doc: p.Doc})
 	}
 	for _, m := range attention.Methods() {
-		rows = append(rows, methodRow{m.Stage, m.Name, m.Args, m.Doc, m.Paper})
+		rows = append(rows, methodRow{m.Stage, m.Name, m.Args, m.Doc, m.Paper, m.Stores, m.Reads})
 	}
-	text := [][]string{{"STAGE", "NAME", "WHAT IT DOES", "ARGUMENTS OR MEANING"}}
+	text := [][]string{{"STAGE", "NAME", "STORES", "READS", "WHAT IT DOES", "ARGUMENTS OR MEANING"}}
 	for _, r := range rows {
 		if c.JSON {
 			if err := writeJSON(con.out, r); err != nil {
@@ -155,12 +158,25 @@ func (c *listCommand) methods(con *console) error {
 		if r.Paper != "" {
 			doc += " (arXiv " + r.Paper + ")"
 		}
-		text = append(text, []string{r.Stage, r.Name, doc, r.Args})
+		text = append(text, []string{r.Stage, r.Name, perToken(r.Stores), perToken(r.Reads), doc, r.Args})
 	}
 	if !c.JSON {
 		table(con.out, text)
+		fmt.Fprintf(con.out, "\nSTORES and READS are bytes a token of a KV head with %d/%d channels, whose key and value take %d/%d: kept beside them, and read in a step by a selector for each token "+
+			"in sight, by an estimator for each candidate.\n", attention.MethodDims[0], attention.MethodDims[1], 4*attention.MethodDims[0], 4*attention.MethodDims[1])
 		fmt.Fprintf(con.out, "\nA spec is selector+estimator+pruner, each with its arguments after a colon; only the selector must be there. Every pruner takes union, per-head and tail=mean|none.\n"+
 			"+when:dense-layers=%d,min-context=%d says which layers and which short texts stay dense. Example: quest:keep=0.25+int4+top-p:0.9\n", attention.DefaultDenseLayers, attention.DefaultMinContext)
 	}
 	return nil
+}
+
+// perToken is bytes by head size, "" for none.
+func perToken(bytes []float64) string {
+	var out []string
+	for _, b := range bytes {
+		if b > 0 {
+			out = append(out, fmt.Sprintf("%.3g", b))
+		}
+	}
+	return cmp.Or(strings.Join(out, "/"), "-")
 }
