@@ -81,7 +81,10 @@ func (w *Work) splitHeavy(g int, exact float64) {
 	n := len(w.Pages)
 	weights, keep, heavy := w.Logits(g), w.keep[g*n:][:n], w.heavy[g*n:][:n]
 	mass := float32(exact) * w.total[g]
-	floor := (1 - float32(exact)) * w.total[g] / float32(len(weights)) * 0.999 // as in topP: a lighter token is never needed
+	floor := float32(1. / 64) // the share is small and the weights above this mostly hold it
+	if sum, _ := w.Kern.Above(weights, floor); sum < mass {
+		floor = (1 - float32(exact)) * w.total[g] / float32(len(weights)) * 0.999 // as in topP: a lighter token is never needed
+	}
 	rest := w.Scratch(len(weights) + PageTokens)
 	rest = rest[:w.Kern.Pack(rest, weights, floor)]
 	w.Kern.Lanes(heavy, weights, massThreshold(w.Kern, rest, mass, floor))
@@ -96,16 +99,18 @@ func (w *Work) collectBody(union bool) {
 	n := len(w.Pages)
 	w.bodyMask = grow(w.bodyMask, (w.Group+1)*n)
 	all, own := w.bodyMask[:n], w.bodyMask[n:]
-	w.bodyRows = w.bodyRows[:0]
+	w.bodyRows, w.heavyPages = w.bodyRows[:0], w.heavyPages[:0]
 	for j, p := range w.Pages {
 		var keep, heavy, m uint16
-		if union {
-			for g := range w.Group {
-				keep |= w.keep[g*n+j]
-				heavy |= w.heavy[g*n+j]
-			}
-			m = keep &^ heavy
-		} else {
+		for g := range w.Group {
+			keep |= w.keep[g*n+j]
+			heavy |= w.heavy[g*n+j]
+		}
+		if heavy != 0 {
+			w.heavyPages = append(w.heavyPages, int32(j))
+		}
+		if m = keep &^ heavy; !union && keep != 0 {
+			m = 0
 			for g := range w.Group {
 				own[g*n+j] = w.keep[g*n+j] &^ w.heavy[g*n+j]
 				m |= own[g*n+j]
@@ -166,15 +171,15 @@ func (w *Work) addTail(union bool) {
 			rest -= w.parts[(attendParts(len(w.rows))+i)*w.Group+g].sum
 		}
 		weights := w.Logits(g)
-		for j := range w.Pages {
-			m := w.heavy[g*n+j]
+		for _, j := range w.heavyPages {
+			m := w.heavy[g*n+int(j)]
 			if union {
 				for h := range w.Group {
-					m |= w.heavy[h*n+j]
+					m |= w.heavy[h*n+int(j)]
 				}
 			}
 			for ; m != 0; m &= m - 1 {
-				rest -= weights[j*PageTokens+bits.TrailingZeros16(m)]
+				rest -= weights[int(j)*PageTokens+bits.TrailingZeros16(m)]
 			}
 		}
 		if rest > 0 {

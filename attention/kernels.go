@@ -16,6 +16,10 @@ type Kernels interface {
 	Max(x []float32) float32
 	// Exp sets x[i] = exp(x[i] − max) and returns the sum; −Inf becomes exactly 0. max is at least every element.
 	Exp(x []float32, max float32) (sum float32)
+	// Weigh is Exp for weights that choose and sum but are not multiplied with values exactly: a relative error of 2e-4 will do. No result exceeds 1.
+	Weigh(x []float32, max float32) (sum float32)
+	// Louder raises best[i] to x[i] − shift where that is larger; NaN in x is ignored.
+	Louder(best, x []float32, shift float32)
 	// Above is the sum and the count of the elements of w that are at least t.
 	Above(w []float32, t float32) (sum float32, n int)
 	// Lanes sets bit i of mask[j] where w[j*PageTokens+i] >= t, for every whole page in w.

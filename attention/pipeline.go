@@ -69,8 +69,13 @@ func New(s Spec) (*Pipeline, error) {
 	if _, ok := last.(Compensator); ok && p.prun == nil {
 		p.tail = true
 	}
-	if _, p.sampled = last.(Sampler); p.sampled && s.Union {
-		return nil, fmt.Errorf("attention: %s: union does not go with %s, which weighs a token for the head that drew it", s, s.Select.Name)
+	for _, l := range p.chain {
+		if _, ok := l.Selector.(Sampler); ok {
+			p.sampled = true
+		}
+	}
+	if p.sampled && s.Union {
+		return nil, fmt.Errorf("attention: %s: union does not go with a selector that weighs a token for the head that drew it", s)
 	}
 	for _, l := range p.chain {
 		p.selPlane = append(p.selPlane, p.declare(l.Planes()))
@@ -83,7 +88,7 @@ func New(s Spec) (*Pipeline, error) {
 		case p.prun == nil:
 			return nil, fmt.Errorf("attention: %s: exact=%g needs a pruner, whose weights it goes by", s, s.Exact)
 		case p.sampled:
-			return nil, fmt.Errorf("attention: %s: exact=%g does not go with %s, whose weights are odds too", s, s.Exact, s.Select.Name)
+			return nil, fmt.Errorf("attention: %s: exact=%g does not go with a selector that weighs tokens by their odds", s, s.Exact)
 		}
 		p.values = p.declare([]Plane{ValueCodes{}, ValueScales{}})
 	}

@@ -64,6 +64,18 @@ func (Portable) Exp(x []float32, top float32) (sum float32) {
 	return sum
 }
 
+// Weigh implements Kernels.
+func (p Portable) Weigh(x []float32, top float32) (sum float32) { return p.Exp(x, top) }
+
+// Louder implements Kernels.
+func (Portable) Louder(best, x []float32, shift float32) {
+	for i, v := range x {
+		if v -= shift; v > best[i] {
+			best[i] = v
+		}
+	}
+}
+
 // Above implements Kernels.
 func (Portable) Above(w []float32, t float32) (sum float32, n int) {
 	for _, x := range w {

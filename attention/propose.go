@@ -23,6 +23,22 @@ func (w *Work) Propose(g, lo, hi int) {
 	}
 }
 
+// proposePages makes the pages of size tokens whose bit is set in masks candidates of the heads.
+func (w *Work) proposePages(heads uint32, size int, masks []uint16) {
+	for j, m := range masks {
+		for ; m != 0; m &= m - 1 {
+			p := j*PageTokens + bits.TrailingZeros16(m)
+			if size == PageTokens {
+				w.whole[p] |= heads
+				continue
+			}
+			for h := heads; h != 0; h &= h - 1 {
+				w.Propose(bits.TrailingZeros32(h), p*size, (p+1)*size)
+			}
+		}
+	}
+}
+
 // ProposeLanes makes tokens of page p candidates of query head g: token p*PageTokens+i for each set bit i.
 func (w *Work) ProposeLanes(g, p int, lanes uint16) {
 	head := uint32(1) << g
@@ -136,10 +152,18 @@ func (w *Work) gather() {
 	w.logits = grow(w.logits, w.Group*n*PageTokens)
 	w.count.cand = 0
 	clear(w.count.b0)
+	shared := 0 // candidates of every head, of pages that all propose
 	for j, p := range w.Pages {
 		seen := uint16(0xffff)
 		if int(p) == last {
 			seen = laneMask(w.Head.N - last*PageTokens)
+		}
+		if w.whole[p] == w.everyHead() && w.link == 0 {
+			for g := range w.Group {
+				w.cand[g*n+j] = seen
+			}
+			shared += bits.OnesCount16(seen)
+			continue
 		}
 		union := uint16(0)
 		for g := range w.Group {
@@ -152,6 +176,10 @@ func (w *Work) gather() {
 			w.count.b0[g] += bits.OnesCount16(m)
 		}
 		w.count.cand += bits.OnesCount16(union)
+	}
+	w.count.cand += shared
+	for g := range w.count.b0 {
+		w.count.b0[g] += shared
 	}
 }
 
@@ -168,8 +196,12 @@ func (w *Work) bounded(p int) bool {
 // mask sets the logits of the lanes of pages [lo,hi) that are no candidates to −Inf.
 func (w *Work) mask(lo, hi int) {
 	n := len(w.Pages)
+	every := min(n*PageTokens, w.Head.N-int(w.Pages[n-1]-int32(n-1))*PageTokens) // tokens of the candidate pages
 	for g := range w.Group {
-		l := w.Logits(g)
+		l, lo := w.Logits(g), lo
+		if w.count.b0[g] == every && len(w.odds) == 0 {
+			lo = max(lo, n-1) // only the newest page may be short
+		}
 		for j := lo; j < hi; j++ {
 			if len(w.odds) > 0 {
 				first := int(w.Pages[j]) * PageTokens
@@ -194,14 +226,14 @@ func (w *Work) mask(lo, hi int) {
 }
 
 // collectOdds gathers the survivors' odds beside their rows.
-func (w *Work) collectOdds() {
+func (w *Work) collectOdds(masks []uint16) {
 	n := len(w.rows)
 	w.bias = grow(w.bias, w.Group*n)
 	i := 0
 	for j, p := range w.Pages {
 		all := uint16(0)
 		for g := range w.Group {
-			all |= w.keep[g*len(w.Pages)+j]
+			all |= masks[g*len(w.Pages)+j]
 		}
 		for ; all != 0; all &= all - 1 {
 			token := int(p)*PageTokens + bits.TrailingZeros16(all)

@@ -39,7 +39,7 @@ func (t topK) Prune(w *Work, g int, logits []float32, keep []uint16) (top, total
 		keepBest(w, logits, keep, k)
 	}
 	top = w.Kern.Max(logits)
-	return top, w.Kern.Exp(logits, top)
+	return top, w.Kern.Weigh(logits, top)
 }
 
 // keepBest keeps the k largest logits, of equal ones the earlier tokens.
@@ -75,7 +75,7 @@ type topP struct{ p float64 }
 func (t topP) Prune(w *Work, g int, logits []float32, keep []uint16) (top, total float32) {
 	k := w.Kern
 	top = k.Max(logits)
-	total = k.Exp(logits, top)
+	total = k.Weigh(logits, top)
 	if t.p >= 1 {
 		w.keepAll(g)
 		return top, total

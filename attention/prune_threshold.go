@@ -14,7 +14,7 @@ type threshold struct{ t float64 }
 // Prune implements Pruner.
 func (t threshold) Prune(w *Work, g int, logits []float32, keep []uint16) (top, total float32) {
 	top = w.Kern.Max(logits)
-	total = w.Kern.Exp(logits, top)
+	total = w.Kern.Weigh(logits, top)
 	w.Kern.Lanes(keep, logits, float32(t.t))
 	return top, total
 }

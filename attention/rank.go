@@ -1,6 +1,9 @@
 package attention
 
-import "math"
+import (
+	"math"
+	"math/bits"
+)
 
 // kthLargest is a threshold t that separates the want largest elements of x from the rest (1 ≤ want ≤ len(x)): they are those above t and the first ties of those
 // equal to t. It halves the interval of float bit patterns with vector counts, until exactly the wanted number lies above or only ties are left between. NaN counts as less
@@ -52,12 +55,38 @@ func logSumExp(k Kernels, x, scratch []float32) float32 {
 // loudest leaves in the first head's scores the largest of the heads', each head's normalised by its own softmax so that none outshouts the others.
 func loudest(k Kernels, scores []float32, ld, heads, n int, scratch []float32) {
 	best := scores[:n]
-	for g := range heads {
+	own := logSumExp(k, best, scratch)
+	for i := range best {
+		best[i] -= own
+	}
+	for g := 1; g < heads; g++ {
 		score := scores[g*ld:][:n]
-		lse := logSumExp(k, score, scratch)
-		for i := range score {
-			if x := score[i] - lse; g == 0 || x > best[i] {
-				best[i] = x
+		k.Louder(best, score, logSumExp(k, score, scratch))
+	}
+}
+
+// bestOf sets the bits of the want largest elements of x, of equal ones the earlier, and clears the others: bit i%PageTokens of masks[i/PageTokens]. NaN is never among them.
+func bestOf(k Kernels, x []float32, want int, masks []uint16) {
+	t, _ := kthLargest(k, x, want)
+	whole := len(x) / PageTokens
+	k.Lanes(masks[:whole], x[:whole*PageTokens], t)
+	if rest := x[whole*PageTokens:]; len(rest) > 0 {
+		masks[whole] = 0
+		for i, v := range rest {
+			if v >= t {
+				masks[whole] |= 1 << i
+			}
+		}
+	}
+	over := -want // too many only where elements tie at t
+	for _, m := range masks {
+		over += bits.OnesCount16(m)
+	}
+	for j := len(masks) - 1; over > 0; j-- {
+		for i := PageTokens - 1; i >= 0 && over > 0; i-- {
+			if masks[j]>>i&1 != 0 && x[j*PageTokens+i] == t {
+				masks[j] &^= 1 << i
+				over--
 			}
 		}
 	}

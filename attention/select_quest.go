@@ -81,23 +81,15 @@ func (s quest) Choose(w *Work) {
 		want = (s.budget + s.page - 1) / s.page
 	}
 	want = min(max(want, 1), n)
+	masks := w.maskScratch((n + PageTokens - 1) / PageTokens)
 	if s.shared {
 		loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, n, w.Scratch(n))
+		bestOf(w.Kern, w.ScoreSlice(0)[:n], want, masks)
+		w.proposePages(w.everyHead(), s.page, masks)
+		return
 	}
 	for g := range w.Group {
-		score := w.ScoreSlice(g)[:n]
-		if s.shared {
-			score = w.ScoreSlice(0)[:n]
-		}
-		t, ties := kthLargest(w.Kern, score, want)
-		for p, x := range score {
-			tied := x == t && ties > 0
-			if tied {
-				ties--
-			}
-			if tied || x > t {
-				w.Propose(g, p*s.page, (p+1)*s.page)
-			}
-		}
+		bestOf(w.Kern, w.ScoreSlice(g)[:n], want, masks)
+		w.proposePages(1<<g, s.page, masks)
 	}
 }

@@ -59,38 +59,39 @@ type Work struct {
 	sparse bool
 	link   int // of the chain of selectors, which one is at work
 
-	scoreLD  int
-	scores   []float32
-	whole    []uint32  // per page: query heads that propose all of it
-	some     []uint32  // per page: query heads that propose some of it
-	lanes    []uint16  // per page and head: which tokens, where some says so
-	bounds   []uint16  // [page][Group] lanes that the chain's earlier selectors propose; empty for its first
-	odds     []float32 // [Group][tokens] −ln of the odds at which a token was drawn; empty: nothing was
-	cand     []uint16  // [Group][len(Pages)] candidate lanes
-	keep     []uint16  // [Group][len(Pages)] survivors
-	heavy    []uint16  // [Group][len(Pages)] survivors that are read exactly, in precision by weight
-	logits   []float32
-	top      []float32 // per query head: the largest estimated logit,
-	total    []float32 // and the sum of the weights that count from it
-	rows     []int32   // flattened survivors of the union, as slab rows
-	own      []uint32  // per survivor: the query heads that keep it, when heads attend to their own sets
-	bias     []float32 // [Group][len(rows)] the survivors' share of odds
-	bodyMask []uint16  // [1+Group][len(Pages)] lanes of the body: of all heads, and of each
-	bodyRows []int32   // flattened body
-	bodyW    []float32 // [Group][bodyLD] weights of its rows
-	bodyLD   int
-	parts    []part
-	acc      []float32 // accumulators of the parts
-	far      []part    // per query head: what is attended to by summaries
-	farAcc   []float32 // [Group][Dim]
-	hasFar   bool
-	exact    []float32 // exact logits of the slice each part is at
-	order    []float32 // scratch for threshold searches
-	ints     []int32   // scratch of selectors
-	half     []uint16  // the same
-	masks    []uint16  // scratch for threshold searches
-	tmp      []byte    // kernel scratch, TmpBytes for each part of an estimate
-	count    counts
+	scoreLD    int
+	scores     []float32
+	whole      []uint32  // per page: query heads that propose all of it
+	some       []uint32  // per page: query heads that propose some of it
+	lanes      []uint16  // per page and head: which tokens, where some says so
+	bounds     []uint16  // [page][Group] lanes that the chain's earlier selectors propose; empty for its first
+	odds       []float32 // [Group][tokens] −ln of the odds at which a token was drawn; empty: nothing was
+	cand       []uint16  // [Group][len(Pages)] candidate lanes
+	keep       []uint16  // [Group][len(Pages)] survivors
+	heavy      []uint16  // [Group][len(Pages)] survivors that are read exactly, in precision by weight
+	heavyPages []int32   // candidate pages, by index, with such lanes
+	logits     []float32
+	top        []float32 // per query head: the largest estimated logit,
+	total      []float32 // and the sum of the weights that count from it
+	rows       []int32   // flattened survivors of the union, as slab rows
+	own        []uint32  // per survivor: the query heads that keep it, when heads attend to their own sets
+	bias       []float32 // [Group][len(rows)] the survivors' share of odds
+	bodyMask   []uint16  // [1+Group][len(Pages)] lanes of the body: of all heads, and of each
+	bodyRows   []int32   // flattened body
+	bodyW      []float32 // [Group][bodyLD] weights of its rows
+	bodyLD     int
+	parts      []part
+	acc        []float32 // accumulators of the parts
+	far        []part    // per query head: what is attended to by summaries
+	farAcc     []float32 // [Group][Dim]
+	hasFar     bool
+	exact      []float32 // exact logits of the slice each part is at
+	order      []float32 // scratch for threshold searches
+	ints       []int32   // scratch of selectors
+	half       []uint16  // the same
+	masks      []uint16  // scratch for threshold searches
+	tmp        []byte    // kernel scratch, TmpBytes for each part of an estimate
+	count      counts
 }
 
 type counts struct {
@@ -170,6 +171,9 @@ func (w *Work) ProposeBest(g, first int, score []float32, want int) {
 	}
 }
 
+// maskScratch is scratch of n masks for Choose, contents undefined.
+func (w *Work) maskScratch(n int) []uint16 { w.masks = grow(w.masks, n); return w.masks[:n] }
+
 // countKept notes the survivors of each head's own.
 func (w *Work) countKept() {
 	n := len(w.Pages)
@@ -209,7 +213,7 @@ func (w *Work) collect(union bool, masks []uint16) {
 	}
 	w.count.union = len(w.rows)
 	if len(w.odds) > 0 {
-		w.collectOdds()
+		w.collectOdds(masks)
 	}
 }
 

@@ -25,6 +25,15 @@ func maxAVX512(x *float32, n int) float32
 //go:noescape
 func expAVX512(x *float32, n int, max float32) float32
 
+// louderAVX512 is, NaN ignored (attention.Portable.Louder):
+//
+//	for i, v := range x[:n] {
+//		best[i] = max(best[i], v - shift)
+//	}
+//
+//go:noescape
+func louderAVX512(best *float32, x *float32, n int, shift float32)
+
 // aboveAVX512 is the sum and the count of the elements of at least t (attention.Portable.Above):
 //
 //	for _, x := range w[:n] {
@@ -66,6 +75,15 @@ func maxAVX2(x *float32, n int) float32
 //go:noescape
 func expAVX2(x *float32, n int, max float32) float32
 
+// louderAVX2 is, NaN ignored (attention.Portable.Louder):
+//
+//	for i, v := range x[:n] {
+//		best[i] = max(best[i], v - shift)
+//	}
+//
+//go:noescape
+func louderAVX2(best *float32, x *float32, n int, shift float32)
+
 // aboveAVX2 is the sum and the count of the elements of at least t (attention.Portable.Above):
 //
 //	for _, x := range w[:n] {
@@ -85,3 +103,13 @@ func aboveAVX2(w *float32, n int, t float32) (sum float32, count uint64)
 //
 //go:noescape
 func lanesAVX2(mask *uint16, w *float32, pages int, t float32)
+
+// weighAVX512 is, with a relative error under 1.1e-4 + 2e-7·|v−max| (attention.Portable.Weigh):
+//
+//	for i, v := range x[:n] {
+//		x[i] = exp(v - max)
+//		sum += x[i]
+//	}
+//
+//go:noescape
+func weighAVX512(x *float32, n int, max float32) float32

@@ -216,6 +216,56 @@ end:
 	VZEROUPPER
 	RET
 
+// func louderAVX512(best *float32, x *float32, n int, shift float32)
+// Requires: AVX, AVX512F, BMI2, CMOV
+TEXT ·louderAVX512(SB), NOSPLIT, $0-28
+	MOVQ         best+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS shift+24(FP), Z0
+	XORQ         BX, BX
+	SUBQ         $0x20, DX
+	JL           rest
+
+whole:
+	VMOVUPS (CX)(BX*4), Z1
+	VMOVUPS (AX)(BX*4), Z2
+	VSUBPS  Z0, Z1, Z1
+	VMAXPS  Z2, Z1, Z1
+	VMOVUPS Z1, (AX)(BX*4)
+	VMOVUPS 64(CX)(BX*4), Z1
+	VMOVUPS 64(AX)(BX*4), Z2
+	VSUBPS  Z0, Z1, Z1
+	VMAXPS  Z2, Z1, Z1
+	VMOVUPS Z1, 64(AX)(BX*4)
+	ADDQ    $0x20, BX
+	SUBQ    $0x20, DX
+	JGE     whole
+
+rest:
+	ADDQ $0x20, DX
+	JLE  end
+
+part:
+	MOVQ      $0x00000010, SI
+	CMPQ      DX, SI
+	CMOVQLT   DX, SI
+	MOVL      $0x0000ffff, DI
+	BZHIL     SI, DI, DI
+	KMOVW     DI, K1
+	VMOVUPS.Z (CX)(BX*4), K1, Z1
+	VMOVUPS.Z (AX)(BX*4), K1, Z2
+	VSUBPS    Z0, Z1, Z1
+	VMAXPS    Z2, Z1, Z1
+	VMOVUPS   Z1, K1, (AX)(BX*4)
+	ADDQ      $0x10, BX
+	SUBQ      $0x10, DX
+	JG        part
+
+end:
+	VZEROUPPER
+	RET
+
 // func aboveAVX512(w *float32, n int, t float32) (sum float32, count uint64)
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, SSE
 TEXT ·aboveAVX512(SB), NOSPLIT, $0-40
@@ -530,6 +580,57 @@ end:
 	VZEROUPPER
 	RET
 
+// func louderAVX2(best *float32, x *float32, n int, shift float32)
+// Requires: AVX, CMOV
+TEXT ·louderAVX2(SB), NOSPLIT, $0-28
+	MOVQ         best+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS shift+24(FP), Y0
+	XORQ         BX, BX
+	SUBQ         $0x10, DX
+	JL           rest
+
+whole:
+	VMOVUPS (CX)(BX*4), Y1
+	VMOVUPS (AX)(BX*4), Y2
+	VSUBPS  Y0, Y1, Y1
+	VMAXPS  Y2, Y1, Y1
+	VMOVUPS Y1, (AX)(BX*4)
+	VMOVUPS 32(CX)(BX*4), Y1
+	VMOVUPS 32(AX)(BX*4), Y2
+	VSUBPS  Y0, Y1, Y1
+	VMAXPS  Y2, Y1, Y1
+	VMOVUPS Y1, 32(AX)(BX*4)
+	ADDQ    $0x10, BX
+	SUBQ    $0x10, DX
+	JGE     whole
+
+rest:
+	ADDQ $0x10, DX
+	JLE  end
+
+part:
+	MOVQ       $0x00000008, SI
+	CMPQ       DX, SI
+	CMOVQLT    DX, SI
+	LEAQ       signs<>+0(SB), DI
+	SHLQ       $0x02, SI
+	SUBQ       SI, DI
+	VMOVUPS    32(DI), Y1
+	VMASKMOVPS (CX)(BX*4), Y1, Y2
+	VMASKMOVPS (AX)(BX*4), Y1, Y3
+	VSUBPS     Y0, Y2, Y2
+	VMAXPS     Y3, Y2, Y2
+	VMASKMOVPS Y2, Y1, (AX)(BX*4)
+	ADDQ       $0x08, BX
+	SUBQ       $0x08, DX
+	JG         part
+
+end:
+	VZEROUPPER
+	RET
+
 // func aboveAVX2(w *float32, n int, t float32) (sum float32, count uint64)
 // Requires: AVX, AVX2, CMOV, SSE
 TEXT ·aboveAVX2(SB), NOSPLIT, $0-40
@@ -646,5 +747,132 @@ page:
 	JNZ       page
 
 end:
+	VZEROUPPER
+	RET
+
+// func weighAVX512(x *float32, n int, max float32) float32
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, SSE
+TEXT ·weighAVX512(SB), NOSPLIT, $0-28
+	MOVQ         x+0(FP), AX
+	MOVQ         n+8(FP), CX
+	VBROADCASTSS max+16(FP), Z0
+	MOVL         $0x3fb8aa3b, DX
+	VPBROADCASTD DX, Z1
+	MOVL         $0xc3480000, DX
+	VPBROADCASTD DX, Z2
+	MOVL         $0x3f800000, DX
+	VPBROADCASTD DX, Z3
+	MOVL         $0x3f317b01, DX
+	VPBROADCASTD DX, Z4
+	MOVL         $0x3e780639, DX
+	VPBROADCASTD DX, Z5
+	MOVL         $0x3d614f6b, DX
+	VPBROADCASTD DX, Z6
+	VXORPS       Z7, Z7, Z7
+	VXORPS       Z8, Z8, Z8
+	VXORPS       Z9, Z9, Z9
+	VXORPS       Z10, Z10, Z10
+	XORQ         DX, DX
+	SUBQ         $0x40, CX
+	JL           rest
+
+whole:
+	VMOVUPS     (AX)(DX*4), Z11
+	VSUBPS      Z0, Z11, Z11
+	VMULPS      Z1, Z11, Z11
+	VMAXPS      Z11, Z2, Z11
+	VRNDSCALEPS $0x08, Z11, Z12
+	VSUBPS      Z12, Z11, Z11
+	VMOVAPS     Z6, Z13
+	VFMADD213PS Z5, Z11, Z13
+	VFMADD213PS Z4, Z11, Z13
+	VFMADD213PS Z3, Z11, Z13
+	VSCALEFPS   Z12, Z13, Z11
+	VMOVUPS     Z11, (AX)(DX*4)
+	VADDPS      Z11, Z7, Z7
+	VMOVUPS     64(AX)(DX*4), Z11
+	VSUBPS      Z0, Z11, Z11
+	VMULPS      Z1, Z11, Z11
+	VMAXPS      Z11, Z2, Z11
+	VRNDSCALEPS $0x08, Z11, Z12
+	VSUBPS      Z12, Z11, Z11
+	VMOVAPS     Z6, Z13
+	VFMADD213PS Z5, Z11, Z13
+	VFMADD213PS Z4, Z11, Z13
+	VFMADD213PS Z3, Z11, Z13
+	VSCALEFPS   Z12, Z13, Z11
+	VMOVUPS     Z11, 64(AX)(DX*4)
+	VADDPS      Z11, Z8, Z8
+	VMOVUPS     128(AX)(DX*4), Z11
+	VSUBPS      Z0, Z11, Z11
+	VMULPS      Z1, Z11, Z11
+	VMAXPS      Z11, Z2, Z11
+	VRNDSCALEPS $0x08, Z11, Z12
+	VSUBPS      Z12, Z11, Z11
+	VMOVAPS     Z6, Z13
+	VFMADD213PS Z5, Z11, Z13
+	VFMADD213PS Z4, Z11, Z13
+	VFMADD213PS Z3, Z11, Z13
+	VSCALEFPS   Z12, Z13, Z11
+	VMOVUPS     Z11, 128(AX)(DX*4)
+	VADDPS      Z11, Z9, Z9
+	VMOVUPS     192(AX)(DX*4), Z11
+	VSUBPS      Z0, Z11, Z11
+	VMULPS      Z1, Z11, Z11
+	VMAXPS      Z11, Z2, Z11
+	VRNDSCALEPS $0x08, Z11, Z12
+	VSUBPS      Z12, Z11, Z11
+	VMOVAPS     Z6, Z13
+	VFMADD213PS Z5, Z11, Z13
+	VFMADD213PS Z4, Z11, Z13
+	VFMADD213PS Z3, Z11, Z13
+	VSCALEFPS   Z12, Z13, Z11
+	VMOVUPS     Z11, 192(AX)(DX*4)
+	VADDPS      Z11, Z10, Z10
+	ADDQ        $0x40, DX
+	SUBQ        $0x40, CX
+	JGE         whole
+
+rest:
+	ADDQ $0x40, CX
+	JLE  end
+
+part:
+	MOVQ        $0x00000010, BX
+	CMPQ        CX, BX
+	CMOVQLT     CX, BX
+	MOVL        $0x0000ffff, SI
+	BZHIL       BX, SI, SI
+	KMOVW       SI, K1
+	VMOVUPS.Z   (AX)(DX*4), K1, Z11
+	VSUBPS      Z0, Z11, Z11
+	VMULPS      Z1, Z11, Z11
+	VMAXPS      Z11, Z2, Z11
+	VRNDSCALEPS $0x08, Z11, Z12
+	VSUBPS      Z12, Z11, Z11
+	VMOVAPS     Z6, Z13
+	VFMADD213PS Z5, Z11, Z13
+	VFMADD213PS Z4, Z11, Z13
+	VFMADD213PS Z3, Z11, Z13
+	VSCALEFPS   Z12, Z13, Z11
+	VMOVUPS     Z11, K1, (AX)(DX*4)
+	VADDPS      Z11, Z7, K1, Z7
+	ADDQ        $0x10, DX
+	SUBQ        $0x10, CX
+	JG          part
+
+end:
+	VADDPS        Z9, Z7, Z7
+	VADDPS        Z10, Z8, Z8
+	VADDPS        Z8, Z7, Z7
+	VEXTRACTF64X4 $0x01, Z7, Y0
+	VADDPS        Y0, Y7, Y7
+	VEXTRACTF32X4 $0x01, Y7, X0
+	VADDPS        X0, X7, X7
+	VPERMILPS     $0x4e, X7, X0
+	VADDPS        X0, X7, X7
+	VPERMILPS     $0xb1, X7, X0
+	VADDPS        X0, X7, X7
+	MOVSS         X7, ret+24(FP)
 	VZEROUPPER
 	RET

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"testing"
+
+	"github.com/twilight-go/twilight/attention"
 )
 
 // lengths are those at which loops turn, and a long one.
@@ -122,6 +124,64 @@ func TestAboveAndLanes(t *testing.T) {
 					if m != lanes[j] {
 						t.Fatalf("n %d t %v: page %d is %016b, want %016b", n, at, j, m, lanes[j])
 					}
+				}
+			}
+		}
+	})
+}
+
+func TestWeigh(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		r := newRand(7)
+		for _, n := range lengths() {
+			x := guarded[float32](t, n)
+			for i := range x {
+				x[i] = float32(-math.Pow(10, 4*r.Float64()-2)) + 3
+				if i%10 == 9 {
+					x[i] = -inf
+				}
+			}
+			if n > 0 {
+				x[r.IntN(n)] = 3
+			}
+			in := append([]float32(nil), x...)
+			got, sum := k.Weigh(x, 3), 0.0
+			for i, v := range in {
+				d := float64(v - 3)
+				near(t, fmt.Sprintf("n %d: exp(%v)", n, d), x[i], math.Exp(d), math.Exp(d)*(1.1e-4+2e-7*math.Abs(d))+1e-44)
+				if (d == 0 && x[i] != 1) || (v == -inf && x[i] != 0) || x[i] > 1 {
+					t.Fatalf("n %d: exp(%v) = %v", n, d, x[i])
+				}
+				sum += float64(x[i])
+			}
+			near(t, fmt.Sprintf("n %d: sum", n), got, sum, sum*1e-5)
+		}
+		x := []float32{1, nan, 2}
+		if k.Weigh(x, 2); x[1] == x[1] {
+			t.Errorf("NaN weighs %v", x[1])
+		}
+	})
+}
+
+func TestLouder(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		r := newRand(8)
+		for _, n := range lengths() {
+			best, x := guardedCopy(t, fillNormal(r, make([]float32, n))), guardedCopy(t, fillNormal(r, make([]float32, n)))
+			for i := range x {
+				switch i % 7 {
+				case 3:
+					x[i] = nan
+				case 5:
+					best[i] = -inf
+				}
+			}
+			want := append([]float32(nil), best...)
+			attention.Portable{}.Louder(want, x, 0.25)
+			k.Louder(best, x, 0.25)
+			for i := range want {
+				if best[i] != want[i] {
+					t.Fatalf("n %d: element %d is %v, want %v", n, i, best[i], want[i])
 				}
 			}
 		}

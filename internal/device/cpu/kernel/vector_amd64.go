@@ -108,6 +108,14 @@ func (v vector) Max(x []float32) float32 { return v.max(ptr(x), len(x)) }
 // Exp implements attention.Kernels.
 func (v vector) Exp(x []float32, top float32) (sum float32) { return v.exp(ptr(x), len(x), top) }
 
+// Weigh implements attention.Kernels.
+func (v vector) Weigh(x []float32, top float32) (sum float32) { return v.weigh(ptr(x), len(x), top) }
+
+// Louder implements attention.Kernels.
+func (v vector) Louder(best, x []float32, shift float32) {
+	v.loud(ptr(best[:len(x)]), ptr(x), len(x), shift)
+}
+
 // Above implements attention.Kernels.
 func (v vector) Above(w []float32, t float32) (sum float32, n int) {
 	sum, count := v.above(ptr(w), len(w), t)

@@ -13,9 +13,11 @@ func reduceFamily() {
 	for _, w := range widths {
 		w.max()
 		w.exp()
+		w.louder()
 		w.above()
 		w.lanesOf()
 	}
+	weigh512()
 }
 
 func (w width) max() {
@@ -130,6 +132,63 @@ func (w width) exp() {
 		}
 	})
 	Store(w.across(fold(sum, VADDPS), VADDPS), ReturnIndex(0))
+	end()
+}
+
+// weigh512 is exp for weights that only choose and sum: e^x = 2^n·p(f) with p of degree 3, p(0) = 1 and a relative error of 1.01e-4 on [−½, ½].
+func weigh512() {
+	avx512.begin("weigh", "(x *float32, n int, max float32) float32",
+		"is, with a relative error under 1.1e-4 + 2e-7·|v−max| (attention.Portable.Weigh):",
+		"",
+		"\tfor i, v := range x[:n] {",
+		"\t\tx[i] = exp(v - max)",
+		"\t\tsum += x[i]",
+		"\t}")
+	x, n := arg("x"), arg("n")
+	top, log2e, low := avx512.spread("max", 16), avx512.splat(math.Log2E), avx512.splat(-200)
+	var c []VecVirtual
+	for _, v := range []float64{1, 0.6932831230551934, 0.24221123119634264, 0.055007381286957445} {
+		c = append(c, avx512.splat(v))
+	}
+	sum := avx512.zero(4)
+	avx512.each(n, 4, func(s stream) {
+		v, whole, p := s.load(x), ZMM(), ZMM()
+		VSUBPS(top, v, v)
+		VMULPS(log2e, v, v)
+		VMAXPS(v, low, v) // in this order a NaN in v survives
+		VRNDSCALEPS(U8(8), v, whole)
+		VSUBPS(whole, v, v)
+		VMOVAPS(c[3], p)
+		VFMADD213PS(c[2], v, p)
+		VFMADD213PS(c[1], v, p)
+		VFMADD213PS(c[0], v, p)
+		VSCALEFPS(whole, p, v)
+		s.store(v, x)
+		if s.k == nil {
+			VADDPS(v, sum[s.step], sum[s.step])
+		} else {
+			VADDPS(v, sum[0], s.k, sum[0])
+		}
+	})
+	Store(avx512.across(fold(sum, VADDPS), VADDPS), ReturnIndex(0))
+	end()
+}
+
+func (w width) louder() {
+	w.begin("louder", "(best, x *float32, n int, shift float32)",
+		"is, NaN ignored (attention.Portable.Louder):",
+		"",
+		"\tfor i, v := range x[:n] {",
+		"\t\tbest[i] = max(best[i], v - shift)",
+		"\t}")
+	best, x, n := arg("best"), arg("x"), arg("n")
+	shift := w.spread("shift", 24)
+	w.each(n, 2, func(s stream) {
+		v, b := s.load(x), s.load(best)
+		VSUBPS(shift, v, v)
+		VMAXPS(b, v, v) // a NaN in v gives the other operand
+		s.store(v, best)
+	})
 	end()
 }
 
