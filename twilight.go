@@ -137,8 +137,28 @@ func Open(ctx context.Context, name string, o Options) (_ *Model, err error) {
 	if mod.Vocab < m.tok.VocabSize() {
 		return nil, fmt.Errorf("twilight: %s: the tokenizer has %d tokens and the model %d: expected at least as many", path, m.tok.VocabSize(), mod.Vocab)
 	}
+	if pipes, err = m.resolve(mod, pipes); err != nil {
+		return nil, err
+	}
 	m.eng, err = engine.New(mod, engine.Config{Context: o.Context, Sequences: o.Sequences, Spare: o.Spare, Pipelines: pipes})
 	return m, err
+}
+
+// resolve measures where a pipeline leaves it to the machine from which length it is sparse.
+func (m *Model) resolve(mod *model.Model, pipes []*attention.Pipeline) (out []*attention.Pipeline, _ error) {
+	for _, p := range pipes {
+		r, err := engine.Resolve(mod, p)
+		if err != nil {
+			return nil, err
+		}
+		for text, q := range m.specs {
+			if q == p {
+				m.specs[text] = r
+			}
+		}
+		out = append(out, r)
+	}
+	return out, nil
 }
 
 func pipeline(spec string) (*attention.Pipeline, error) {

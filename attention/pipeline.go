@@ -132,7 +132,7 @@ func (p *Pipeline) Planes() []Plane { return p.planes }
 
 // Sparse reports whether a decode step over n tokens of a layer runs the stages, rather than dense attention.
 func (p *Pipeline) Sparse(layer, n int) bool {
-	return len(p.chain) > 0 && layer >= p.spec.DenseLayers && n >= p.spec.MinContext
+	return len(p.chain) > 0 && layer >= p.spec.DenseLayers && n >= p.spec.shortest()
 }
 
 // binding says where a cache keeps the planes of a pipeline.

@@ -23,7 +23,7 @@ type Spec struct {
 	Exact                   float64 // precision by weight: the share of the estimated mass that is read exactly; 0: all survivors are
 	Tail                    bool    // what was pruned counts as its estimated mass times the mean value
 	DenseLayers             int     // layers at the start of the model that stay dense
-	MinContext              int     // tokens below which a sequence stays dense
+	MinContext              int     // tokens below which a sequence stays dense; AutoMinContext: whoever runs the pipeline finds out
 }
 
 // Part is one stage: a registered name and its arguments in canonical order.
@@ -41,6 +41,10 @@ const (
 	DefaultMinContext  = 512
 )
 
+// AutoMinContext is min-context=auto: the length from which the pipeline is faster than dense attention on the machine at hand. An engine measures it and runs a
+// pipeline with the number; anything else takes DefaultMinContext. Answers between the two lengths then depend on the machine, so it is asked for, not given.
+const AutoMinContext = -1
+
 // Presets are names for whole specs, in the order in which they are shown.
 var Presets = []struct{ Name, Spec, Doc string }{
 	{"dense", "dense", "exact attention over every token"},
@@ -50,6 +54,14 @@ var Presets = []struct{ Name, Spec, Doc string }{
 
 // Dense reports whether the spec is dense attention.
 func (s Spec) Dense() bool { return s.Select.Name == "dense" }
+
+// shortest is the tokens from which sequences are sparse.
+func (s Spec) shortest() int {
+	if s.MinContext == AutoMinContext {
+		return DefaultMinContext
+	}
+	return s.MinContext
+}
 
 // Parse reads a spec. A preset's name may stand alone or with +when. Errors say which part is wrong and list what is known.
 func Parse(text string) (Spec, error) {
@@ -162,7 +174,12 @@ func (s *Spec) takeOptions(p Part) error {
 func (s *Spec) when(p Part) error {
 	a := newArgs(p)
 	s.DenseLayers = a.Int("dense-layers", s.DenseLayers, 0, 1<<20, "layers at the start that stay dense")
-	s.MinContext = a.Int("min-context", s.MinContext, 0, 1<<30, "tokens below which a sequence stays dense")
+	if slices.Contains(p.Args, Arg{"min-context", "auto"}) {
+		s.MinContext = AutoMinContext
+		a.Text("min-context", "", "")
+	} else {
+		s.MinContext = a.Int("min-context", s.MinContext, 0, 1<<30, "tokens below which a sequence stays dense, or auto: found out by measurement")
+	}
 	return a.err()
 }
 
@@ -221,7 +238,11 @@ func (s Spec) String() string {
 	if s.DenseLayers != DefaultDenseLayers {
 		when = append(when, Arg{"dense-layers", strconv.Itoa(s.DenseLayers)})
 	}
-	if s.MinContext != DefaultMinContext {
+	switch s.MinContext {
+	case DefaultMinContext:
+	case AutoMinContext:
+		when = append(when, Arg{"min-context", "auto"})
+	default:
 		when = append(when, Arg{"min-context", strconv.Itoa(s.MinContext)})
 	}
 	if when != nil {

@@ -17,6 +17,7 @@ func TestSpecRoundTrip(t *testing.T) {
 		{"twilight", "quest:keep=0.25+page-range:bits=4+top-p:0.9,union"},
 		{"twilight-paper+when:min-context=0,dense-layers=0", "quest:keep=0.25+int4+top-p:0.9+when:dense-layers=0,min-context=0"},
 		{"dense+when:min-context=64", "dense+when:min-context=64"},
+		{"twilight+when:min-context=auto", "quest:keep=0.25+page-range:bits=4+top-p:0.9,union+when:min-context=auto"},
 		{" full+exact+top-k:keep=0.1 ", "full+exact+top-k:keep=0.1"},
 		{"quest+none+none", "quest"},
 	} {
@@ -44,6 +45,7 @@ func TestSpecErrors(t *testing.T) {
 		{"quest:keep=2", `attention: "quest:keep=2": quest: keep=2: expected a number from 0 to 1`},
 		{"quest:page=24", `attention: "quest:page=24": quest: page=24: expected 8, 16, 32 or 64`},
 		{"quest+top-p:0.9+int4", `attention: "quest+top-p:0.9+int4": int4 stands in the wrong place; expected selector+estimator+pruner+when`},
+		{"quest+when:min-context=auto,min-context=auto", `attention: "quest+when:min-context=auto,min-context=auto": when: min-context is given twice`},
 		{"dense+int4", `attention: "dense+int4": dense takes no further stages`},
 		{"full+int4+top-k", `attention: "full+int4+top-k": top-k: expected k=TOKENS or keep=SHARE`},
 		{"full+int4+top-p:p=0.9,p=0.8", `attention: "full+int4+top-p:p=0.9,p=0.8": top-p: p is given twice`},

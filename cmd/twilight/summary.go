@@ -88,6 +88,9 @@ func (s *summary) attention() string {
 	case p.Dense() || s.Generated < 2:
 		return fmt.Sprintf("%s: kept all of %.0f tokens on average", name, s.ContextMean)
 	}
+	if p.MinContext == attention.AutoMinContext {
+		return fmt.Sprintf("%s: kept all of %.0f tokens on average, because texts as short are read faster so", name, s.ContextMean)
+	}
 	return fmt.Sprintf("%s: kept all of %.0f tokens on average, because texts under %d stay dense", name, s.ContextMean, p.MinContext)
 }
 

@@ -19,8 +19,8 @@ const (
 	crossLikeness         = 0.8                   // of the queries of a group
 )
 
-// NeverSparse is a min-context that no text reaches.
-const NeverSparse = math.MaxInt32
+// NeverSparse is a min-context that no text reaches, and the largest that a spec can name.
+const NeverSparse = 1 << 30
 
 // Crossover is the number of tokens from which the pipeline attends faster than dense attention on this device, for a model of the given shape: attention.DefaultMinContext at
 // least, rounded up to a power of two or one and a half of one, so that a machine finds the same number again; NeverSparse if there is none. It takes some tens of
