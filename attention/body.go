@@ -81,59 +81,61 @@ func (w *Work) splitHeavy(g int, exact float64) {
 	n := len(w.Pages)
 	weights, keep, heavy := w.Logits(g), w.keep[g*n:][:n], w.heavy[g*n:][:n]
 	mass := float32(exact) * w.total[g]
-	floor := float32(1. / 64) // the share is small and the weights above this mostly hold it
-	if sum, _ := w.Kern.Above(weights, floor); sum < mass {
-		floor = (1 - float32(exact)) * w.total[g] / float32(len(weights)) * 0.999 // as in topP: a lighter token is never needed
+	floor := (1 - float32(exact)) * w.total[g] / float32(len(weights)) * 0.999 // as in topP: a lighter token is never needed
+	rest := w.packed
+	if rest == nil {
+		rest = w.Scratch(len(weights) + PageTokens)
+		rest = rest[:w.Kern.Pack(rest, weights, floor)]
 	}
-	rest := w.Scratch(len(weights) + PageTokens)
-	rest = rest[:w.Kern.Pack(rest, weights, floor)]
 	w.Kern.Lanes(heavy, weights, massThreshold(w.Kern, rest, mass, floor))
-	for j := range heavy {
-		heavy[j] &= keep[j]
-	}
+	andMasks(heavy, keep)
 	heavy[n-1] = keep[n-1]
 }
 
 // collectBody lists the body's rows, and each head's weights of them: zero where a token is not in the head's body.
 func (w *Work) collectBody(union bool) {
 	n := len(w.Pages)
-	w.bodyMask = grow(w.bodyMask, (w.Group+1)*n)
-	all, own := w.bodyMask[:n], w.bodyMask[n:]
-	w.bodyRows, w.heavyPages = w.bodyRows[:0], w.heavyPages[:0]
+	w.bodyMask = grow(w.bodyMask, (w.Group+2)*n)
+	all, heavy, own := w.bodyMask[:n], w.bodyMask[n:2*n], w.bodyMask[2*n:]
+	w.join(all, w.keep)
+	w.join(heavy, w.heavy)
+	w.bodyRows, w.bodyPages, w.heavyPages = w.bodyRows[:0], w.bodyPages[:0], w.heavyPages[:0]
 	for j, p := range w.Pages {
-		var keep, heavy, m uint16
-		for g := range w.Group {
-			keep |= w.keep[g*n+j]
-			heavy |= w.heavy[g*n+j]
-		}
-		if heavy != 0 {
+		if heavy[j] != 0 {
 			w.heavyPages = append(w.heavyPages, int32(j))
 		}
-		if m = keep &^ heavy; !union && keep != 0 {
-			m = 0
-			for g := range w.Group {
-				own[g*n+j] = w.keep[g*n+j] &^ w.heavy[g*n+j]
-				m |= own[g*n+j]
-			}
-		}
-		if all[j] = m; m == 0 {
+		if all[j] == 0 {
 			continue
 		}
+		at, m := len(w.bodyPages), all[j]&^heavy[j]
+		if !union {
+			m = 0
+			for g := range w.Group {
+				mine := w.keep[g*n+j] &^ w.heavy[g*n+j]
+				own[g*n+at] = mine
+				m |= mine
+			}
+		}
+		if m == 0 {
+			continue
+		}
+		all[at] = m // at ≤ j
+		w.bodyPages = append(w.bodyPages, int32(j))
 		row := w.Head.Row(int(p) * PageTokens)
 		for ; m != 0; m &= m - 1 {
 			w.bodyRows = append(w.bodyRows, row+int32(bits.TrailingZeros16(m)))
 		}
 	}
-	rows := len(w.bodyRows)
+	rows, pages := len(w.bodyRows), len(w.bodyPages)
 	w.count.body = rows
 	w.bodyLD = rows + PageTokens // the packing of a head's last page may write that far
 	w.bodyW = grow(w.bodyW, w.Group*w.bodyLD)
 	for g := range w.Group {
 		dst := w.bodyW[g*w.bodyLD:][:w.bodyLD]
 		if union {
-			w.Kern.PackLanes(dst, w.Logits(g), all, nil)
+			w.Kern.PackLanes(dst, w.Logits(g), w.bodyPages, all[:pages], nil)
 		} else {
-			w.Kern.PackLanes(dst, w.Logits(g), all, own[g*n:][:n])
+			w.Kern.PackLanes(dst, w.Logits(g), w.bodyPages, all[:pages], own[g*n:][:pages])
 		}
 	}
 }

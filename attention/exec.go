@@ -319,11 +319,10 @@ func (w *Work) prune() {
 			continue
 		}
 		keep := w.keep[g*n:][:n]
+		w.packed = nil
 		w.top[g], w.total[g] = p.prun.Prune(w, g, w.Logits(g), keep)
-		for j := range keep {
-			keep[j] &= w.cand[g*n+j] // a damaged logit must not make a survivor of what was no candidate
-		}
-		keep[n-1] = w.cand[g*n+n-1] // the newest page is always kept
+		andMasks(keep, w.cand[g*n:][:n]) // a damaged logit must not make a survivor of what was no candidate
+		keep[n-1] = w.cand[g*n+n-1]      // the newest page is always kept
 		if p.spec.Exact > 0 {
 			w.splitHeavy(g, p.spec.Exact)
 		}

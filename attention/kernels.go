@@ -26,9 +26,9 @@ type Kernels interface {
 	Lanes(mask []uint16, w []float32, t float32)
 	// Pack writes the elements of w that are at least t to dst, in order, and returns how many they are. dst has PageTokens elements more than w, which may be overwritten.
 	Pack(dst, w []float32, t float32) int
-	// PackLanes writes w[j*PageTokens+i], for every set bit i of masks[j], to dst in order; zero in its place where own, unless nil, has the bit clear. dst has
-	// PageTokens elements more than there are bits, which may be overwritten.
-	PackLanes(dst, w []float32, masks, own []uint16)
+	// PackLanes writes w[pages[j]*PageTokens+i], for every set bit i of masks[j], to dst in order; zero in its place where own, unless nil, has the bit clear.
+	// dst has PageTokens elements more than there are bits, which may be overwritten.
+	PackLanes(dst, w []float32, pages []int32, masks, own []uint16)
 	// AccumulateCodes adds Σ_i w[g*ld+i] · scale[at[i]] · codes[at[i]] to acc[g*dim:], codes being a slab of rows of dim signed bytes.
 	AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, scale []float32, at []int32)
 	// PageBounds sets dst[g*ld+p] = Σ_c max(q_c·min_c, q_c·max_c), the upper bound of q_g·k over page p, for the pages of one block of a Bounds plane (Quest, arXiv 2406.10774).

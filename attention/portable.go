@@ -112,14 +112,14 @@ func (Portable) Pack(dst, w []float32, t float32) (n int) {
 }
 
 // PackLanes implements Kernels.
-func (Portable) PackLanes(dst, w []float32, masks, own []uint16) {
+func (Portable) PackLanes(dst, w []float32, pages []int32, masks, own []uint16) {
 	n := 0
 	for j, m := range masks {
 		for ; m != 0; m &= m - 1 {
 			i := bits.TrailingZeros16(m)
 			dst[n] = 0
 			if own == nil || own[j]>>i&1 != 0 {
-				dst[n] = w[j*PageTokens+i]
+				dst[n] = w[int(pages[j])*PageTokens+i]
 			}
 			n++
 		}

@@ -142,9 +142,11 @@ func (w *Work) gather() {
 	last := w.Head.Pages() - 1
 	w.whole[last] = w.everyHead()
 	w.Pages = w.Pages[:0]
-	for p := range w.whole {
-		if w.whole[p]|w.some[p] != 0 && (w.link == 0 || p == last || w.bounded(p)) {
+	every, ragged := w.everyHead(), w.link > 0
+	for p, heads := range w.whole {
+		if heads|w.some[p] != 0 && (w.link == 0 || p == last || w.bounded(p)) {
 			w.Pages = append(w.Pages, int32(p))
+			ragged = ragged || heads != every
 		}
 	}
 	n := len(w.Pages)
@@ -152,18 +154,23 @@ func (w *Work) gather() {
 	w.logits = grow(w.logits, w.Group*n*PageTokens)
 	w.count.cand = 0
 	clear(w.count.b0)
-	shared := 0 // candidates of every head, of pages that all propose
+	if !ragged { // every head proposes whole pages, the same
+		short := laneMask(w.Head.N - last*PageTokens)
+		for j := range n {
+			w.cand[j] = 0xffff
+		}
+		w.cand[n-1] = short
+		w.count.cand = (n-1)*PageTokens + bits.OnesCount16(short)
+		for g := range w.Group {
+			copy(w.cand[g*n:], w.cand[:n])
+			w.count.b0[g] = w.count.cand
+		}
+		return
+	}
 	for j, p := range w.Pages {
 		seen := uint16(0xffff)
 		if int(p) == last {
 			seen = laneMask(w.Head.N - last*PageTokens)
-		}
-		if w.whole[p] == w.everyHead() && w.link == 0 {
-			for g := range w.Group {
-				w.cand[g*n+j] = seen
-			}
-			shared += bits.OnesCount16(seen)
-			continue
 		}
 		union := uint16(0)
 		for g := range w.Group {
@@ -176,10 +183,6 @@ func (w *Work) gather() {
 			w.count.b0[g] += bits.OnesCount16(m)
 		}
 		w.count.cand += bits.OnesCount16(union)
-	}
-	w.count.cand += shared
-	for g := range w.count.b0 {
-		w.count.b0[g] += shared
 	}
 }
 

@@ -83,6 +83,7 @@ func (t topP) Prune(w *Work, g int, logits []float32, keep []uint16) (top, total
 	floor := max(float32((1-t.p)*float64(total)/float64(len(logits)))*0.999, math.SmallestNonzeroFloat32)
 	rest := w.Scratch(len(logits) + PageTokens)
 	rest = rest[:k.Pack(rest, logits, floor)]
+	w.packed = rest
 	k.Lanes(keep, logits, massThreshold(k, rest, float32(t.p)*total, floor))
 	return top, total
 }

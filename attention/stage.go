@@ -76,7 +76,8 @@ type Work struct {
 	rows       []int32   // flattened survivors of the union, as slab rows
 	own        []uint32  // per survivor: the query heads that keep it, when heads attend to their own sets
 	bias       []float32 // [Group][len(rows)] the survivors' share of odds
-	bodyMask   []uint16  // [1+Group][len(Pages)] lanes of the body: of all heads, and of each
+	bodyMask   []uint16  // [2+Group][len(Pages)] lanes of the body of all heads, those read exactly, and the body of each
+	bodyPages  []int32   // candidate pages with such lanes, by index
 	bodyRows   []int32   // flattened body
 	bodyW      []float32 // [Group][bodyLD] weights of its rows
 	bodyLD     int
@@ -86,6 +87,7 @@ type Work struct {
 	farAcc     []float32 // [Group][Dim]
 	hasFar     bool
 	exact      []float32 // exact logits of the slice each part is at
+	packed  []float32 // the weights that a pruner's search was left with, all larger ones among them; nil if it made none
 	order      []float32 // scratch for threshold searches
 	ints       []int32   // scratch of selectors
 	half       []uint16  // the same
@@ -178,11 +180,16 @@ func (w *Work) maskScratch(n int) []uint16 { w.masks = grow(w.masks, n); return 
 func (w *Work) countKept() {
 	n := len(w.Pages)
 	for g := range w.Group {
-		kept := 0
-		for _, m := range w.keep[g*n:][:n] {
-			kept += bits.OnesCount16(m)
-		}
-		w.count.b1[g] = kept
+		w.count.b1[g] = countLanes(w.keep[g*n:][:n])
+	}
+}
+
+// join sets dst to the union of the heads' masks.
+func (w *Work) join(dst, masks []uint16) {
+	n := len(w.Pages)
+	copy(dst, masks[:n])
+	for g := 1; g < w.Group; g++ {
+		orMasks(dst, masks[g*n:][:n])
 	}
 }
 
@@ -190,11 +197,10 @@ func (w *Work) countKept() {
 func (w *Work) collect(union bool, masks []uint16) {
 	n := len(w.Pages)
 	w.rows, w.own, w.bias = w.rows[:0], w.own[:0], w.bias[:0]
+	w.masks = grow(w.masks, n)
+	w.join(w.masks, masks)
 	for j, p := range w.Pages {
-		all := uint16(0)
-		for g := range w.Group {
-			all |= masks[g*n+j]
-		}
+		all := w.masks[j]
 		if all == 0 {
 			continue
 		}

@@ -16,11 +16,11 @@ package kernel
 //go:noescape
 func packAVX512(dst *float32, w *float32, n int, t float32) (count uint64)
 
-// packLanesAVX512 writes, for each page of 16 elements, those whose bit is set in masks, in order, zero in place of those whose bit is clear in own; up
+// packLanesAVX512 writes, for each of n ≥ 1 pages of 16 elements, those whose bit is set in masks, in order, zero in place of those whose bit is clear in own; up
 // to 15 more places are overwritten.
 //
 //go:noescape
-func packLanesAVX512(dst *float32, w *float32, masks *uint16, own *uint16, pages int)
+func packLanesAVX512(dst *float32, w *float32, pages *int32, masks *uint16, own *uint16, n int)
 
 // codes1x64AVX512 is, for 1 query heads, 64 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //

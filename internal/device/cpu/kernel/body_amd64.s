@@ -64,34 +64,32 @@ end:
 	VZEROUPPER
 	RET
 
-// func packLanesAVX512(dst *float32, w *float32, masks *uint16, own *uint16, pages int)
+// func packLanesAVX512(dst *float32, w *float32, pages *int32, masks *uint16, own *uint16, n int)
 // Requires: AVX, AVX512F, POPCNT
-TEXT ·packLanesAVX512(SB), NOSPLIT, $0-40
+TEXT ·packLanesAVX512(SB), NOSPLIT, $0-48
 	MOVQ dst+0(FP), AX
 	MOVQ w+8(FP), CX
-	MOVQ masks+16(FP), DX
-	MOVQ own+24(FP), BX
-	MOVQ pages+32(FP), SI
-	XORQ DI, DI
+	MOVQ pages+16(FP), DX
+	MOVQ masks+24(FP), BX
+	MOVQ own+32(FP), SI
+	MOVQ n+40(FP), DI
+	XORQ R8, R8
 
 page:
-	MOVWQZX       (DX)(DI*2), R8
-	TESTQ         R8, R8
-	JZ            next
-	MOVWQZX       (BX)(DI*2), R9
-	KMOVW         R8, K1
-	KMOVW         R9, K2
-	VMOVUPS.Z     (CX), K2, Z0
+	MOVWQZX       (BX)(R8*2), R9
+	MOVWQZX       (SI)(R8*2), R10
+	MOVLQSX       (DX)(R8*4), R11
+	SHLQ          $0x06, R11
+	KMOVW         R9, K1
+	KMOVW         R10, K2
+	VMOVUPS.Z     (CX)(R11*1), K2, Z0
 	VCOMPRESSPS.Z Z0, K1, Z0
 	VMOVUPS       Z0, (AX)
-	POPCNTQ       R8, R8
-	LEAQ          (AX)(R8*4), AX
-
-next:
-	ADDQ $0x40, CX
-	INCQ DI
-	CMPQ DI, SI
-	JL   page
+	POPCNTQ       R9, R9
+	LEAQ          (AX)(R9*4), AX
+	INCQ          R8
+	CMPQ          R8, DI
+	JL            page
 	VZEROUPPER
 	RET
 

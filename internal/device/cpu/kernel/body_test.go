@@ -41,7 +41,6 @@ func TestPackLanes(t *testing.T) {
 	levels(t, func(t *testing.T, k Kernels) {
 		r := newRand(12)
 		for _, pages := range []int{0, 1, 2, 17, 200} {
-			w := guardedCopy(t, fillNormal(r, make([]float32, pages*16)))
 			masks, own := guarded[uint16](t, pages), guarded[uint16](t, pages)
 			set := 0
 			for j := range masks {
@@ -49,10 +48,15 @@ func TestPackLanes(t *testing.T) {
 				own[j] = uint16(r.Uint32())
 				set += bits.OnesCount16(masks[j])
 			}
+			list := guarded[int32](t, pages)
+			for j := range list {
+				list[j] = int32(j + j/3)
+			}
+			w := guardedCopy(t, fillNormal(r, make([]float32, (pages+pages/3)*16)))
 			for _, o := range [][]uint16{nil, own} {
 				want, got := make([]float32, set+16), guarded[float32](t, set+16)
-				attention.Portable{}.PackLanes(want, w, masks, o)
-				k.PackLanes(got, w, masks, o)
+				attention.Portable{}.PackLanes(want, w, list, masks, o)
+				k.PackLanes(got, w, list, masks, o)
 				for i, x := range want[:set] {
 					if math.Float32bits(got[i]) != math.Float32bits(x) {
 						t.Fatalf("%d pages: element %d is %v, want %v", pages, i, got[i], x)

@@ -33,20 +33,21 @@ func (v vector) Pack(dst, w []float32, t float32) int {
 }
 
 // PackLanes implements attention.Kernels.
-func (v vector) PackLanes(dst, w []float32, masks, own []uint16) {
-	if v.packLanes == nil || len(masks) == 0 {
-		v.portable.PackLanes(dst, w, masks, own)
+func (v vector) PackLanes(dst, w []float32, pages []int32, masks, own []uint16) {
+	n := len(pages)
+	if v.packLanes == nil || n == 0 {
+		v.portable.PackLanes(dst, w, pages, masks, own)
 		return
 	}
 	if own == nil {
 		own = masks
 	}
 	set := 0
-	for _, m := range masks {
+	for _, m := range masks[:n] {
 		set += bits.OnesCount16(m)
 	}
-	_, _, _ = dst[:set+attention.PageTokens], w[:len(masks)*attention.PageTokens], own[:len(masks)]
-	v.packLanes(ptr(dst), ptr(w), ptr(masks), ptr(own), len(masks))
+	_, _, _, _ = dst[:set+attention.PageTokens], w[int(pages[0])*attention.PageTokens], w[int(pages[n-1]+1)*attention.PageTokens-1], own[:n] // page lists ascend
+	v.packLanes(ptr(dst), ptr(w), ptr(pages), ptr(masks), ptr(own), n)
 }
 
 // AccumulateCodes implements attention.Kernels.

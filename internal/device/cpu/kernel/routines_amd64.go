@@ -28,7 +28,7 @@ type routines struct {
 	lanes func(mask *uint16, w *float32, pages int, t float32)
 
 	pack      func(dst, w *float32, n int, t float32) uint64
-	packLanes func(dst, w *float32, masks, own *uint16, pages int)
+	packLanes func(dst, w *float32, pages *int32, masks, own *uint16, n int)
 	codes64   []codesFunc // by query heads less one, 64 channels
 	codes32   []codesFunc
 

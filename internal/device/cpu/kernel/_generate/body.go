@@ -54,30 +54,28 @@ func pack512() {
 }
 
 func packLanes512() {
-	text("packLanesAVX512", "(dst, w *float32, masks, own *uint16, pages int)", 0,
-		"packLanesAVX512 writes, for each page of 16 elements, those whose bit is set in masks, in order, zero in place of those whose bit is clear in own; up",
+	text("packLanesAVX512", "(dst, w *float32, pages *int32, masks, own *uint16, n int)", 0,
+		"packLanesAVX512 writes, for each of n ≥ 1 pages of 16 elements, those whose bit is set in masks, in order, zero in place of those whose bit is clear in own; up",
 		"to 15 more places are overwritten.")
-	dst, w, masks, own, pages := arg("dst"), arg("w"), arg("masks"), arg("own"), arg("pages")
+	dst, w, pages, masks, own, n := arg("dst"), arg("w"), arg("pages"), arg("masks"), arg("own"), arg("n")
 	j := GP64()
 	XORQ(j, j)
 	Label("page")
-	m, o := GP64(), GP64()
+	m, o, p := GP64(), GP64(), GP64()
 	MOVWQZX(Mem{Base: masks, Index: j, Scale: 2}, m)
-	TESTQ(m, m)
-	JZ(LabelRef("next"))
 	MOVWQZX(Mem{Base: own, Index: j, Scale: 2}, o)
+	MOVLQSX(Mem{Base: pages, Index: j, Scale: 4}, p)
+	SHLQ(U8(6), p)
 	km, ko, v := K(), K(), ZMM()
 	KMOVW(m.As32(), km)
 	KMOVW(o.As32(), ko)
-	VMOVUPS_Z(Mem{Base: w}, ko, v)
+	VMOVUPS_Z(Mem{Base: w, Index: p, Scale: 1}, ko, v)
 	VCOMPRESSPS_Z(v, km, v)
 	VMOVUPS(v, Mem{Base: dst})
 	POPCNTQ(m, m)
 	LEAQ(Mem{Base: dst, Index: m, Scale: 4}, dst)
-	Label("next")
-	ADDQ(U8(64), w)
 	INCQ(j)
-	CMPQ(j, pages)
+	CMPQ(j, n)
 	JL(LabelRef("page"))
 	end()
 }
