@@ -259,3 +259,24 @@ func TestSnapKV(t *testing.T) {
 		}
 	}
 }
+
+// A selector that several pipelines share sees a prompt once, in the layers that any of them finds sparse.
+func TestObservers(t *testing.T) {
+	pipes := []*Pipeline{MustNew("quest"), MustNew("h2o"), MustNew("h2o>quest+int4+top-p:0.9+when:dense-layers=1"), MustNew("snapkv>h2o"), Watch(func(*Observation) {})}
+	shown := map[string]int{}
+	watched := 0
+	for _, o := range Observers(pipes) {
+		if o.watch != nil {
+			watched++
+		}
+		for _, l := range o.chain {
+			shown[l.text]++
+			if want := map[string]int{"h2o": 1, "snapkv": 2}[l.text]; o.spec.DenseLayers != want {
+				t.Errorf("%s is shown layers from %d on, want from %d", l.text, o.spec.DenseLayers, want)
+			}
+		}
+	}
+	if watched != 1 || len(shown) != 2 || shown["h2o"] != 1 || shown["snapkv"] != 1 {
+		t.Errorf("shown: %v, watching: %d", shown, watched)
+	}
+}

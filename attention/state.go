@@ -130,6 +130,30 @@ func (p *Pipeline) Observes() bool {
 	return false
 }
 
+// Observers is what shows prompts to all selectors of the pipelines that ask for them: each once, however many pipelines share it, in every layer that one of them
+// finds sparse. The result is for Observe and Prepare only.
+func Observers(pipes []*Pipeline) (out []*Pipeline) {
+	at := map[string]*Pipeline{}
+	for _, p := range pipes {
+		if p.watch != nil {
+			out = append(out, p)
+		}
+		for _, sel := range p.chain {
+			if _, ok := sel.Selector.(Observer); !ok {
+				continue
+			}
+			o := at[sel.text]
+			if o == nil {
+				o = &Pipeline{spec: p.spec, chain: []link{sel}}
+				at[sel.text] = o
+				out = append(out, o)
+			}
+			o.spec.DenseLayers = min(o.spec.DenseLayers, p.spec.DenseLayers)
+		}
+	}
+	return out
+}
+
 // Observe shows a chunk of a prompt to the selectors that ask for it. o.State is set here, from the memory that Prepare made ready. Layers that stay dense are not shown.
 func (p *Pipeline) Observe(m *Memory, o Observation) {
 	if p.watch != nil {

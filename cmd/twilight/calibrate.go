@@ -15,7 +15,7 @@ type calibrateCommand struct {
 	Import  string  `placeholder:"FILE" type:"path" help:"Instead, a channel file of Double Sparsity's authors for this model."`
 	Out     string  `short:"o" placeholder:"FILE" type:"path" help:"Where to write the calibration."`
 	Tokens  int     `default:"4096" placeholder:"N" help:"Tokens of the text, from its start (${default})."`
-	Anchors int     `default:"2" placeholder:"N" help:"Layers that select tokens for those after them (${default})."`
+	Anchors int     `default:"3" placeholder:"N" help:"Layers that select tokens for those after them (${default})."`
 	Keep    float64 `default:"0.0625" placeholder:"N" help:"Share of the context that they select, when layers are compared (${default})."`
 	Samples int     `default:"32" placeholder:"N" help:"Queries by which they are compared (${default})."`
 	modelFlags

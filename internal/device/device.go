@@ -81,7 +81,7 @@ type Segment struct {
 	Mode     Mode
 	Pipeline *attention.Pipeline
 	Stats    *attention.Stats // nil: not counted
-	// Observers are the pipelines that are shown the queries of a segment in Prompt mode: those that the sequence or a fork of it may decode with.
+	// Observers are shown the queries of a segment in Prompt mode: attention.Observers of the pipelines that the sequence or a fork of it may decode with.
 	Observers []*attention.Pipeline
 }
 

@@ -17,7 +17,7 @@ type Engine struct {
 	model *model.Model
 	cache device.Cache
 	ctx   int
-	watch []*attention.Pipeline // those that must see prompts
+	watch []*attention.Pipeline // what shows prompts to selectors
 	batch batch
 }
 
@@ -43,13 +43,9 @@ func New(m *model.Model, c Config) (*Engine, error) {
 	}
 	var planes []attention.Plane
 	seen := map[string]bool{}
-	var watch []*attention.Pipeline
 	for _, p := range c.Pipelines {
 		if err := p.Fits(attention.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Group: m.Group(), Dim: m.HeadDim}); err != nil {
 			return nil, fmt.Errorf("engine: %w", err)
-		}
-		if p.Observes() {
-			watch = append(watch, p)
 		}
 		for _, pl := range p.Planes() {
 			if !seen[pl.Name()] {
@@ -63,7 +59,7 @@ func New(m *model.Model, c Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine: a cache for %d tokens: %w", blocks*attention.BlockTokens, err)
 	}
-	return &Engine{model: m, cache: cache, ctx: c.Context, watch: watch}, nil
+	return &Engine{model: m, cache: cache, ctx: c.Context, watch: attention.Observers(c.Pipelines)}, nil
 }
 
 // Model is the engine's model.
