@@ -12,7 +12,8 @@ import (
 //
 // It keeps no metadata. A selection layer reads every key, any other layer nothing. Which layers to choose can be calibrated (anchors-file), as which layers'
 // attention resembles which differs between models: in SmolLM2-135M layer 2 foretells others badly (it holds .5 of their mass, layer 3 .8), and selecting in 2, 3
-// and 12 instead of 2 and 12 takes the KL from dense at 4096 tokens, 256 attended to, from .23 to .17; but 2 and 3, which hold as much mass as 2 and 12, give .44. A layer that finds no set of this step, because the selection layer before it stayed dense, selects itself.
+// and 12 instead of 2 and 12 takes the KL from dense at 4096 tokens, 256 attended to, from .23 to .17; but 2 and 3, which hold as much mass as 2 and 12, give .44. A layer that finds no set of
+// this step, because the selection layer before it stayed dense, selects itself.
 type tidal struct {
 	exactScan
 	budget
