@@ -40,7 +40,7 @@ func variants(t *testing.T, stage string, parts map[string]Info) (out []string) 
 			}
 			part, err := parsePart(text)
 			if err == nil {
-				_, err = build(parts, part)
+				_, err = takeReuse(part, func(p Part) (any, error) { return build(parts, p) })
 			}
 			if err != nil {
 				t.Fatalf("%s %s: %v (a part that needs arguments names them in the matrix test)", stage, text, err)

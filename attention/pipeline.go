@@ -35,11 +35,11 @@ func New(s Spec) (*Pipeline, error) {
 		return p, nil
 	}
 	for _, part := range append(slices.Clone(s.Within), s.Select) {
-		made, err := build(selectors, part)
+		made, err := takeReuse(part, func(p Part) (any, error) { return build(selectors, p) })
 		if err != nil {
 			return nil, err
 		}
-		p.chain = append(p.chain, link{made.(Selector), part.String()})
+		p.chain = append(p.chain, link{made, part.String()})
 	}
 	if s.Prune.Name != "" && s.Prune.Name != "none" {
 		made, err := build(pruners, s.Prune)

@@ -36,6 +36,9 @@ func init() {
 // Planes implements Selector.
 func (s doubleP) Planes() []Plane { return s.planes }
 
+// Summarises implements Summariser.
+func (doubleP) Summarises() {}
+
 // clustered is how many blocks are attended to by clusters. The newest page is always read, so its block never is, even when it is full.
 func (doubleP) clustered(n int) int { return (n - 1) / BlockTokens }
 

@@ -39,6 +39,12 @@ type Compensator interface {
 	Compensates()
 }
 
+// Summariser is a Selector that attends to tokens by what is known of them together (Work.Summarise).
+type Summariser interface {
+	Selector
+	Summarises()
+}
+
 // Pruner decides the survivors among the candidates of one query head. An extension point, stateless like Selector.
 type Pruner interface {
 	// Prune turns the estimated logits of query head g (−Inf where the head has no candidate) into masks of survivors: keep[j] for page w.Pages[j]. In the logits it
