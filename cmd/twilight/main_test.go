@@ -339,6 +339,8 @@ func TestEvalAndBench(t *testing.T) {
 		{"eval", "ruler", "-f", text, "--length", "900", "--task", "niah_single_2,niah_multiquery", "--task", "niah_single_1", "--out", rowsFile},
 		{"eval", "gsm8k", "-f", problems, "--length", "900", "--samples", "3", "--out="},
 		{"bench", "decode", "-f", text, "--depth", "0,300,600", "--steps", "3"},
+		{"bench", "decode", "-f", text, "--depth", "600", "--steps", "2", "--sequences", "3", "--scaling"},
+		{"bench", "attention", "-f", text, "--ctx", "300,700", "--steps", "2"},
 	} {
 		args = append(args, "-m", model, "-a", "dense", "-a", "twilight")
 		rows := decode[map[string]any](t, must(t, "", append(args, "--json")...).out)
