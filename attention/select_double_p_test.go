@@ -15,7 +15,7 @@ func TestDoublePDefinition(t *testing.T) {
 	for _, c := range []struct {
 		spec      string
 		p, refine float64
-	}{{"double-p:p=1,refine=0", 1, 0}, {"double-p:p=0.97,refine=0.9", 0.97, 0.9}, {"double-p:p=0.6,refine=0.6", 0.6, 0.6}} {
+	}{{"double-p:size=16,p=1,refine=0", 1, 0}, {"double-p:size=16,p=0.97,refine=0.9", 0.97, 0.9}, {"double-p:size=16,p=0.6,refine=0.6", 0.6, 0.6}} {
 		d := newDecoder(MustNew(c.spec+"+when:dense-layers=0,min-context=0"), q)
 		d.fill(x.kh, x.vh, x.n)
 		got := d.step(t)

@@ -12,7 +12,7 @@ import (
 //
 // Keeps a byte a token and part (at the paper's two parts of six bits, 2 bytes where fp16 keys of 64 channels are 128) and 2^bits fp32 vectors, in the sequence's memory, and reads
 // all of it every step. The first decode step trains: pqRounds·min(N, pqSample)·2^bits·dim multiplications a KV head, and as many as N·2^bits·dim to encode. The paper proposes a fifth
-// of the tokens, half of them the latest, and ranks them once for the group by the sum of its heads' softmaxes.
+// of the tokens, half of them the latest, and ranks them once for the group by the sum of its heads' softmaxes. With heads of 64 channels, parts=8,recent=0.1 is the better choice by far.
 type pqcache struct {
 	noScan
 	keep, recent float64
