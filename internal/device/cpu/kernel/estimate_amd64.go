@@ -21,15 +21,18 @@ type estimates struct {
 	pageLanes  int             // pages of one call of these
 	int4       []scanFunc
 	pages      [9][]scanFunc // by bits
-	blockQuery func(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)
-	block      [5][]scanFunc // by bits
+	blockQuery blockQueryFunc
+	// the same for 64 and 128 channels; nil: none
+	blockQuery64, blockQuery128 blockQueryFunc
+	block                       [5][]scanFunc // by bits
 }
 
 type (
-	bounds8Func   = func(dst *float32, ld int, q *float32, dim int, block *uint16)
-	boundsFunc    = func(dst *float32, ld int, q *float32, dim int, bounds *uint16)
-	pageQueryFunc = func(dst *int8, dstHead int, affine, unit, q *float32, dim int, bounds *uint16, top *float32, levels float32)
-	scanFunc      = func(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes, dim int, pages uint64)
+	bounds8Func    = func(dst *float32, ld int, q *float32, dim int, block *uint16)
+	boundsFunc     = func(dst *float32, ld int, q *float32, dim int, bounds *uint16)
+	pageQueryFunc  = func(dst *int8, dstHead int, affine, unit, q *float32, dim int, bounds *uint16, top *float32, levels float32)
+	blockQueryFunc = func(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)
+	scanFunc       = func(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes, dim int, pages uint64)
 )
 
 // PageBounds implements attention.Kernels.
@@ -161,7 +164,14 @@ func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 	checkScan(dst, ld, group, codes, n, pages)
 	s := scratch(tmp)
 	q8, affine := take[int8](&s, group*dim), take[float32](&s, 4*group)
-	e.blockQuery(ptr(q8), ptr(affine), ptr(q[:group*dim]), group, dim, (*uint16)(unsafe.Pointer(ptr(block[:4*dim]))), float32(int(1)<<nbits-1)/2, shrink)
+	prepare := e.blockQuery
+	switch {
+	case dim == 64 && e.blockQuery64 != nil:
+		prepare = e.blockQuery64
+	case dim == 128 && e.blockQuery128 != nil:
+		prepare = e.blockQuery128
+	}
+	prepare(ptr(q8), ptr(affine), ptr(q[:group*dim]), group, dim, (*uint16)(unsafe.Pointer(ptr(block[:4*dim]))), float32(int(1)<<nbits-1)/2, shrink)
 	scan := e.block[nbits]
 	for g := 0; g < group; {
 		h := tile(group-g, len(scan))

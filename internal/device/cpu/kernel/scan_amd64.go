@@ -74,28 +74,6 @@ func page3x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, co
 //go:noescape
 func page8x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
-// block2x1AVX512 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
-//
-//	for j, p := range pages {
-//		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//		}
-//	}
-//
-//go:noescape
-func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-
-// block4x1AVX512 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
-//
-//	for j, p := range pages {
-//		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//		}
-//	}
-//
-//go:noescape
-func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-
 // int4x2AVX512 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
 //	for j, p := range pages {
@@ -165,28 +143,6 @@ func page3x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, co
 //
 //go:noescape
 func page8x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-
-// block2x2AVX512 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
-//
-//	for j, p := range pages {
-//		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//		}
-//	}
-//
-//go:noescape
-func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-
-// block4x2AVX512 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
-//
-//	for j, p := range pages {
-//		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//		}
-//	}
-//
-//go:noescape
-func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
 // int4x3AVX512 is, for 3 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -258,28 +214,6 @@ func page3x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, co
 //go:noescape
 func page8x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
-// block2x3AVX512 is, for 3 query heads, n tokens of each page whose bit is set, and u the token's codes:
-//
-//	for j, p := range pages {
-//		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//		}
-//	}
-//
-//go:noescape
-func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-
-// block4x3AVX512 is, for 3 query heads, n tokens of each page whose bit is set, and u the token's codes:
-//
-//	for j, p := range pages {
-//		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//		}
-//	}
-//
-//go:noescape
-func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-
 // int4x4AVX512 is, for 4 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
 //	for j, p := range pages {
@@ -350,6 +284,72 @@ func page3x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, co
 //go:noescape
 func page8x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
+// block2x1AVX512 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block4x1AVX512 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block2x2AVX512 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block4x2AVX512 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block2x3AVX512 is, for 3 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block4x3AVX512 is, for 3 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
 // block2x4AVX512 is, for 4 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
 //	for j, p := range pages {
@@ -371,6 +371,72 @@ func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //
 //go:noescape
 func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block2x5AVX512 is, for 5 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block4x5AVX512 is, for 5 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block2x6AVX512 is, for 6 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block4x6AVX512 is, for 6 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block2x7AVX512 is, for 7 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block4x7AVX512 is, for 7 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
 // quantiseAVX512 rounds a query to signed bytes, n a multiple of 16:
 //
@@ -468,28 +534,6 @@ func page3x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, code
 //go:noescape
 func page8x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
-// block2x1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
-//
-//	for j, p := range pages {
-//		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//		}
-//	}
-//
-//go:noescape
-func block2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-
-// block4x1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
-//
-//	for j, p := range pages {
-//		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//		}
-//	}
-//
-//go:noescape
-func block4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-
 // int4x2AVX2 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
 //	for j, p := range pages {
@@ -560,6 +604,28 @@ func page3x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, code
 //go:noescape
 func page8x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
+// block2x1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
+// block4x1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//		}
+//	}
+//
+//go:noescape
+func block4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
 // block2x2AVX2 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
 //	for j, p := range pages {
@@ -607,3 +673,13 @@ func quantiseAVX2(dst *int8, x *float32, n int) (top float32, sum float32, isum 
 //
 //go:noescape
 func blockQueryAVX2(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+
+// blockQuery64xAVX512 is blockQueryAVX512 for 64 channels.
+//
+//go:noescape
+func blockQuery64xAVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+
+// blockQuery128xAVX512 is blockQueryAVX512 for 128 channels.
+//
+//go:noescape
+func blockQuery128xAVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)

@@ -469,140 +469,6 @@ end:
 	VZEROUPPER
 	RET
 
-// func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
-TEXT ·block2x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), CX
-	MOVL         $0x03030303, DX
-	VPBROADCASTD DX, Z0
-	TESTQ        AX, AX
-	JZ           end
-
-page:
-	TZCNTQ AX, DX
-	IMULQ  pageBytes+48(FP), DX
-	ADDQ   codes+40(FP), DX
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	MOVQ   q+16(FP), BX
-	MOVQ   CX, SI
-
-runs0:
-	VMOVDQU32     (DX), Z3
-	VPANDD        Z0, Z3, Z4
-	VPDPBUSD.BCST (BX), Z4, Z1
-	VPSRLD        $0x02, Z3, Z4
-	VPANDD        Z0, Z4, Z4
-	VPDPBUSD.BCST 4(BX), Z4, Z2
-	VPSRLD        $0x04, Z3, Z4
-	VPANDD        Z0, Z4, Z4
-	VPDPBUSD.BCST 8(BX), Z4, Z1
-	VPSRLD        $0x06, Z3, Z3
-	VPANDD        Z0, Z3, Z3
-	VPDPBUSD.BCST 12(BX), Z3, Z2
-	VMOVDQU32     64(DX), Z3
-	VPANDD        Z0, Z3, Z4
-	VPDPBUSD.BCST 16(BX), Z4, Z1
-	VPSRLD        $0x02, Z3, Z4
-	VPANDD        Z0, Z4, Z4
-	VPDPBUSD.BCST 20(BX), Z4, Z2
-	VPSRLD        $0x04, Z3, Z4
-	VPANDD        Z0, Z4, Z4
-	VPDPBUSD.BCST 24(BX), Z4, Z1
-	VPSRLD        $0x06, Z3, Z3
-	VPANDD        Z0, Z3, Z3
-	VPDPBUSD.BCST 28(BX), Z3, Z2
-	ADDQ          $0x00000080, DX
-	ADDQ          $0x00000020, BX
-	SUBQ          $0x20, SI
-	JNZ           runs0
-	MOVQ          dst+0(FP), DX
-	MOVQ          ld+8(FP), BX
-	MOVQ          affine+32(FP), SI
-	SHLQ          $0x02, BX
-	VPADDD        Z2, Z1, Z1
-	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (SI), Z2
-	VBROADCASTSS  4(SI), Z3
-	VFMADD213PS   Z3, Z2, Z1
-	VMOVUPS       Z1, (DX)
-	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
-	JNZ           page
-
-end:
-	VZEROUPPER
-	RET
-
-// func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
-TEXT ·block4x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), CX
-	MOVL         $0x0f0f0f0f, DX
-	VPBROADCASTD DX, Z0
-	TESTQ        AX, AX
-	JZ           end
-
-page:
-	TZCNTQ AX, DX
-	IMULQ  pageBytes+48(FP), DX
-	ADDQ   codes+40(FP), DX
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	MOVQ   q+16(FP), BX
-	MOVQ   CX, SI
-
-runs0:
-	VMOVDQU32     (DX), Z3
-	VPANDD        Z0, Z3, Z4
-	VPDPBUSD.BCST (BX), Z4, Z1
-	VPSRLD        $0x04, Z3, Z3
-	VPANDD        Z0, Z3, Z3
-	VPDPBUSD.BCST 4(BX), Z3, Z2
-	VMOVDQU32     64(DX), Z3
-	VPANDD        Z0, Z3, Z4
-	VPDPBUSD.BCST 8(BX), Z4, Z1
-	VPSRLD        $0x04, Z3, Z3
-	VPANDD        Z0, Z3, Z3
-	VPDPBUSD.BCST 12(BX), Z3, Z2
-	VMOVDQU32     128(DX), Z3
-	VPANDD        Z0, Z3, Z4
-	VPDPBUSD.BCST 16(BX), Z4, Z1
-	VPSRLD        $0x04, Z3, Z3
-	VPANDD        Z0, Z3, Z3
-	VPDPBUSD.BCST 20(BX), Z3, Z2
-	VMOVDQU32     192(DX), Z3
-	VPANDD        Z0, Z3, Z4
-	VPDPBUSD.BCST 24(BX), Z4, Z1
-	VPSRLD        $0x04, Z3, Z3
-	VPANDD        Z0, Z3, Z3
-	VPDPBUSD.BCST 28(BX), Z3, Z2
-	ADDQ          $0x00000100, DX
-	ADDQ          $0x00000020, BX
-	SUBQ          $0x20, SI
-	JNZ           runs0
-	MOVQ          dst+0(FP), DX
-	MOVQ          ld+8(FP), BX
-	MOVQ          affine+32(FP), SI
-	SHLQ          $0x02, BX
-	VPADDD        Z2, Z1, Z1
-	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (SI), Z2
-	VBROADCASTSS  4(SI), Z3
-	VFMADD213PS   Z3, Z2, Z1
-	VMOVUPS       Z1, (DX)
-	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
-	JNZ           page
-
-end:
-	VZEROUPPER
-	RET
-
 // func int4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·int4x2AVX512(SB), NOSPLIT, $0-72
@@ -1187,174 +1053,6 @@ runs0:
 	VBROADCASTSS  192(R8), Z1
 	VFMADD213PS   Z1, Z0, Z4
 	VMOVUPS       Z4, (SI)
-	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
-	JNZ           page
-
-end:
-	VZEROUPPER
-	RET
-
-// func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
-TEXT ·block2x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
-	MOVL         $0x03030303, BX
-	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
-
-page:
-	TZCNTQ AX, BX
-	IMULQ  pageBytes+48(FP), BX
-	ADDQ   codes+40(FP), BX
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	MOVQ   q+16(FP), SI
-	MOVQ   DX, DI
-
-runs0:
-	VMOVDQU32     (BX), Z5
-	VPANDD        Z0, Z5, Z6
-	VPDPBUSD.BCST (SI), Z6, Z1
-	VPDPBUSD.BCST (SI)(CX*1), Z6, Z3
-	VPSRLD        $0x02, Z5, Z6
-	VPANDD        Z0, Z6, Z6
-	VPDPBUSD.BCST 4(SI), Z6, Z2
-	VPDPBUSD.BCST 4(SI)(CX*1), Z6, Z4
-	VPSRLD        $0x04, Z5, Z6
-	VPANDD        Z0, Z6, Z6
-	VPDPBUSD.BCST 8(SI), Z6, Z1
-	VPDPBUSD.BCST 8(SI)(CX*1), Z6, Z3
-	VPSRLD        $0x06, Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VPDPBUSD.BCST 12(SI), Z5, Z2
-	VPDPBUSD.BCST 12(SI)(CX*1), Z5, Z4
-	VMOVDQU32     64(BX), Z5
-	VPANDD        Z0, Z5, Z6
-	VPDPBUSD.BCST 16(SI), Z6, Z1
-	VPDPBUSD.BCST 16(SI)(CX*1), Z6, Z3
-	VPSRLD        $0x02, Z5, Z6
-	VPANDD        Z0, Z6, Z6
-	VPDPBUSD.BCST 20(SI), Z6, Z2
-	VPDPBUSD.BCST 20(SI)(CX*1), Z6, Z4
-	VPSRLD        $0x04, Z5, Z6
-	VPANDD        Z0, Z6, Z6
-	VPDPBUSD.BCST 24(SI), Z6, Z1
-	VPDPBUSD.BCST 24(SI)(CX*1), Z6, Z3
-	VPSRLD        $0x06, Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VPDPBUSD.BCST 28(SI), Z5, Z2
-	VPDPBUSD.BCST 28(SI)(CX*1), Z5, Z4
-	ADDQ          $0x00000080, BX
-	ADDQ          $0x00000020, SI
-	SUBQ          $0x20, DI
-	JNZ           runs0
-	MOVQ          dst+0(FP), BX
-	MOVQ          ld+8(FP), SI
-	MOVQ          affine+32(FP), DI
-	SHLQ          $0x02, SI
-	VPADDD        Z2, Z1, Z1
-	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (DI), Z2
-	VBROADCASTSS  4(DI), Z5
-	VFMADD213PS   Z5, Z2, Z1
-	VMOVUPS       Z1, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z4, Z3, Z3
-	VCVTDQ2PS     Z3, Z3
-	VBROADCASTSS  16(DI), Z1
-	VBROADCASTSS  20(DI), Z2
-	VFMADD213PS   Z2, Z1, Z3
-	VMOVUPS       Z3, (BX)
-	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
-	JNZ           page
-
-end:
-	VZEROUPPER
-	RET
-
-// func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
-TEXT ·block4x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
-	MOVL         $0x0f0f0f0f, BX
-	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
-
-page:
-	TZCNTQ AX, BX
-	IMULQ  pageBytes+48(FP), BX
-	ADDQ   codes+40(FP), BX
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	MOVQ   q+16(FP), SI
-	MOVQ   DX, DI
-
-runs0:
-	VMOVDQU32     (BX), Z5
-	VPANDD        Z0, Z5, Z6
-	VPDPBUSD.BCST (SI), Z6, Z1
-	VPDPBUSD.BCST (SI)(CX*1), Z6, Z3
-	VPSRLD        $0x04, Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VPDPBUSD.BCST 4(SI), Z5, Z2
-	VPDPBUSD.BCST 4(SI)(CX*1), Z5, Z4
-	VMOVDQU32     64(BX), Z5
-	VPANDD        Z0, Z5, Z6
-	VPDPBUSD.BCST 8(SI), Z6, Z1
-	VPDPBUSD.BCST 8(SI)(CX*1), Z6, Z3
-	VPSRLD        $0x04, Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VPDPBUSD.BCST 12(SI), Z5, Z2
-	VPDPBUSD.BCST 12(SI)(CX*1), Z5, Z4
-	VMOVDQU32     128(BX), Z5
-	VPANDD        Z0, Z5, Z6
-	VPDPBUSD.BCST 16(SI), Z6, Z1
-	VPDPBUSD.BCST 16(SI)(CX*1), Z6, Z3
-	VPSRLD        $0x04, Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VPDPBUSD.BCST 20(SI), Z5, Z2
-	VPDPBUSD.BCST 20(SI)(CX*1), Z5, Z4
-	VMOVDQU32     192(BX), Z5
-	VPANDD        Z0, Z5, Z6
-	VPDPBUSD.BCST 24(SI), Z6, Z1
-	VPDPBUSD.BCST 24(SI)(CX*1), Z6, Z3
-	VPSRLD        $0x04, Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VPDPBUSD.BCST 28(SI), Z5, Z2
-	VPDPBUSD.BCST 28(SI)(CX*1), Z5, Z4
-	ADDQ          $0x00000100, BX
-	ADDQ          $0x00000020, SI
-	SUBQ          $0x20, DI
-	JNZ           runs0
-	MOVQ          dst+0(FP), BX
-	MOVQ          ld+8(FP), SI
-	MOVQ          affine+32(FP), DI
-	SHLQ          $0x02, SI
-	VPADDD        Z2, Z1, Z1
-	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (DI), Z2
-	VBROADCASTSS  4(DI), Z5
-	VFMADD213PS   Z5, Z2, Z1
-	VMOVUPS       Z1, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z4, Z3, Z3
-	VCVTDQ2PS     Z3, Z3
-	VBROADCASTSS  16(DI), Z1
-	VBROADCASTSS  20(DI), Z2
-	VFMADD213PS   Z2, Z1, Z3
-	VMOVUPS       Z3, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
 	JNZ           page
@@ -2074,208 +1772,6 @@ runs0:
 	VBROADCASTSS  320(R8), Z1
 	VFMADD213PS   Z1, Z0, Z8
 	VMOVUPS       Z8, (SI)
-	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
-	JNZ           page
-
-end:
-	VZEROUPPER
-	RET
-
-// func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
-TEXT ·block2x3AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
-	MOVL         $0x03030303, BX
-	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
-
-page:
-	TZCNTQ AX, BX
-	IMULQ  pageBytes+48(FP), BX
-	ADDQ   codes+40(FP), BX
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	MOVQ   q+16(FP), SI
-	MOVQ   DX, DI
-
-runs0:
-	VMOVDQU32     (BX), Z7
-	VPANDD        Z0, Z7, Z8
-	VPDPBUSD.BCST (SI), Z8, Z1
-	VPDPBUSD.BCST (SI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST (SI)(CX*2), Z8, Z5
-	VPSRLD        $0x02, Z7, Z8
-	VPANDD        Z0, Z8, Z8
-	VPDPBUSD.BCST 4(SI), Z8, Z2
-	VPDPBUSD.BCST 4(SI)(CX*1), Z8, Z4
-	VPDPBUSD.BCST 4(SI)(CX*2), Z8, Z6
-	VPSRLD        $0x04, Z7, Z8
-	VPANDD        Z0, Z8, Z8
-	VPDPBUSD.BCST 8(SI), Z8, Z1
-	VPDPBUSD.BCST 8(SI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST 8(SI)(CX*2), Z8, Z5
-	VPSRLD        $0x06, Z7, Z7
-	VPANDD        Z0, Z7, Z7
-	VPDPBUSD.BCST 12(SI), Z7, Z2
-	VPDPBUSD.BCST 12(SI)(CX*1), Z7, Z4
-	VPDPBUSD.BCST 12(SI)(CX*2), Z7, Z6
-	VMOVDQU32     64(BX), Z7
-	VPANDD        Z0, Z7, Z8
-	VPDPBUSD.BCST 16(SI), Z8, Z1
-	VPDPBUSD.BCST 16(SI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST 16(SI)(CX*2), Z8, Z5
-	VPSRLD        $0x02, Z7, Z8
-	VPANDD        Z0, Z8, Z8
-	VPDPBUSD.BCST 20(SI), Z8, Z2
-	VPDPBUSD.BCST 20(SI)(CX*1), Z8, Z4
-	VPDPBUSD.BCST 20(SI)(CX*2), Z8, Z6
-	VPSRLD        $0x04, Z7, Z8
-	VPANDD        Z0, Z8, Z8
-	VPDPBUSD.BCST 24(SI), Z8, Z1
-	VPDPBUSD.BCST 24(SI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST 24(SI)(CX*2), Z8, Z5
-	VPSRLD        $0x06, Z7, Z7
-	VPANDD        Z0, Z7, Z7
-	VPDPBUSD.BCST 28(SI), Z7, Z2
-	VPDPBUSD.BCST 28(SI)(CX*1), Z7, Z4
-	VPDPBUSD.BCST 28(SI)(CX*2), Z7, Z6
-	ADDQ          $0x00000080, BX
-	ADDQ          $0x00000020, SI
-	SUBQ          $0x20, DI
-	JNZ           runs0
-	MOVQ          dst+0(FP), BX
-	MOVQ          ld+8(FP), SI
-	MOVQ          affine+32(FP), DI
-	SHLQ          $0x02, SI
-	VPADDD        Z2, Z1, Z1
-	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (DI), Z2
-	VBROADCASTSS  4(DI), Z7
-	VFMADD213PS   Z7, Z2, Z1
-	VMOVUPS       Z1, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z4, Z3, Z3
-	VCVTDQ2PS     Z3, Z3
-	VBROADCASTSS  16(DI), Z1
-	VBROADCASTSS  20(DI), Z2
-	VFMADD213PS   Z2, Z1, Z3
-	VMOVUPS       Z3, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z6, Z5, Z5
-	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  32(DI), Z1
-	VBROADCASTSS  36(DI), Z2
-	VFMADD213PS   Z2, Z1, Z5
-	VMOVUPS       Z5, (BX)
-	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
-	JNZ           page
-
-end:
-	VZEROUPPER
-	RET
-
-// func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
-TEXT ·block4x3AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
-	MOVL         $0x0f0f0f0f, BX
-	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
-
-page:
-	TZCNTQ AX, BX
-	IMULQ  pageBytes+48(FP), BX
-	ADDQ   codes+40(FP), BX
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	MOVQ   q+16(FP), SI
-	MOVQ   DX, DI
-
-runs0:
-	VMOVDQU32     (BX), Z7
-	VPANDD        Z0, Z7, Z8
-	VPDPBUSD.BCST (SI), Z8, Z1
-	VPDPBUSD.BCST (SI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST (SI)(CX*2), Z8, Z5
-	VPSRLD        $0x04, Z7, Z7
-	VPANDD        Z0, Z7, Z7
-	VPDPBUSD.BCST 4(SI), Z7, Z2
-	VPDPBUSD.BCST 4(SI)(CX*1), Z7, Z4
-	VPDPBUSD.BCST 4(SI)(CX*2), Z7, Z6
-	VMOVDQU32     64(BX), Z7
-	VPANDD        Z0, Z7, Z8
-	VPDPBUSD.BCST 8(SI), Z8, Z1
-	VPDPBUSD.BCST 8(SI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST 8(SI)(CX*2), Z8, Z5
-	VPSRLD        $0x04, Z7, Z7
-	VPANDD        Z0, Z7, Z7
-	VPDPBUSD.BCST 12(SI), Z7, Z2
-	VPDPBUSD.BCST 12(SI)(CX*1), Z7, Z4
-	VPDPBUSD.BCST 12(SI)(CX*2), Z7, Z6
-	VMOVDQU32     128(BX), Z7
-	VPANDD        Z0, Z7, Z8
-	VPDPBUSD.BCST 16(SI), Z8, Z1
-	VPDPBUSD.BCST 16(SI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST 16(SI)(CX*2), Z8, Z5
-	VPSRLD        $0x04, Z7, Z7
-	VPANDD        Z0, Z7, Z7
-	VPDPBUSD.BCST 20(SI), Z7, Z2
-	VPDPBUSD.BCST 20(SI)(CX*1), Z7, Z4
-	VPDPBUSD.BCST 20(SI)(CX*2), Z7, Z6
-	VMOVDQU32     192(BX), Z7
-	VPANDD        Z0, Z7, Z8
-	VPDPBUSD.BCST 24(SI), Z8, Z1
-	VPDPBUSD.BCST 24(SI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST 24(SI)(CX*2), Z8, Z5
-	VPSRLD        $0x04, Z7, Z7
-	VPANDD        Z0, Z7, Z7
-	VPDPBUSD.BCST 28(SI), Z7, Z2
-	VPDPBUSD.BCST 28(SI)(CX*1), Z7, Z4
-	VPDPBUSD.BCST 28(SI)(CX*2), Z7, Z6
-	ADDQ          $0x00000100, BX
-	ADDQ          $0x00000020, SI
-	SUBQ          $0x20, DI
-	JNZ           runs0
-	MOVQ          dst+0(FP), BX
-	MOVQ          ld+8(FP), SI
-	MOVQ          affine+32(FP), DI
-	SHLQ          $0x02, SI
-	VPADDD        Z2, Z1, Z1
-	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (DI), Z2
-	VBROADCASTSS  4(DI), Z7
-	VFMADD213PS   Z7, Z2, Z1
-	VMOVUPS       Z1, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z4, Z3, Z3
-	VCVTDQ2PS     Z3, Z3
-	VBROADCASTSS  16(DI), Z1
-	VBROADCASTSS  20(DI), Z2
-	VFMADD213PS   Z2, Z1, Z3
-	VMOVUPS       Z3, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z6, Z5, Z5
-	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  32(DI), Z1
-	VBROADCASTSS  36(DI), Z2
-	VFMADD213PS   Z2, Z1, Z5
-	VMOVUPS       Z5, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
 	JNZ           page
@@ -3194,8 +2690,566 @@ end:
 	VZEROUPPER
 	RET
 
+// func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
+TEXT ·block2x1AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), CX
+	MOVL         $0x03030303, DX
+	VPBROADCASTD DX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ  AX, DX
+	IMULQ   pageBytes+48(FP), DX
+	ADDQ    codes+40(FP), DX
+	BLSRQ   AX, BX
+	CMOVQEQ AX, BX
+	TZCNTQ  BX, BX
+	IMULQ   pageBytes+48(FP), BX
+	ADDQ    codes+40(FP), BX
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	MOVQ    q+16(FP), SI
+	MOVQ    CX, DI
+
+runs0:
+	VMOVDQU32     (DX), Z3
+	PREFETCHT0    (BX)
+	VPANDD        Z0, Z3, Z4
+	VPDPBUSD.BCST (SI), Z4, Z1
+	VPSRLD        $0x02, Z3, Z4
+	VPANDD        Z0, Z4, Z4
+	VPDPBUSD.BCST 4(SI), Z4, Z2
+	VPSRLD        $0x04, Z3, Z4
+	VPANDD        Z0, Z4, Z4
+	VPDPBUSD.BCST 8(SI), Z4, Z1
+	VPSRLD        $0x06, Z3, Z3
+	VPANDD        Z0, Z3, Z3
+	VPDPBUSD.BCST 12(SI), Z3, Z2
+	VMOVDQU32     64(DX), Z3
+	PREFETCHT0    64(BX)
+	VPANDD        Z0, Z3, Z4
+	VPDPBUSD.BCST 16(SI), Z4, Z1
+	VPSRLD        $0x02, Z3, Z4
+	VPANDD        Z0, Z4, Z4
+	VPDPBUSD.BCST 20(SI), Z4, Z2
+	VPSRLD        $0x04, Z3, Z4
+	VPANDD        Z0, Z4, Z4
+	VPDPBUSD.BCST 24(SI), Z4, Z1
+	VPSRLD        $0x06, Z3, Z3
+	VPANDD        Z0, Z3, Z3
+	VPDPBUSD.BCST 28(SI), Z3, Z2
+	ADDQ          $0x00000080, DX
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000020, SI
+	SUBQ          $0x20, DI
+	JNZ           runs0
+	MOVQ          dst+0(FP), DX
+	MOVQ          ld+8(FP), BX
+	MOVQ          affine+32(FP), SI
+	SHLQ          $0x02, BX
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (SI), Z2
+	VBROADCASTSS  4(SI), Z3
+	VFMADD213PS   Z3, Z2, Z1
+	VMOVUPS       Z1, (DX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
+TEXT ·block4x1AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), CX
+	MOVL         $0x0f0f0f0f, DX
+	VPBROADCASTD DX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ  AX, DX
+	IMULQ   pageBytes+48(FP), DX
+	ADDQ    codes+40(FP), DX
+	BLSRQ   AX, BX
+	CMOVQEQ AX, BX
+	TZCNTQ  BX, BX
+	IMULQ   pageBytes+48(FP), BX
+	ADDQ    codes+40(FP), BX
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	MOVQ    q+16(FP), SI
+	MOVQ    CX, DI
+
+runs0:
+	VMOVDQU32     (DX), Z3
+	PREFETCHT0    (BX)
+	VPANDD        Z0, Z3, Z4
+	VPDPBUSD.BCST (SI), Z4, Z1
+	VPSRLD        $0x04, Z3, Z3
+	VPANDD        Z0, Z3, Z3
+	VPDPBUSD.BCST 4(SI), Z3, Z2
+	VMOVDQU32     64(DX), Z3
+	PREFETCHT0    64(BX)
+	VPANDD        Z0, Z3, Z4
+	VPDPBUSD.BCST 8(SI), Z4, Z1
+	VPSRLD        $0x04, Z3, Z3
+	VPANDD        Z0, Z3, Z3
+	VPDPBUSD.BCST 12(SI), Z3, Z2
+	VMOVDQU32     128(DX), Z3
+	PREFETCHT0    128(BX)
+	VPANDD        Z0, Z3, Z4
+	VPDPBUSD.BCST 16(SI), Z4, Z1
+	VPSRLD        $0x04, Z3, Z3
+	VPANDD        Z0, Z3, Z3
+	VPDPBUSD.BCST 20(SI), Z3, Z2
+	VMOVDQU32     192(DX), Z3
+	PREFETCHT0    192(BX)
+	VPANDD        Z0, Z3, Z4
+	VPDPBUSD.BCST 24(SI), Z4, Z1
+	VPSRLD        $0x04, Z3, Z3
+	VPANDD        Z0, Z3, Z3
+	VPDPBUSD.BCST 28(SI), Z3, Z2
+	ADDQ          $0x00000100, DX
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000020, SI
+	SUBQ          $0x20, DI
+	JNZ           runs0
+	MOVQ          dst+0(FP), DX
+	MOVQ          ld+8(FP), BX
+	MOVQ          affine+32(FP), SI
+	SHLQ          $0x02, BX
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (SI), Z2
+	VBROADCASTSS  4(SI), Z3
+	VFMADD213PS   Z3, Z2, Z1
+	VMOVUPS       Z1, (DX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
+TEXT ·block2x2AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x03030303, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ  AX, BX
+	IMULQ   pageBytes+48(FP), BX
+	ADDQ    codes+40(FP), BX
+	BLSRQ   AX, SI
+	CMOVQEQ AX, SI
+	TZCNTQ  SI, SI
+	IMULQ   pageBytes+48(FP), SI
+	ADDQ    codes+40(FP), SI
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+
+runs0:
+	VMOVDQU32     (BX), Z5
+	PREFETCHT0    (SI)
+	VPANDD        Z0, Z5, Z6
+	VPDPBUSD.BCST (DI), Z6, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z6, Z3
+	VPSRLD        $0x02, Z5, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 4(DI), Z6, Z2
+	VPDPBUSD.BCST 4(DI)(CX*1), Z6, Z4
+	VPSRLD        $0x04, Z5, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 8(DI), Z6, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z6, Z3
+	VPSRLD        $0x06, Z5, Z5
+	VPANDD        Z0, Z5, Z5
+	VPDPBUSD.BCST 12(DI), Z5, Z2
+	VPDPBUSD.BCST 12(DI)(CX*1), Z5, Z4
+	VMOVDQU32     64(BX), Z5
+	PREFETCHT0    64(SI)
+	VPANDD        Z0, Z5, Z6
+	VPDPBUSD.BCST 16(DI), Z6, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z6, Z3
+	VPSRLD        $0x02, Z5, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 20(DI), Z6, Z2
+	VPDPBUSD.BCST 20(DI)(CX*1), Z6, Z4
+	VPSRLD        $0x04, Z5, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 24(DI), Z6, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z6, Z3
+	VPSRLD        $0x06, Z5, Z5
+	VPANDD        Z0, Z5, Z5
+	VPDPBUSD.BCST 28(DI), Z5, Z2
+	VPDPBUSD.BCST 28(DI)(CX*1), Z5, Z4
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000080, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z5
+	VFMADD213PS   Z5, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
+TEXT ·block4x2AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ  AX, BX
+	IMULQ   pageBytes+48(FP), BX
+	ADDQ    codes+40(FP), BX
+	BLSRQ   AX, SI
+	CMOVQEQ AX, SI
+	TZCNTQ  SI, SI
+	IMULQ   pageBytes+48(FP), SI
+	ADDQ    codes+40(FP), SI
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+
+runs0:
+	VMOVDQU32     (BX), Z5
+	PREFETCHT0    (SI)
+	VPANDD        Z0, Z5, Z6
+	VPDPBUSD.BCST (DI), Z6, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z6, Z3
+	VPSRLD        $0x04, Z5, Z5
+	VPANDD        Z0, Z5, Z5
+	VPDPBUSD.BCST 4(DI), Z5, Z2
+	VPDPBUSD.BCST 4(DI)(CX*1), Z5, Z4
+	VMOVDQU32     64(BX), Z5
+	PREFETCHT0    64(SI)
+	VPANDD        Z0, Z5, Z6
+	VPDPBUSD.BCST 8(DI), Z6, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z6, Z3
+	VPSRLD        $0x04, Z5, Z5
+	VPANDD        Z0, Z5, Z5
+	VPDPBUSD.BCST 12(DI), Z5, Z2
+	VPDPBUSD.BCST 12(DI)(CX*1), Z5, Z4
+	VMOVDQU32     128(BX), Z5
+	PREFETCHT0    128(SI)
+	VPANDD        Z0, Z5, Z6
+	VPDPBUSD.BCST 16(DI), Z6, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z6, Z3
+	VPSRLD        $0x04, Z5, Z5
+	VPANDD        Z0, Z5, Z5
+	VPDPBUSD.BCST 20(DI), Z5, Z2
+	VPDPBUSD.BCST 20(DI)(CX*1), Z5, Z4
+	VMOVDQU32     192(BX), Z5
+	PREFETCHT0    192(SI)
+	VPANDD        Z0, Z5, Z6
+	VPDPBUSD.BCST 24(DI), Z6, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z6, Z3
+	VPSRLD        $0x04, Z5, Z5
+	VPANDD        Z0, Z5, Z5
+	VPDPBUSD.BCST 28(DI), Z5, Z2
+	VPDPBUSD.BCST 28(DI)(CX*1), Z5, Z4
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000100, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z5
+	VFMADD213PS   Z5, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
+TEXT ·block2x3AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x03030303, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ  AX, BX
+	IMULQ   pageBytes+48(FP), BX
+	ADDQ    codes+40(FP), BX
+	BLSRQ   AX, SI
+	CMOVQEQ AX, SI
+	TZCNTQ  SI, SI
+	IMULQ   pageBytes+48(FP), SI
+	ADDQ    codes+40(FP), SI
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+
+runs0:
+	VMOVDQU32     (BX), Z7
+	PREFETCHT0    (SI)
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST (DI), Z8, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST (DI)(CX*2), Z8, Z5
+	VPSRLD        $0x02, Z7, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 4(DI), Z8, Z2
+	VPDPBUSD.BCST 4(DI)(CX*1), Z8, Z4
+	VPDPBUSD.BCST 4(DI)(CX*2), Z8, Z6
+	VPSRLD        $0x04, Z7, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 8(DI), Z8, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 8(DI)(CX*2), Z8, Z5
+	VPSRLD        $0x06, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 12(DI), Z7, Z2
+	VPDPBUSD.BCST 12(DI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 12(DI)(CX*2), Z7, Z6
+	VMOVDQU32     64(BX), Z7
+	PREFETCHT0    64(SI)
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST 16(DI), Z8, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 16(DI)(CX*2), Z8, Z5
+	VPSRLD        $0x02, Z7, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 20(DI), Z8, Z2
+	VPDPBUSD.BCST 20(DI)(CX*1), Z8, Z4
+	VPDPBUSD.BCST 20(DI)(CX*2), Z8, Z6
+	VPSRLD        $0x04, Z7, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 24(DI), Z8, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 24(DI)(CX*2), Z8, Z5
+	VPSRLD        $0x06, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 28(DI), Z7, Z2
+	VPDPBUSD.BCST 28(DI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 28(DI)(CX*2), Z7, Z6
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000080, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z7
+	VFMADD213PS   Z7, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z5, Z5
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
+	VFMADD213PS   Z2, Z1, Z5
+	VMOVUPS       Z5, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
+TEXT ·block4x3AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ  AX, BX
+	IMULQ   pageBytes+48(FP), BX
+	ADDQ    codes+40(FP), BX
+	BLSRQ   AX, SI
+	CMOVQEQ AX, SI
+	TZCNTQ  SI, SI
+	IMULQ   pageBytes+48(FP), SI
+	ADDQ    codes+40(FP), SI
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+
+runs0:
+	VMOVDQU32     (BX), Z7
+	PREFETCHT0    (SI)
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST (DI), Z8, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST (DI)(CX*2), Z8, Z5
+	VPSRLD        $0x04, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 4(DI), Z7, Z2
+	VPDPBUSD.BCST 4(DI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 4(DI)(CX*2), Z7, Z6
+	VMOVDQU32     64(BX), Z7
+	PREFETCHT0    64(SI)
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST 8(DI), Z8, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 8(DI)(CX*2), Z8, Z5
+	VPSRLD        $0x04, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 12(DI), Z7, Z2
+	VPDPBUSD.BCST 12(DI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 12(DI)(CX*2), Z7, Z6
+	VMOVDQU32     128(BX), Z7
+	PREFETCHT0    128(SI)
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST 16(DI), Z8, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 16(DI)(CX*2), Z8, Z5
+	VPSRLD        $0x04, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 20(DI), Z7, Z2
+	VPDPBUSD.BCST 20(DI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 20(DI)(CX*2), Z7, Z6
+	VMOVDQU32     192(BX), Z7
+	PREFETCHT0    192(SI)
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST 24(DI), Z8, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 24(DI)(CX*2), Z8, Z5
+	VPSRLD        $0x04, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 28(DI), Z7, Z2
+	VPDPBUSD.BCST 28(DI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 28(DI)(CX*2), Z7, Z6
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000100, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z7
+	VFMADD213PS   Z7, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z5, Z5
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
+	VFMADD213PS   Z2, Z1, Z5
+	VMOVUPS       Z5, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
 // func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
 TEXT ·block2x4AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -3206,80 +3260,88 @@ TEXT ·block2x4AVX512(SB), NOSPLIT, $0-72
 	JZ           end
 
 page:
-	TZCNTQ AX, BX
-	IMULQ  pageBytes+48(FP), BX
-	ADDQ   codes+40(FP), BX
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	VXORPS Z7, Z7, Z7
-	VXORPS Z8, Z8, Z8
-	MOVQ   q+16(FP), SI
-	MOVQ   DX, DI
+	TZCNTQ  AX, BX
+	IMULQ   pageBytes+48(FP), BX
+	ADDQ    codes+40(FP), BX
+	BLSRQ   AX, SI
+	CMOVQEQ AX, SI
+	TZCNTQ  SI, SI
+	IMULQ   pageBytes+48(FP), SI
+	ADDQ    codes+40(FP), SI
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU32     (BX), Z9
+	PREFETCHT0    (SI)
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST (SI), Z10, Z1
-	VPDPBUSD.BCST (SI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST (SI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST (SI)(R8*1), Z10, Z7
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST (DI), Z10, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST (DI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST (DI)(R9*1), Z10, Z7
 	VPSRLD        $0x02, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST 4(SI), Z10, Z2
-	VPDPBUSD.BCST 4(SI)(CX*1), Z10, Z4
-	VPDPBUSD.BCST 4(SI)(CX*2), Z10, Z6
-	VPDPBUSD.BCST 4(SI)(R8*1), Z10, Z8
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 4(DI), Z10, Z2
+	VPDPBUSD.BCST 4(DI)(CX*1), Z10, Z4
+	VPDPBUSD.BCST 4(DI)(CX*2), Z10, Z6
+	VPDPBUSD.BCST 4(DI)(R9*1), Z10, Z8
 	VPSRLD        $0x04, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST 8(SI), Z10, Z1
-	VPDPBUSD.BCST 8(SI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST 8(SI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST 8(SI)(R8*1), Z10, Z7
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 8(DI), Z10, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 8(DI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 8(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x06, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST 12(SI), Z9, Z2
-	VPDPBUSD.BCST 12(SI)(CX*1), Z9, Z4
-	VPDPBUSD.BCST 12(SI)(CX*2), Z9, Z6
-	VPDPBUSD.BCST 12(SI)(R8*1), Z9, Z8
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 12(DI), Z9, Z2
+	VPDPBUSD.BCST 12(DI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 12(DI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 12(DI)(R9*1), Z9, Z8
 	VMOVDQU32     64(BX), Z9
+	PREFETCHT0    64(SI)
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST 16(SI), Z10, Z1
-	VPDPBUSD.BCST 16(SI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST 16(SI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST 16(SI)(R8*1), Z10, Z7
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 16(DI), Z10, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 16(DI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 16(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x02, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST 20(SI), Z10, Z2
-	VPDPBUSD.BCST 20(SI)(CX*1), Z10, Z4
-	VPDPBUSD.BCST 20(SI)(CX*2), Z10, Z6
-	VPDPBUSD.BCST 20(SI)(R8*1), Z10, Z8
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 20(DI), Z10, Z2
+	VPDPBUSD.BCST 20(DI)(CX*1), Z10, Z4
+	VPDPBUSD.BCST 20(DI)(CX*2), Z10, Z6
+	VPDPBUSD.BCST 20(DI)(R9*1), Z10, Z8
 	VPSRLD        $0x04, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST 24(SI), Z10, Z1
-	VPDPBUSD.BCST 24(SI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST 24(SI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST 24(SI)(R8*1), Z10, Z7
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 24(DI), Z10, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 24(DI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 24(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x06, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST 28(SI), Z9, Z2
-	VPDPBUSD.BCST 28(SI)(CX*1), Z9, Z4
-	VPDPBUSD.BCST 28(SI)(CX*2), Z9, Z6
-	VPDPBUSD.BCST 28(SI)(R8*1), Z9, Z8
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 28(DI), Z9, Z2
+	VPDPBUSD.BCST 28(DI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 28(DI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 28(DI)(R9*1), Z9, Z8
 	ADDQ          $0x00000080, BX
-	ADDQ          $0x00000020, SI
-	SUBQ          $0x20, DI
+	ADDQ          $0x00000080, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
 	JNZ           runs0
 	MOVQ          dst+0(FP), BX
 	MOVQ          ld+8(FP), SI
@@ -3321,7 +3383,7 @@ end:
 	RET
 
 // func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
 TEXT ·block4x4AVX512(SB), NOSPLIT, $0-72
 	MOVQ         pages+64(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -3332,80 +3394,90 @@ TEXT ·block4x4AVX512(SB), NOSPLIT, $0-72
 	JZ           end
 
 page:
-	TZCNTQ AX, BX
-	IMULQ  pageBytes+48(FP), BX
-	ADDQ   codes+40(FP), BX
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	VXORPS Z7, Z7, Z7
-	VXORPS Z8, Z8, Z8
-	MOVQ   q+16(FP), SI
-	MOVQ   DX, DI
+	TZCNTQ  AX, BX
+	IMULQ   pageBytes+48(FP), BX
+	ADDQ    codes+40(FP), BX
+	BLSRQ   AX, SI
+	CMOVQEQ AX, SI
+	TZCNTQ  SI, SI
+	IMULQ   pageBytes+48(FP), SI
+	ADDQ    codes+40(FP), SI
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU32     (BX), Z9
+	PREFETCHT0    (SI)
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST (SI), Z10, Z1
-	VPDPBUSD.BCST (SI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST (SI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST (SI)(R8*1), Z10, Z7
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST (DI), Z10, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST (DI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST (DI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST 4(SI), Z9, Z2
-	VPDPBUSD.BCST 4(SI)(CX*1), Z9, Z4
-	VPDPBUSD.BCST 4(SI)(CX*2), Z9, Z6
-	VPDPBUSD.BCST 4(SI)(R8*1), Z9, Z8
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 4(DI), Z9, Z2
+	VPDPBUSD.BCST 4(DI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 4(DI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 4(DI)(R9*1), Z9, Z8
 	VMOVDQU32     64(BX), Z9
+	PREFETCHT0    64(SI)
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST 8(SI), Z10, Z1
-	VPDPBUSD.BCST 8(SI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST 8(SI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST 8(SI)(R8*1), Z10, Z7
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 8(DI), Z10, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 8(DI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 8(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST 12(SI), Z9, Z2
-	VPDPBUSD.BCST 12(SI)(CX*1), Z9, Z4
-	VPDPBUSD.BCST 12(SI)(CX*2), Z9, Z6
-	VPDPBUSD.BCST 12(SI)(R8*1), Z9, Z8
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 12(DI), Z9, Z2
+	VPDPBUSD.BCST 12(DI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 12(DI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 12(DI)(R9*1), Z9, Z8
 	VMOVDQU32     128(BX), Z9
+	PREFETCHT0    128(SI)
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST 16(SI), Z10, Z1
-	VPDPBUSD.BCST 16(SI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST 16(SI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST 16(SI)(R8*1), Z10, Z7
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 16(DI), Z10, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 16(DI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 16(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST 20(SI), Z9, Z2
-	VPDPBUSD.BCST 20(SI)(CX*1), Z9, Z4
-	VPDPBUSD.BCST 20(SI)(CX*2), Z9, Z6
-	VPDPBUSD.BCST 20(SI)(R8*1), Z9, Z8
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 20(DI), Z9, Z2
+	VPDPBUSD.BCST 20(DI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 20(DI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 20(DI)(R9*1), Z9, Z8
 	VMOVDQU32     192(BX), Z9
+	PREFETCHT0    192(SI)
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST 24(SI), Z10, Z1
-	VPDPBUSD.BCST 24(SI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST 24(SI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST 24(SI)(R8*1), Z10, Z7
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 24(DI), Z10, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 24(DI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 24(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R8
-	VPDPBUSD.BCST 28(SI), Z9, Z2
-	VPDPBUSD.BCST 28(SI)(CX*1), Z9, Z4
-	VPDPBUSD.BCST 28(SI)(CX*2), Z9, Z6
-	VPDPBUSD.BCST 28(SI)(R8*1), Z9, Z8
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 28(DI), Z9, Z2
+	VPDPBUSD.BCST 28(DI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 28(DI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 28(DI)(R9*1), Z9, Z8
 	ADDQ          $0x00000100, BX
-	ADDQ          $0x00000020, SI
-	SUBQ          $0x20, DI
+	ADDQ          $0x00000100, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
 	JNZ           runs0
 	MOVQ          dst+0(FP), BX
 	MOVQ          ld+8(FP), SI
@@ -3438,6 +3510,1052 @@ runs0:
 	VBROADCASTSS  52(DI), Z2
 	VFMADD213PS   Z2, Z1, Z7
 	VMOVUPS       Z7, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
+TEXT ·block2x5AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x03030303, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ  AX, BX
+	IMULQ   pageBytes+48(FP), BX
+	ADDQ    codes+40(FP), BX
+	BLSRQ   AX, SI
+	CMOVQEQ AX, SI
+	TZCNTQ  SI, SI
+	IMULQ   pageBytes+48(FP), SI
+	ADDQ    codes+40(FP), SI
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+
+runs0:
+	VMOVDQU32     (BX), Z11
+	PREFETCHT0    (SI)
+	VPANDD        Z0, Z11, Z12
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST (DI), Z12, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST (DI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST (DI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST (DI)(CX*4), Z12, Z9
+	VPSRLD        $0x02, Z11, Z12
+	VPANDD        Z0, Z12, Z12
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 4(DI), Z12, Z2
+	VPDPBUSD.BCST 4(DI)(CX*1), Z12, Z4
+	VPDPBUSD.BCST 4(DI)(CX*2), Z12, Z6
+	VPDPBUSD.BCST 4(DI)(R9*1), Z12, Z8
+	VPDPBUSD.BCST 4(DI)(CX*4), Z12, Z10
+	VPSRLD        $0x04, Z11, Z12
+	VPANDD        Z0, Z12, Z12
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 8(DI), Z12, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST 8(DI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST 8(DI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST 8(DI)(CX*4), Z12, Z9
+	VPSRLD        $0x06, Z11, Z11
+	VPANDD        Z0, Z11, Z11
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 12(DI), Z11, Z2
+	VPDPBUSD.BCST 12(DI)(CX*1), Z11, Z4
+	VPDPBUSD.BCST 12(DI)(CX*2), Z11, Z6
+	VPDPBUSD.BCST 12(DI)(R9*1), Z11, Z8
+	VPDPBUSD.BCST 12(DI)(CX*4), Z11, Z10
+	VMOVDQU32     64(BX), Z11
+	PREFETCHT0    64(SI)
+	VPANDD        Z0, Z11, Z12
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 16(DI), Z12, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST 16(DI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST 16(DI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST 16(DI)(CX*4), Z12, Z9
+	VPSRLD        $0x02, Z11, Z12
+	VPANDD        Z0, Z12, Z12
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 20(DI), Z12, Z2
+	VPDPBUSD.BCST 20(DI)(CX*1), Z12, Z4
+	VPDPBUSD.BCST 20(DI)(CX*2), Z12, Z6
+	VPDPBUSD.BCST 20(DI)(R9*1), Z12, Z8
+	VPDPBUSD.BCST 20(DI)(CX*4), Z12, Z10
+	VPSRLD        $0x04, Z11, Z12
+	VPANDD        Z0, Z12, Z12
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 24(DI), Z12, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST 24(DI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST 24(DI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST 24(DI)(CX*4), Z12, Z9
+	VPSRLD        $0x06, Z11, Z11
+	VPANDD        Z0, Z11, Z11
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 28(DI), Z11, Z2
+	VPDPBUSD.BCST 28(DI)(CX*1), Z11, Z4
+	VPDPBUSD.BCST 28(DI)(CX*2), Z11, Z6
+	VPDPBUSD.BCST 28(DI)(R9*1), Z11, Z8
+	VPDPBUSD.BCST 28(DI)(CX*4), Z11, Z10
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000080, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z11
+	VFMADD213PS   Z11, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z5, Z5
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
+	VFMADD213PS   Z2, Z1, Z5
+	VMOVUPS       Z5, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z8, Z7, Z7
+	VCVTDQ2PS     Z7, Z7
+	VBROADCASTSS  48(DI), Z1
+	VBROADCASTSS  52(DI), Z2
+	VFMADD213PS   Z2, Z1, Z7
+	VMOVUPS       Z7, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z10, Z9, Z9
+	VCVTDQ2PS     Z9, Z9
+	VBROADCASTSS  64(DI), Z1
+	VBROADCASTSS  68(DI), Z2
+	VFMADD213PS   Z2, Z1, Z9
+	VMOVUPS       Z9, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
+TEXT ·block4x5AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ  AX, BX
+	IMULQ   pageBytes+48(FP), BX
+	ADDQ    codes+40(FP), BX
+	BLSRQ   AX, SI
+	CMOVQEQ AX, SI
+	TZCNTQ  SI, SI
+	IMULQ   pageBytes+48(FP), SI
+	ADDQ    codes+40(FP), SI
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+
+runs0:
+	VMOVDQU32     (BX), Z11
+	PREFETCHT0    (SI)
+	VPANDD        Z0, Z11, Z12
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST (DI), Z12, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST (DI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST (DI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST (DI)(CX*4), Z12, Z9
+	VPSRLD        $0x04, Z11, Z11
+	VPANDD        Z0, Z11, Z11
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 4(DI), Z11, Z2
+	VPDPBUSD.BCST 4(DI)(CX*1), Z11, Z4
+	VPDPBUSD.BCST 4(DI)(CX*2), Z11, Z6
+	VPDPBUSD.BCST 4(DI)(R9*1), Z11, Z8
+	VPDPBUSD.BCST 4(DI)(CX*4), Z11, Z10
+	VMOVDQU32     64(BX), Z11
+	PREFETCHT0    64(SI)
+	VPANDD        Z0, Z11, Z12
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 8(DI), Z12, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST 8(DI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST 8(DI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST 8(DI)(CX*4), Z12, Z9
+	VPSRLD        $0x04, Z11, Z11
+	VPANDD        Z0, Z11, Z11
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 12(DI), Z11, Z2
+	VPDPBUSD.BCST 12(DI)(CX*1), Z11, Z4
+	VPDPBUSD.BCST 12(DI)(CX*2), Z11, Z6
+	VPDPBUSD.BCST 12(DI)(R9*1), Z11, Z8
+	VPDPBUSD.BCST 12(DI)(CX*4), Z11, Z10
+	VMOVDQU32     128(BX), Z11
+	PREFETCHT0    128(SI)
+	VPANDD        Z0, Z11, Z12
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 16(DI), Z12, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST 16(DI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST 16(DI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST 16(DI)(CX*4), Z12, Z9
+	VPSRLD        $0x04, Z11, Z11
+	VPANDD        Z0, Z11, Z11
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 20(DI), Z11, Z2
+	VPDPBUSD.BCST 20(DI)(CX*1), Z11, Z4
+	VPDPBUSD.BCST 20(DI)(CX*2), Z11, Z6
+	VPDPBUSD.BCST 20(DI)(R9*1), Z11, Z8
+	VPDPBUSD.BCST 20(DI)(CX*4), Z11, Z10
+	VMOVDQU32     192(BX), Z11
+	PREFETCHT0    192(SI)
+	VPANDD        Z0, Z11, Z12
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 24(DI), Z12, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST 24(DI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST 24(DI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST 24(DI)(CX*4), Z12, Z9
+	VPSRLD        $0x04, Z11, Z11
+	VPANDD        Z0, Z11, Z11
+	LEAQ          (CX)(CX*2), R9
+	VPDPBUSD.BCST 28(DI), Z11, Z2
+	VPDPBUSD.BCST 28(DI)(CX*1), Z11, Z4
+	VPDPBUSD.BCST 28(DI)(CX*2), Z11, Z6
+	VPDPBUSD.BCST 28(DI)(R9*1), Z11, Z8
+	VPDPBUSD.BCST 28(DI)(CX*4), Z11, Z10
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000100, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z11
+	VFMADD213PS   Z11, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z5, Z5
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
+	VFMADD213PS   Z2, Z1, Z5
+	VMOVUPS       Z5, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z8, Z7, Z7
+	VCVTDQ2PS     Z7, Z7
+	VBROADCASTSS  48(DI), Z1
+	VBROADCASTSS  52(DI), Z2
+	VFMADD213PS   Z2, Z1, Z7
+	VMOVUPS       Z7, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z10, Z9, Z9
+	VCVTDQ2PS     Z9, Z9
+	VBROADCASTSS  64(DI), Z1
+	VBROADCASTSS  68(DI), Z2
+	VFMADD213PS   Z2, Z1, Z9
+	VMOVUPS       Z9, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
+TEXT ·block2x6AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x03030303, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ  AX, BX
+	IMULQ   pageBytes+48(FP), BX
+	ADDQ    codes+40(FP), BX
+	BLSRQ   AX, SI
+	CMOVQEQ AX, SI
+	TZCNTQ  SI, SI
+	IMULQ   pageBytes+48(FP), SI
+	ADDQ    codes+40(FP), SI
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+
+runs0:
+	VMOVDQU32     (BX), Z13
+	PREFETCHT0    (SI)
+	VPANDD        Z0, Z13, Z14
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST (DI), Z14, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST (DI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST (DI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST (DI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST (DI)(R10*1), Z14, Z11
+	VPSRLD        $0x02, Z13, Z14
+	VPANDD        Z0, Z14, Z14
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 4(DI), Z14, Z2
+	VPDPBUSD.BCST 4(DI)(CX*1), Z14, Z4
+	VPDPBUSD.BCST 4(DI)(CX*2), Z14, Z6
+	VPDPBUSD.BCST 4(DI)(R9*1), Z14, Z8
+	VPDPBUSD.BCST 4(DI)(CX*4), Z14, Z10
+	VPDPBUSD.BCST 4(DI)(R10*1), Z14, Z12
+	VPSRLD        $0x04, Z13, Z14
+	VPANDD        Z0, Z14, Z14
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 8(DI), Z14, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST 8(DI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST 8(DI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST 8(DI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST 8(DI)(R10*1), Z14, Z11
+	VPSRLD        $0x06, Z13, Z13
+	VPANDD        Z0, Z13, Z13
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 12(DI), Z13, Z2
+	VPDPBUSD.BCST 12(DI)(CX*1), Z13, Z4
+	VPDPBUSD.BCST 12(DI)(CX*2), Z13, Z6
+	VPDPBUSD.BCST 12(DI)(R9*1), Z13, Z8
+	VPDPBUSD.BCST 12(DI)(CX*4), Z13, Z10
+	VPDPBUSD.BCST 12(DI)(R10*1), Z13, Z12
+	VMOVDQU32     64(BX), Z13
+	PREFETCHT0    64(SI)
+	VPANDD        Z0, Z13, Z14
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 16(DI), Z14, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST 16(DI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST 16(DI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST 16(DI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST 16(DI)(R10*1), Z14, Z11
+	VPSRLD        $0x02, Z13, Z14
+	VPANDD        Z0, Z14, Z14
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 20(DI), Z14, Z2
+	VPDPBUSD.BCST 20(DI)(CX*1), Z14, Z4
+	VPDPBUSD.BCST 20(DI)(CX*2), Z14, Z6
+	VPDPBUSD.BCST 20(DI)(R9*1), Z14, Z8
+	VPDPBUSD.BCST 20(DI)(CX*4), Z14, Z10
+	VPDPBUSD.BCST 20(DI)(R10*1), Z14, Z12
+	VPSRLD        $0x04, Z13, Z14
+	VPANDD        Z0, Z14, Z14
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 24(DI), Z14, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST 24(DI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST 24(DI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST 24(DI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST 24(DI)(R10*1), Z14, Z11
+	VPSRLD        $0x06, Z13, Z13
+	VPANDD        Z0, Z13, Z13
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 28(DI), Z13, Z2
+	VPDPBUSD.BCST 28(DI)(CX*1), Z13, Z4
+	VPDPBUSD.BCST 28(DI)(CX*2), Z13, Z6
+	VPDPBUSD.BCST 28(DI)(R9*1), Z13, Z8
+	VPDPBUSD.BCST 28(DI)(CX*4), Z13, Z10
+	VPDPBUSD.BCST 28(DI)(R10*1), Z13, Z12
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000080, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z13
+	VFMADD213PS   Z13, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z5, Z5
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
+	VFMADD213PS   Z2, Z1, Z5
+	VMOVUPS       Z5, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z8, Z7, Z7
+	VCVTDQ2PS     Z7, Z7
+	VBROADCASTSS  48(DI), Z1
+	VBROADCASTSS  52(DI), Z2
+	VFMADD213PS   Z2, Z1, Z7
+	VMOVUPS       Z7, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z10, Z9, Z9
+	VCVTDQ2PS     Z9, Z9
+	VBROADCASTSS  64(DI), Z1
+	VBROADCASTSS  68(DI), Z2
+	VFMADD213PS   Z2, Z1, Z9
+	VMOVUPS       Z9, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z12, Z11, Z11
+	VCVTDQ2PS     Z11, Z11
+	VBROADCASTSS  80(DI), Z1
+	VBROADCASTSS  84(DI), Z2
+	VFMADD213PS   Z2, Z1, Z11
+	VMOVUPS       Z11, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
+TEXT ·block4x6AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ  AX, BX
+	IMULQ   pageBytes+48(FP), BX
+	ADDQ    codes+40(FP), BX
+	BLSRQ   AX, SI
+	CMOVQEQ AX, SI
+	TZCNTQ  SI, SI
+	IMULQ   pageBytes+48(FP), SI
+	ADDQ    codes+40(FP), SI
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+
+runs0:
+	VMOVDQU32     (BX), Z13
+	PREFETCHT0    (SI)
+	VPANDD        Z0, Z13, Z14
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST (DI), Z14, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST (DI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST (DI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST (DI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST (DI)(R10*1), Z14, Z11
+	VPSRLD        $0x04, Z13, Z13
+	VPANDD        Z0, Z13, Z13
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 4(DI), Z13, Z2
+	VPDPBUSD.BCST 4(DI)(CX*1), Z13, Z4
+	VPDPBUSD.BCST 4(DI)(CX*2), Z13, Z6
+	VPDPBUSD.BCST 4(DI)(R9*1), Z13, Z8
+	VPDPBUSD.BCST 4(DI)(CX*4), Z13, Z10
+	VPDPBUSD.BCST 4(DI)(R10*1), Z13, Z12
+	VMOVDQU32     64(BX), Z13
+	PREFETCHT0    64(SI)
+	VPANDD        Z0, Z13, Z14
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 8(DI), Z14, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST 8(DI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST 8(DI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST 8(DI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST 8(DI)(R10*1), Z14, Z11
+	VPSRLD        $0x04, Z13, Z13
+	VPANDD        Z0, Z13, Z13
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 12(DI), Z13, Z2
+	VPDPBUSD.BCST 12(DI)(CX*1), Z13, Z4
+	VPDPBUSD.BCST 12(DI)(CX*2), Z13, Z6
+	VPDPBUSD.BCST 12(DI)(R9*1), Z13, Z8
+	VPDPBUSD.BCST 12(DI)(CX*4), Z13, Z10
+	VPDPBUSD.BCST 12(DI)(R10*1), Z13, Z12
+	VMOVDQU32     128(BX), Z13
+	PREFETCHT0    128(SI)
+	VPANDD        Z0, Z13, Z14
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 16(DI), Z14, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST 16(DI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST 16(DI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST 16(DI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST 16(DI)(R10*1), Z14, Z11
+	VPSRLD        $0x04, Z13, Z13
+	VPANDD        Z0, Z13, Z13
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 20(DI), Z13, Z2
+	VPDPBUSD.BCST 20(DI)(CX*1), Z13, Z4
+	VPDPBUSD.BCST 20(DI)(CX*2), Z13, Z6
+	VPDPBUSD.BCST 20(DI)(R9*1), Z13, Z8
+	VPDPBUSD.BCST 20(DI)(CX*4), Z13, Z10
+	VPDPBUSD.BCST 20(DI)(R10*1), Z13, Z12
+	VMOVDQU32     192(BX), Z13
+	PREFETCHT0    192(SI)
+	VPANDD        Z0, Z13, Z14
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 24(DI), Z14, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST 24(DI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST 24(DI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST 24(DI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST 24(DI)(R10*1), Z14, Z11
+	VPSRLD        $0x04, Z13, Z13
+	VPANDD        Z0, Z13, Z13
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 28(DI), Z13, Z2
+	VPDPBUSD.BCST 28(DI)(CX*1), Z13, Z4
+	VPDPBUSD.BCST 28(DI)(CX*2), Z13, Z6
+	VPDPBUSD.BCST 28(DI)(R9*1), Z13, Z8
+	VPDPBUSD.BCST 28(DI)(CX*4), Z13, Z10
+	VPDPBUSD.BCST 28(DI)(R10*1), Z13, Z12
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000100, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z13
+	VFMADD213PS   Z13, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z5, Z5
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
+	VFMADD213PS   Z2, Z1, Z5
+	VMOVUPS       Z5, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z8, Z7, Z7
+	VCVTDQ2PS     Z7, Z7
+	VBROADCASTSS  48(DI), Z1
+	VBROADCASTSS  52(DI), Z2
+	VFMADD213PS   Z2, Z1, Z7
+	VMOVUPS       Z7, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z10, Z9, Z9
+	VCVTDQ2PS     Z9, Z9
+	VBROADCASTSS  64(DI), Z1
+	VBROADCASTSS  68(DI), Z2
+	VFMADD213PS   Z2, Z1, Z9
+	VMOVUPS       Z9, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z12, Z11, Z11
+	VCVTDQ2PS     Z11, Z11
+	VBROADCASTSS  80(DI), Z1
+	VBROADCASTSS  84(DI), Z2
+	VFMADD213PS   Z2, Z1, Z11
+	VMOVUPS       Z11, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
+TEXT ·block2x7AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x03030303, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ  AX, BX
+	IMULQ   pageBytes+48(FP), BX
+	ADDQ    codes+40(FP), BX
+	BLSRQ   AX, SI
+	CMOVQEQ AX, SI
+	TZCNTQ  SI, SI
+	IMULQ   pageBytes+48(FP), SI
+	ADDQ    codes+40(FP), SI
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	VXORPS  Z13, Z13, Z13
+	VXORPS  Z14, Z14, Z14
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+
+runs0:
+	VMOVDQU32     (BX), Z15
+	PREFETCHT0    (SI)
+	VPANDD        Z0, Z15, Z16
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST (DI), Z16, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST (DI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST (DI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST (DI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST (DI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST (DI)(R9*2), Z16, Z13
+	VPSRLD        $0x02, Z15, Z16
+	VPANDD        Z0, Z16, Z16
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 4(DI), Z16, Z2
+	VPDPBUSD.BCST 4(DI)(CX*1), Z16, Z4
+	VPDPBUSD.BCST 4(DI)(CX*2), Z16, Z6
+	VPDPBUSD.BCST 4(DI)(R9*1), Z16, Z8
+	VPDPBUSD.BCST 4(DI)(CX*4), Z16, Z10
+	VPDPBUSD.BCST 4(DI)(R10*1), Z16, Z12
+	VPDPBUSD.BCST 4(DI)(R9*2), Z16, Z14
+	VPSRLD        $0x04, Z15, Z16
+	VPANDD        Z0, Z16, Z16
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 8(DI), Z16, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST 8(DI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST 8(DI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST 8(DI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST 8(DI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST 8(DI)(R9*2), Z16, Z13
+	VPSRLD        $0x06, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 12(DI), Z15, Z2
+	VPDPBUSD.BCST 12(DI)(CX*1), Z15, Z4
+	VPDPBUSD.BCST 12(DI)(CX*2), Z15, Z6
+	VPDPBUSD.BCST 12(DI)(R9*1), Z15, Z8
+	VPDPBUSD.BCST 12(DI)(CX*4), Z15, Z10
+	VPDPBUSD.BCST 12(DI)(R10*1), Z15, Z12
+	VPDPBUSD.BCST 12(DI)(R9*2), Z15, Z14
+	VMOVDQU32     64(BX), Z15
+	PREFETCHT0    64(SI)
+	VPANDD        Z0, Z15, Z16
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 16(DI), Z16, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST 16(DI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST 16(DI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST 16(DI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST 16(DI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST 16(DI)(R9*2), Z16, Z13
+	VPSRLD        $0x02, Z15, Z16
+	VPANDD        Z0, Z16, Z16
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 20(DI), Z16, Z2
+	VPDPBUSD.BCST 20(DI)(CX*1), Z16, Z4
+	VPDPBUSD.BCST 20(DI)(CX*2), Z16, Z6
+	VPDPBUSD.BCST 20(DI)(R9*1), Z16, Z8
+	VPDPBUSD.BCST 20(DI)(CX*4), Z16, Z10
+	VPDPBUSD.BCST 20(DI)(R10*1), Z16, Z12
+	VPDPBUSD.BCST 20(DI)(R9*2), Z16, Z14
+	VPSRLD        $0x04, Z15, Z16
+	VPANDD        Z0, Z16, Z16
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 24(DI), Z16, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST 24(DI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST 24(DI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST 24(DI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST 24(DI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST 24(DI)(R9*2), Z16, Z13
+	VPSRLD        $0x06, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 28(DI), Z15, Z2
+	VPDPBUSD.BCST 28(DI)(CX*1), Z15, Z4
+	VPDPBUSD.BCST 28(DI)(CX*2), Z15, Z6
+	VPDPBUSD.BCST 28(DI)(R9*1), Z15, Z8
+	VPDPBUSD.BCST 28(DI)(CX*4), Z15, Z10
+	VPDPBUSD.BCST 28(DI)(R10*1), Z15, Z12
+	VPDPBUSD.BCST 28(DI)(R9*2), Z15, Z14
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000080, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z15
+	VFMADD213PS   Z15, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z5, Z5
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
+	VFMADD213PS   Z2, Z1, Z5
+	VMOVUPS       Z5, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z8, Z7, Z7
+	VCVTDQ2PS     Z7, Z7
+	VBROADCASTSS  48(DI), Z1
+	VBROADCASTSS  52(DI), Z2
+	VFMADD213PS   Z2, Z1, Z7
+	VMOVUPS       Z7, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z10, Z9, Z9
+	VCVTDQ2PS     Z9, Z9
+	VBROADCASTSS  64(DI), Z1
+	VBROADCASTSS  68(DI), Z2
+	VFMADD213PS   Z2, Z1, Z9
+	VMOVUPS       Z9, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z12, Z11, Z11
+	VCVTDQ2PS     Z11, Z11
+	VBROADCASTSS  80(DI), Z1
+	VBROADCASTSS  84(DI), Z2
+	VFMADD213PS   Z2, Z1, Z11
+	VMOVUPS       Z11, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z14, Z13, Z13
+	VCVTDQ2PS     Z13, Z13
+	VBROADCASTSS  96(DI), Z1
+	VBROADCASTSS  100(DI), Z2
+	VFMADD213PS   Z2, Z1, Z13
+	VMOVUPS       Z13, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	BLSRQ         AX, AX
+	JNZ           page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
+TEXT ·block4x7AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ  AX, BX
+	IMULQ   pageBytes+48(FP), BX
+	ADDQ    codes+40(FP), BX
+	BLSRQ   AX, SI
+	CMOVQEQ AX, SI
+	TZCNTQ  SI, SI
+	IMULQ   pageBytes+48(FP), SI
+	ADDQ    codes+40(FP), SI
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	VXORPS  Z13, Z13, Z13
+	VXORPS  Z14, Z14, Z14
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+
+runs0:
+	VMOVDQU32     (BX), Z15
+	PREFETCHT0    (SI)
+	VPANDD        Z0, Z15, Z16
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST (DI), Z16, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST (DI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST (DI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST (DI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST (DI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST (DI)(R9*2), Z16, Z13
+	VPSRLD        $0x04, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 4(DI), Z15, Z2
+	VPDPBUSD.BCST 4(DI)(CX*1), Z15, Z4
+	VPDPBUSD.BCST 4(DI)(CX*2), Z15, Z6
+	VPDPBUSD.BCST 4(DI)(R9*1), Z15, Z8
+	VPDPBUSD.BCST 4(DI)(CX*4), Z15, Z10
+	VPDPBUSD.BCST 4(DI)(R10*1), Z15, Z12
+	VPDPBUSD.BCST 4(DI)(R9*2), Z15, Z14
+	VMOVDQU32     64(BX), Z15
+	PREFETCHT0    64(SI)
+	VPANDD        Z0, Z15, Z16
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 8(DI), Z16, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST 8(DI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST 8(DI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST 8(DI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST 8(DI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST 8(DI)(R9*2), Z16, Z13
+	VPSRLD        $0x04, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 12(DI), Z15, Z2
+	VPDPBUSD.BCST 12(DI)(CX*1), Z15, Z4
+	VPDPBUSD.BCST 12(DI)(CX*2), Z15, Z6
+	VPDPBUSD.BCST 12(DI)(R9*1), Z15, Z8
+	VPDPBUSD.BCST 12(DI)(CX*4), Z15, Z10
+	VPDPBUSD.BCST 12(DI)(R10*1), Z15, Z12
+	VPDPBUSD.BCST 12(DI)(R9*2), Z15, Z14
+	VMOVDQU32     128(BX), Z15
+	PREFETCHT0    128(SI)
+	VPANDD        Z0, Z15, Z16
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 16(DI), Z16, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST 16(DI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST 16(DI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST 16(DI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST 16(DI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST 16(DI)(R9*2), Z16, Z13
+	VPSRLD        $0x04, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 20(DI), Z15, Z2
+	VPDPBUSD.BCST 20(DI)(CX*1), Z15, Z4
+	VPDPBUSD.BCST 20(DI)(CX*2), Z15, Z6
+	VPDPBUSD.BCST 20(DI)(R9*1), Z15, Z8
+	VPDPBUSD.BCST 20(DI)(CX*4), Z15, Z10
+	VPDPBUSD.BCST 20(DI)(R10*1), Z15, Z12
+	VPDPBUSD.BCST 20(DI)(R9*2), Z15, Z14
+	VMOVDQU32     192(BX), Z15
+	PREFETCHT0    192(SI)
+	VPANDD        Z0, Z15, Z16
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 24(DI), Z16, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST 24(DI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST 24(DI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST 24(DI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST 24(DI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST 24(DI)(R9*2), Z16, Z13
+	VPSRLD        $0x04, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	LEAQ          (CX)(CX*2), R9
+	LEAQ          (CX)(CX*4), R10
+	VPDPBUSD.BCST 28(DI), Z15, Z2
+	VPDPBUSD.BCST 28(DI)(CX*1), Z15, Z4
+	VPDPBUSD.BCST 28(DI)(CX*2), Z15, Z6
+	VPDPBUSD.BCST 28(DI)(R9*1), Z15, Z8
+	VPDPBUSD.BCST 28(DI)(CX*4), Z15, Z10
+	VPDPBUSD.BCST 28(DI)(R10*1), Z15, Z12
+	VPDPBUSD.BCST 28(DI)(R9*2), Z15, Z14
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000100, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	VPADDD        Z2, Z1, Z1
+	VCVTDQ2PS     Z1, Z1
+	VBROADCASTSS  (DI), Z2
+	VBROADCASTSS  4(DI), Z15
+	VFMADD213PS   Z15, Z2, Z1
+	VMOVUPS       Z1, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z4, Z3, Z3
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  16(DI), Z1
+	VBROADCASTSS  20(DI), Z2
+	VFMADD213PS   Z2, Z1, Z3
+	VMOVUPS       Z3, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z5, Z5
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
+	VFMADD213PS   Z2, Z1, Z5
+	VMOVUPS       Z5, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z8, Z7, Z7
+	VCVTDQ2PS     Z7, Z7
+	VBROADCASTSS  48(DI), Z1
+	VBROADCASTSS  52(DI), Z2
+	VFMADD213PS   Z2, Z1, Z7
+	VMOVUPS       Z7, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z10, Z9, Z9
+	VCVTDQ2PS     Z9, Z9
+	VBROADCASTSS  64(DI), Z1
+	VBROADCASTSS  68(DI), Z2
+	VFMADD213PS   Z2, Z1, Z9
+	VMOVUPS       Z9, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z12, Z11, Z11
+	VCVTDQ2PS     Z11, Z11
+	VBROADCASTSS  80(DI), Z1
+	VBROADCASTSS  84(DI), Z2
+	VFMADD213PS   Z2, Z1, Z11
+	VMOVUPS       Z11, (BX)
+	ADDQ          SI, BX
+	VPADDD        Z14, Z13, Z13
+	VCVTDQ2PS     Z13, Z13
+	VBROADCASTSS  96(DI), Z1
+	VBROADCASTSS  100(DI), Z2
+	VFMADD213PS   Z2, Z1, Z13
+	VMOVUPS       Z13, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	BLSRQ         AX, AX
 	JNZ           page
@@ -4538,244 +5656,6 @@ runs0:
 	VBROADCASTSS 64(DI), Y2
 	VFMADD213PS  Y2, Y0, Y1
 	VMOVUPS      Y1, 32(BX)
-	ADDQ         $0x40, dst+0(FP)
-	BLSRQ        AX, AX
-	JNZ          page
-
-end:
-	VZEROUPPER
-	RET
-
-// func block2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX2, BMI, FMA3
-TEXT ·block2x1AVX2(SB), NOSPLIT, $0-72
-	MOVQ  pages+64(FP), AX
-	MOVQ  qHead+24(FP), CX
-	MOVQ  dim+56(FP), CX
-	TESTQ AX, AX
-	JZ    end
-
-page:
-	TZCNTQ AX, DX
-	IMULQ  pageBytes+48(FP), DX
-	ADDQ   codes+40(FP), DX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   q+16(FP), BX
-	MOVQ   CX, SI
-
-runs0:
-	VMOVDQU      (DX), Y2
-	VMOVDQU      32(DX), Y3
-	VPAND        mask2AVX2<>+0(SB), Y2, Y4
-	VPAND        mask2AVX2<>+0(SB), Y3, Y5
-	VPBROADCASTD (BX), Y6
-	VPMADDUBSW   Y6, Y4, Y4
-	VPMADDUBSW   Y6, Y5, Y5
-	VPSRLD       $0x02, Y2, Y6
-	VPAND        mask2AVX2<>+0(SB), Y6, Y6
-	VPSRLD       $0x02, Y3, Y7
-	VPAND        mask2AVX2<>+0(SB), Y7, Y7
-	VPBROADCASTD 4(BX), Y8
-	VPMADDUBSW   Y8, Y6, Y6
-	VPADDW       Y6, Y4, Y4
-	VPMADDUBSW   Y8, Y7, Y6
-	VPADDW       Y6, Y5, Y5
-	VPSRLD       $0x04, Y2, Y6
-	VPAND        mask2AVX2<>+0(SB), Y6, Y6
-	VPSRLD       $0x04, Y3, Y7
-	VPAND        mask2AVX2<>+0(SB), Y7, Y7
-	VPBROADCASTD 8(BX), Y8
-	VPMADDUBSW   Y8, Y6, Y6
-	VPADDW       Y6, Y4, Y4
-	VPMADDUBSW   Y8, Y7, Y6
-	VPADDW       Y6, Y5, Y5
-	VPSRLD       $0x06, Y2, Y2
-	VPAND        mask2AVX2<>+0(SB), Y2, Y2
-	VPSRLD       $0x06, Y3, Y3
-	VPAND        mask2AVX2<>+0(SB), Y3, Y3
-	VPBROADCASTD 12(BX), Y6
-	VPMADDUBSW   Y6, Y2, Y2
-	VPADDW       Y2, Y4, Y4
-	VPMADDUBSW   Y6, Y3, Y2
-	VPADDW       Y2, Y5, Y5
-	VMOVDQU      64(DX), Y2
-	VMOVDQU      96(DX), Y3
-	VPAND        mask2AVX2<>+0(SB), Y2, Y6
-	VPAND        mask2AVX2<>+0(SB), Y3, Y7
-	VPBROADCASTD 16(BX), Y8
-	VPMADDUBSW   Y8, Y6, Y6
-	VPADDW       Y6, Y4, Y4
-	VPMADDUBSW   Y8, Y7, Y6
-	VPADDW       Y6, Y5, Y5
-	VPSRLD       $0x02, Y2, Y6
-	VPAND        mask2AVX2<>+0(SB), Y6, Y6
-	VPSRLD       $0x02, Y3, Y7
-	VPAND        mask2AVX2<>+0(SB), Y7, Y7
-	VPBROADCASTD 20(BX), Y8
-	VPMADDUBSW   Y8, Y6, Y6
-	VPADDW       Y6, Y4, Y4
-	VPMADDUBSW   Y8, Y7, Y6
-	VPADDW       Y6, Y5, Y5
-	VPSRLD       $0x04, Y2, Y6
-	VPAND        mask2AVX2<>+0(SB), Y6, Y6
-	VPSRLD       $0x04, Y3, Y7
-	VPAND        mask2AVX2<>+0(SB), Y7, Y7
-	VPBROADCASTD 24(BX), Y8
-	VPMADDUBSW   Y8, Y6, Y6
-	VPADDW       Y6, Y4, Y4
-	VPMADDUBSW   Y8, Y7, Y6
-	VPADDW       Y6, Y5, Y5
-	VPSRLD       $0x06, Y2, Y2
-	VPAND        mask2AVX2<>+0(SB), Y2, Y2
-	VPSRLD       $0x06, Y3, Y3
-	VPAND        mask2AVX2<>+0(SB), Y3, Y3
-	VPBROADCASTD 28(BX), Y6
-	VPMADDUBSW   Y6, Y2, Y2
-	VPADDW       Y2, Y4, Y4
-	VPMADDUBSW   Y6, Y3, Y2
-	VPADDW       Y2, Y5, Y5
-	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y0, Y0
-	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	ADDQ         $0x00000080, DX
-	ADDQ         $0x00000020, BX
-	SUBQ         $0x20, SI
-	JNZ          runs0
-	MOVQ         dst+0(FP), DX
-	MOVQ         ld+8(FP), BX
-	MOVQ         affine+32(FP), SI
-	SHLQ         $0x02, BX
-	VCVTDQ2PS    Y0, Y0
-	VBROADCASTSS (SI), Y2
-	VBROADCASTSS 4(SI), Y3
-	VFMADD213PS  Y3, Y2, Y0
-	VMOVUPS      Y0, (DX)
-	VCVTDQ2PS    Y1, Y1
-	VBROADCASTSS (SI), Y0
-	VBROADCASTSS 4(SI), Y2
-	VFMADD213PS  Y2, Y0, Y1
-	VMOVUPS      Y1, 32(DX)
-	ADDQ         $0x40, dst+0(FP)
-	BLSRQ        AX, AX
-	JNZ          page
-
-end:
-	VZEROUPPER
-	RET
-
-// func block4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX2, BMI, FMA3
-TEXT ·block4x1AVX2(SB), NOSPLIT, $0-72
-	MOVQ  pages+64(FP), AX
-	MOVQ  qHead+24(FP), CX
-	MOVQ  dim+56(FP), CX
-	TESTQ AX, AX
-	JZ    end
-
-page:
-	TZCNTQ AX, DX
-	IMULQ  pageBytes+48(FP), DX
-	ADDQ   codes+40(FP), DX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   q+16(FP), BX
-	MOVQ   CX, SI
-
-runs0:
-	VMOVDQU      (DX), Y2
-	VMOVDQU      32(DX), Y3
-	VPAND        mask4AVX2<>+0(SB), Y2, Y4
-	VPAND        mask4AVX2<>+0(SB), Y3, Y5
-	VPBROADCASTD (BX), Y6
-	VPMADDUBSW   Y6, Y4, Y4
-	VPMADDUBSW   Y6, Y5, Y5
-	VPSRLD       $0x04, Y2, Y2
-	VPAND        mask4AVX2<>+0(SB), Y2, Y2
-	VPSRLD       $0x04, Y3, Y3
-	VPAND        mask4AVX2<>+0(SB), Y3, Y3
-	VPBROADCASTD 4(BX), Y6
-	VPMADDUBSW   Y6, Y2, Y2
-	VPADDW       Y2, Y4, Y4
-	VPMADDUBSW   Y6, Y3, Y2
-	VPADDW       Y2, Y5, Y5
-	VMOVDQU      64(DX), Y2
-	VMOVDQU      96(DX), Y3
-	VPAND        mask4AVX2<>+0(SB), Y2, Y6
-	VPAND        mask4AVX2<>+0(SB), Y3, Y7
-	VPBROADCASTD 8(BX), Y8
-	VPMADDUBSW   Y8, Y6, Y6
-	VPADDW       Y6, Y4, Y4
-	VPMADDUBSW   Y8, Y7, Y6
-	VPADDW       Y6, Y5, Y5
-	VPSRLD       $0x04, Y2, Y2
-	VPAND        mask4AVX2<>+0(SB), Y2, Y2
-	VPSRLD       $0x04, Y3, Y3
-	VPAND        mask4AVX2<>+0(SB), Y3, Y3
-	VPBROADCASTD 12(BX), Y6
-	VPMADDUBSW   Y6, Y2, Y2
-	VPADDW       Y2, Y4, Y4
-	VPMADDUBSW   Y6, Y3, Y2
-	VPADDW       Y2, Y5, Y5
-	VMOVDQU      128(DX), Y2
-	VMOVDQU      160(DX), Y3
-	VPAND        mask4AVX2<>+0(SB), Y2, Y6
-	VPAND        mask4AVX2<>+0(SB), Y3, Y7
-	VPBROADCASTD 16(BX), Y8
-	VPMADDUBSW   Y8, Y6, Y6
-	VPADDW       Y6, Y4, Y4
-	VPMADDUBSW   Y8, Y7, Y6
-	VPADDW       Y6, Y5, Y5
-	VPSRLD       $0x04, Y2, Y2
-	VPAND        mask4AVX2<>+0(SB), Y2, Y2
-	VPSRLD       $0x04, Y3, Y3
-	VPAND        mask4AVX2<>+0(SB), Y3, Y3
-	VPBROADCASTD 20(BX), Y6
-	VPMADDUBSW   Y6, Y2, Y2
-	VPADDW       Y2, Y4, Y4
-	VPMADDUBSW   Y6, Y3, Y2
-	VPADDW       Y2, Y5, Y5
-	VMOVDQU      192(DX), Y2
-	VMOVDQU      224(DX), Y3
-	VPAND        mask4AVX2<>+0(SB), Y2, Y6
-	VPAND        mask4AVX2<>+0(SB), Y3, Y7
-	VPBROADCASTD 24(BX), Y8
-	VPMADDUBSW   Y8, Y6, Y6
-	VPADDW       Y6, Y4, Y4
-	VPMADDUBSW   Y8, Y7, Y6
-	VPADDW       Y6, Y5, Y5
-	VPSRLD       $0x04, Y2, Y2
-	VPAND        mask4AVX2<>+0(SB), Y2, Y2
-	VPSRLD       $0x04, Y3, Y3
-	VPAND        mask4AVX2<>+0(SB), Y3, Y3
-	VPBROADCASTD 28(BX), Y6
-	VPMADDUBSW   Y6, Y2, Y2
-	VPADDW       Y2, Y4, Y4
-	VPMADDUBSW   Y6, Y3, Y2
-	VPADDW       Y2, Y5, Y5
-	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y0, Y0
-	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	ADDQ         $0x00000100, DX
-	ADDQ         $0x00000020, BX
-	SUBQ         $0x20, SI
-	JNZ          runs0
-	MOVQ         dst+0(FP), DX
-	MOVQ         ld+8(FP), BX
-	MOVQ         affine+32(FP), SI
-	SHLQ         $0x02, BX
-	VCVTDQ2PS    Y0, Y0
-	VBROADCASTSS (SI), Y2
-	VBROADCASTSS 4(SI), Y3
-	VFMADD213PS  Y3, Y2, Y0
-	VMOVUPS      Y0, (DX)
-	VCVTDQ2PS    Y1, Y1
-	VBROADCASTSS (SI), Y0
-	VBROADCASTSS 4(SI), Y2
-	VFMADD213PS  Y2, Y0, Y1
-	VMOVUPS      Y1, 32(DX)
 	ADDQ         $0x40, dst+0(FP)
 	BLSRQ        AX, AX
 	JNZ          page
@@ -6128,6 +7008,244 @@ end:
 	VZEROUPPER
 	RET
 
+// func block2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·block2x1AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), CX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, DX
+	IMULQ  pageBytes+48(FP), DX
+	ADDQ   codes+40(FP), DX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   q+16(FP), BX
+	MOVQ   CX, SI
+
+runs0:
+	VMOVDQU      (DX), Y2
+	VMOVDQU      32(DX), Y3
+	VPAND        mask2AVX2<>+0(SB), Y2, Y4
+	VPAND        mask2AVX2<>+0(SB), Y3, Y5
+	VPBROADCASTD (BX), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDUBSW   Y6, Y5, Y5
+	VPSRLD       $0x02, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x02, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 4(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x04, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 8(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x06, Y2, Y2
+	VPAND        mask2AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x06, Y3, Y3
+	VPAND        mask2AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 12(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      64(DX), Y2
+	VMOVDQU      96(DX), Y3
+	VPAND        mask2AVX2<>+0(SB), Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 16(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x02, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x02, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 20(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y6
+	VPAND        mask2AVX2<>+0(SB), Y6, Y6
+	VPSRLD       $0x04, Y3, Y7
+	VPAND        mask2AVX2<>+0(SB), Y7, Y7
+	VPBROADCASTD 24(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x06, Y2, Y2
+	VPAND        mask2AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x06, Y3, Y3
+	VPAND        mask2AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 28(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	ADDQ         $0x00000080, DX
+	ADDQ         $0x00000020, BX
+	SUBQ         $0x20, SI
+	JNZ          runs0
+	MOVQ         dst+0(FP), DX
+	MOVQ         ld+8(FP), BX
+	MOVQ         affine+32(FP), SI
+	SHLQ         $0x02, BX
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (SI), Y2
+	VBROADCASTSS 4(SI), Y3
+	VFMADD213PS  Y3, Y2, Y0
+	VMOVUPS      Y0, (DX)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (SI), Y0
+	VBROADCASTSS 4(SI), Y2
+	VFMADD213PS  Y2, Y0, Y1
+	VMOVUPS      Y1, 32(DX)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
+// func block4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, FMA3
+TEXT ·block4x1AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), CX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, DX
+	IMULQ  pageBytes+48(FP), DX
+	ADDQ   codes+40(FP), DX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   q+16(FP), BX
+	MOVQ   CX, SI
+
+runs0:
+	VMOVDQU      (DX), Y2
+	VMOVDQU      32(DX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y4
+	VPAND        mask4AVX2<>+0(SB), Y3, Y5
+	VPBROADCASTD (BX), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDUBSW   Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 4(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      64(DX), Y2
+	VMOVDQU      96(DX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y6
+	VPAND        mask4AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 8(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 12(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      128(DX), Y2
+	VMOVDQU      160(DX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y6
+	VPAND        mask4AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 16(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 20(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VMOVDQU      192(DX), Y2
+	VMOVDQU      224(DX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y6
+	VPAND        mask4AVX2<>+0(SB), Y3, Y7
+	VPBROADCASTD 24(BX), Y8
+	VPMADDUBSW   Y8, Y6, Y6
+	VPADDW       Y6, Y4, Y4
+	VPMADDUBSW   Y8, Y7, Y6
+	VPADDW       Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 28(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	ADDQ         $0x00000100, DX
+	ADDQ         $0x00000020, BX
+	SUBQ         $0x20, SI
+	JNZ          runs0
+	MOVQ         dst+0(FP), DX
+	MOVQ         ld+8(FP), BX
+	MOVQ         affine+32(FP), SI
+	SHLQ         $0x02, BX
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (SI), Y2
+	VBROADCASTSS 4(SI), Y3
+	VFMADD213PS  Y3, Y2, Y0
+	VMOVUPS      Y0, (DX)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (SI), Y0
+	VBROADCASTSS 4(SI), Y2
+	VFMADD213PS  Y2, Y0, Y1
+	VMOVUPS      Y1, 32(DX)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
 // func block2x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 // Requires: AVX, AVX2, BMI, FMA3
 TEXT ·block2x2AVX2(SB), NOSPLIT, $0-72
@@ -6687,5 +7805,295 @@ round:
 	ADDQ         $0x10, CX
 	DECQ         BX
 	JNZ          head
+	VZEROUPPER
+	RET
+
+// func blockQuery64xAVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL
+TEXT ·blockQuery64xAVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), AX
+	MOVQ         affine+8(FP), CX
+	MOVQ         q+16(FP), DX
+	MOVQ         heads+24(FP), BX
+	MOVQ         block+40(FP), SI
+	MOVL         $0x7fffffff, DI
+	VPBROADCASTD DI, Z0
+	VCVTPH2PS    128(SI), Z1
+	VCVTPH2PS    160(SI), Z3
+	VCVTPH2PS    192(SI), Z5
+	VCVTPH2PS    224(SI), Z7
+
+head:
+	VXORPS        Z9, Z9, Z9
+	VXORPS        Z10, Z10, Z10
+	VXORPS        Z11, Z11, Z11
+	VXORPS        Z12, Z12, Z12
+	VXORPS        Z13, Z13, Z13
+	VXORPS        Z14, Z14, Z14
+	VXORPS        Z15, Z15, Z15
+	VXORPS        Z16, Z16, Z16
+	VMOVUPS       (DX), Z2
+	VCVTPH2PS     (SI), Z4
+	VFMADD231PS   Z4, Z2, Z11
+	VMULPS        Z1, Z2, Z2
+	VPANDD        Z0, Z2, Z4
+	VMAXPS        Z9, Z4, Z9
+	VMOVUPS       64(DX), Z4
+	VCVTPH2PS     32(SI), Z6
+	VFMADD231PS   Z6, Z4, Z12
+	VMULPS        Z3, Z4, Z4
+	VPANDD        Z0, Z4, Z6
+	VMAXPS        Z10, Z6, Z10
+	VMOVUPS       128(DX), Z6
+	VCVTPH2PS     64(SI), Z8
+	VFMADD231PS   Z8, Z6, Z11
+	VMULPS        Z5, Z6, Z6
+	VPANDD        Z0, Z6, Z8
+	VMAXPS        Z9, Z8, Z9
+	VMOVUPS       192(DX), Z8
+	VCVTPH2PS     96(SI), Z17
+	VFMADD231PS   Z17, Z8, Z12
+	VMULPS        Z7, Z8, Z8
+	VPANDD        Z0, Z8, Z17
+	VMAXPS        Z10, Z17, Z10
+	VMAXPS        Z10, Z9, Z9
+	VEXTRACTF64X4 $0x01, Z9, Y10
+	VMAXPS        Y10, Y9, Y9
+	VEXTRACTF32X4 $0x01, Y9, X10
+	VMAXPS        X10, X9, X9
+	VPERMILPS     $0x4e, X9, X10
+	VMAXPS        X10, X9, X9
+	VPERMILPS     $0xb1, X9, X10
+	VMAXPS        X10, X9, X9
+	VXORPS        Z10, Z10, Z10
+	VCMPSS        $0x0e, X10, X9, K1
+	MOVL          $0x42fe0000, DI
+	VPBROADCASTD  DI, Z10
+	VMOVAPS       X10, X10
+	VDIVSS.Z      X9, X10, K1, X10
+	VBROADCASTSS  X10, Z10
+	VBROADCASTSS  mid+48(FP), Z17
+	VFMADD231PS   Z17, Z2, Z11
+	VFMADD231PS   Z2, Z2, Z13
+	VMULPS        Z10, Z2, Z2
+	VCVTPS2DQ     Z2, Z2
+	VPADDD        Z2, Z15, Z15
+	VPMOVSDB      Z2, (AX)
+	VFMADD231PS   Z17, Z4, Z12
+	VFMADD231PS   Z4, Z4, Z14
+	VMULPS        Z10, Z4, Z2
+	VCVTPS2DQ     Z2, Z2
+	VPADDD        Z2, Z16, Z16
+	VPMOVSDB      Z2, 16(AX)
+	VFMADD231PS   Z17, Z6, Z11
+	VFMADD231PS   Z6, Z6, Z13
+	VMULPS        Z10, Z6, Z2
+	VCVTPS2DQ     Z2, Z2
+	VPADDD        Z2, Z15, Z15
+	VPMOVSDB      Z2, 32(AX)
+	VFMADD231PS   Z17, Z8, Z12
+	VFMADD231PS   Z8, Z8, Z14
+	VMULPS        Z10, Z8, Z2
+	VCVTPS2DQ     Z2, Z2
+	VPADDD        Z2, Z16, Z16
+	VPMOVSDB      Z2, 48(AX)
+	MOVL          $0x3c010204, DI
+	VPBROADCASTD  DI, Z2
+	VMULSS        X2, X9, X2
+	VMOVSS        X2, (CX)
+	VPADDD        Z16, Z15, Z15
+	VCVTDQ2PS     Z15, Z15
+	VBROADCASTSS  X2, Z10
+	VMULPS        Z17, Z10, Z10
+	VADDPS        Z12, Z11, Z11
+	VFNMADD231PS  Z10, Z15, Z11
+	VADDPS        Z14, Z13, Z13
+	VBROADCASTSS  shrink+52(FP), Z2
+	VFNMADD231PS  Z2, Z13, Z11
+	VEXTRACTF64X4 $0x01, Z11, Y2
+	VADDPS        Y2, Y11, Y11
+	VEXTRACTF32X4 $0x01, Y11, X2
+	VADDPS        X2, X11, X11
+	VPERMILPS     $0x4e, X11, X2
+	VADDPS        X2, X11, X11
+	VPERMILPS     $0xb1, X11, X2
+	VADDPS        X2, X11, X11
+	VMOVSS        X11, 4(CX)
+	ADDQ          $0x00000040, AX
+	ADDQ          $0x00000100, DX
+	ADDQ          $0x10, CX
+	DECQ          BX
+	JNZ           head
+	VZEROUPPER
+	RET
+
+// func blockQuery128xAVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL
+TEXT ·blockQuery128xAVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), AX
+	MOVQ         affine+8(FP), CX
+	MOVQ         q+16(FP), DX
+	MOVQ         heads+24(FP), BX
+	MOVQ         block+40(FP), SI
+	MOVL         $0x7fffffff, DI
+	VPBROADCASTD DI, Z0
+	VCVTPH2PS    256(SI), Z1
+	VCVTPH2PS    288(SI), Z3
+	VCVTPH2PS    320(SI), Z5
+	VCVTPH2PS    352(SI), Z7
+	VCVTPH2PS    384(SI), Z9
+	VCVTPH2PS    416(SI), Z11
+	VCVTPH2PS    448(SI), Z13
+	VCVTPH2PS    480(SI), Z15
+
+head:
+	VXORPS        Z17, Z17, Z17
+	VXORPS        Z18, Z18, Z18
+	VXORPS        Z19, Z19, Z19
+	VXORPS        Z20, Z20, Z20
+	VXORPS        Z21, Z21, Z21
+	VXORPS        Z22, Z22, Z22
+	VXORPS        Z23, Z23, Z23
+	VXORPS        Z24, Z24, Z24
+	VMOVUPS       (DX), Z2
+	VCVTPH2PS     (SI), Z4
+	VFMADD231PS   Z4, Z2, Z19
+	VMULPS        Z1, Z2, Z2
+	VPANDD        Z0, Z2, Z4
+	VMAXPS        Z17, Z4, Z17
+	VMOVUPS       64(DX), Z4
+	VCVTPH2PS     32(SI), Z6
+	VFMADD231PS   Z6, Z4, Z20
+	VMULPS        Z3, Z4, Z4
+	VPANDD        Z0, Z4, Z6
+	VMAXPS        Z18, Z6, Z18
+	VMOVUPS       128(DX), Z6
+	VCVTPH2PS     64(SI), Z8
+	VFMADD231PS   Z8, Z6, Z19
+	VMULPS        Z5, Z6, Z6
+	VPANDD        Z0, Z6, Z8
+	VMAXPS        Z17, Z8, Z17
+	VMOVUPS       192(DX), Z8
+	VCVTPH2PS     96(SI), Z10
+	VFMADD231PS   Z10, Z8, Z20
+	VMULPS        Z7, Z8, Z8
+	VPANDD        Z0, Z8, Z10
+	VMAXPS        Z18, Z10, Z18
+	VMOVUPS       256(DX), Z10
+	VCVTPH2PS     128(SI), Z12
+	VFMADD231PS   Z12, Z10, Z19
+	VMULPS        Z9, Z10, Z10
+	VPANDD        Z0, Z10, Z12
+	VMAXPS        Z17, Z12, Z17
+	VMOVUPS       320(DX), Z12
+	VCVTPH2PS     160(SI), Z14
+	VFMADD231PS   Z14, Z12, Z20
+	VMULPS        Z11, Z12, Z12
+	VPANDD        Z0, Z12, Z14
+	VMAXPS        Z18, Z14, Z18
+	VMOVUPS       384(DX), Z14
+	VCVTPH2PS     192(SI), Z16
+	VFMADD231PS   Z16, Z14, Z19
+	VMULPS        Z13, Z14, Z14
+	VPANDD        Z0, Z14, Z16
+	VMAXPS        Z17, Z16, Z17
+	VMOVUPS       448(DX), Z16
+	VCVTPH2PS     224(SI), Z25
+	VFMADD231PS   Z25, Z16, Z20
+	VMULPS        Z15, Z16, Z16
+	VPANDD        Z0, Z16, Z25
+	VMAXPS        Z18, Z25, Z18
+	VMAXPS        Z18, Z17, Z17
+	VEXTRACTF64X4 $0x01, Z17, Y18
+	VMAXPS        Y18, Y17, Y17
+	VEXTRACTF32X4 $0x01, Y17, X18
+	VMAXPS        X18, X17, X17
+	VPERMILPS     $0x4e, X17, X18
+	VMAXPS        X18, X17, X17
+	VPERMILPS     $0xb1, X17, X18
+	VMAXPS        X18, X17, X17
+	VXORPS        Z18, Z18, Z18
+	VCMPSS        $0x0e, X18, X17, K1
+	MOVL          $0x42fe0000, DI
+	VPBROADCASTD  DI, Z18
+	VMOVAPS       X18, X18
+	VDIVSS.Z      X17, X18, K1, X18
+	VBROADCASTSS  X18, Z18
+	VBROADCASTSS  mid+48(FP), Z25
+	VFMADD231PS   Z25, Z2, Z19
+	VFMADD231PS   Z2, Z2, Z21
+	VMULPS        Z18, Z2, Z2
+	VCVTPS2DQ     Z2, Z2
+	VPADDD        Z2, Z23, Z23
+	VPMOVSDB      Z2, (AX)
+	VFMADD231PS   Z25, Z4, Z20
+	VFMADD231PS   Z4, Z4, Z22
+	VMULPS        Z18, Z4, Z2
+	VCVTPS2DQ     Z2, Z2
+	VPADDD        Z2, Z24, Z24
+	VPMOVSDB      Z2, 16(AX)
+	VFMADD231PS   Z25, Z6, Z19
+	VFMADD231PS   Z6, Z6, Z21
+	VMULPS        Z18, Z6, Z2
+	VCVTPS2DQ     Z2, Z2
+	VPADDD        Z2, Z23, Z23
+	VPMOVSDB      Z2, 32(AX)
+	VFMADD231PS   Z25, Z8, Z20
+	VFMADD231PS   Z8, Z8, Z22
+	VMULPS        Z18, Z8, Z2
+	VCVTPS2DQ     Z2, Z2
+	VPADDD        Z2, Z24, Z24
+	VPMOVSDB      Z2, 48(AX)
+	VFMADD231PS   Z25, Z10, Z19
+	VFMADD231PS   Z10, Z10, Z21
+	VMULPS        Z18, Z10, Z2
+	VCVTPS2DQ     Z2, Z2
+	VPADDD        Z2, Z23, Z23
+	VPMOVSDB      Z2, 64(AX)
+	VFMADD231PS   Z25, Z12, Z20
+	VFMADD231PS   Z12, Z12, Z22
+	VMULPS        Z18, Z12, Z2
+	VCVTPS2DQ     Z2, Z2
+	VPADDD        Z2, Z24, Z24
+	VPMOVSDB      Z2, 80(AX)
+	VFMADD231PS   Z25, Z14, Z19
+	VFMADD231PS   Z14, Z14, Z21
+	VMULPS        Z18, Z14, Z2
+	VCVTPS2DQ     Z2, Z2
+	VPADDD        Z2, Z23, Z23
+	VPMOVSDB      Z2, 96(AX)
+	VFMADD231PS   Z25, Z16, Z20
+	VFMADD231PS   Z16, Z16, Z22
+	VMULPS        Z18, Z16, Z2
+	VCVTPS2DQ     Z2, Z2
+	VPADDD        Z2, Z24, Z24
+	VPMOVSDB      Z2, 112(AX)
+	MOVL          $0x3c010204, DI
+	VPBROADCASTD  DI, Z2
+	VMULSS        X2, X17, X2
+	VMOVSS        X2, (CX)
+	VPADDD        Z24, Z23, Z23
+	VCVTDQ2PS     Z23, Z23
+	VBROADCASTSS  X2, Z18
+	VMULPS        Z25, Z18, Z18
+	VADDPS        Z20, Z19, Z19
+	VFNMADD231PS  Z18, Z23, Z19
+	VADDPS        Z22, Z21, Z21
+	VBROADCASTSS  shrink+52(FP), Z2
+	VFNMADD231PS  Z2, Z21, Z19
+	VEXTRACTF64X4 $0x01, Z19, Y2
+	VADDPS        Y2, Y19, Y19
+	VEXTRACTF32X4 $0x01, Y19, X2
+	VADDPS        X2, X19, X19
+	VPERMILPS     $0x4e, X19, X2
+	VADDPS        X2, X19, X19
+	VPERMILPS     $0xb1, X19, X2
+	VADDPS        X2, X19, X19
+	VMOVSS        X19, 4(CX)
+	ADDQ          $0x00000080, AX
+	ADDQ          $0x00000200, DX
+	ADDQ          $0x10, CX
+	DECQ          BX
+	JNZ           head
 	VZEROUPPER
 	RET

@@ -27,6 +27,8 @@ func scanFamily() {
 			}
 			scan{width: w, name: "page3", planes: []int{2, 1}, heads: h}.emit()
 			scan{width: w, name: "page8", planes: []int{8}, heads: h, wide: true}.emit()
+		}
+		for h := 1; h <= w.blockHeads(); h++ {
 			for _, bits := range []int{2, 4} {
 				scan{width: w, name: fmt.Sprint("block", bits), planes: []int{bits}, heads: h, perBlock: true}.emit()
 			}
@@ -34,6 +36,16 @@ func scanFamily() {
 		w.quantise()
 		w.blockQuery()
 	}
+	blockQueryOf(64)
+	blockQueryOf(128)
+}
+
+// blockHeads is scanHeads for codes of blocks, whose query lies in few cache lines: unpacking once for a whole group pays.
+func (w width) blockHeads() int {
+	if w == avx512 {
+		return 7
+	}
+	return w.scanHeads()
 }
 
 // scan is one variant.
@@ -93,6 +105,15 @@ func (v scan) emit() {
 	MOVQ(p, code)
 	IMULQ(NewParamAddr("pageBytes", 48), code)
 	ADDQ(NewParamAddr("codes", 40), code)
+	next := GP64()
+	ahead := v.perBlock && v.width == avx512 // pages are picked here and there: nobody else asks for the next one
+	if ahead {
+		BLSRQ(pages, next)
+		CMOVQEQ(pages, next)
+		TZCNTQ(next, next)
+		IMULQ(NewParamAddr("pageBytes", 48), next)
+		ADDQ(NewParamAddr("codes", 40), next)
+	}
 	acc := make([][]VecVirtual, v.heads)
 	for g := range acc {
 		acc[g] = v.zero(v.chains())
@@ -127,6 +148,9 @@ func (v scan) emit() {
 			for i := range x {
 				x[i] = v.load(Mem{Base: code, Disp: 64*load + int(v.width)*i})
 			}
+			if ahead {
+				PREFETCHT0(Mem{Base: next, Disp: 64 * load})
+			}
 			for r := range 8 / bits {
 				i := load*(8/bits) + r
 				u := make([]VecVirtual, len(x))
@@ -145,6 +169,9 @@ func (v scan) emit() {
 			}
 		}
 		ADDQ(U32(64*bits), code)
+		if ahead {
+			ADDQ(U32(64*bits), next)
+		}
 		ADDQ(U32(8*run), q)
 		if v.wide {
 			ADDQ(U32(8*run), fine)
@@ -394,6 +421,67 @@ func (w width) blockQuery() {
 	VMOVSS(w.across(base, VADDPS), Mem{Base: affine, Disp: 4})
 	ADDQ(dim, dst)
 	LEAQ(Mem{Base: q, Index: dim, Scale: 4}, q)
+	ADDQ(U8(16), affine)
+	DECQ(heads)
+	JNZ(LabelRef("head"))
+	end()
+}
+
+// blockQueryOf is blockQuery for a usual number of channels: what belongs to the block is widened once for all heads, and a head's products stay in registers.
+func blockQueryOf(dim int) {
+	w, n := avx512, dim/16
+	w.begin(fmt.Sprintf("blockQuery%dx", dim), "(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)",
+		fmt.Sprintf("is blockQueryAVX512 for %d channels.", dim))
+	dst, affine, q, heads, block := arg("dst"), arg("affine"), arg("q"), arg("heads"), arg("block")
+	magnitude := w.splatBits(0x7fffffff)
+	step, x := make([]VecVirtual, n), make([]VecVirtual, n)
+	for i := range step {
+		step[i], x[i] = w.vec(), w.vec()
+		VCVTPH2PS(Mem{Base: block, Disp: 2*dim + 32*i}, step[i])
+	}
+	Label("head")
+	tops, base, noise, isum := w.zero(2), w.zero(2), w.zero(2), w.zero(2)
+	for i := range x {
+		low, size := w.vec(), w.vec()
+		VMOVUPS(Mem{Base: q, Disp: 64 * i}, x[i])
+		VCVTPH2PS(Mem{Base: block, Disp: 32 * i}, low)
+		VFMADD231PS(low, x[i], base[i%2])
+		VMULPS(step[i], x[i], x[i])
+		VPANDD(magnitude, x[i], size)
+		VMAXPS(tops[i%2], size, tops[i%2])
+	}
+	VMAXPS(tops[1], tops[0], tops[0])
+	largest := w.across(tops[0], VMAXPS)
+	// 127/largest as a scalar, 0 for a head that is zero
+	zero, inv, all, k := w.zero(1)[0], XMM(), w.vec(), K()
+	VCMPSS(U8(0x0e), zero.AsX(), largest, k)
+	VMOVAPS(w.splat(127).AsX(), inv)
+	VDIVSS_Z(largest, inv, k, inv)
+	VBROADCASTSS(inv, all)
+	mid := w.spread("mid", 48)
+	for i := range x {
+		y := w.vec()
+		VFMADD231PS(mid, x[i], base[i%2])
+		VFMADD231PS(x[i], x[i], noise[i%2])
+		VMULPS(all, x[i], y)
+		VCVTPS2DQ(y, y)
+		VPADDD(y, isum[i%2], isum[i%2])
+		VPMOVSDB(y, Mem{Base: dst, Disp: 16 * i})
+	}
+	scale := XMM()
+	VMULSS(w.splat(1./127).AsX(), largest, scale)
+	VMOVSS(scale, Mem{Base: affine})
+	VPADDD(isum[1], isum[0], isum[0])
+	VCVTDQ2PS(isum[0], isum[0])
+	VBROADCASTSS(scale, all)
+	VMULPS(mid, all, all)
+	VADDPS(base[1], base[0], base[0])
+	VFNMADD231PS(all, isum[0], base[0])
+	VADDPS(noise[1], noise[0], noise[0])
+	VFNMADD231PS(w.spread("shrink", 52), noise[0], base[0])
+	VMOVSS(w.across(base[0], VADDPS), Mem{Base: affine, Disp: 4})
+	ADDQ(U32(dim), dst)
+	ADDQ(U32(4*dim), q)
 	ADDQ(U8(16), affine)
 	DECQ(heads)
 	JNZ(LabelRef("head"))
