@@ -83,6 +83,15 @@ func (l *Log) add(r *Row) {
 	}
 }
 
+// Distinct leaves of rows that stand for the same question and spec the first, as a Log does: for files that are read together.
+func Distinct(rows []Row) []Row {
+	l := Log{have: map[key]int{}}
+	for i := range rows {
+		l.add(&rows[i])
+	}
+	return l.rows
+}
+
 // Find returns the row that stands for the same question, or nil. r needs only what identifies it.
 func (l *Log) Find(r *Row) *Row {
 	if i, ok := l.have[r.key()]; ok {
