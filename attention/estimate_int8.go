@@ -88,22 +88,36 @@ func tokenDot(dst []float32, ld int, q []float32, group, dim, nbits int, codes [
 		page := codes[bits.TrailingZeros16(pages)*n:][:n]
 		pages &= pages - 1
 		par := as[uint16](page[n-4*PageTokens:])
-		for g := range group {
-			var sum [PageTokens]float32 // Σ q_c·u_c
-			var all float32
-			for c, x := range q[g*dim:][:dim] {
+		for first := 0; first < group; first += tokenDotHeads {
+			heads := min(tokenDotHeads, group-first)
+			var sum [tokenDotHeads][PageTokens]float32 // Σ q_c·u_c
+			var all [tokenDotHeads]float32
+			for c := range dim {
 				run, shift := codeRun(page, nbits, c)
-				for t := range sum {
-					sum[t] += x * float32(run[t*4]>>(shift&7)&mask)
+				var u [PageTokens]float32
+				for t := range u {
+					u[t] = float32(run[t*4] >> (shift & 7) & mask)
 				}
-				all += x
+				for g := range heads {
+					x, s := q[(first+g)*dim+c], &sum[g]
+					for t, y := range u {
+						s[t] += x * y
+					}
+					all[g] += x
+				}
 			}
-			for t, s := range sum {
-				dst[g*ld+j*PageTokens+t] = tensor.F16ToF32(par[t])*s + tensor.F16ToF32(par[PageTokens+t])*all
+			for g := range heads {
+				out := dst[(first+g)*ld+j*PageTokens:][:PageTokens]
+				for t, s := range sum[g] {
+					out[t] = tensor.F16ToF32(par[t])*s + tensor.F16ToF32(par[PageTokens+t])*all[g]
+				}
 			}
 		}
 	}
 }
+
+// tokenDotHeads is how many query heads share the unpacking of a page's codes.
+const tokenDotHeads = 4
 
 // codeRun is where the codes of a channel stand in packed codes: token t's in byte 4t, from bit shift on.
 func codeRun(codes []byte, nbits, channel int) (run *[4*PageTokens - 3]byte, shift uint) {
