@@ -7,6 +7,7 @@ import "fmt"
 type quest struct {
 	page   int
 	keep   float64
+	least  int
 	budget int
 	shared bool
 	bytes  bool // bounds of a byte
@@ -18,6 +19,7 @@ func init() {
 		q := quest{
 			page:   a.Int("page", 16, 8, 64, "tokens a page: 8, 16, 32 or 64"),
 			keep:   a.Float("keep", 0.25, 0, 1, "share of the context that is proposed"),
+			least:  a.Int("least", 0, 0, 1<<30, "tokens proposed at least, however small the share"),
 			budget: a.Int("budget", 0, 0, 1<<30, "tokens proposed, instead of a share (the paper's B0)"),
 			shared: a.Flag("shared", "one page list for the group, by the largest normalised score of its heads"),
 		}
@@ -76,7 +78,7 @@ func (s quest) scanBytes(w *Work, b int, tmp []byte) {
 func (s quest) Choose(w *Work) {
 	n := (w.Head.N + s.page - 1) / s.page
 	w.ReadBytes(w.Head.Blocks() * s.bounds[0].BlockBytes(w.Head.Dim))
-	want := int(s.keep*float64(w.Head.N)/float64(s.page) + 0.5)
+	want := int(max(s.keep*float64(w.Head.N), float64(s.least))/float64(s.page) + 0.5)
 	if s.budget > 0 {
 		want = (s.budget + s.page - 1) / s.page
 	}

@@ -49,7 +49,8 @@ const AutoMinContext = -1
 var Presets = []struct{ Name, Spec, Doc string }{
 	{"dense", "dense", "exact attention over every token"},
 	{"twilight-paper", "quest:keep=0.25+int4+top-p:0.9", "the pipeline as published: Quest pages, INT4 per token, each head its own survivors"},
-	{"twilight", "quest:keep=0.25+page-range:bits=4+top-p:0.9,union", "page-range codes, and each group attends to the union of its heads' survivors"},
+	{"twilight", "quest:keep=0.25,least=4096,shared,bounds=8+block-range+top-p:0.9,union,exact=0.3,tail=mean",
+		"one page list a group from bounds in a byte, block-range codes, and precision by weight: 0.3 of the mass exact, the rest of it coded, what is pruned by the mean value"},
 }
 
 // Dense reports whether the spec is dense attention.
