@@ -2,7 +2,9 @@
 // paper's pipeline and the house's, over batches and contexts, in two views: gqa (groups of 4 query heads to 8 KV heads) and mha (32 query heads, each its own KV
 // head, as in the paper's benchmark).
 //
-//	attention -capture qwen.cap [-view gqa,mha] [-batch 1,8,16,64] [-context 8192,16384,32768] [-json]
+//	attention -capture qwen.cap [-view gqa,mha] [-batch 1,8,16,64] [-context 8192,16384,32768] [-specs twilight] [-json]
+//
+// View own takes the capture's groups, with -kvheads of them.
 //
 // Times are medians of graph replays; the steps of a graph go through all sequences of the cache, so that small batches do not find their keys in the L2 cache.
 package main
@@ -31,7 +33,13 @@ func main() {
 	batches := flag.String("batch", "1,8,16,64", "batch sizes, up to the last")
 	contexts := flag.String("context", "8192,16384,32768", "context lengths, each one of the capture's")
 	asJSON := flag.Bool("json", false, "a JSON object a row instead of a table")
+	kvHeads := flag.Int("kvheads", 2, "KV heads of view own")
+	only := flag.String("specs", "", "pipelines to measure besides dense: a regular expression; empty: those of the results")
+	sparse := flag.Bool("sparse", false, "never read whole, so that one sees from where on selecting pays")
+	stages := flag.Bool("stages", false, "time the stages of select")
+	threads := flag.Int("threads", 0, "threads of a thread block of select; 0: as chosen")
 	flag.Parse()
+	choose(*only, *sparse)
 	data, err := readCapture(*path)
 	if err != nil {
 		log.Fatal(err)
@@ -43,11 +51,12 @@ func main() {
 	fmt.Fprintf(os.Stderr, "%s, compute capability %d.%d, driver for CUDA %d\n", dev.Name, dev.Major, dev.Minor, dev.Driver)
 	for _, v := range strings.Split(*views, ",") {
 		err = errors.Join(err, dev.Do(func(c *driver.Context) error {
-			b, err := newBench(c, dev, data, v, slices.Max(ints(*batches)))
+			b, err := newBench(c, dev, data, v, *kvHeads, slices.Max(ints(*batches)))
 			if err != nil {
 				return err
 			}
 			defer b.op.Free(c) //nolint:errcheck // the process ends
+			b.op.SelectThreads, b.stages = *threads, *stages
 			return b.grid(ints(*contexts), ints(*batches), *asJSON)
 		}))
 	}
@@ -69,34 +78,24 @@ func ints(s string) (list []int) {
 
 // row is a line of the result.
 type row struct {
-	View       string  `json:"view"`
-	Batch      int     `json:"batch"`
-	Context    int     `json:"ctx"`
-	Spec       string  `json:"spec"`
-	Micros     float64 `json:"us_per_step"`
-	Select     float64 `json:"us_select"`
-	Speedup    float64 `json:"speedup_vs_dense"`
-	Bytes      float64 `json:"bytes_per_token"` // and KV head
-	GBps       float64 `json:"gbps"`
-	Candidates float64 `json:"candidates_mean"`
-	Kept       float64 `json:"kept_mean"`  // a head's own survivors
-	Exact      float64 `json:"exact_mean"` // tokens that the group reads exactly
-	Others     float64 `json:"coded_mean"` // and as codes
-	Mass       float64 `json:"mass"`       // true mass of what a head attends to
-	MassWorst  float64 `json:"mass_worst"`
-	Error      float64 `json:"out_err"`
-}
-
-var specs = []struct {
-	name string
-	mode cuda.Mode
-}{
-	{"dense", cuda.Mode{Dense: true}},
-	{"twilight-paper p=.85", cuda.Paper(0.85)},
-	{"twilight-paper p=.9", cuda.Paper(0.9)},
-	{"twilight p=.9", cuda.Twilight(0.9)},
-	{"twilight p=.9 keep=1/8", cuda.Mode{Keep: 0.125, Shared: true, ExactMass: 0.3, Mass: 0.9, Tail: true}},
-	{"twilight p=.95 keep=1/2", cuda.Mode{Keep: 0.5, Shared: true, ExactMass: 0.3, Mass: 0.95, Tail: true}},
+	View    string  `json:"view"`
+	Batch   int     `json:"batch"`
+	Context int     `json:"ctx"`
+	Spec    string  `json:"spec"`
+	Micros  float64 `json:"us_per_step"`
+	Select  float64 `json:"us_select"`
+	// Stages are the microseconds of select's stages: bases, page bounds, candidates, estimates, thresholds, lists.
+	Stages     []float64 `json:"us_stages,omitempty"`
+	Speedup    float64   `json:"speedup_vs_dense"`
+	Bytes      float64   `json:"bytes_per_token"` // and KV head
+	GBps       float64   `json:"gbps"`
+	Candidates float64   `json:"candidates_mean"`
+	Kept       float64   `json:"kept_mean"`  // a head's own survivors
+	Exact      float64   `json:"exact_mean"` // tokens that the group reads exactly
+	Others     float64   `json:"coded_mean"` // and as codes
+	Mass       float64   `json:"mass"`       // true mass of what a head attends to
+	MassWorst  float64   `json:"mass_worst"`
+	Error      float64   `json:"out_err"`
 }
 
 // bench is a filled cache of one view.
@@ -110,16 +109,20 @@ type bench struct {
 	tables   [][]int32
 	out      []uint16
 	copyGBps float64
+	stages   bool
+	weighed  map[[3]int][]float64 // exact weights that were needed: context, unit, query head
 }
 
-func newBench(c *driver.Context, dev *driver.Device, data *capture, view string, batch int) (*bench, error) {
+func newBench(c *driver.Context, dev *driver.Device, data *capture, view string, kvHeads, batch int) (*bench, error) {
 	s := cuda.Shape{Dim: data.dim, KVHeads: 8, Group: 4, Batch: batch, Tokens: data.tokens, TokenCodes: true}
 	switch view {
 	case "gqa":
 	case "mha":
 		s.KVHeads, s.Group = 32, 1
+	case "own":
+		s.KVHeads, s.Group = kvHeads, data.group
 	default:
-		return nil, fmt.Errorf("view %q: expected gqa or mha", view)
+		return nil, fmt.Errorf("view %q: expected gqa, mha or own", view)
 	}
 	each := (data.tokens + attention.BlockTokens - 1) / attention.BlockTokens
 	s.Blocks = each * batch
@@ -127,7 +130,7 @@ func newBench(c *driver.Context, dev *driver.Device, data *capture, view string,
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{c: c, op: op, data: data, view: view, out: make([]uint16, batch*s.KVHeads*s.Group*s.Dim)}
+	b := &bench{c: c, op: op, data: data, view: view, out: make([]uint16, batch*s.KVHeads*s.Group*s.Dim), weighed: map[[3]int][]float64{}}
 	if b.stream, err = c.NewStream(); err != nil {
 		return nil, err
 	}
@@ -189,7 +192,7 @@ func (b *bench) fill() error {
 
 // measureCopy times the yardstick.
 func (b *bench) measureCopy() error {
-	const bytes = 1 << 30
+	const bytes = 1 << 28
 	p, err := b.c.Alloc(2 * bytes)
 	if err != nil {
 		return err
@@ -259,7 +262,7 @@ func (b *bench) context(at int) error {
 
 func (b *bench) grid(contexts, batches []int, asJSON bool) error {
 	if !asJSON {
-		fmt.Printf("| view | batch | context | pipeline | µs | of it select | × dense | bytes/token | GB/s | %% of copy | candidates | kept | exact | coded | mass | worst | error |\n|%s\n", strings.Repeat("---|", 17))
+		fmt.Printf("| view | batch | context | pipeline | µs | of it select | × dense | bytes/token | GB/s | %% of copy | candidates | kept | exact | coded | mass | worst | error | stages |\n|%s\n", strings.Repeat("---|", 18))
 	}
 	for _, ctx := range contexts {
 		at := slices.Index(b.data.at, ctx)
@@ -294,8 +297,8 @@ func (b *bench) print(r *row, asJSON bool) {
 		fmt.Println(string(line))
 		return
 	}
-	fmt.Printf("| %s | %d | %d | %s | %.1f | %.1f | %.2f | %.1f | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.4f | %.4f | %.4f |\n", r.View, r.Batch, r.Context, r.Spec, r.Micros, r.Select, r.Speedup,
-		r.Bytes, r.GBps, 100*r.GBps/b.copyGBps, r.Candidates, r.Kept, r.Exact, r.Others, r.Mass, r.MassWorst, r.Error)
+	fmt.Printf("| %s | %d | %d | %s | %.1f | %.1f | %.2f | %.1f | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.4f | %.4f | %.4f | %.1f |\n", r.View, r.Batch, r.Context, r.Spec, r.Micros, r.Select, r.Speedup,
+		r.Bytes, r.GBps, 100*r.GBps/b.copyGBps, r.Candidates, r.Kept, r.Exact, r.Others, r.Mass, r.MassWorst, r.Error, r.Stages)
 }
 
 func (b *bench) measure(r *row, m cuda.Mode, at int, want *[]float32) (err error) {
@@ -306,8 +309,11 @@ func (b *bench) measure(r *row, m cuda.Mode, at int, want *[]float32) (err error
 	}
 	if !m.Dense {
 		r.Select, err = b.time(steps, func(i int) error {
-			return errors.Join(o.Select(b.c, b.stream, i*r.Batch, r.Batch, m), o.ResetQueue(b.c, b.stream))
+			return errors.Join(o.Select(b.c, b.stream, i*r.Batch, r.Batch, m, 0), o.ResetQueue(b.c, b.stream))
 		})
+		if err == nil && b.stages {
+			err = b.measureStages(r, m, steps)
+		}
 		if err != nil {
 			return err
 		}
@@ -336,99 +342,6 @@ func (b *bench) measure(r *row, m cuda.Mode, at int, want *[]float32) (err error
 		r.Error += apart(got[i*o.Dim:][:o.Dim], (*want)[i*o.Dim:][:o.Dim]) / float64(heads)
 	}
 	return b.account(r, m, at, tokens)
-}
-
-// account fills in what was kept and read.
-func (b *bench) account(r *row, m cuda.Mode, at int, tokens float64) error {
-	o := b.op
-	stats, err := o.Stats(b.c, r.Batch)
-	if err != nil {
-		return err
-	}
-	bytes, n := 0.0, float64(len(stats))
-	for i, s := range stats {
-		r.Candidates += float64(s.Candidates) / n
-		r.Kept += float64(s.Own) / n
-		r.Exact += float64(s.Exact) / n
-		r.Others += float64(s.Others) / n
-		if i%o.Group == 0 && !b.whole(stats, i/o.Group, at) {
-			bytes += float64(s.Exact)*float64(4*o.Dim+4) + float64(s.Others)*float64(o.Dim/2+o.Dim/8+4+2*o.Group)
-		}
-	}
-	code := float64(o.Dim / 2)
-	if m.TokenCodes {
-		code += 4
-	}
-	r.MassWorst = 1
-	units := r.Batch * o.KVHeads
-	samples := 0
-	for u := range units {
-		s := u / o.KVHeads
-		n := b.length(at, s)
-		if units > 64 && u%(units/64) != 0 { // downloads cost
-			continue
-		}
-		read := float64(n) * float64(4*o.Dim)
-		if !b.whole(stats, u, at) {
-			pages, err := o.Candidates(b.c, u, n)
-			if err != nil {
-				return err
-			}
-			read = float64(n)*float64(o.Dim)/attention.PageTokens + 2*float64(4*o.Dim*n/attention.BlockTokens)
-			for _, p := range pages {
-				if p != 0 {
-					read += attention.PageTokens * (code + float64(2*o.Group))
-				}
-			}
-		}
-		bytes += read * float64(units) / float64(min(units, 64))
-		if samples < 12 {
-			samples++
-			if err := b.trueMass(r, m, at, u, n); err != nil {
-				return err
-			}
-		}
-	}
-	r.Mass /= float64(samples * o.Group)
-	r.Bytes = bytes / tokens / float64(o.KVHeads)
-	r.GBps = bytes / r.Micros / 1e3
-	return nil
-}
-
-// length is the tokens of a sequence at a context.
-func (b *bench) length(at, sequence int) int {
-	return b.data.at[at] - b.data.window + b.query(sequence) + 1
-}
-
-// whole reports whether a unit was short enough to be read whole.
-func (b *bench) whole(stats []cuda.HeadStats, unit, at int) bool {
-	return int(stats[unit*b.op.Group].Exact) == b.length(at, unit/b.op.KVHeads)
-}
-
-// trueMass adds the exact softmax mass, summed over the group, of what a unit attended to.
-func (b *bench) trueMass(r *row, m cuda.Mode, at, unit, n int) error {
-	o := b.op
-	exact, others, who, err := o.Survivors(b.c, unit, n, r.Batch)
-	if err != nil {
-		return err
-	}
-	s, h := unit/o.KVHeads, unit%o.KVHeads
-	src := b.source(s, h)
-	for g := range o.Group {
-		w := b.data.weights(src, at, b.query(s), b.queryHead(s, h, g), n)
-		mass := 0.0
-		for i, t := range exact {
-			if who[i]>>g&1 != 0 {
-				mass += w[t]
-			}
-		}
-		for _, t := range others {
-			mass += w[t]
-		}
-		r.Mass += mass
-		r.MassWorst = min(r.MassWorst, mass)
-	}
-	return nil
 }
 
 func apart(a, b []float32) float64 {

@@ -148,7 +148,7 @@ func (o *Operator) alloc(c *driver.Context) error {
 	p := &o.p
 	o.stride = maxBlocks
 	*p = params{batch: int32(o.Batch), kvHeads: int32(o.KVHeads), group: int32(o.Group), tableStride: int32(maxBlocks), maxBlocks: int32(maxBlocks),
-		scale: float32(math.Log2E / math.Sqrt(float64(o.Dim)))}
+		scale: float32(math.Log2E / math.Sqrt(float64(o.Dim))), processors: int32(o.dev.Multiprocessor), attenders: int32(o.attenders), maxItems: int32(items)}
 	codes := 0
 	if o.TokenCodes {
 		codes = 1
@@ -264,11 +264,13 @@ func (o *Operator) Append(c *driver.Context, s driver.Stream, batch int) error {
 	return o.launch(c, &o.p, driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: 256, Stream: s, Early: o.clusters}, "append")
 }
 
-// Select queues the first half of a sparse step alone, for measuring: Attend runs both. The queue of work that it fills must be emptied by ResetQueue.
-func (o *Operator) Select(c *driver.Context, s driver.Stream, first, batch int, m Mode) error {
+// Select queues the first half of a sparse step alone, or its first stages of Stages, for measuring: Attend runs both halves. The queue of work that it fills must be emptied by
+// ResetQueue.
+func (o *Operator) Select(c *driver.Context, s driver.Stream, first, batch int, m Mode, stages int) error {
 	if err := o.prepare(first, batch, m); err != nil {
 		return err
 	}
+	o.hold.stages = int32(stages)
 	return o.selectSurvivors(c, s, m)
 }
 
@@ -311,14 +313,22 @@ func (o *Operator) prepare(first, batch int, m Mode) error {
 	p.q += skip * driver.Ptr(o.KVHeads*o.Group*o.Dim*2)
 	p.out += skip * driver.Ptr(o.KVHeads*o.Group*o.Dim*2)
 	p.maxParts, p.ranks = int32(maxParts(batch*o.KVHeads)), int32(o.ranks(batch))
-	// As many items as the device runs at once, or several times as many where they are long anyway.
-	p.denseQuantum = int32(5 * min(max(batch*o.KVHeads*o.stride*attention.BlockTokens/o.attenders, 256), 4096))
 	return nil
 }
 
-// crossover is the number of tokens, over all KV heads of a step, from which on selecting pays: select is a chain of dependent stages that takes some 40 µs however little
-// there is to select from. Measured on an H100.
-const crossover = 200_000
+// crossover is the number of tokens, over all KV heads of a step, from which on selecting pays: select is a chain of dependent stages that takes some 30 µs however little there
+// is to select from, dense attention over 64 channels reads half, more candidates cost more, and so do heads that keep their own survivors. Measured on an H100.
+func (o *Operator) crossover(m Mode) int {
+	n := float32(150_000)
+	if o.Dim == 64 {
+		n = 420_000
+	}
+	n *= 1 + 2*min(m.Keep, 1)
+	if m.PerHead {
+		n *= 1 + 0.15*float32(o.Group)
+	}
+	return int(n)
+}
 
 // ranks is how many thread blocks share a unit in select: as many as one a multiprocessor, since larger clusters find no room side by side; pairs do, two a multiprocessor.
 func (o *Operator) ranks(batch int) int {
@@ -353,7 +363,7 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 	}
 	p.keep, p.budget, p.exactMass, p.mass, p.denseBelow = m.Keep, int32(m.Pages), m.ExactMass, m.Mass, int32(m.DenseBelow)
 	if m.DenseBelow == 0 {
-		p.denseBelow = int32(crossover / units)
+		p.denseBelow = int32(o.crossover(m) / units)
 	}
 	p.quantum = int32(min(max(units*4, 64), 1024))
 	return o.launch(c, p, driver.Launch{Grid: [3]int{units * int(p.ranks)}, Block: o.threads(units), Stream: s, Cluster: int(p.ranks), Early: o.clusters}, "select")

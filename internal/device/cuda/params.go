@@ -24,10 +24,12 @@ type params struct {
 	tableStride, maxBlocks              int32
 	ranks, flags                        int32
 	denseBelow                          int32
-	quantum, denseQuantum, maxParts     int32
+	quantum, processors, attenders      int32
+	maxItems, maxParts                  int32
 	scale, keep                         float32
 	budget                              int32
 	exactMass, mass                     float32
+	stages                              int32
 }
 
 // Numbers that the kernels share; see kernels/common.cuh.
@@ -45,4 +47,7 @@ const (
 	flagTokenCodes = 4
 	flagTail       = 8
 	flagEveryPage  = 16
+
+	// Stages are the stages of select: blocks' bases, page bounds, candidates, estimates, thresholds, lists.
+	Stages = 6
 )

@@ -50,9 +50,9 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
   for (bool begun = false;; begun = true) {
     __syncthreads();
     if (threadIdx.x == 0) {
-      sh.ticket = begun ? gridDim.x + atomicAdd(&p.control[1], 1) : blockIdx.x;
-      if (sh.ticket < p.control[0]) sh.item = p.items[sh.ticket];
-      else sh.ticket = -1;
+      const int ticket = begun ? gridDim.x + atomicAdd(&p.control[1], 1) : blockIdx.x, items = p.control[0];
+      const int4 item = p.items[min(ticket, p.maxItems - 1)];  // read at once with how many there are
+      sh.item = item, sh.ticket = ticket < items ? ticket : -1;
     }
     __syncthreads();
     if (sh.ticket < 0) break;
@@ -230,7 +230,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
     __threadfence();
     const size_t first = (size_t)unit * p.maxParts;
     float *share = &sh.sums[0][0][0];  // [parts][HEADS]: what each part's sums count, of the whole
-    static_assert(TEAM * D >= MAX_PARTS, "the shares of all parts fit where the sums were");
+    static_assert(TEAM * HEADS * D >= MAX_PARTS * HEADS + TEAM * 32 * 4, "the shares of all parts, and a sum a thread, fit where the sums were");
     for (int g = warp; g < G; g += TEAM) {
       float top = NOTHING, weight = 0;
       for (int k = lane; k < allParts; k += 32) top = fmaxf(top, __ldcg(&p.partialTop[(first + k) * HEADS + g]).x);
@@ -244,20 +244,32 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
       if (lane == 0) sh.weight[0][g] = weight;
     }
     __syncthreads();
-    constexpr int STRIDE = TEAM * 32 / D;  // heads that are joined side by side
-    float sum[HEADS / STRIDE] = {};
-#pragma unroll 4
-    for (int k = 0; k < allParts; k++) {
-#pragma unroll
-      for (int i = 0; i < HEADS / STRIDE; i++) {
-        const int g = threadIdx.x / D + i * STRIDE;
-        if (g < G) sum[i] += share[k * HEADS + g] * __ldcg(&p.partial[((first + k) * HEADS + g) * D + c]);
+    // Four channels a thread; where that leaves threads over, they share the parts.
+    constexpr int LANES = D / 4, ROWS = TEAM * 32 / LANES;
+    float4 *sums = (float4 *)(share + MAX_PARTS * HEADS);  // [ROWS][LANES]
+    const int line = threadIdx.x / LANES, c4 = threadIdx.x % LANES * 4, teams = G >= ROWS ? 1 : ROWS / G;
+    for (int g0 = 0; g0 < G; g0 += ROWS / teams) {
+      const int g = g0 + line / teams;
+      float4 sum = make_float4(0, 0, 0, 0);
+      if (g < G) {
+#pragma unroll 8
+        for (int k = line % teams; k < allParts; k += teams) {
+          const float4 x = __ldcg((const float4 *)&p.partial[((first + k) * HEADS + g) * D + c4]);
+          const float f = share[k * HEADS + g];
+          sum.x += f * x.x, sum.y += f * x.y, sum.z += f * x.z, sum.w += f * x.w;
+        }
       }
-    }
-#pragma unroll
-    for (int i = 0; i < HEADS / STRIDE; i++) {
-      const int g = threadIdx.x / D + i * STRIDE;
-      if (g < G) finish(g, c, sum[i], sh.weight[0][g]);
+      sums[threadIdx.x] = sum;
+      __syncthreads();
+      if (line % teams == 0 && g < G) {
+        for (int i = 1; i < teams; i++) {
+          const float4 x = sums[threadIdx.x + i * LANES];
+          sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w;
+        }
+        finish(g, c4, sum.x, sh.weight[0][g]), finish(g, c4 + 1, sum.y, sh.weight[0][g]);
+        finish(g, c4 + 2, sum.z, sh.weight[0][g]), finish(g, c4 + 3, sum.w, sh.weight[0][g]);
+      }
+      __syncthreads();
     }
   }
   // The last block out leaves the queue empty for the next step.

@@ -8,6 +8,7 @@
 constexpr int PAGE = 16, BLOCK = 256, PAGES = BLOCK / PAGE;
 constexpr int HEADS = 8;         // most query heads that share a KV head
 constexpr int BINS = 1024;       // of every histogram
+constexpr int LONGEST = 4096;    // tokens of an item of a whole sequence, if there may be as many items
 constexpr int RANKS = 16;        // most thread blocks that share a unit in select
 constexpr int PER_OCTAVE = 256;  // estimated logits are integers: this many to a factor of two in weight
 constexpr int BIN_SHIFT = 4;     // so a bin of weights is a factor of 2^(1/16) wide
@@ -55,12 +56,15 @@ struct Params {
   // Numbers.
   int batch, kvHeads, group, tableStride, maxBlocks, ranks, flags;
   int denseBelow;      // shorter sequences are read whole
-  int quantum, denseQuantum;  // cost of an item, of survivors and of whole sequences: 5 an exactly read token, 1 another
+  int quantum;         // cost of an item of survivors: 5 an exactly read token, 1 another
+  int processors, attenders;  // the device's multiprocessors, and the thread blocks of attend that it runs at once
+  int maxItems;        // room in the queue
   int maxParts;        // of a unit
   float scale;         // of logits, in octaves: log2(e)/sqrt(D)
   float keep;          // share of the pages that are candidates
   int budget;          // or that many pages, if not 0
   float exactMass, mass;  // estimated mass of the exactly read survivors, and of all
+  int stages;          // how many stages of select run, for measuring; 0: all
 };
 
 __device__ inline u32 bits(__half2 h) { return *reinterpret_cast<u32 *>(&h); }
@@ -103,8 +107,11 @@ __device__ inline int value_group(int c) { return c / 64 * 2 + c % 8 / 4; }
 
 // A unit's work is cut into parts, each an item of the queue. parts_of is how many a rank's survivors make, or a whole sequence.
 __device__ inline int parts_of(const Params &p, int2 count) {
-  const int cost = count.x < 0 ? count.y * 5 : count.x * 5 + count.y, quantum = count.x < 0 ? p.denseQuantum : p.quantum;
-  return min((cost + quantum - 1) / quantum, count.x < 0 ? p.maxParts : p.maxParts / p.ranks);
+  if (count.x >= 0) return min((count.x * 5 + count.y + p.quantum - 1) / p.quantum, p.maxParts / p.ranks);
+  // As many as the device runs at once, or a multiple of that if they became long; where the step is short, one a multiprocessor, since what is cut must be joined.
+  const int n = count.y, units = p.batch * p.kvHeads, room = n / 2048 * units <= p.processors ? p.processors : p.attenders;
+  const int turns = ((n + LONGEST - 1) / LONGEST * units + room - 1) / room;
+  return max(min(min(room * turns / units, p.maxParts), (n + 127) / 128), 1);
 }
 
 // enqueue makes the items of a rank's work. One warp calls it.

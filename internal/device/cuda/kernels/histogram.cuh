@@ -5,8 +5,9 @@
 constexpr int WARPS = 8;  // most of a thread block of select
 
 template <int GP> struct SelectShared {
-  u32 histogram[GP][BINS];
-  u32 joined[BINS + BINS / 32];  // bin i at i + i/32, so that lanes that read 32 bins each do not meet in a bank
+  u32 histogram[GP][BINS + BINS / 32];
+  u32 joined[BINS + BINS / 32];  // padded
+  float tile[WARPS][32 * GP];
   int threshold[HEADS][4];       // last bin that is kept: exactly read, at all; first bin that is not empty; last bin of pages
   int top[HEADS], bottom[HEADS], reference[HEADS];
   float best[HEADS], span[HEADS];
@@ -55,6 +56,13 @@ template <int GP> struct Range {
   __device__ size_t slab(const Params &p, const Rank<GP> &u, int block) const { return (size_t)table[block] * p.kvHeads + u.head; }
 };
 
+template <int GP> __device__ inline void clear(SelectShared<GP> &sh) {
+  for (int i = threadIdx.x; i < GP * BINS; i += blockDim.x) sh.histogram[i / BINS][i % BINS] = 0;
+}
+
+// padded is where a bin stands once nothing is counted any more: lanes that read 32 bins each do not meet in a bank.
+__device__ inline int padded(int bin) { return bin + bin / 32; }
+
 // join sums a histogram over the ranks into `joined`.
 template <int GP> __device__ inline void join(SelectShared<GP> &sh, int g, int ranks) {
   for (int i = threadIdx.x; i < BINS; i += blockDim.x) {
@@ -68,7 +76,7 @@ template <int GP> __device__ inline void join(SelectShared<GP> &sh, int g, int r
 #pragma unroll
       for (int r = 0; r < RANKS; r++) n += x[r];
     }
-    sh.joined[i + i / 32] = n;
+    sh.joined[padded(i)] = n;
   }
   __syncthreads();
 }
@@ -83,17 +91,17 @@ template <typename T> __device__ inline T before(T x, int lane) {
   return sum - x;
 }
 
-// last_bin is the first bin by whose end the joined histogram holds `count` elements. One warp calls it.
-template <int GP> __device__ inline int last_bin(const SelectShared<GP> &sh, int count, int lane) {
+// last_bin is the first bin by whose end a padded histogram holds `count` elements. One warp calls it.
+__device__ inline int last_bin(const u32 *bins, int count, int lane) {
   constexpr int EACH = BINS / 32;
-  static_assert(EACH == 32, "joined is laid out for 32 bins a lane");
+  static_assert(EACH == 32, "padded bins are laid out for 32 a lane");
   int sum = 0;
 #pragma unroll 8
-  for (int i = 0; i < EACH; i++) sum += sh.joined[lane * 33 + i];
+  for (int i = 0; i < EACH; i++) sum += bins[lane * 33 + i];
   int held = before(sum, lane), at = BINS - 1;
   if (held + sum >= count && held < count) {  // at most one lane
     for (int i = 0; i < EACH; i++) {
-      held += sh.joined[lane * 33 + i];
+      held += bins[lane * 33 + i];
       if (held >= count) {
         at = lane * EACH + i;
         break;
@@ -108,14 +116,14 @@ template <int GP> __device__ inline int last_bin(const SelectShared<GP> &sh, int
 
 // mass_bin is the first bin by whose end the weights hold share p of all. What is kept counts at its bin's lower edge and the rest at its upper, so that the
 // true share is never less. One warp calls it.
-template <int GP> __device__ inline int mass_bin(const SelectShared<GP> &sh, float p, int lane) {
+__device__ inline int mass_bin(const u32 *bins, float p, int lane) {
   if (p >= 1) return BINS - 1;
   constexpr int EACH = BINS / 32, AN_OCTAVE = PER_OCTAVE >> BIN_SHIFT;
   // Weights relative to the lane's first bin, and of that to the first of all.
   const float step = exp2f(-1.0f / AN_OCTAVE), edge = exp2f(-(float)(lane * EACH) / AN_OCTAVE);
   float sum = 0, e = edge;
 #pragma unroll 8
-  for (int i = 0; i < EACH; i++, e *= step) sum += e * sh.joined[lane * 33 + i];
+  for (int i = 0; i < EACH; i++, e *= step) sum += e * bins[lane * 33 + i];
   float held = before(sum, lane);
   const float all = __shfl_sync(~0u, held + sum, 31);
   int at = BINS - 1;
@@ -123,7 +131,7 @@ template <int GP> __device__ inline int mass_bin(const SelectShared<GP> &sh, flo
   e = edge;
 #pragma unroll 8
   for (int i = 0; i < EACH; i++, e *= step) {
-    held += e * sh.joined[lane * 33 + i];
+    held += e * bins[lane * 33 + i];
     const float lower = held * step;
     if (!done && lower >= p * (lower + fmaxf(all - held, 0))) at = lane * EACH + i, done = true;
   }

@@ -101,7 +101,7 @@ template <int D, int GP> __device__ inline void scan_pages(SelectShared<GP> &sh,
 #pragma unroll
     for (int i = 0; i < D / 8; i++) {
       const __half2 a = __hmul2(halves(q[i]), halves(step[i])), zero = __float2half2_rn(0);
-      up[i] = bits(__hmax2(a, zero)), step[i] = bits(__hmin2(a, zero));
+      up[i] = bits(__hmax2(a, zero)), step[i] = bits(__hsub2(a, halves(up[i])));
     }
     float c[4] = {}, d[4] = {};
     coded<D>(c, codes[0][0], codes[1][0], up);
@@ -149,7 +149,7 @@ template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const
     if (g < u.G) perBin[g] = (BINS - 1) / sh.span[g], widest = fmaxf(widest, sh.span[g]);
   }
   // The bin replaces the score that it came from; the same thread reads it again below.
-#pragma unroll 2
+#pragma unroll 4
   for (int page = firstPage + threadIdx.x; page < min(endPage, r.encoded); page += blockDim.x) {
     if (page == r.newest) continue;
     float x[GP], least = INFINITY;
@@ -177,13 +177,13 @@ template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const
   for (int l = u.rank; l < lists; l += u.ranks) {
     join(sh, l, u.ranks);
     if (u.warp == 0) {
-      const int bin = last_bin(sh, budget, u.lane);
+      const int bin = last_bin(sh.joined, budget, u.lane);
       if (u.lane < u.ranks) poke(&sh.threshold[l][3], u.lane, bin);
     }
     __syncthreads();
   }
   u.sync();
-  for (int i = threadIdx.x; i < GP * BINS; i += blockDim.x) sh.histogram[i / BINS][i % BINS] = 0;
+  clear(sh);
   // Marks first, a warp a range of pages; then the list, once it is known how many lie before.
   const int each = (endPage - firstPage + u.warps * 32 - 1) / (u.warps * 32) * 32, from = firstPage + u.warp * each, to = min(from + each, endPage);
   int count = 0;

@@ -19,7 +19,7 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
     return;
   }
   const Range<GP> r(p, u, n);
-  for (int i = threadIdx.x; i < GP * BINS; i += blockDim.x) sh.histogram[i / BINS][i % BINS] = 0;
+  clear(sh);
   if (threadIdx.x < HEADS) {
     sh.top[threadIdx.x] = sh.bottom[threadIdx.x] = ordered(-INFINITY);
     sh.reference[threadIdx.x] = ordered(-INFINITY);
@@ -38,13 +38,23 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
   u32 q[D / 8];
   scaled_queries<D>(q, p, u.unit, u.lane);
   __syncthreads();
+  auto ends = [&](int stage) {  // true if that is all that is measured; no rank leaves while others look at its memory
+    if (p.stages != stage) return false;
+    u.sync();
+    return true;
+  };
+  if (ends(1)) return;
   int found = r.pages();
   if (!every) {
     scan_pages<D>(sh, p, u, r, q);
+    if (ends(2)) return;
     found = choose_pages(sh, p, u, r);
   }
+  if (ends(3)) return;
   estimate_logits<D>(sh, p, u, r, q, fresh, every);
+  if (ends(4)) return;
   find_thresholds(sh, p, u);
+  if (ends(5)) return;
   let_next_start();
   list_survivors(sh, p, u, r, found, every);
 }
