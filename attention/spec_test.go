@@ -14,10 +14,10 @@ func TestSpecRoundTrip(t *testing.T) {
 		{"quest:page=16,keep=0.25+int4+top-p:0.95", "quest:page=16,keep=0.25+int4+top-p:0.95"},
 		{"full+int4+top-p:1", "full+int4+top-p:1"},
 		{"full+page-range:bits=2+top-p:0.9,tail=mean,union", "full+page-range:bits=2+top-p:0.9,union,tail=mean"},
-		{"twilight", "quest:keep=0.25,least=4096,shared,bounds=8+block-range+top-p:0.9,union,exact=0.3,tail=mean"},
+		{"twilight", "quest:keep=0.5,shared,bounds=8+block-range+top-p:0.9,union,exact=0.3,tail=mean"},
 		{"twilight-paper+when:min-context=0,dense-layers=0", "quest:keep=0.25+int4+top-p:0.9+when:dense-layers=0,min-context=0"},
 		{"dense+when:min-context=64", "dense+when:min-context=64"},
-		{"twilight+when:min-context=auto", "quest:keep=0.25,least=4096,shared,bounds=8+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:min-context=auto"},
+		{"twilight+when:min-context=auto", "quest:keep=0.5,shared,bounds=8+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:min-context=auto"},
 		{" full+exact+top-k:keep=0.1 ", "full+exact+top-k:keep=0.1"},
 		{"quest+none+none", "quest"},
 	} {
