@@ -87,7 +87,8 @@ func (w *Work) splitHeavy(g int, exact float64) {
 		rest = w.Scratch(len(weights) + PageTokens)
 		rest = rest[:w.Kern.Pack(rest, weights, floor)]
 	}
-	w.Kern.Lanes(heavy, weights, massThreshold(w.Kern, rest, mass, floor))
+	cut, _ := massThreshold(w.Kern, rest, mass, floor)
+	w.Kern.Lanes(heavy, weights, cut)
 	andMasks(heavy, keep)
 	heavy[n-1] = keep[n-1]
 }

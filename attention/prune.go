@@ -83,26 +83,30 @@ func (t topP) Prune(w *Work, g int, logits []float32, keep []uint16) (top, total
 	floor := max(float32((1-t.p)*float64(total)/float64(len(logits)))*0.999, math.SmallestNonzeroFloat32)
 	rest := w.Scratch(len(logits) + PageTokens)
 	rest = rest[:k.Pack(rest, logits, floor)]
+	cut, rest := massThreshold(k, rest, float32(t.p)*total, floor)
+	k.Lanes(keep, logits, cut)
 	w.packed = rest
-	k.Lanes(keep, logits, massThreshold(k, rest, float32(t.p)*total, floor))
 	return top, total
 }
 
 // massThreshold is the largest t such that the elements of w at or above t sum to at least mass; floor if even all of them do not.
-// No element exceeds 1 and none is under floor.
-func massThreshold(k Kernels, w []float32, mass, floor float32) float32 {
+// No element exceeds 1 and none is under floor. What is found too light on the way is dropped from w: it returns the rest, in w's place, if w has room to be packed in.
+func massThreshold(k Kernels, w []float32, mass, floor float32) (t float32, rest []float32) {
 	lo, hi := math.Float32bits(floor), math.Float32bits(1)+1 // w ≥ lo holds the mass, w ≥ hi does not
 	nlo, nhi := len(w), 0
 	if s, _ := k.Above(w, floor); s < mass {
-		return floor
+		return floor, w
 	}
 	for hi-lo > 1 && nlo-nhi > 1 {
 		mid := lo + (hi-lo)/2
 		if s, n := k.Above(w, math.Float32frombits(mid)); s >= mass {
 			lo, nlo = mid, n
+			if n < len(w)/2 && cap(w) >= len(w)+PageTokens {
+				w = w[:k.Pack(w[:len(w)+PageTokens], w, math.Float32frombits(mid))]
+			}
 		} else {
 			hi, nhi = mid, n
 		}
 	}
-	return math.Float32frombits(lo)
+	return math.Float32frombits(lo), w
 }

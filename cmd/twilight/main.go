@@ -36,6 +36,7 @@ type commands struct {
 	Inspect   inspectCommand   `cmd:"" help:"Say what is in a model file and what fits in this machine."`
 	Calibrate calibrateCommand `cmd:"" help:"Learn from a text what some selectors want to know beforehand."`
 	Eval      evalCommand      `cmd:"" help:"Measure what sparse attention costs in quality."`
+	Report    reportCommand    `cmd:"" help:"Draw what evaluations found as a page of HTML."`
 	Bench     benchCommand     `cmd:"" help:"Measure speed."`
 	Version   versionCommand   `cmd:"" help:"Print the version."`
 }
