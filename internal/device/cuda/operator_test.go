@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -33,7 +34,13 @@ func TestMain(m *testing.M) {
 			{Dim: 64, KVHeads: 1, Group: 3, TokenCodes: true}, {Dim: 128, KVHeads: 2, Group: 1, TokenCodes: true},
 			{Dim: 128, KVHeads: 1, Group: 4, TokenCodes: true}, {Dim: 64, KVHeads: 1, Group: 7, TokenCodes: true},
 		}
-		lengths, long = []int32{1, 17, 256, 777}, []int32{2001}
+		lengths, long = []int32{1, 17, 777}, []int32{1501}
+		if flag.Parse(); testing.Short() {
+			shapes = shapes[1:3]
+			for _, name := range []string{"paper_all_pages", "shared_pages", "twilight_per_page"} {
+				delete(modes, name)
+			}
+		}
 	}
 	if err != nil && !emulated {
 		fmt.Fprintln(os.Stderr, err)
@@ -75,6 +82,16 @@ func emulator(t *testing.T) string {
 		t.Skip("no GPU, and no g++ to build the emulator with")
 	}
 	built.Do(func() {
+		// The compiler reads these files, not this process; it looks at them so that go test takes no result from its cache when one has changed.
+		for _, pattern := range []string{"kernels/*.cu*", "testdata/*", "driver/testdata/*"} {
+			files, _ := filepath.Glob(pattern) //nolint:errcheck // the patterns are well formed
+			for _, f := range files {
+				if _, err := os.ReadFile(f); err != nil {
+					built.err = err
+					return
+				}
+			}
+		}
 		dir, err := os.MkdirTemp("", "emulator")
 		if err != nil {
 			built.err = err
@@ -470,6 +487,9 @@ func TestAppend(t *testing.T) {
 func TestGraph(t *testing.T) {
 	d := gpu(t)
 	for name, m := range map[string]Mode{"twilight": Twilight(0.9), "no_dense": {Keep: 0.25, ExactMass: 0.3, Mass: 0.9, DenseBelow: 1}, "dense": {Dense: true}, "short_dense": {Keep: 0.25, ExactMass: 0.9, Mass: 0.9, DenseBelow: 2000}} {
+		if emulated && (name == "no_dense" || name == "dense") {
+			continue // graphs differ in nothing there
+		}
 		withRig(t, d, Shape{Dim: 128, KVHeads: 2, Group: 4}, lengths, 5, func(r *rig) {
 			s, err := r.c.NewStream()
 			r.must(err)
