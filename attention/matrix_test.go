@@ -182,24 +182,29 @@ func requireSame(t failer, what string, got, want []float32) {
 	}
 }
 
+// pairings are specs in which the selector meets every estimator and every pruner; which of the others stands beside takes turns.
+func pairings(s string, est, prun []string, turn *int) (specs []string) {
+	for i := range max(len(est), len(prun)) {
+		*turn++
+		e, p := est[(i+*turn/len(est))%len(est)], prun[i%len(prun)]
+		if len(est) > len(prun) {
+			e, p = est[i%len(est)], prun[(i+*turn/len(prun))%len(prun)]
+		}
+		if e != "" {
+			p = e + "+" + p
+		}
+		specs = append(specs, s+"+"+p)
+	}
+	return specs
+}
+
 func TestMatrix(t *testing.T) {
 	var specs []string
 	sel, est, prun := variants(t, "selector", selectors), append(variants(t, "estimator", estimators), ""), variants(t, "pruner", pruners)
 	turn := 0
 	for _, s := range sel {
 		specs = append(specs, s, "streaming:sink=20,window=300>"+s, s+">quest:keep=0.6+int4+top-p:0.9")
-		// Every selector meets every estimator and every pruner; which of the others stands beside takes turns.
-		for i := range max(len(est), len(prun)) {
-			turn++
-			e, p := est[(i+turn/len(est))%len(est)], prun[i%len(prun)]
-			if len(est) > len(prun) {
-				e, p = est[i%len(est)], prun[(i+turn/len(prun))%len(prun)]
-			}
-			if e != "" {
-				p = e + "+" + p
-			}
-			specs = append(specs, s+"+"+p)
-		}
+		specs = append(specs, pairings(s, est, prun, &turn)...)
 	}
 	all := shapes()
 	batches := make([]func() *batch, len(all))
@@ -399,6 +404,7 @@ func TestNonFinite(t *testing.T) {
 		x.kh[rng.IntN(len(x.kh))] = []uint16{nan16, 0x7c00, 0xfc00}[i%3]
 	}
 	clean := x.queries(rng, 3)
+	est, prun, turn := append(variants(t, "estimator", estimators), ""), variants(t, "pruner", pruners), 0
 	for _, bad := range []float32{0, float32(math.NaN()), float32(math.Inf(1)), 3e38} {
 		q := slices.Clone(clean)
 		q[5] += bad
@@ -408,19 +414,17 @@ func TestNonFinite(t *testing.T) {
 			}
 		}
 		for _, s := range firstVariants(t) {
-			for _, e := range variants(t, "estimator", estimators) {
-				for _, p := range variants(t, "pruner", pruners) {
-					pl := MustNew(s + "+" + e + "+" + p + "+when:dense-layers=0,min-context=0")
-					h, names := x.place(rng, pl.Planes())
-					exec := NewExec(Portable{}, Serial{})
-					m := new(Memory)
-					m.Prepare(pl, Shape{1, 1, 3, 32})
-					runAll(t, exec, []Call{{Pipeline: pl, Head: h, Planes: names, Group: 3, Q: q, Out: make([]float32, 3*32), Memory: m}})
-					w := exec.works[0]
-					for i, keep := range w.keep[:len(w.Pages)*3] {
-						if keep&^w.cand[i] != 0 {
-							t.Fatalf("%s with %v in the query: survivors beside the candidates", pl.Spec(), bad)
-						}
+			for _, spec := range pairings(s, est, prun, &turn) {
+				pl := MustNew(spec + "+when:dense-layers=0,min-context=0")
+				h, names := x.place(rng, pl.Planes())
+				exec := NewExec(Portable{}, Serial{})
+				m := new(Memory)
+				m.Prepare(pl, Shape{1, 1, 3, 32})
+				runAll(t, exec, []Call{{Pipeline: pl, Head: h, Planes: names, Group: 3, Q: q, Out: make([]float32, 3*32), Memory: m}})
+				w := exec.works[0]
+				for i, keep := range w.keep[:len(w.Pages)*3] {
+					if keep&^w.cand[i] != 0 {
+						t.Fatalf("%s with %v in the query: survivors beside the candidates", pl.Spec(), bad)
 					}
 				}
 			}
