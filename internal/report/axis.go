@@ -102,7 +102,7 @@ func (a *axis) steps() {
 	}
 	a.lo, a.hi = first*step, last*step
 	for i := math.Ceil(first - 1e-9); i <= last+1e-9; i++ {
-		a.ticks = append(a.ticks, i*step)
+		a.ticks = append(a.ticks, i*step+0) // not −0
 	}
 }
 
@@ -142,13 +142,17 @@ func fixed(v float64, places int) string {
 	if math.IsNaN(v) || math.Abs(v) > most {
 		return significant(v, 3)
 	}
-	return minus(group(strconv.FormatFloat(v, 'f', places, 64)))
+	s := strconv.FormatFloat(v, 'f', places, 64)
+	if strings.Trim(s, "-0.") == "" {
+		s = strings.TrimPrefix(s, "-")
+	}
+	return minus(group(s))
 }
 
 // signed is fixed with a sign.
 func signed(v float64, places int) string {
 	s := fixed(v, places)
-	if v > 0 {
+	if v > 0 && strings.Trim(s, "0.") != "" {
 		s = "+" + s
 	}
 	return s

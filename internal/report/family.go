@@ -6,12 +6,12 @@ import (
 	"github.com/twilight-go/twilight/attention"
 )
 
-// family is the specs that differ only in how much they keep: one series of a figure. Its colour stands for the selector; families of one selector have different shapes.
+// family is the specs that differ only in how much they keep: one series of a figure. Its colour stands for the innermost selector; families of one selector have different shapes.
 type family struct {
 	name   string // the spec without what varies
 	pruned bool   // a pruner decides how much is kept; drawn full, fixed budgets are drawn hollow
 	bound  bool   // an oracle: it reads everything to find out what to keep, so it bounds others and is on no front
-	colour int    // 0 is that of text, for dense; others are numbered from 1
+	colour int    // 0 is that of text, for dense; the last that of bounds
 	shape  int
 }
 
@@ -57,24 +57,23 @@ func (f *families) of(spec string) (*family, string) {
 		}
 	}
 	chain := strings.Split(fields[0], ">")
-	var names []string
-	for _, part := range chain {
-		name, _, _ := strings.Cut(part, ":")
-		names = append(names, name)
-	}
-	if last := len(chain) - 1; !pruned {
+	last := len(chain) - 1
+	selector, _, _ := strings.Cut(chain[last], ":")
+	if !pruned {
 		chain[last], knob = without(chain[last], selectorKnobs)
 	}
 	fields[0] = strings.Join(chain, ">")
 	name := strings.Join(fields, "+")
 	fam := f.byName[name]
 	if fam == nil {
-		fam = &family{name: name, pruned: pruned, bound: strings.HasPrefix(names[len(names)-1], "oracle-")}
-		if selector := strings.Join(names, ">"); selector != "dense" {
-			if _, ok := f.selectors[selector]; !ok {
-				f.selectors[selector] = 1 + len(f.selectors)%colours
+		fam = &family{name: name, pruned: pruned, bound: strings.HasPrefix(selector, "oracle-")}
+		if selector != "dense" {
+			if _, ok := f.selectors[selector]; !ok && !fam.bound {
+				f.selectors[selector] = 1 + len(f.selectors)%(colours-1)
 			}
-			fam.colour = f.selectors[selector]
+			if fam.colour = f.selectors[selector]; fam.bound {
+				fam.colour = colours
+			}
 			fam.shape = f.members[fam.colour] % shapes
 			f.members[fam.colour]++
 		}

@@ -79,8 +79,8 @@ func (p *panel) heat(room int) (out []heads, leftOut, cells int) {
 // of a large model has thousands of cells.
 func heatMap(title, source, slug string, values [][]float64, widest int, scale axis) Figure {
 	d := newDrawing(title, source)
-	side := min((figureWidth-left-right)/float64(widest), max(9, 330/float64(len(values))), 44)
-	tall := min(side, max(3, 330/float64(len(values))))
+	side := min((figureWidth-left-right)/float64(widest), 48)
+	tall := min(side, 24, max(3, 330/float64(len(values))))
 	top, wide := d.h+4, side*float64(widest)
 	paths := make([]strings.Builder, colourSteps)
 	var list strings.Builder

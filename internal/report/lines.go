@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 
 	"github.com/twilight-go/twilight/internal/eval"
 )
@@ -50,7 +49,7 @@ func (p *panel) byStep() (out []Figure) {
 		var entries []entry
 		count := map[int]int{}
 		for _, l := range lines {
-			dash := fmt.Sprintf("step d%d", count[l.colour]%4)
+			dash := fmt.Sprintf("step d%d", count[l.colour]%6)
 			count[l.colour]++
 			d.putf(`<g class="c%d" data-s="%s">`, l.colour, escape(l.Label))
 			var points []point
@@ -63,6 +62,9 @@ func (p *panel) byStep() (out []Figure) {
 				points = append(points, point{x.at(l.position(p, i)), y.at(v)})
 			}
 			d.polyline(points, dash)
+			if len(points) > 0 {
+				d.putf("%s", mark(l.family, points[0].x, points[0].y, 3))
+			}
 			for i, v := range l.values {
 				if drawable(v, s.log) && len(l.values) <= 128 {
 					at := l.position(p, i)
@@ -70,7 +72,7 @@ func (p *panel) byStep() (out []Figure) {
 				}
 			}
 			d.putf(`</g>`)
-			entries = append(entries, entry{fmt.Sprintf(`<line x1="-14" x2="14" y1="0" y2="0" class="%s"/>`, dash), fmt.Sprintf("c%d", l.colour), l.Label, l.Label})
+			entries = append(entries, entry{fmt.Sprintf(`<line x1="-14" x2="14" y1="0" y2="0" class="%s"/>%s`, dash, mark(l.family, 0, 0, 3)), fmt.Sprintf("c%d", l.colour), l.Label, l.Label})
 		}
 		d.legend(entries)
 		if more > 0 {
@@ -139,7 +141,7 @@ func (p *panel) times() (f Figure, ok bool) {
 		}
 	}
 	title := "Time per token: " + p.title()
-	d := newDrawing(title, p.source())
+	d := newDrawing(title, p.source()+"; "+what+"; in brackets the speed beside dense")
 	const row = 30
 	x := newAxis(append(values, 0), false, 14, figureWidth-70)
 	top, bottom := d.h, d.h+float64(len(bars))*row+4
@@ -147,10 +149,14 @@ func (p *panel) times() (f Figure, ok bool) {
 		d.line(x.at(t), bottom, x.at(t), top, "grid")
 		d.text(x.at(t), bottom+16, "m", significant(t, 3))
 	}
+	if p.dense != nil && p.dense.micros > 0 && p.dense.micros < most {
+		at := x.at(p.dense.micros / 1000)
+		d.line(at, bottom, at, top, "dense")
+	}
 	for i, r := range bars {
 		y := top + float64(i)*row
 		at := x.at(r.micros / 1000)
-		d.text(x.from, y+11, "", cut(r.Label, 78))
+		d.text(x.from, y+11, "halo", cut(r.Label, 78))
 		label := significant(r.micros/1000, 3)
 		if p.dense != nil && r != p.dense && p.dense.micros > 0 {
 			label += fmt.Sprintf(" (%s×)", significant(p.dense.micros/r.micros, 3))
@@ -160,14 +166,10 @@ func (p *panel) times() (f Figure, ok bool) {
 			fill = "full"
 		}
 		d.putf(`<g class="c%d"><rect class="bar %s" x="%s" y="%s" width="%s" height="9"/></g>`, r.colour, fill, px(x.from), px(y+16), px(math.Max(.5, at-x.from)))
-		d.text(at+6, y+25, "", label)
+		d.text(at+6, y+25, "halo", label)
 	}
 	d.line(x.from, bottom, x.from, top, "axis")
-	if p.dense != nil && p.dense.micros > 0 && p.dense.micros < most {
-		at := x.at(p.dense.micros / 1000)
-		d.line(at, bottom, at, top, "dense")
-	}
-	d.text((x.from+x.to)/2, bottom+34, "m n", strings.Join([]string{"milliseconds a token, ", what, "; in brackets the speed of dense"}, ""))
+	d.text((x.from+x.to)/2, bottom+34, "m n", "milliseconds a token")
 	d.h = bottom + 44
 	return d.figure("time", title), true
 }

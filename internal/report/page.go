@@ -73,8 +73,16 @@ func (r tableRow) Inline() template.HTML {
 	return template.HTML(fmt.Sprintf(`<svg class="key c%d" viewBox="-6 -6 12 12">%s</svg>`, r.Result.colour, mark(r.Result.family, 0, 0, 4.2))) //nolint:gosec // holds numbers alone
 }
 
-// Label and Spec are texts from the file.
-func (r tableRow) Label() string { return r.Result.Label }
+// Parts are the label's, between which its line may break.
+func (r tableRow) Parts() []string {
+	label := r.Result.Label
+	var parts []string
+	for at := strings.IndexAny(label, "+,>:"); at >= 0; at = strings.IndexAny(label, "+,>:") {
+		parts = append(parts, label[:at+1])
+		label = label[at+1:]
+	}
+	return append(parts, label)
+}
 
 // Spec is the canonical text of the label.
 func (r tableRow) Spec() string { return r.Result.Spec }

@@ -31,13 +31,13 @@
   };
   document.addEventListener('pointermove', point);
   document.addEventListener('pointerdown', point);
-  // A click on a legend's line fades its series in that figure.
   const save = (name, url) => {
     const a = document.createElement('a');
     a.href = url;
     a.download = name;
     a.click();
   };
+  // A figure as a file of its own, with the colours that it has now.
   const alone = fig => {
     const shown = fig.querySelector('svg'), svg = shown.cloneNode(true), box = shown.viewBox.baseVal;
     const now = getComputedStyle(document.documentElement);
@@ -50,6 +50,7 @@
     return { text: new XMLSerializer().serializeToString(svg), width: box.width, height: box.height };
   };
   document.addEventListener('click', e => {
+    // A click on a line of a legend fades its series in that figure.
     const leg = e.target.closest('.leg');
     if (leg?.dataset.s) {
       const gone = leg.classList.toggle('gone');

@@ -243,16 +243,20 @@ func (p *panel) title() string {
 	case p.task == eval.Average:
 		name = "average over tasks"
 	}
-	return fmt.Sprintf("%s, %s tokens", name, thousands(float64(p.size)))
+	name = fmt.Sprintf("%s, %s tokens", name, thousands(float64(p.size)))
+	if p.kind == eval.KindText {
+		name += fmt.Sprintf(", the last %s scored", thousands(float64(p.scored)))
+	}
+	return name
 }
 
 // source says what the numbers were measured on, for every figure's subtitle.
 func (p *panel) source() string {
 	s := fmt.Sprintf("%s (%s) on %s, version %s", p.model, p.fingerprint, p.device, strings.Join(p.versions, ", "))
-	if p.kind == eval.KindText {
-		return s + fmt.Sprintf(", the last %s tokens scored", thousands(float64(p.scored)))
+	if p.kind == eval.KindSample {
+		s += fmt.Sprintf(", seed %d", p.seed)
 	}
-	return s + fmt.Sprintf(", seed %d", p.seed)
+	return s
 }
 
 // share is the kept part of the context in sight, and bytes the read part of what dense attention reads; 0 where it is not known.

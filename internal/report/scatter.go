@@ -3,6 +3,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -22,7 +23,11 @@ type measure struct {
 // measures are those that a panel's results have.
 func (p *panel) measures() []measure {
 	mass := measure{"True attention mass lost", "mass", "true attention mass lost (lower is better)", -1, true, func(r *result) (float64, *[2]float64, bool) {
-		return 1 - r.Mass, nil, r.Measured && r.Mass > 0 && r.Spec != "dense"
+		lost := 1 - r.Mass
+		if lost < 1e-5 {
+			lost = 0 // rounding
+		}
+		return lost, nil, r.Measured && r.Mass > 0 && r.Spec != "dense"
 	}, share}
 	if p.kind == eval.KindSample {
 		return []measure{{"Score", "score", "score, of 100" + metricOf(p), 1, false, func(r *result) (float64, *[2]float64, bool) {
@@ -30,17 +35,25 @@ func (p *panel) measures() []measure {
 				return 0, nil, false
 			}
 			return 100 * r.Score.Mean, scaled(r.Score.CI95, 100), true
-		}, func(v float64) string { return fixed(v, 1) }}, mass}
+		}, func(v float64) string { return significant(v, 3) }}, mass}
 	}
 	return []measure{
 		{"Perplexity", "ppl", "perplexity (lower is better)", -1, true, func(r *result) (float64, *[2]float64, bool) {
-			return r.Perplexity, exponential(r.NLL), true
+			return r.Perplexity, p.beside(r), true
 		}, func(v float64) string { return significant(v, 4) }},
 		{"KL divergence from dense", "kl", "KL from dense, nats a token (lower is better)", -1, true, func(r *result) (float64, *[2]float64, bool) {
 			return r.KL, divergence(r), r.Spec != "dense"
 		}, func(v float64) string { return significant(v, 3) }},
 		mass,
 	}
+}
+
+// beside is the interval of a perplexity as far as it differs from that of dense: what both have in common, the text, is no uncertainty of the comparison.
+func (p *panel) beside(r *result) *[2]float64 {
+	if r.VsDense == nil || r.VsDense.CI95 == nil || p.dense == nil || r == p.dense {
+		return nil
+	}
+	return &[2]float64{p.dense.Perplexity * math.Exp(r.VsDense.CI95[0]), p.dense.Perplexity * math.Exp(r.VsDense.CI95[1])}
 }
 
 func metricOf(p *panel) string {
@@ -116,7 +129,7 @@ func (p *panel) scatter(m measure, b budget) (f Figure, ok bool) {
 	d.polyline(front, "front")
 	entries := d.series(dots, x, y, m)
 	if len(front) > 1 {
-		entries = append(entries, entry{`<line x1="-14" x2="14" y1="0" y2="0" class="front"/>`, "", "Pareto front, bounds (oracles) left out", ""})
+		entries = append(entries, entry{`<line x1="-10" x2="10" y1="0" y2="0" class="front"/>`, "", "Pareto front, bounds (oracles) left out", ""})
 	}
 	entries = append(entries, entry{`<circle class="hollow" r="4" cx="-7" cy="0"/><circle class="full" r="4" cx="7" cy="0"/>`, "c0", "hollow: fixed budget; full: pruned by weight", ""})
 	d.legend(entries)
@@ -152,9 +165,15 @@ func (p *panel) dots(m measure, b budget) (dots []*dot, xs, ys []float64, hidden
 	slices.SortStableFunc(dots, func(a, b *dot) int {
 		return cmp.Or(cmp.Compare(a.x, b.x), cmp.Compare(float64(m.better)*b.y, float64(m.better)*a.y))
 	})
+	limit := math.Inf(1) // of budgets that can be on the front: dense, which is exact, is no worse than what costs as much
+	if p.dense != nil {
+		if _, _, drawn := m.of(p.dense); !drawn {
+			limit = b.of(p.dense)
+		}
+	}
 	var best *dot
 	for _, o := range dots {
-		if !o.bound && (best == nil || float64(m.better)*(o.y-best.y) > 0) {
+		if !o.bound && o.x < limit && (best == nil || float64(m.better)*(o.y-best.y) > 0) {
 			o.front = true
 			best = o
 		}

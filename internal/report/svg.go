@@ -48,7 +48,7 @@ type drawing struct {
 // newDrawing begins a figure with its title, and below it what was measured on what.
 func newDrawing(title, subtitle string) *drawing {
 	d := &drawing{w: figureWidth, h: 8}
-	for _, s := range wrap(title, 15, figureWidth-24, 3) {
+	for _, s := range wrap(title, 16.5, figureWidth-24, 3) {
 		d.h += 18
 		d.text(12, d.h, "t", s)
 	}
@@ -126,7 +126,7 @@ func mark(f *family, x, y, size float64) string {
 	var shape string
 	switch {
 	case f.colour == 0:
-		shape = fmt.Sprintf("M%s %sh%sM%[1]s %[2]sm%s %sv%[3]s", px(x-s), px(y), px(2*s), px(s), px(-s))
+		shape = fmt.Sprintf("M%s %sH%sM%s %sV%s", px(x-s), px(y), px(x+s), px(x), px(y-s), px(y+s))
 	default:
 		switch f.shape {
 		case 0:
