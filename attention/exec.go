@@ -71,13 +71,14 @@ const (
 	stagePrune
 	stageAttend
 	stageMerge
+	stageAudit
 	stageDense // the dense pass of a measured sparse step
 	stageCompare
 )
 
-// StageNames is what OnStage may name, in the order in which stages run; the last two only where statistics measure.
+// StageNames is what OnStage may name, in the order in which stages run; audit only where a spec asks for it, the last two only where statistics measure.
 var StageNames = [...]string{
-	stageScan: "scan", stageChoose: "choose", stageEstimate: "estimate", stagePrune: "prune", stageAttend: "attend", stageMerge: "merge",
+	stageScan: "scan", stageChoose: "choose", stageEstimate: "estimate", stagePrune: "prune", stageAttend: "attend", stageMerge: "merge", stageAudit: "audit",
 	stageDense: "dense", stageCompare: "compare",
 }
 
@@ -112,6 +113,9 @@ func (x *Exec) Add(c Call) error {
 			return fmt.Errorf("attention: %s: the call brings no memory of its sequence for %s, expected one made ready by Prepare", c.Pipeline.spec, c.Pipeline.chain[i].text)
 		}
 	}
+	if p := c.Pipeline; !c.Exact && p.ensured != "" && c.Memory.find(p.ensured) == nil {
+		return fmt.Errorf("attention: %s: the call brings no memory of its sequence for ensure=, expected one made ready by Prepare", p.spec)
+	}
 	if x.n == len(x.works) {
 		x.works = append(x.works, &Work{})
 	}
@@ -125,6 +129,7 @@ func (w *Work) prepare(c Call, b *binding, k Kernels) {
 	w.call, w.bind, w.Kern, w.Head, w.Group, w.Q = c, b, k, c.Head, c.Group, c.Q
 	w.hasFar, w.link, w.odds, w.bias = false, 0, w.odds[:0], w.bias[:0]
 	w.sparse = !c.Exact && c.Pipeline.Sparse(c.Layer, c.Head.N)
+	w.planAudit()
 	if !w.sparse {
 		w.room(w.partCount(true))
 		return
@@ -181,6 +186,7 @@ func (x *Exec) Run() {
 		x.split(w, 1, 1)
 	}
 	x.flush(stageMerge)
+	x.audit(works)
 	x.measure(works)
 	for _, w := range works {
 		if s := w.call.Stats; s != nil {
@@ -219,6 +225,34 @@ func (w *Work) choose() {
 		return
 	}
 	w.gather()
+}
+
+// audit runs the audits that are due, and does densely the steps whose mass was not enough.
+func (x *Exec) audit(works []*Work) {
+	for _, w := range works {
+		if w.audit.due {
+			x.split(w, 1, 1)
+		}
+	}
+	if len(x.items) == 0 {
+		return
+	}
+	x.flush(stageAudit)
+	for _, s := range [...]stage{stageAttend, stageMerge} {
+		for _, w := range works {
+			if !w.audit.due || !w.audit.failed {
+				continue
+			}
+			n := 1
+			if s == stageAttend {
+				w.sparse, w.hasFar = false, false
+				n = w.partCount(true)
+				w.room(n)
+			}
+			x.split(w, n, 1)
+		}
+		x.flush(s)
+	}
 }
 
 // measure runs the dense pass of sparse calls whose statistics ask for it.
@@ -286,6 +320,8 @@ func (x *Exec) Do(i int) {
 		w.attend(it.lo, !w.sparse)
 	case stageMerge:
 		w.finish()
+	case stageAudit:
+		w.auditStep()
 	case stageDense:
 		w.attend(it.lo, true)
 	case stageCompare:

@@ -13,7 +13,7 @@ func FuzzParse(f *testing.F) {
 		f.Add(p.Spec + "+when:dense-layers=0,min-context=7")
 	}
 	for _, s := range []string{"full+page-range:bits=2+top-p:0.95,union,tail=mean", "quest:16,keep=1e-3,shared+none+top-k:keep=0.5,per-head", "streaming+exact+top-p", "quest:", "++", "full+top-p:,", "dense:x",
-		"full+top-k:k=99999999999999999999", "quest:page=0", "full+top-p:tail=half", "when:1", "full+when:x=1", "full+int4+top-p:p=0x1p-1", " twilight + when:dense-layers=1", "quest:keep=\x00", "none"} {
+		"full+top-k:k=99999999999999999999", "quest:page=0", "full+top-p:tail=half", "when:1", "full+when:x=1", "full+int4+top-p:p=0x1p-1", " twilight + when:dense-layers=1", "quest:keep=\x00", "none", "quest+when:audit=16,ensure=0.85", "quest+when:audit-pages=8", "twilight+when:ensure=1", "full+when:audit=1e3", "dense+when:audit=3,ensure=0x1p-3"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

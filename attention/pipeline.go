@@ -19,6 +19,7 @@ type Pipeline struct {
 	estPlane []int
 	sumPlane int
 	values   []int              // of ValueCodes and ValueScales, in precision by weight
+	ensured  string             // what a sequence's memory keeps the audits' verdicts by; empty: nothing is ensured
 	watch    func(*Observation) // nil but for Watch
 }
 
@@ -31,8 +32,14 @@ type link struct {
 // New makes the pipeline of a spec. Errors name the part and the argument, and list what is known.
 func New(s Spec) (*Pipeline, error) {
 	p := &Pipeline{spec: s, tail: s.Tail}
+	if s.Ensure > 0 && s.Audit == 0 {
+		return nil, fmt.Errorf("attention: %s: ensure=%g needs audit=STEPS, which finds out", s, s.Ensure)
+	}
 	if s.Dense() {
 		return p, nil
+	}
+	if s.Ensure > 0 {
+		p.ensured = "ensure " + s.String()
 	}
 	for _, part := range append(slices.Clone(s.Within), s.Select) {
 		made, err := takeReuse(part, func(p Part) (any, error) { return build(selectors, p) })

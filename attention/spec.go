@@ -15,6 +15,7 @@ import (
 //	quest:keep=0.25+int4+top-p:0.9            the paper's pipeline
 //	streaming:sink=4,window=1020              a selector alone: the method with its fixed budget
 //	full+page-range:bits=2+top-p:0.95,union,tail=mean+when:dense-layers=2,min-context=512
+//	twilight+when:audit=16,ensure=0.85        says what mass was attended to, and goes dense where it is too little
 //	snapkv:keep=0.3>quest+int4+top-p          a selector within what another proposes
 type Spec struct {
 	Within                  []Part // selectors whose proposals bound those of Select, the outermost first
@@ -24,6 +25,9 @@ type Spec struct {
 	Tail                    bool    // what was pruned counts as its estimated mass times the mean value
 	DenseLayers             int     // layers at the start of the model that stay dense
 	MinContext              int     // tokens below which a sequence stays dense; AutoMinContext: whoever runs the pipeline finds out
+	Audit                   int     // every how many steps of a sequence the mass that a head attends to is estimated from pages it did not read; 0: never
+	AuditPages              int     // pages an audit draws; 0: DefaultAuditPages
+	Ensure                  float64 // a KV head whose audited mass may be less than this is dense until its next audit; 0: whatever it is
 }
 
 // Part is one stage: a registered name and its arguments in canonical order.
@@ -67,7 +71,7 @@ func (s Spec) shortest() int {
 
 // Parse reads a spec. A preset's name may stand alone or with +when. Errors say which part is wrong and list what is known.
 func Parse(text string) (Spec, error) {
-	s := Spec{DenseLayers: DefaultDenseLayers, MinContext: DefaultMinContext}
+	s := Spec{DenseLayers: DefaultDenseLayers, MinContext: DefaultMinContext, AuditPages: DefaultAuditPages}
 	fields := strings.Split(text, "+")
 	for i, f := range fields {
 		fields[i] = strings.TrimSpace(f)
@@ -141,7 +145,7 @@ func (s *Spec) place(p Part, i int, stage *int) error {
 	case isSel || isEst || isPrun || p.Name == "none":
 		return fmt.Errorf("%s stands in the wrong place; expected selector+estimator+pruner+when", p.Name)
 	default:
-		return fmt.Errorf("unknown part %q; estimators: %s; pruners: %s; or when:dense-layers=,min-context=", p.Name, strings.Join(names(estimators), ", "), strings.Join(names(pruners), ", "))
+		return fmt.Errorf("unknown part %q; estimators: %s; pruners: %s; or when:dense-layers=,min-context=,audit=,ensure=", p.Name, strings.Join(names(estimators), ", "), strings.Join(names(pruners), ", "))
 	}
 	return nil
 }
@@ -182,6 +186,9 @@ func (s *Spec) when(p Part) error {
 	} else {
 		s.MinContext = a.Int("min-context", s.MinContext, 0, 1<<30, "tokens below which a sequence stays dense, or auto: found out by measurement")
 	}
+	s.Audit = a.Int("audit", s.Audit, 0, 1<<20, "steps between estimates of the mass that a head attends to; 0: none are made")
+	s.AuditPages = a.Int("audit-pages", s.AuditPages, 4, 1<<10, "pages that an estimate is made from")
+	s.Ensure = a.Float("ensure", s.Ensure, 0, 1, "estimated mass under which a KV head is dense until the next estimate")
 	return a.err()
 }
 
@@ -246,6 +253,15 @@ func (s Spec) String() string {
 		when = append(when, Arg{"min-context", "auto"})
 	default:
 		when = append(when, Arg{"min-context", strconv.Itoa(s.MinContext)})
+	}
+	if s.Audit != 0 {
+		when = append(when, Arg{"audit", strconv.Itoa(s.Audit)})
+	}
+	if s.AuditPages != 0 && s.AuditPages != DefaultAuditPages {
+		when = append(when, Arg{"audit-pages", strconv.Itoa(s.AuditPages)})
+	}
+	if s.Ensure > 0 {
+		when = append(when, Arg{"ensure", strconv.FormatFloat(s.Ensure, 'g', -1, 64)})
 	}
 	if when != nil {
 		part(Part{"when", when})

@@ -100,6 +100,7 @@ type Work struct {
 	masks      []uint16  // scratch for threshold searches
 	tmp        []byte    // kernel scratch, TmpBytes for each part of an estimate
 	count      counts
+	audit      audit
 }
 
 type counts struct {

@@ -63,12 +63,12 @@ type Observation struct {
 	Kern                 Kernels
 }
 
-// Memory is what the Stateful selectors of all pipelines remember of one sequence. The zero value is empty. The sequence owns it: it forks, truncates and
+// Memory is what the Stateful selectors of all pipelines remember of one sequence, and what audits said of it. The zero value is empty. The sequence owns it: it forks, truncates and
 // clears it with itself. Two pipelines with the same selector share its memory of a sequence.
 type Memory struct{ kept []memo }
 
 type memo struct {
-	selector string // canonical text
+	selector string // canonical text; of an ensuring pipeline its own name
 	state    State
 }
 
@@ -78,6 +78,9 @@ func (m *Memory) Prepare(p *Pipeline, s Shape) {
 		if st, ok := sel.Selector.(Stateful); ok && m.find(sel.text) == nil {
 			m.kept = append(m.kept, memo{sel.text, st.NewState(s)})
 		}
+	}
+	if p.ensured != "" && m.find(p.ensured) == nil {
+		m.kept = append(m.kept, memo{p.ensured, newVerdicts(s)})
 	}
 }
 

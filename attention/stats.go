@@ -24,6 +24,9 @@ type HeadStats struct {
 	Measured int64   // steps with a measured mass
 	Mass     float64 // Σ true mass of what was attended
 	OutErr   float64 // Σ ‖o − o_dense‖/‖o_dense‖
+	Audited  int64   // steps with an estimated mass (Spec.Audit)
+	Audit    float64 // Σ estimated mass of what sparse attention attended to
+	AuditVar float64 // Σ variance of the estimates
 }
 
 // KVStats is one KV head's sums over sparse steps.
@@ -34,6 +37,8 @@ type KVStats struct {
 	Union     int64 // union of the group's survivors that exact attention reads
 	Body      int64 // and of those that are read by codes of their values
 	Bytes     Bytes
+	Short     int64 // steps made dense because an audit found too little mass (Spec.Ensure); LayerStats.Dense counts them too
+	Audit     AuditStats
 }
 
 // Bytes is what the stages of a step read.
@@ -66,8 +71,14 @@ func (s *Stats) at(layer, kv, group int) *LayerStats {
 func (s *Stats) add(w *Work) {
 	c := &w.call
 	l := s.at(c.Layer, c.KVHead, w.Group)
+	if w.audit.valid {
+		l.audited(w)
+	}
 	if !w.sparse {
 		l.Dense++
+		if w.audit.failed {
+			l.KV[c.KVHead].Short++
+		}
 		return
 	}
 	for g := range w.Group {
@@ -97,17 +108,21 @@ func (s *Stats) add(w *Work) {
 
 // Summary is the means of a Stats over its sparse layers and heads.
 type Summary struct {
-	Steps     int64   // sparse steps, counted per query head
-	Context   float64 // mean tokens in sight
-	Candidate float64 // mean candidates a query head
-	Kept      float64 // mean survivors a query head
-	Union     float64 // mean tokens that exact attention read per KV head
-	Body      float64 // mean tokens read by codes of their values per KV head
-	Pruned    float64 // 1 − Kept/Context
-	Mass      float64 // mean true mass of what was attended, if measured; else 0
-	OutErr    float64 // mean relative output error, if measured
-	BytesStep float64 // mean bytes read per KV head and step by all stages
-	DenseStep float64 // what dense attention would have read
+	Steps      int64   // sparse steps, counted per query head
+	Context    float64 // mean tokens in sight
+	Candidate  float64 // mean candidates a query head
+	Kept       float64 // mean survivors a query head
+	Union      float64 // mean tokens that exact attention read per KV head
+	Body       float64 // mean tokens read by codes of their values per KV head
+	Pruned     float64 // 1 − Kept/Context
+	Mass       float64 // mean true mass of what was attended, if measured; else 0
+	OutErr     float64 // mean relative output error, if measured
+	BytesStep  float64 // mean bytes read per KV head and step by all stages
+	DenseStep  float64 // what dense attention would have read
+	Audits     int64   // audits, counted per KV head
+	Short      int64   // steps made dense by what audits said, counted per KV head
+	AuditMass  float64 // the audits' estimate of Mass, the mean over query heads and steps; see AuditedMass
+	AuditError float64 // half-width of its 95 % interval
 }
 
 // Summary reduces s. dim is the head size, for the dense bytes.
@@ -125,6 +140,7 @@ func (s *Stats) Summary(dim int) Summary {
 			h.OutErr += x.OutErr
 		}
 		for _, x := range l.KV {
+			k.Short += x.Short
 			k.Steps += x.Steps
 			k.N += x.N
 			k.Union += x.Union
@@ -132,13 +148,15 @@ func (s *Stats) Summary(dim int) Summary {
 			k.Bytes.add(x.Bytes)
 		}
 	}
+	mass, half, audits := s.AuditedMass()
 	if h.Steps == 0 {
-		return Summary{}
+		return Summary{Audits: audits, Short: k.Short, AuditMass: mass, AuditError: half}
 	}
 	n, m := float64(h.Steps), float64(max(h.Measured, 1))
 	return Summary{
 		Steps: h.Steps, Context: float64(h.N) / n, Candidate: float64(h.B0) / n, Kept: float64(h.B1) / n, Union: float64(k.Union) / float64(k.Steps), Body: float64(k.Body) / float64(k.Steps),
 		Pruned: 1 - float64(h.B1)/float64(h.N), Mass: h.Mass / m, OutErr: h.OutErr / m,
 		BytesStep: float64(k.Bytes.Total()) / float64(k.Steps), DenseStep: float64(k.N) / float64(k.Steps) * float64(dim) * 4,
+		Audits: audits, Short: k.Short, AuditMass: mass, AuditError: half,
 	}
 }
