@@ -29,7 +29,11 @@ type summary struct {
 	KeptMean    float64 `json:"kept_mean"`    // tokens a head
 	ContextMean float64 `json:"context_mean"` // tokens in sight
 	Pruned      float64 `json:"pruned"`
-	UnionMean   float64 `json:"union_mean"` // tokens read by a KV head
+	UnionMean   float64 `json:"union_mean"`            // tokens read by a KV head
+	Audits      int64   `json:"audits,omitempty"`      // estimates of the attended mass, by KV head; the next two are what they say of the answer
+	AuditMass   float64 `json:"audit_mass,omitempty"`  // mean over heads and steps
+	AuditError  float64 `json:"audit_error,omitempty"` // half-width of its 95 % interval
+	Short       int64   `json:"short_steps,omitempty"` // steps of a KV head made dense for lack of mass
 	KVBytes     int     `json:"kv_bytes"`
 	CodesBytes  int     `json:"codes_bytes"`
 }
@@ -38,7 +42,7 @@ func summarize(r *twilight.Result, model string, m *twilight.Model, spec string,
 	a := r.Attention
 	o := &summary{Text: r.Text, Model: model, Device: m.Device(), Spec: spec, Reason: string(r.Reason), Prompt: r.Prompt, Cached: r.Cached, Generated: len(r.Tokens),
 		PromptTime: r.PromptTime.Seconds(), DecodeTime: r.DecodeTime.Seconds(), Sparse: a.Steps > 0, KeptMean: r.MeanContext, ContextMean: r.MeanContext, UnionMean: r.MeanContext,
-		KVBytes: r.Exact, CodesBytes: r.Planes}
+		Audits: a.Audits, AuditMass: a.AuditMass, AuditError: a.AuditError, Short: a.Short, KVBytes: r.Exact, CodesBytes: r.Planes}
 	if n := r.Prompt - r.Cached; n > 0 && o.PromptTime > 0 {
 		o.PromptRate = float64(n) / o.PromptTime
 	}
@@ -84,7 +88,9 @@ func (s *summary) attention() string {
 	}
 	switch {
 	case s.Sparse:
-		return fmt.Sprintf("%s: kept %.0f tokens a head of %.0f on average, %.1f %% pruned; read %.0f a KV head", name, s.KeptMean, s.ContextMean, 100*s.Pruned, s.UnionMean)
+		return fmt.Sprintf("%s: kept %.0f tokens a head of %.0f on average, %.1f %% pruned; read %.0f a KV head%s", name, s.KeptMean, s.ContextMean, 100*s.Pruned, s.UnionMean, s.audit())
+	case s.Audits > 0:
+		return fmt.Sprintf("%s: kept all of %.0f tokens%s", name, s.ContextMean, s.audit())
 	case p.Dense() || s.Generated < 2:
 		return fmt.Sprintf("%s: kept all of %.0f tokens on average", name, s.ContextMean)
 	}
@@ -92,6 +98,18 @@ func (s *summary) attention() string {
 		return fmt.Sprintf("%s: kept all of %.0f tokens on average, because texts as short are read faster so", name, s.ContextMean)
 	}
 	return fmt.Sprintf("%s: kept all of %.0f tokens on average, because texts under %d stay dense", name, s.ContextMean, p.MinContext)
+}
+
+// audit is what the audits say, empty if there were none.
+func (s *summary) audit() string {
+	if s.Audits == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("; sparse attention held %.3f ± %.3f of the mass, by %d audits", s.AuditMass, s.AuditError, s.Audits)
+	if s.Short > 0 {
+		text += fmt.Sprintf(", and %d steps of a KV head were dense for lack of it", s.Short)
+	}
+	return text
 }
 
 // writeJSON writes v as one line.
