@@ -56,12 +56,6 @@ func (w *Work) bound(g int, scores []float32) {
 	}
 }
 
-// pageMasks is scratch for Choose: a mask a page.
-func (w *Work) pageMasks() []uint16 {
-	w.cand = grow(w.cand, w.Head.Pages()) // nobody's until the candidates are gathered
-	return w.cand
-}
-
 // proposeMasks proposes the set lanes of every page.
 func (w *Work) proposeMasks(g int, masks []uint16) {
 	for p, m := range masks {

@@ -228,18 +228,14 @@ func (w *Work) mask(lo, hi int) {
 	}
 }
 
-// collectOdds gathers the survivors' odds beside their rows.
+// collectOdds gathers the survivors' odds beside their rows; masks are the union of the heads' survivors.
 func (w *Work) collectOdds(masks []uint16) {
 	n := len(w.rows)
 	w.bias = grow(w.bias, w.Group*n)
 	i := 0
 	for j, p := range w.Pages {
-		all := uint16(0)
-		for g := range w.Group {
-			all |= masks[g*len(w.Pages)+j]
-		}
-		for ; all != 0; all &= all - 1 {
-			token := int(p)*PageTokens + bits.TrailingZeros16(all)
+		for m := masks[j]; m != 0; m &= m - 1 {
+			token := int(p)*PageTokens + bits.TrailingZeros16(m)
 			for g := range w.Group {
 				w.bias[g*n+i] = w.odds[g*w.Head.N+token]
 			}

@@ -36,27 +36,10 @@ func (t topK) Prune(w *Work, g int, logits []float32, keep []uint16) (top, total
 	if k = max(k, 1); k >= w.count.b0[g] {
 		w.keepAll(g)
 	} else {
-		keepBest(w, logits, keep, k)
+		bestOf(w.Kern, logits, k, keep)
 	}
 	top = w.Kern.Max(logits)
 	return top, w.Kern.Weigh(logits, top)
-}
-
-// keepBest keeps the k largest logits, of equal ones the earlier tokens.
-func keepBest(w *Work, logits []float32, keep []uint16, k int) {
-	cut, ties := kthLargest(w.Kern, logits, k)
-	for j := range keep {
-		m := uint16(0)
-		for i, x := range logits[j*PageTokens:][:PageTokens] {
-			if x > cut {
-				m |= 1 << i
-			} else if x == cut && ties > 0 {
-				m |= 1 << i
-				ties--
-			}
-		}
-		keep[j] = m
-	}
 }
 
 func (w *Work) keepAll(g int) {

@@ -65,7 +65,21 @@ func loudest(k Kernels, scores []float32, ld, heads, n int, scratch []float32) {
 	}
 }
 
-// bestOf sets the bits of the want largest elements of x, of equal ones the earlier, and clears the others: bit i%PageTokens of masks[i/PageTokens]. NaN is never among them.
+// eachBest calls f with the places of the want largest elements of x, of equal ones the earlier, in order. NaN is never among them.
+func eachBest(k Kernels, x []float32, want int, f func(i int)) {
+	t, ties := kthLargest(k, x, want)
+	for i, v := range x {
+		tied := v == t && ties > 0
+		if tied {
+			ties--
+		}
+		if tied || v > t {
+			f(i)
+		}
+	}
+}
+
+// bestOf is eachBest by vector masks: it sets the bits of those elements and clears the others, bit i%PageTokens of masks[i/PageTokens].
 func bestOf(k Kernels, x []float32, want int, masks []uint16) {
 	t, _ := kthLargest(k, x, want)
 	whole := len(x) / PageTokens

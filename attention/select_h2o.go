@@ -167,16 +167,10 @@ func (s h2o) evict(w *Work, b *h2oBook, n int) {
 	}
 	kept := 0
 	if heavy > 0 {
-		cut, ties := kthLargest(w.Kern, weights, heavy)
-		for i, x := range weights {
-			if tied := x == cut && ties > 0; tied || x > cut {
-				if tied {
-					ties--
-				}
-				b.alive[kept] = b.alive[i]
-				kept++
-			}
-		}
+		eachBest(w.Kern, weights, heavy, func(i int) {
+			b.alive[kept] = b.alive[i]
+			kept++
+		})
 	}
 	b.alive = b.alive[:kept+copy(b.alive[kept:], b.alive[old:])]
 }

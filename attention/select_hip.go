@@ -104,16 +104,9 @@ func keepNodes(k Kernels, from, to []int32, score []float32, want int) (n int) {
 	if len(score) <= want {
 		return len(score)
 	}
-	t, ties := kthLargest(k, score, want)
-	for i, x := range score {
-		tied := x == t && ties > 0
-		if tied {
-			ties--
-		}
-		if tied || x > t {
-			from[n], to[n] = from[i], to[i]
-			n++
-		}
-	}
+	eachBest(k, score, want, func(i int) {
+		from[n], to[n] = from[i], to[i]
+		n++
+	})
 	return n
 }

@@ -62,7 +62,7 @@ func (s oracleP) Choose(w *Work) {
 		return
 	}
 	for g := range w.Group {
-		scores, masks := w.laneScores(g), w.pageMasks()
+		scores, masks := w.laneScores(g), w.maskScratch(w.Head.Pages())
 		w.bound(g, scores)
 		topP{s.p}.Prune(w, g, scores, masks)
 		w.proposeMasks(g, masks)

@@ -121,7 +121,7 @@ func (s snapkv) compress(w *Work, h *snapHead, scratch *[]float32) {
 		}
 	}
 	h.kept = grow(h.kept, n/PageTokens)
-	keepBest(w, pooled, h.kept, max(s.of(h.prompt), seen))
+	bestOf(w.Kern, pooled, max(s.of(h.prompt), seen), h.kept)
 }
 
 // pool sets dst to the largest or the mean of the kernel tokens around each.

@@ -168,16 +168,7 @@ func (w *Work) ProposeBest(g, first int, score []float32, want int) {
 	if want < 1 {
 		return
 	}
-	t, ties := kthLargest(w.Kern, score, want)
-	for i, x := range score {
-		tied := x == t && ties > 0
-		if tied {
-			ties--
-		}
-		if tied || x > t {
-			w.Propose(g, first+i, first+i+1)
-		}
-	}
+	eachBest(w.Kern, score, want, func(i int) { w.Propose(g, first+i, first+i+1) })
 }
 
 // maskScratch is scratch of n masks for Choose, contents undefined.
@@ -226,7 +217,7 @@ func (w *Work) collect(union bool, masks []uint16) {
 	}
 	w.count.union = len(w.rows)
 	if len(w.odds) > 0 {
-		w.collectOdds(masks)
+		w.collectOdds(w.masks)
 	}
 }
 
