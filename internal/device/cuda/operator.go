@@ -12,7 +12,6 @@ import (
 
 	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
-	"github.com/twilight-go/twilight/internal/device/cuda/kernels"
 )
 
 // Shape is the geometry of an operator: one layer's cache and the largest step.
@@ -55,11 +54,9 @@ func Twilight(p float32) Mode {
 // Operator is one layer's cache on a device and the kernels over it. All methods but Close must be called inside Device.Do of its device.
 type Operator struct {
 	Shape
-	dev       *driver.Device
-	module    driver.Module
-	fn        map[string]driver.Function
-	clusters  bool
-	attenders int // blocks of attend that the device holds
+	lib       *library
+	kernel    map[string]string // full names of kernels, by operation
+	attenders int               // blocks of attend that the device holds
 	// SelectThreads is the size of select's thread blocks, 128 or 256; 0: chosen by the number of units.
 	SelectThreads int
 	p             params
@@ -77,8 +74,12 @@ func New(c *driver.Context, dev *driver.Device, s Shape) (*Operator, error) {
 	if float64(s.Blocks)*float64(s.KVHeads)*attention.BlockTokens >= 1<<32 {
 		return nil, fmt.Errorf("cuda: %d blocks of %d KV heads: expected under 2^32 rows", s.Blocks, s.KVHeads)
 	}
-	o := &Operator{Shape: s, dev: dev, fn: map[string]driver.Function{}}
-	if err := o.load(c); err != nil {
+	lib, err := load(c, dev)
+	if err != nil {
+		return nil, err
+	}
+	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}}
+	if err := o.find(c); err != nil {
 		return nil, err
 	}
 	if err := o.alloc(c); err != nil {
@@ -90,48 +91,26 @@ func New(c *driver.Context, dev *driver.Device, s Shape) (*Operator, error) {
 
 func (o *Operator) padded() int { return 1 << bits.Len(uint(o.Group-1)) }
 
-// useHopper is turned off by tests of the portable image.
-var useHopper = true
-
-func (o *Operator) load(c *driver.Context) error {
-	image, err := kernels.Hopper()
-	if err != nil {
-		return err
-	}
-	if o.clusters = useHopper && o.dev.Major == 9 && o.dev.Minor == 0; o.clusters {
-		o.module, err = c.Load(image)
-	}
-	if !o.clusters || err != nil {
-		o.clusters = false
-		if image, err = kernels.Portable(); err != nil {
-			return err
-		}
-		if o.module, err = c.Load(image); err != nil {
-			return err
-		}
-	}
+func (o *Operator) find(c *driver.Context) error {
 	for _, name := range []string{"append", "write", "encode", "sums"} {
-		if o.fn[name], err = c.Function(o.module, fmt.Sprintf("%s_%d", name, o.Dim)); err != nil {
-			return err
-		}
+		o.kernel[name] = fmt.Sprintf("%s_%d", name, o.Dim)
 	}
 	for _, name := range []string{"select", "attend"} {
-		if o.fn[name], err = c.Function(o.module, fmt.Sprintf("%s_%d_%d", name, o.Dim, o.padded())); err != nil {
+		o.kernel[name] = fmt.Sprintf("%s_%d_%d", name, o.Dim, o.padded())
+	}
+	o.kernel["plan"], o.kernel["copy"] = "plan", "copy"
+	for _, name := range o.kernel {
+		if err := o.lib.find(c, name); err != nil {
 			return err
 		}
 	}
-	for _, name := range []string{"plan", "copy"} {
-		if o.fn[name], err = c.Function(o.module, name); err != nil {
+	if o.lib.hopper {
+		if err := c.SetAttr(o.lib.fn[o.kernel["select"]], driver.FuncNonPortableCluster, 1); err != nil {
 			return err
 		}
 	}
-	if o.clusters {
-		if err := c.SetAttr(o.fn["select"], driver.FuncNonPortableCluster, 1); err != nil {
-			return err
-		}
-	}
-	per, err := c.Occupancy(o.fn["attend"], 128, 0)
-	o.attenders = max(per, 1) * o.dev.Multiprocessor
+	per, err := c.Occupancy(o.lib.fn[o.kernel["attend"]], 128, 0)
+	o.attenders = max(per, 1) * o.lib.dev.Multiprocessor
 	return err
 }
 
@@ -148,7 +127,7 @@ func (o *Operator) alloc(c *driver.Context) error {
 	p := &o.p
 	o.stride = maxBlocks
 	*p = params{batch: int32(o.Batch), kvHeads: int32(o.KVHeads), group: int32(o.Group), tableStride: int32(maxBlocks), maxBlocks: int32(maxBlocks),
-		scale: float32(math.Log2E / math.Sqrt(float64(o.Dim))), processors: int32(o.dev.Multiprocessor), attenders: int32(o.attenders), maxItems: int32(items)}
+		scale: float32(math.Log2E / math.Sqrt(float64(o.Dim))), processors: int32(o.lib.dev.Multiprocessor), attenders: int32(o.attenders), maxItems: int32(items)}
 	codes := 0
 	if o.TokenCodes {
 		codes = 1
@@ -194,7 +173,7 @@ func (o *Operator) Free(c *driver.Context) error {
 		}
 	}
 	o.owned = nil
-	if err := c.Unload(o.module); err != nil && first == nil {
+	if err := o.lib.free(c); err != nil && first == nil {
 		first = err
 	}
 	return first
@@ -231,14 +210,7 @@ func (o *Operator) Buffers() (q, out, newK, newV driver.Ptr) {
 }
 
 func (o *Operator) launch(c *driver.Context, p *params, l driver.Launch, name string) error {
-	if p != &o.hold {
-		o.hold = *p
-	}
-	l.Function = o.fn[name]
-	if err := c.Launch(&l, unsafe.Pointer(&o.hold)); err != nil {
-		return fmt.Errorf("cuda: kernel %s: %w", name, err)
-	}
-	return nil
+	return launch(o.lib, c, o.kernel[name], l, p)
 }
 
 // Write queues the copying of a prompt's rows into the cache: count tokens of a sequence from position on, for heads [head,head+heads). Token t of head h is at
@@ -261,7 +233,7 @@ func (o *Operator) Encode(c *driver.Context, s driver.Stream, batch int) error {
 
 // Append queues the adding of one token to each of the first batch sequences, at their lengths minus one.
 func (o *Operator) Append(c *driver.Context, s driver.Stream, batch int) error {
-	return o.launch(c, &o.p, driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: 256, Stream: s, Early: o.clusters}, "append")
+	return o.launch(c, &o.p, driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: 256, Stream: s, Early: true}, "append")
 }
 
 // Select queues the first half of a sparse step alone, or its first stages of Stages, for measuring: Attend runs both halves. The queue of work that it fills must be emptied by
@@ -287,13 +259,13 @@ func (o *Operator) Attend(c *driver.Context, s driver.Stream, first, batch int, 
 	p := &o.hold
 	if m.Dense {
 		units := batch * o.KVHeads
-		if err := o.launch(c, p, driver.Launch{Grid: [3]int{units}, Block: 32, Stream: s, Early: o.clusters}, "plan"); err != nil {
+		if err := o.launch(c, p, driver.Launch{Grid: [3]int{units}, Block: 32, Stream: s, Early: true}, "plan"); err != nil {
 			return err
 		}
 	} else if err := o.selectSurvivors(c, s, m); err != nil {
 		return err
 	}
-	return o.launch(c, p, driver.Launch{Grid: [3]int{o.attenders}, Block: 128, Stream: s, Early: o.clusters}, "attend")
+	return o.launch(c, p, driver.Launch{Grid: [3]int{o.attenders}, Block: 128, Stream: s, Early: true}, "attend")
 }
 
 // prepare sets the launch's parameters to those of sequences [first,first+batch).
@@ -332,8 +304,8 @@ func (o *Operator) crossover(m Mode) int {
 
 // ranks is how many thread blocks share a unit in select: as many as one a multiprocessor, since larger clusters find no room side by side; pairs do, two a multiprocessor.
 func (o *Operator) ranks(batch int) int {
-	n, units, room := 1, batch*o.KVHeads, o.dev.Multiprocessor
-	if !o.clusters || units > room {
+	n, units, room := 1, batch*o.KVHeads, o.lib.dev.Multiprocessor
+	if !o.lib.hopper || units > room {
 		return 1
 	}
 	for n < maxRanks && 2*n*units <= room {
@@ -366,13 +338,13 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 		p.denseBelow = int32(o.crossover(m) / units)
 	}
 	p.quantum = int32(min(max(units*4, 64), 1024))
-	return o.launch(c, p, driver.Launch{Grid: [3]int{units * int(p.ranks)}, Block: o.threads(units), Stream: s, Cluster: int(p.ranks), Early: o.clusters}, "select")
+	return o.launch(c, p, driver.Launch{Grid: [3]int{units * int(p.ranks)}, Block: o.threads(units), Stream: s, Cluster: int(p.ranks), Early: true}, "select")
 }
 
 // Copy queues a plain copy of bytes within the device, the yardstick of what its memory can do.
 func (o *Operator) Copy(c *driver.Context, s driver.Stream, dst, src driver.Ptr, bytes int) error {
 	p := params{out: dst, partial: src, count: int32(bytes / 16)}
-	return o.launch(c, &p, driver.Launch{Grid: [3]int{o.dev.Multiprocessor * 4}, Block: 512, Stream: s}, "copy")
+	return o.launch(c, &p, driver.Launch{Grid: [3]int{o.lib.dev.Multiprocessor * 4}, Block: 512, Stream: s}, "copy")
 }
 
 // HeadStats is what a step attended to, of one query head.

@@ -198,7 +198,10 @@ static inline short nearest(float x) { return (short)std::min(std::max(rintf(x),
 #pragma GCC diagnostic ignored "-Wunknown-pragmas"
 #include "../kernels/twilight.cu"
 
-extern "C" unsigned emulated_params = sizeof(Params);
+// A launch brings a block of parameters as large as any kernel's. The kernel takes a structure by value, which lies at the start of the block.
+struct Block512 { char bytes[512]; };
+static_assert(sizeof(Params) <= sizeof(Block512), "library.go's paramWords");
+extern "C" const unsigned emulated_params = sizeof(Block512);
 
 extern "C" void *emulated_kernel(const char *name) {
   Dl_info self;
@@ -208,9 +211,9 @@ extern "C" void *emulated_kernel(const char *name) {
 
 // emulate runs a launch to its end, a cluster at a time.
 extern "C" void emulate(void *kernel, const unsigned *grid, unsigned threads, unsigned cluster, const void *params) {
-  Params p;
+  Block512 p;
   memcpy(&p, params, sizeof p);
-  std::function<void()> call = [&] { ((void (*)(Params))kernel)(p); };
+  std::function<void()> call = [&] { ((void (*)(Block512))kernel)(p); };
   job = &call;
   gridDim = {grid[0], grid[1], grid[2]}, blockDim = {threads, 1, 1};
   clusterThreads = threads * cluster, blockThreads = threads;

@@ -9,10 +9,10 @@ typedef struct { float *at; float x; int n; } Params;
 typedef struct { unsigned grid[3], block[3], shared; void *stream; void *attrs; unsigned count; } Config;
 typedef struct { unsigned id, pad; unsigned value[16]; } Attr;
 typedef struct { void *kernel; unsigned grid[3], threads, cluster; char params[1024]; } Node;
-typedef struct { int nodes; Node node[64]; } Graph;
+typedef struct { int nodes, room; Node *node; } Graph;
 
 #ifdef EMULATED
-extern unsigned emulated_params;
+extern const unsigned emulated_params;
 void *emulated_kernel(const char *name);
 void emulate(void *kernel, const unsigned *grid, unsigned threads, unsigned cluster, const void *params);
 #else
@@ -92,11 +92,17 @@ static int busy = 1;
 R cuStreamQuery(void *s) { return busy-- > 0 ? 600 : 0; }
 R cuStreamBeginCapture_v2(void *s, int mode) { capturing = 1; open_graph = calloc(1, sizeof(Graph)); return 0; }
 R cuStreamEndCapture(void *s, Graph **g) { capturing = 0; *g = open_graph; return 0; }
-R cuGraphInstantiateWithFlags(Graph **e, Graph *g, unsigned long long f) { *e = malloc(sizeof(Graph)); **e = *g; return 0; }
+R cuGraphInstantiateWithFlags(Graph **e, Graph *g, unsigned long long f) { 
+	*e = malloc(sizeof(Graph));
+	**e = *g;
+	(*e)->node = malloc((g->nodes + 1) * sizeof(Node));
+	memcpy((*e)->node, g->node, g->nodes * sizeof(Node));
+	return 0;
+}
 static void go(Node *n) { emulate(n->kernel, n->grid, n->threads, n->cluster, n->params); }
 R cuGraphLaunch(Graph *g, void *s) { for (int i = 0; i < g->nodes; i++) go(&g->node[i]); return 0; }
-R cuGraphExecDestroy(Graph *g) { free(g); return 0; }
-R cuGraphDestroy(Graph *g) { free(g); return 0; }
+R cuGraphExecDestroy(Graph *g) { free(g->node), free(g); return 0; }
+R cuGraphDestroy(Graph *g) { free(g->node), free(g); return 0; }
 R cuEventCreate(int **e, unsigned f) { *e = calloc(1, sizeof(int)); return 0; }
 R cuEventDestroy_v2(int *e) { free(e); return 0; }
 R cuEventRecord(int *e, void *s) { *e = ++clock_ms; return 0; }
@@ -114,7 +120,7 @@ R cuLaunchKernelEx(const Config *c, void *f, void **params, void **extra) {
 	Node n = {f, {c->grid[0], c->grid[1], c->grid[2]}, c->block[0], attr[20] ? attr[20] : 1};
 	memcpy(n.params, params[0], emulated_params);
 	if (!capturing) { go(&n); return 0; }
-	if (open_graph->nodes == 64) return 1;
+	if (open_graph->nodes == open_graph->room) open_graph->node = realloc(open_graph->node, (open_graph->room = 2 * open_graph->room + 64) * sizeof(Node));
 	open_graph->node[open_graph->nodes++] = n;
 	return 0;
 }
