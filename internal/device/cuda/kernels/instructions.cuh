@@ -61,6 +61,23 @@ __device__ inline void poke(void *shared, int rank, u32 v) {
 #endif
 }
 
+// stream reads words that are read once, past the L1 cache, and in the order in which such reads are written down; zero if there are none.
+template <int N> __device__ inline void stream(u32 (&w)[N], const void *at, bool there) {
+#pragma unroll
+  for (int i = 0; i < N; i++) w[i] = 0;
+  if (!there) return;
+  if constexpr (N == 1) asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(w[0]) : "l"(at));
+  if constexpr (N == 2) asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(w[0]), "=r"(w[1]) : "l"(at));
+  if constexpr (N == 4) asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "l"(at));
+}
+
+// Copies of 16 bytes to shared memory run beside the thread that starts them. They are committed in groups; wait_copies waits until at most N groups are under way.
+__device__ inline void copy_async(void *shared, const void *global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global) : "memory");
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N> __device__ inline void wait_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
 // prefetch brings a line towards the multiprocessors before it is asked for.
 __device__ inline void prefetch(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 

@@ -3,6 +3,7 @@
 #include "cache.cuh"
 #include "select.cuh"
 #include "attend.cuh"
+#include "gemm.cuh"
 
 #ifndef SELECT_THREADS
 #define SELECT_THREADS 256
@@ -31,3 +32,10 @@ KERNEL(512) copy(PARAMS) {
   uint4 *to = (uint4 *)p.out;
   for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < (size_t)p.count; i += (size_t)gridDim.x * blockDim.x) to[i] = from[i];
 }
+
+// Products with weights, by tiles of 8 columns; embedding and the choice of a token.
+#define LINEAR(NT) KERNEL(256, 2) linear_##NT(const __grid_constant__ LinearParams p) { linear_tile<NT>(p); }
+#define GEMM(NT, BLOCKS) KERNEL(128, BLOCKS) gemm_##NT(const __grid_constant__ LinearParams p) { gemm_tiles<NT>(p); }
+LINEAR(1) LINEAR(2) LINEAR(4) GEMM(8, 3) GEMM(16, 2)
+KERNEL(128) embed(const __grid_constant__ EmbedParams p) { embed_row(p); }
+KERNEL(1024) argmax(const __grid_constant__ ArgmaxParams p) { largest_of(p); }

@@ -44,6 +44,9 @@ inline float __low2float(__half2 h) { return h.x; }
 inline float __high2float(__half2 h) { return h.y; }
 inline __half2 __hmul2(__half2 a, __half2 b) { return {(__half)((float)a.x * b.x), (__half)((float)a.y * b.y)}; }
 inline __half2 __hsub2(__half2 a, __half2 b) { return {(__half)((float)a.x - b.x), (__half)((float)a.y - b.y)}; }
+inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) { return {(__half)fmaf(a.x, b.x, c.x), (__half)fmaf(a.y, b.y, c.y)}; }
+inline __half2 __low2half2(__half2 h) { return {h.x, h.x}; }
+inline __half2 __high2half2(__half2 h) { return {h.y, h.y}; }
 inline __half2 __hmax2(__half2 a, __half2 b) { return {a.x < b.x ? b.x : a.x, a.y < b.y ? b.y : a.y}; }
 inline __half2 __hmin2(__half2 a, __half2 b) { return {a.x < b.x ? a.x : b.x, a.y < b.y ? a.y : b.y}; }
 inline __half2 __habs2(__half2 a) { return {a.x < 0 ? -a.x : a.x, a.y < 0 ? -a.y : a.y}; }

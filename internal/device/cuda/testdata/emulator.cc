@@ -43,7 +43,13 @@ struct Block {
   alignas(256) char memory[64 << 10];
 };
 
+struct Copy {  // of 16 bytes, not yet seen to have happened; without a destination the end of a group
+  void *to;
+  const void *from;
+};
+
 struct Fibre {
+  std::vector<Copy> copies;
   ucontext_t start;
   jmp_buf here;
   bool begun = false, done = true;
@@ -191,6 +197,19 @@ static inline void cluster_sync() { wait(clusterBarrier, clusterThreads); }
 static inline u32 *remote(const void *shared, int rank) { return (u32 *)(blocks[rank]->memory + ((const char *)shared - current->block->memory)); }
 static inline u32 peek(const void *shared, int rank) { return *remote(shared, rank); }
 static inline void poke(void *shared, int rank, u32 v) { *remote(shared, rank) = v; }
+template <int N> void stream(u32 (&w)[N], const void *at, bool there) { there ? memcpy(w, at, sizeof w) : memset(w, 0, sizeof w); }
+static inline void copy_async(void *shared, const void *global) { current->copies.push_back({shared, global}); }
+static inline void commit_copies() { current->copies.push_back({}); }
+template <int N> void wait_copies() {  // no copy happens before it must
+  std::vector<Copy> &c = current->copies;
+  long groups = std::count_if(c.begin(), c.end(), [](Copy x) { return !x.to; });
+  size_t i = 0;
+  for (; groups > N; i++) {
+    if (c[i].to) memcpy(c[i].to, c[i].from, 16);
+    else groups--;
+  }
+  c.erase(c.begin(), c.begin() + i);
+}
 static inline void prefetch(const void *) {}
 static inline float power(float octaves) { return exp2f(octaves); }
 static inline short nearest(float x) { return (short)std::min(std::max(rintf(x), -32768.0f), 32767.0f); }
@@ -200,7 +219,7 @@ static inline short nearest(float x) { return (short)std::min(std::max(rintf(x),
 
 // A launch brings a block of parameters as large as any kernel's. The kernel takes a structure by value, which lies at the start of the block.
 struct Block512 { char bytes[512]; };
-static_assert(sizeof(Params) <= sizeof(Block512), "library.go's paramWords");
+static_assert(sizeof(Params) <= sizeof(Block512) && sizeof(LinearParams) <= sizeof(Block512), "library.go's paramWords");
 extern "C" const unsigned emulated_params = sizeof(Block512);
 
 extern "C" void *emulated_kernel(const char *name) {
@@ -236,7 +255,7 @@ extern "C" void emulate(void *kernel, const unsigned *grid, unsigned threads, un
       memset(blocks[r]->memory, 0xcd, sizeof blocks[r]->memory);
       for (unsigned t = 0; t < threads; t++) {
         Fibre *f = fibres[r * threads + t];
-        f->done = false, f->waits = nullptr, f->block = blocks[r], f->thread = t, f->rank = r;
+        f->done = false, f->copies.clear(), f->waits = nullptr, f->block = blocks[r], f->thread = t, f->rank = r;
       }
     }
     for (unsigned left = threads * cluster; left > 0;) {

@@ -1,0 +1,69 @@
+// Products of activations with weights, for many rows of activations: bound by the tensor cores. Four warps own a tile of weights each and 8·NT columns together, whose
+// activations pass through shared memory; each code becomes fp16 once a thread block. The blocks of a cluster share the inputs.
+#pragma once
+#include "linear.cuh"
+
+constexpr int STAGES = 4, GEMM_TILES = 4, JOINED = 8;
+
+template <int NT> union GemmMemory {
+  u32 x[STAGES][NT * 8][UNIT / 2];
+  Sums<JOINED> sums[GEMM_TILES];
+};
+
+// multiply goes through a rank's units.
+template <typename F, int NT> __device__ inline void multiply(const LinearParams &p, GemmMemory<NT> &s, const u8 *tile, bool there, int firstColumn, float (&c)[2][NT][4]) {
+  const int lane = threadIdx.x % 32, rank = p.ranks > 1 ? cluster_rank() : 0;
+  const int from = p.units * rank / p.ranks, to = p.units * (rank + 1) / p.ranks;
+  Fragment<F> f[2];
+#pragma unroll
+  for (int i = 0; i < 2; i++) f[i].load(tile + (size_t)(from + i) * F::BYTES, lane, there && from + i < to);
+  wait_for_previous();
+  const __half *x[NT / 4];
+#pragma unroll
+  for (int i = 0; i < NT / 4; i++) x[i] = p.x + (size_t)min(firstColumn + i * 32 + (int)threadIdx.x / 4, p.columns - 1) * p.units * UNIT + threadIdx.x % 4 * 8;
+  auto fetch = [&](int unit) {
+    if (unit < to) {
+#pragma unroll
+      for (int i = 0; i < NT / 4; i++) copy_async(&s.x[unit % STAGES][i * 32 + threadIdx.x / 4][threadIdx.x % 4 * 4], x[i] + unit * UNIT);
+    }
+    commit_copies();
+  };
+#pragma unroll
+  for (int i = 0; i < STAGES - 1; i++) fetch(from + i);
+  for (int begin = from; begin < to; begin += 2) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const int unit = begin + i;
+      if (unit >= to) break;
+      wait_copies<STAGES - 2>();
+      __syncthreads();
+      fetch(unit + STAGES - 1);
+      u32 a[4][4];
+      f[i].weights(a);
+      f[i].load(tile + (size_t)(unit + 2) * F::BYTES, lane, there && unit + 2 < to);
+#pragma unroll
+      for (int n = 0; n < NT; n++) {
+        u32 b[4];
+        load<4>(b, &s.x[unit % STAGES][n * 8 + lane / 4][lane % 4 * 4]);
+        mma(c[0][n], a[0][0], a[1][0], a[0][1], a[1][1], b[0], b[1]);
+        mma(c[1][n], a[2][0], a[3][0], a[2][1], a[3][1], b[0], b[1]);
+        mma(c[0][n], a[0][2], a[1][2], a[0][3], a[1][3], b[2], b[3]);
+        mma(c[1][n], a[2][2], a[3][2], a[2][3], a[3][3], b[2], b[3]);
+      }
+    }
+  }
+  wait_copies<0>();
+  __syncthreads();
+}
+
+// gemm_tiles computes four tiles' products with a panel of 8·NT columns. Its thread block has 4 warps.
+template <int NT> __device__ inline void gemm_tiles(const LinearParams &p) {
+  let_next_start();
+  SHARED_MEMORY(GemmMemory<NT>, s);
+  const int panel = blockIdx.x / p.ranks % p.panels, group = blockIdx.x / p.ranks / p.panels;
+  const Product &w = product_of(p, group);
+  const int first = (group - w.first) * GEMM_TILES, tile = first + threadIdx.x / 32;
+  float c[2][NT][4] = {};
+  WITH_FORMAT(w.format, F, (multiply<F, NT>(p, s, w.weight + (size_t)tile * p.units * F::BYTES, tile * TILE < w.rows, panel * NT * 8, c)))
+  join<JOINED>(p, w, c, s.sums, GEMM_TILES, first * TILE, panel * NT * 8);
+}

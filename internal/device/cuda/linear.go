@@ -1,0 +1,151 @@
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/twilight-go/twilight/internal/device/cuda/driver"
+)
+
+// halves is activations as products take them: row r of x is scale[r] times its fp16 values.
+type halves struct {
+	values, scale driver.Ptr // [rows][cols] fp16, [rows] float32
+	cols          int
+}
+
+// product is one of several products of the same activations.
+type product struct {
+	w    *weight
+	bias driver.Ptr // float32 [w.rows]; 0: none
+	dst  driver.Ptr // float32 [rows][w.rows]
+}
+
+// maxProducts is how many products a launch takes.
+const maxProducts = 3
+
+// linearParams is LinearParams of kernels/linear.cuh, field by field, and productParams its Product.
+type linearParams struct {
+	x, scale                                driver.Ptr
+	product                                 [maxProducts]productParams
+	products, columns, units, ranks, panels int32
+	_                                       int32
+}
+
+type productParams struct {
+	weight, bias, dst      driver.Ptr
+	rows, format, first, _ int32
+}
+
+type embedParams struct {
+	dst, weight, ids driver.Ptr
+	units, format    int32
+	scale            float32
+	_                int32
+}
+
+type argmaxParams struct {
+	dst, src       driver.Ptr
+	columns, ranks int32
+}
+
+// findLinear looks the kernels of this file up.
+func (l *library) findLinear(c *driver.Context) error {
+	return l.find(c, "linear_1", "linear_2", "linear_4", "gemm_8", "gemm_16", "embed", "argmax")
+}
+
+const (
+	linearRows = 32 // most rows of activations that the kernels for few rows take
+	gemmTiles  = 4  // tiles of a thread block of the kernels for many
+	maxCluster = 8  // thread blocks that any Hopper device can run as a cluster
+)
+
+// plan is how a launch runs.
+type plan struct {
+	kernel                 string
+	across, ranks, threads int // tiles of a thread block, thread blocks of a cluster, threads of a thread block
+	panels                 int // groups of rows of activations
+}
+
+// linear queues the products of rows of x with one to three weights, in one launch. It allocates nothing and can be captured.
+func (l *library) linear(c *driver.Context, s driver.Stream, x halves, rows int, out []product) error {
+	if len(out) < 1 || len(out) > maxProducts || rows < 1 {
+		return fmt.Errorf("cuda: %d products of %d rows: expected 1 to %d of at least one row", len(out), rows, maxProducts)
+	}
+	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols)}
+	tiles, blocks := 0, 0
+	for _, o := range out {
+		if o.w.cols != x.cols {
+			return fmt.Errorf("cuda: product of %d columns with %s, which has %d", x.cols, o.w.name, o.w.cols)
+		}
+		tiles += o.w.tiles()
+		blocks += (o.w.tiles() + gemmTiles - 1) / gemmTiles
+	}
+	var n plan
+	if rows <= linearRows {
+		n = l.planLinear(rows, tiles, int(p.units))
+	} else {
+		n = l.planGemm(rows, blocks, int(p.units))
+	}
+	p.ranks, p.panels = int32(n.ranks), int32(n.panels)
+	groups := 0
+	for i, o := range out {
+		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups)}
+		groups += (o.w.tiles() + n.across - 1) / n.across
+	}
+	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{groups * n.panels * n.ranks}, Block: n.threads, Cluster: n.ranks, Stream: s, Early: true}, &p)
+}
+
+// planLinear shares a tile's units among so many warps that small matrices too keep every multiprocessor reading, and that a warp still has some units to read.
+// It does not depend on the number of rows, and so neither does the order of additions.
+func (l *library) planLinear(rows, tiles, units int) plan {
+	n := plan{kernel: "linear_1", across: 1, ranks: 1, threads: 256, panels: 1}
+	switch {
+	case rows > 16:
+		n.kernel = "linear_4"
+	case rows > 8:
+		n.kernel = "linear_2"
+	}
+	for l.hopper && n.ranks < maxCluster && 2*tiles*n.ranks <= 3*l.dev.Multiprocessor/2 && units >= 2*n.ranks*8*3 {
+		n.ranks *= 2
+	}
+	if tiles >= 8*l.dev.Multiprocessor && units < 64 {
+		n.threads = 128
+	}
+	return n
+}
+
+// planGemm chooses the panel and the cluster by what the busiest multiprocessor does: products, and the joining of sums.
+func (l *library) planGemm(rows, blocks, units int) plan {
+	best, least := plan{}, 0
+	for _, tiles := range []int{16, 8} {
+		panels := (rows + tiles*8 - 1) / (tiles * 8)
+		for ranks := 1; ranks <= maxCluster && ranks <= units && (ranks == 1 || l.hopper); ranks *= 2 {
+			turns := (blocks*panels*ranks + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
+			cost := (units+ranks-1)/ranks*(tiles*4+16) + tiles*8 + 100
+			if ranks > 1 {
+				cost += tiles*8 + 50
+			}
+			if cost *= turns; least == 0 || cost < least {
+				best, least = plan{across: gemmTiles, ranks: ranks, threads: 128, panels: panels, kernel: "gemm_16"}, cost
+				if tiles == 8 {
+					best.kernel = "gemm_8"
+				}
+			}
+		}
+	}
+	return best
+}
+
+// embed queues the decoding of rows of w: row i of dst, float32 [rows][w.cols], becomes row ids[i], times scale. The ids are int32.
+func (l *library) embed(c *driver.Context, s driver.Stream, dst driver.Ptr, w *weight, ids driver.Ptr, rows int, scale float32) error {
+	p := embedParams{dst: dst, weight: w.data, ids: ids, units: int32(w.cols / unitCols), format: int32(w.layout), scale: scale}
+	return launch(l, c, "embed", driver.Launch{Grid: [3]int{rows}, Block: 128, Stream: s, Early: true}, &p)
+}
+
+// argmax queues the search for the first of the largest of each row of src, float32 [rows][cols]; dst is int32 [rows].
+func (l *library) argmax(c *driver.Context, s driver.Stream, dst, src driver.Ptr, rows, cols int) error {
+	p := argmaxParams{dst: dst, src: src, columns: int32(cols), ranks: 1}
+	if l.hopper && cols >= 8192 {
+		p.ranks = maxCluster
+	}
+	return launch(l, c, "argmax", driver.Launch{Grid: [3]int{rows * int(p.ranks)}, Block: 1024, Cluster: int(p.ranks), Stream: s, Early: true}, &p)
+}
