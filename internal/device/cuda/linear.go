@@ -70,28 +70,34 @@ func (l *library) linear(c *driver.Context, s driver.Stream, x halves, rows int,
 	if len(out) < 1 || len(out) > maxProducts || rows < 1 {
 		return fmt.Errorf("cuda: %d products of %d rows: expected 1 to %d of at least one row", len(out), rows, maxProducts)
 	}
-	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols)}
-	tiles, blocks := 0, 0
+	tiles, groups := 0, 0
 	for _, o := range out {
 		if o.w.cols != x.cols {
 			return fmt.Errorf("cuda: product of %d columns with %s, which has %d", x.cols, o.w.name, o.w.cols)
 		}
 		tiles += o.w.tiles()
-		blocks += (o.w.tiles() + gemmTiles - 1) / gemmTiles
+		groups += (o.w.tiles() + gemmTiles - 1) / gemmTiles
 	}
-	var n plan
-	if rows <= linearRows {
-		n = l.planLinear(rows, tiles, int(p.units))
-	} else {
-		n = l.planGemm(rows, blocks, int(p.units))
-	}
-	p.ranks, p.panels = int32(n.ranks), int32(n.panels)
+	return l.runLinear(c, s, l.plan(rows, tiles, groups, x.cols/unitCols), x, rows, out)
+}
+
+// runLinear queues the products as planned.
+func (l *library) runLinear(c *driver.Context, s driver.Stream, n plan, x halves, rows int, out []product) error {
+	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), ranks: int32(n.ranks), panels: int32(n.panels)}
 	groups := 0
 	for i, o := range out {
 		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups)}
 		groups += (o.w.tiles() + n.across - 1) / n.across
 	}
 	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{groups * n.panels * n.ranks}, Block: n.threads, Cluster: n.ranks, Stream: s, Early: true}, &p)
+}
+
+// plan decides how products of so many rows run, given the tiles of all their weights, the groups of gemmTiles that these make, and the units of a tile.
+func (l *library) plan(rows, tiles, groups, units int) plan {
+	if rows <= linearRows {
+		return l.planLinear(rows, tiles, units)
+	}
+	return l.planGemm(rows, groups, units)
 }
 
 // planLinear shares a tile's units among so many warps that small matrices too keep every multiprocessor reading, and that a warp still has some units to read.
@@ -114,25 +120,31 @@ func (l *library) planLinear(rows, tiles, units int) plan {
 }
 
 // planGemm chooses the panel and the cluster by what the busiest multiprocessor does: products, and the joining of sums.
-func (l *library) planGemm(rows, blocks, units int) plan {
+func (l *library) planGemm(rows, groups, units int) plan {
 	best, least := plan{}, 0
 	for _, tiles := range []int{16, 8} {
-		panels := (rows + tiles*8 - 1) / (tiles * 8)
 		for ranks := 1; ranks <= maxCluster && ranks <= units && (ranks == 1 || l.hopper); ranks *= 2 {
-			turns := (blocks*panels*ranks + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
+			n := gemmPlan(rows, tiles, ranks)
+			turns := (groups*n.panels*ranks + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
 			cost := (units+ranks-1)/ranks*(tiles*4+16) + tiles*8 + 100
 			if ranks > 1 {
 				cost += tiles*8 + 50
 			}
 			if cost *= turns; least == 0 || cost < least {
-				best, least = plan{across: gemmTiles, ranks: ranks, threads: 128, panels: panels, kernel: "gemm_16"}, cost
-				if tiles == 8 {
-					best.kernel = "gemm_8"
-				}
+				best, least = n, cost
 			}
 		}
 	}
 	return best
+}
+
+// gemmPlan is a launch of the kernels for many rows, with 8 or 16 tiles of 8 rows in a panel.
+func gemmPlan(rows, tiles, ranks int) plan {
+	n := plan{kernel: "gemm_8", across: gemmTiles, ranks: ranks, threads: 32 * gemmTiles, panels: (rows + tiles*8 - 1) / (tiles * 8)}
+	if tiles == 16 {
+		n.kernel = "gemm_16"
+	}
+	return n
 }
 
 // embed queues the decoding of rows of w: row i of dst, float32 [rows][w.cols], becomes row ids[i], times scale. The ids are int32.

@@ -140,6 +140,11 @@ func hold(t *testing.T, what string, got []float32, w []float32, x []float64, bi
 
 // products runs several products of one x in a launch and holds them against float64.
 func (b *bank) products(rng *rand.Rand, rows, cols int, outputs []int, types []tensor.Type) error {
+	return b.run(rng, rows, cols, outputs, types, func(x halves, out []product) error { return b.l.linear(b.c, 0, x, rows, out) })
+}
+
+// run does so by a launch of the caller's.
+func (b *bank) run(rng *rand.Rand, rows, cols int, outputs []int, types []tensor.Type, linear func(halves, []product) error) error {
 	const guard = 0x7fc0dead
 	x, want := b.activations(rng, rows, cols)
 	var out []product
@@ -161,7 +166,7 @@ func (b *bank) products(rng *rand.Rand, rows, cols int, outputs []int, types []t
 		o.dst = put(b, dst)
 		out, values, biases = append(out, o), append(values, v), append(biases, bias)
 	}
-	if err := errors.Join(b.l.linear(b.c, 0, x, rows, out), b.c.Synchronize()); err != nil {
+	if err := errors.Join(linear(x, out), b.c.Synchronize()); err != nil {
 		return err
 	}
 	for i, o := range out {
@@ -219,6 +224,32 @@ func TestLinearDeep(t *testing.T) {
 		for _, rows := range []int{2, 30, 70} {
 			for _, typ := range []tensor.Type{tensor.Q6_K, tensor.Q4_K, tensor.F16} {
 				if err := b.products(rng, rows, 3072, []int{40}, []tensor.Type{typ}); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// TestLinearPlans runs all kernels with all sizes of clusters, whatever would be chosen; with ranks that have no units, too.
+func TestLinearPlans(t *testing.T) {
+	withLibrary(t, func(b *bank) error {
+		rng := rand.New(rand.NewPCG(17, 18))
+		for ranks := 1; ranks <= maxCluster; ranks *= 2 {
+			if !b.l.hopper && ranks > 1 {
+				break
+			}
+			const rows, units = 20, 13
+			few := b.l.planLinear(rows, 1, units)
+			few.ranks = ranks
+			plans := []plan{few, gemmPlan(rows, 8, ranks), gemmPlan(rows, 16, ranks)}
+			few.threads = 96
+			for _, n := range append(plans, few) {
+				err := b.run(rng, rows, units*unitCols, []int{33, 130}, []tensor.Type{tensor.Q8_0, tensor.Q4_0}, func(x halves, out []product) error {
+					return b.l.runLinear(b.c, 0, n, x, rows, out)
+				})
+				if err != nil {
 					return err
 				}
 			}
