@@ -136,6 +136,15 @@ func (r *Rope) Table(n int) []float32 {
 	return r.table
 }
 
+// Plan is what a step is about to do, told before its operations.
+type Plan struct {
+	Tokens   []int32 // by row: what Embed is called with
+	Pos      []int32 // by row: what Rope is called with
+	Segments []Segment
+	Logits   []int32 // what Pick is called with
+	Cache    Cache
+}
+
 // Device runs the operations of a step, in order. Dimensions are checked when a model is loaded; an operation with tensors that do not fit is a bug and may panic.
 // Not safe for concurrent use, except for Weight during loading.
 type Device interface {
@@ -149,6 +158,9 @@ type Device interface {
 	// Cache makes a key-value cache.
 	Cache(s kvcache.Shape, blocks int, planes []attention.Plane) (Cache, error)
 
+	// Step runs a step: ops calls the operations below, all but Read, which comes after. A device may record them and, when a step of the same form comes again,
+	// repeat them on the new plan without calling ops. An error of a device that finds out late what failed is returned here, and the device can go on.
+	Step(p *Plan, ops func() error) error
 	// Embed sets row i of dst to row ids[i] of w, times scale.
 	Embed(dst Tensor, w Weight, ids []int32, scale float32)
 	// Norm sets dst to src normalised by its root mean square over each run of len(weight) channels, times weight. dst may be src.

@@ -55,7 +55,8 @@ func New(m *model.Model, c Config) (*Engine, error) {
 		}
 	}
 	blocks := (c.Context+attention.BlockTokens-1)/attention.BlockTokens*max(c.Sequences, 1) + c.Spare
-	cache, err := m.Device().Cache(kvcache.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Dim: m.HeadDim, Exact: m.Sliding}, blocks, planes)
+	cache, err := m.Device().Cache(kvcache.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Dim: m.HeadDim, Exact: m.Sliding,
+		Group: m.Group(), Sequences: max(c.Sequences, 1), Tokens: c.Context}, blocks, planes)
 	if err != nil {
 		return nil, fmt.Errorf("engine: a cache for %d tokens: %w", blocks*attention.BlockTokens, err)
 	}

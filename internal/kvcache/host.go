@@ -13,6 +13,9 @@ type Shape struct {
 	Layers, KVHeads, Dim int
 	// Exact lists, by layer, whether the layer is never sparse (a sliding-window layer): it then keeps no planes. Nil: all keep them.
 	Exact []bool
+	// What is to be expected, for devices that take memory for the largest step beforehand: query heads a KV head, sequences that decode together, tokens of the
+	// longest. A cache in host memory needs none of it.
+	Group, Sequences, Tokens int
 }
 
 // Host is a cache in this machine's memory, outside the Go heap: for each layer and KV head one slab of fp16 keys, one of values and one per plane, all indexed by block.

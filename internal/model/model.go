@@ -17,8 +17,12 @@ type Model struct {
 	head   []device.Linear
 	act    activations
 	pos    []int32
-	call   device.Attention // reused, so that a step allocates nothing
 	logits []float32
+	// of the step in flight; fields, so that it allocates nothing
+	step *Step
+	plan device.Plan
+	ops  func() error
+	call device.Attention
 }
 
 // activations is the scratch of a step, shared by all layers.
@@ -49,6 +53,7 @@ func Load(s Source, dev device.Device, opt Options) (*Model, error) {
 	}
 	opt.MaxLogits = min(opt.MaxLogits, opt.MaxRows)
 	m := &Model{Hyper: *h, dev: dev, fp: s.Fingerprint()}
+	m.ops = m.run
 	if err := m.alloc(opt); err != nil {
 		return nil, err
 	}
@@ -127,16 +132,32 @@ func (m *Model) Forward(s *Step) ([]float32, error) {
 			m.pos[seg.Row+i] = int32(seg.Pos + i)
 		}
 	}
+	m.step, m.plan = s, device.Plan{Tokens: s.Tokens, Pos: m.pos[:n], Segments: s.Segments, Logits: s.Logits, Cache: s.Cache}
+	if err := m.dev.Step(&m.plan, m.ops); err != nil || len(s.Logits) == 0 {
+		return nil, err
+	}
+	if need := len(s.Logits) * m.Vocab; cap(m.logits) < need {
+		m.logits = make([]float32, need)
+	}
+	m.logits = m.logits[:len(s.Logits)*m.Vocab]
+	m.dev.Read(m.logits, m.act.logits.Top(len(s.Logits)))
+	return m.logits, nil
+}
+
+// run is the operations of the step.
+func (m *Model) run() error {
+	s := m.step
+	n := len(s.Tokens)
 	d, x := m.dev, m.act.x.Top(n)
 	d.Embed(x, m.embed, s.Tokens, m.EmbedScale)
 	for i := range m.layers {
 		att, err := m.attention(i, x, s)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if i == len(m.layers)-1 {
 			if len(s.Logits) == 0 {
-				return nil, nil
+				return nil
 			}
 			if len(s.Logits) < n { // nothing after this attention mixes rows
 				x2, att2 := m.act.x2.Top(len(s.Logits)), m.act.att2.Top(len(s.Logits))
@@ -150,12 +171,7 @@ func (m *Model) Forward(s *Step) ([]float32, error) {
 	h := m.act.h.Top(x.Rows)
 	d.Norm(h, x, m.norm, m.Eps)
 	d.Linear(h, m.head)
-	if need := x.Rows * m.Vocab; cap(m.logits) < need {
-		m.logits = make([]float32, need)
-	}
-	m.logits = m.logits[:x.Rows*m.Vocab]
-	d.Read(m.logits, m.act.logits.Top(x.Rows))
-	return m.logits, nil
+	return nil
 }
 
 // attention runs the first half of layer i up to the heads' outputs.

@@ -130,5 +130,8 @@ type rangesTask struct {
 
 func (t rangesTask) Do(i int) { t.f(t.n*i/t.parts, t.n*(i+1)/t.parts) }
 
+// Step implements device.Device.
+func (*Device) Step(_ *device.Plan, ops func() error) error { return ops() }
+
 // Read implements device.Device.
 func (*Device) Read(dst []float32, src device.Tensor) { copy(dst, src.Data) }

@@ -5,6 +5,7 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/bits"
@@ -14,9 +15,9 @@ import (
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
 
-// Shape is the geometry of an operator: one layer's cache and the largest step.
+// Shape is the geometry of an operator: the cache and the largest step.
 type Shape struct {
-	Dim     int // channels of a head: 64 or 128
+	Dim     int // channels of a head: 64, 128 or 256
 	KVHeads int
 	Group   int // query heads that share a KV head: 1 to 8
 	Batch   int // sequences of the largest step
@@ -24,13 +25,17 @@ type Shape struct {
 	Tokens  int // of the longest sequence
 	// TokenCodes keeps the paper's INT4 keys as well, which Mode.TokenCodes reads.
 	TokenCodes bool
+	Layers     int    // 0: 1
+	Plain      []bool // by layer, whether it is never sparse and keeps no codes; nil: none is
+	// Offload keeps exact keys and values in pinned host memory, where the kernels read what they need of them.
+	Offload bool
 }
 
 // Mode is a pipeline as the operator runs it.
 type Mode struct {
 	Dense  bool    // read everything; nothing else counts
 	Keep   float32 // share of the pages that are candidates, per query head or, if Shared, per group
-	Pages  int     // or this many pages, if not 0
+	Pages  int     // but at least this many
 	Shared bool    // one page list for the group, by the head to which a page matters most
 	// Mass is the share of the candidates' estimated mass that survives, and ExactMass of that what is read exactly; the other survivors count with their estimated logit
 	// and a 4-bit value. Equal: all is read exactly.
@@ -38,7 +43,8 @@ type Mode struct {
 	PerHead         bool // each head attends to its own survivors only, not to the group's; needs ExactMass = Mass
 	TokenCodes      bool // estimate from codes between a token's extremes (the paper's INT4) instead of a channel's over the block
 	Tail            bool // what was pruned counts as its estimated mass times the mean value
-	DenseBelow      int  // shorter sequences are read whole; 0: those for which that is faster
+	DenseBelow      int  // shorter sequences are read whole; 0: those for which that is faster, and
+	MinContext      int  // those that are shorter than this
 }
 
 // Paper is the pipeline of the Twilight paper (arXiv 2502.02770): pages per head, INT4 keys, top-p, exact attention per head.
@@ -51,7 +57,7 @@ func Twilight(p float32) Mode {
 	return Mode{Keep: 0.25, Shared: true, ExactMass: 0.3, Mass: p, Tail: true}
 }
 
-// Operator is one layer's cache on a device and the kernels over it. All methods but Close must be called inside Device.Do of its device.
+// Operator is a cache on a device and the kernels over it, a layer at a time. All methods but Close must be called inside Device.Do of its device.
 type Operator struct {
 	Shape
 	lib       *library
@@ -61,30 +67,48 @@ type Operator struct {
 	SelectThreads int
 	p             params
 	stride        int
+	layers        []slabs
 	owned         []driver.Ptr
+	pinned        [][]byte
 	hold          params // the launch's copy: on the heap, and not allocated anew
 }
 
 // New allocates an operator's cache and scratch. Tables and lengths are set by SetSequences.
 func New(c *driver.Context, dev *driver.Device, s Shape) (*Operator, error) {
-	if s.Dim != 64 && s.Dim != 128 || s.Group < 1 || s.Group > maxGroup || s.KVHeads < 1 || s.Batch < 1 || s.Blocks < 1 || s.Tokens < 1 || s.Tokens >= 1<<24 {
-		return nil, fmt.Errorf("cuda: attention of %d sequences, %d KV heads, groups of %d, %d channels, %d tokens: expected 64 or 128 channels, groups of at most %d, under 2^24 tokens",
-			s.Batch, s.KVHeads, s.Group, s.Dim, s.Tokens, maxGroup)
-	}
-	if float64(s.Blocks)*float64(s.KVHeads)*attention.BlockTokens >= 1<<32 {
-		return nil, fmt.Errorf("cuda: %d blocks of %d KV heads: expected under 2^32 rows", s.Blocks, s.KVHeads)
+	if err := s.check(); err != nil {
+		return nil, err
 	}
 	lib, err := load(c, dev)
 	if err != nil {
 		return nil, err
 	}
+	o, err := newOperator(c, lib, s)
+	if err != nil {
+		return nil, errors.Join(err, lib.free(c))
+	}
+	return o, nil
+}
+
+// check holds a shape against what the kernels take.
+func (s *Shape) check() error {
+	if s.Dim != 64 && s.Dim != 128 && s.Dim != 256 || s.Group < 1 || s.Group > maxGroup || s.KVHeads < 1 || s.Batch < 1 || s.Blocks < 1 || s.Tokens < 1 || s.Tokens >= 1<<24 {
+		return fmt.Errorf("cuda: attention of %d sequences, %d KV heads, groups of %d, %d channels, %d tokens: expected 64, 128 or 256 channels, groups of at most %d, under 2^24 tokens",
+			s.Batch, s.KVHeads, s.Group, s.Dim, s.Tokens, maxGroup)
+	}
+	if float64(s.Blocks)*float64(s.KVHeads)*attention.BlockTokens >= 1<<32 {
+		return fmt.Errorf("cuda: %d blocks of %d KV heads: expected under 2^32 rows", s.Blocks, s.KVHeads)
+	}
+	return nil
+}
+
+// newOperator is New with kernels that are loaded already.
+func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
 	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}}
 	if err := o.find(c); err != nil {
 		return nil, err
 	}
 	if err := o.alloc(c); err != nil {
-		o.Free(c) //nolint:errcheck // the first error says more
-		return nil, err
+		return nil, errors.Join(err, o.freeMemory(c))
 	}
 	return o, nil
 }
@@ -121,37 +145,22 @@ func maxParts(units int) int { return min(max(maxItems/units, 4), 128) }
 const maxItems = 8192
 
 func (o *Operator) alloc(c *driver.Context) error {
-	units, bh := o.Batch*o.KVHeads, o.Blocks*o.KVHeads
-	rows, maxBlocks := bh*attention.BlockTokens, (o.Tokens+attention.BlockTokens-1)/attention.BlockTokens
+	units, maxBlocks := o.Batch*o.KVHeads, (o.Tokens+attention.BlockTokens-1)/attention.BlockTokens
 	cap, items, queries := maxBlocks*attention.BlockTokens, max(maxItems, 4*units), units*o.Group*o.Dim*2
 	p := &o.p
 	o.stride = maxBlocks
 	*p = params{batch: int32(o.Batch), kvHeads: int32(o.KVHeads), group: int32(o.Group), tableStride: int32(maxBlocks), maxBlocks: int32(maxBlocks),
 		scale: float32(math.Log2E / math.Sqrt(float64(o.Dim))), processors: int32(o.lib.dev.Multiprocessor), attenders: int32(o.attenders), maxItems: int32(items)}
-	codes := 0
-	if o.TokenCodes {
-		codes = 1
+	if err := o.allocLayers(c); err != nil {
+		return err
 	}
-	for _, a := range []struct {
-		at    *driver.Ptr
-		bytes int
-	}{
-		{&p.k, rows * o.Dim * 2}, {&p.v, rows * o.Dim * 2}, {&p.ranges, bh * o.Dim * 4}, {&p.bounds, bh * attention.BlockPages * o.Dim},
-		{&p.keyCodes, rows * o.Dim / 2}, {&p.valueCodes, rows * o.Dim / 2}, {&p.valueScale, rows * o.Dim / 8}, {&p.valueSum, bh * o.Dim * 4},
-		{&p.tokenCodes, codes * rows * o.Dim / 2}, {&p.tokenScale, codes * rows * 4}, {&p.table, o.Batch * maxBlocks * 4}, {&p.lens, o.Batch * 4},
+	err := o.take(c, []need{{&p.table, o.Batch * maxBlocks * 4}, {&p.lens, o.Batch * 4},
 		{&p.q, queries}, {&p.out, queries}, {&p.bases, units * maxBlocks * maxGroup * 8}, {&p.scores, units * o.padded() * maxBlocks * attention.BlockPages * 4},
-		{&p.pages, units * maxBlocks * attention.BlockPages}, {&p.logits, units * cap * o.padded() * 2}, {&p.list, units * cap * 4}, {&p.counts, units * maxRanks * 8},
-		{&p.reference, units * maxGroup * 4}, {&p.sums, units * maxRanks * maxGroup * 16}, {&p.items, items * 16}, {&p.control, 16}, {&p.partial, items * maxGroup * o.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
-		{&p.arrived, units * 4}, {&p.newK, units * o.Dim * 2}, {&p.newV, units * o.Dim * 2},
-	} {
-		if a.bytes == 0 {
-			continue
-		}
-		var err error
-		if *a.at, err = c.Alloc(a.bytes); err != nil {
-			return err
-		}
-		o.owned = append(o.owned, *a.at)
+		{&p.pages, units * maxBlocks * attention.BlockPages}, {&p.logits, units * cap * o.padded() * 2}, {&p.list, units * cap * 4},
+		{&p.reference, units * maxGroup * 4}, {&p.items, items * 16}, {&p.control, 16}, {&p.partial, items * maxGroup * o.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
+		{&p.arrived, units * 4}, {&p.newK, units * o.Dim * 2}, {&p.newV, units * o.Dim * 2}})
+	if err != nil {
+		return err
 	}
 	for _, z := range []struct {
 		at    driver.Ptr
@@ -164,18 +173,24 @@ func (o *Operator) alloc(c *driver.Context) error {
 	return c.Synchronize()
 }
 
-// Free gives the operator's memory back. No graph that holds its launches may run after.
+// Free gives the memory of an operator of New back, and its kernels. No graph that holds its launches may run after.
 func (o *Operator) Free(c *driver.Context) error {
+	return errors.Join(o.freeMemory(c), o.lib.free(c))
+}
+
+func (o *Operator) freeMemory(c *driver.Context) error {
 	var first error
 	for _, p := range o.owned {
 		if err := c.Free(p); err != nil && first == nil {
 			first = err
 		}
 	}
-	o.owned = nil
-	if err := o.lib.free(c); err != nil && first == nil {
-		first = err
+	for _, b := range o.pinned {
+		if err := c.FreeHost(b); err != nil && first == nil {
+			first = err
+		}
 	}
+	o.owned, o.pinned = nil, nil
 	return first
 }
 
@@ -225,10 +240,18 @@ func (o *Operator) Write(c *driver.Context, s driver.Stream, sequence, position,
 
 // Encode queues the making of all derived data of the first batch sequences.
 func (o *Operator) Encode(c *driver.Context, s driver.Stream, batch int) error {
-	if err := o.launch(c, &o.p, driver.Launch{Grid: [3]int{o.stride, o.KVHeads, batch}, Block: 256, Stream: s}, "encode"); err != nil {
+	return o.encode(c, s, &o.p, batch, o.stride)
+}
+
+// encode makes the derived data of sequences from the block of p.position on, in at most that many blocks. Layers without codes have none.
+func (o *Operator) encode(c *driver.Context, s driver.Stream, p *params, batch, blocks int) error {
+	if p.keyCodes == 0 {
+		return nil
+	}
+	if err := o.launch(c, p, driver.Launch{Grid: [3]int{blocks, o.KVHeads, batch}, Block: 256, Stream: s}, "encode"); err != nil {
 		return err
 	}
-	return o.launch(c, &o.p, driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: o.Dim, Stream: s}, "sums")
+	return o.launch(c, p, driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: o.Dim, Stream: s}, "sums")
 }
 
 // Append queues the adding of one token to each of the first batch sequences, at their lengths minus one.
@@ -256,9 +279,14 @@ func (o *Operator) Attend(c *driver.Context, s driver.Stream, first, batch int, 
 	if err := o.prepare(first, batch, m); err != nil {
 		return err
 	}
+	return o.attendHeld(c, s, m)
+}
+
+// attendHeld is Attend of the sequences that o.hold says.
+func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode) error {
 	p := &o.hold
 	if m.Dense {
-		units := batch * o.KVHeads
+		units := int(p.batch) * o.KVHeads
 		if err := o.launch(c, p, driver.Launch{Grid: [3]int{units}, Block: 32, Stream: s, Early: true}, "plan"); err != nil {
 			return err
 		}
@@ -278,13 +306,13 @@ func (o *Operator) prepare(first, batch int, m Mode) error {
 	}
 	p := &o.hold
 	*p = o.p
+	p.maxParts, p.ranks = int32(maxParts(batch*o.KVHeads)), int32(o.ranks(batch))
 	skip := driver.Ptr(first)
 	p.batch = int32(batch)
 	p.table += skip * driver.Ptr(o.stride*4)
 	p.lens += skip * 4
 	p.q += skip * driver.Ptr(o.KVHeads*o.Group*o.Dim*2)
 	p.out += skip * driver.Ptr(o.KVHeads*o.Group*o.Dim*2)
-	p.maxParts, p.ranks = int32(maxParts(batch*o.KVHeads)), int32(o.ranks(batch))
 	return nil
 }
 
@@ -328,14 +356,14 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 	for _, f := range []struct {
 		on   bool
 		flag int32
-	}{{m.PerHead, flagPerHead}, {m.Shared, flagShared}, {m.TokenCodes, flagTokenCodes}, {m.Tail, flagTail}, {m.Pages == 0 && m.Keep >= 1, flagEveryPage}} {
+	}{{m.PerHead, flagPerHead}, {m.Shared, flagShared}, {m.TokenCodes, flagTokenCodes}, {m.Tail, flagTail}, {m.Keep >= 1, flagEveryPage}} {
 		if f.on {
 			p.flags |= f.flag
 		}
 	}
 	p.keep, p.budget, p.exactMass, p.mass, p.denseBelow = m.Keep, int32(m.Pages), m.ExactMass, m.Mass, int32(m.DenseBelow)
 	if m.DenseBelow == 0 {
-		p.denseBelow = int32(o.crossover(m) / units)
+		p.denseBelow = int32(max(o.crossover(m)/units, m.MinContext))
 	}
 	p.quantum = int32(min(max(units*4, 64), 1024))
 	return o.launch(c, p, driver.Launch{Grid: [3]int{units * int(p.ranks)}, Block: o.threads(units), Stream: s, Cluster: int(p.ranks), Early: true}, "select")
@@ -427,7 +455,7 @@ func (o *Operator) Candidates(c *driver.Context, unit, tokens int) ([]uint8, err
 	return pages, c.Download(pages, o.p.pages+driver.Ptr(unit*o.stride*attention.BlockPages))
 }
 
-func bytesOf[T int8 | int16 | uint16 | int32 | uint32 | float32](s []T) []byte {
+func bytesOf[T int8 | int16 | uint16 | int32 | uint32 | float32 | float64](s []T) []byte {
 	if len(s) == 0 {
 		return nil
 	}

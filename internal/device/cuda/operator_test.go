@@ -267,7 +267,7 @@ func (r *rig) comparePlanes() {
 	bounds := download[uint32](r, o.p.bounds, bh*attention.BlockPages*2*dim/8)
 	keys, tokens, values := download[uint32](r, o.p.keyCodes, rows*dim/8), download[uint32](r, o.p.tokenCodes, rows*dim/8), download[uint32](r, o.p.valueCodes, rows*dim/8)
 	vscale, tscale := download[uint16](r, o.p.valueScale, rows*dim/16), download[uint16](r, o.p.tokenScale, rows*2)
-	sums := download[float32](r, o.p.valueSum, bh*dim)
+	sums := download[float32](r, o.p.valueSum, bh*2*dim)
 	off, all := 0, 0
 	codes := func(what string, got, want []uint8) {
 		for c := range want {
@@ -314,7 +314,7 @@ func (r *rig) comparePlanes() {
 			}
 		}
 		if h.n > 0 {
-			got := sums[block((h.n-1)/attention.BlockTokens)*dim:][:dim]
+			got := sums[(block((h.n-1)/attention.BlockTokens)*2+1)*dim:][:dim]
 			if e := apart(got, h.sum); !(e < 1e-4) {
 				t.Errorf("sum of %d values: error %.2g", h.n, e)
 			}

@@ -30,6 +30,7 @@ type params struct {
 	budget                              int32
 	exactMass, mass                     float32
 	stages                              int32
+	window                              int32
 }
 
 // Numbers that the kernels share; see kernels/common.cuh.
@@ -39,7 +40,7 @@ const (
 	perOctave = 256 // steps of an estimated logit
 	binShift  = 4
 	lastBin   = 1023
-	window    = 40 * perOctave // above the reference, where the bins of weights begin
+	headroom  = 40 * perOctave // above the reference, where the bins of weights begin
 	noLogit   = -32768
 
 	flagPerHead    = 1
@@ -47,6 +48,7 @@ const (
 	flagTokenCodes = 4
 	flagTail       = 8
 	flagEveryPage  = 16
+	flagLone       = 32
 
 	// Stages are the stages of select: blocks' bases, page bounds, candidates, estimates, thresholds, lists.
 	Stages = 6

@@ -81,8 +81,8 @@ func (r *rig) compareSparse(name string, out []float32, m Mode) {
 			old--
 		}
 		budget := m.Pages
-		if budget == 0 {
-			budget = int(m.Keep*float32(newest+1) + 0.5)
+		if share := int(m.Keep*float32(newest+1) + 0.5); share > budget {
+			budget = share
 		}
 		if budget = min(budget, old); marked < budget || marked > budget+budget/4+8 {
 			fail("%d candidate pages, expected %d", marked, budget)
@@ -185,7 +185,7 @@ func (r *rig) checkMinimal(m Mode, h *refHead, logits []int16, pages []uint8, g,
 	total := 0.0
 	for tok := range h.n {
 		if l := logits[tok*gp+g]; pages[tok/attention.PageTokens]>>g&1 != 0 && l != noLogit {
-			w = append(w, math.Exp2(float64(min(l, window))/perOctave)) // what is higher counts as if it were in the first bin
+			w = append(w, math.Exp2(float64(min(l, headroom))/perOctave)) // what is higher counts as if it were in the first bin
 			total += w[len(w)-1]
 		}
 	}
@@ -201,7 +201,7 @@ func (r *rig) checkMinimal(m Mode, h *refHead, logits []int16, pages []uint8, g,
 		need++
 	}
 	if need > 0 {
-		least := math.Exp2(float64(window)/perOctave - float64(lastBin)/(perOctave>>binShift))
+		least := math.Exp2(float64(headroom)/perOctave - float64(lastBin)/(perOctave>>binShift))
 		for last := w[need-1] / edge / edge; need < len(w) && (w[need] >= last || w[need-1] <= least*edge || m.Mass == 1); {
 			need++
 		}

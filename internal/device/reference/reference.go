@@ -56,6 +56,9 @@ func (*Device) Cache(s kvcache.Shape, blocks int, planes []attention.Plane) (dev
 	return kvcache.NewHost(s, blocks, planes)
 }
 
+// Step implements device.Device.
+func (*Device) Step(_ *device.Plan, ops func() error) error { return ops() }
+
 // Embed implements device.Device.
 func (*Device) Embed(dst device.Tensor, w device.Weight, ids []int32, scale float32) {
 	m := w.(*weight)

@@ -4,9 +4,9 @@
 
 #include "textflag.h"
 
-// func boundsBytes1AVX512(dst *float32, ld int, q *float32, dim int, block *uint16)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
-TEXT ·boundsBytes1AVX512(SB), $2576-40
+// func boundsBytes1AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
+TEXT ·boundsBytes1AVX512(SB), $2576-44
 	MOVQ dim+24(FP), AX
 	MOVQ block+32(FP), CX
 	LEAQ (SP), DX
@@ -26,92 +26,102 @@ widen:
 	JNZ          widen
 	MOVQ         q+16(FP), R9
 	MOVQ         SI, R10
-	MOVQ         R8, R11
-	MOVQ         $0x00000001, R12
-	MOVL         $0x7fffffff, R13
-	VPBROADCASTD R13, Z0
+	MOVQ         DI, R11
+	VBROADCASTSS reach+40(FP), Z0
+	MOVL         $0x3f000000, R12
+	VPBROADCASTD R12, Z1
+	VMULPS       Z1, Z0, Z0
+	MOVQ         R8, R12
+	MOVQ         $0x00000001, R13
+	MOVL         $0x7fffffff, R14
+	VPBROADCASTD R14, Z2
 
 query:
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	VXORPS Z4, Z4, Z4
-	XORQ   R13, R13
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	XORQ   R14, R14
 
 largest:
-	VMOVUPS       (R9)(R13*4), Z5
-	VFMADD231PS   (DX)(R13*4), Z5, Z3
-	VMULPS        (BX)(R13*4), Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VMAXPS        Z1, Z5, Z1
-	VMOVUPS       64(R9)(R13*4), Z5
-	VFMADD231PS   64(DX)(R13*4), Z5, Z4
-	VMULPS        64(BX)(R13*4), Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VMAXPS        Z2, Z5, Z2
-	ADDQ          $0x20, R13
-	CMPQ          R13, AX
+	VMOVUPS       (R9)(R14*4), Z7
+	VFMADD231PS   (DX)(R14*4), Z7, Z5
+	VMULPS        (BX)(R14*4), Z7, Z7
+	VPANDD        Z2, Z7, Z7
+	VMAXPS        Z3, Z7, Z3
+	VMOVUPS       64(R9)(R14*4), Z7
+	VFMADD231PS   64(DX)(R14*4), Z7, Z6
+	VMULPS        64(BX)(R14*4), Z7, Z7
+	VPANDD        Z2, Z7, Z7
+	VMAXPS        Z4, Z7, Z4
+	ADDQ          $0x20, R14
+	CMPQ          R14, AX
 	JL            largest
-	VMAXPS        Z1, Z2, Z1
-	VADDPS        Z3, Z4, Z3
-	VEXTRACTF64X4 $0x01, Z3, Y2
-	VADDPS        Y2, Y3, Y3
-	VEXTRACTF32X4 $0x01, Y3, X2
-	VADDPS        X2, X3, X3
-	VPERMILPS     $0x4e, X3, X2
-	VADDPS        X2, X3, X3
-	VPERMILPS     $0xb1, X3, X2
-	VADDPS        X2, X3, X3
-	VMOVSS        X3, 4(R11)
-	VEXTRACTF64X4 $0x01, Z1, Y2
-	VMAXPS        Y2, Y1, Y1
-	VEXTRACTF32X4 $0x01, Y1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0x4e, X1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0xb1, X1, X2
-	VMAXPS        X2, X1, X1
-	VMAXSS        leastAVX512<>+0(SB), X1, X1
-	VMOVSS        bytesAVX512<>+0(SB), X2
-	VDIVSS        X1, X2, X2
-	VBROADCASTSS  X2, Z2
-	VMULSS        byteAVX512<>+0(SB), X1, X1
-	VMOVSS        X1, (R11)
-	XORQ          R13, R13
+	VMAXPS        Z3, Z4, Z3
+	VADDPS        Z5, Z6, Z5
+	VEXTRACTF64X4 $0x01, Z5, Y4
+	VADDPS        Y4, Y5, Y5
+	VEXTRACTF32X4 $0x01, Y5, X4
+	VADDPS        X4, X5, X5
+	VPERMILPS     $0x4e, X5, X4
+	VADDPS        X4, X5, X5
+	VPERMILPS     $0xb1, X5, X4
+	VADDPS        X4, X5, X5
+	VMOVSS        X5, 4(R12)
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VMAXPS        Y4, Y3, Y3
+	VEXTRACTF32X4 $0x01, Y3, X4
+	VMAXPS        X4, X3, X3
+	VPERMILPS     $0x4e, X3, X4
+	VMAXPS        X4, X3, X3
+	VPERMILPS     $0xb1, X3, X4
+	VMAXPS        X4, X3, X3
+	VMOVSS        reach+40(FP), X4
+	VADDSS        oneAVX512<>+0(SB), X4, X4
+	VMULSS        halfAVX512<>+0(SB), X4, X4
+	VMULSS        X4, X3, X3
+	VMAXSS        leastAVX512<>+0(SB), X3, X3
+	VMOVSS        bytesAVX512<>+0(SB), X4
+	VDIVSS        X3, X4, X4
+	VBROADCASTSS  X4, Z4
+	VMULSS        byteAVX512<>+0(SB), X3, X3
+	VMOVSS        X3, (R12)
+	XORQ          R14, R14
 
 round:
-	VMULPS    (R9)(R13*4), Z2, Z1
-	VMULPS    (BX)(R13*4), Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VPMOVSDB  Z1, (R10)(R13*1)
-	VMULPS    64(R9)(R13*4), Z2, Z1
-	VMULPS    64(BX)(R13*4), Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VPMOVSDB  Z1, 16(R10)(R13*1)
-	ADDQ      $0x20, R13
-	CMPQ      R13, AX
+	VMULPS    (R9)(R14*4), Z4, Z3
+	VMULPS    (BX)(R14*4), Z3, Z3
+	VPANDD    Z2, Z3, Z5
+	VMULPS    Z0, Z5, Z5
+	VMULPS    Z1, Z3, Z3
+	VADDPS    Z5, Z3, Z6
+	VSUBPS    Z5, Z3, Z3
+	VCVTPS2DQ Z6, Z6
+	VCVTPS2DQ Z3, Z3
+	VPMOVSDB  Z6, (R10)(R14*1)
+	VPMOVSDB  Z3, (R11)(R14*1)
+	VMULPS    64(R9)(R14*4), Z4, Z3
+	VMULPS    64(BX)(R14*4), Z3, Z3
+	VPANDD    Z2, Z3, Z5
+	VMULPS    Z0, Z5, Z5
+	VMULPS    Z1, Z3, Z3
+	VADDPS    Z5, Z3, Z6
+	VSUBPS    Z5, Z3, Z3
+	VCVTPS2DQ Z6, Z6
+	VCVTPS2DQ Z3, Z3
+	VPMOVSDB  Z6, 16(R10)(R14*1)
+	VPMOVSDB  Z3, 16(R11)(R14*1)
+	ADDQ      $0x20, R14
+	CMPQ      R14, AX
 	JL        round
 	LEAQ      (R9)(AX*4), R9
 	ADDQ      AX, R10
-	ADDQ      $0x10, R11
-	DECQ      R12
+	ADDQ      AX, R11
+	ADDQ      $0x10, R12
+	DECQ      R13
 	JNZ       query
-	VXORPS    Y0, Y0, Y0
-	MOVQ      AX, DX
-	IMUL3Q    $0x01, DX, DX
-	XORQ      BX, BX
-
-split:
-	VMOVDQU (SI)(BX*1), Y1
-	VPMINSB Y0, Y1, Y2
-	VPMAXSB Y0, Y1, Y1
-	VMOVDQU Y1, (SI)(BX*1)
-	VMOVDQU Y2, (DI)(BX*1)
-	ADDQ    $0x20, BX
-	CMPQ    BX, DX
-	JL      split
-	VXORPS  Z0, Z0, Z0
-	VXORPS  Z1, Z1, Z1
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
 
 run:
 	VMOVDQU32     (CX), Z2
@@ -134,6 +144,42 @@ run:
 	VMOVUPS       Z0, (AX)
 	VZEROUPPER
 	RET
+
+DATA oneAVX512<>+0(SB)/4, $0x3f800000
+DATA oneAVX512<>+4(SB)/4, $0x3f800000
+DATA oneAVX512<>+8(SB)/4, $0x3f800000
+DATA oneAVX512<>+12(SB)/4, $0x3f800000
+DATA oneAVX512<>+16(SB)/4, $0x3f800000
+DATA oneAVX512<>+20(SB)/4, $0x3f800000
+DATA oneAVX512<>+24(SB)/4, $0x3f800000
+DATA oneAVX512<>+28(SB)/4, $0x3f800000
+DATA oneAVX512<>+32(SB)/4, $0x3f800000
+DATA oneAVX512<>+36(SB)/4, $0x3f800000
+DATA oneAVX512<>+40(SB)/4, $0x3f800000
+DATA oneAVX512<>+44(SB)/4, $0x3f800000
+DATA oneAVX512<>+48(SB)/4, $0x3f800000
+DATA oneAVX512<>+52(SB)/4, $0x3f800000
+DATA oneAVX512<>+56(SB)/4, $0x3f800000
+DATA oneAVX512<>+60(SB)/4, $0x3f800000
+GLOBL oneAVX512<>(SB), RODATA|NOPTR, $64
+
+DATA halfAVX512<>+0(SB)/4, $0x3f000000
+DATA halfAVX512<>+4(SB)/4, $0x3f000000
+DATA halfAVX512<>+8(SB)/4, $0x3f000000
+DATA halfAVX512<>+12(SB)/4, $0x3f000000
+DATA halfAVX512<>+16(SB)/4, $0x3f000000
+DATA halfAVX512<>+20(SB)/4, $0x3f000000
+DATA halfAVX512<>+24(SB)/4, $0x3f000000
+DATA halfAVX512<>+28(SB)/4, $0x3f000000
+DATA halfAVX512<>+32(SB)/4, $0x3f000000
+DATA halfAVX512<>+36(SB)/4, $0x3f000000
+DATA halfAVX512<>+40(SB)/4, $0x3f000000
+DATA halfAVX512<>+44(SB)/4, $0x3f000000
+DATA halfAVX512<>+48(SB)/4, $0x3f000000
+DATA halfAVX512<>+52(SB)/4, $0x3f000000
+DATA halfAVX512<>+56(SB)/4, $0x3f000000
+DATA halfAVX512<>+60(SB)/4, $0x3f000000
+GLOBL halfAVX512<>(SB), RODATA|NOPTR, $64
 
 DATA leastAVX512<>+0(SB)/4, $0x0da24260
 DATA leastAVX512<>+4(SB)/4, $0x0da24260
@@ -189,9 +235,9 @@ DATA byteAVX512<>+56(SB)/4, $0x3c010204
 DATA byteAVX512<>+60(SB)/4, $0x3c010204
 GLOBL byteAVX512<>(SB), RODATA|NOPTR, $64
 
-// func boundsBytes2AVX512(dst *float32, ld int, q *float32, dim int, block *uint16)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
-TEXT ·boundsBytes2AVX512(SB), $3104-40
+// func boundsBytes2AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
+TEXT ·boundsBytes2AVX512(SB), $3104-44
 	MOVQ dim+24(FP), AX
 	MOVQ block+32(FP), CX
 	LEAQ (SP), DX
@@ -211,95 +257,105 @@ widen:
 	JNZ          widen
 	MOVQ         q+16(FP), R9
 	MOVQ         SI, R10
-	MOVQ         R8, R11
-	MOVQ         $0x00000002, R12
-	MOVL         $0x7fffffff, R13
-	VPBROADCASTD R13, Z0
+	MOVQ         DI, R11
+	VBROADCASTSS reach+40(FP), Z0
+	MOVL         $0x3f000000, R12
+	VPBROADCASTD R12, Z1
+	VMULPS       Z1, Z0, Z0
+	MOVQ         R8, R12
+	MOVQ         $0x00000002, R13
+	MOVL         $0x7fffffff, R14
+	VPBROADCASTD R14, Z2
 
 query:
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	VXORPS Z4, Z4, Z4
-	XORQ   R13, R13
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	XORQ   R14, R14
 
 largest:
-	VMOVUPS       (R9)(R13*4), Z5
-	VFMADD231PS   (DX)(R13*4), Z5, Z3
-	VMULPS        (BX)(R13*4), Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VMAXPS        Z1, Z5, Z1
-	VMOVUPS       64(R9)(R13*4), Z5
-	VFMADD231PS   64(DX)(R13*4), Z5, Z4
-	VMULPS        64(BX)(R13*4), Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VMAXPS        Z2, Z5, Z2
-	ADDQ          $0x20, R13
-	CMPQ          R13, AX
+	VMOVUPS       (R9)(R14*4), Z7
+	VFMADD231PS   (DX)(R14*4), Z7, Z5
+	VMULPS        (BX)(R14*4), Z7, Z7
+	VPANDD        Z2, Z7, Z7
+	VMAXPS        Z3, Z7, Z3
+	VMOVUPS       64(R9)(R14*4), Z7
+	VFMADD231PS   64(DX)(R14*4), Z7, Z6
+	VMULPS        64(BX)(R14*4), Z7, Z7
+	VPANDD        Z2, Z7, Z7
+	VMAXPS        Z4, Z7, Z4
+	ADDQ          $0x20, R14
+	CMPQ          R14, AX
 	JL            largest
-	VMAXPS        Z1, Z2, Z1
-	VADDPS        Z3, Z4, Z3
-	VEXTRACTF64X4 $0x01, Z3, Y2
-	VADDPS        Y2, Y3, Y3
-	VEXTRACTF32X4 $0x01, Y3, X2
-	VADDPS        X2, X3, X3
-	VPERMILPS     $0x4e, X3, X2
-	VADDPS        X2, X3, X3
-	VPERMILPS     $0xb1, X3, X2
-	VADDPS        X2, X3, X3
-	VMOVSS        X3, 4(R11)
-	VEXTRACTF64X4 $0x01, Z1, Y2
-	VMAXPS        Y2, Y1, Y1
-	VEXTRACTF32X4 $0x01, Y1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0x4e, X1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0xb1, X1, X2
-	VMAXPS        X2, X1, X1
-	VMAXSS        leastAVX512<>+0(SB), X1, X1
-	VMOVSS        bytesAVX512<>+0(SB), X2
-	VDIVSS        X1, X2, X2
-	VBROADCASTSS  X2, Z2
-	VMULSS        byteAVX512<>+0(SB), X1, X1
-	VMOVSS        X1, (R11)
-	XORQ          R13, R13
+	VMAXPS        Z3, Z4, Z3
+	VADDPS        Z5, Z6, Z5
+	VEXTRACTF64X4 $0x01, Z5, Y4
+	VADDPS        Y4, Y5, Y5
+	VEXTRACTF32X4 $0x01, Y5, X4
+	VADDPS        X4, X5, X5
+	VPERMILPS     $0x4e, X5, X4
+	VADDPS        X4, X5, X5
+	VPERMILPS     $0xb1, X5, X4
+	VADDPS        X4, X5, X5
+	VMOVSS        X5, 4(R12)
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VMAXPS        Y4, Y3, Y3
+	VEXTRACTF32X4 $0x01, Y3, X4
+	VMAXPS        X4, X3, X3
+	VPERMILPS     $0x4e, X3, X4
+	VMAXPS        X4, X3, X3
+	VPERMILPS     $0xb1, X3, X4
+	VMAXPS        X4, X3, X3
+	VMOVSS        reach+40(FP), X4
+	VADDSS        oneAVX512<>+0(SB), X4, X4
+	VMULSS        halfAVX512<>+0(SB), X4, X4
+	VMULSS        X4, X3, X3
+	VMAXSS        leastAVX512<>+0(SB), X3, X3
+	VMOVSS        bytesAVX512<>+0(SB), X4
+	VDIVSS        X3, X4, X4
+	VBROADCASTSS  X4, Z4
+	VMULSS        byteAVX512<>+0(SB), X3, X3
+	VMOVSS        X3, (R12)
+	XORQ          R14, R14
 
 round:
-	VMULPS    (R9)(R13*4), Z2, Z1
-	VMULPS    (BX)(R13*4), Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VPMOVSDB  Z1, (R10)(R13*1)
-	VMULPS    64(R9)(R13*4), Z2, Z1
-	VMULPS    64(BX)(R13*4), Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VPMOVSDB  Z1, 16(R10)(R13*1)
-	ADDQ      $0x20, R13
-	CMPQ      R13, AX
+	VMULPS    (R9)(R14*4), Z4, Z3
+	VMULPS    (BX)(R14*4), Z3, Z3
+	VPANDD    Z2, Z3, Z5
+	VMULPS    Z0, Z5, Z5
+	VMULPS    Z1, Z3, Z3
+	VADDPS    Z5, Z3, Z6
+	VSUBPS    Z5, Z3, Z3
+	VCVTPS2DQ Z6, Z6
+	VCVTPS2DQ Z3, Z3
+	VPMOVSDB  Z6, (R10)(R14*1)
+	VPMOVSDB  Z3, (R11)(R14*1)
+	VMULPS    64(R9)(R14*4), Z4, Z3
+	VMULPS    64(BX)(R14*4), Z3, Z3
+	VPANDD    Z2, Z3, Z5
+	VMULPS    Z0, Z5, Z5
+	VMULPS    Z1, Z3, Z3
+	VADDPS    Z5, Z3, Z6
+	VSUBPS    Z5, Z3, Z3
+	VCVTPS2DQ Z6, Z6
+	VCVTPS2DQ Z3, Z3
+	VPMOVSDB  Z6, 16(R10)(R14*1)
+	VPMOVSDB  Z3, 16(R11)(R14*1)
+	ADDQ      $0x20, R14
+	CMPQ      R14, AX
 	JL        round
 	LEAQ      (R9)(AX*4), R9
 	ADDQ      AX, R10
-	ADDQ      $0x10, R11
-	DECQ      R12
+	ADDQ      AX, R11
+	ADDQ      $0x10, R12
+	DECQ      R13
 	JNZ       query
-	VXORPS    Y0, Y0, Y0
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VXORPS    Z3, Z3, Z3
 	MOVQ      AX, DX
-	IMUL3Q    $0x02, DX, DX
-	XORQ      BX, BX
-
-split:
-	VMOVDQU (SI)(BX*1), Y1
-	VPMINSB Y0, Y1, Y2
-	VPMAXSB Y0, Y1, Y1
-	VMOVDQU Y1, (SI)(BX*1)
-	VMOVDQU Y2, (DI)(BX*1)
-	ADDQ    $0x20, BX
-	CMPQ    BX, DX
-	JL      split
-	VXORPS  Z0, Z0, Z0
-	VXORPS  Z1, Z1, Z1
-	VXORPS  Z2, Z2, Z2
-	VXORPS  Z3, Z3, Z3
-	MOVQ    AX, DX
 
 run:
 	VMOVDQU32     (CX), Z4
@@ -332,9 +388,9 @@ run:
 	VZEROUPPER
 	RET
 
-// func boundsBytes3AVX512(dst *float32, ld int, q *float32, dim int, block *uint16)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
-TEXT ·boundsBytes3AVX512(SB), $3632-40
+// func boundsBytes3AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
+TEXT ·boundsBytes3AVX512(SB), $3632-44
 	MOVQ dim+24(FP), AX
 	MOVQ block+32(FP), CX
 	LEAQ (SP), DX
@@ -354,97 +410,107 @@ widen:
 	JNZ          widen
 	MOVQ         q+16(FP), R9
 	MOVQ         SI, R10
-	MOVQ         R8, R11
-	MOVQ         $0x00000003, R12
-	MOVL         $0x7fffffff, R13
-	VPBROADCASTD R13, Z0
+	MOVQ         DI, R11
+	VBROADCASTSS reach+40(FP), Z0
+	MOVL         $0x3f000000, R12
+	VPBROADCASTD R12, Z1
+	VMULPS       Z1, Z0, Z0
+	MOVQ         R8, R12
+	MOVQ         $0x00000003, R13
+	MOVL         $0x7fffffff, R14
+	VPBROADCASTD R14, Z2
 
 query:
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	VXORPS Z4, Z4, Z4
-	XORQ   R13, R13
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	XORQ   R14, R14
 
 largest:
-	VMOVUPS       (R9)(R13*4), Z5
-	VFMADD231PS   (DX)(R13*4), Z5, Z3
-	VMULPS        (BX)(R13*4), Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VMAXPS        Z1, Z5, Z1
-	VMOVUPS       64(R9)(R13*4), Z5
-	VFMADD231PS   64(DX)(R13*4), Z5, Z4
-	VMULPS        64(BX)(R13*4), Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VMAXPS        Z2, Z5, Z2
-	ADDQ          $0x20, R13
-	CMPQ          R13, AX
+	VMOVUPS       (R9)(R14*4), Z7
+	VFMADD231PS   (DX)(R14*4), Z7, Z5
+	VMULPS        (BX)(R14*4), Z7, Z7
+	VPANDD        Z2, Z7, Z7
+	VMAXPS        Z3, Z7, Z3
+	VMOVUPS       64(R9)(R14*4), Z7
+	VFMADD231PS   64(DX)(R14*4), Z7, Z6
+	VMULPS        64(BX)(R14*4), Z7, Z7
+	VPANDD        Z2, Z7, Z7
+	VMAXPS        Z4, Z7, Z4
+	ADDQ          $0x20, R14
+	CMPQ          R14, AX
 	JL            largest
-	VMAXPS        Z1, Z2, Z1
-	VADDPS        Z3, Z4, Z3
-	VEXTRACTF64X4 $0x01, Z3, Y2
-	VADDPS        Y2, Y3, Y3
-	VEXTRACTF32X4 $0x01, Y3, X2
-	VADDPS        X2, X3, X3
-	VPERMILPS     $0x4e, X3, X2
-	VADDPS        X2, X3, X3
-	VPERMILPS     $0xb1, X3, X2
-	VADDPS        X2, X3, X3
-	VMOVSS        X3, 4(R11)
-	VEXTRACTF64X4 $0x01, Z1, Y2
-	VMAXPS        Y2, Y1, Y1
-	VEXTRACTF32X4 $0x01, Y1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0x4e, X1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0xb1, X1, X2
-	VMAXPS        X2, X1, X1
-	VMAXSS        leastAVX512<>+0(SB), X1, X1
-	VMOVSS        bytesAVX512<>+0(SB), X2
-	VDIVSS        X1, X2, X2
-	VBROADCASTSS  X2, Z2
-	VMULSS        byteAVX512<>+0(SB), X1, X1
-	VMOVSS        X1, (R11)
-	XORQ          R13, R13
+	VMAXPS        Z3, Z4, Z3
+	VADDPS        Z5, Z6, Z5
+	VEXTRACTF64X4 $0x01, Z5, Y4
+	VADDPS        Y4, Y5, Y5
+	VEXTRACTF32X4 $0x01, Y5, X4
+	VADDPS        X4, X5, X5
+	VPERMILPS     $0x4e, X5, X4
+	VADDPS        X4, X5, X5
+	VPERMILPS     $0xb1, X5, X4
+	VADDPS        X4, X5, X5
+	VMOVSS        X5, 4(R12)
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VMAXPS        Y4, Y3, Y3
+	VEXTRACTF32X4 $0x01, Y3, X4
+	VMAXPS        X4, X3, X3
+	VPERMILPS     $0x4e, X3, X4
+	VMAXPS        X4, X3, X3
+	VPERMILPS     $0xb1, X3, X4
+	VMAXPS        X4, X3, X3
+	VMOVSS        reach+40(FP), X4
+	VADDSS        oneAVX512<>+0(SB), X4, X4
+	VMULSS        halfAVX512<>+0(SB), X4, X4
+	VMULSS        X4, X3, X3
+	VMAXSS        leastAVX512<>+0(SB), X3, X3
+	VMOVSS        bytesAVX512<>+0(SB), X4
+	VDIVSS        X3, X4, X4
+	VBROADCASTSS  X4, Z4
+	VMULSS        byteAVX512<>+0(SB), X3, X3
+	VMOVSS        X3, (R12)
+	XORQ          R14, R14
 
 round:
-	VMULPS    (R9)(R13*4), Z2, Z1
-	VMULPS    (BX)(R13*4), Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VPMOVSDB  Z1, (R10)(R13*1)
-	VMULPS    64(R9)(R13*4), Z2, Z1
-	VMULPS    64(BX)(R13*4), Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VPMOVSDB  Z1, 16(R10)(R13*1)
-	ADDQ      $0x20, R13
-	CMPQ      R13, AX
+	VMULPS    (R9)(R14*4), Z4, Z3
+	VMULPS    (BX)(R14*4), Z3, Z3
+	VPANDD    Z2, Z3, Z5
+	VMULPS    Z0, Z5, Z5
+	VMULPS    Z1, Z3, Z3
+	VADDPS    Z5, Z3, Z6
+	VSUBPS    Z5, Z3, Z3
+	VCVTPS2DQ Z6, Z6
+	VCVTPS2DQ Z3, Z3
+	VPMOVSDB  Z6, (R10)(R14*1)
+	VPMOVSDB  Z3, (R11)(R14*1)
+	VMULPS    64(R9)(R14*4), Z4, Z3
+	VMULPS    64(BX)(R14*4), Z3, Z3
+	VPANDD    Z2, Z3, Z5
+	VMULPS    Z0, Z5, Z5
+	VMULPS    Z1, Z3, Z3
+	VADDPS    Z5, Z3, Z6
+	VSUBPS    Z5, Z3, Z3
+	VCVTPS2DQ Z6, Z6
+	VCVTPS2DQ Z3, Z3
+	VPMOVSDB  Z6, 16(R10)(R14*1)
+	VPMOVSDB  Z3, 16(R11)(R14*1)
+	ADDQ      $0x20, R14
+	CMPQ      R14, AX
 	JL        round
 	LEAQ      (R9)(AX*4), R9
 	ADDQ      AX, R10
-	ADDQ      $0x10, R11
-	DECQ      R12
+	ADDQ      AX, R11
+	ADDQ      $0x10, R12
+	DECQ      R13
 	JNZ       query
-	VXORPS    Y0, Y0, Y0
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VXORPS    Z3, Z3, Z3
+	VXORPS    Z4, Z4, Z4
+	VXORPS    Z5, Z5, Z5
 	MOVQ      AX, DX
-	IMUL3Q    $0x03, DX, DX
-	XORQ      BX, BX
-
-split:
-	VMOVDQU (SI)(BX*1), Y1
-	VPMINSB Y0, Y1, Y2
-	VPMAXSB Y0, Y1, Y1
-	VMOVDQU Y1, (SI)(BX*1)
-	VMOVDQU Y2, (DI)(BX*1)
-	ADDQ    $0x20, BX
-	CMPQ    BX, DX
-	JL      split
-	VXORPS  Z0, Z0, Z0
-	VXORPS  Z1, Z1, Z1
-	VXORPS  Z2, Z2, Z2
-	VXORPS  Z3, Z3, Z3
-	VXORPS  Z4, Z4, Z4
-	VXORPS  Z5, Z5, Z5
-	MOVQ    AX, DX
 
 run:
 	VMOVDQU32     (CX), Z6
@@ -486,9 +552,9 @@ run:
 	VZEROUPPER
 	RET
 
-// func boundsBytes4AVX512(dst *float32, ld int, q *float32, dim int, block *uint16)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
-TEXT ·boundsBytes4AVX512(SB), $4160-40
+// func boundsBytes4AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
+TEXT ·boundsBytes4AVX512(SB), $4160-44
 	MOVQ dim+24(FP), AX
 	MOVQ block+32(FP), CX
 	LEAQ (SP), DX
@@ -508,100 +574,110 @@ widen:
 	JNZ          widen
 	MOVQ         q+16(FP), R9
 	MOVQ         SI, R10
-	MOVQ         R8, R11
-	MOVQ         $0x00000004, R12
-	MOVL         $0x7fffffff, R13
-	VPBROADCASTD R13, Z0
+	MOVQ         DI, R11
+	VBROADCASTSS reach+40(FP), Z0
+	MOVL         $0x3f000000, R12
+	VPBROADCASTD R12, Z1
+	VMULPS       Z1, Z0, Z0
+	MOVQ         R8, R12
+	MOVQ         $0x00000004, R13
+	MOVL         $0x7fffffff, R14
+	VPBROADCASTD R14, Z2
 
 query:
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	VXORPS Z4, Z4, Z4
-	XORQ   R13, R13
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	XORQ   R14, R14
 
 largest:
-	VMOVUPS       (R9)(R13*4), Z5
-	VFMADD231PS   (DX)(R13*4), Z5, Z3
-	VMULPS        (BX)(R13*4), Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VMAXPS        Z1, Z5, Z1
-	VMOVUPS       64(R9)(R13*4), Z5
-	VFMADD231PS   64(DX)(R13*4), Z5, Z4
-	VMULPS        64(BX)(R13*4), Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VMAXPS        Z2, Z5, Z2
-	ADDQ          $0x20, R13
-	CMPQ          R13, AX
+	VMOVUPS       (R9)(R14*4), Z7
+	VFMADD231PS   (DX)(R14*4), Z7, Z5
+	VMULPS        (BX)(R14*4), Z7, Z7
+	VPANDD        Z2, Z7, Z7
+	VMAXPS        Z3, Z7, Z3
+	VMOVUPS       64(R9)(R14*4), Z7
+	VFMADD231PS   64(DX)(R14*4), Z7, Z6
+	VMULPS        64(BX)(R14*4), Z7, Z7
+	VPANDD        Z2, Z7, Z7
+	VMAXPS        Z4, Z7, Z4
+	ADDQ          $0x20, R14
+	CMPQ          R14, AX
 	JL            largest
-	VMAXPS        Z1, Z2, Z1
-	VADDPS        Z3, Z4, Z3
-	VEXTRACTF64X4 $0x01, Z3, Y2
-	VADDPS        Y2, Y3, Y3
-	VEXTRACTF32X4 $0x01, Y3, X2
-	VADDPS        X2, X3, X3
-	VPERMILPS     $0x4e, X3, X2
-	VADDPS        X2, X3, X3
-	VPERMILPS     $0xb1, X3, X2
-	VADDPS        X2, X3, X3
-	VMOVSS        X3, 4(R11)
-	VEXTRACTF64X4 $0x01, Z1, Y2
-	VMAXPS        Y2, Y1, Y1
-	VEXTRACTF32X4 $0x01, Y1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0x4e, X1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0xb1, X1, X2
-	VMAXPS        X2, X1, X1
-	VMAXSS        leastAVX512<>+0(SB), X1, X1
-	VMOVSS        bytesAVX512<>+0(SB), X2
-	VDIVSS        X1, X2, X2
-	VBROADCASTSS  X2, Z2
-	VMULSS        byteAVX512<>+0(SB), X1, X1
-	VMOVSS        X1, (R11)
-	XORQ          R13, R13
+	VMAXPS        Z3, Z4, Z3
+	VADDPS        Z5, Z6, Z5
+	VEXTRACTF64X4 $0x01, Z5, Y4
+	VADDPS        Y4, Y5, Y5
+	VEXTRACTF32X4 $0x01, Y5, X4
+	VADDPS        X4, X5, X5
+	VPERMILPS     $0x4e, X5, X4
+	VADDPS        X4, X5, X5
+	VPERMILPS     $0xb1, X5, X4
+	VADDPS        X4, X5, X5
+	VMOVSS        X5, 4(R12)
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VMAXPS        Y4, Y3, Y3
+	VEXTRACTF32X4 $0x01, Y3, X4
+	VMAXPS        X4, X3, X3
+	VPERMILPS     $0x4e, X3, X4
+	VMAXPS        X4, X3, X3
+	VPERMILPS     $0xb1, X3, X4
+	VMAXPS        X4, X3, X3
+	VMOVSS        reach+40(FP), X4
+	VADDSS        oneAVX512<>+0(SB), X4, X4
+	VMULSS        halfAVX512<>+0(SB), X4, X4
+	VMULSS        X4, X3, X3
+	VMAXSS        leastAVX512<>+0(SB), X3, X3
+	VMOVSS        bytesAVX512<>+0(SB), X4
+	VDIVSS        X3, X4, X4
+	VBROADCASTSS  X4, Z4
+	VMULSS        byteAVX512<>+0(SB), X3, X3
+	VMOVSS        X3, (R12)
+	XORQ          R14, R14
 
 round:
-	VMULPS    (R9)(R13*4), Z2, Z1
-	VMULPS    (BX)(R13*4), Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VPMOVSDB  Z1, (R10)(R13*1)
-	VMULPS    64(R9)(R13*4), Z2, Z1
-	VMULPS    64(BX)(R13*4), Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VPMOVSDB  Z1, 16(R10)(R13*1)
-	ADDQ      $0x20, R13
-	CMPQ      R13, AX
+	VMULPS    (R9)(R14*4), Z4, Z3
+	VMULPS    (BX)(R14*4), Z3, Z3
+	VPANDD    Z2, Z3, Z5
+	VMULPS    Z0, Z5, Z5
+	VMULPS    Z1, Z3, Z3
+	VADDPS    Z5, Z3, Z6
+	VSUBPS    Z5, Z3, Z3
+	VCVTPS2DQ Z6, Z6
+	VCVTPS2DQ Z3, Z3
+	VPMOVSDB  Z6, (R10)(R14*1)
+	VPMOVSDB  Z3, (R11)(R14*1)
+	VMULPS    64(R9)(R14*4), Z4, Z3
+	VMULPS    64(BX)(R14*4), Z3, Z3
+	VPANDD    Z2, Z3, Z5
+	VMULPS    Z0, Z5, Z5
+	VMULPS    Z1, Z3, Z3
+	VADDPS    Z5, Z3, Z6
+	VSUBPS    Z5, Z3, Z3
+	VCVTPS2DQ Z6, Z6
+	VCVTPS2DQ Z3, Z3
+	VPMOVSDB  Z6, 16(R10)(R14*1)
+	VPMOVSDB  Z3, 16(R11)(R14*1)
+	ADDQ      $0x20, R14
+	CMPQ      R14, AX
 	JL        round
 	LEAQ      (R9)(AX*4), R9
 	ADDQ      AX, R10
-	ADDQ      $0x10, R11
-	DECQ      R12
+	ADDQ      AX, R11
+	ADDQ      $0x10, R12
+	DECQ      R13
 	JNZ       query
-	VXORPS    Y0, Y0, Y0
-	MOVQ      AX, DX
-	IMUL3Q    $0x04, DX, DX
-	XORQ      BX, BX
-
-split:
-	VMOVDQU (SI)(BX*1), Y1
-	VPMINSB Y0, Y1, Y2
-	VPMAXSB Y0, Y1, Y1
-	VMOVDQU Y1, (SI)(BX*1)
-	VMOVDQU Y2, (DI)(BX*1)
-	ADDQ    $0x20, BX
-	CMPQ    BX, DX
-	JL      split
-	LEAQ    (AX)(AX*2), DX
-	VXORPS  Z0, Z0, Z0
-	VXORPS  Z1, Z1, Z1
-	VXORPS  Z2, Z2, Z2
-	VXORPS  Z3, Z3, Z3
-	VXORPS  Z4, Z4, Z4
-	VXORPS  Z5, Z5, Z5
-	VXORPS  Z6, Z6, Z6
-	VXORPS  Z7, Z7, Z7
-	MOVQ    AX, BX
+	LEAQ      (AX)(AX*2), DX
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VXORPS    Z3, Z3, Z3
+	VXORPS    Z4, Z4, Z4
+	VXORPS    Z5, Z5, Z5
+	VXORPS    Z6, Z6, Z6
+	VXORPS    Z7, Z7, Z7
+	MOVQ      AX, BX
 
 run:
 	VMOVDQU32     (CX), Z8
@@ -652,9 +728,9 @@ run:
 	VZEROUPPER
 	RET
 
-// func boundsBytes5AVX512(dst *float32, ld int, q *float32, dim int, block *uint16)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
-TEXT ·boundsBytes5AVX512(SB), $4688-40
+// func boundsBytes5AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
+TEXT ·boundsBytes5AVX512(SB), $4688-44
 	MOVQ dim+24(FP), AX
 	MOVQ block+32(FP), CX
 	LEAQ (SP), DX
@@ -674,102 +750,112 @@ widen:
 	JNZ          widen
 	MOVQ         q+16(FP), R9
 	MOVQ         SI, R10
-	MOVQ         R8, R11
-	MOVQ         $0x00000005, R12
-	MOVL         $0x7fffffff, R13
-	VPBROADCASTD R13, Z0
+	MOVQ         DI, R11
+	VBROADCASTSS reach+40(FP), Z0
+	MOVL         $0x3f000000, R12
+	VPBROADCASTD R12, Z1
+	VMULPS       Z1, Z0, Z0
+	MOVQ         R8, R12
+	MOVQ         $0x00000005, R13
+	MOVL         $0x7fffffff, R14
+	VPBROADCASTD R14, Z2
 
 query:
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	VXORPS Z4, Z4, Z4
-	XORQ   R13, R13
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	XORQ   R14, R14
 
 largest:
-	VMOVUPS       (R9)(R13*4), Z5
-	VFMADD231PS   (DX)(R13*4), Z5, Z3
-	VMULPS        (BX)(R13*4), Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VMAXPS        Z1, Z5, Z1
-	VMOVUPS       64(R9)(R13*4), Z5
-	VFMADD231PS   64(DX)(R13*4), Z5, Z4
-	VMULPS        64(BX)(R13*4), Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VMAXPS        Z2, Z5, Z2
-	ADDQ          $0x20, R13
-	CMPQ          R13, AX
+	VMOVUPS       (R9)(R14*4), Z7
+	VFMADD231PS   (DX)(R14*4), Z7, Z5
+	VMULPS        (BX)(R14*4), Z7, Z7
+	VPANDD        Z2, Z7, Z7
+	VMAXPS        Z3, Z7, Z3
+	VMOVUPS       64(R9)(R14*4), Z7
+	VFMADD231PS   64(DX)(R14*4), Z7, Z6
+	VMULPS        64(BX)(R14*4), Z7, Z7
+	VPANDD        Z2, Z7, Z7
+	VMAXPS        Z4, Z7, Z4
+	ADDQ          $0x20, R14
+	CMPQ          R14, AX
 	JL            largest
-	VMAXPS        Z1, Z2, Z1
-	VADDPS        Z3, Z4, Z3
-	VEXTRACTF64X4 $0x01, Z3, Y2
-	VADDPS        Y2, Y3, Y3
-	VEXTRACTF32X4 $0x01, Y3, X2
-	VADDPS        X2, X3, X3
-	VPERMILPS     $0x4e, X3, X2
-	VADDPS        X2, X3, X3
-	VPERMILPS     $0xb1, X3, X2
-	VADDPS        X2, X3, X3
-	VMOVSS        X3, 4(R11)
-	VEXTRACTF64X4 $0x01, Z1, Y2
-	VMAXPS        Y2, Y1, Y1
-	VEXTRACTF32X4 $0x01, Y1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0x4e, X1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0xb1, X1, X2
-	VMAXPS        X2, X1, X1
-	VMAXSS        leastAVX512<>+0(SB), X1, X1
-	VMOVSS        bytesAVX512<>+0(SB), X2
-	VDIVSS        X1, X2, X2
-	VBROADCASTSS  X2, Z2
-	VMULSS        byteAVX512<>+0(SB), X1, X1
-	VMOVSS        X1, (R11)
-	XORQ          R13, R13
+	VMAXPS        Z3, Z4, Z3
+	VADDPS        Z5, Z6, Z5
+	VEXTRACTF64X4 $0x01, Z5, Y4
+	VADDPS        Y4, Y5, Y5
+	VEXTRACTF32X4 $0x01, Y5, X4
+	VADDPS        X4, X5, X5
+	VPERMILPS     $0x4e, X5, X4
+	VADDPS        X4, X5, X5
+	VPERMILPS     $0xb1, X5, X4
+	VADDPS        X4, X5, X5
+	VMOVSS        X5, 4(R12)
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VMAXPS        Y4, Y3, Y3
+	VEXTRACTF32X4 $0x01, Y3, X4
+	VMAXPS        X4, X3, X3
+	VPERMILPS     $0x4e, X3, X4
+	VMAXPS        X4, X3, X3
+	VPERMILPS     $0xb1, X3, X4
+	VMAXPS        X4, X3, X3
+	VMOVSS        reach+40(FP), X4
+	VADDSS        oneAVX512<>+0(SB), X4, X4
+	VMULSS        halfAVX512<>+0(SB), X4, X4
+	VMULSS        X4, X3, X3
+	VMAXSS        leastAVX512<>+0(SB), X3, X3
+	VMOVSS        bytesAVX512<>+0(SB), X4
+	VDIVSS        X3, X4, X4
+	VBROADCASTSS  X4, Z4
+	VMULSS        byteAVX512<>+0(SB), X3, X3
+	VMOVSS        X3, (R12)
+	XORQ          R14, R14
 
 round:
-	VMULPS    (R9)(R13*4), Z2, Z1
-	VMULPS    (BX)(R13*4), Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VPMOVSDB  Z1, (R10)(R13*1)
-	VMULPS    64(R9)(R13*4), Z2, Z1
-	VMULPS    64(BX)(R13*4), Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VPMOVSDB  Z1, 16(R10)(R13*1)
-	ADDQ      $0x20, R13
-	CMPQ      R13, AX
+	VMULPS    (R9)(R14*4), Z4, Z3
+	VMULPS    (BX)(R14*4), Z3, Z3
+	VPANDD    Z2, Z3, Z5
+	VMULPS    Z0, Z5, Z5
+	VMULPS    Z1, Z3, Z3
+	VADDPS    Z5, Z3, Z6
+	VSUBPS    Z5, Z3, Z3
+	VCVTPS2DQ Z6, Z6
+	VCVTPS2DQ Z3, Z3
+	VPMOVSDB  Z6, (R10)(R14*1)
+	VPMOVSDB  Z3, (R11)(R14*1)
+	VMULPS    64(R9)(R14*4), Z4, Z3
+	VMULPS    64(BX)(R14*4), Z3, Z3
+	VPANDD    Z2, Z3, Z5
+	VMULPS    Z0, Z5, Z5
+	VMULPS    Z1, Z3, Z3
+	VADDPS    Z5, Z3, Z6
+	VSUBPS    Z5, Z3, Z3
+	VCVTPS2DQ Z6, Z6
+	VCVTPS2DQ Z3, Z3
+	VPMOVSDB  Z6, 16(R10)(R14*1)
+	VPMOVSDB  Z3, 16(R11)(R14*1)
+	ADDQ      $0x20, R14
+	CMPQ      R14, AX
 	JL        round
 	LEAQ      (R9)(AX*4), R9
 	ADDQ      AX, R10
-	ADDQ      $0x10, R11
-	DECQ      R12
+	ADDQ      AX, R11
+	ADDQ      $0x10, R12
+	DECQ      R13
 	JNZ       query
-	VXORPS    Y0, Y0, Y0
-	MOVQ      AX, DX
-	IMUL3Q    $0x05, DX, DX
-	XORQ      BX, BX
-
-split:
-	VMOVDQU (SI)(BX*1), Y1
-	VPMINSB Y0, Y1, Y2
-	VPMAXSB Y0, Y1, Y1
-	VMOVDQU Y1, (SI)(BX*1)
-	VMOVDQU Y2, (DI)(BX*1)
-	ADDQ    $0x20, BX
-	CMPQ    BX, DX
-	JL      split
-	LEAQ    (AX)(AX*2), DX
-	VXORPS  Z0, Z0, Z0
-	VXORPS  Z1, Z1, Z1
-	VXORPS  Z2, Z2, Z2
-	VXORPS  Z3, Z3, Z3
-	VXORPS  Z4, Z4, Z4
-	VXORPS  Z5, Z5, Z5
-	VXORPS  Z6, Z6, Z6
-	VXORPS  Z7, Z7, Z7
-	VXORPS  Z8, Z8, Z8
-	VXORPS  Z9, Z9, Z9
-	MOVQ    AX, BX
+	LEAQ      (AX)(AX*2), DX
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VXORPS    Z3, Z3, Z3
+	VXORPS    Z4, Z4, Z4
+	VXORPS    Z5, Z5, Z5
+	VXORPS    Z6, Z6, Z6
+	VXORPS    Z7, Z7, Z7
+	VXORPS    Z8, Z8, Z8
+	VXORPS    Z9, Z9, Z9
+	MOVQ      AX, BX
 
 run:
 	VMOVDQU32     (CX), Z10
@@ -829,9 +915,9 @@ run:
 	VZEROUPPER
 	RET
 
-// func boundsBytes6AVX512(dst *float32, ld int, q *float32, dim int, block *uint16)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
-TEXT ·boundsBytes6AVX512(SB), $5216-40
+// func boundsBytes6AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
+TEXT ·boundsBytes6AVX512(SB), $5216-44
 	MOVQ dim+24(FP), AX
 	MOVQ block+32(FP), CX
 	LEAQ (SP), DX
@@ -851,105 +937,115 @@ widen:
 	JNZ          widen
 	MOVQ         q+16(FP), R9
 	MOVQ         SI, R10
-	MOVQ         R8, R11
-	MOVQ         $0x00000006, R12
-	MOVL         $0x7fffffff, R13
-	VPBROADCASTD R13, Z0
+	MOVQ         DI, R11
+	VBROADCASTSS reach+40(FP), Z0
+	MOVL         $0x3f000000, R12
+	VPBROADCASTD R12, Z1
+	VMULPS       Z1, Z0, Z0
+	MOVQ         R8, R12
+	MOVQ         $0x00000006, R13
+	MOVL         $0x7fffffff, R14
+	VPBROADCASTD R14, Z2
 
 query:
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	VXORPS Z4, Z4, Z4
-	XORQ   R13, R13
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	XORQ   R14, R14
 
 largest:
-	VMOVUPS       (R9)(R13*4), Z5
-	VFMADD231PS   (DX)(R13*4), Z5, Z3
-	VMULPS        (BX)(R13*4), Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VMAXPS        Z1, Z5, Z1
-	VMOVUPS       64(R9)(R13*4), Z5
-	VFMADD231PS   64(DX)(R13*4), Z5, Z4
-	VMULPS        64(BX)(R13*4), Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VMAXPS        Z2, Z5, Z2
-	ADDQ          $0x20, R13
-	CMPQ          R13, AX
+	VMOVUPS       (R9)(R14*4), Z7
+	VFMADD231PS   (DX)(R14*4), Z7, Z5
+	VMULPS        (BX)(R14*4), Z7, Z7
+	VPANDD        Z2, Z7, Z7
+	VMAXPS        Z3, Z7, Z3
+	VMOVUPS       64(R9)(R14*4), Z7
+	VFMADD231PS   64(DX)(R14*4), Z7, Z6
+	VMULPS        64(BX)(R14*4), Z7, Z7
+	VPANDD        Z2, Z7, Z7
+	VMAXPS        Z4, Z7, Z4
+	ADDQ          $0x20, R14
+	CMPQ          R14, AX
 	JL            largest
-	VMAXPS        Z1, Z2, Z1
-	VADDPS        Z3, Z4, Z3
-	VEXTRACTF64X4 $0x01, Z3, Y2
-	VADDPS        Y2, Y3, Y3
-	VEXTRACTF32X4 $0x01, Y3, X2
-	VADDPS        X2, X3, X3
-	VPERMILPS     $0x4e, X3, X2
-	VADDPS        X2, X3, X3
-	VPERMILPS     $0xb1, X3, X2
-	VADDPS        X2, X3, X3
-	VMOVSS        X3, 4(R11)
-	VEXTRACTF64X4 $0x01, Z1, Y2
-	VMAXPS        Y2, Y1, Y1
-	VEXTRACTF32X4 $0x01, Y1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0x4e, X1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0xb1, X1, X2
-	VMAXPS        X2, X1, X1
-	VMAXSS        leastAVX512<>+0(SB), X1, X1
-	VMOVSS        bytesAVX512<>+0(SB), X2
-	VDIVSS        X1, X2, X2
-	VBROADCASTSS  X2, Z2
-	VMULSS        byteAVX512<>+0(SB), X1, X1
-	VMOVSS        X1, (R11)
-	XORQ          R13, R13
+	VMAXPS        Z3, Z4, Z3
+	VADDPS        Z5, Z6, Z5
+	VEXTRACTF64X4 $0x01, Z5, Y4
+	VADDPS        Y4, Y5, Y5
+	VEXTRACTF32X4 $0x01, Y5, X4
+	VADDPS        X4, X5, X5
+	VPERMILPS     $0x4e, X5, X4
+	VADDPS        X4, X5, X5
+	VPERMILPS     $0xb1, X5, X4
+	VADDPS        X4, X5, X5
+	VMOVSS        X5, 4(R12)
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VMAXPS        Y4, Y3, Y3
+	VEXTRACTF32X4 $0x01, Y3, X4
+	VMAXPS        X4, X3, X3
+	VPERMILPS     $0x4e, X3, X4
+	VMAXPS        X4, X3, X3
+	VPERMILPS     $0xb1, X3, X4
+	VMAXPS        X4, X3, X3
+	VMOVSS        reach+40(FP), X4
+	VADDSS        oneAVX512<>+0(SB), X4, X4
+	VMULSS        halfAVX512<>+0(SB), X4, X4
+	VMULSS        X4, X3, X3
+	VMAXSS        leastAVX512<>+0(SB), X3, X3
+	VMOVSS        bytesAVX512<>+0(SB), X4
+	VDIVSS        X3, X4, X4
+	VBROADCASTSS  X4, Z4
+	VMULSS        byteAVX512<>+0(SB), X3, X3
+	VMOVSS        X3, (R12)
+	XORQ          R14, R14
 
 round:
-	VMULPS    (R9)(R13*4), Z2, Z1
-	VMULPS    (BX)(R13*4), Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VPMOVSDB  Z1, (R10)(R13*1)
-	VMULPS    64(R9)(R13*4), Z2, Z1
-	VMULPS    64(BX)(R13*4), Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VPMOVSDB  Z1, 16(R10)(R13*1)
-	ADDQ      $0x20, R13
-	CMPQ      R13, AX
+	VMULPS    (R9)(R14*4), Z4, Z3
+	VMULPS    (BX)(R14*4), Z3, Z3
+	VPANDD    Z2, Z3, Z5
+	VMULPS    Z0, Z5, Z5
+	VMULPS    Z1, Z3, Z3
+	VADDPS    Z5, Z3, Z6
+	VSUBPS    Z5, Z3, Z3
+	VCVTPS2DQ Z6, Z6
+	VCVTPS2DQ Z3, Z3
+	VPMOVSDB  Z6, (R10)(R14*1)
+	VPMOVSDB  Z3, (R11)(R14*1)
+	VMULPS    64(R9)(R14*4), Z4, Z3
+	VMULPS    64(BX)(R14*4), Z3, Z3
+	VPANDD    Z2, Z3, Z5
+	VMULPS    Z0, Z5, Z5
+	VMULPS    Z1, Z3, Z3
+	VADDPS    Z5, Z3, Z6
+	VSUBPS    Z5, Z3, Z3
+	VCVTPS2DQ Z6, Z6
+	VCVTPS2DQ Z3, Z3
+	VPMOVSDB  Z6, 16(R10)(R14*1)
+	VPMOVSDB  Z3, 16(R11)(R14*1)
+	ADDQ      $0x20, R14
+	CMPQ      R14, AX
 	JL        round
 	LEAQ      (R9)(AX*4), R9
 	ADDQ      AX, R10
-	ADDQ      $0x10, R11
-	DECQ      R12
+	ADDQ      AX, R11
+	ADDQ      $0x10, R12
+	DECQ      R13
 	JNZ       query
-	VXORPS    Y0, Y0, Y0
-	MOVQ      AX, DX
-	IMUL3Q    $0x06, DX, DX
-	XORQ      BX, BX
-
-split:
-	VMOVDQU (SI)(BX*1), Y1
-	VPMINSB Y0, Y1, Y2
-	VPMAXSB Y0, Y1, Y1
-	VMOVDQU Y1, (SI)(BX*1)
-	VMOVDQU Y2, (DI)(BX*1)
-	ADDQ    $0x20, BX
-	CMPQ    BX, DX
-	JL      split
-	LEAQ    (AX)(AX*2), DX
-	LEAQ    (AX)(AX*4), BX
-	VXORPS  Z0, Z0, Z0
-	VXORPS  Z1, Z1, Z1
-	VXORPS  Z2, Z2, Z2
-	VXORPS  Z3, Z3, Z3
-	VXORPS  Z4, Z4, Z4
-	VXORPS  Z5, Z5, Z5
-	VXORPS  Z6, Z6, Z6
-	VXORPS  Z7, Z7, Z7
-	VXORPS  Z8, Z8, Z8
-	VXORPS  Z9, Z9, Z9
-	VXORPS  Z10, Z10, Z10
-	VXORPS  Z11, Z11, Z11
-	MOVQ    AX, R9
+	LEAQ      (AX)(AX*2), DX
+	LEAQ      (AX)(AX*4), BX
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VXORPS    Z3, Z3, Z3
+	VXORPS    Z4, Z4, Z4
+	VXORPS    Z5, Z5, Z5
+	VXORPS    Z6, Z6, Z6
+	VXORPS    Z7, Z7, Z7
+	VXORPS    Z8, Z8, Z8
+	VXORPS    Z9, Z9, Z9
+	VXORPS    Z10, Z10, Z10
+	VXORPS    Z11, Z11, Z11
+	MOVQ      AX, R9
 
 run:
 	VMOVDQU32     (CX), Z12
@@ -1018,9 +1114,9 @@ run:
 	VZEROUPPER
 	RET
 
-// func boundsBytes7AVX512(dst *float32, ld int, q *float32, dim int, block *uint16)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
-TEXT ·boundsBytes7AVX512(SB), $5744-40
+// func boundsBytes7AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
+TEXT ·boundsBytes7AVX512(SB), $5744-44
 	MOVQ dim+24(FP), AX
 	MOVQ block+32(FP), CX
 	LEAQ (SP), DX
@@ -1040,107 +1136,117 @@ widen:
 	JNZ          widen
 	MOVQ         q+16(FP), R9
 	MOVQ         SI, R10
-	MOVQ         R8, R11
-	MOVQ         $0x00000007, R12
-	MOVL         $0x7fffffff, R13
-	VPBROADCASTD R13, Z0
+	MOVQ         DI, R11
+	VBROADCASTSS reach+40(FP), Z0
+	MOVL         $0x3f000000, R12
+	VPBROADCASTD R12, Z1
+	VMULPS       Z1, Z0, Z0
+	MOVQ         R8, R12
+	MOVQ         $0x00000007, R13
+	MOVL         $0x7fffffff, R14
+	VPBROADCASTD R14, Z2
 
 query:
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	VXORPS Z4, Z4, Z4
-	XORQ   R13, R13
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	XORQ   R14, R14
 
 largest:
-	VMOVUPS       (R9)(R13*4), Z5
-	VFMADD231PS   (DX)(R13*4), Z5, Z3
-	VMULPS        (BX)(R13*4), Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VMAXPS        Z1, Z5, Z1
-	VMOVUPS       64(R9)(R13*4), Z5
-	VFMADD231PS   64(DX)(R13*4), Z5, Z4
-	VMULPS        64(BX)(R13*4), Z5, Z5
-	VPANDD        Z0, Z5, Z5
-	VMAXPS        Z2, Z5, Z2
-	ADDQ          $0x20, R13
-	CMPQ          R13, AX
+	VMOVUPS       (R9)(R14*4), Z7
+	VFMADD231PS   (DX)(R14*4), Z7, Z5
+	VMULPS        (BX)(R14*4), Z7, Z7
+	VPANDD        Z2, Z7, Z7
+	VMAXPS        Z3, Z7, Z3
+	VMOVUPS       64(R9)(R14*4), Z7
+	VFMADD231PS   64(DX)(R14*4), Z7, Z6
+	VMULPS        64(BX)(R14*4), Z7, Z7
+	VPANDD        Z2, Z7, Z7
+	VMAXPS        Z4, Z7, Z4
+	ADDQ          $0x20, R14
+	CMPQ          R14, AX
 	JL            largest
-	VMAXPS        Z1, Z2, Z1
-	VADDPS        Z3, Z4, Z3
-	VEXTRACTF64X4 $0x01, Z3, Y2
-	VADDPS        Y2, Y3, Y3
-	VEXTRACTF32X4 $0x01, Y3, X2
-	VADDPS        X2, X3, X3
-	VPERMILPS     $0x4e, X3, X2
-	VADDPS        X2, X3, X3
-	VPERMILPS     $0xb1, X3, X2
-	VADDPS        X2, X3, X3
-	VMOVSS        X3, 4(R11)
-	VEXTRACTF64X4 $0x01, Z1, Y2
-	VMAXPS        Y2, Y1, Y1
-	VEXTRACTF32X4 $0x01, Y1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0x4e, X1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0xb1, X1, X2
-	VMAXPS        X2, X1, X1
-	VMAXSS        leastAVX512<>+0(SB), X1, X1
-	VMOVSS        bytesAVX512<>+0(SB), X2
-	VDIVSS        X1, X2, X2
-	VBROADCASTSS  X2, Z2
-	VMULSS        byteAVX512<>+0(SB), X1, X1
-	VMOVSS        X1, (R11)
-	XORQ          R13, R13
+	VMAXPS        Z3, Z4, Z3
+	VADDPS        Z5, Z6, Z5
+	VEXTRACTF64X4 $0x01, Z5, Y4
+	VADDPS        Y4, Y5, Y5
+	VEXTRACTF32X4 $0x01, Y5, X4
+	VADDPS        X4, X5, X5
+	VPERMILPS     $0x4e, X5, X4
+	VADDPS        X4, X5, X5
+	VPERMILPS     $0xb1, X5, X4
+	VADDPS        X4, X5, X5
+	VMOVSS        X5, 4(R12)
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VMAXPS        Y4, Y3, Y3
+	VEXTRACTF32X4 $0x01, Y3, X4
+	VMAXPS        X4, X3, X3
+	VPERMILPS     $0x4e, X3, X4
+	VMAXPS        X4, X3, X3
+	VPERMILPS     $0xb1, X3, X4
+	VMAXPS        X4, X3, X3
+	VMOVSS        reach+40(FP), X4
+	VADDSS        oneAVX512<>+0(SB), X4, X4
+	VMULSS        halfAVX512<>+0(SB), X4, X4
+	VMULSS        X4, X3, X3
+	VMAXSS        leastAVX512<>+0(SB), X3, X3
+	VMOVSS        bytesAVX512<>+0(SB), X4
+	VDIVSS        X3, X4, X4
+	VBROADCASTSS  X4, Z4
+	VMULSS        byteAVX512<>+0(SB), X3, X3
+	VMOVSS        X3, (R12)
+	XORQ          R14, R14
 
 round:
-	VMULPS    (R9)(R13*4), Z2, Z1
-	VMULPS    (BX)(R13*4), Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VPMOVSDB  Z1, (R10)(R13*1)
-	VMULPS    64(R9)(R13*4), Z2, Z1
-	VMULPS    64(BX)(R13*4), Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VPMOVSDB  Z1, 16(R10)(R13*1)
-	ADDQ      $0x20, R13
-	CMPQ      R13, AX
+	VMULPS    (R9)(R14*4), Z4, Z3
+	VMULPS    (BX)(R14*4), Z3, Z3
+	VPANDD    Z2, Z3, Z5
+	VMULPS    Z0, Z5, Z5
+	VMULPS    Z1, Z3, Z3
+	VADDPS    Z5, Z3, Z6
+	VSUBPS    Z5, Z3, Z3
+	VCVTPS2DQ Z6, Z6
+	VCVTPS2DQ Z3, Z3
+	VPMOVSDB  Z6, (R10)(R14*1)
+	VPMOVSDB  Z3, (R11)(R14*1)
+	VMULPS    64(R9)(R14*4), Z4, Z3
+	VMULPS    64(BX)(R14*4), Z3, Z3
+	VPANDD    Z2, Z3, Z5
+	VMULPS    Z0, Z5, Z5
+	VMULPS    Z1, Z3, Z3
+	VADDPS    Z5, Z3, Z6
+	VSUBPS    Z5, Z3, Z3
+	VCVTPS2DQ Z6, Z6
+	VCVTPS2DQ Z3, Z3
+	VPMOVSDB  Z6, 16(R10)(R14*1)
+	VPMOVSDB  Z3, 16(R11)(R14*1)
+	ADDQ      $0x20, R14
+	CMPQ      R14, AX
 	JL        round
 	LEAQ      (R9)(AX*4), R9
 	ADDQ      AX, R10
-	ADDQ      $0x10, R11
-	DECQ      R12
+	ADDQ      AX, R11
+	ADDQ      $0x10, R12
+	DECQ      R13
 	JNZ       query
-	VXORPS    Y0, Y0, Y0
-	MOVQ      AX, DX
-	IMUL3Q    $0x07, DX, DX
-	XORQ      BX, BX
-
-split:
-	VMOVDQU (SI)(BX*1), Y1
-	VPMINSB Y0, Y1, Y2
-	VPMAXSB Y0, Y1, Y1
-	VMOVDQU Y1, (SI)(BX*1)
-	VMOVDQU Y2, (DI)(BX*1)
-	ADDQ    $0x20, BX
-	CMPQ    BX, DX
-	JL      split
-	LEAQ    (AX)(AX*2), DX
-	LEAQ    (AX)(AX*4), BX
-	VXORPS  Z0, Z0, Z0
-	VXORPS  Z1, Z1, Z1
-	VXORPS  Z2, Z2, Z2
-	VXORPS  Z3, Z3, Z3
-	VXORPS  Z4, Z4, Z4
-	VXORPS  Z5, Z5, Z5
-	VXORPS  Z6, Z6, Z6
-	VXORPS  Z7, Z7, Z7
-	VXORPS  Z8, Z8, Z8
-	VXORPS  Z9, Z9, Z9
-	VXORPS  Z10, Z10, Z10
-	VXORPS  Z11, Z11, Z11
-	VXORPS  Z12, Z12, Z12
-	VXORPS  Z13, Z13, Z13
-	MOVQ    AX, R9
+	LEAQ      (AX)(AX*2), DX
+	LEAQ      (AX)(AX*4), BX
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VXORPS    Z3, Z3, Z3
+	VXORPS    Z4, Z4, Z4
+	VXORPS    Z5, Z5, Z5
+	VXORPS    Z6, Z6, Z6
+	VXORPS    Z7, Z7, Z7
+	VXORPS    Z8, Z8, Z8
+	VXORPS    Z9, Z9, Z9
+	VXORPS    Z10, Z10, Z10
+	VXORPS    Z11, Z11, Z11
+	VXORPS    Z12, Z12, Z12
+	VXORPS    Z13, Z13, Z13
+	MOVQ      AX, R9
 
 run:
 	VMOVDQU32     (CX), Z14
@@ -1218,9 +1324,9 @@ run:
 	VZEROUPPER
 	RET
 
-// func boundsBytes1AVX2(dst *float32, ld int, q *float32, dim int, block *uint16)
+// func boundsBytes1AVX2(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
 // Requires: AVX, AVX2, F16C, FMA3
-TEXT ·boundsBytes1AVX2(SB), $2576-40
+TEXT ·boundsBytes1AVX2(SB), $2576-44
 	MOVQ dim+24(FP), AX
 	MOVQ block+32(FP), CX
 	LEAQ (SP), DX
@@ -1242,119 +1348,156 @@ widen:
 	JNZ          widen
 	MOVQ         q+16(FP), R9
 	MOVQ         SI, R10
-	MOVQ         R8, R11
-	MOVQ         $0x00000001, R12
-	MOVL         $0x7fffffff, R13
-	VMOVD        R13, X0
-	VPBROADCASTD X0, Y0
+	MOVQ         DI, R11
+	VBROADCASTSS reach+40(FP), Y0
+	MOVL         $0x3f000000, R12
+	VMOVD        R12, X1
+	VPBROADCASTD X1, Y1
+	VMULPS       Y1, Y0, Y0
+	MOVQ         R8, R12
+	MOVQ         $0x00000001, R13
+	MOVL         $0x7fffffff, R14
+	VMOVD        R14, X2
+	VPBROADCASTD X2, Y2
 
 query:
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	VXORPS Y4, Y4, Y4
-	XORQ   R13, R13
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	XORQ   R14, R14
 
 largest:
-	VMOVUPS      (R9)(R13*4), Y5
-	VFMADD231PS  (DX)(R13*4), Y5, Y3
-	VMULPS       (BX)(R13*4), Y5, Y5
-	VPAND        Y0, Y5, Y5
-	VMAXPS       Y1, Y5, Y1
-	VMOVUPS      32(R9)(R13*4), Y5
-	VFMADD231PS  32(DX)(R13*4), Y5, Y4
-	VMULPS       32(BX)(R13*4), Y5, Y5
-	VPAND        Y0, Y5, Y5
-	VMAXPS       Y2, Y5, Y2
-	VMOVUPS      64(R9)(R13*4), Y5
-	VFMADD231PS  64(DX)(R13*4), Y5, Y3
-	VMULPS       64(BX)(R13*4), Y5, Y5
-	VPAND        Y0, Y5, Y5
-	VMAXPS       Y1, Y5, Y1
-	VMOVUPS      96(R9)(R13*4), Y5
-	VFMADD231PS  96(DX)(R13*4), Y5, Y4
-	VMULPS       96(BX)(R13*4), Y5, Y5
-	VPAND        Y0, Y5, Y5
-	VMAXPS       Y2, Y5, Y2
-	ADDQ         $0x20, R13
-	CMPQ         R13, AX
+	VMOVUPS      (R9)(R14*4), Y7
+	VFMADD231PS  (DX)(R14*4), Y7, Y5
+	VMULPS       (BX)(R14*4), Y7, Y7
+	VPAND        Y2, Y7, Y7
+	VMAXPS       Y3, Y7, Y3
+	VMOVUPS      32(R9)(R14*4), Y7
+	VFMADD231PS  32(DX)(R14*4), Y7, Y6
+	VMULPS       32(BX)(R14*4), Y7, Y7
+	VPAND        Y2, Y7, Y7
+	VMAXPS       Y4, Y7, Y4
+	VMOVUPS      64(R9)(R14*4), Y7
+	VFMADD231PS  64(DX)(R14*4), Y7, Y5
+	VMULPS       64(BX)(R14*4), Y7, Y7
+	VPAND        Y2, Y7, Y7
+	VMAXPS       Y3, Y7, Y3
+	VMOVUPS      96(R9)(R14*4), Y7
+	VFMADD231PS  96(DX)(R14*4), Y7, Y6
+	VMULPS       96(BX)(R14*4), Y7, Y7
+	VPAND        Y2, Y7, Y7
+	VMAXPS       Y4, Y7, Y4
+	ADDQ         $0x20, R14
+	CMPQ         R14, AX
 	JL           largest
-	VMAXPS       Y1, Y2, Y1
-	VADDPS       Y3, Y4, Y3
-	VEXTRACTF128 $0x01, Y3, X2
-	VADDPS       X2, X3, X3
-	VPERMILPS    $0x4e, X3, X2
-	VADDPS       X2, X3, X3
-	VPERMILPS    $0xb1, X3, X2
-	VADDPS       X2, X3, X3
-	VMOVSS       X3, 4(R11)
-	VEXTRACTF128 $0x01, Y1, X2
-	VMAXPS       X2, X1, X1
-	VPERMILPS    $0x4e, X1, X2
-	VMAXPS       X2, X1, X1
-	VPERMILPS    $0xb1, X1, X2
-	VMAXPS       X2, X1, X1
-	VMAXSS       leastAVX2<>+0(SB), X1, X1
-	VMOVSS       bytesAVX2<>+0(SB), X2
-	VDIVSS       X1, X2, X2
-	VBROADCASTSS X2, Y2
-	VMULSS       byteAVX2<>+0(SB), X1, X1
-	VMOVSS       X1, (R11)
-	XORQ         R13, R13
+	VMAXPS       Y3, Y4, Y3
+	VADDPS       Y5, Y6, Y5
+	VEXTRACTF128 $0x01, Y5, X4
+	VADDPS       X4, X5, X5
+	VPERMILPS    $0x4e, X5, X4
+	VADDPS       X4, X5, X5
+	VPERMILPS    $0xb1, X5, X4
+	VADDPS       X4, X5, X5
+	VMOVSS       X5, 4(R12)
+	VEXTRACTF128 $0x01, Y3, X4
+	VMAXPS       X4, X3, X3
+	VPERMILPS    $0x4e, X3, X4
+	VMAXPS       X4, X3, X3
+	VPERMILPS    $0xb1, X3, X4
+	VMAXPS       X4, X3, X3
+	VMOVSS       reach+40(FP), X4
+	VADDSS       oneAVX2<>+0(SB), X4, X4
+	VMULSS       halfAVX2<>+0(SB), X4, X4
+	VMULSS       X4, X3, X3
+	VMAXSS       leastAVX2<>+0(SB), X3, X3
+	VMOVSS       bytesAVX2<>+0(SB), X4
+	VDIVSS       X3, X4, X4
+	VBROADCASTSS X4, Y4
+	VMULSS       byteAVX2<>+0(SB), X3, X3
+	VMOVSS       X3, (R12)
+	XORQ         R14, R14
 
 round:
-	VMULPS       (R9)(R13*4), Y2, Y1
-	VMULPS       (BX)(R13*4), Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X3
-	VPACKSSDW    X3, X1, X1
-	VPACKSSWB    X1, X1, X1
-	VMOVQ        X1, (R10)(R13*1)
-	VMULPS       32(R9)(R13*4), Y2, Y1
-	VMULPS       32(BX)(R13*4), Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X3
-	VPACKSSDW    X3, X1, X1
-	VPACKSSWB    X1, X1, X1
-	VMOVQ        X1, 8(R10)(R13*1)
-	VMULPS       64(R9)(R13*4), Y2, Y1
-	VMULPS       64(BX)(R13*4), Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X3
-	VPACKSSDW    X3, X1, X1
-	VPACKSSWB    X1, X1, X1
-	VMOVQ        X1, 16(R10)(R13*1)
-	VMULPS       96(R9)(R13*4), Y2, Y1
-	VMULPS       96(BX)(R13*4), Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X3
-	VPACKSSDW    X3, X1, X1
-	VPACKSSWB    X1, X1, X1
-	VMOVQ        X1, 24(R10)(R13*1)
-	ADDQ         $0x20, R13
-	CMPQ         R13, AX
+	VMULPS       (R9)(R14*4), Y4, Y3
+	VMULPS       (BX)(R14*4), Y3, Y3
+	VPAND        Y2, Y3, Y5
+	VMULPS       Y0, Y5, Y5
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y5, Y3, Y3
+	VCVTPS2DQ    Y6, Y6
+	VCVTPS2DQ    Y3, Y3
+	VEXTRACTI128 $0x01, Y6, X5
+	VPACKSSDW    X5, X6, X6
+	VPACKSSWB    X6, X6, X6
+	VMOVQ        X6, (R10)(R14*1)
+	VEXTRACTI128 $0x01, Y3, X5
+	VPACKSSDW    X5, X3, X3
+	VPACKSSWB    X3, X3, X3
+	VMOVQ        X3, (R11)(R14*1)
+	VMULPS       32(R9)(R14*4), Y4, Y3
+	VMULPS       32(BX)(R14*4), Y3, Y3
+	VPAND        Y2, Y3, Y5
+	VMULPS       Y0, Y5, Y5
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y5, Y3, Y3
+	VCVTPS2DQ    Y6, Y6
+	VCVTPS2DQ    Y3, Y3
+	VEXTRACTI128 $0x01, Y6, X5
+	VPACKSSDW    X5, X6, X6
+	VPACKSSWB    X6, X6, X6
+	VMOVQ        X6, 8(R10)(R14*1)
+	VEXTRACTI128 $0x01, Y3, X5
+	VPACKSSDW    X5, X3, X3
+	VPACKSSWB    X3, X3, X3
+	VMOVQ        X3, 8(R11)(R14*1)
+	VMULPS       64(R9)(R14*4), Y4, Y3
+	VMULPS       64(BX)(R14*4), Y3, Y3
+	VPAND        Y2, Y3, Y5
+	VMULPS       Y0, Y5, Y5
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y5, Y3, Y3
+	VCVTPS2DQ    Y6, Y6
+	VCVTPS2DQ    Y3, Y3
+	VEXTRACTI128 $0x01, Y6, X5
+	VPACKSSDW    X5, X6, X6
+	VPACKSSWB    X6, X6, X6
+	VMOVQ        X6, 16(R10)(R14*1)
+	VEXTRACTI128 $0x01, Y3, X5
+	VPACKSSDW    X5, X3, X3
+	VPACKSSWB    X3, X3, X3
+	VMOVQ        X3, 16(R11)(R14*1)
+	VMULPS       96(R9)(R14*4), Y4, Y3
+	VMULPS       96(BX)(R14*4), Y3, Y3
+	VPAND        Y2, Y3, Y5
+	VMULPS       Y0, Y5, Y5
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y5, Y3, Y3
+	VCVTPS2DQ    Y6, Y6
+	VCVTPS2DQ    Y3, Y3
+	VEXTRACTI128 $0x01, Y6, X5
+	VPACKSSDW    X5, X6, X6
+	VPACKSSWB    X6, X6, X6
+	VMOVQ        X6, 24(R10)(R14*1)
+	VEXTRACTI128 $0x01, Y3, X5
+	VPACKSSDW    X5, X3, X3
+	VPACKSSWB    X3, X3, X3
+	VMOVQ        X3, 24(R11)(R14*1)
+	ADDQ         $0x20, R14
+	CMPQ         R14, AX
 	JL           round
 	LEAQ         (R9)(AX*4), R9
 	ADDQ         AX, R10
-	ADDQ         $0x10, R11
-	DECQ         R12
+	ADDQ         AX, R11
+	ADDQ         $0x10, R12
+	DECQ         R13
 	JNZ          query
 	VXORPS       Y0, Y0, Y0
-	MOVQ         AX, DX
-	IMUL3Q       $0x01, DX, DX
-	XORQ         BX, BX
-
-split:
-	VMOVDQU (SI)(BX*1), Y1
-	VPMINSB Y0, Y1, Y2
-	VPMAXSB Y0, Y1, Y1
-	VMOVDQU Y1, (SI)(BX*1)
-	VMOVDQU Y2, (DI)(BX*1)
-	ADDQ    $0x20, BX
-	CMPQ    BX, DX
-	JL      split
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
+	VXORPS       Y1, Y1, Y1
 
 run:
 	VMOVDQU      (CX), Y2
@@ -1396,6 +1539,26 @@ run:
 	VZEROUPPER
 	RET
 
+DATA oneAVX2<>+0(SB)/4, $0x3f800000
+DATA oneAVX2<>+4(SB)/4, $0x3f800000
+DATA oneAVX2<>+8(SB)/4, $0x3f800000
+DATA oneAVX2<>+12(SB)/4, $0x3f800000
+DATA oneAVX2<>+16(SB)/4, $0x3f800000
+DATA oneAVX2<>+20(SB)/4, $0x3f800000
+DATA oneAVX2<>+24(SB)/4, $0x3f800000
+DATA oneAVX2<>+28(SB)/4, $0x3f800000
+GLOBL oneAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA halfAVX2<>+0(SB)/4, $0x3f000000
+DATA halfAVX2<>+4(SB)/4, $0x3f000000
+DATA halfAVX2<>+8(SB)/4, $0x3f000000
+DATA halfAVX2<>+12(SB)/4, $0x3f000000
+DATA halfAVX2<>+16(SB)/4, $0x3f000000
+DATA halfAVX2<>+20(SB)/4, $0x3f000000
+DATA halfAVX2<>+24(SB)/4, $0x3f000000
+DATA halfAVX2<>+28(SB)/4, $0x3f000000
+GLOBL halfAVX2<>(SB), RODATA|NOPTR, $32
+
 DATA leastAVX2<>+0(SB)/4, $0x0da24260
 DATA leastAVX2<>+4(SB)/4, $0x0da24260
 DATA leastAVX2<>+8(SB)/4, $0x0da24260
@@ -1436,9 +1599,9 @@ DATA ones16AVX2<>+24(SB)/4, $0x00010001
 DATA ones16AVX2<>+28(SB)/4, $0x00010001
 GLOBL ones16AVX2<>(SB), RODATA|NOPTR, $32
 
-// func boundsBytes2AVX2(dst *float32, ld int, q *float32, dim int, block *uint16)
+// func boundsBytes2AVX2(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
 // Requires: AVX, AVX2, F16C, FMA3
-TEXT ·boundsBytes2AVX2(SB), $3104-40
+TEXT ·boundsBytes2AVX2(SB), $3104-44
 	MOVQ dim+24(FP), AX
 	MOVQ block+32(FP), CX
 	LEAQ (SP), DX
@@ -1460,122 +1623,159 @@ widen:
 	JNZ          widen
 	MOVQ         q+16(FP), R9
 	MOVQ         SI, R10
-	MOVQ         R8, R11
-	MOVQ         $0x00000002, R12
-	MOVL         $0x7fffffff, R13
-	VMOVD        R13, X0
-	VPBROADCASTD X0, Y0
+	MOVQ         DI, R11
+	VBROADCASTSS reach+40(FP), Y0
+	MOVL         $0x3f000000, R12
+	VMOVD        R12, X1
+	VPBROADCASTD X1, Y1
+	VMULPS       Y1, Y0, Y0
+	MOVQ         R8, R12
+	MOVQ         $0x00000002, R13
+	MOVL         $0x7fffffff, R14
+	VMOVD        R14, X2
+	VPBROADCASTD X2, Y2
 
 query:
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	VXORPS Y4, Y4, Y4
-	XORQ   R13, R13
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	XORQ   R14, R14
 
 largest:
-	VMOVUPS      (R9)(R13*4), Y5
-	VFMADD231PS  (DX)(R13*4), Y5, Y3
-	VMULPS       (BX)(R13*4), Y5, Y5
-	VPAND        Y0, Y5, Y5
-	VMAXPS       Y1, Y5, Y1
-	VMOVUPS      32(R9)(R13*4), Y5
-	VFMADD231PS  32(DX)(R13*4), Y5, Y4
-	VMULPS       32(BX)(R13*4), Y5, Y5
-	VPAND        Y0, Y5, Y5
-	VMAXPS       Y2, Y5, Y2
-	VMOVUPS      64(R9)(R13*4), Y5
-	VFMADD231PS  64(DX)(R13*4), Y5, Y3
-	VMULPS       64(BX)(R13*4), Y5, Y5
-	VPAND        Y0, Y5, Y5
-	VMAXPS       Y1, Y5, Y1
-	VMOVUPS      96(R9)(R13*4), Y5
-	VFMADD231PS  96(DX)(R13*4), Y5, Y4
-	VMULPS       96(BX)(R13*4), Y5, Y5
-	VPAND        Y0, Y5, Y5
-	VMAXPS       Y2, Y5, Y2
-	ADDQ         $0x20, R13
-	CMPQ         R13, AX
+	VMOVUPS      (R9)(R14*4), Y7
+	VFMADD231PS  (DX)(R14*4), Y7, Y5
+	VMULPS       (BX)(R14*4), Y7, Y7
+	VPAND        Y2, Y7, Y7
+	VMAXPS       Y3, Y7, Y3
+	VMOVUPS      32(R9)(R14*4), Y7
+	VFMADD231PS  32(DX)(R14*4), Y7, Y6
+	VMULPS       32(BX)(R14*4), Y7, Y7
+	VPAND        Y2, Y7, Y7
+	VMAXPS       Y4, Y7, Y4
+	VMOVUPS      64(R9)(R14*4), Y7
+	VFMADD231PS  64(DX)(R14*4), Y7, Y5
+	VMULPS       64(BX)(R14*4), Y7, Y7
+	VPAND        Y2, Y7, Y7
+	VMAXPS       Y3, Y7, Y3
+	VMOVUPS      96(R9)(R14*4), Y7
+	VFMADD231PS  96(DX)(R14*4), Y7, Y6
+	VMULPS       96(BX)(R14*4), Y7, Y7
+	VPAND        Y2, Y7, Y7
+	VMAXPS       Y4, Y7, Y4
+	ADDQ         $0x20, R14
+	CMPQ         R14, AX
 	JL           largest
-	VMAXPS       Y1, Y2, Y1
-	VADDPS       Y3, Y4, Y3
-	VEXTRACTF128 $0x01, Y3, X2
-	VADDPS       X2, X3, X3
-	VPERMILPS    $0x4e, X3, X2
-	VADDPS       X2, X3, X3
-	VPERMILPS    $0xb1, X3, X2
-	VADDPS       X2, X3, X3
-	VMOVSS       X3, 4(R11)
-	VEXTRACTF128 $0x01, Y1, X2
-	VMAXPS       X2, X1, X1
-	VPERMILPS    $0x4e, X1, X2
-	VMAXPS       X2, X1, X1
-	VPERMILPS    $0xb1, X1, X2
-	VMAXPS       X2, X1, X1
-	VMAXSS       leastAVX2<>+0(SB), X1, X1
-	VMOVSS       bytesAVX2<>+0(SB), X2
-	VDIVSS       X1, X2, X2
-	VBROADCASTSS X2, Y2
-	VMULSS       byteAVX2<>+0(SB), X1, X1
-	VMOVSS       X1, (R11)
-	XORQ         R13, R13
+	VMAXPS       Y3, Y4, Y3
+	VADDPS       Y5, Y6, Y5
+	VEXTRACTF128 $0x01, Y5, X4
+	VADDPS       X4, X5, X5
+	VPERMILPS    $0x4e, X5, X4
+	VADDPS       X4, X5, X5
+	VPERMILPS    $0xb1, X5, X4
+	VADDPS       X4, X5, X5
+	VMOVSS       X5, 4(R12)
+	VEXTRACTF128 $0x01, Y3, X4
+	VMAXPS       X4, X3, X3
+	VPERMILPS    $0x4e, X3, X4
+	VMAXPS       X4, X3, X3
+	VPERMILPS    $0xb1, X3, X4
+	VMAXPS       X4, X3, X3
+	VMOVSS       reach+40(FP), X4
+	VADDSS       oneAVX2<>+0(SB), X4, X4
+	VMULSS       halfAVX2<>+0(SB), X4, X4
+	VMULSS       X4, X3, X3
+	VMAXSS       leastAVX2<>+0(SB), X3, X3
+	VMOVSS       bytesAVX2<>+0(SB), X4
+	VDIVSS       X3, X4, X4
+	VBROADCASTSS X4, Y4
+	VMULSS       byteAVX2<>+0(SB), X3, X3
+	VMOVSS       X3, (R12)
+	XORQ         R14, R14
 
 round:
-	VMULPS       (R9)(R13*4), Y2, Y1
-	VMULPS       (BX)(R13*4), Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X3
-	VPACKSSDW    X3, X1, X1
-	VPACKSSWB    X1, X1, X1
-	VMOVQ        X1, (R10)(R13*1)
-	VMULPS       32(R9)(R13*4), Y2, Y1
-	VMULPS       32(BX)(R13*4), Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X3
-	VPACKSSDW    X3, X1, X1
-	VPACKSSWB    X1, X1, X1
-	VMOVQ        X1, 8(R10)(R13*1)
-	VMULPS       64(R9)(R13*4), Y2, Y1
-	VMULPS       64(BX)(R13*4), Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X3
-	VPACKSSDW    X3, X1, X1
-	VPACKSSWB    X1, X1, X1
-	VMOVQ        X1, 16(R10)(R13*1)
-	VMULPS       96(R9)(R13*4), Y2, Y1
-	VMULPS       96(BX)(R13*4), Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X3
-	VPACKSSDW    X3, X1, X1
-	VPACKSSWB    X1, X1, X1
-	VMOVQ        X1, 24(R10)(R13*1)
-	ADDQ         $0x20, R13
-	CMPQ         R13, AX
+	VMULPS       (R9)(R14*4), Y4, Y3
+	VMULPS       (BX)(R14*4), Y3, Y3
+	VPAND        Y2, Y3, Y5
+	VMULPS       Y0, Y5, Y5
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y5, Y3, Y3
+	VCVTPS2DQ    Y6, Y6
+	VCVTPS2DQ    Y3, Y3
+	VEXTRACTI128 $0x01, Y6, X5
+	VPACKSSDW    X5, X6, X6
+	VPACKSSWB    X6, X6, X6
+	VMOVQ        X6, (R10)(R14*1)
+	VEXTRACTI128 $0x01, Y3, X5
+	VPACKSSDW    X5, X3, X3
+	VPACKSSWB    X3, X3, X3
+	VMOVQ        X3, (R11)(R14*1)
+	VMULPS       32(R9)(R14*4), Y4, Y3
+	VMULPS       32(BX)(R14*4), Y3, Y3
+	VPAND        Y2, Y3, Y5
+	VMULPS       Y0, Y5, Y5
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y5, Y3, Y3
+	VCVTPS2DQ    Y6, Y6
+	VCVTPS2DQ    Y3, Y3
+	VEXTRACTI128 $0x01, Y6, X5
+	VPACKSSDW    X5, X6, X6
+	VPACKSSWB    X6, X6, X6
+	VMOVQ        X6, 8(R10)(R14*1)
+	VEXTRACTI128 $0x01, Y3, X5
+	VPACKSSDW    X5, X3, X3
+	VPACKSSWB    X3, X3, X3
+	VMOVQ        X3, 8(R11)(R14*1)
+	VMULPS       64(R9)(R14*4), Y4, Y3
+	VMULPS       64(BX)(R14*4), Y3, Y3
+	VPAND        Y2, Y3, Y5
+	VMULPS       Y0, Y5, Y5
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y5, Y3, Y3
+	VCVTPS2DQ    Y6, Y6
+	VCVTPS2DQ    Y3, Y3
+	VEXTRACTI128 $0x01, Y6, X5
+	VPACKSSDW    X5, X6, X6
+	VPACKSSWB    X6, X6, X6
+	VMOVQ        X6, 16(R10)(R14*1)
+	VEXTRACTI128 $0x01, Y3, X5
+	VPACKSSDW    X5, X3, X3
+	VPACKSSWB    X3, X3, X3
+	VMOVQ        X3, 16(R11)(R14*1)
+	VMULPS       96(R9)(R14*4), Y4, Y3
+	VMULPS       96(BX)(R14*4), Y3, Y3
+	VPAND        Y2, Y3, Y5
+	VMULPS       Y0, Y5, Y5
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y5, Y3, Y3
+	VCVTPS2DQ    Y6, Y6
+	VCVTPS2DQ    Y3, Y3
+	VEXTRACTI128 $0x01, Y6, X5
+	VPACKSSDW    X5, X6, X6
+	VPACKSSWB    X6, X6, X6
+	VMOVQ        X6, 24(R10)(R14*1)
+	VEXTRACTI128 $0x01, Y3, X5
+	VPACKSSDW    X5, X3, X3
+	VPACKSSWB    X3, X3, X3
+	VMOVQ        X3, 24(R11)(R14*1)
+	ADDQ         $0x20, R14
+	CMPQ         R14, AX
 	JL           round
 	LEAQ         (R9)(AX*4), R9
 	ADDQ         AX, R10
-	ADDQ         $0x10, R11
-	DECQ         R12
+	ADDQ         AX, R11
+	ADDQ         $0x10, R12
+	DECQ         R13
 	JNZ          query
 	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
 	MOVQ         AX, DX
-	IMUL3Q       $0x02, DX, DX
-	XORQ         BX, BX
-
-split:
-	VMOVDQU (SI)(BX*1), Y1
-	VPMINSB Y0, Y1, Y2
-	VPMAXSB Y0, Y1, Y1
-	VMOVDQU Y1, (SI)(BX*1)
-	VMOVDQU Y2, (DI)(BX*1)
-	ADDQ    $0x20, BX
-	CMPQ    BX, DX
-	JL      split
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	MOVQ    AX, DX
 
 run:
 	VMOVDQU      (CX), Y4
@@ -1642,9 +1842,9 @@ run:
 	VZEROUPPER
 	RET
 
-// func boundsBytes3AVX2(dst *float32, ld int, q *float32, dim int, block *uint16)
+// func boundsBytes3AVX2(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
 // Requires: AVX, AVX2, F16C, FMA3
-TEXT ·boundsBytes3AVX2(SB), $3632-40
+TEXT ·boundsBytes3AVX2(SB), $3632-44
 	MOVQ dim+24(FP), AX
 	MOVQ block+32(FP), CX
 	LEAQ (SP), DX
@@ -1666,124 +1866,161 @@ widen:
 	JNZ          widen
 	MOVQ         q+16(FP), R9
 	MOVQ         SI, R10
-	MOVQ         R8, R11
-	MOVQ         $0x00000003, R12
-	MOVL         $0x7fffffff, R13
-	VMOVD        R13, X0
-	VPBROADCASTD X0, Y0
+	MOVQ         DI, R11
+	VBROADCASTSS reach+40(FP), Y0
+	MOVL         $0x3f000000, R12
+	VMOVD        R12, X1
+	VPBROADCASTD X1, Y1
+	VMULPS       Y1, Y0, Y0
+	MOVQ         R8, R12
+	MOVQ         $0x00000003, R13
+	MOVL         $0x7fffffff, R14
+	VMOVD        R14, X2
+	VPBROADCASTD X2, Y2
 
 query:
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	VXORPS Y4, Y4, Y4
-	XORQ   R13, R13
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	XORQ   R14, R14
 
 largest:
-	VMOVUPS      (R9)(R13*4), Y5
-	VFMADD231PS  (DX)(R13*4), Y5, Y3
-	VMULPS       (BX)(R13*4), Y5, Y5
-	VPAND        Y0, Y5, Y5
-	VMAXPS       Y1, Y5, Y1
-	VMOVUPS      32(R9)(R13*4), Y5
-	VFMADD231PS  32(DX)(R13*4), Y5, Y4
-	VMULPS       32(BX)(R13*4), Y5, Y5
-	VPAND        Y0, Y5, Y5
-	VMAXPS       Y2, Y5, Y2
-	VMOVUPS      64(R9)(R13*4), Y5
-	VFMADD231PS  64(DX)(R13*4), Y5, Y3
-	VMULPS       64(BX)(R13*4), Y5, Y5
-	VPAND        Y0, Y5, Y5
-	VMAXPS       Y1, Y5, Y1
-	VMOVUPS      96(R9)(R13*4), Y5
-	VFMADD231PS  96(DX)(R13*4), Y5, Y4
-	VMULPS       96(BX)(R13*4), Y5, Y5
-	VPAND        Y0, Y5, Y5
-	VMAXPS       Y2, Y5, Y2
-	ADDQ         $0x20, R13
-	CMPQ         R13, AX
+	VMOVUPS      (R9)(R14*4), Y7
+	VFMADD231PS  (DX)(R14*4), Y7, Y5
+	VMULPS       (BX)(R14*4), Y7, Y7
+	VPAND        Y2, Y7, Y7
+	VMAXPS       Y3, Y7, Y3
+	VMOVUPS      32(R9)(R14*4), Y7
+	VFMADD231PS  32(DX)(R14*4), Y7, Y6
+	VMULPS       32(BX)(R14*4), Y7, Y7
+	VPAND        Y2, Y7, Y7
+	VMAXPS       Y4, Y7, Y4
+	VMOVUPS      64(R9)(R14*4), Y7
+	VFMADD231PS  64(DX)(R14*4), Y7, Y5
+	VMULPS       64(BX)(R14*4), Y7, Y7
+	VPAND        Y2, Y7, Y7
+	VMAXPS       Y3, Y7, Y3
+	VMOVUPS      96(R9)(R14*4), Y7
+	VFMADD231PS  96(DX)(R14*4), Y7, Y6
+	VMULPS       96(BX)(R14*4), Y7, Y7
+	VPAND        Y2, Y7, Y7
+	VMAXPS       Y4, Y7, Y4
+	ADDQ         $0x20, R14
+	CMPQ         R14, AX
 	JL           largest
-	VMAXPS       Y1, Y2, Y1
-	VADDPS       Y3, Y4, Y3
-	VEXTRACTF128 $0x01, Y3, X2
-	VADDPS       X2, X3, X3
-	VPERMILPS    $0x4e, X3, X2
-	VADDPS       X2, X3, X3
-	VPERMILPS    $0xb1, X3, X2
-	VADDPS       X2, X3, X3
-	VMOVSS       X3, 4(R11)
-	VEXTRACTF128 $0x01, Y1, X2
-	VMAXPS       X2, X1, X1
-	VPERMILPS    $0x4e, X1, X2
-	VMAXPS       X2, X1, X1
-	VPERMILPS    $0xb1, X1, X2
-	VMAXPS       X2, X1, X1
-	VMAXSS       leastAVX2<>+0(SB), X1, X1
-	VMOVSS       bytesAVX2<>+0(SB), X2
-	VDIVSS       X1, X2, X2
-	VBROADCASTSS X2, Y2
-	VMULSS       byteAVX2<>+0(SB), X1, X1
-	VMOVSS       X1, (R11)
-	XORQ         R13, R13
+	VMAXPS       Y3, Y4, Y3
+	VADDPS       Y5, Y6, Y5
+	VEXTRACTF128 $0x01, Y5, X4
+	VADDPS       X4, X5, X5
+	VPERMILPS    $0x4e, X5, X4
+	VADDPS       X4, X5, X5
+	VPERMILPS    $0xb1, X5, X4
+	VADDPS       X4, X5, X5
+	VMOVSS       X5, 4(R12)
+	VEXTRACTF128 $0x01, Y3, X4
+	VMAXPS       X4, X3, X3
+	VPERMILPS    $0x4e, X3, X4
+	VMAXPS       X4, X3, X3
+	VPERMILPS    $0xb1, X3, X4
+	VMAXPS       X4, X3, X3
+	VMOVSS       reach+40(FP), X4
+	VADDSS       oneAVX2<>+0(SB), X4, X4
+	VMULSS       halfAVX2<>+0(SB), X4, X4
+	VMULSS       X4, X3, X3
+	VMAXSS       leastAVX2<>+0(SB), X3, X3
+	VMOVSS       bytesAVX2<>+0(SB), X4
+	VDIVSS       X3, X4, X4
+	VBROADCASTSS X4, Y4
+	VMULSS       byteAVX2<>+0(SB), X3, X3
+	VMOVSS       X3, (R12)
+	XORQ         R14, R14
 
 round:
-	VMULPS       (R9)(R13*4), Y2, Y1
-	VMULPS       (BX)(R13*4), Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X3
-	VPACKSSDW    X3, X1, X1
-	VPACKSSWB    X1, X1, X1
-	VMOVQ        X1, (R10)(R13*1)
-	VMULPS       32(R9)(R13*4), Y2, Y1
-	VMULPS       32(BX)(R13*4), Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X3
-	VPACKSSDW    X3, X1, X1
-	VPACKSSWB    X1, X1, X1
-	VMOVQ        X1, 8(R10)(R13*1)
-	VMULPS       64(R9)(R13*4), Y2, Y1
-	VMULPS       64(BX)(R13*4), Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X3
-	VPACKSSDW    X3, X1, X1
-	VPACKSSWB    X1, X1, X1
-	VMOVQ        X1, 16(R10)(R13*1)
-	VMULPS       96(R9)(R13*4), Y2, Y1
-	VMULPS       96(BX)(R13*4), Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X3
-	VPACKSSDW    X3, X1, X1
-	VPACKSSWB    X1, X1, X1
-	VMOVQ        X1, 24(R10)(R13*1)
-	ADDQ         $0x20, R13
-	CMPQ         R13, AX
+	VMULPS       (R9)(R14*4), Y4, Y3
+	VMULPS       (BX)(R14*4), Y3, Y3
+	VPAND        Y2, Y3, Y5
+	VMULPS       Y0, Y5, Y5
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y5, Y3, Y3
+	VCVTPS2DQ    Y6, Y6
+	VCVTPS2DQ    Y3, Y3
+	VEXTRACTI128 $0x01, Y6, X5
+	VPACKSSDW    X5, X6, X6
+	VPACKSSWB    X6, X6, X6
+	VMOVQ        X6, (R10)(R14*1)
+	VEXTRACTI128 $0x01, Y3, X5
+	VPACKSSDW    X5, X3, X3
+	VPACKSSWB    X3, X3, X3
+	VMOVQ        X3, (R11)(R14*1)
+	VMULPS       32(R9)(R14*4), Y4, Y3
+	VMULPS       32(BX)(R14*4), Y3, Y3
+	VPAND        Y2, Y3, Y5
+	VMULPS       Y0, Y5, Y5
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y5, Y3, Y3
+	VCVTPS2DQ    Y6, Y6
+	VCVTPS2DQ    Y3, Y3
+	VEXTRACTI128 $0x01, Y6, X5
+	VPACKSSDW    X5, X6, X6
+	VPACKSSWB    X6, X6, X6
+	VMOVQ        X6, 8(R10)(R14*1)
+	VEXTRACTI128 $0x01, Y3, X5
+	VPACKSSDW    X5, X3, X3
+	VPACKSSWB    X3, X3, X3
+	VMOVQ        X3, 8(R11)(R14*1)
+	VMULPS       64(R9)(R14*4), Y4, Y3
+	VMULPS       64(BX)(R14*4), Y3, Y3
+	VPAND        Y2, Y3, Y5
+	VMULPS       Y0, Y5, Y5
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y5, Y3, Y3
+	VCVTPS2DQ    Y6, Y6
+	VCVTPS2DQ    Y3, Y3
+	VEXTRACTI128 $0x01, Y6, X5
+	VPACKSSDW    X5, X6, X6
+	VPACKSSWB    X6, X6, X6
+	VMOVQ        X6, 16(R10)(R14*1)
+	VEXTRACTI128 $0x01, Y3, X5
+	VPACKSSDW    X5, X3, X3
+	VPACKSSWB    X3, X3, X3
+	VMOVQ        X3, 16(R11)(R14*1)
+	VMULPS       96(R9)(R14*4), Y4, Y3
+	VMULPS       96(BX)(R14*4), Y3, Y3
+	VPAND        Y2, Y3, Y5
+	VMULPS       Y0, Y5, Y5
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y5, Y3, Y3
+	VCVTPS2DQ    Y6, Y6
+	VCVTPS2DQ    Y3, Y3
+	VEXTRACTI128 $0x01, Y6, X5
+	VPACKSSDW    X5, X6, X6
+	VPACKSSWB    X6, X6, X6
+	VMOVQ        X6, 24(R10)(R14*1)
+	VEXTRACTI128 $0x01, Y3, X5
+	VPACKSSDW    X5, X3, X3
+	VPACKSSWB    X3, X3, X3
+	VMOVQ        X3, 24(R11)(R14*1)
+	ADDQ         $0x20, R14
+	CMPQ         R14, AX
 	JL           round
 	LEAQ         (R9)(AX*4), R9
 	ADDQ         AX, R10
-	ADDQ         $0x10, R11
-	DECQ         R12
+	ADDQ         AX, R11
+	ADDQ         $0x10, R12
+	DECQ         R13
 	JNZ          query
 	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
 	MOVQ         AX, DX
-	IMUL3Q       $0x03, DX, DX
-	XORQ         BX, BX
-
-split:
-	VMOVDQU (SI)(BX*1), Y1
-	VPMINSB Y0, Y1, Y2
-	VPMAXSB Y0, Y1, Y1
-	VMOVDQU Y1, (SI)(BX*1)
-	VMOVDQU Y2, (DI)(BX*1)
-	ADDQ    $0x20, BX
-	CMPQ    BX, DX
-	JL      split
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
-	MOVQ    AX, DX
 
 run:
 	VMOVDQU      (CX), Y6

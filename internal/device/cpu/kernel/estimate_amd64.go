@@ -28,7 +28,7 @@ type estimates struct {
 }
 
 type (
-	bounds8Func    = func(dst *float32, ld int, q *float32, dim int, block *uint16)
+	bounds8Func    = func(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
 	boundsFunc     = func(dst *float32, ld int, q *float32, dim int, bounds *uint16)
 	pageQueryFunc  = func(dst *int8, dstHead int, affine, unit, q *float32, dim int, bounds *uint16, top *float32, levels float32)
 	blockQueryFunc = func(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)
@@ -51,16 +51,16 @@ func (v vector) PageBounds(dst []float32, ld int, q []float32, group, dim, pages
 }
 
 // PageBounds8 implements attention.Kernels. The query times the steps is rounded to signed bytes, whose error is like that of the bounds themselves.
-func (v vector) PageBounds8(dst []float32, ld int, q []float32, group, dim int, block []byte) {
+func (v vector) PageBounds8(dst []float32, ld int, q []float32, group, dim int, block []byte, reach float32) {
 	e := v.estimates
 	if e == nil || !vectorDim(dim) || dim > 256 {
-		v.portable.PageBounds8(dst, ld, q, group, dim, block)
+		v.portable.PageBounds8(dst, ld, q, group, dim, block, reach)
 		return
 	}
 	_, b := q[:group*dim], (*uint16)(unsafe.Pointer(ptr(block[:attention.Bounds8{}.BlockBytes(dim)])))
 	for g := 0; g < group; {
 		h := tile(group-g, len(e.bounds8))
-		e.bounds8[h-1](ptr(dst[g*ld:][:(h-1)*ld+attention.BlockPages]), ld, ptr(q[g*dim:]), dim, b)
+		e.bounds8[h-1](ptr(dst[g*ld:][:(h-1)*ld+attention.BlockPages]), ld, ptr(q[g*dim:]), dim, b, reach)
 		g += h
 	}
 }

@@ -115,27 +115,29 @@ func TestPageBounds8(t *testing.T) {
 			for _, group := range groups {
 				q, ld := queries(t, r, group, dim), 16+group%3
 				dst, ref := guarded[float32](t, (group-1)*ld+16), make([]float32, (group-1)*ld+16)
-				k.PageBounds8(dst, ld, q, group, dim, block)
-				attention.Portable{}.PageBounds8(ref, ld, q, group, dim, block)
-				for g := range group {
-					widest, steps, size := 0.0, 0.0, 0.0
-					for c := range dim {
-						x, step := math.Abs(float64(q[g*dim+c])), float64(tensor.F16ToF32(low[dim+c]))
-						widest, steps = max(widest, x*step), steps+x*step
-						lo, hi := b.reachOf(c)
-						size += x * max(math.Abs(lo), math.Abs(hi))
-					}
-					for p := range 16 {
-						what := fmt.Sprintf("group %d dim %d: head %d page %d", group, dim, g, p)
-						near(t, what, dst[g*ld+p], float64(ref[g*ld+p]), widest*float64(dim)*0.51+size*2e-6) // half of a step of the query, times codes up to 127
-						exact := 0.0
+				for _, reach := range []float32{0, 0.35, 1} {
+					k.PageBounds8(dst, ld, q, group, dim, block, reach)
+					attention.Portable{}.PageBounds8(ref, ld, q, group, dim, block, reach)
+					for g := range group {
+						widest, steps, size := 0.0, 0.0, 0.0
 						for c := range dim {
-							x := float64(q[g*dim+c])
-							lo, hi := b.bound(p, c)
-							exact += max(x*lo, x*hi)
+							x, step := math.Abs(float64(q[g*dim+c])), float64(tensor.F16ToF32(low[dim+c]))
+							widest, steps = max(widest, x*step), steps+x*step
+							lo, hi := b.reachOf(c)
+							size += x * max(math.Abs(lo), math.Abs(hi))
 						}
-						if got := float64(ref[g*ld+p]); got < exact-size*2e-6 || got > exact+steps*1.01+size*2e-6 {
-							t.Fatalf("%s: bound %v of bytes, %v of halves: expected it above by at most %v", what, got, exact, steps)
+						for p := range 16 {
+							what := fmt.Sprintf("reach %v group %d dim %d: head %d page %d", reach, group, dim, g, p)
+							near(t, what, dst[g*ld+p], float64(ref[g*ld+p]), widest*float64(dim)*1.02+size*2e-6) // half of a step of the query, times codes up to 127
+							exact := 0.0
+							for c := range dim {
+								x := float64(q[g*dim+c])
+								lo, hi := b.bound(p, c)
+								exact += x*(lo+hi)/2 + float64(reach)*math.Abs(x)*(hi-lo)/2
+							}
+							if got := float64(ref[g*ld+p]); got < exact-steps*(1-float64(reach))*0.51-size*2e-6 || got > exact+steps*1.01+size*2e-6 {
+								t.Fatalf("%s: bound %v of bytes, %v of halves: expected it above by at most %v", what, got, exact, steps)
+							}
 						}
 					}
 				}

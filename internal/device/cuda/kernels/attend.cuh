@@ -64,7 +64,8 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
     const int ranks = dense ? 1 : p.ranks, ofRank = lane < ranks ? parts_of(p, count) : 0;
     const int allParts = __reduce_add_sync(~0u, ofRank), parts = __shfl_sync(~0u, ofRank, rank);
     const int place = __shfl_sync(~0u, before(ofRank, lane), rank) + part;
-    const int exact = dense ? n : __shfl_sync(~0u, count.x, rank), others = dense ? 0 : __shfl_sync(~0u, count.y, rank);
+    const int skipped = dense && p.window > 0 ? max(n - p.window, 0) : 0;  // tokens out of sight
+    const int exact = dense ? n - skipped : __shfl_sync(~0u, count.x, rank), others = dense ? 0 : __shfl_sync(~0u, count.y, rank);
     const int firstToken = blocks * rank / ranks * BLOCK, endToken = blocks * (rank + 1) / ranks * BLOCK;
     const int *table = p.table + s * p.tableStride;
     const u32 *list = p.list + unit * cap;
@@ -76,7 +77,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
       entry = 0, row = 0;
       if (i < hi) {
         if (dense) {
-          entry = (u32)i | 0xffu << 24;
+          entry = (u32)(i + skipped) | 0xffu << 24;
         } else {
           entry = body ? list[endToken - 1 - i] : list[firstToken + i];
         }
@@ -199,7 +200,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
       float x = weight > 0 ? sum / weight : 0;
       if ((p.flags & TAIL) && !dense) {
         const float held = sh.held[g];
-        x = held * x + (1 - held) / n * p.valueSum[((size_t)table[blocks - 1] * p.kvHeads + h) * D + c];
+        x = held * x + (1 - held) / n * p.valueSum[(((size_t)table[blocks - 1] * p.kvHeads + h) * 2 + 1) * D + c];
       }
       p.out[((size_t)unit * G + g) * D + c] = __float2half_rn(x);
     };

@@ -127,9 +127,12 @@ template <int D> __device__ void append_token(const Params &p) {
   for (int c = threadIdx.x; c < D; c += blockDim.x) {
     __half k = p.newK[(size_t)blockIdx.x * D + c], v = p.newV[(size_t)blockIdx.x * D + c];
     p.k[row * D + c] = k, p.v[row * D + c] = v;
-    float before = t > 0 ? p.valueSum[(size_t)bh * D + c] : b > 0 ? p.valueSum[((size_t)table[b - 1] * p.kvHeads + h) * D + c] : 0;
-    p.valueSum[(size_t)bh * D + c] = before + __half2float(v);
+    if (p.keyCodes == nullptr) continue;
+    float *sum = p.valueSum + (size_t)bh * 2 * D + c;
+    if (t == 0) sum[0] = sum[D] = b > 0 ? p.valueSum[(((size_t)table[b - 1] * p.kvHeads + h) * 2 + 1) * D + c] : 0;
+    sum[D] += __half2float(v);
   }
+  if (p.keyCodes == nullptr) return;
   __syncthreads();
   encode_tokens<D>(p, bh, t, t + 1);
   if ((t + 1) % PAGE == 0) encode_keys<D>(p, bh, (t + 1) / PAGE);
@@ -144,27 +147,30 @@ template <int D> __device__ void write_rows(const Params &p) {
   *(uint4 *)(p.v + row * D + threadIdx.x * 8) = *(const uint4 *)(p.newV + from);
 }
 
-// encode makes all derived data of written sequences but the sums: grid (blocks, kvHeads, batch), 256 threads.
+// encode makes all derived data of written sequences but the running sums, from the block of p.position on: grid (blocks, kvHeads, batch), 256 threads.
 template <int D> __device__ void encode_block(const Params &p) {
-  int s = blockIdx.z, n = p.lens[s] - (int)blockIdx.x * BLOCK;
+  int s = blockIdx.z, b = p.position / BLOCK + blockIdx.x, n = p.lens[s] - b * BLOCK;
   if (n <= 0) return;
   n = min(n, BLOCK);
-  int bh = p.table[s * p.tableStride + blockIdx.x] * p.kvHeads + blockIdx.y;
+  int bh = p.table[s * p.tableStride + b] * p.kvHeads + blockIdx.y;
   encode_tokens<D>(p, bh, 0, n);
   if (n >= PAGE) encode_keys<D>(p, bh, n / PAGE);
   for (int c = threadIdx.x; c < D; c += blockDim.x) {
     float sum = 0;
     for (int t = 0; t < n; t++) sum += __half2float(p.v[((size_t)bh * BLOCK + t) * D + c]);
-    p.valueSum[(size_t)bh * D + c] = sum;
+    p.valueSum[((size_t)bh * 2 + 1) * D + c] = sum;
   }
 }
 
-// accumulate turns the blocks' sums into running sums: grid batch·kvHeads, D threads.
+// accumulate turns the blocks' own sums into running sums, from the block of p.position on: grid batch·kvHeads, D threads. A lone block, which has no sequence, goes on from
+// the sum that stood before it.
 template <int D> __device__ void running_sums(const Params &p) {
-  int s = blockIdx.x / p.kvHeads, h = blockIdx.x % p.kvHeads, blocks = (p.lens[s] + BLOCK - 1) / BLOCK;
-  float sum = 0;
-  for (int b = 0; b < blocks; b++) {
-    float *at = p.valueSum + ((size_t)p.table[s * p.tableStride + b] * p.kvHeads + h) * D + threadIdx.x;
-    *at = sum += *at;
+  int s = blockIdx.x / p.kvHeads, h = blockIdx.x % p.kvHeads, blocks = (p.lens[s] + BLOCK - 1) / BLOCK, first = p.position / BLOCK;
+  auto at = [&](int b) { return p.valueSum + ((size_t)p.table[s * p.tableStride + b] * p.kvHeads + h) * 2 * D + threadIdx.x; };
+  float sum = p.flags & LONE ? *at(0) : first > 0 ? at(first - 1)[D] : 0;
+  for (int b = first; b < blocks; b++) {
+    float *x = at(b);
+    x[0] = sum;
+    x[D] = sum += x[D];
   }
 }

@@ -15,8 +15,8 @@ constexpr int BIN_SHIFT = 4;     // so a bin of weights is a factor of 2^(1/16) 
 constexpr int WINDOW = 40 * PER_OCTAVE;  // the bins of weights begin so far above the reference; what is higher counts as if it were in the first
 constexpr short NONE = -32768;   // the estimated logit of what is no candidate
 
-// Params.flags: survivors per head; one page list a group; the paper's INT4 codes; tail compensation; every page is a candidate.
-enum { PER_HEAD = 1, SHARED = 2, TOKEN_CODES = 4, TAIL = 8, EVERY_PAGE = 16 };
+// Params.flags: survivors per head; one page list a group; the paper's INT4 codes; tail compensation; every page is a candidate. And of sums: the block is a lone one.
+enum { PER_HEAD = 1, SHARED = 2, TOKEN_CODES = 4, TAIL = 8, EVERY_PAGE = 16, LONE = 32 };
 
 // Params is the only parameter of every kernel; params.go holds the same structure.
 struct Params {
@@ -24,10 +24,10 @@ struct Params {
   __half *k, *v;       // rows of D
   __half *range;       // per (block, head): low[D], step[D] over the block's full pages; a code u stands for low + step·u
   u8 *bounds;          // per (block, head) and page: largest key [D/2], smallest key [D/2], rounded outward
-  u8 *keyCodes;        // rows of D/2: keys between the block's extremes
+  u8 *keyCodes;        // rows of D/2: keys between the block's extremes; null in a layer that keeps no derived data
   u8 *valueCodes;      // rows of D/2: values between the extremes of their group of 32 channels
   __half2 *valueScale; // rows of D/32 pairs (step, low)
-  float *valueSum;     // per (block, head): sum[D] of the sequence's values up to and including the block
+  float *valueSum;     // per (block, head): sum[D] of the sequence's values before the block, and up to and including it
   u8 *tokenCodes;      // rows of D/2: keys between the token's own extremes; null unless asked for
   __half2 *tokenScale; // rows of one pair (step, low)
   const int *table;    // [batch][tableStride] block numbers
@@ -62,9 +62,10 @@ struct Params {
   int maxParts;        // of a unit
   float scale;         // of logits, in octaves: log2(e)/sqrt(D)
   float keep;          // share of the pages that are candidates
-  int budget;          // or that many pages, if not 0
+  int budget;          // but at least that many pages
   float exactMass, mass;  // estimated mass of the exactly read survivors, and of all
   int stages;          // how many stages of select run, for measuring; 0: all
+  int window;          // a sequence that is read whole is read from its last so many tokens on; 0: all
 };
 
 __device__ inline u32 bits(__half2 h) { return *reinterpret_cast<u32 *>(&h); }

@@ -140,7 +140,7 @@ template <int D, int GP> __device__ inline void scan_pages(SelectShared<GP> &sh,
 template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r) {
   const bool shared = p.flags & SHARED;
   const int lists = shared ? 1 : u.G, old = r.encoded - (r.newest < r.encoded);
-  const int budget = min(p.budget > 0 ? p.budget : (int)(p.keep * (r.newest + 1) + 0.5f), old);
+  const int budget = min(max(p.budget, (int)(p.keep * (r.newest + 1) + 0.5f)), old);
   const int firstPage = r.first * PAGES, endPage = r.end * PAGES;
   float best[GP], perBin[GP], widest = 0;
 #pragma unroll

@@ -63,8 +63,9 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
 __device__ inline void plan_dense(const Params &p) {
   wait_for_previous();
   let_next_start();
-  const int n = p.lens[blockIdx.x / p.kvHeads];
+  int n = p.lens[blockIdx.x / p.kvHeads];
   if (n <= 0) return;
+  if (p.window > 0) n = min(n, p.window);
   if (threadIdx.x == 0) p.counts[blockIdx.x * RANKS] = make_int2(-1, n);
   enqueue(p, blockIdx.x, 0, make_int2(-1, n), threadIdx.x);
 }

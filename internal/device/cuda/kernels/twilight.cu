@@ -3,6 +3,8 @@
 #include "cache.cuh"
 #include "select.cuh"
 #include "attend.cuh"
+#include "prompt.cuh"
+#include "rows.cuh"
 #include "gemm.cuh"
 
 #ifndef SELECT_THREADS
@@ -16,14 +18,15 @@
 #define ATTEND(D, GP) KERNEL(128, 3) attend_##D##_##GP(PARAMS) { attend_items<D>(p, GP); }
 #define ALL(D)                                                        \
   KERNEL(256) append_##D(PARAMS) { append_token<D>(p); }              \
-  KERNEL(16) write_##D(PARAMS) { write_rows<D>(p); }                  \
+  KERNEL(32) write_##D(PARAMS) { write_rows<D>(p); }                  \
   KERNEL(256) encode_##D(PARAMS) { encode_block<D>(p); }              \
-  KERNEL(128) sums_##D(PARAMS) { running_sums<D>(p); }                \
+  KERNEL(D) sums_##D(PARAMS) { running_sums<D>(p); }                \
   ATTEND(D, 1) ATTEND(D, 2) ATTEND(D, 4) ATTEND(D, 8)                 \
   SELECT(D, 1) SELECT(D, 2) SELECT(D, 4) SELECT(D, 8)
 
 ALL(64)
 ALL(128)
+ALL(256)
 KERNEL(32) plan(PARAMS) { plan_dense(p); }
 
 // The yardstick: a plain copy, 16 bytes a thread and turn. partial and out are the buffers, count the number of 16-byte words.
@@ -39,3 +42,11 @@ KERNEL(512) copy(PARAMS) {
 LINEAR(1) LINEAR(2) LINEAR(4) GEMM(8, 3) GEMM(16, 2)
 KERNEL(128) embed(const __grid_constant__ EmbedParams p) { embed_row(p); }
 KERNEL(1024) argmax(const __grid_constant__ ArgmaxParams p) { largest_of(p); }
+
+// Rows of activations, and a prompt's attention.
+#define ROWS(NAME, F) KERNEL(ROW_THREADS) NAME(const __grid_constant__ RowParams p) { F(p); }
+ROWS(rows_norm, norm_row) ROWS(rows_norm_runs, norm_run) ROWS(rows_prepare, prepare_row) ROWS(rows_widen, widen_row)
+ROWS(rows_gate, gate_row) ROWS(rows_add, add_rows) ROWS(rows_pick, pick_row)
+KERNEL(ROW_THREADS) rows_heads(const __grid_constant__ HeadsParams p) { turn_heads(p); }
+#define PROMPT(D) KERNEL(PROMPT_WARPS * 32) prompt_##D(const __grid_constant__ PromptParams p) { prompt_tile<D>(p); }
+PROMPT(64) PROMPT(128) PROMPT(256)

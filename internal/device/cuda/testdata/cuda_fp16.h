@@ -23,6 +23,8 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a < b ? b : a; }
 
+inline float rsqrtf(float x) { return 1 / sqrtf(x); }
+
 typedef _Float16 __half;
 struct __half2 { __half x, y; };
 inline float __half2float(__half h) { return h; }

@@ -8,7 +8,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// bounds8Family is the product of a block's byte bounds (attention.Bounds8) with queries of signed bytes, lane = page: positive parts meet the maxima, negative the minima.
+// bounds8Family is the product of a block's byte bounds (attention.Bounds8) with queries of signed bytes, lane = page. A reach
+// of 1 lets positive parts meet the maxima and negative ones the minima.
 func bounds8Family() {
 	for _, w := range widths {
 		for h := 1; h <= w.gatherHeads(); h++ {
@@ -20,16 +21,16 @@ func bounds8Family() {
 func (w width) bounds8(heads int) {
 	name := fmt.Sprintf("boundsBytes%d%s", heads, w)
 	const widened = 8 * boundsDim // low and step in float32
-	textStack(name, "(dst *float32, ld int, q *float32, dim int, block *uint16)", widened+2*heads*boundsDim+16*heads,
+	textStack(name, "(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)", widened+2*heads*boundsDim+16*heads,
 		fmt.Sprintf("%s is, for %d query heads, 16 pages, dim a multiple of 32 up to %d and codes up to 127:", name, heads, boundsDim),
 		"",
 		"\tlow, step, codes := block[:dim], block[dim:][:dim], bytes of block[2*dim:]",
 		"\tfor g := range heads {",
-		"\t\tscale := max_c |q[g*dim+c]*step[c]| / 127",
+		"\t\tscale := (1+reach)/2 * max_c |q[g*dim+c]*step[c]| / 127",
 		"\t\tfor p := range 16 {",
 		"\t\t\tfor c := range dim {",
-		"\t\t\t\tr, u := round(q[g*dim+c] * step[c] / scale), codes[c/4*128+p*4+c%4:]",
-		"\t\t\t\tsum += max(r, 0)*u[64] + min(r, 0)*u[0]",
+		"\t\t\t\tx, u := q[g*dim+c]*step[c]/scale, codes[c/4*128+p*4+c%4:]",
+		"\t\t\t\tsum += round((x+reach*|x|)/2)*u[64] + round((x-reach*|x|)/2)*u[0]",
 		"\t\t\t}",
 		"\t\t\tdst[g*ld+p] = sum*scale + q[g*dim:]·low",
 		"\t\t}",
@@ -55,9 +56,12 @@ func (w width) bounds8(heads int) {
 		SUBQ(U8(16), n)
 		JNZ(LabelRef("widen"))
 	}
-	{ // the queries in bytes, at above for now
-		q, r, a, head, i := arg("q"), GP64(), GP64(), GP64(), GP64()
+	{ // the queries in bytes
+		q, r, s, a, head, i := arg("q"), GP64(), GP64(), GP64(), GP64(), GP64()
 		MOVQ(above, r)
+		MOVQ(below, s)
+		share, half := w.spread("reach", 40), w.splat(0.5)
+		VMULPS(half, share, share)
 		MOVQ(affine, a)
 		MOVQ(U32(heads), head)
 		magnitude := w.splatBits(0x7fffffff)
@@ -80,6 +84,11 @@ func (w width) bounds8(heads int) {
 		VADDPS(base[0], base[1], base[0])
 		VMOVSS(w.across(base[0], VADDPS).(Op), Mem{Base: a, Disp: 4})
 		largest, inv, all := w.across(top[0], VMAXPS), XMM(), w.vec()
+		scale := XMM()
+		VMOVSS(NewParamAddr("reach", 40), scale)
+		VADDSS(w.memory("one", 1), scale, scale)
+		VMULSS(w.memory("half", 0.5), scale, scale)
+		VMULSS(scale, largest, largest)
 		VMAXSS(w.memory("least", 1e-30), largest, largest) // a query of zeros has codes of zero
 		VMOVSS(w.memory("bytes", 127), inv)
 		VDIVSS(largest, inv, inv)
@@ -92,33 +101,26 @@ func (w width) bounds8(heads int) {
 			x := w.vec()
 			VMULPS(Mem{Base: q, Index: i, Scale: 4, Disp: int(w) * j}, all, x)
 			VMULPS(Mem{Base: steps, Index: i, Scale: 4, Disp: int(w) * j}, x, x)
+			size, far := w.vec(), w.vec()
+			w.and(magnitude, x, size)
+			VMULPS(share, size, size)
+			VMULPS(half, x, x)
+			VADDPS(size, x, far)
+			VSUBPS(size, x, x)
+			VCVTPS2DQ(far, far)
 			VCVTPS2DQ(x, x)
-			w.storeBytes(x, Mem{Base: r, Index: i, Scale: 1, Disp: w.lanes() * j})
+			w.storeBytes(far, Mem{Base: r, Index: i, Scale: 1, Disp: w.lanes() * j})
+			w.storeBytes(x, Mem{Base: s, Index: i, Scale: 1, Disp: w.lanes() * j})
 		}
 		ADDQ(U8(32), i)
 		CMPQ(i, dim)
 		JL(LabelRef("round"))
 		LEAQ(Mem{Base: q, Index: dim, Scale: 4}, q)
 		ADDQ(dim, r)
+		ADDQ(dim, s)
 		ADDQ(U8(16), a)
 		DECQ(head)
 		JNZ(LabelRef("query"))
-	}
-	{
-		n, i, zero := GP64(), GP64(), avx2.zero(1)[0]
-		MOVQ(dim, n)
-		IMUL3Q(U8(heads), n, n)
-		XORQ(i, i)
-		Label("split")
-		x, y := YMM(), YMM()
-		VMOVDQU(Mem{Base: above, Index: i, Scale: 1}, x)
-		VPMINSB(zero, x, y)
-		VPMAXSB(zero, x, x)
-		VMOVDQU(x, Mem{Base: above, Index: i, Scale: 1})
-		VMOVDQU(y, Mem{Base: below, Index: i, Scale: 1})
-		ADDQ(U8(32), i)
-		CMPQ(i, n)
-		JL(LabelRef("split"))
 	}
 	qa := newStrides(above, dim, heads)
 	qb := qa

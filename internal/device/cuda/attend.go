@@ -1,0 +1,118 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/twilight-go/twilight/attention"
+	"github.com/twilight-go/twilight/internal/device"
+	"github.com/twilight-go/twilight/internal/device/cuda/driver"
+)
+
+// Attend implements device.Device. Prompt rows are written all at once and attend densely; decode rows of different sequences attend in one launch, those of one
+// sequence after each other.
+func (d *Device) Attend(a *device.Attention) error {
+	cache := a.Cache.(*Cache)
+	d.heads(a, cache)
+	cache.op.Layer(a.Layer)
+	for j := 0; j < len(a.Segments); {
+		n := 1
+		if s := &a.Segments[j]; s.Mode == device.Prompt {
+			d.prompt(a, cache, j)
+		} else {
+			m, err := modeOf(s.Pipeline)
+			if err != nil {
+				return err
+			}
+			if a.Window > 0 || a.Layer < s.Pipeline.Spec().DenseLayers {
+				m = Mode{Dense: true}
+			}
+			for s.N == 1 && j+n < len(a.Segments) && n < cache.op.Batch {
+				if t := &a.Segments[j+n]; t.Mode != device.Decode || t.N != 1 || t.Pipeline != s.Pipeline || t.Row != s.Row+n {
+					break
+				}
+				n++
+			}
+			for i := range s.N {
+				d.decode(a, cache, j, s.Row+i, n, m)
+			}
+		}
+		j += n
+	}
+	out := d.top(a.Out)
+	out.half.scale, out.isHalf, out.isWide = d.ones, true, false
+	return nil
+}
+
+// heads makes the step's queries, keys and values fp16, rotated.
+func (d *Device) heads(a *device.Attention, cache *Cache) {
+	s, q, k, v := &d.step, d.top(a.Q), d.top(a.K), d.top(a.V)
+	if len(s.turns) != 2 || s.turns[0].x != q || s.turns[1].x != k || s.turns[0].rope != s.turns[1].rope {
+		s.fail(fmt.Errorf("cuda: attention of layer %d: expected its queries and keys to have been rotated just before", a.Layer))
+		return
+	}
+	r := s.turns[0].rope
+	s.turns = s.turns[:0]
+	d.widen(v, a.V.Rows)
+	d.try(func(c *driver.Context) error {
+		freq, err := d.frequencies(c, r)
+		if err != nil {
+			return err
+		}
+		return d.lib.heads(c, d.stream, &headsOp{q: q.wide, k: k.wide, v: v.wide, freq: freq, pos: s.view.pos, outQ: cache.q, outK: cache.k, outV: cache.v,
+			rows: a.Q.Rows, heads: a.Heads, kvHeads: a.KVHeads, dim: a.Dim, pairs: len(r.Freq), magnitude: float32(r.Magnitude), interleaved: r.Interleaved})
+	})
+}
+
+// params are the operator's for sequences from segment j on, whose rows begin at row.
+func (d *Device) params(a *device.Attention, cache *Cache, j, row int) params {
+	p, view := cache.op.p, &d.step.view
+	width := driver.Ptr(a.Heads * a.Dim * 2)
+	p.scale = float32(float64(a.Scale) * math.Log2E)
+	p.table = view.tables + driver.Ptr(j*cache.op.stride*4)
+	p.lens = view.lens + driver.Ptr(row*4)
+	p.q = cache.q + driver.Ptr(row)*width
+	p.out = d.top(a.Out).half.values + driver.Ptr(row)*width
+	p.newK = cache.k + driver.Ptr(row*a.KVHeads*a.Dim*2)
+	p.newV = cache.v + driver.Ptr(row*a.KVHeads*a.Dim*2)
+	p.window = int32(a.Window)
+	return p
+}
+
+// prompt writes the rows of a segment into the cache, and has them attend.
+func (d *Device) prompt(a *device.Attention, cache *Cache, j int) {
+	s, o := &a.Segments[j], cache.op
+	p := d.params(a, cache, j, s.Row)
+	d.try(func(c *driver.Context) error {
+		p.position, p.count, p.sequence, p.head = int32(s.Pos), int32(s.N), 0, 0
+		p.tokenStride, p.headStride = int32(a.KVHeads*a.Dim), int32(a.Dim)
+		if err := o.launch(c, &p, driver.Launch{Grid: [3]int{s.N, a.KVHeads}, Block: a.Dim / 8, Stream: d.stream}, "write"); err != nil {
+			return err
+		}
+		e := p
+		e.lens = d.step.view.lens + driver.Ptr((s.Row+s.N-1)*4)
+		if err := o.encode(c, d.stream, &e, 1, blocksOf(s.Pos+s.N)-s.Pos/attention.BlockTokens); err != nil {
+			return err
+		}
+		return d.lib.prompt(c, d.stream, &promptOp{q: p.q, out: p.out, k: p.k, v: p.v, table: p.table, rows: s.N, pos: s.Pos, heads: a.Heads, kvHeads: a.KVHeads, dim: a.Dim,
+			window: a.Window, scale: a.Scale})
+	})
+}
+
+// decode appends one row each to n sequences and has them attend.
+func (d *Device) decode(a *device.Attention, cache *Cache, j, row, n int, m Mode) {
+	o := cache.op
+	p := d.params(a, cache, j, row)
+	p.batch = int32(n)
+	p.maxParts, p.ranks = int32(maxParts(n*a.KVHeads)), int32(o.ranks(n))
+	d.try(func(c *driver.Context) error {
+		if err := o.launch(c, &p, driver.Launch{Grid: [3]int{n * a.KVHeads}, Block: 256, Stream: d.stream, Early: true}, "append"); err != nil {
+			return err
+		}
+		o.hold = p
+		return o.attendHeld(c, d.stream, m)
+	})
+}
+
+// count adds what the step's sparse attention did to the sequences' statistics.
+func (d *Device) count(p *device.Plan) error { return nil }

@@ -1,0 +1,239 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"github.com/twilight-go/twilight/attention"
+	"github.com/twilight-go/twilight/internal/device"
+	"github.com/twilight-go/twilight/internal/device/cuda/driver"
+	"github.com/twilight-go/twilight/internal/kvcache"
+)
+
+// Device implements device.Device: whole models on one GPU. Steps run on the driver's thread; the operations of a step only queue kernels, and the first error of any
+// of them is what the step returns.
+type Device struct {
+	gpu     *driver.Device
+	lib     *library
+	stream  driver.Stream
+	offload bool
+
+	buffers map[uintptr]*buffer
+	ones    driver.Ptr                  // scales of rows that need none
+	vectors map[*float32]driver.Ptr     // norm weights and biases, taken in when first seen
+	angles  map[*device.Rope]driver.Ptr // frequencies, float64
+	owned   []driver.Ptr
+	maxRows int
+
+	step step
+}
+
+// buffer is an activation tensor in the two forms that kernels take it in. One of them at least is up to date.
+type buffer struct {
+	wide      driver.Ptr // float32 [rows][cols]
+	half      halves     // fp16 with scales; scale is ones where the values need none
+	scale     driver.Ptr // the buffer's own scales
+	isWide    bool
+	isHalf    bool
+	rows, col int
+}
+
+// Options for Open.
+type Options struct {
+	// Offload keeps exact keys and values in pinned host memory; codes and metadata stay on the GPU.
+	Offload bool
+	// Library is the driver's library; "" is the system's.
+	Library string
+}
+
+// Open starts the first GPU. Without a driver or a GPU the error wraps driver.ErrUnavailable.
+func Open(o Options) (_ *Device, err error) {
+	gpu, err := driver.Open(driver.Options{Library: o.Library})
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{gpu: gpu, offload: o.Offload, buffers: map[uintptr]*buffer{}, vectors: map[*float32]driver.Ptr{}, angles: map[*device.Rope]driver.Ptr{}}
+	d.step.graphs = map[string]*recording{}
+	err = gpu.Do(func(c *driver.Context) (err error) {
+		if d.lib, err = load(c, gpu); err != nil {
+			return err
+		}
+		if d.stream, err = c.NewStream(); err != nil {
+			return err
+		}
+		return d.lib.findLinear(c)
+	})
+	if err != nil {
+		return nil, errors.Join(err, gpu.Close())
+	}
+	return d, nil
+}
+
+// Name implements device.Device.
+func (*Device) Name() string { return "cuda" }
+
+// Description implements device.Device.
+func (d *Device) Description() string { return d.gpu.Name }
+
+// Close implements device.Device.
+func (d *Device) Close() error {
+	err := d.gpu.Do(func(c *driver.Context) error {
+		errs := []error{c.Wait(d.stream)}
+		for _, g := range d.step.graphs {
+			if g.ready {
+				errs = append(errs, c.FreeGraph(g.graph))
+			}
+		}
+		for _, p := range d.owned {
+			errs = append(errs, c.Free(p))
+		}
+		if d.step.host != nil {
+			errs = append(errs, c.FreeHost(d.step.host))
+		}
+		return errors.Join(append(errs, d.lib.free(c), c.FreeStream(d.stream))...)
+	})
+	return errors.Join(err, d.gpu.Close())
+}
+
+// alloc takes memory until the device closes. Called on its thread.
+func (d *Device) alloc(c *driver.Context, bytes int) (driver.Ptr, error) {
+	p, err := c.Alloc(bytes)
+	if err == nil {
+		d.owned = append(d.owned, p)
+	}
+	return p, err
+}
+
+// place uploads data that stays until the device closes.
+func (d *Device) place(c *driver.Context, data []byte) (driver.Ptr, error) {
+	p, err := d.alloc(c, len(data))
+	if err != nil {
+		return 0, err
+	}
+	return p, c.Upload(p, data)
+}
+
+// Weight implements device.Device: it packs the matrix for the tensor cores.
+func (d *Device) Weight(m device.Matrix) (device.Weight, error) {
+	image, w, err := packWeight(m)
+	if err != nil {
+		return nil, err
+	}
+	err = d.gpu.Do(func(c *driver.Context) (err error) {
+		w.data, err = d.place(c, image)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cuda: weight %s: %w", m.Name, err)
+	}
+	return w, nil
+}
+
+// padding is the rows that products may read beyond the last.
+const padding = 64
+
+// Alloc implements device.Device.
+func (d *Device) Alloc(rows, cols int) (device.Tensor, error) {
+	padded := (rows + padding - 1) / padding * padding
+	b := &buffer{rows: rows, col: cols}
+	err := d.gpu.Do(func(c *driver.Context) (err error) {
+		if rows > d.maxRows {
+			ones := make([]float32, padded)
+			for i := range ones {
+				ones[i] = 1
+			}
+			if d.ones, err = d.place(c, bytesOf(ones)); err != nil {
+				return err
+			}
+			d.maxRows = rows
+		}
+		if b.wide, err = d.alloc(c, rows*cols*4); err != nil {
+			return err
+		}
+		if b.half.values, err = d.alloc(c, padded*cols*2); err != nil {
+			return err
+		}
+		b.scale, err = d.alloc(c, padded*4)
+		return err
+	})
+	if err != nil {
+		return device.Tensor{}, err
+	}
+	b.half.scale, b.half.cols = b.scale, cols
+	d.buffers[uintptr(b.wide)] = b
+	return device.Tensor{Rows: rows, Cols: cols, Addr: uintptr(b.wide)}, nil
+}
+
+// Takes reports whether the device runs a pipeline; the error says what of it that it does not.
+func (d *Device) Takes(p *attention.Pipeline) error {
+	_, err := modeOf(p)
+	return err
+}
+
+// Cache implements device.Device. It takes the memory of the largest step too, and refuses with both numbers what does not fit.
+func (d *Device) Cache(s kvcache.Shape, blocks int, planes []attention.Plane) (device.Cache, error) {
+	shape := Shape{Dim: s.Dim, KVHeads: s.KVHeads, Group: max(s.Group, 1), Batch: min(max(s.Sequences, 1), maxBatch), Blocks: blocks, Tokens: s.Tokens, Layers: s.Layers, Offload: d.offload}
+	if shape.Tokens == 0 {
+		shape.Tokens = blocks * attention.BlockTokens
+	}
+	shape.Plain = s.Exact
+	if len(planes) == 0 {
+		shape.Plain = make([]bool, s.Layers)
+		for i := range shape.Plain {
+			shape.Plain[i] = true
+		}
+	}
+	for _, p := range planes {
+		shape.TokenCodes = shape.TokenCodes || p.Name() == (attention.Int4{}).Name()
+	}
+	if err := shape.check(); err != nil {
+		return nil, err
+	}
+	k := &Cache{dev: d}
+	err := d.gpu.Do(func(c *driver.Context) (err error) {
+		free, total, err := c.Memory()
+		if err != nil {
+			return err
+		}
+		if need, _ := shape.Bytes(); need > free {
+			one := shape
+			one.Blocks = (shape.Tokens + attention.BlockTokens - 1) / attention.BlockTokens
+			each, _ := one.Bytes()
+			return fmt.Errorf("cuda: a cache of %d blocks of %d tokens needs %d MiB on the GPU, of whose %d MiB are free %d: room for %d sequences of %d tokens",
+				blocks, attention.BlockTokens, need>>20, total>>20, free>>20, free/max(each, 1), shape.Tokens)
+		}
+		if k.op, err = newOperator(c, d.lib, shape); err != nil {
+			return err
+		}
+		if err := d.lib.findRows(c, shape.Dim); err != nil {
+			return err
+		}
+		return k.alloc(c)
+	})
+	if err != nil {
+		return nil, errors.Join(err, k.Close())
+	}
+	k.Pool = kvcache.NewPool(blocks, k)
+	return k, nil
+}
+
+// maxBatch is the most sequences that attend in one launch; larger steps take several.
+const maxBatch = 256
+
+// Read implements device.Device. A failure shows as rows that are not numbers, and in the error of the next step.
+func (d *Device) Read(dst []float32, src device.Tensor) {
+	b := d.buffers[src.Addr]
+	err := d.gpu.Do(func(c *driver.Context) error {
+		if err := c.Wait(d.stream); err != nil {
+			return err
+		}
+		return c.Download(unsafe.Slice((*byte)(unsafe.Pointer(&dst[0])), len(dst)*4), b.wide)
+	})
+	if err != nil {
+		for i := range dst {
+			dst[i] = nan
+		}
+		d.step.fail(err)
+	}
+}

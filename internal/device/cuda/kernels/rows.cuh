@@ -1,0 +1,192 @@
+// Operations on rows of activations: norms, rotations, gates, and the two forms that rows have: float32, and fp16 with a scale a row for the tensor cores.
+#pragma once
+#include "common.cuh"
+
+constexpr int ROW_THREADS = 256;
+
+// RowParams is the parameter of these kernels; rows.go has it field by field.
+struct RowParams {
+  float *x;             // rows of cols
+  const float *add;     // norm: added to x first; gate: the factor. Null: none
+  float *dst;           // float32 result; null: not wanted
+  const float *weight;  // [run]
+  __half *values;       // fp16 result and its scales; null: not wanted
+  float *scale;
+  const int *index;     // pick: rows of x
+  int rows, cols, run, act;
+  float eps;
+};
+
+struct RowShared { float part[ROW_THREADS / 32]; };
+
+template <typename F> __device__ inline float over_warp(float x, F f) {
+#pragma unroll
+  for (int d = 16; d > 0; d /= 2) x = f(x, __shfl_xor_sync(~0u, x, d));
+  return x;
+}
+
+// over_block joins a number of every thread of the block.
+template <typename F> __device__ inline float over_block(RowShared &sh, float x, F f) {
+  x = over_warp(x, f);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) sh.part[threadIdx.x / 32] = x;
+  __syncthreads();
+  x = sh.part[0];
+#pragma unroll
+  for (int i = 1; i < ROW_THREADS / 32; i++) x = f(x, sh.part[i]);
+  return x;
+}
+
+struct Larger { __device__ float operator()(float a, float b) const { return fmaxf(a, b); } };
+struct Plus { __device__ float operator()(float a, float b) const { return a + b; } };
+
+// scale_of is the power of two by which a row is divided so that its largest magnitude is at most 2^13: 1 for ordinary rows.
+__device__ inline float scale_of(float largest) {
+  const int over = (__float_as_int(largest) >> 23 & 0xff) - 127 - 12;  // rubbish in, rubbish out: a row of infinities stays one
+  return __int_as_float((127 + min(max(over, 0), 127)) << 23);
+}
+
+__device__ inline float narrow(float x) { return fminf(fmaxf(x, -65504.0f), 65504.0f); }
+
+// emit writes a row's fp16 form: value(c) is channel c.
+template <typename F> __device__ inline void emit(RowShared &sh, const RowParams &p, size_t row, F value) {
+  float largest = 0;
+  for (int c = threadIdx.x; c < p.cols; c += ROW_THREADS) largest = fmaxf(largest, fabsf(value(c)));
+  const float scale = scale_of(over_block(sh, largest, Larger())), inverse = 1 / scale;
+  for (int c = threadIdx.x; c < p.cols; c += ROW_THREADS) p.values[row * p.cols + c] = __float2half_rn(narrow(value(c) * inverse));
+  if (threadIdx.x == 0) p.scale[row] = scale;
+}
+
+// norm_row: a block a row. Whole rows are normalised, after the addition.
+__device__ inline void norm_row(const RowParams &p) {
+  SHARED_MEMORY(RowShared, sh);
+  wait_for_previous();
+  let_next_start();
+  const size_t row = blockIdx.x;
+  float *x = p.x + row * p.cols;
+  float sum = 0;
+  for (int c = threadIdx.x; c < p.cols; c += ROW_THREADS) {
+    float v = x[c];
+    if (p.add != nullptr) x[c] = v += p.add[row * p.cols + c];
+    sum += v * v;
+  }
+  const float f = rsqrtf(over_block(sh, sum, Plus()) / p.cols + p.eps);
+  auto value = [&](int c) { return x[c] * f * p.weight[c]; };  // a thread reads what it wrote
+  if (p.values != nullptr) emit(sh, p, row, value);
+  if (p.dst != nullptr) {
+    for (int c = threadIdx.x; c < p.cols; c += ROW_THREADS) p.dst[row * p.cols + c] = value(c);
+  }
+}
+
+// norm_run: a warp a run of channels, as of a head.
+__device__ inline void norm_run(const RowParams &p) {
+  wait_for_previous();
+  let_next_start();
+  const int run = blockIdx.x * (ROW_THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (run >= p.rows * (p.cols / p.run)) return;
+  float *x = p.x + (size_t)run * p.run, *y = p.dst + (size_t)run * p.run, sum = 0;
+  for (int c = lane; c < p.run; c += 32) sum += x[c] * x[c];
+  const float f = rsqrtf(over_warp(sum, Plus()) / p.run + p.eps);
+  for (int c = lane; c < p.run; c += 32) y[c] = x[c] * f * p.weight[c];
+}
+
+__device__ inline void prepare_row(const RowParams &p) {
+  SHARED_MEMORY(RowShared, sh);
+  wait_for_previous();
+  let_next_start();
+  const float *x = p.x + (size_t)blockIdx.x * p.cols;
+  emit(sh, p, blockIdx.x, [&](int c) { return x[c]; });
+}
+
+__device__ inline void widen_row(const RowParams &p) {
+  wait_for_previous();
+  let_next_start();
+  const size_t row = blockIdx.x;
+  for (int c = threadIdx.x; c < p.cols; c += ROW_THREADS) p.dst[row * p.cols + c] = p.scale[row] * __half2float(p.values[row * p.cols + c]);
+}
+
+// gate_row: act(x)·add. Activations: 0 SiLU, 1 GELU by tanh.
+__device__ inline void gate_row(const RowParams &p) {
+  SHARED_MEMORY(RowShared, sh);
+  wait_for_previous();
+  let_next_start();
+  const size_t at = (size_t)blockIdx.x * p.cols;
+  for (int c = threadIdx.x; c < p.cols; c += ROW_THREADS) {
+    const float x = p.x[at + c];
+    const float y = p.act == 0 ? x / (1 + expf(-x)) : 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+    p.x[at + c] = y * p.add[at + c];
+  }
+  emit(sh, p, blockIdx.x, [&](int c) { return p.x[at + c]; });
+}
+
+__device__ inline void add_rows(const RowParams &p) {
+  wait_for_previous();
+  let_next_start();
+  const size_t n = (size_t)p.rows * p.cols;
+  for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) p.dst[i] += p.x[i];
+}
+
+// pick_row copies a row of cols words.
+__device__ inline void pick_row(const RowParams &p) {
+  wait_for_previous();
+  let_next_start();
+  const size_t from = (size_t)p.index[blockIdx.x] * p.cols, to = (size_t)blockIdx.x * p.cols;
+  for (int c = threadIdx.x; c < p.cols; c += blockDim.x) ((u32 *)p.dst)[to + c] = ((const u32 *)p.x)[from + c];
+}
+
+// HeadsParams: the float32 rows of queries, keys and values become fp16, the first two rotated. A null dst leaves x rotated in place instead.
+struct HeadsParams {
+  float *x[3];     // queries, keys, values: [rows][heads·dim]
+  __half *dst[3];
+  const double *freq;  // radians a position of each pair of channels
+  const int *pos;      // position of each row
+  int heads[3];
+  int rows, dim, pairs, interleaved;
+  float magnitude;
+};
+
+// The angle is reduced in double precision: at position 100,000 a float has lost the fraction of a turn.
+__device__ inline void turn_of(const HeadsParams &p, int row, int pair, float &c, float &s) {
+  double a = p.pos[row] * p.freq[pair];
+  a -= rint(a * 0.15915494309189535) * 6.283185307179586;
+  sincosf((float)a, &s, &c);
+  c *= p.magnitude, s *= p.magnitude;
+}
+
+struct HeadsShared { float c[128], s[128]; };
+
+__device__ inline void turn_heads(const HeadsParams &p) {
+  SHARED_MEMORY(HeadsShared, sh);
+  wait_for_previous();
+  let_next_start();
+  const int row = blockIdx.x;
+  for (int i = threadIdx.x; i < p.pairs; i += blockDim.x) turn_of(p, row, i, sh.c[i], sh.s[i]);
+  __syncthreads();
+  for (int part = 0; part < 3; part++) {
+    if (p.x[part] == nullptr) continue;
+    const size_t at = (size_t)row * p.heads[part] * p.dim;
+    const int half_dim = p.dim / 2, pairs = part < 2 ? p.pairs : 0;
+    for (int i = threadIdx.x; i < p.heads[part] * half_dim; i += blockDim.x) {
+      const int head = i / half_dim, k = i % half_dim;
+      int a, b;  // the two channels of the pair; those beyond the rotated ones pair up as they come
+      if (k >= pairs) {
+        a = 2 * k, b = a + 1;
+      } else if (p.interleaved) {
+        a = 2 * k, b = a + 1;
+      } else {
+        a = k, b = k + pairs;
+      }
+      const size_t at_a = at + head * p.dim + a, at_b = at + head * p.dim + b;
+      float x = p.x[part][at_a], y = p.x[part][at_b];
+      if (k < pairs) {
+        const float u = x * sh.c[k] - y * sh.s[k], v = x * sh.s[k] + y * sh.c[k];
+        x = u, y = v;
+      }
+      if (p.dst[part] != nullptr) {
+        p.dst[part][at_a] = __float2half_rn(narrow(x)), p.dst[part][at_b] = __float2half_rn(narrow(y));
+      } else {
+        p.x[part][at_a] = x, p.x[part][at_b] = y;
+      }
+    }
+  }
+}

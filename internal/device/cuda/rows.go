@@ -1,0 +1,147 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/twilight-go/twilight/internal/device"
+	"github.com/twilight-go/twilight/internal/device/cuda/driver"
+)
+
+// rowParams is RowParams of kernels/rows.cuh, field by field.
+type rowParams struct {
+	x, add, dst, weight  driver.Ptr
+	values, scale        driver.Ptr
+	index                driver.Ptr
+	rows, cols, run, act int32
+	eps                  float32
+	_                    int32
+}
+
+// headsParams is HeadsParams of kernels/rows.cuh.
+type headsParams struct {
+	x, dst                        [3]driver.Ptr
+	freq, pos                     driver.Ptr
+	heads                         [3]int32
+	rows, dim, pairs, interleaved int32
+	magnitude                     float32
+}
+
+// promptParams is PromptParams of kernels/prompt.cuh.
+type promptParams struct {
+	q, out, k, v, table               driver.Ptr
+	rows, pos, heads, kvHeads, window int32
+	scale                             float32
+}
+
+const rowThreads = 256
+
+// findRows looks the kernels of this file up, for heads of dim channels.
+func (l *library) findRows(c *driver.Context, dim int) error {
+	return l.find(c, "rows_norm", "rows_norm_runs", "rows_prepare", "rows_widen", "rows_gate", "rows_add", "rows_pick", "rows_heads", promptKernel(dim))
+}
+
+func (l *library) rows(c *driver.Context, s driver.Stream, name string, blocks int, p *rowParams) error {
+	return launch(l, c, name, driver.Launch{Grid: [3]int{blocks}, Block: rowThreads, Stream: s, Early: true}, p)
+}
+
+// normOp is a norm of rows: x += add if that is given; then each run of channels, divided by its root mean square, times weight goes to dst as float32, or h in fp16, or both.
+// A run shorter than a row is neither added to nor taken in fp16.
+type normOp struct {
+	x, add, dst, weight driver.Ptr
+	h                   halves // values 0: not wanted
+	rows, cols, run     int
+	eps                 float32
+}
+
+func (l *library) norm(c *driver.Context, s driver.Stream, o *normOp) error {
+	p := rowParams{x: o.x, add: o.add, dst: o.dst, weight: o.weight, values: o.h.values, scale: o.h.scale, rows: int32(o.rows), cols: int32(o.cols), run: int32(o.run), eps: o.eps}
+	if o.run == o.cols {
+		return l.rows(c, s, "rows_norm", o.rows, &p)
+	}
+	if o.add != 0 || o.h.values != 0 || o.cols%o.run != 0 {
+		return fmt.Errorf("cuda: norm of runs of %d of %d channels: expected a divisor, and neither an addition nor fp16", o.run, o.cols)
+	}
+	const warps = rowThreads / 32
+	return l.rows(c, s, "rows_norm_runs", (o.rows*(o.cols/o.run)+warps-1)/warps, &p)
+}
+
+// prepare makes the fp16 form of float32 rows.
+func (l *library) prepare(c *driver.Context, s driver.Stream, x driver.Ptr, h halves, rows int) error {
+	return l.rows(c, s, "rows_prepare", rows, &rowParams{x: x, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols)})
+}
+
+// widen makes the float32 form of fp16 rows.
+func (l *library) widen(c *driver.Context, s driver.Stream, dst driver.Ptr, h halves, rows int) error {
+	return l.rows(c, s, "rows_widen", rows, &rowParams{dst: dst, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols)})
+}
+
+// gate makes h = act(gate)·up of float32 rows, and overwrites gate.
+func (l *library) gate(c *driver.Context, s driver.Stream, gate, up driver.Ptr, act device.Activation, h halves, rows int) error {
+	return l.rows(c, s, "rows_gate", rows, &rowParams{x: gate, add: up, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols), act: int32(act)})
+}
+
+// add adds n float32 to dst.
+func (l *library) add(c *driver.Context, s driver.Stream, dst, src driver.Ptr, n int) error {
+	return l.rows(c, s, "rows_add", min((n+rowThreads-1)/rowThreads, 4*l.dev.Multiprocessor), &rowParams{dst: dst, x: src, rows: 1, cols: int32(n)})
+}
+
+// pick copies rows index[0…n) of src, of rowBytes bytes each, a multiple of 4, to the first rows of dst.
+func (l *library) pick(c *driver.Context, s driver.Stream, dst, src, index driver.Ptr, n, rowBytes int) error {
+	return l.rows(c, s, "rows_pick", n, &rowParams{dst: dst, x: src, index: index, rows: int32(n), cols: int32(rowBytes / 4)})
+}
+
+// headsOp makes the float32 rows of a layer's queries, keys and values fp16, the first two rotated over their first 2·pairs channels to the rows' positions.
+type headsOp struct {
+	q, k, v, freq, pos               driver.Ptr // freq: float64 [pairs]; pos: int32 [rows]
+	outQ, outK, outV                 driver.Ptr
+	rows, heads, kvHeads, dim, pairs int
+	magnitude                        float32
+	interleaved                      bool
+}
+
+func (l *library) heads(c *driver.Context, s driver.Stream, o *headsOp) error {
+	p := headsParams{x: [3]driver.Ptr{o.q, o.k, o.v}, dst: [3]driver.Ptr{o.outQ, o.outK, o.outV}, freq: o.freq, pos: o.pos,
+		heads: [3]int32{int32(o.heads), int32(o.kvHeads), int32(o.kvHeads)}, rows: int32(o.rows), dim: int32(o.dim), pairs: int32(o.pairs), magnitude: o.magnitude}
+	return l.turn(c, s, &p, o.interleaved)
+}
+
+// rope rotates float32 rows in place.
+func (l *library) rope(c *driver.Context, s driver.Stream, x, freq, pos driver.Ptr, rows, heads, dim, pairs int, magnitude float32, interleaved bool) error {
+	p := headsParams{x: [3]driver.Ptr{x}, freq: freq, pos: pos, heads: [3]int32{int32(heads)}, rows: int32(rows), dim: int32(dim), pairs: int32(pairs), magnitude: magnitude}
+	return l.turn(c, s, &p, interleaved)
+}
+
+func (l *library) turn(c *driver.Context, s driver.Stream, p *headsParams, interleaved bool) error {
+	if p.pairs > 128 || 2*p.pairs > p.dim {
+		return fmt.Errorf("cuda: rotation of %d pairs of %d channels: expected at most 128, and no more than there are", p.pairs, p.dim)
+	}
+	if interleaved {
+		p.interleaved = 1
+	}
+	return launch(l, c, "rows_heads", driver.Launch{Grid: [3]int{int(p.rows)}, Block: rowThreads, Stream: s, Early: true}, p)
+}
+
+// promptOp is causal attention of a prompt's rows over the paged cache, in which their own keys and values are.
+type promptOp struct {
+	q, out, k, v, table                    driver.Ptr // q, out: fp16 [rows][heads·dim]; k, v: a layer's slabs; table: the sequence's
+	rows, pos, heads, kvHeads, dim, window int        // pos: of row 0; window: tokens in sight, 0: all
+	scale                                  float32    // of the logits
+}
+
+func (l *library) prompt(c *driver.Context, s driver.Stream, o *promptOp) error {
+	const tile = 64
+	p := promptParams{q: o.q, out: o.out, k: o.k, v: o.v, table: o.table, rows: int32(o.rows), pos: int32(o.pos), heads: int32(o.heads), kvHeads: int32(o.kvHeads), window: int32(o.window),
+		scale: o.scale * math.Log2E}
+	return launch(l, c, promptKernel(o.dim), driver.Launch{Grid: [3]int{(o.rows + tile - 1) / tile, o.heads}, Block: 128, Stream: s, Early: true}, &p)
+}
+
+func promptKernel(dim int) string {
+	switch dim {
+	case 64:
+		return "prompt_64"
+	case 128:
+		return "prompt_128"
+	}
+	return "prompt_256"
+}

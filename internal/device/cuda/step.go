@@ -1,0 +1,189 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"unsafe"
+
+	"github.com/twilight-go/twilight/attention"
+	"github.com/twilight-go/twilight/internal/device"
+	"github.com/twilight-go/twilight/internal/device/cuda/driver"
+)
+
+var nan = float32(math.NaN())
+
+// step is the step in flight and what is reused from step to step.
+type step struct {
+	c    *driver.Context
+	plan *device.Plan
+	err  error // the first failure of an operation that returns none
+
+	// What changes from step to step while its form stays: ids, positions, lengths, rows of logits, block tables. It is written to pinned memory and copied in one piece.
+	host []byte
+	at   driver.Ptr
+	room int
+	view stateView
+
+	adding struct{ dst, src *buffer } // an Add that waits to become part of the Norm that follows
+	turns  []turn                     // Ropes that wait to become part of the Attend that follows
+
+	graphs map[string]*recording
+	form   []byte
+}
+
+// recording is a step recorded as a graph. The first step of a form runs as it comes, which finds everything it needs; the second records.
+type recording struct {
+	graph driver.Graph
+	ready bool
+}
+
+// maxRecordings bounds the graphs that are kept. A server sees about as many forms as it has batch sizes.
+const maxRecordings = 64
+
+// stateView is where the parts of a step's state are on the device.
+type stateView struct{ ids, pos, lens, logits, tables driver.Ptr }
+
+type turn struct {
+	x    *buffer
+	rope *device.Rope
+	dim  int
+}
+
+func (s *step) fail(err error) {
+	if s.err == nil {
+		s.err = err
+	}
+}
+
+// try runs what an operation queues, unless one before it failed.
+func (d *Device) try(f func(c *driver.Context) error) {
+	if d.step.err == nil {
+		if err := f(d.step.c); err != nil {
+			d.step.fail(err)
+		}
+	}
+}
+
+// Step implements device.Device.
+func (d *Device) Step(p *device.Plan, ops func() error) error {
+	s := &d.step
+	err := d.gpu.Do(func(c *driver.Context) error {
+		s.c, s.plan = c, p
+		if s.err != nil { // of a copy between steps
+			return s.err
+		}
+		if err := d.upload(c, p); err != nil {
+			return err
+		}
+		form, same := d.formOf(p)
+		if !same {
+			return d.record(ops)
+		}
+		r := s.graphs[string(form)]
+		switch {
+		case r == nil:
+			if len(s.graphs) >= maxRecordings {
+				if err := d.forget(c); err != nil {
+					return err
+				}
+			}
+			s.graphs[string(form)] = &recording{}
+			return d.record(ops)
+		case !r.ready:
+			g, err := c.Capture(d.stream, func() error { return d.record(ops) })
+			if err != nil {
+				return err
+			}
+			r.graph, r.ready = g, true
+		}
+		return c.Replay(r.graph, d.stream)
+	})
+	s.err, s.plan = nil, nil
+	if err == nil {
+		err = d.count(p)
+	}
+	return err
+}
+
+// record queues the operations of a step.
+func (d *Device) record(ops func() error) error {
+	s := &d.step
+	s.adding.dst, s.turns = nil, s.turns[:0]
+	err := ops()
+	d.flush()
+	return errors.Join(err, s.err)
+}
+
+// forget drops all recordings.
+func (d *Device) forget(c *driver.Context) error {
+	err := c.Wait(d.stream)
+	for _, r := range d.step.graphs {
+		if r.ready {
+			err = errors.Join(err, c.FreeGraph(r.graph))
+		}
+	}
+	clear(d.step.graphs)
+	return err
+}
+
+// formOf is what a step's kernels depend on besides its state. Only decode steps of one row a sequence come again in the same form.
+func (d *Device) formOf(p *device.Plan) (form []byte, same bool) {
+	f := append(d.step.form[:0], fmt.Sprint(len(p.Tokens), len(p.Logits), uintptr(unsafe.Pointer(p.Cache.(*Cache))))...)
+	for i := range p.Segments {
+		seg := &p.Segments[i]
+		if seg.Mode != device.Decode || seg.N != 1 {
+			return nil, false
+		}
+		if i == 0 || seg.Pipeline != p.Segments[i-1].Pipeline {
+			f = append(f, fmt.Sprint(" ", i, uintptr(unsafe.Pointer(seg.Pipeline)))...)
+		}
+	}
+	d.step.form = f
+	return f, true
+}
+
+// upload writes the step's state. The last step may still read the one before it.
+func (d *Device) upload(c *driver.Context, p *device.Plan) error {
+	s, cache := &d.step, p.Cache.(*Cache)
+	stride, rows := cache.op.stride, d.maxRows
+	if need := (4*rows + rows*stride) * 4; need > s.room {
+		if err := d.forget(c); err != nil {
+			return err
+		}
+		if s.host != nil {
+			if err := c.FreeHost(s.host); err != nil {
+				return err
+			}
+		}
+		var err error
+		if s.host, err = c.AllocHost(need); err != nil {
+			return err
+		}
+		if s.at, err = d.alloc(c, need); err != nil {
+			return err
+		}
+		s.room = need
+	}
+	if err := c.Wait(d.stream); err != nil {
+		return err
+	}
+	part := func(i int) driver.Ptr { return s.at + driver.Ptr(i*rows*4) }
+	s.view = stateView{part(0), part(1), part(2), part(3), part(4)}
+	all := unsafe.Slice((*int32)(unsafe.Pointer(&s.host[0])), s.room/4)
+	copy(all, p.Tokens)
+	copy(all[rows:], p.Pos)
+	for i, pos := range p.Pos {
+		all[2*rows+i] = pos + 1
+	}
+	copy(all[3*rows:], p.Logits)
+	for i := range p.Segments {
+		seg := &p.Segments[i]
+		table := seg.Seq.Table()
+		if n := blocksOf(seg.Pos + seg.N); n > len(table) || n > stride {
+			return fmt.Errorf("cuda: sequence %d of a step reaches %d tokens: its table has %d blocks of %d, the cache was made for %d", i, seg.Pos+seg.N, len(table), attention.BlockTokens, stride)
+		}
+		copy(all[4*rows+i*stride:][:stride], table)
+	}
+	return c.UploadAsync(s.at, s.host[:(4*rows+len(p.Segments)*stride)*4], d.stream)
+}
