@@ -58,7 +58,11 @@ R cuOccupancyMaxActiveBlocksPerMultiprocessor(int *n, void *f, int threads, size
 #endif
 	return 0;
 }
+#ifdef EMULATED
+R cuMemGetInfo_v2(size_t *f, size_t *t) { *f = 1 << 30, *t = 1u << 31; return 0; }
+#else
 R cuMemGetInfo_v2(size_t *f, size_t *t) { *f = 1 << 20; *t = 1 << 21; return 0; }
+#endif
 // Memory ends where none is mapped, so that who reads or writes far beyond it is killed at once; its size stands in a page before it.
 R cuMemAlloc_v2(void **p, size_t n) {
 	if (!current) return 201;
