@@ -36,6 +36,8 @@ var benchShapes = []struct {
 	{"f16.square", 2048, []int{2048}, []tensor.Type{tensor.F16}},
 }
 
+var benchRows = []int{1, 8, 16, 32, 64, 128, 256, 512}
+
 // benchBytes is what the copies of the weights that a benchmark goes through add up to: several times the L2 cache.
 const benchBytes = 400 << 20
 
@@ -70,38 +72,35 @@ func BenchmarkLinear(b *testing.B) {
 		b.Fatal(err)
 	}
 	for _, shape := range benchShapes {
-		var packed [][]byte
-		var weights []*weight
-		for i, n := range shape.rows {
-			image, w, err := packWeight(randomMatrix(shape.typ[i], n, shape.cols))
-			if err != nil {
-				b.Fatal(err)
-			}
-			packed, weights = append(packed, image), append(weights, w)
+		r := &linearBench{l: l, s: s, copied: copied}
+		if err := dev.Do(func(c *driver.Context) error { return r.take(c, shape.cols, shape.rows, shape.typ) }); err != nil {
+			b.Fatal(err)
 		}
-		for _, rows := range []int{1, 8, 16, 32, 64, 128, 256, 512} {
-			for _, n := range benchPlans(l, weights, rows, shape.cols) {
+		for _, rows := range benchRows {
+			for _, n := range benchPlans(l, r.out[0], rows, shape.cols) {
 				name := fmt.Sprintf("%s/rows=%d", shape.name, rows)
 				if *benchKernels {
 					name += fmt.Sprintf("/%s.%dx%d", n.kernel, n.ranks, n.threads)
 				}
 				b.Run(name, func(b *testing.B) {
-					err := dev.Do(func(c *driver.Context) error { return benchLinear(b, c, l, s, n, packed, weights, rows, copied) })
-					if err != nil {
+					if err := dev.Do(func(c *driver.Context) error { return r.measure(b, c, n, rows) }); err != nil {
 						b.Fatal(err)
 					}
 				})
 			}
 		}
+		if err := dev.Do(r.free); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
 // benchPlans are the ways to run a launch that are measured.
-func benchPlans(l *library, weights []*weight, rows, cols int) (all []plan) {
+func benchPlans(l *library, out []product, rows, cols int) (all []plan) {
 	tiles, groups := 0, 0
-	for _, w := range weights {
-		tiles += w.tiles()
-		groups += (w.tiles() + gemmTiles - 1) / gemmTiles
+	for _, o := range out {
+		tiles += o.w.tiles()
+		groups += (o.w.tiles() + gemmTiles - 1) / gemmTiles
 	}
 	chosen := l.plan(rows, tiles, groups, cols/unitCols)
 	if !*benchKernels {
@@ -124,7 +123,7 @@ func benchPlans(l *library, weights []*weight, rows, cols int) (all []plan) {
 	return all
 }
 
-// randomMatrix has random codes and scales of 1/1024, whatever the format.
+// randomMatrix repeats a random row.
 func randomMatrix(typ tensor.Type, rows, cols int) device.Matrix {
 	rng := rand.New(rand.NewPCG(1, uint64(rows)))
 	row := make([]float32, cols)
@@ -145,46 +144,69 @@ func randomMatrix(typ tensor.Type, rows, cols int) device.Matrix {
 	return m
 }
 
-func benchLinear(b *testing.B, c *driver.Context, l *library, s driver.Stream, n plan, packed [][]byte, weights []*weight, rows int, copied float64) (err error) {
-	cols, bytes, outputs := weights[0].cols, 0, 0
-	var owned []driver.Ptr
+// linearBench is copies of a launch's weights on the device, activations and room for results.
+type linearBench struct {
+	l              *library
+	s              driver.Stream
+	copied         float64 // GB/s of the copy kernel
+	owned          []driver.Ptr
+	x              halves
+	out            [][]product // of each copy
+	bytes, outputs int
+}
+
+// take packs the weights and uploads the copies.
+func (r *linearBench) take(c *driver.Context, cols int, rows []int, types []tensor.Type) (err error) {
 	alloc := func(size int) driver.Ptr {
 		p, e := c.Alloc(size)
-		owned, err = append(owned, p), errors.Join(err, e)
+		r.owned, err = append(r.owned, p), errors.Join(err, e)
 		return p
 	}
-	defer func() {
-		for _, p := range owned {
-			err = errors.Join(err, c.Free(p))
+	most := slices.Max(benchRows)
+	var images [][]byte
+	var one []product
+	for i, n := range rows {
+		image, w, err := packWeight(randomMatrix(types[i], n, cols))
+		if err != nil {
+			return err
 		}
-	}()
-	padded := (rows + 63) / 64 * 64
-	x := halves{values: alloc(padded * cols * 2), scale: alloc(padded * 4), cols: cols}
-	if err := errors.Join(err, c.Fill(x.values, 0x20, padded*cols*2, s), c.Fill(x.scale, 0x20, padded*4, s)); err != nil {
+		images, one = append(images, image), append(one, product{w: w, dst: alloc(most * n * 4)})
+		r.bytes += len(image)
+		r.outputs += n
+	}
+	r.x = halves{values: alloc(most * cols * 2), scale: alloc(most * 4), cols: cols}
+	if err = errors.Join(err, c.Fill(r.x.values, 0x20, most*cols*2, r.s), c.Fill(r.x.scale, 0x20, most*4, r.s), c.Wait(r.s)); err != nil {
 		return err
 	}
-	for i, w := range weights {
-		bytes += len(packed[i])
-		outputs += w.rows
-	}
-	copies := min(max(benchBytes/bytes, 2), 64)
-	out := make([][]product, copies)
-	for k := range out {
-		for i, w := range weights {
-			own := *w
-			own.data = alloc(len(packed[i]))
-			out[k] = append(out[k], product{w: &own, dst: alloc(w.rows * rows * 4)})
-			if err := errors.Join(err, c.Upload(own.data, packed[i])); err != nil {
+	for range min(max(benchBytes/r.bytes, 2), 64) {
+		own := slices.Clone(one)
+		for i := range own {
+			w := *own[i].w
+			w.data = alloc(len(images[i]))
+			own[i].w = &w
+			if err = errors.Join(err, c.Upload(w.data, images[i])); err != nil {
 				return err
 			}
 		}
+		r.out = append(r.out, own)
 	}
-	us, err := replay(c, s, max(b.N, 5), copies, func(i int) error { return l.runLinear(c, s, n, x, rows, out[i]) })
-	gbps := float64(bytes) / us / 1e3
+	return nil
+}
+
+func (r *linearBench) free(c *driver.Context) (err error) {
+	for _, p := range r.owned {
+		err = errors.Join(err, c.Free(p))
+	}
+	return err
+}
+
+func (r *linearBench) measure(b *testing.B, c *driver.Context, n plan, rows int) error {
+	us, err := replay(c, r.s, max(b.N, 5), len(r.out), func(i int) error { return r.l.runLinear(c, r.s, n, r.x, rows, r.out[i]) })
+	gbps := float64(r.bytes) / us / 1e3
 	b.ReportMetric(us, "µs")
 	b.ReportMetric(gbps, "GB/s")
-	b.ReportMetric(100*gbps/copied, "%copy")
-	b.ReportMetric(2*float64(rows)*float64(cols)*float64(outputs)/us/1e6, "TFLOP/s")
+	b.ReportMetric(100*gbps/r.copied, "%copy")
+	b.ReportMetric(2*float64(rows)*float64(r.x.cols)*float64(r.outputs)/us/1e6, "TFLOP/s")
 	b.ReportMetric(0, "ns/op")
 	return err
 }

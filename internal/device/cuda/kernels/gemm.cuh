@@ -14,9 +14,10 @@ template <int NT> union GemmMemory {
 template <typename F, int NT> __device__ inline void multiply(const LinearParams &p, GemmMemory<NT> &s, const u8 *tile, bool there, int firstColumn, float (&c)[2][NT][4]) {
   const int lane = threadIdx.x % 32, rank = p.ranks > 1 ? cluster_rank() : 0;
   const int from = p.units * rank / p.ranks, to = p.units * (rank + 1) / p.ranks;
-  Fragment<F> f[2];
+  constexpr int AHEAD = ahead<F>(20);
+  Fragment<F> f[AHEAD];
 #pragma unroll
-  for (int i = 0; i < 2; i++) f[i].load(tile + (size_t)(from + i) * F::BYTES, lane, there && from + i < to);
+  for (int i = 0; i < AHEAD; i++) f[i].load(tile + (size_t)(from + i) * F::BYTES, lane, there && from + i < to);
   wait_for_previous();
   const __half *x[NT / 4];
 #pragma unroll
@@ -30,9 +31,9 @@ template <typename F, int NT> __device__ inline void multiply(const LinearParams
   };
 #pragma unroll
   for (int i = 0; i < STAGES - 1; i++) fetch(from + i);
-  for (int begin = from; begin < to; begin += 2) {
+  for (int begin = from; begin < to; begin += AHEAD) {
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < AHEAD; i++) {
       const int unit = begin + i;
       if (unit >= to) break;
       wait_copies<STAGES - 2>();
@@ -40,7 +41,7 @@ template <typename F, int NT> __device__ inline void multiply(const LinearParams
       fetch(unit + STAGES - 1);
       u32 a[4][4];
       f[i].weights(a);
-      f[i].load(tile + (size_t)(unit + 2) * F::BYTES, lane, there && unit + 2 < to);
+      f[i].load(tile + (size_t)(unit + AHEAD) * F::BYTES, lane, there && unit + AHEAD < to);
 #pragma unroll
       for (int n = 0; n < NT; n++) {
         u32 b[4];

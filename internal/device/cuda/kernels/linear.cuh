@@ -23,7 +23,11 @@ struct LinearParams {
   int panels;          // gemm.cuh: groups of columns
 };
 
-constexpr int DEPTH = 4;  // units that a warp has in flight
+// ahead is how many units of a format a warp has in flight, given the registers for them.
+template <typename F> __device__ constexpr int ahead(int registers) {
+  const int n = registers / (F::CODES + F::PLANES + F::SCALES);
+  return n < 1 ? 1 : n > 4 ? 4 : n;
+}
 
 // product_of finds the product to which a tile belongs.
 __device__ inline const Product &product_of(const LinearParams &p, int tile) {
@@ -69,8 +73,8 @@ template <int GROUP, int NT> __device__ inline void join(const LinearParams &p, 
 
 // accumulate multiplies a warp's units of a tile.
 template <typename F, int NT> __device__ inline void accumulate(const LinearParams &p, const u8 *tile, float (&c)[2][NT][4]) {
-  constexpr int AHEAD = F::CODES == 16 ? DEPTH / 2 : DEPTH;
-  constexpr int TOGETHER = NT > 2 ? 1 : AHEAD / NT;  // units whose activations are loaded at once
+  constexpr int AHEAD = ahead<F>(NT == 1 ? 40 : NT == 2 ? 32 : 24);
+  constexpr int TOGETHER = NT == 1 ? AHEAD : 1;  // units whose activations are loaded at once
   const int lane = threadIdx.x % 32, slots = blockDim.x / 32 * p.ranks, slot = (p.ranks > 1 ? cluster_rank() : 0) * (blockDim.x / 32) + threadIdx.x / 32;
   const size_t step = (size_t)slots * F::BYTES;
   tile += (size_t)slot * F::BYTES;
