@@ -94,7 +94,7 @@ func packWeight(m device.Matrix) (image []byte, w *weight, err error) {
 	var all sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), w.tiles()) {
 		all.Go(func() {
-			p := packer{layout: w.layout, source: src, m: m, rowBytes: rowBytes}
+			p := packer{layout: w.layout, source: src, m: m, rowBytes: rowBytes, y: make([]float32, m.Cols)}
 			for {
 				t := int(next.Add(1) - 1)
 				if t >= w.tiles() {
@@ -118,12 +118,11 @@ func packWeight(m device.Matrix) (image []byte, w *weight, err error) {
 type packer struct {
 	layout
 	source
-	m        device.Matrix
-	rowBytes int
-	block    []byte
-	y        []float32    // values of a row, or of a block
-	lo, hi   [256]float32 // and of a block with all its codes at the lowest, at the highest
-	code     [unitCols]uint32
+	m         device.Matrix
+	rowBytes  int
+	row       []byte
+	y, lo, hi []float32 // values of a row, and with all its codes at the lowest, at the highest
+	code      [unitCols]uint32
 }
 
 // tile packs rows from first on; those that the matrix lacks stay zero, scales and all.
@@ -143,9 +142,6 @@ func (p *packer) tile(dst []byte, first int, coded bool) error {
 
 // floats packs a row as fp16.
 func (p *packer) floats(dst []byte, r int, row []byte) error {
-	if p.y == nil {
-		p.y = make([]float32, p.m.Cols)
-	}
 	if err := tensor.Decode(p.m.Type, p.y, row); err != nil {
 		return err
 	}
@@ -163,38 +159,29 @@ func (p *packer) floats(dst []byte, r int, row []byte) error {
 
 // coded packs a row of blocks.
 func (p *packer) coded(dst []byte, r int, row []byte) error {
-	n, size, unit := p.m.Type.BlockLen(), p.m.Type.BlockBytes(), layouts[p.layout].unit
-	if p.y == nil {
-		p.y, p.block = make([]float32, n), make([]byte, size)
+	if p.row == nil {
+		p.row, p.lo, p.hi = make([]byte, len(row)), make([]float32, len(p.y)), make([]float32, len(p.y))
 	}
-	for ; len(row) > 0; row, dst = row[size:], dst[n/unitCols*unit:] {
-		if err := p.decode(row[:size]); err != nil {
-			return err
-		}
-		for u := range n / unitCols {
-			if err := p.unit(dst[u*unit:][:unit], r, u*unitCols); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// decode decodes a block as it is and with its codes at both ends.
-func (p *packer) decode(block []byte) error {
-	n := len(p.y)
-	if err := tensor.Decode(p.m.Type, p.y, block); err != nil {
+	if err := tensor.Decode(p.m.Type, p.y, row); err != nil {
 		return err
 	}
-	copy(p.block, block)
+	copy(p.row, row)
 	for _, end := range []struct {
 		y    []float32
 		fill byte
-	}{{p.lo[:n], p.low}, {p.hi[:n], ^p.low}} {
-		for i := p.from; i < p.to; i++ {
-			p.block[i] = end.fill
+	}{{p.lo, p.low}, {p.hi, ^p.low}} {
+		for block, size := p.row, p.m.Type.BlockBytes(); len(block) > 0; block = block[size:] {
+			codes := block[p.from:p.to]
+			for i := range codes {
+				codes[i] = end.fill
+			}
 		}
-		if err := tensor.Decode(p.m.Type, end.y, p.block); err != nil {
+		if err := tensor.Decode(p.m.Type, end.y, p.row); err != nil {
+			return err
+		}
+	}
+	for c, unit := 0, layouts[p.layout].unit; c < len(p.y); c, dst = c+unitCols, dst[unit:] {
+		if err := p.unit(dst[:unit], r, c); err != nil {
 			return err
 		}
 	}
@@ -220,13 +207,13 @@ func (p *packer) unit(dst []byte, r, from int) error {
 		step := (hi - lo) / top
 		scale, err := toHalf(step)
 		if err != nil {
-			return fmt.Errorf("scale of the columns from %d of a block on: %w", from+i, err)
+			return fmt.Errorf("scale of the columns from %d on: %w", from+i, err)
 		}
 		switch {
 		case l.minima:
 			minimum, err := toHalf(lo)
 			if err != nil {
-				return fmt.Errorf("minimum of the columns from %d of a block on: %w", from+i, err)
+				return fmt.Errorf("minimum of the columns from %d on: %w", from+i, err)
 			}
 			binary.LittleEndian.PutUint16(scales[g*16+j*4:], scale)
 			binary.LittleEndian.PutUint16(scales[g*16+j*4+2:], minimum)
@@ -236,10 +223,10 @@ func (p *packer) unit(dst []byte, r, from int) error {
 			binary.LittleEndian.PutUint16(scales[g*8+j*2:], scale)
 		}
 		inverse := 1 / step
-		for c := i; c < i+run; c++ {
-			p.code[c] = 0
-			if v := (p.y[from+c]-lo)*inverse + 0.5; v > 0 {
-				p.code[c] = uint32(min(v, top))
+		for c, y := range p.y[from+i:][:run] {
+			p.code[i+c] = 0
+			if v := (y-lo)*inverse + 0.5; v > 0 { // neither is a NaN, which 0·∞ gives where the scale is zero
+				p.code[i+c] = uint32(min(v, top))
 			}
 		}
 	}
@@ -263,14 +250,14 @@ func (p *packer) lane(dst []byte, bits, planes, lane, j int, code []uint32) {
 	if bits == 6 {
 		index, turn = j%2*2, 2
 	}
-	for i, q := range code {
-		pair, half := i/2, i%2
-		low |= q & 15 << (16*half + 4*pair)
+	for pair := range 4 {
+		q := code[2*pair] | code[2*pair+1]<<16
+		low |= q & 0x000f000f << (4 * pair)
 		shift := (bits - 4) * (index + pair/2)
 		if index+pair/2 < turn {
 			shift -= 4
 		}
-		high |= q >> 4 << (16*half + 4 + pair%2*4 + shift)
+		high |= q >> 4 & 0x000f000f << (4 + pair%2*4 + shift)
 	}
 	binary.LittleEndian.PutUint32(dst[lane*16+j*4:], low)
 	if bits > 4 {
