@@ -78,12 +78,12 @@ func boundCode(u float64) byte {
 
 // BoundKernels is the part of Kernels that works on Bounds8.
 type BoundKernels interface {
-	// PageBounds8 does what PageBounds does, from one full block of a Bounds8 plane.
-	PageBounds8(dst []float32, ld int, q []float32, group, dim int, block []byte)
+	// PageBounds8 scores the pages of one full block of a Bounds8 plane: Σ_c q_c·(min_c+max_c)/2 + reach·|q_c|·(max_c−min_c)/2. A reach of 1 gives the upper bounds of PageBounds.
+	PageBounds8(dst []float32, ld int, q []float32, group, dim int, block []byte, reach float32)
 }
 
 // PageBounds8 implements Kernels.
-func (Portable) PageBounds8(dst []float32, ld int, q []float32, group, dim int, block []byte) {
+func (Portable) PageBounds8(dst []float32, ld int, q []float32, group, dim int, block []byte, reach float32) {
 	low := as[uint16](block[:4*dim])
 	step, codes := low[dim:], block[Bounds8{}.HeadBytes(dim):]
 	for g := range group {
@@ -93,11 +93,10 @@ func (Portable) PageBounds8(dst []float32, ld int, q []float32, group, dim int, 
 		for c, x := range q[g*dim:][:dim] {
 			base += x * tensor.F16ToF32(low[c])
 			s, at := x*tensor.F16ToF32(step[c]), codes[c/4*128+c%4:]
-			if x > 0 {
-				at = at[64:]
-			}
+			size := reach * max(s, -s)
+			hi, lo := (s+size)/2, (s-size)/2
 			for p := range out {
-				out[p] += s * float32(at[4*p])
+				out[p] += hi*float32(at[64+4*p]) + lo*float32(at[4*p])
 			}
 		}
 		for p := range out {

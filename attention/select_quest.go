@@ -9,6 +9,7 @@ type quest struct {
 	keep   float64
 	least  int
 	budget int
+	reach  float64 // of the way from the middle of a channel's bounds to the end that suits the query
 	shared bool
 	bytes  bool // bounds of a byte
 	bounds []Plane
@@ -21,6 +22,7 @@ func init() {
 			keep:   a.Float("keep", 0.25, 0, 1, "share of the context that is proposed"),
 			least:  a.Int("least", 0, 0, 1<<30, "tokens proposed at least, however small the share"),
 			budget: a.Int("budget", 0, 0, 1<<30, "tokens proposed, instead of a share (the paper's B0)"),
+			reach:  a.Float("reach", 1, 0, 1, "share of the way from the middle of a page's bounds to their far end that counts; 1: the paper's upper bound"),
 			shared: a.Flag("shared", "one page list for the group, by the largest normalised score of its heads"),
 		}
 		if q.page&(q.page-1) != 0 {
@@ -53,7 +55,28 @@ func (s quest) Scan(w *Work, lo, hi int) {
 			s.scanBytes(w, b, w.scanTmp(lo))
 			continue
 		}
-		w.Kern.PageBounds(w.AllScores()[b*pages:], w.ScoreStride(), w.Q, w.Group, w.Head.Dim, pages, as[uint16](w.SelectorPlane(0, b)))
+		s.scoreHalves(w, b, pages, as[uint16](w.SelectorPlane(0, b)), w.scanTmp(lo))
+	}
+}
+
+// scoreHalves scores the pages of block b by fp16 bounds: the upper bound and, where it counts for less than all, the lower one, which is that of the opposite query.
+func (s quest) scoreHalves(w *Work, b, pages int, bounds []uint16, tmp []byte) {
+	dim, ld, dst := w.Head.Dim, w.ScoreStride(), w.AllScores()[b*pages:]
+	w.Kern.PageBounds(dst, ld, w.Q, w.Group, dim, pages, bounds)
+	if s.reach == 1 {
+		return
+	}
+	scratch := as[float32](tmp)
+	q, lower := scratch[:dim], scratch[dim:][:pages]
+	up, down := float32(1+s.reach)/2, float32(1-s.reach)/2
+	for g := range w.Group {
+		for c := range q {
+			q[c] = -w.Q[g*dim+c]
+		}
+		w.Kern.PageBounds(lower, pages, q, 1, dim, pages, bounds)
+		for p, x := range dst[g*ld:][:pages] {
+			dst[g*ld+p] = up*x - down*lower[p]
+		}
 	}
 }
 
@@ -62,16 +85,16 @@ func (s quest) scanBytes(w *Work, b int, tmp []byte) {
 	dim, dst := w.Head.Dim, w.AllScores()[b*BlockPages:]
 	n := w.Head.N - b*BlockTokens
 	if n >= BlockTokens {
-		w.Kern.PageBounds8(dst, w.ScoreStride(), w.Q, w.Group, dim, w.SelectorPlane(0, b))
+		w.Kern.PageBounds8(dst, w.ScoreStride(), w.Q, w.Group, dim, w.SelectorPlane(0, b), float32(s.reach))
 		return
 	}
-	bounds := as[uint16](tmp[:4*dim*BlockPages])
+	bounds, rest := as[uint16](tmp[:4*dim*BlockPages]), tmp[4*dim*BlockPages:] // what is left has room for a query and its scores
 	enc, ok := w.Kern.(Encoder)
 	if !ok {
 		enc = Portable{}
 	}
 	enc.EncodeBounds(bounds, PageTokens, Rows{K: w.Head.Keys(b), Dim: dim, To: n})
-	w.Kern.PageBounds(dst, w.ScoreStride(), w.Q, w.Group, dim, BlockPages, bounds)
+	s.scoreHalves(w, b, BlockPages, bounds, rest)
 }
 
 // Choose implements Selector.
