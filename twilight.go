@@ -33,7 +33,7 @@ import (
 const DefaultModel = "smollm2-135m"
 
 // Devices are the names that Options.Device takes.
-var Devices = []string{"cpu", "reference"}
+var Devices = []string{"cpu", "cuda", "reference"}
 
 // Options say how a model is opened. The zero value runs it densely on every processor, with the context it was trained for.
 type Options struct {
@@ -42,6 +42,7 @@ type Options struct {
 	// Also lists further specs that sessions may use: the cache keeps what each of them reads.
 	Also      []string
 	Device    string // one of Devices; "" is "cpu"
+	KVOffload bool   // cuda: exact keys and values stay in host memory, and the GPU reads what it needs of them
 	Threads   int    // 0: one a processor
 	Context   int    // tokens of the longest sequence; 0: what the model was trained for
 	Sequences int    // sequences of that length at once; 0: 1
@@ -124,7 +125,7 @@ func Open(ctx context.Context, name string, o Options) (_ *Model, err error) {
 	if m.template, err = loadTemplate(meta, m.tok); err != nil {
 		return nil, err
 	}
-	dev, err := openDevice(o.Device, o.Threads)
+	dev, err := openDevice(o)
 	if err != nil {
 		return nil, err
 	}
@@ -169,14 +170,19 @@ func pipeline(spec string) (*attention.Pipeline, error) {
 	return attention.New(s)
 }
 
-func openDevice(name string, threads int) (device.Device, error) {
-	switch name {
+func openDevice(o Options) (device.Device, error) {
+	if o.KVOffload && o.Device != "cuda" {
+		return nil, fmt.Errorf("twilight: keys and values are kept beside the device, which %q has no memory apart for: expected cuda", o.Device)
+	}
+	switch o.Device {
 	case "", "cpu":
-		return cpu.New(threads)
+		return cpu.New(o.Threads)
+	case "cuda":
+		return openCUDA(o.KVOffload)
 	case "reference":
 		return reference.New(), nil
 	}
-	return nil, fmt.Errorf("twilight: unknown device %q; known: %s", name, strings.Join(Devices, ", "))
+	return nil, fmt.Errorf("twilight: unknown device %q; known: %s", o.Device, strings.Join(Devices, ", "))
 }
 
 func loadTemplate(f *gguf.File, tok *tokenizer.Tokenizer) (*chat.Template, error) {
@@ -284,6 +290,15 @@ func (m *Model) StepBatch(sessions []*Session, tokens []int32) ([]float32, error
 		m.batch = append(m.batch, s.Session)
 	}
 	return m.eng.StepBatch(m.batch, tokens)
+}
+
+// NextBatch is StepBatch that sets next[i] to the most likely token after tokens[i] instead of returning logits, which a GPU then need not hand over.
+func (m *Model) NextBatch(sessions []*Session, tokens, next []int32) error {
+	m.batch = m.batch[:0]
+	for _, s := range sessions {
+		m.batch = append(m.batch, s.Session)
+	}
+	return m.eng.NextBatch(m.batch, tokens, next)
 }
 
 // Copy starts a session with the first n tokens of the text that shares nothing with s, unlike a Fork: for measurements.

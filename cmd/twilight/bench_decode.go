@@ -30,8 +30,8 @@ func (c *benchDecode) Validate() error {
 		return errors.New("give the text to fill the cache with either as --file or as --load")
 	case c.Steps < 1:
 		return fmt.Errorf("--steps=%d: expected at least 1", c.Steps)
-	case c.Sequences < 1 || c.Sequences > 64:
-		return fmt.Errorf("--sequences=%d: expected 1 to 64", c.Sequences)
+	case c.Sequences < 1 || c.Sequences > 512:
+		return fmt.Errorf("--sequences=%d: expected 1 to 512", c.Sequences)
 	case len(c.Depth) == 0 || slices.Min(c.Depth) < 0:
 		return fmt.Errorf("--depth=%v: expected numbers of tokens", c.Depth)
 	}

@@ -19,7 +19,7 @@ func vars() kong.Vars {
 // deviceFlags say which model runs on what.
 type deviceFlags struct {
 	Model   string `short:"m" default:"${model}" placeholder:"NAME" help:"A name that 'twilight list' shows, the path of a GGUF file or of a checkpoint folder, or hf:OWNER/REPO/FILE (${default})."`
-	Device  string `enum:"${devices}" default:"cpu" placeholder:"NAME" help:"What computes: cpu, or reference, which is plain Go and slow (${default})."`
+	Device  string `enum:"${devices}" default:"cpu" placeholder:"NAME" help:"What computes: cpu; cuda, an NVIDIA GPU; or reference, which is plain Go and slow (${default})."`
 	Threads int    `short:"t" placeholder:"N" help:"Threads; 0: one a processor."`
 }
 
@@ -34,13 +34,17 @@ func (f *deviceFlags) Validate() error {
 // modelFlags are shared by every command that opens a model.
 type modelFlags struct {
 	deviceFlags
-	Ctx int `short:"c" placeholder:"N" help:"Tokens of the longest text; 0: what the model was trained for."`
+	KVOffload bool `name:"kv-offload" help:"With --device=cuda: keep exact keys and values in host memory, for contexts beyond the GPU's own."`
+	Ctx       int  `short:"c" placeholder:"N" help:"Tokens of the longest text; 0: what the model was trained for."`
 }
 
 // Validate reports values out of range.
 func (f *modelFlags) Validate() error {
 	if err := f.deviceFlags.Validate(); err != nil {
 		return err
+	}
+	if f.KVOffload && f.Device != "cuda" {
+		return fmt.Errorf("--kv-offload goes with --device=cuda, not %s", f.Device)
 	}
 	if f.Ctx < 0 {
 		return fmt.Errorf("--ctx=%d: expected a number of tokens", f.Ctx)
@@ -49,7 +53,7 @@ func (f *modelFlags) Validate() error {
 }
 
 func (f *modelFlags) options() twilight.Options {
-	return twilight.Options{Device: f.Device, Threads: f.Threads, Context: f.Ctx}
+	return twilight.Options{Device: f.Device, Threads: f.Threads, Context: f.Ctx, KVOffload: f.KVOffload}
 }
 
 // systemFlag is the system message.

@@ -63,6 +63,7 @@ func (d *Decode) Options(o twilight.Options) twilight.Options {
 		o.Context = max(o.Context, h.Tokens)
 	}
 	o.Context, o.Sequences = max(o.Context, slices.Max(d.Depths)+d.Steps+chunk+1), max(d.Sequences, 1)
+	o.ScoreRows = max(o.ScoreRows, o.Sequences)
 	o.Spare = o.Sequences * (len(d.Specs) + 2) * (2 + (d.Steps+chunk)/attention.BlockTokens)
 	return o
 }

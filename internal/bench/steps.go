@@ -79,13 +79,13 @@ func allocations() uint64 {
 
 // crowd is sessions that step together under one spec.
 type crowd struct {
-	sessions []*twilight.Session
-	next     []int32
+	sessions     []*twilight.Session
+	next, chosen []int32
 }
 
 // newCrowd forks the bases.
 func newCrowd(bases []*twilight.Session, spec string) (*crowd, error) {
-	c := &crowd{next: make([]int32, len(bases))}
+	c := &crowd{next: make([]int32, len(bases)), chosen: make([]int32, len(bases))}
 	for _, b := range bases {
 		f, err := b.Fork(spec)
 		if err != nil {
@@ -97,13 +97,12 @@ func newCrowd(bases []*twilight.Session, spec string) (*crowd, error) {
 	return c, nil
 }
 
-// step decodes token k of each sequence.
+// step decodes token k of each sequence, and finds the most likely token after it.
 func (c *crowd) step(tokens [][]int32, k int) error {
 	for i := range c.next {
 		c.next[i] = tokens[i][k]
 	}
-	_, err := c.sessions[0].Model().StepBatch(c.sessions, c.next)
-	return err
+	return c.sessions[0].Model().NextBatch(c.sessions, c.next, c.chosen)
 }
 
 func (c *crowd) close() {

@@ -143,6 +143,15 @@ type Plan struct {
 	Segments []Segment
 	Logits   []int32 // what Pick is called with
 	Cache    Cache
+	Choose   bool // the step ends with the Chooser's Choose
+}
+
+// Chooser is a device that finds the most likely tokens itself, so that logits need not leave it.
+type Chooser interface {
+	// Choose finds the first of the largest of each row; the last operation of a step.
+	Choose(src Tensor)
+	// Chosen copies what Choose found to host memory, and waits for it.
+	Chosen(dst []int32)
 }
 
 // Device runs the operations of a step, in order. Dimensions are checked when a model is loaded; an operation with tensors that do not fit is a bug and may panic.

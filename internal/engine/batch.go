@@ -21,8 +21,24 @@ func (e *Engine) MaxBatch() int { return min(e.model.MaxRows(), e.model.MaxLogit
 // engine's next step. Weights are read once for all of them, and each session gets what a step of its own would give it, to the bit. An error names the session
 // by its place; then none of them has changed.
 func (e *Engine) StepBatch(sessions []*Session, tokens []int32) (logits []float32, err error) {
+	err = e.stepBatch(sessions, tokens, func(s *model.Step) (err error) {
+		logits, err = e.model.Forward(s)
+		return err
+	})
+	return logits, err
+}
+
+// NextBatch is StepBatch that sets next[i] to the most likely token after tokens[i] instead of returning logits, which a GPU then need not hand over.
+func (e *Engine) NextBatch(sessions []*Session, tokens, next []int32) error {
+	if len(next) < len(tokens) {
+		return fmt.Errorf("engine: a batch of %d tokens and room for %d: expected as much", len(tokens), len(next))
+	}
+	return e.stepBatch(sessions, tokens, func(s *model.Step) error { return e.model.Next(s, next) })
+}
+
+func (e *Engine) stepBatch(sessions []*Session, tokens []int32, run func(*model.Step) error) (err error) {
 	if n := len(sessions); n < 1 || n > e.MaxBatch() || n != len(tokens) {
-		return nil, fmt.Errorf("engine: a batch of %d sessions and %d tokens: expected as many, and 1 to %d", n, len(tokens), e.MaxBatch())
+		return fmt.Errorf("engine: a batch of %d sessions and %d tokens: expected as many, and 1 to %d", n, len(tokens), e.MaxBatch())
 	}
 	b := &e.batch
 	b.rows, b.segs = b.rows[:0], b.segs[:0]
@@ -35,20 +51,20 @@ func (e *Engine) StepBatch(sessions []*Session, tokens []int32) (logits []float3
 	}()
 	for i, s := range sessions {
 		if err := e.admit(sessions[:i], s, tokens[i]); err != nil {
-			return nil, fmt.Errorf("engine: session %d of a batch of %d: %w", i, len(sessions), err)
+			return fmt.Errorf("engine: session %d of a batch of %d: %w", i, len(sessions), err)
 		}
 		b.rows = append(b.rows, int32(i))
 		b.segs = append(b.segs, device.Segment{Seq: s.seq, Row: i, N: 1, Pos: s.seq.Len(), Mode: device.Decode, Pipeline: s.pipe, Stats: &s.Stats})
 	}
 	b.step = model.Step{Tokens: tokens, Segments: b.segs, Logits: b.rows, Cache: e.cache}
-	if logits, err = e.model.Forward(&b.step); err != nil {
-		return nil, fmt.Errorf("engine: a batch of %d sessions: %w", len(sessions), err)
+	if err = run(&b.step); err != nil {
+		return fmt.Errorf("engine: a batch of %d sessions: %w", len(sessions), err)
 	}
 	for i, s := range sessions {
 		s.seq.Advance(1)
 		s.seq.Tokens = append(s.seq.Tokens, tokens[i])
 	}
-	return logits, nil
+	return nil
 }
 
 // admit makes room for a token of s, behind the sessions before it in a batch.

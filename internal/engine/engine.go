@@ -43,7 +43,15 @@ func New(m *model.Model, c Config) (*Engine, error) {
 	}
 	var planes []attention.Plane
 	seen := map[string]bool{}
+	takes, _ := m.Device().(interface {
+		Takes(*attention.Pipeline) error
+	})
 	for _, p := range c.Pipelines {
+		if takes != nil {
+			if err := takes.Takes(p); err != nil {
+				return nil, fmt.Errorf("engine: %w", err)
+			}
+		}
 		if err := p.Fits(attention.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Group: m.Group(), Dim: m.HeadDim}); err != nil {
 			return nil, fmt.Errorf("engine: %w", err)
 		}

@@ -117,7 +117,32 @@ type Step struct {
 
 // Forward runs a step and returns the logits of the wanted rows, [len(Logits)][Vocab], valid until the next call. The segments' sequences must have reserved room; the caller
 // advances them.
-func (m *Model) Forward(s *Step) ([]float32, error) {
+func (m *Model) Forward(s *Step) ([]float32, error) { return m.forward(s, false) }
+
+// Next runs a step and sets next[i] to the most likely token after row Logits[i], the first of equals. A device that can keeps the logits to itself.
+func (m *Model) Next(s *Step, next []int32) error {
+	logits, err := m.forward(s, true)
+	if err != nil {
+		return err
+	}
+	if m.plan.Choose {
+		m.dev.(device.Chooser).Chosen(next[:len(s.Logits)])
+		return nil
+	}
+	for i := range s.Logits {
+		row := logits[i*m.Vocab:][:m.Vocab]
+		best := 0
+		for id, x := range row {
+			if x > row[best] {
+				best = id
+			}
+		}
+		next[i] = int32(best)
+	}
+	return nil
+}
+
+func (m *Model) forward(s *Step, greedy bool) ([]float32, error) {
 	n := len(s.Tokens)
 	if n == 0 || n > m.MaxRows() || len(s.Logits) > m.MaxLogits() {
 		return nil, fmt.Errorf("model: a step of %d rows with %d logits: expected 1 to %d rows and at most %d logits", n, len(s.Logits), m.MaxRows(), m.MaxLogits())
@@ -132,8 +157,9 @@ func (m *Model) Forward(s *Step) ([]float32, error) {
 			m.pos[seg.Row+i] = int32(seg.Pos + i)
 		}
 	}
-	m.step, m.plan = s, device.Plan{Tokens: s.Tokens, Pos: m.pos[:n], Segments: s.Segments, Logits: s.Logits, Cache: s.Cache}
-	if err := m.dev.Step(&m.plan, m.ops); err != nil || len(s.Logits) == 0 {
+	_, chooses := m.dev.(device.Chooser)
+	m.step, m.plan = s, device.Plan{Choose: greedy && chooses, Tokens: s.Tokens, Pos: m.pos[:n], Segments: s.Segments, Logits: s.Logits, Cache: s.Cache}
+	if err := m.dev.Step(&m.plan, m.ops); err != nil || len(s.Logits) == 0 || m.plan.Choose {
 		return nil, err
 	}
 	if need := len(s.Logits) * m.Vocab; cap(m.logits) < need {
@@ -171,6 +197,9 @@ func (m *Model) run() error {
 	h := m.act.h.Top(x.Rows)
 	d.Norm(h, x, m.norm, m.Eps)
 	d.Linear(h, m.head)
+	if m.plan.Choose {
+		d.(device.Chooser).Choose(m.act.logits.Top(x.Rows))
+	}
 	return nil
 }
 

@@ -7,7 +7,8 @@ import (
 	"github.com/twilight-go/twilight/attention"
 )
 
-// modeOf says how the operator runs a pipeline. The operator keeps page bounds and values in 4 bits, whatever the spec says of their width.
+// modeOf says how the operator runs a pipeline. The operator keeps page bounds and values in 4 bits and scores pages by their whole bounds, whatever the spec says of
+// widths and reach.
 func modeOf(p *attention.Pipeline) (Mode, error) {
 	s := p.Spec()
 	if s.Dense() {
@@ -41,7 +42,7 @@ func modeOf(p *attention.Pipeline) (Mode, error) {
 				m.Shared = true
 			case "budget":
 				m.Pages, m.Keep = int(number(a))/attention.PageTokens, 0
-			case "bounds":
+			case "bounds", "reach":
 			default:
 				return refuse("its argument " + a.Key + " of quest is not among what it runs")
 			}

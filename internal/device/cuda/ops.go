@@ -1,6 +1,8 @@
 package cuda
 
 import (
+	"errors"
+
 	"github.com/twilight-go/twilight/internal/device"
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
@@ -167,4 +169,23 @@ func (d *Device) Add(dst, src device.Tensor) {
 	d.widen(from, dst.Rows)
 	to.isHalf = false
 	d.step.adding.dst, d.step.adding.src = to, from
+}
+
+// Choose implements device.Chooser.
+func (d *Device) Choose(src device.Tensor) {
+	d.flush()
+	b := d.top(src)
+	d.try(func(c *driver.Context) error {
+		return d.lib.argmax(c, d.stream, d.step.view.chosen, b.wide, src.Rows, src.Cols)
+	})
+}
+
+// Chosen implements device.Chooser.
+func (d *Device) Chosen(dst []int32) {
+	err := d.gpu.Do(func(c *driver.Context) error {
+		return errors.Join(c.Wait(d.stream), c.Download(bytesOf(dst), d.step.view.chosen))
+	})
+	if err != nil {
+		d.step.fail(err)
+	}
 }

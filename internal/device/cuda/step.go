@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
 	"unsafe"
 
 	"github.com/twilight-go/twilight/attention"
@@ -42,7 +43,7 @@ type recording struct {
 const maxRecordings = 64
 
 // stateView is where the parts of a step's state are on the device.
-type stateView struct{ ids, pos, lens, logits, tables driver.Ptr }
+type stateView struct{ ids, pos, lens, logits, chosen, tables driver.Ptr }
 
 type turn struct {
 	x    *buffer
@@ -129,14 +130,20 @@ func (d *Device) forget(c *driver.Context) error {
 
 // formOf is what a step's kernels depend on besides its state. Only decode steps of one row a sequence come again in the same form.
 func (d *Device) formOf(p *device.Plan) (form []byte, same bool) {
-	f := append(d.step.form[:0], fmt.Sprint(len(p.Tokens), len(p.Logits), uintptr(unsafe.Pointer(p.Cache.(*Cache))))...)
+	f := d.step.form[:0]
+	add := func(n int64) { f = append(strconv.AppendInt(f, n, 36), ' ') }
+	add(int64(len(p.Tokens)))
+	add(int64(len(p.Logits)))
+	f = strconv.AppendBool(f, p.Choose)
+	add(int64(uintptr(unsafe.Pointer(p.Cache.(*Cache)))))
 	for i := range p.Segments {
 		seg := &p.Segments[i]
 		if seg.Mode != device.Decode || seg.N != 1 {
 			return nil, false
 		}
 		if i == 0 || seg.Pipeline != p.Segments[i-1].Pipeline {
-			f = append(f, fmt.Sprint(" ", i, uintptr(unsafe.Pointer(seg.Pipeline)))...)
+			add(int64(i))
+			add(int64(uintptr(unsafe.Pointer(seg.Pipeline))))
 		}
 	}
 	d.step.form = f
@@ -169,7 +176,7 @@ func (d *Device) upload(c *driver.Context, p *device.Plan) error {
 		return err
 	}
 	part := func(i int) driver.Ptr { return s.at + driver.Ptr(i*rows*4) }
-	s.view = stateView{part(0), part(1), part(2), part(3), part(4)}
+	s.view = stateView{ids: part(0), pos: part(1), lens: part(2), logits: part(3), chosen: part(4), tables: part(5)}
 	all := unsafe.Slice((*int32)(unsafe.Pointer(&s.host[0])), s.room/4)
 	copy(all, p.Tokens)
 	copy(all[rows:], p.Pos)
@@ -183,7 +190,7 @@ func (d *Device) upload(c *driver.Context, p *device.Plan) error {
 		if n := blocksOf(seg.Pos + seg.N); n > len(table) || n > stride {
 			return fmt.Errorf("cuda: sequence %d of a step reaches %d tokens: its table has %d blocks of %d, the cache was made for %d", i, seg.Pos+seg.N, len(table), attention.BlockTokens, stride)
 		}
-		copy(all[4*rows+i*stride:][:stride], table)
+		copy(all[5*rows+i*stride:][:stride], table)
 	}
-	return c.UploadAsync(s.at, s.host[:(4*rows+len(p.Segments)*stride)*4], d.stream)
+	return c.UploadAsync(s.at, s.host[:(5*rows+len(p.Segments)*stride)*4], d.stream)
 }

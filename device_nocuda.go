@@ -1,0 +1,13 @@
+//go:build nocuda
+
+package twilight
+
+import (
+	"errors"
+
+	"github.com/twilight-go/twilight/internal/device"
+)
+
+func openCUDA(bool) (device.Device, error) {
+	return nil, errors.New("twilight: this program was built without CUDA (tag nocuda)")
+}
