@@ -21,7 +21,7 @@ const (
 	maxBytes   = 1 << 30 // of a file
 	maxRows    = 200_000
 	maxPanels  = 120
-	maxResults = 64     // of a panel
+	maxResults = 128    // of a panel
 	maxCells   = 60_000 // of all heat maps
 	maxSide    = 512    // layers, or heads, of a heat map
 	maxText    = 300    // characters of a text from a file

@@ -270,7 +270,7 @@ func TestBounds(t *testing.T) {
 	if n := elements(t, page); len(page) > 4<<20 || n["details"] != 1 {
 		t.Errorf("%d bytes, %d heat maps", len(page), n["details"])
 	}
-	for _, want := range []string{"5 kinds of attention", "63 more maps"} {
+	for _, want := range []string{"5 kinds of attention", fmt.Sprintf("%d more maps", maxResults-1)} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page does not say %q", want)
 		}

@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Every selector with top-p beside the same with a fixed budget equal to the mean of what top-p chose.
+
+    python3 bench/methods.py top-p 8192 > specs            # each selector proposing a quarter of 8192 tokens, 4-bit estimates, top-p 0.9, 0.85, 0.95
+    twilight eval kl … -n 8192 -o text.jsonl $(sed 's/^/--attention /' specs)
+    python3 bench/methods.py fixed 8192 text.jsonl > specs # each selector's own budget, and top-k of its quarter: what top-p:0.9 kept there on average
+    python3 bench/methods.py table text.jsonl needle.jsonl ruler.jsonl
+    python3 bench/methods.py slim *.jsonl > rows.jsonl     # rows to keep: budgets of single heads of three specs alone
+
+Budgets are as written by the rows' kept_mean: survivors of a head, over the sparse layers.
+"""
+import collections, json, math, sys
+
+PS = ("0.9", "0.85", "0.95")
+SHOWN_HEADS = ("full+int4+top-p:0.9", "quest:keep=0.25+int4+top-p:0.9")  # and Twilight's presets
+
+
+def proposers(n):
+    q = n // 4
+    return ["full", f"streaming:window={q - 4}", "quest:keep=0.25", "double-sparsity:keep=0.25", "sparq:keep=0.25", "tidal:keep=0.25", "h2o:keep=0.25", "snapkv:keep=0.25",
+            f"hip:k={q - 272}", "double-p", "magicpig", "pqcache:keep=0.25", "pqcache:keep=0.25,recent=0.1,parts=8", "oracle-k:keep=0.25"]
+
+
+def top_p(n):
+    for p in PS:
+        for s in proposers(n):
+            yield f"{s}+int4+top-p:{p}"
+        yield f"oracle-p:{p}"
+        for keep in ("0.5", "0.25"):
+            yield f"quest:keep={keep},least=4096,shared,bounds=8+block-range+top-p:{p},union,exact=0.3,tail=mean"
+
+
+def alone(selector, kept, n):
+    """The selector's own budget of that many tokens; None for those that have none."""
+    name, share = selector.split(":")[0], f"{kept / n:.4f}"
+    if name in ("full", "double-p", "magicpig"):
+        return None
+    if name == "streaming":
+        return f"streaming:window={max(kept - 4, 16)}"
+    if name == "hip":
+        return f"hip:k={kept}"
+    if "parts=8" in selector:
+        return f"pqcache:keep={share},recent=0.1,parts=8"
+    return f"{name}:keep={share}"
+
+
+def fixed(n, rows):
+    for r in rows:
+        selector, pruned, _ = r["label"].partition("+int4+top-p:0.9")
+        if not pruned or not r["label"].endswith("top-p:0.9"):
+            continue
+        kept = round(r["kept_mean"])
+        if own := alone(selector, kept, n):
+            yield own
+        yield f"{selector}+int4+top-k:k={kept}"
+
+
+def read(files):
+    seen = set()
+    for name in files:
+        with open(name) as f:
+            for line in f:
+                if not line.endswith("\n"):
+                    continue  # torn
+                r = json.loads(line)
+                key = r["kind"], r["task"], r["sample"], r["spec"], r["length"], r["model"], r["prompt_hash"]
+                if key not in seen:
+                    seen.add(key)
+                    yield r
+
+
+def share(rows, over, under):
+    return sum(r[over] for r in rows) / sum(r[under] for r in rows)
+
+
+def mean(rows, field):
+    return sum(r[field] for r in rows) / len(rows)
+
+
+def mass(rows):
+    return f"{mean(rows, 'mass'):.3f}" if all(r["measured"] for r in rows) else "–"
+
+
+def table(rows):
+    groups = collections.defaultdict(lambda: collections.defaultdict(lambda: collections.defaultdict(list)))
+    for r in rows:
+        groups[r["model"]][r["label"]]["text" if r["kind"] == "text" else "needle" if r["task"] == "needle" else "ruler"].append(r)
+    for model, specs in groups.items():
+        lengths = {r["length"] for kinds in specs.values() for r in kinds["text"]}
+        print(f"\n### {model}, {', '.join(map(str, sorted(lengths)))} tokens\n")
+        print("| attention | ppl | KL | top-1 | kept | bytes | mass | needle (kept) | RULER (kept) |\n|---|---|---|---|---|---|---|---|---|")
+        for label, kinds in sorted(specs.items(), key=lambda x: order(x[0])):
+            t = kinds["text"]
+            cells = ["–"] * 6
+            if t:
+                nll = mean([{"x": math.log(r["ppl"])} for r in t], "x")
+                cells = [f"{math.exp(nll):.2f}", f"{mean(t, 'kl'):.4f}", f"{100 * mean(t, 'top1_agreement'):.0f} %", f"{mean(t, 'kept_mean'):.0f}",
+                         f"{100 * share(t, 'bytes_per_step', 'dense_bytes_per_step'):.1f} %", mass(t)]
+            for kind in ("needle", "ruler"):
+                a = kinds[kind]
+                cells.append(f"{100 * mean(a, 'score'):.0f} of {len(a)} ({mean(a, 'kept_mean'):.0f})" if a else "–")
+            print(f"| `{label}` | " + " | ".join(cells) + " |")
+
+
+def order(label):
+    """Selectors in the order of the list above, and of one: top-p by p, then top-k of its quarter, then its own budget."""
+    stage = label.split("+")[0]
+    name = stage.split(":")[0] + ("8" if "parts=8" in stage else "")
+    if label == "dense":
+        return (0,)
+    if "least=" in label:
+        return (1, label)
+    names = ["full", "streaming", "quest", "double-sparsity", "sparq", "tidal", "h2o", "snapkv", "hip", "double-p", "magicpig", "pqcache", "pqcache8", "oracle-k", "oracle-p"]
+    return (2 + names.index(name), 0 if "top-p" in label or name == "oracle-p" else 1 if "top-k" in label else 2, label)
+
+
+def slim(rows):
+    for r in rows:
+        if r["kind"] != "text" or r["label"] not in SHOWN_HEADS and not ("least=" in r["label"] and "top-p:0.9," in r["label"]):
+            r.pop("kept_heads", None)
+            r.pop("mass_heads", None)
+        if r["kind"] != "text":
+            r.pop("kept_by_step", None)
+            r.pop("step_tokens", None)
+        yield json.dumps(r, ensure_ascii=False, separators=(",", ":"))
+
+
+def main():
+    what, args = (sys.argv[1:2] or [""])[0], sys.argv[2:]
+    if what == "top-p" and len(args) == 1:
+        print("\n".join(top_p(int(args[0]))))
+    elif what == "fixed" and len(args) == 2:
+        print("\n".join(fixed(int(args[0]), read(args[1:]))))
+    elif what == "table" and args:
+        table(read(args))
+    elif what == "slim" and args:
+        print("\n".join(slim(read(args))))
+    else:
+        sys.exit(__doc__)
+
+
+main()
