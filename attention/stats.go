@@ -68,6 +68,36 @@ func (s *Stats) at(layer, kv, group int) *LayerStats {
 	return l
 }
 
+// Counted is what a device with an executor of its own counted of one KV head's sparse step.
+type Counted struct {
+	N               int   // tokens in sight
+	Candidates, Own []int // by query head of the group: tokens proposed, and survivors of the head's own
+	Union, Body     int   // survivors of the group that were read exactly, and by codes of their values
+	Bytes           Bytes
+}
+
+// Count adds a sparse step of a KV head that some other executor ran.
+func (s *Stats) Count(layer, kvHead int, c *Counted) {
+	group := len(c.Own)
+	l := s.at(layer, kvHead, group)
+	for g := range group {
+		h := &l.Heads[kvHead*group+g]
+		h.Steps++
+		h.N += int64(c.N)
+		h.B0 += int64(c.Candidates[g])
+		h.B1 += int64(c.Own[g])
+	}
+	k := &l.KV[kvHead]
+	k.Steps++
+	k.N += int64(c.N)
+	k.Union += int64(c.Union)
+	k.Body += int64(c.Body)
+	k.Bytes.add(c.Bytes)
+}
+
+// CountDense adds a dense step of a KV head that some other executor ran.
+func (s *Stats) CountDense(layer, kvHead, group int) { s.at(layer, kvHead, group).Dense++ }
+
 func (s *Stats) add(w *Work) {
 	c := &w.call
 	l := s.at(c.Layer, c.KVHead, w.Group)

@@ -24,13 +24,16 @@ type crossing struct {
 }
 
 // Resolve gives a pipeline with min-context=auto the number of tokens from which it beats dense attention for this model on its device, measured once a
-// process; attention.DefaultMinContext on a device that cannot measure. Other pipelines are returned as they are. Not while the model steps.
+// process; attention.DefaultMinContext on a device that cannot measure. A device that settles it by itself, step by step, is given the pipeline as it is. Other pipelines are returned as they are. Not while the model steps.
 func Resolve(m *model.Model, p *attention.Pipeline) (*attention.Pipeline, error) {
 	spec := p.Spec()
 	if spec.MinContext != attention.AutoMinContext {
 		return p, nil
 	}
 	d := m.Device()
+	if _, ok := d.(interface{ Adapts() }); ok {
+		return p, nil
+	}
 	c := crossing{d.Name() + d.Description(), spec.String(), attention.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Group: m.Group(), Dim: m.HeadDim}}
 	n, known := crossovers.Load(c)
 	if r, ok := d.(racer); !known && ok {

@@ -16,7 +16,7 @@ func (d *Device) Attend(a *device.Attention) error {
 	d.heads(a, cache)
 	cache.op.Layer(a.Layer)
 	for j := 0; j < len(a.Segments); {
-		n := 1
+		n := cache.op.together(a.Segments, j)
 		if s := &a.Segments[j]; s.Mode == device.Prompt {
 			d.prompt(a, cache, j)
 		} else {
@@ -27,12 +27,6 @@ func (d *Device) Attend(a *device.Attention) error {
 			if a.Window > 0 || a.Layer < s.Pipeline.Spec().DenseLayers {
 				m = Mode{Dense: true}
 			}
-			for s.N == 1 && j+n < len(a.Segments) && n < cache.op.Batch {
-				if t := &a.Segments[j+n]; t.Mode != device.Decode || t.N != 1 || t.Pipeline != s.Pipeline || t.Row != s.Row+n {
-					break
-				}
-				n++
-			}
 			for i := range s.N {
 				d.decode(a, cache, j, s.Row+i, n, m)
 			}
@@ -42,6 +36,18 @@ func (d *Device) Attend(a *device.Attention) error {
 	out := d.top(a.Out)
 	out.half.scale, out.isHalf, out.isWide = d.ones, true, false
 	return nil
+}
+
+// together is how many segments from j on attend in one launch: decode steps of one row under one pipeline.
+func (o *Operator) together(all []device.Segment, j int) int {
+	s, n := &all[j], 1
+	for s.Mode == device.Decode && s.N == 1 && j+n < len(all) && n < o.Batch {
+		if t := &all[j+n]; t.Mode != device.Decode || t.N != 1 || t.Pipeline != s.Pipeline || t.Row != s.Row+n {
+			break
+		}
+		n++
+	}
+	return n
 }
 
 // heads makes the step's queries, keys and values fp16, rotated.
@@ -113,6 +119,3 @@ func (d *Device) decode(a *device.Attention, cache *Cache, j, row, n int, m Mode
 		return o.attendHeld(c, d.stream, m)
 	})
 }
-
-// count adds what the step's sparse attention did to the sequences' statistics.
-func (d *Device) count(p *device.Plan) error { return nil }

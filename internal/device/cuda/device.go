@@ -26,7 +26,8 @@ type Device struct {
 	owned   []driver.Ptr
 	maxRows int
 
-	step step
+	step     step
+	counting counting
 }
 
 // buffer is an activation tensor in the two forms that kernels take it in. One of them at least is up to date.
@@ -170,6 +171,9 @@ func (d *Device) Takes(p *attention.Pipeline) error {
 	_, err := modeOf(p)
 	return err
 }
+
+// Adapts says that min-context=auto is settled step by step, by how much there is to select from: nobody has to measure beforehand.
+func (*Device) Adapts() {}
 
 // Cache implements device.Device. It takes the memory of the largest step too, and refuses with both numbers what does not fit.
 func (d *Device) Cache(s kvcache.Shape, blocks int, planes []attention.Plane) (device.Cache, error) {

@@ -14,9 +14,9 @@ func modeOf(p *attention.Pipeline) (Mode, error) {
 	if s.Dense() {
 		return Mode{Dense: true}, nil
 	}
-	m := Mode{Keep: 1, Mass: 0.9, Tail: s.Tail, PerHead: !s.Union, MinContext: s.MinContext}
-	if m.MinContext < 0 {
-		m.MinContext = attention.DefaultMinContext
+	m := Mode{Keep: 1, Mass: 0.9, Tail: s.Tail, PerHead: !s.Union, DenseBelow: max(s.MinContext, 1)}
+	if s.MinContext == attention.AutoMinContext {
+		m.DenseBelow, m.MinContext = 0, attention.DefaultMinContext
 	}
 	refuse := func(what string) (Mode, error) {
 		return m, fmt.Errorf("cuda: attention %s: %s; this device runs dense, and full or quest with int4 or block-range and top-p", s, what)

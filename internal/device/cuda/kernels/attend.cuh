@@ -204,8 +204,8 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
       }
       p.out[((size_t)unit * G + g) * D + c] = __float2half_rn(x);
     };
-    const int c = threadIdx.x % D;
-    for (int g = threadIdx.x / D; g < G; g += blockDim.x / D) {
+    for (int i = threadIdx.x; i < G * D; i += TEAM * 32) {
+      const int g = i / D, c = i % D;
       float top = NOTHING, weight = 0, sum = 0;
       for (int w = 0; w < TEAM; w++) top = fmaxf(top, sh.top[w][g]);
       for (int w = 0; w < TEAM; w++) {
