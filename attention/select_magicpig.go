@@ -35,6 +35,12 @@ func init() {
 // Samples implements Sampler.
 func (magicpig) Samples() {}
 
+// PerToken implements Coster: a signature and a norm in a word, of which a step reads the signature.
+func (s magicpig) PerToken(int) (stores, reads float64) {
+	reads = float64(s.bits*s.tables) / 8
+	return reads + 8, reads
+}
+
 // words is how many 64-bit words hold a bit of each token of a block.
 const words = BlockTokens / 64
 

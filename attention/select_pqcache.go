@@ -50,6 +50,12 @@ type pqBooks struct {
 	count     int
 }
 
+// PerToken implements Coster: a byte a part. Codebooks do not grow with the text.
+func (s pqcache) PerToken(dim int) (stores, reads float64) {
+	n := float64(s.split(dim))
+	return n, n
+}
+
 // NewState implements Stateful.
 func (s pqcache) NewState(sh Shape) State { return newLearnt[pqBooks, uint8](sh) }
 

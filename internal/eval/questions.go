@@ -231,6 +231,7 @@ func (r *asking) ask(ctx context.Context, t task.Task, s *task.Sample, base *twi
 	tok := r.m.Tokenizer()
 	var answer []int32
 	text, reason := "", "length"
+	_, monotone := t.(task.Monotone)
 	start := time.Now()
 	for id := last; len(answer) < s.MaxTokens; {
 		if err := ctx.Err(); err != nil {
@@ -246,10 +247,14 @@ func (r *asking) ask(ctx context.Context, t task.Task, s *task.Sample, base *twi
 			break
 		}
 		answer = append(answer, id)
-		if len(s.Stop) > 0 || len(answer) == s.MaxTokens {
+		if monotone || len(s.Stop) > 0 || len(answer) == s.MaxTokens {
 			text = tok.Decode(answer, tokenizer.DecodeOptions{})
 			if cut := firstOf(text, s.Stop); cut >= 0 {
 				text, reason = text[:cut], "stop-text"
+				break
+			}
+			if monotone && t.Score(s, tidy(text)) == 1 {
+				reason = "scored"
 				break
 			}
 		}
@@ -258,11 +263,14 @@ func (r *asking) ask(ctx context.Context, t task.Task, s *task.Sample, base *twi
 	if reason == "stop" {
 		text = tok.Decode(answer, tokenizer.DecodeOptions{})
 	}
-	text = strings.ToValidUTF8(strings.TrimSpace(text), "\ufffd")
+	text = tidy(text)
 	row.Attention = meter.attention()
 	row.Answer = &Answer{Score: t.Score(s, text), Metric: t.Metric(), Reply: text, Expected: s.Answers[:min(len(s.Answers), 8)], Depths: percents(s.Depths), Generated: len(answer), Reason: reason, Seconds: seconds}
 	return nil
 }
+
+// tidy is an answer as it is scored and kept.
+func tidy(text string) string { return strings.ToValidUTF8(strings.TrimSpace(text), "\ufffd") }
 
 // percents are shares of a whole in percent.
 func percents(shares []float64) (out []float64) {

@@ -147,6 +147,31 @@ func TestQuestions(t *testing.T) {
 	}
 }
 
+// three is a task of three characters, whichever.
+type three struct{ task.Task }
+
+func (three) Score(_ *task.Sample, answer string) float64 { return min(1, float64(len(answer)/3)) }
+
+// longer is three, of which it is known that more characters do no harm.
+type longer struct{ three }
+
+func (longer) Monotone() {}
+
+// An answer that cannot get better ends, and is the beginning of what it would have been.
+func TestScored(t *testing.T) {
+	q := questions(openLog(t, ""))
+	q.Lengths, q.Specs = []int{400}, []string{"dense"}
+	m := tiny(t, q.Options(twilight.Options{}), testmodel.Config{Seed: 5})
+	passkey := three{must(grid.Passkey([]float64{50}))}
+	q.Tasks = []task.Task{passkey}
+	whole := must(q.Run(t.Context(), m))[0]
+	q.Tasks, q.Log = []task.Task{longer{passkey}}, openLog(t, "")
+	part := must(q.Run(t.Context(), m))[0]
+	if part.Reason != "scored" || part.Score != 1 || part.Generated >= whole.Generated || whole.Score != 1 || whole.Reason == "scored" || !strings.HasPrefix(whole.Reply, part.Reply) {
+		t.Errorf("%+v, without an early end %+v", part.Answer, whole.Answer)
+	}
+}
+
 // Stopped at any row and torn, a run that is started again ends with the same file, but for times.
 func TestResume(t *testing.T) {
 	dir := t.TempDir()

@@ -51,7 +51,7 @@ type Answer struct {
 	Expected  []string  `json:"expected"`
 	Depths    []float64 `json:"depth_percent,omitempty"` // where the answers stand in the prompt, in percent, where the task knows it
 	Generated int       `json:"generated_tokens"`
-	Reason    string    `json:"finish_reason"` // "stop": ended by the model; "stop-text": by the task; "length": by the task's limit
+	Reason    string    `json:"finish_reason"` // "stop": ended by the model; "stop-text": by the task; "scored": nothing more could change a score of 1; "length": by the task's limit
 	Seconds   float64   `json:"seconds"`       // of all decode steps
 	Prefill   float64   `json:"prefill_s"`     // of the dense prefill that all specs share
 }

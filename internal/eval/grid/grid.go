@@ -62,6 +62,9 @@ func (g *grid) Score(s *task.Sample, answer string) float64 {
 	return 0
 }
 
+// Monotone implements task.Monotone: what stands in an answer stays there.
+func (g *grid) Monotone() {}
+
 // digits drops what models write between digits of a long number.
 func digits(s string) string { return strings.NewReplacer(",", "", " ", "", "\u202f", "").Replace(s) }
 

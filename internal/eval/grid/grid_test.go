@@ -79,7 +79,7 @@ func TestSamples(t *testing.T) {
 				if at := float64(strings.Index(s.Prompt, s.Answers[0])) / float64(len(s.Prompt)); math.Abs(at-s.Depths[0]) > 0.1 || math.Abs(at-depth/100) > 0.25 {
 					rt.Fatalf("%s: asked for depth %g, at %g, said to be at %g", g.Name(), depth, at, s.Depths[0])
 				}
-				if g.Score(&s, "It is "+s.Answers[0]+".") != 1 || g.Score(&s, "It is 1234.") != 0 {
+				if g.Score(&s, "It is "+s.Answers[0]+".") != 1 || g.Score(&s, "It is "+s.Answers[0]+", 17") != 1 || g.Score(&s, "It is 1234.") != 0 {
 					rt.Fatal("score")
 				}
 			}

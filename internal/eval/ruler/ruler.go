@@ -96,6 +96,9 @@ func (g *generator) Score(s *task.Sample, answer string) float64 {
 	return task.MatchAll(answer, s.Answers)
 }
 
+// Monotone implements task.Monotone: what stands in an answer stays there.
+func (g *generator) Monotone() {}
+
 // Samples fills each sample up to the size: the units that fit one of them are found by bisection, and are where the search for every other's begins.
 func (g *generator) Samples(n int, seed uint64, size task.Size) ([]task.Sample, error) {
 	if err := size.Validate(); err != nil {

@@ -71,6 +71,12 @@ type Task interface {
 	Metric() string
 }
 
+// Monotone is a Task whose score no words that follow can lower, since its metric looks for what occurs anywhere in an answer. Once the score is 1, the answer may end.
+type Monotone interface {
+	Task
+	Monotone()
+}
+
 // Rand is the generator of a task's i-th sample: samples do not depend on how many others were made before.
 func Rand(name string, seed uint64, i int) *rand.Rand {
 	h := fnv.New64a()
