@@ -55,6 +55,7 @@ func (m *meter) attention() Attention {
 	if !a.Measured {
 		a.Mass = 0
 	}
+	a.AuditMass, a.AuditHalf, a.Audits = m.s.Stats.AuditedMass()
 	if m.last.steps == 0 {
 		return a
 	}

@@ -172,6 +172,19 @@ func TestScored(t *testing.T) {
 	}
 }
 
+// A spec that audits itself says in its rows what it found.
+func TestAudit(t *testing.T) {
+	q := questions(openLog(t, ""))
+	q.Tasks, q.Lengths, q.Specs, q.Measure = []task.Task{must(grid.Passkey([]float64{50}))}, []int{400}, []string{"quest:keep=0.1+when:min-context=16,audit=1", "quest:keep=0.1+when:min-context=16"}, true
+	rows := must(q.Run(t.Context(), tiny(t, q.Options(twilight.Options{}), testmodel.Config{Seed: 5})))
+	if r := &rows[0]; r.Audits == 0 || !(r.AuditMass > 0 && r.AuditMass <= 1) || !(r.AuditHalf >= 0 && r.AuditHalf < 1) {
+		t.Errorf("%d audits, %g ± %g, measured %g", r.Audits, r.AuditMass, r.AuditHalf, r.Mass)
+	}
+	if r := &rows[1]; r.Audits != 0 || r.AuditMass != 0 || r.AuditHalf != 0 {
+		t.Errorf("not audited, but %d audits, %g ± %g", r.Audits, r.AuditMass, r.AuditHalf)
+	}
+}
+
 // Stopped at any row and torn, a run that is started again ends with the same file, but for times.
 func TestResume(t *testing.T) {
 	dir := t.TempDir()

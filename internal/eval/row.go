@@ -80,6 +80,10 @@ type Attention struct {
 	Measured    bool    `json:"measured"`             // whether mass and error were measured; they are 0 if not
 	Mass        float64 `json:"mass"`                 // true attention mass of what was attended
 	OutErr      float64 `json:"out_err"`              // ‖o − o_dense‖/‖o_dense‖ of a head's output
+	// Audits is how many audits a spec with audit= made, AuditMass the true mass that they estimate, and AuditHalf the half-width of its 95 % interval; 1: nothing is known.
+	Audits    int64   `json:"audits,omitempty"`
+	AuditMass float64 `json:"audit_mass,omitempty"`
+	AuditHalf float64 `json:"audit_mass_half_width,omitempty"`
 	// KeptHeads and MassHeads are the means of each query head, [layer][head]; an empty list is a layer that stayed dense. Both are left out of a dense spec's rows, and
 	// MassHeads where it was not measured.
 	KeptHeads [][]float64 `json:"kept_heads,omitempty"`
