@@ -6,12 +6,13 @@ import (
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
 
-// countEvery is how many steps pass between those that are counted: the counts must be read back layer by layer, which takes as long as a short step.
+// countEvery is of how many steps of a pipeline one is counted, the first to begin with: the counts must be read back layer by layer, which takes as long as a short
+// step. Scored texts, many tokens a step, are counted always.
 const countEvery = 8
 
 // counting is the scratch of count.
 type counting struct {
-	steps  int
+	steps  map[*attention.Pipeline]int
 	counts []int32
 	sums   []float32
 	head   attention.Counted
@@ -20,15 +21,17 @@ type counting struct {
 // count adds what the step's sparse attention did to the sequences' statistics. Scored texts of several rows are counted by their last row.
 func (d *Device) count(p *device.Plan) error {
 	k := &d.counting
-	if k.steps++; k.steps%countEvery != 1 {
+	var sparse *attention.Pipeline
+	scored := false
+	for i := range p.Segments {
+		if seg := &p.Segments[i]; seg.Mode == device.Decode && seg.Stats != nil && !seg.Pipeline.Spec().Dense() {
+			sparse, scored = seg.Pipeline, scored || seg.N > 1
+		}
+	}
+	if sparse == nil {
 		return nil
 	}
-	sparse := false
-	for i := range p.Segments {
-		seg := &p.Segments[i]
-		sparse = sparse || seg.Mode == device.Decode && seg.Stats != nil && !seg.Pipeline.Spec().Dense()
-	}
-	if !sparse {
+	if k.steps[sparse]++; k.steps[sparse]%countEvery != 1 && !scored {
 		return nil
 	}
 	cache := p.Cache.(*Cache)

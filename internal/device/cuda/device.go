@@ -55,7 +55,7 @@ func Open(o Options) (_ *Device, err error) {
 		return nil, err
 	}
 	d := &Device{gpu: gpu, offload: o.Offload, buffers: map[uintptr]*buffer{}, vectors: map[*float32]driver.Ptr{}, angles: map[*device.Rope]driver.Ptr{}}
-	d.step.graphs = map[string]*recording{}
+	d.step.graphs, d.counting.steps = map[string]*recording{}, map[*attention.Pipeline]int{}
 	err = gpu.Do(func(c *driver.Context) (err error) {
 		if d.lib, err = load(c, gpu); err != nil {
 			return err

@@ -123,6 +123,9 @@ func compareModels(t *testing.T, want, got *engine.Engine, p *attention.Pipeline
 		y, err2 = b.Step(int32(7 + i))
 		check(fmt.Sprintf("step %d", i), x, err, y, err2)
 	}
+	if sum := b.Summary(); p == sparsely && (sum.Steps == 0 || sum.Kept <= 0 || sum.Kept > sum.Context) {
+		t.Errorf("%s: the statistics are %+v", p.Spec(), sum)
+	}
 	fork, fork2 := a.Fork(densely), b.Fork(p)
 	defer fork.Close()
 	defer fork2.Close()
