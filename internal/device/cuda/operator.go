@@ -1,6 +1,7 @@
-// Package cuda runs Twilight's attention operator on NVIDIA GPUs, from a binary without cgo: the driver is loaded at run time and the kernels are embedded.
+// Package cuda runs whole models (Device) and, by itself, the attention operator (Operator) on NVIDIA GPUs, from a binary without cgo: the driver is loaded at run time
+// and the kernels are embedded.
 //
-// A decode step is two launches. select runs the pipeline from page bounds to lists of survivors; attend reads the survivors, from a queue of work that the device
+// A decode step of attention is two launches. select runs the pipeline from page bounds to lists of survivors; attend reads the survivors, from a queue of work that the device
 // itself fills, so that one captured graph stays valid while budgets change. Dense attention is attend over whole sequences.
 package cuda
 
