@@ -20,7 +20,7 @@ func (d *Device) Attend(a *device.Attention) error {
 		if s := &a.Segments[j]; s.Mode == device.Prompt {
 			d.prompt(a, cache, j)
 		} else {
-			m, err := modeOf(s.Pipeline)
+			m, err := ModeOf(s.Pipeline)
 			if err != nil {
 				return err
 			}

@@ -101,12 +101,9 @@ func (d *Device) countUnit(o *Operator, seg *device.Segment, layer, u, ranks int
 			most = max(most, h.Candidates[g])
 		}
 	}
-	code := o.Dim / 2
-	if m, err := modeOf(seg.Pipeline); err == nil && m.TokenCodes {
-		code += 4
+	if m, err := ModeOf(seg.Pipeline); err == nil {
+		h.Bytes = o.Read(m, n, most, h.Union, h.Body)
 	}
-	// Bounds of every page; codes of the candidates; survivors' rows, or their values' codes.
-	h.Bytes = attention.Bytes{Select: int64(n / attention.PageTokens * o.Dim), Estimate: int64(most * code), Attend: int64(h.Union*o.Dim*4 + h.Body*(o.Dim/2+o.Dim/8))}
 	seg.Stats.Count(layer, head, h)
 }
 

@@ -168,7 +168,7 @@ func (d *Device) Alloc(rows, cols int) (device.Tensor, error) {
 
 // Takes reports whether the device runs a pipeline; the error says what of it that it does not.
 func (d *Device) Takes(p *attention.Pipeline) error {
-	_, err := modeOf(p)
+	_, err := ModeOf(p)
 	return err
 }
 

@@ -7,9 +7,9 @@ import (
 	"github.com/twilight-go/twilight/attention"
 )
 
-// modeOf says how the operator runs a pipeline. The operator keeps page bounds and values in 4 bits and scores pages by their whole bounds, whatever the spec says of
+// ModeOf says how the operator runs a pipeline; the error says what of it that it does not. The operator keeps page bounds and values in 4 bits and scores pages by their whole bounds, whatever the spec says of
 // widths and reach.
-func modeOf(p *attention.Pipeline) (Mode, error) {
+func ModeOf(p *attention.Pipeline) (Mode, error) {
 	s := p.Spec()
 	if s.Dense() {
 		return Mode{Dense: true}, nil

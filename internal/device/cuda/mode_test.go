@@ -15,7 +15,7 @@ func TestModes(t *testing.T) {
 		"quest:budget=1024,shared+int4+top-p:0.9,union+when:min-context=0": {Pages: 64, Shared: true, ExactMass: 0.9, Mass: 0.9, TokenCodes: true, DenseBelow: 1},
 		"quest:keep=0.5,least=4096+int4+top-p:0.8+when:min-context=auto":   {Keep: 0.5, Pages: 256, ExactMass: 0.8, Mass: 0.8, PerHead: true, TokenCodes: true, MinContext: 512},
 	} {
-		got, err := modeOf(attention.MustNew(spec))
+		got, err := ModeOf(attention.MustNew(spec))
 		if err != nil || got != want {
 			t.Errorf("%s: %+v, %v; want %+v", spec, got, err, want)
 		}
@@ -24,7 +24,7 @@ func TestModes(t *testing.T) {
 		"h2o": "its selector", "quest": "its estimator", "quest+int8+top-p": "its estimator", "quest+int4+top-k:k=64": "its pruner", "quest:page=32+int4+top-p": "page of quest",
 		"streaming>quest+int4+top-p": "chains", "quest+int4+top-p:0.9,exact=0.3": "union only", "full+block-range:bits=2+top-p": "4 bits",
 	} {
-		if _, err := modeOf(attention.MustNew(spec)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := ModeOf(attention.MustNew(spec)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v; want an error about %q", spec, err, want)
 		}
 	}
