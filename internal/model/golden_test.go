@@ -2,6 +2,7 @@ package model_test
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 	"os"
 	"testing"
@@ -10,6 +11,8 @@ import (
 	"github.com/twilight-go/twilight/gguf"
 	"github.com/twilight-go/twilight/internal/device"
 	"github.com/twilight-go/twilight/internal/device/cpu"
+	"github.com/twilight-go/twilight/internal/device/cuda"
+	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 	"github.com/twilight-go/twilight/internal/device/reference"
 	"github.com/twilight-go/twilight/internal/kvcache"
 	"github.com/twilight-go/twilight/internal/model"
@@ -39,6 +42,28 @@ func readJSON(t *testing.T, path string, into any) {
 	}
 }
 
+// openDevice starts a device; the test is skipped where there is none.
+func openDevice(t *testing.T, name string) (d device.Device) {
+	t.Helper()
+	var err error
+	switch name {
+	case "unrounded":
+		return reference.NewUnrounded()
+	case "reference":
+		return reference.New()
+	case "cuda":
+		if d, err = cuda.Open(cuda.Options{}); errors.Is(err, driver.ErrUnavailable) {
+			t.Skip(err)
+		}
+	default:
+		d, err = cpu.New(0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 // loaded is a model on a device with a cache for dense attention.
 type loaded struct {
 	*model.Model
@@ -55,7 +80,7 @@ func load(t *testing.T, dev device.Device, name string, rows, blocks int) *loade
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := dev.Cache(kvcache.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Dim: m.HeadDim, Exact: m.Sliding}, blocks, nil)
+	c, err := dev.Cache(kvcache.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Dim: m.HeadDim, Group: m.Group(), Exact: m.Sliding}, blocks, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,31 +136,25 @@ func logSoftmax(row []float32) []float64 {
 var floatModels = []string{"smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"}
 
 func TestFloatGolden(t *testing.T) {
-	// what a device may differ by: its largest difference of a log-probability above −8 (the cpu device quantises activations, so it is held to a KL), and the mean KL
+	// what a device may differ by: its largest difference of a log-probability above −8 (the cpu device quantises activations to 8 bits, so it is held to a KL),
+	// and the mean KL
 	limits := map[string]struct{ worst, kl float64 }{
 		"unrounded": {1e-3, 1e-6}, // float32 throughout
 		"reference": {2e-2, 1e-4}, // the fp16 cache
 		"cpu":       {math.Inf(1), 2e-3},
+		"cuda":      {0.1, 5e-5},
 	}
-	for _, dev := range []string{"unrounded", "reference", "cpu"} {
+	for _, dev := range []string{"unrounded", "reference", "cpu", "cuda"} {
 		for _, name := range floatModels {
 			t.Run(dev+"/"+name, func(t *testing.T) {
-				if testing.Short() || dev != "cpu" && name != floatModels[0] && os.Getenv("TWILIGHT_SLOW") == "" {
+				slow := (dev == "unrounded" || dev == "reference") && os.Getenv("TWILIGHT_SLOW") == ""
+				if testing.Short() || slow && name != floatModels[0] {
 					t.Skip("slow: runs without -short, and with TWILIGHT_SLOW=1 beyond smollm2 on float32 devices")
 				}
-				var d device.Device = reference.New()
-				switch dev {
-				case "unrounded":
-					d = reference.NewUnrounded()
-				case "cpu":
-					var err error
-					if d, err = cpu.New(0); err != nil {
-						t.Fatal(err)
-					}
-				}
+				d := openDevice(t, dev)
 				var golden floatGolden
 				readJSON(t, testenv.Shared(t, "golden", name+".f32.json"), &golden)
-				if dev != "cpu" && os.Getenv("TWILIGHT_SLOW") == "" {
+				if slow {
 					golden.Prompts = golden.Prompts[:3]
 				}
 				l := load(t, d, name, 128, 1)

@@ -1,14 +1,15 @@
 package model_test
 
 import (
+	"fmt"
 	"math"
 	"os"
 	"slices"
 	"testing"
 
+	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/gguf"
 	"github.com/twilight-go/twilight/internal/device"
-	"github.com/twilight-go/twilight/internal/device/cpu"
 	"github.com/twilight-go/twilight/internal/device/reference"
 	"github.com/twilight-go/twilight/internal/model"
 	"github.com/twilight-go/twilight/internal/testenv"
@@ -36,7 +37,7 @@ type llamaGolden struct {
 // catalogModels are all models with goldens of llama.cpp.
 var catalogModels = append([]string{"gemma3-270m"}, floatModels...)
 
-// nearTie is the largest gap between the two best log-probabilities at which two correct implementations may choose differently: llama.cpp itself flips choices of the float32
+// nearTie is the largest gap between the log-probabilities of two tokens at which two correct implementations may choose differently: llama.cpp itself flips choices of the float32
 // model at gaps up to 0.33.
 const nearTie = 0.35
 
@@ -50,106 +51,138 @@ func perplexityLimit(name string) float64 {
 }
 
 func TestLlamaGolden(t *testing.T) {
-	for _, name := range catalogModels {
-		t.Run(name, func(t *testing.T) {
-			if testing.Short() {
-				t.Skip("runs a real model")
-			}
-			var golden llamaGolden
-			readJSON(t, testenv.Shared(t, "golden", name+".json"), &golden)
-			var exact floatGolden
-			if name != "gemma3-270m" {
-				readJSON(t, testenv.Shared(t, "golden", name+".f32.json"), &exact)
-			}
-			dev, err := cpu.New(0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			l := load(t, dev, name, 512, 9)
-			f, err := gguf.Open(testenv.Model(t, name))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			tok, err := tokenizer.FromGGUF(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			same := 0
-			for i, p := range golden.Prompts {
-				ids := tok.Encode(p.Prompt, tokenizer.EncodeOptions{AddSpecial: true, ParseSpecial: true})
-				if len(ids) != len(p.IDs) {
-					t.Fatalf("prompt %d: %d tokens %v; expected %v", i, len(ids), ids, p.IDs)
+	for _, dev := range []string{"cpu", "cuda"} {
+		for _, name := range catalogModels {
+			t.Run(dev+"/"+name, func(t *testing.T) {
+				if testing.Short() {
+					t.Skip("runs a real model")
 				}
-				for j := range ids {
-					if ids[j] != p.IDs[j] {
-						t.Fatalf("prompt %d: token %d is %d; expected %d", i, j, ids[j], p.IDs[j])
-					}
-				}
-				got := l.greedy(t, p.IDs, len(p.Steps))
-				same++
-				for j, s := range p.Steps {
-					if got[j] == s.ID {
-						continue
-					}
-					gap := s.Top[0][1] - s.Top[1][1]
-					if exact.Prompts != nil {
-						gap = exact.Prompts[i].Top[j][0][1] - exact.Prompts[i].Top[j][1][1]
-					} else if gap > nearTie { // llama.cpp's own activations are rounded; float32 decides
-						text := slices.Clone(p.IDs)
-						for _, before := range p.Steps[:j] {
-							text = append(text, before.ID)
-						}
-						gap = exactGap(t, name, text)
-					}
-					if gap > nearTie {
-						t.Errorf("prompt %d: greedy token %d is %d, llama.cpp's %d, and the two best are %.3f apart", i, j, got[j], s.ID, gap)
-					}
-					same--
-					break // what follows continues another text
-				}
-			}
-			t.Logf("%d of %d greedy texts equal llama.cpp's whole", same, len(golden.Prompts))
-			l.perplexity(t, tok, &golden, perplexityLimit(name))
-		})
+				llamaGoldens(t, openDevice(t, dev), name)
+			})
+		}
 	}
 }
 
-// exactGap is how far the two best log-probabilities after ids lie apart in float32.
-func exactGap(t *testing.T, name string, ids []int32) float64 {
-	t.Helper()
-	l := load(t, reference.NewUnrounded(), name, len(ids), 1)
-	last := l.logProbs(t, ids, len(ids)-1, device.Prompt)[0]
-	slices.Sort(last)
-	return last[len(last)-1] - last[len(last)-2]
+func llamaGoldens(t *testing.T, dev device.Device, name string) {
+	var golden llamaGolden
+	readJSON(t, testenv.Shared(t, "golden", name+".json"), &golden)
+	l, tok := load(t, dev, name, 512, 9), readTokenizer(t, name)
+	same := 0
+	for i, p := range golden.Prompts {
+		ids := tok.Encode(p.Prompt, tokenizer.EncodeOptions{AddSpecial: true, ParseSpecial: true})
+		if !slices.Equal(ids, p.IDs) {
+			t.Fatalf("prompt %d: tokens %v; expected %v", i, ids, p.IDs)
+		}
+		got, _ := l.follow(t, p.IDs, nil, len(p.Steps))
+		want := make([]int32, len(p.Steps))
+		for j, s := range p.Steps {
+			want[j] = s.ID
+		}
+		j := 0
+		for j < len(want) && got[j] == want[j] {
+			j++
+		}
+		if j == len(want) {
+			same++
+			continue
+		}
+		// What follows continues another text.
+		gap := apart(p.Steps[j].Top, want[j], got[j])
+		goldenRule(t, name, fmt.Sprintf("prompt %d, token %d", i, j), append(slices.Clone(ids), want[:j]...), "llama.cpp", want[j], got[j], gap, tok)
+	}
+	t.Logf("%d of %d greedy texts equal llama.cpp's whole", same, len(golden.Prompts))
+	l.perplexity(t, tok, &golden, perplexityLimit(name))
 }
 
-// greedy decodes n tokens after ids, one step at a time.
-func (l *loaded) greedy(t *testing.T, ids []int32, n int) (out []int32) {
+func readTokenizer(t *testing.T, name string) *tokenizer.Tokenizer {
+	t.Helper()
+	f, err := gguf.Open(testenv.Model(t, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	tok, err := tokenizer.FromGGUF(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tok
+}
+
+// apart is how much more likely token a is than b in a list of tokens with their log-probabilities; without end if one is not in it.
+func apart(top [][2]float64, a, b int32) float64 {
+	p := map[int32]float64{}
+	for _, e := range top {
+		p[int32(e[0])] = e[1]
+	}
+	x, ok := p[a]
+	y, ok2 := p[b]
+	if !ok || !ok2 {
+		return math.Inf(1)
+	}
+	return x - y
+}
+
+// goldenRule: where two implementations choose differently, both choices are nearly as likely. gap is how far apart their log-probabilities are for whom the first choice is;
+// beyond nearTie the float32 model decides, because who chose first rounds activations to 8 bits.
+func goldenRule(t *testing.T, name, at string, text []int32, whose string, want, got int32, gap float64, tok *tokenizer.Tokenizer) {
+	t.Helper()
+	said := fmt.Sprintf("%s: %d %q, %s %d %q: for %s they are %.3f apart", at, got, tok.Decode([]int32{got}, tokenizer.DecodeOptions{}), whose, want,
+		tok.Decode([]int32{want}, tokenizer.DecodeOptions{}), whose, gap)
+	if gap > nearTie {
+		l := load(t, reference.NewUnrounded(), name, len(text), blocksOf(len(text)))
+		last := l.logProbs(t, text, len(text)-1, device.Prompt)[0]
+		gap = math.Abs(last[want] - last[got])
+		said += fmt.Sprintf(", in float32 %.3f", gap)
+	}
+	t.Log(said)
+	if gap > nearTie {
+		t.Errorf("%s; expected at most %g", said, nearTie)
+	}
+}
+
+func blocksOf(tokens int) int { return (tokens + attention.BlockTokens - 1) / attention.BlockTokens }
+
+// follow reads ids and then one token a step: those of along, or, if that is nil, what it chooses itself. It returns n choices, and for each how far, in log-probability, another token
+// was behind.
+func (l *loaded) follow(t *testing.T, ids, along []int32, n int) (chosen []int32, behind []func(int32) float64) {
 	t.Helper()
 	s := l.cache.NewSequence()
 	defer s.Release()
-	mode := device.Prompt
-	for len(out) < n {
-		if err := s.Reserve(len(ids)); err != nil {
+	step := model.Step{Cache: l.cache, Segments: []device.Segment{{Seq: s, Pipeline: dense, Mode: device.Prompt}}}
+	for len(chosen) < n {
+		m := min(len(ids), l.MaxRows())
+		seg := &step.Segments[0]
+		seg.N, seg.Pos = m, s.Len()
+		step.Tokens, step.Logits = ids[:m], nil
+		if ids = ids[m:]; len(ids) == 0 {
+			step.Logits = []int32{int32(m - 1)}
+		}
+		if err := s.Reserve(m); err != nil {
 			t.Fatal(err)
 		}
-		logits, err := l.Forward(&model.Step{Tokens: ids, Cache: l.cache, Logits: []int32{int32(len(ids) - 1)},
-			Segments: []device.Segment{{Seq: s, N: len(ids), Pos: s.Len(), Mode: mode, Pipeline: dense}}})
+		logits, err := l.Forward(&step)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Advance(len(ids))
-		best := 0
+		s.Advance(m)
+		if len(ids) > 0 {
+			continue
+		}
+		best := int32(0)
 		for i, x := range logits {
 			if x > logits[best] {
-				best = i
+				best = int32(i)
 			}
 		}
-		out = append(out, int32(best))
-		ids, mode = []int32{int32(best)}, device.Decode
+		row := slices.Clone(logits)
+		chosen, behind = append(chosen, best), append(behind, func(id int32) float64 { return float64(row[best] - row[id]) })
+		next := best
+		if along != nil {
+			next = along[len(chosen)-1]
+		}
+		ids, seg.Mode = []int32{next}, device.Decode
 	}
-	return out
+	return chosen, behind
 }
 
 // perplexity scores the second half of the golden text's tokens, given all before each.

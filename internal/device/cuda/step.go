@@ -154,7 +154,7 @@ func (d *Device) formOf(p *device.Plan) (form []byte, same bool) {
 func (d *Device) upload(c *driver.Context, p *device.Plan) error {
 	s, cache := &d.step, p.Cache.(*Cache)
 	stride, rows := cache.op.stride, d.maxRows
-	if need := (4*rows + rows*stride) * 4; need > s.room {
+	if need := (5*rows + rows*stride) * 4; need > s.room {
 		if err := d.forget(c); err != nil {
 			return err
 		}
