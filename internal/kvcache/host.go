@@ -14,8 +14,8 @@ type Shape struct {
 	// Exact lists, by layer, whether the layer is never sparse (a sliding-window layer): it then keeps no planes. Nil: all keep them.
 	Exact []bool
 	// What is to be expected, for devices that take memory for the largest step beforehand: query heads a KV head, sequences that decode together, tokens of the
-	// longest. A cache in host memory needs none of it.
-	Group, Sequences, Tokens int
+	// longest, layers at the start that no pipeline selects in. A cache in host memory needs none of it.
+	Group, Sequences, Tokens, Whole int
 }
 
 // Host is a cache in this machine's memory, outside the Go heap: for each layer and KV head one slab of fp16 keys, one of values and one per plane, all indexed by block.

@@ -152,25 +152,26 @@ func ReadSaved(path string) (SavedHeader, error) {
 	return h, nil
 }
 
-// Save writes a sequence of this cache to path, tied to the model with the fingerprint. The file appears whole or not at all: it is written under another name beside
+// Save writes a sequence of a cache to path, tied to the model with the fingerprint. The file appears whole or not at all: it is written under another name beside
 // path, flushed and renamed.
-func (c *Host) Save(path string, s *Sequence, fingerprint [32]byte) error {
+func Save(path string, c Exact, s *Sequence, fingerprint [32]byte) error {
 	if s.n < 1 || len(s.Tokens) != s.n {
 		return fmt.Errorf("kvcache: saving %s: the sequence has %d cached tokens and %d ids, expected at least one, and as many", path, s.n, len(s.Tokens))
 	}
-	h := SavedHeader{Fingerprint: fingerprint, Layers: c.shape.Layers, KVHeads: c.shape.KVHeads, Dim: c.shape.Dim, Tokens: s.n}
+	shape := c.Shape()
+	h := SavedHeader{Fingerprint: fingerprint, Layers: shape.Layers, KVHeads: shape.KVHeads, Dim: shape.Dim, Tokens: s.n}
 	l, ok := h.layout()
 	if !ok || s.n > maxSavedTokens {
 		return fmt.Errorf("kvcache: saving %s: %d tokens are more than a file can hold", path, s.n)
 	}
 	h.Bytes = int64(l.total)
-	if err := writeAtomically(path, func(f *os.File) error { return c.write(f, s, &h, l) }); err != nil {
+	if err := writeAtomically(path, func(f *os.File) error { return writeSaved(f, c, s, &h, l) }); err != nil {
 		return fmt.Errorf("kvcache: saving %s: %w", path, err)
 	}
 	return nil
 }
 
-func (c *Host) write(f *os.File, s *Sequence, h *SavedHeader, l savedLayout) error {
+func writeSaved(f *os.File, c Exact, s *Sequence, h *SavedHeader, l savedLayout) error {
 	if _, err := f.Seek(int64(l.tokens), 0); err != nil {
 		return err
 	}
@@ -178,13 +179,18 @@ func (c *Host) write(f *os.File, s *Sequence, h *SavedHeader, l savedLayout) err
 	w.section(bytesOf(s.Tokens))
 	tokens := w.end()
 	var sums []byte
-	for i := range c.heads {
-		for _, slab := range [][]uint16{c.heads[i].k, c.heads[i].v} {
-			c.spans(s, func(at, rows int, block int) {
-				w.section(bytesOf(slab[block*attention.BlockTokens*c.shape.Dim:][:rows*c.shape.Dim]))
-			})
-			sums = binary.LittleEndian.AppendUint32(sums, w.end())
+	rows := make([]uint16, attention.BlockTokens*h.Dim)
+	for i := range 2 * h.Layers * h.KVHeads {
+		err := s.spans(s.n, func(_, n, block int) error {
+			part := rows[:n*h.Dim]
+			err := c.ReadRows(part, i/2/h.KVHeads, i/2%h.KVHeads, Kind(i%2), int32(block))
+			w.section(bytesOf(part))
+			return err
+		})
+		if err != nil {
+			return err
 		}
+		sums = binary.LittleEndian.AppendUint32(sums, w.end())
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -195,13 +201,6 @@ func (c *Host) write(f *os.File, s *Sequence, h *SavedHeader, l savedLayout) err
 	}
 	_, err := f.WriteAt(h.append(nil), 0)
 	return err
-}
-
-// spans calls f for each block of the sequence: rows tokens from token at on stand at the start of the block.
-func (c *Host) spans(s *Sequence, f func(at, rows, block int)) {
-	for at := 0; at < s.n; at += attention.BlockTokens {
-		f(at, min(attention.BlockTokens, s.n-at), int(s.table[at/attention.BlockTokens]))
-	}
 }
 
 // sectionWriter writes sections with their checksums. Errors surface in Flush.
@@ -255,9 +254,9 @@ func writeAtomically(path string, f func(*os.File) error) error {
 	return err
 }
 
-// Load makes s the sequence saved at path. A file of another model, version or shape, or a damaged one, is ErrSaved with what was found and expected; one that
+// Load makes s, a sequence of c, the one saved at path. A file of another model, version or shape, or a damaged one, is ErrSaved with what was found and expected; one that
 // needs more blocks than are free is ErrFull. After an error the sequence is empty.
-func (c *Host) Load(path string, s *Sequence, fingerprint [32]byte) (err error) {
+func Load(path string, c Exact, s *Sequence, fingerprint [32]byte) (err error) {
 	s.Release()
 	data, err := mem.Map(path)
 	if err != nil {
@@ -279,19 +278,19 @@ func (c *Host) Load(path string, s *Sequence, fingerprint [32]byte) (err error) 
 	if h.Fingerprint != fingerprint {
 		return fmt.Errorf("%w: it was saved from another model: fingerprint %x…, expected %x…", ErrSaved, h.Fingerprint[:8], fingerprint[:8])
 	}
-	if h.Layers != c.shape.Layers || h.KVHeads != c.shape.KVHeads || h.Dim != c.shape.Dim {
-		return fmt.Errorf("%w: it has %d layers of %d KV heads with %d channels, expected %d, %d and %d", ErrSaved, h.Layers, h.KVHeads, h.Dim, c.shape.Layers, c.shape.KVHeads, c.shape.Dim)
+	if shape := c.Shape(); h.Layers != shape.Layers || h.KVHeads != shape.KVHeads || h.Dim != shape.Dim {
+		return fmt.Errorf("%w: it has %d layers of %d KV heads with %d channels, expected %d, %d and %d", ErrSaved, h.Layers, h.KVHeads, h.Dim, shape.Layers, shape.KVHeads, shape.Dim)
 	}
 	if err := s.Reserve(h.Tokens); err != nil {
 		return err
 	}
-	return c.read(data, s, &h)
+	return readSaved(data, c, s, &h)
 }
 
-// read fills the reserved blocks of s from a checked file.
-func (c *Host) read(data []byte, s *Sequence, h *SavedHeader) error {
+// readSaved fills the reserved blocks of s from a checked file.
+func readSaved(data []byte, c Exact, s *Sequence, h *SavedHeader) error {
 	l, _ := h.layout()
-	sums := data[l.sums:]
+	sums, heads := data[l.sums:], h.Layers*h.KVHeads
 	check := func(i int, section []byte, what string, args ...any) error {
 		if want, got := binary.LittleEndian.Uint32(sums[4*i:]), crc32.Checksum(section, castagnoli); want != got {
 			return fmt.Errorf("%w: "+what+" are damaged: checksum %08x, expected %08x", append(append([]any{ErrSaved}, args...), got, want)...)
@@ -299,27 +298,27 @@ func (c *Host) read(data []byte, s *Sequence, h *SavedHeader) error {
 		return nil
 	}
 	tokens := data[l.tokens:][:h.Tokens*4]
-	if err := check(2*len(c.heads), tokens, "the tokens"); err != nil {
+	if err := check(2*heads, tokens, "the tokens"); err != nil {
+		return err
+	}
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i := range 2 * heads {
+		g.Go(func() error {
+			section := data[l.rows+uint64(i)*l.row:][:h.Tokens*h.Dim*2]
+			if err := check(i, section, "the %s of layer %d, head %d", Kind(i%2), i/2/h.KVHeads, i/2%h.KVHeads); err != nil {
+				return err
+			}
+			rows := mem.Slice[uint16](section)
+			return s.spans(h.Tokens, func(at, n, block int) error {
+				return c.WriteRows(rows[at*h.Dim:][:n*h.Dim], i/2/h.KVHeads, i/2%h.KVHeads, Kind(i%2), int32(block))
+			})
+		})
+	}
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	s.Advance(h.Tokens)
 	s.Tokens = append(s.Tokens[:0], mem.Slice[int32](tokens)...)
-	var g errgroup.Group
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	dim := c.shape.Dim
-	for i := range c.heads {
-		g.Go(func() error {
-			for kv, slab := range [][]uint16{c.heads[i].k, c.heads[i].v} {
-				section := data[l.rows+uint64(2*i+kv)*l.row:][:h.Tokens*dim*2]
-				if err := check(2*i+kv, section, "the %s of layer %d, head %d", [...]string{"keys", "values"}[kv], i/c.shape.KVHeads, i%c.shape.KVHeads); err != nil {
-					return err
-				}
-				rows := mem.Slice[uint16](section)
-				c.spans(s, func(at, n, block int) { copy(slab[block*attention.BlockTokens*dim:][:n*dim], rows[at*dim:]) })
-			}
-			c.spans(s, func(_, n, block int) { c.append(i/c.shape.KVHeads, i%c.shape.KVHeads, int32(block), 0, n) }) // Reserve made the planes those of empty blocks
-			return nil
-		})
-	}
-	return g.Wait()
+	return c.Derive(s)
 }

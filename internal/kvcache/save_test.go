@@ -92,14 +92,14 @@ func TestSaveLoad(t *testing.T) {
 		s := a.NewSequence()
 		grow(t, a, s, n, rng)
 		path := filepath.Join(dir, "cache")
-		if err := a.Save(path, s, [32]byte{1}); err != nil {
+		if err := Save(path, a, s, [32]byte{1}); err != nil {
 			rt.Fatal(err)
 		}
 		// The loading cache serves other pipelines, and its sequence held something else.
 		b := newTestHost(t, shape, 8, testPlanes...)
 		r := b.NewSequence()
 		grow(t, b, r, rapid.IntRange(0, 600).Draw(rt, "before"), rng)
-		if err := b.Load(path, r, [32]byte{1}); err != nil {
+		if err := Load(path, b, r, [32]byte{1}); err != nil {
 			rt.Fatal(err)
 		}
 		requireSame(t, a, s, b, r)
@@ -119,6 +119,48 @@ func TestSaveLoad(t *testing.T) {
 	})
 }
 
+// A moved sequence is the beginning of the one it came from, and goes on by itself.
+func TestMove(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		shape := Shape{Layers: rapid.IntRange(1, 3).Draw(rt, "layers"), KVHeads: rapid.IntRange(1, 3).Draw(rt, "heads"), Dim: 16 * rapid.IntRange(1, 4).Draw(rt, "dim")}
+		n := rapid.SampledFrom([]int{1, 16, 255, 256, 257, 700}).Draw(rt, "n")
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
+		a, b := newTestHost(t, shape, 8, testPlanes[0]), newTestHost(t, shape, 8, testPlanes...)
+		s, r, want := a.NewSequence(), b.NewSequence(), b.NewSequence()
+		grow(t, a, s, n, rng)
+		grow(t, b, r, rapid.IntRange(0, 600).Draw(rt, "before"), rng)
+		m := rapid.IntRange(1, n).Draw(rt, "moved")
+		if err := Move(b, r, a, s, m); err != nil {
+			rt.Fatal(err)
+		}
+		if s.Truncate(m); r.Len() != m || !bytes.Equal(bytesOf(s.Tokens), bytesOf(r.Tokens)) {
+			rt.Fatalf("%d of %d tokens", r.Len(), m)
+		}
+		if err := Move(b, want, a, s, m); err != nil { // as many as there are
+			rt.Fatal(err)
+		}
+		requireSame(t, b, want, b, r)
+		back := a.NewSequence()
+		if err := Move(a, back, b, r, m); err != nil {
+			rt.Fatal(err)
+		}
+		requireSame(t, a, s, a, back)
+		if err := Move(a, back, b, r, m+1); err == nil {
+			rt.Error("more was moved than there is")
+		}
+		shape.Layers++
+		if err := Move(newTestHost(t, shape, 8), back, b, r, m); !errors.Is(err, ErrShape) {
+			rt.Error(err)
+		}
+		r.Release()
+		grow(t, a, s, 5*attention.BlockTokens-m, rng)
+		grow(t, b, want, 5*attention.BlockTokens-m, rng)
+		if err := Move(b, r, a, s, s.Len()); !errors.Is(err, ErrFull) || r.Len() != 0 {
+			rt.Errorf("a move into a full cache: %v", err)
+		}
+	})
+}
+
 // saved is the file of a small cache, and the cache.
 func saved(t testing.TB) ([]byte, *Host) {
 	t.Helper()
@@ -126,7 +168,7 @@ func saved(t testing.TB) ([]byte, *Host) {
 	s := c.NewSequence()
 	grow(t, c, s, 70, rand.New(rand.NewPCG(1, 2)))
 	path := filepath.Join(t.TempDir(), "cache")
-	if err := c.Save(path, s, [32]byte{7}); err != nil {
+	if err := Save(path, c, s, [32]byte{7}); err != nil {
 		t.Fatal(err)
 	}
 	data, err := os.ReadFile(path)
@@ -144,7 +186,7 @@ func loadBytes(t testing.TB, c *Host, data []byte) error {
 		t.Fatal(err)
 	}
 	s := c.NewSequence()
-	err := c.Load(path, s, [32]byte{7})
+	err := Load(path, c, s, [32]byte{7})
 	free, all := c.Free()
 	if err != nil && (s.Len() != 0 || free != all) {
 		t.Fatalf("after %v: %d tokens, %d of %d blocks free", err, s.Len(), free, all)
@@ -244,10 +286,10 @@ func TestLoadRefuses(t *testing.T) {
 	if err := os.WriteFile(path, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := small.Load(path, small.NewSequence(), [32]byte{7}); !errors.Is(err, ErrFull) {
+	if err := Load(path, small, small.NewSequence(), [32]byte{7}); !errors.Is(err, ErrFull) {
 		t.Fatal(err)
 	}
-	if err := small.Load(filepath.Join(t.TempDir(), "absent"), s, [32]byte{7}); !errors.Is(err, os.ErrNotExist) {
+	if err := Load(filepath.Join(t.TempDir(), "absent"), small, s, [32]byte{7}); !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
 }
@@ -256,7 +298,7 @@ func TestSaveAtomic(t *testing.T) {
 	good, c := saved(t)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "cache")
-	if err := c.Save(path, c.NewSequence(), [32]byte{}); err == nil {
+	if err := Save(path, c, c.NewSequence(), [32]byte{}); err == nil {
 		t.Fatal("an empty sequence was saved")
 	}
 	if err := writeAtomically(path, func(f *os.File) error {
@@ -297,13 +339,13 @@ func BenchmarkLoad(b *testing.B) {
 	s := c.NewSequence()
 	grow(b, c, s, 4096, rand.New(rand.NewPCG(1, 2)))
 	path := filepath.Join(b.TempDir(), "cache")
-	if err := c.Save(path, s, [32]byte{}); err != nil {
+	if err := Save(path, c, s, [32]byte{}); err != nil {
 		b.Fatal(err)
 	}
 	st, _ := os.Stat(path)
 	b.SetBytes(st.Size())
 	for b.Loop() {
-		if err := c.Load(path, s, [32]byte{}); err != nil {
+		if err := Load(path, c, s, [32]byte{}); err != nil {
 			b.Fatal(err)
 		}
 	}
