@@ -47,11 +47,12 @@ func open(t *testing.T, path string, d device.Device, sequences int) *engine.Eng
 	return e
 }
 
-func openGPU(t *testing.T) *Device {
+func openGPU(t *testing.T) *Device { return openWith(t, Options{}) }
+
+func openWith(t *testing.T, o Options) *Device {
 	t.Helper()
-	o := Options{}
 	if emulated {
-		o.Library = emulator(t)
+		o.Library = emulatorLibrary(t)
 	}
 	d, err := Open(o)
 	if err != nil {
@@ -95,15 +96,16 @@ func TestModels(t *testing.T) {
 				if p == sparsely {
 					limit = 0.1 // its codes have four bits, and the reference's pipeline is held against dense by others
 				}
-				compareModels(t, want, got, p, tokens(n), limit)
+				compareModels(t, want, got, densely, p, tokens(n), limit)
 			}
 		})
 	}
 }
 
-func compareModels(t *testing.T, want, got *engine.Engine, p *attention.Pipeline, ids []int32, limit float64) {
+// compareModels holds the logits of two engines, each under a pipeline of its own, against each other; limit 0: they are equal.
+func compareModels(t *testing.T, want, got *engine.Engine, ref, p *attention.Pipeline, ids []int32, limit float64) {
 	t.Helper()
-	a, b := want.NewSession(densely), got.NewSession(p)
+	a, b := want.NewSession(ref), got.NewSession(p)
 	defer a.Close()
 	defer b.Close()
 	check := func(what string, x []float32, err error, y []float32, err2 error) {
@@ -126,7 +128,7 @@ func compareModels(t *testing.T, want, got *engine.Engine, p *attention.Pipeline
 	if sum := b.Summary(); p == sparsely && (sum.Steps == 0 || sum.Kept <= 0 || sum.Kept > sum.Context) {
 		t.Errorf("%s: the statistics are %+v", p.Spec(), sum)
 	}
-	fork, fork2 := a.Fork(densely), b.Fork(p)
+	fork, fork2 := a.Fork(ref), b.Fork(p)
 	defer fork.Close()
 	defer fork2.Close()
 	x, err = want.StepBatch([]*engine.Session{a, fork}, []int32{9, 12})

@@ -5,13 +5,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
 	"sync"
 	"testing"
 
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
+	"github.com/twilight-go/twilight/internal/device/cuda/emulator"
 )
 
 // These tests hold the kernels against reference_test.go on fresh random data: on a GPU if there is one, else in the emulator of testdata, and then fewer of them.
@@ -50,7 +48,7 @@ func gpu(t *testing.T) *driver.Device {
 	t.Helper()
 	o := driver.Options{}
 	if emulated {
-		o.Library = emulator(t)
+		o.Library = emulatorLibrary(t)
 	}
 	d, err := driver.Open(o)
 	if err != nil {
@@ -66,44 +64,17 @@ var built struct {
 	err          error
 }
 
-// emulator builds the library that stands in for the driver, once. TestMain removes it.
-func emulator(t *testing.T) string {
+// emulatorLibrary builds the library that stands in for the driver, once. TestMain removes it.
+func emulatorLibrary(t *testing.T) string {
 	t.Helper()
-	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
-		t.Skip("no GPU, and the emulator runs on linux/amd64 only")
-	}
-	cc, err := exec.LookPath("g++")
-	if err != nil {
-		t.Skip("no GPU, and no g++ to build the emulator with")
-	}
 	built.Do(func() {
-		// The compiler reads these files, not this process; it looks at them so that go test takes no result from its cache when one has changed.
-		for _, pattern := range []string{"kernels/*.cu*", "testdata/*", "driver/testdata/*"} {
-			files, _ := filepath.Glob(pattern) //nolint:errcheck // the patterns are well formed
-			for _, f := range files {
-				if _, err := os.ReadFile(f); err != nil {
-					built.err = err
-					return
-				}
-			}
-		}
-		dir, err := os.MkdirTemp("", "emulator")
-		if err != nil {
-			built.err = err
-			return
-		}
-		built.dir, built.library = dir, filepath.Join(dir, "libcuda.so")
-		object := filepath.Join(dir, "mock.o")
-		for _, args := range [][]string{
-			{"gcc", "-c", "-O1", "-fPIC", "-DEMULATED", "driver/testdata/mock.c", "-o", object},
-			{cc, "-std=c++17", "-O1", "-march=native", "-fPIC", "-shared", "-U_FORTIFY_SOURCE", "-w", "-Itestdata", "testdata/emulator.cc", object, "-o", built.library},
-		} {
-			if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-				built.err = fmt.Errorf("%v: %w\n%s", args, err, out)
-				return
-			}
+		if built.dir, built.err = os.MkdirTemp("", "emulator"); built.err == nil {
+			built.library, built.err = emulator.Build(built.dir, ".")
 		}
 	})
+	if errors.Is(built.err, emulator.ErrUnavailable) {
+		t.Skip("no GPU, and ", built.err)
+	}
 	if built.err != nil {
 		t.Fatal(built.err)
 	}
