@@ -64,11 +64,25 @@ func New(m *model.Model, c Config) (*Engine, error) {
 	}
 	blocks := (c.Context+attention.BlockTokens-1)/attention.BlockTokens*max(c.Sequences, 1) + c.Spare
 	cache, err := m.Device().Cache(kvcache.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Dim: m.HeadDim, Exact: m.Sliding,
-		Group: m.Group(), Sequences: max(c.Sequences, 1), Tokens: c.Context}, blocks, planes)
+		Group: m.Group(), Sequences: max(c.Sequences, 1), Tokens: c.Context, Whole: wholeLayers(c.Pipelines)}, blocks, planes)
 	if err != nil {
 		return nil, fmt.Errorf("engine: a cache for %d tokens: %w", blocks*attention.BlockTokens, err)
 	}
 	return &Engine{model: m, cache: cache, ctx: c.Context, watch: attention.Observers(c.Pipelines)}, nil
+}
+
+// wholeLayers is how many layers at the start every sparse pipeline reads whole.
+func wholeLayers(all []*attention.Pipeline) (n int) {
+	sparse := false
+	for _, p := range all {
+		if s := p.Spec(); !s.Dense() {
+			if !sparse || s.DenseLayers < n {
+				n = s.DenseLayers
+			}
+			sparse = true
+		}
+	}
+	return n
 }
 
 // Model is the engine's model.

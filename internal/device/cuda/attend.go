@@ -89,6 +89,7 @@ func (d *Device) params(a *device.Attention, cache *Cache, j, row int) params {
 func (d *Device) prompt(a *device.Attention, cache *Cache, j int) {
 	s, o := &a.Segments[j], cache.op
 	p := d.params(a, cache, j, s.Row)
+	from := p
 	d.try(func(c *driver.Context) error {
 		p.position, p.count, p.sequence, p.head = int32(s.Pos), int32(s.N), 0, 0
 		p.tokenStride, p.headStride = int32(a.KVHeads*a.Dim), int32(a.Dim)
@@ -100,7 +101,12 @@ func (d *Device) prompt(a *device.Attention, cache *Cache, j int) {
 		if err := o.encode(c, d.stream, &e, 1, blocksOf(s.Pos+s.N)-s.Pos/attention.BlockTokens); err != nil {
 			return err
 		}
-		return d.lib.prompt(c, d.stream, &promptOp{q: p.q, out: p.out, k: p.k, v: p.v, table: p.table, rows: s.N, pos: s.Pos, heads: a.Heads, kvHeads: a.KVHeads, dim: a.Dim,
+		if o.offloaded(a.Layer) {
+			if err := cache.fetch(c, &from, s.Pos, s.N, a.Window); err != nil {
+				return err
+			}
+		}
+		return d.lib.prompt(c, d.stream, &promptOp{q: p.q, out: p.out, k: from.k, v: from.v, table: from.table, rows: s.N, pos: s.Pos, heads: a.Heads, kvHeads: a.KVHeads, dim: a.Dim,
 			window: a.Window, scale: a.Scale})
 	})
 }

@@ -16,12 +16,43 @@ type Cache struct {
 	lone driver.Ptr // a block's number and how many tokens it has, for Rebuild
 	q    driver.Ptr // fp16 rows of the step: queries, new keys and values
 	k, v driver.Ptr
+	near nearby
 }
+
+// nearby is a copy of one sequence's exact keys and values of one layer on the device, for prompts over a cache in host memory: every head and every tile of rows reads them.
+type nearby struct{ k, v, table driver.Ptr } // blocks in order; table: 0, 1, …
 
 // alloc takes what a step's rows need. Called on the device's thread.
 func (k *Cache) alloc(c *driver.Context) error {
 	o, rows := k.op, k.dev.maxRows
-	return o.take(c, []need{{&k.lone, 16}, {&k.q, rows * o.KVHeads * o.Group * o.Dim * 2}, {&k.k, rows * o.KVHeads * o.Dim * 2}, {&k.v, rows * o.KVHeads * o.Dim * 2}})
+	list := []need{{&k.lone, 16}, {&k.q, rows * o.KVHeads * o.Group * o.Dim * 2}, {&k.k, rows * o.KVHeads * o.Dim * 2}, {&k.v, rows * o.KVHeads * o.Dim * 2}}
+	if !o.Offload {
+		return o.take(c, list)
+	}
+	order := make([]int32, o.stride)
+	for i := range order {
+		order[i] = int32(i)
+	}
+	n := o.stride * o.blockBytes()
+	if err := o.take(c, append(list, need{&k.near.k, n}, need{&k.near.v, n}, need{&k.near.table, len(order) * 4})); err != nil {
+		return err
+	}
+	return c.Upload(k.near.table, bytesOf(order))
+}
+
+// fetch makes p read the nearby copy instead of host memory, in which rows [pos,pos+n) of a prompt are already.
+func (k *Cache) fetch(c *driver.Context, p *params, pos, n, window int) error {
+	first, lib, bytes := 0, k.dev.lib, k.op.blockBytes()
+	if window > 0 {
+		first = max(0, pos+1-window) / attention.BlockTokens
+	}
+	blocks, skip := blocksOf(pos+n)-first, driver.Ptr(first*bytes)
+	table := p.table + driver.Ptr(first*4)
+	if err := errors.Join(lib.pick(c, k.dev.stream, k.near.k+skip, p.k, table, blocks, bytes), lib.pick(c, k.dev.stream, k.near.v+skip, p.v, table, blocks, bytes)); err != nil {
+		return err
+	}
+	p.k, p.v, p.table = k.near.k, k.near.v, k.near.table
+	return nil
 }
 
 // Close implements device.Cache.

@@ -177,16 +177,13 @@ func (*Device) Adapts() {}
 
 // Cache implements device.Device. It takes the memory of the largest step too, and refuses with both numbers what does not fit.
 func (d *Device) Cache(s kvcache.Shape, blocks int, planes []attention.Plane) (device.Cache, error) {
-	shape := Shape{Dim: s.Dim, KVHeads: s.KVHeads, Group: max(s.Group, 1), Batch: min(max(s.Sequences, 1), maxBatch), Blocks: blocks, Tokens: s.Tokens, Layers: s.Layers, Offload: d.offload}
+	shape := Shape{Dim: s.Dim, KVHeads: s.KVHeads, Group: max(s.Group, 1), Batch: min(max(s.Sequences, 1), maxBatch), Blocks: blocks, Tokens: s.Tokens, Layers: s.Layers, Offload: d.offload, Resident: s.Whole}
 	if shape.Tokens == 0 {
 		shape.Tokens = blocks * attention.BlockTokens
 	}
-	shape.Plain = s.Exact
-	if len(planes) == 0 {
-		shape.Plain = make([]bool, s.Layers)
-		for i := range shape.Plain {
-			shape.Plain[i] = true
-		}
+	shape.Plain = make([]bool, s.Layers)
+	for i := range shape.Plain {
+		shape.Plain[i] = len(planes) == 0 || i < s.Whole || s.Exact != nil && s.Exact[i]
 	}
 	for _, p := range planes {
 		shape.TokenCodes = shape.TokenCodes || p.Name() == (attention.Int4{}).Name()

@@ -28,8 +28,9 @@ type Shape struct {
 	TokenCodes bool
 	Layers     int    // 0: 1
 	Plain      []bool // by layer, whether it is never sparse and keeps no codes; nil: none is
-	// Offload keeps exact keys and values in pinned host memory, where the kernels read what they need of them.
-	Offload bool
+	// Offload keeps exact keys and values in pinned host memory, where the kernels read what they need of them: all but those of the first Resident layers, which are read whole.
+	Offload  bool
+	Resident int
 }
 
 // Mode is a pipeline as the operator runs it.

@@ -21,9 +21,12 @@ type need struct {
 
 // exact is what a layer's exact keys and values need.
 func (s *Shape) exact(l *slabs) []need {
-	bytes := s.Blocks * s.KVHeads * attention.BlockTokens * s.Dim * 2
+	bytes := s.Blocks * s.blockBytes()
 	return []need{{&l.k, bytes}, {&l.v, bytes}}
 }
+
+// blockBytes is what the exact keys of a block take in a layer, and the values.
+func (s *Shape) blockBytes() int { return s.KVHeads * attention.BlockTokens * s.Dim * 2 }
 
 // derived is what a layer's codes and metadata need; nothing in a layer that keeps none.
 func (s *Shape) derived(i int, l *slabs) []need {
@@ -49,6 +52,9 @@ func (s *Shape) counted(l *slabs) []need {
 // coded says whether a layer keeps codes.
 func (s *Shape) coded(layer int) bool { return s.Plain == nil || !s.Plain[layer] }
 
+// offloaded says whether a layer's exact keys and values are in host memory.
+func (s *Shape) offloaded(layer int) bool { return s.Offload && layer >= s.Resident }
+
 // Bytes is what the cache takes on the device, and in host memory if exact rows are there.
 func (s *Shape) Bytes() (device, host int) {
 	var l slabs
@@ -59,7 +65,7 @@ func (s *Shape) Bytes() (device, host int) {
 		return n
 	}
 	for i := range max(s.Layers, 1) {
-		if exact := sum(s.exact(&l)); s.Offload {
+		if exact := sum(s.exact(&l)); s.offloaded(i) {
 			host += exact
 		} else {
 			device += exact
@@ -98,12 +104,11 @@ func (o *Operator) pin(c *driver.Context, list []need) error {
 // allocLayers makes the layers' memory.
 func (o *Operator) allocLayers(c *driver.Context) error {
 	o.layers = make([]slabs, max(o.Layers, 1))
-	exact := o.take
-	if o.Offload {
-		exact = o.pin
-	}
 	for i := range o.layers {
-		l := &o.layers[i]
+		l, exact := &o.layers[i], o.take
+		if o.offloaded(i) {
+			exact = o.pin
+		}
 		if err := exact(c, o.exact(l)); err != nil {
 			return err
 		}
