@@ -1,10 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/twilight-go/twilight"
 	"github.com/twilight-go/twilight/internal/eval"
 	"github.com/twilight-go/twilight/internal/eval/grid"
 	"github.com/twilight-go/twilight/internal/eval/task"
@@ -17,12 +24,44 @@ type questionFlags struct {
 	Seed    uint64 `default:"1" placeholder:"N" help:"Of samples and intervals (${default})."`
 	Raw     bool   `help:"Ask without the model's chat template."`
 	Measure bool   `help:"Measure the true attention mass and the output error too; it takes a dense pass a step."`
+	Shard   shard  `placeholder:"I/N" help:"Ask every Nth sample of a task alone, from the Ith on, 0/N to N-1/N: files of all shards can be put together."`
+
+	PromptDevice string `placeholder:"NAME" help:"What reads the prompts, if not --device: their caches are moved. With cuda, long prompts take seconds, and every attention answers on the processors."`
+	Workers      int    `default:"1" placeholder:"N" help:"Questions answered side by side, each by the model loaded anew, on --threads threads: for many processors (${default})."`
+	Together     int    `default:"1" placeholder:"N" help:"Prompts that are held at once, for their answers to be decoded in the same steps: for a GPU (${default})."`
+}
+
+// shard is a part of the samples.
+type shard struct{ which, of int }
+
+// UnmarshalText implements encoding.TextUnmarshaler for the parser.
+func (s *shard) UnmarshalText(b []byte) error {
+	which, of, ok := strings.Cut(string(b), "/")
+	var errs [2]error
+	s.which, errs[0] = strconv.Atoi(which)
+	s.of, errs[1] = strconv.Atoi(of)
+	if !ok || errs[0] != nil || errs[1] != nil || s.which < 0 || s.which >= s.of {
+		return fmt.Errorf("%q: expected I/N with I from 0 to N-1", b)
+	}
+	return nil
 }
 
 // Validate reports values out of range.
 func (f *questionFlags) Validate() error {
 	if f.Samples < 1 || f.Samples > 1<<20 {
 		return fmt.Errorf("--samples=%d: expected at least 1", f.Samples)
+	}
+	if f.Workers < 1 || f.Workers > 1024 || f.Together < 1 || f.Together > 1024 {
+		return fmt.Errorf("--workers=%d --together=%d: expected 1 to 1024", f.Workers, f.Together)
+	}
+	if f.Workers > 1 && f.Device == "cuda" {
+		return errors.New("--workers goes with the processors: on a GPU, --together has answers decoded side by side")
+	}
+	if f.PromptDevice != "" && !slices.Contains(twilight.Devices, f.PromptDevice) {
+		return fmt.Errorf("--prompt-device=%s: unknown; known: %s", f.PromptDevice, strings.Join(twilight.Devices, ", "))
+	}
+	if f.Threads == 0 && f.Workers > 1 {
+		f.Threads = max(1, runtime.GOMAXPROCS(0)/f.Workers)
 	}
 	return f.evalFlags.Validate()
 }
@@ -36,15 +75,15 @@ func (f *questionFlags) ask(con *console, tasks []task.Task, grids bool) error {
 		return err
 	}
 	q := eval.Questions{Circumstances: e.circumstances(), Tasks: tasks, Lengths: f.Length, Samples: f.Samples, Seed: f.Seed, Specs: f.specs(), Raw: f.Raw, Measure: f.Measure, Log: e.log,
-		Progress: e.progress, Row: e.row}
-	m, err := con.open(ctx, f.Model, q.Options(f.options()), "")
+		Shard: f.Shard.which, Shards: f.Shard.of, Together: f.Together, Progress: e.progress, Row: e.row}
+	models, done, err := f.open(ctx, con, &q)
 	if err != nil {
 		return errors.Join(err, e.log.Close())
 	}
-	defer m.Close()
+	defer done()
 	var rows []eval.Row
-	if err = e.fits(m); err == nil {
-		rows, err = q.Run(ctx, m)
+	if err = e.fits(models[0]); err == nil {
+		rows, err = q.Run(ctx, models...)
 	}
 	return e.end(rows, f.Seed, err, func(sums []eval.Summary) {
 		table(con.out, scoreTable(sums))
@@ -53,6 +92,43 @@ func (f *questionFlags) ask(con *console, tasks []task.Task, grids bool) error {
 			table(con.out, gridTable(rows))
 		}
 	})
+}
+
+// open opens the models that answer, and what reads the prompts for them. done closes all.
+func (f *questionFlags) open(ctx context.Context, con *console, q *eval.Questions) (models []*twilight.Model, done func(), err error) {
+	done = func() {
+		for _, m := range append(models, q.Prompts) {
+			if m != nil {
+				m.Close() //nolint:errcheck // what was read only
+			}
+		}
+	}
+	defer func() {
+		if err != nil {
+			done()
+		}
+	}()
+	// The first is alone in showing how far it is, and fetches a model that is not here; the others find it.
+	models = make([]*twilight.Model, f.Workers)
+	if models[0], err = con.open(ctx, f.Model, q.Options(f.options()), ""); err != nil {
+		return nil, nil, err
+	}
+	var g errgroup.Group
+	for i := range models[1:] {
+		g.Go(func() (err error) {
+			models[1+i], err = twilight.Open(ctx, f.Model, q.Options(f.options()))
+			return err
+		})
+	}
+	if f.PromptDevice != "" && f.PromptDevice != f.Device {
+		g.Go(func() (err error) {
+			o := f.options()
+			o.Device, o.KVOffload = f.PromptDevice, false
+			q.Prompts, err = twilight.Open(ctx, f.Model, q.PromptOptions(o))
+			return err
+		})
+	}
+	return models, done, g.Wait()
 }
 
 // scoreTable has a row a task, length and spec.

@@ -36,6 +36,7 @@ type modelFlags struct {
 	deviceFlags
 	KVOffload bool `name:"kv-offload" help:"With --device=cuda: keep exact keys and values in host memory, for contexts beyond the GPU's own."`
 	Ctx       int  `short:"c" placeholder:"N" help:"Tokens of the longest text; 0: what the model was trained for."`
+	BatchRows int  `placeholder:"N" help:"Tokens of a prompt that are read in one step; 0: 512. More suit a GPU."`
 }
 
 // Validate reports values out of range.
@@ -49,11 +50,14 @@ func (f *modelFlags) Validate() error {
 	if f.Ctx < 0 {
 		return fmt.Errorf("--ctx=%d: expected a number of tokens", f.Ctx)
 	}
+	if f.BatchRows < 0 || f.BatchRows > 1<<16 {
+		return fmt.Errorf("--batch-rows=%d: expected 1 to %d", f.BatchRows, 1<<16)
+	}
 	return nil
 }
 
 func (f *modelFlags) options() twilight.Options {
-	return twilight.Options{Device: f.Device, Threads: f.Threads, Context: f.Ctx, KVOffload: f.KVOffload}
+	return twilight.Options{Device: f.Device, Threads: f.Threads, Context: f.Ctx, BatchRows: f.BatchRows, KVOffload: f.KVOffload}
 }
 
 // systemFlag is the system message.

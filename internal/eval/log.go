@@ -20,14 +20,14 @@ type Log struct {
 
 // key says what a row is a result of: rows with equal keys are of the same question to the same model.
 type key struct {
-	kind, task, sample, spec, fingerprint, device, prompt string
-	size, scored                                          int
-	seed                                                  uint64
-	measured                                              bool
+	kind, task, sample, spec, fingerprint, device, promptDevice, prompt string
+	size, scored                                                        int
+	seed                                                                uint64
+	measured                                                            bool
 }
 
 func (r *Row) key() key {
-	return key{kind: r.Kind, task: r.Task, sample: r.Sample, spec: r.Spec, fingerprint: r.Fingerprint, device: deviceName(r.Device), prompt: r.Prompt, size: r.Size, scored: r.Scored, seed: r.Seed,
+	return key{kind: r.Kind, task: r.Task, sample: r.Sample, spec: r.Spec, fingerprint: r.Fingerprint, device: deviceName(r.Device), promptDevice: deviceName(r.PromptDevice), prompt: r.Prompt, size: r.Size, scored: r.Scored, seed: r.Seed,
 		measured: r.Measured}
 }
 

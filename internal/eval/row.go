@@ -32,8 +32,10 @@ type Row struct {
 	Model       string `json:"model"`             // as it was named
 	Fingerprint string `json:"model_fingerprint"` // of the file's size, header and some of its bytes
 	Device      string `json:"device"`            // its name and what it runs on
-	Threads     int    `json:"threads"`
-	Version     string `json:"version"` // of this program
+	// PromptDevice is what read the prompt, where it was not Device: its name and what it runs on.
+	PromptDevice string `json:"prompt_device,omitempty"`
+	Threads      int    `json:"threads"`
+	Version      string `json:"version"` // of this program
 
 	Context int `json:"ctx"` // tokens of the prompt, or of the text
 
@@ -52,8 +54,8 @@ type Answer struct {
 	Depths    []float64 `json:"depth_percent,omitempty"` // where the answers stand in the prompt, in percent, where the task knows it
 	Generated int       `json:"generated_tokens"`
 	Reason    string    `json:"finish_reason"` // "stop": ended by the model; "stop-text": by the task; "scored": nothing more could change a score of 1; "length": by the task's limit
-	Seconds   float64   `json:"seconds"`       // of all decode steps
-	Prefill   float64   `json:"prefill_s"`     // of the dense prefill that all specs share
+	Seconds   float64   `json:"seconds"`       // of all decode steps; a step of several answers counts in equal parts
+	Prefill   float64   `json:"prefill_s"`     // of the dense prefill that all specs share, waiting for PromptDevice included
 }
 
 // Text is the part of a KindText row about the text's last tokens. Lists by step are means over windows of StepTokens scored positions; the last window may be shorter.

@@ -42,9 +42,9 @@ const window = 16
 // together is how many specs are compared in one pass over a text. A run that is stopped loses no more than one pass; dense is scored anew in each.
 const together = 4
 
-// observed is how many tokens of a saved text are read again where a spec has to see the prompt's queries, which no file keeps: more than the windows of the published
-// methods.
-const observed = 512
+// observed is how many tokens of a saved or moved text are read again where a spec has to see the prompt's queries, which do not come with a cache: more than the windows
+// of the published methods, as their specs have them by default.
+const observed = 128
 
 // Options are o with what the evaluation needs of the model.
 func (t *Texts) Options(o twilight.Options) (twilight.Options, error) {
