@@ -8,7 +8,8 @@ typedef int R;
 typedef struct { float *at; float x; int n; } Params;
 typedef struct { unsigned grid[3], block[3], shared; void *stream; void *attrs; unsigned count; } Config;
 typedef struct { unsigned id, pad; unsigned value[16]; } Attr;
-typedef struct { void *kernel; unsigned grid[3], threads, cluster; char params[1024]; } Node;
+typedef struct { void *kernel; unsigned grid[3], threads, cluster; char params[1024]; } Node; // without a kernel it fills
+typedef struct { void *at; size_t bytes; unsigned char with; } Fill;
 typedef struct { int nodes, room; Node *node; } Graph;
 
 #ifdef EMULATED
@@ -88,7 +89,12 @@ R cuMemcpyDtoH_v2(void *d, const void *s, size_t n) { memcpy(d, s, n); return 0;
 R cuMemcpyHtoDAsync_v2(void *d, const void *s, size_t n, void *st) { memcpy(d, s, n); return 0; }
 R cuMemcpyDtoHAsync_v2(void *d, const void *s, size_t n, void *st) { memcpy(d, s, n); return 0; }
 R cuMemcpyDtoDAsync_v2(void *d, const void *s, size_t n, void *st) { memcpy(d, s, n); return 0; }
-R cuMemsetD8Async(void *d, unsigned char b, size_t n, void *st) { memset(d, b, n); return 0; }
+static R queue(const Node *n);
+R cuMemsetD8Async(void *d, unsigned char b, size_t n, void *st) {
+	Node x = {0};
+	*(Fill *)x.params = (Fill){d, n, b};
+	return queue(&x);
+}
 R cuStreamCreate(void **s, unsigned f) { *s = malloc(1); return 0; }
 R cuStreamDestroy_v2(void *s) { free(s); return 0; }
 R cuStreamSynchronize(void *s) { return 0; }
@@ -103,7 +109,17 @@ R cuGraphInstantiateWithFlags(Graph **e, Graph *g, unsigned long long f) {
 	memcpy((*e)->node, g->node, g->nodes * sizeof(Node));
 	return 0;
 }
-static void go(Node *n) { emulate(n->kernel, n->grid, n->threads, n->cluster, n->params); }
+static void go(const Node *n) {
+	const Fill *f = (const Fill *)n->params;
+	if (n->kernel) emulate(n->kernel, n->grid, n->threads, n->cluster, n->params);
+	else memset(f->at, f->with, f->bytes);
+}
+static R queue(const Node *n) {
+	if (!capturing) { go(n); return 0; }
+	if (open_graph->nodes == open_graph->room) open_graph->node = realloc(open_graph->node, (open_graph->room = 2 * open_graph->room + 64) * sizeof(Node));
+	open_graph->node[open_graph->nodes++] = *n;
+	return 0;
+}
 R cuGraphLaunch(Graph *g, void *s) { for (int i = 0; i < g->nodes; i++) go(&g->node[i]); return 0; }
 R cuGraphExecDestroy(Graph *g) { free(g->node), free(g); return 0; }
 R cuGraphDestroy(Graph *g) { free(g->node), free(g); return 0; }
@@ -123,8 +139,5 @@ R cuLaunchKernelEx(const Config *c, void *f, void **params, void **extra) {
 	}
 	Node n = {f, {c->grid[0], c->grid[1], c->grid[2]}, c->block[0], attr[20] ? attr[20] : 1};
 	memcpy(n.params, params[0], emulated_params);
-	if (!capturing) { go(&n); return 0; }
-	if (open_graph->nodes == open_graph->room) open_graph->node = realloc(open_graph->node, (open_graph->room = 2 * open_graph->room + 64) * sizeof(Node));
-	open_graph->node[open_graph->nodes++] = n;
-	return 0;
+	return queue(&n);
 }
