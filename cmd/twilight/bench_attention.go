@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,11 +11,17 @@ import (
 )
 
 type benchAttention struct {
-	File  string `short:"f" placeholder:"FILE" help:"The text that is read."`
-	Load  string `placeholder:"CACHE" type:"path" help:"A saved cache instead: its last tokens are read again."`
-	Ctx   []int  `short:"c" placeholder:"N,..." help:"Tokens in sight; left out: the whole text."`
-	View  string `enum:"gqa,mha" default:"gqa" placeholder:"NAME" help:"gqa: query heads share KV heads as the model has it; mha: each query head reads a KV head of its own (${default})."`
-	Steps int    `default:"16" placeholder:"N" help:"Measured steps at each context (${default})."`
+	File    string   `short:"f" placeholder:"FILE" help:"The text that is read."`
+	Load    string   `placeholder:"CACHE" type:"path" help:"A saved cache instead: its last tokens are read again."`
+	Capture []string `placeholder:"FILE,..." help:"With --device=cuda, instead of a model and a text: files that --save wrote. The sequences of a batch take their texts in turn."`
+	Save    string   `placeholder:"FILE" type:"path" help:"Instead of measuring, write queries, keys and values of some layers for --capture on another machine."`
+	Layers  []int    `placeholder:"N,..." help:"The layers that --save writes, or --device=cuda measures, of a text or cache; left out: three."`
+	Ctx     []int    `short:"c" placeholder:"N,..." help:"Tokens in sight; left out: the whole text, or all that was captured."`
+	View    []string `enum:"gqa,mha" default:"gqa" placeholder:"NAME,..." help:"gqa: query heads share KV heads as the model has it; mha: each query head reads a KV head of its own (${default})."`
+	Steps   int      `default:"16" placeholder:"N" help:"Measured, or captured, steps at each context (${default})."`
+	Batch   []int    `default:"1" placeholder:"N,..." help:"With --device=cuda: sequences of a step (${default})."`
+	Heads   int      `placeholder:"N" help:"With --device=cuda: query heads, made by stacking layers; 0: the model's."`
+	KVHeads int      `name:"kv-heads" placeholder:"N" help:"The same of KV heads, in view gqa."`
 	deviceFlags
 	specsFlag
 	JSON bool `name:"json" help:"Print JSON, a line a measurement."`
@@ -22,14 +29,31 @@ type benchAttention struct {
 
 // Validate is called by the parser.
 func (c *benchAttention) Validate() error {
+	sources := 0
+	for _, given := range []bool{c.File != "", c.Load != "", len(c.Capture) > 0} {
+		if given {
+			sources++
+		}
+	}
+	gpu := c.Device == "cuda"
 	switch {
-	case (c.File == "") == (c.Load == ""):
-		return errors.New("give the text to read either as --file or as --load")
-	case c.Device != "cpu":
-		return fmt.Errorf("--device=%s: its attention cannot be measured by itself; expected cpu", c.Device)
+	case sources != 1:
+		return errors.New("give the text to read either as --file, as --load or as --capture")
+	case c.Device != "cpu" && !gpu:
+		return fmt.Errorf("--device=%s: its attention cannot be measured by itself; expected cpu or cuda", c.Device)
+	case gpu && c.Save != "":
+		return errors.New("--save writes what the CPU computes, for --device=cuda on another machine: leave --device out")
+	case !gpu && len(c.Capture) > 0:
+		return errors.New("--capture goes with --device=cuda")
+	case len(c.Capture) > 0 && len(c.Layers) > 0:
+		return errors.New("--layers: those of --capture were chosen when it was saved")
+	case !gpu && c.Save == "" && len(c.Layers) > 0:
+		return errors.New("--layers goes with --save or --device=cuda")
+	case !gpu && (!slices.Equal(c.Batch, []int{1}) || c.Heads != 0 || c.KVHeads != 0):
+		return errors.New("--batch, --heads and --kv-heads go with --device=cuda")
 	case c.Steps < 1:
 		return fmt.Errorf("--steps=%d: expected at least 1", c.Steps)
-	case len(c.Ctx) > 0 && slices.Min(c.Ctx) < c.Steps+3:
+	case len(c.Ctx) > 0 && slices.Min(c.Ctx) < c.Steps+3 && len(c.Capture) == 0:
 		return fmt.Errorf("--ctx=%d: expected at least %d tokens for %d steps", slices.Min(c.Ctx), c.Steps+3, c.Steps)
 	}
 	return c.deviceFlags.Validate()
@@ -45,43 +69,149 @@ func (c *benchAttention) Run(con *console) error {
 	}
 	p := con.progress("tok")
 	defer p.clear()
-	rows := [][]string{{"CTX", "SPEC", "µS/LAYER", "SPEED-UP", "BYTES/TOKEN", "GB/S", "KEPT", "OF CONTEXT", "READ", "MASS", "ERROR"}}
-	for _, s := range bench.StageNames() {
-		rows[0] = append(rows[0], strings.ToUpper(s))
+	c.Ctx, c.Layers, c.Batch = sorted(c.Ctx), sorted(c.Layers), sorted(c.Batch)
+	b := bench.Attention{Model: c.Model, Text: text, Load: c.Load, Contexts: c.Ctx, Specs: c.specs(), Views: c.View, Steps: c.Steps, Threads: c.Threads, Progress: p.report}
+	switch {
+	case c.Save != "":
+		return c.save(ctx, con, &b)
+	case c.Device == "cuda":
+		return c.gpu(ctx, con, &b, p)
 	}
-	var last bench.AttentionRow
-	slices.Sort(c.Ctx)
-	b := bench.Attention{Model: c.Model, Text: text, Load: c.Load, Contexts: slices.Compact(c.Ctx), Specs: c.specs(), View: c.View, Steps: c.Steps, Threads: c.Threads, Progress: p.report}
+	var rows []bench.AttentionRow
 	var failed error
 	b.Row = func(r bench.AttentionRow) {
 		p.clear()
-		last = r
-		if c.JSON {
-			failed = errors.Join(failed, writeJSON(con.out, r))
-			return
-		}
-		rows = append(rows, c.row(&r))
+		rows = append(rows, r)
+		failed = errors.Join(failed, c.json(con, &r))
 	}
 	err = errors.Join(b.Run(ctx), failed)
 	p.clear()
-	if len(rows) > 1 {
-		table(con.out, rows)
-		fmt.Fprintf(con.err, "\n%s on %s, %s: %d query heads of %d channels, %d KV heads; means of %d layers, medians of %d steps. READ is tokens a KV head reads exactly.\n"+
-			"Measured between them with as many threads: %.1f GB/s from memory, %.0f GFLOP/s of float32, %.0f GOP/s of int8.\n",
-			last.Model, last.Device, last.View, last.Heads, last.Dim, last.KVHeads, last.Layers, last.Steps, last.ReadGBps, last.FMA, last.VNNI)
+	if len(rows) == 0 || c.JSON {
+		return err
 	}
+	last := &rows[len(rows)-1]
+	c.print(con, rows, []column{
+		{"VIEW", func(r *bench.AttentionRow) string { return r.View }}, ctxColumn, specColumn, {"µS/LAYER", microsOf}, {"SPEED-UP", speedupOf},
+		{"BYTES/TOKEN", bytesOf}, {"GB/S", rateOf}, keptColumn, shareColumn, readColumn, massColumn, errorColumn,
+	}, bench.StageNames())
+	fmt.Fprintf(con.err, "\n%s on %s: %d query heads of %d channels, %d KV heads; means of %d layers, medians of %d steps. READ is tokens a KV head reads exactly.\n"+
+		"Measured between them with as many threads: %.1f GB/s from memory, %.0f GFLOP/s of float32, %.0f GOP/s of int8.\n",
+		last.Model, last.Device, last.Heads, last.Dim, last.KVHeads, last.Layers, last.Steps, last.ReadGBps, last.FMA, last.VNNI)
 	return err
 }
 
-func (c *benchAttention) row(r *bench.AttentionRow) []string {
-	out := []string{fmt.Sprint(r.Context), r.Spec, fmt.Sprintf("%.1f", r.Micros), fmt.Sprintf("%.2f", r.Speedup), fmt.Sprintf("%.1f", r.BytesToken), fmt.Sprintf("%.1f", r.GBps),
-		fmt.Sprintf("%.0f", r.KeptMean), percent(r.KeptShare), fmt.Sprintf("%.0f", r.UnionMean), fmt.Sprintf("%.4f", r.Mass), fmt.Sprintf("%.4f", r.OutErr)}
-	all := 0.0
-	for _, t := range r.Stages {
-		all += t
+// save writes a capture.
+func (c *benchAttention) save(ctx context.Context, con *console, b *bench.Attention) error {
+	got, err := b.Record(ctx, c.Layers)
+	if err != nil {
+		return err
 	}
-	for _, s := range bench.StageNames() {
-		out = append(out, percent(r.Stages[s]/all))
+	if err := got.Save(c.Save); err != nil {
+		return err
 	}
-	return out
+	fmt.Fprintf(con.err, "saved %d KV heads of %s, %d tokens, queries of %d positions before %d, to %s\n", len(got.Heads), got.Model, got.Tokens(), got.Window, got.Contexts, c.Save)
+	return nil
+}
+
+// gpu measures on a GPU: what captures hold, or the model attends to on this machine's CPU.
+func (c *benchAttention) gpu(ctx context.Context, con *console, b *bench.Attention, p *progress) error {
+	g := bench.GPUAttention{Views: c.View, Batches: c.Batch, Contexts: c.Ctx, Specs: c.specs(), Heads: c.Heads, KVHeads: c.KVHeads, Progress: p.report,
+		Note: func(s string) { p.clear(); fmt.Fprintln(con.err, s) }}
+	for _, path := range c.Capture {
+		k, err := bench.ReadCapture(path)
+		if err != nil {
+			return err
+		}
+		g.Captures = append(g.Captures, k)
+	}
+	if len(c.Capture) == 0 {
+		k, err := b.Record(ctx, c.Layers)
+		if err != nil {
+			return err
+		}
+		g.Captures = append(g.Captures, k)
+	}
+	var rows []bench.AttentionRow
+	var failed error
+	g.Row = func(r bench.AttentionRow) {
+		p.clear()
+		rows = append(rows, r)
+		failed = errors.Join(failed, c.json(con, &r))
+	}
+	err := errors.Join(g.Run(ctx), failed)
+	p.clear()
+	if len(rows) == 0 || c.JSON {
+		return err
+	}
+	last := &rows[len(rows)-1]
+	c.print(con, rows, []column{
+		{"VIEW", func(r *bench.AttentionRow) string { return r.View }}, {"BATCH", func(r *bench.AttentionRow) string { return fmt.Sprint(r.Batch) }}, ctxColumn, specColumn, {"µS", microsOf},
+		{"× DENSE", speedupOf}, {"BYTES/TOKEN", bytesOf}, {"GB/S", rateOf}, {"OF COPY", func(r *bench.AttentionRow) string { return percent(r.GBps / r.CopyGBps) }},
+		{"CANDIDATES", func(r *bench.AttentionRow) string { return fmt.Sprintf("%.0f", r.Candidates) }}, keptColumn, shareColumn, readColumn,
+		{"CODED", func(r *bench.AttentionRow) string { return fmt.Sprintf("%.0f", r.Coded) }}, massColumn,
+		{"WORST", func(r *bench.AttentionRow) string { return fmt.Sprintf("%.4f", r.MassWorst) }}, errorColumn,
+	}, bench.GPUStageNames())
+	fmt.Fprintf(con.err, "\n%s on %s: query heads of %d channels; medians of %d replays of whole steps. READ is tokens a KV head reads exactly, CODED those whose values it reads as codes.\n"+
+		"The error is the mean over all heads, of dense that of some against attention by definition. A plain copy on the device reads and writes %.0f GB/s.\n", last.Model, last.Device, last.Dim, last.Steps, last.CopyGBps)
+	return err
+}
+
+// json prints a row, if rows are printed as JSON.
+func (c *benchAttention) json(con *console, r *bench.AttentionRow) error {
+	if !c.JSON {
+		return nil
+	}
+	return writeJSON(con.out, r)
+}
+
+// column is a column of the table.
+type column struct {
+	name string
+	cell func(*bench.AttentionRow) string
+}
+
+var (
+	ctxColumn   = column{"CTX", func(r *bench.AttentionRow) string { return fmt.Sprint(r.Context) }}
+	specColumn  = column{"SPEC", func(r *bench.AttentionRow) string { return r.Spec }}
+	keptColumn  = column{"KEPT", func(r *bench.AttentionRow) string { return fmt.Sprintf("%.0f", r.KeptMean) }}
+	shareColumn = column{"OF CONTEXT", func(r *bench.AttentionRow) string { return percent(r.KeptShare) }}
+	readColumn  = column{"READ", func(r *bench.AttentionRow) string { return fmt.Sprintf("%.0f", r.UnionMean) }}
+	massColumn  = column{"MASS", func(r *bench.AttentionRow) string { return fmt.Sprintf("%.4f", r.Mass) }}
+	errorColumn = column{"ERROR", func(r *bench.AttentionRow) string { return fmt.Sprintf("%.4f", r.OutErr) }}
+)
+
+func microsOf(r *bench.AttentionRow) string  { return fmt.Sprintf("%.1f", r.Micros) }
+func speedupOf(r *bench.AttentionRow) string { return fmt.Sprintf("%.2f", r.Speedup) }
+func bytesOf(r *bench.AttentionRow) string   { return fmt.Sprintf("%.1f", r.BytesToken) }
+func rateOf(r *bench.AttentionRow) string    { return fmt.Sprintf("%.1f", r.GBps) }
+
+// print prints the columns and each stage's share of the time.
+func (c *benchAttention) print(con *console, rows []bench.AttentionRow, columns []column, stages []string) {
+	lines := make([][]string, 1+len(rows))
+	for _, x := range columns {
+		lines[0] = append(lines[0], x.name)
+	}
+	for _, s := range stages {
+		lines[0] = append(lines[0], strings.ToUpper(s))
+	}
+	for i := range rows {
+		r, all := &rows[i], 0.0
+		for _, x := range columns {
+			lines[i+1] = append(lines[i+1], x.cell(r))
+		}
+		for _, t := range r.Stages {
+			all += t
+		}
+		for _, s := range stages {
+			lines[i+1] = append(lines[i+1], percent(r.Stages[s]/all))
+		}
+	}
+	table(con.out, lines)
+}
+
+// sorted is x in ascending order without repetition.
+func sorted(x []int) []int {
+	x = slices.Clone(x)
+	slices.Sort(x)
+	return slices.Compact(x)
 }

@@ -24,23 +24,24 @@ type Attention struct {
 	Load     string // a saved cache
 	Contexts []int  // tokens in sight of the last step, ascending; none: the whole text
 	Specs    []string
-	View     string // ViewGQA or ViewMHA
-	Steps    int    // measured at each context
+	Views    []string // ViewGQA, ViewMHA
+	Steps    int      // measured at each context
 	Threads  int
 	// Progress is told of tokens done, Row of each result. Either may be nil.
 	Progress func(stage string, done, total int64)
 	Row      func(AttentionRow)
 }
 
-// AttentionRow is one spec at one context. Times and bytes are means over the layers that every measured spec prunes, medians over steps.
+// AttentionRow is one spec at one context. On a CPU times and bytes are means over the layers that every measured spec prunes, medians over steps; on a GPU they are of one step of the whole
+// batch, and medians over replays.
 type AttentionRow struct {
 	Model      string             `json:"model"`
 	Device     string             `json:"device"`
-	Threads    int                `json:"threads"`
+	Threads    int                `json:"threads"` // of the CPU; 0 on a GPU
 	View       string             `json:"view"`
-	Batch      int                `json:"batch"` // sequences: 1
+	Batch      int                `json:"batch"` // sequences
 	Heads      int                `json:"heads"`
-	KVHeads    int                `json:"kv_heads"` // of the model
+	KVHeads    int                `json:"kv_heads"` // on a CPU the model's, on a GPU the view's
 	Dim        int                `json:"dim"`
 	Layers     int                `json:"layers"` // measured
 	Context    int                `json:"ctx"`
@@ -53,12 +54,30 @@ type AttentionRow struct {
 	KeptShare  float64            `json:"kept_share"`
 	UnionMean  float64            `json:"union_mean"`       // tokens that a KV head reads exactly
 	Mass       float64            `json:"mass"`             // true attention mass of what is attended to
-	OutErr     float64            `json:"out_err"`          // ‖o − o_dense‖/‖o_dense‖
-	Speedup    float64            `json:"speedup_vs_dense"` // median of the steps' ratios
+	OutErr     float64            `json:"out_err"`          // ‖o − o_dense‖/‖o_dense‖, the mean over heads
+	Speedup    float64            `json:"speedup_vs_dense"` // on a CPU the median of the steps' ratios
 	Stages     map[string]float64 `json:"stages_us"`        // of a layer, taken in a pass of its own
-	ReadGBps   float64            `json:"read_gbps"`        // what the machine reads from memory with as many threads, measured between the specs
-	FMA        float64            `json:"fma_gflops"`       // its float32 peak
-	VNNI       float64            `json:"vnni_gops"`        // its int8 peak
+	*OnCPU
+	*OnGPU
+}
+
+// OnCPU is what a row says of the machine: medians of what was measured between the specs with as many threads.
+type OnCPU struct {
+	ReadGBps float64 `json:"read_gbps"`  // what it reads from memory
+	FMA      float64 `json:"fma_gflops"` // its float32 peak
+	VNNI     float64 `json:"vnni_gops"`  // its int8 peak
+}
+
+// OnGPU is what only rows of a GPU have.
+type OnGPU struct {
+	Candidates float64            `json:"candidates_mean"` // tokens a query head selects
+	Coded      float64            `json:"coded_mean"`      // tokens whose values a KV head reads as codes
+	Whole      float64            `json:"whole_share"`     // of the KV heads that were read whole, because that is faster
+	MassWorst  float64            `json:"mass_worst"`      // of the heads whose mass was taken
+	MassHeads  int                `json:"mass_heads"`      // how many those were
+	StageBytes map[string]float64 `json:"stages_bytes_per_token"`
+	CopyGBps   float64            `json:"copy_gbps"` // what a plain copy on the device reads and writes
+	Texts      int                `json:"texts"`
 }
 
 // StageNames are the keys of AttentionRow.Stages, in the order in which stages run.
@@ -77,8 +96,11 @@ type contender struct {
 
 // Run measures. "dense" is measured in any case.
 func (b *Attention) Run(ctx context.Context) (err error) {
-	if b.Steps < 1 || b.View != ViewGQA && b.View != ViewMHA {
-		return fmt.Errorf("bench: %d steps in view %q: expected at least 1, and %s or %s", b.Steps, b.View, ViewGQA, ViewMHA)
+	if b.Steps < 1 {
+		return fmt.Errorf("bench: %d steps: expected at least 1", b.Steps)
+	}
+	if err := checkViews(b.Views); err != nil {
+		return err
 	}
 	if !slices.IsSorted(b.Contexts) || len(b.Contexts) > 0 && b.Contexts[0] < b.Steps+3 {
 		return fmt.Errorf("bench: contexts %v: expected them ascending, each with room for %d steps", b.Contexts, b.Steps+1)
@@ -99,7 +121,7 @@ func (b *Attention) Run(ctx context.Context) (err error) {
 			skip = max(skip, spec.DenseLayers)
 		}
 	}
-	s, err := openSource(ctx, b, pipes)
+	s, err := openSource(ctx, b, pipes, 0)
 	if err != nil {
 		return err
 	}
@@ -108,12 +130,7 @@ func (b *Attention) Run(ctx context.Context) (err error) {
 			err = e
 		}
 	}()
-	var layers []int
-	for l := skip; l < s.hyper.Layers; l++ {
-		if s.hyper.Sliding == nil || !s.hyper.Sliding[l] {
-			layers = append(layers, l)
-		}
-	}
+	layers := s.layers(skip)
 	if len(layers) == 0 {
 		return fmt.Errorf("bench: %s has no layers beyond the first %d, which stay dense, without a sliding window", b.Model, skip)
 	}
@@ -123,8 +140,19 @@ func (b *Attention) Run(ctx context.Context) (err error) {
 	}
 	defer y.close()
 	for _, n := range b.Contexts {
-		if err := b.at(ctx, s, y, n, pipes, layers); err != nil {
-			return err
+		for _, v := range b.Views {
+			if err := b.at(ctx, s, y, n, viewOf(v, s.hyper.Group()), pipes, layers); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func checkViews(views []string) error {
+	for _, v := range views {
+		if v != ViewGQA && v != ViewMHA {
+			return fmt.Errorf("bench: view %q: expected %s or %s", v, ViewGQA, ViewMHA)
 		}
 	}
 	return nil
@@ -137,22 +165,9 @@ func (b *Attention) progress(stage string, done, total int64) {
 }
 
 // at measures the steps that end with n tokens in sight.
-func (b *Attention) at(ctx context.Context, s *source, y *yardstick, n int, pipes []*attention.Pipeline, layers []int) error {
-	f := s.base.Fork(attention.MustNew("dense"))
-	defer f.Close()
-	from := n - b.Steps - 1 // one step more than is measured
-	if _, _, err := f.Prefill(ctx, s.text[:from], nil); err != nil {
-		return err
-	}
-	v := viewOf(b.View, s.hyper.Group())
+func (b *Attention) at(ctx context.Context, s *source, y *yardstick, n int, v view, pipes []*attention.Pipeline, layers []int) error {
 	list := make([]contender, len(pipes))
-	for i, id := range s.text[from:n] {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if _, err := f.Step(id); err != nil {
-			return err
-		}
+	err := s.replay(ctx, n-b.Steps-1, n, func(i int) error { // one step more than is measured
 		for j := range list {
 			c := &list[(i+j)%len(list)]
 			if i == 0 {
@@ -165,6 +180,10 @@ func (b *Attention) at(ctx context.Context, s *source, y *yardstick, n int, pipe
 			}
 		}
 		b.progress(fmt.Sprintf("measuring at %d tokens", n), int64(i), int64(b.Steps))
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	for i := range list {
 		b.row(s, y, &list[i], &list[slices.Index(b.Specs, "dense")], v, n, layers)
@@ -214,6 +233,7 @@ func (b *Attention) row(s *source, y *yardstick, c, dense *contender, v view, n 
 			r.Stages[name] = micros(t.Seconds()) / perLayer / float64(len(c.times))
 		}
 	}
+	r.OnCPU = &OnCPU{}
 	r.ReadGBps, r.FMA, r.VNNI = y.rates()
 	b.Row(r)
 }

@@ -87,7 +87,7 @@ func TestAttention(t *testing.T) {
 	}
 	for _, v := range []string{ViewGQA, ViewMHA} {
 		var rows []AttentionRow
-		b := Attention{Model: path, Text: text, Contexts: []int{300, 700}, Specs: []string{"twilight"}, View: v, Steps: 3, Threads: 1, Row: func(r AttentionRow) { rows = append(rows, r) }}
+		b := Attention{Model: path, Text: text, Contexts: []int{300, 700}, Specs: []string{"twilight"}, Views: []string{v}, Steps: 3, Threads: 1, Row: func(r AttentionRow) { rows = append(rows, r) }}
 		if err := b.Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -118,10 +118,10 @@ func TestAttentionRefuses(t *testing.T) {
 	if err := testmodel.Write(path, testmodel.Config{Seed: 5}); err != nil {
 		t.Fatal(err)
 	}
-	good := Attention{Model: path, Text: "A short text.", View: ViewGQA, Specs: []string{"dense"}, Steps: 1, Threads: 1}
+	good := Attention{Model: path, Text: "A short text.", Views: []string{ViewGQA}, Specs: []string{"dense"}, Steps: 1, Threads: 1}
 	for name, change := range map[string]func(b *Attention){
 		"no steps":                   func(b *Attention) { b.Steps = 0 },
-		"an unknown view":            func(b *Attention) { b.View = "mqa" },
+		"an unknown view":            func(b *Attention) { b.Views = []string{"mqa"} },
 		"contexts that fall":         func(b *Attention) { b.Contexts = []int{9, 8} },
 		"a context without room":     func(b *Attention) { b.Contexts = []int{3} },
 		"a context beyond the text":  func(b *Attention) { b.Contexts = []int{4000} },

@@ -61,8 +61,9 @@ type source struct {
 	close []func() error
 }
 
-// openSource opens a model and caches the text up to the last of the lengths, which are ascending: from a saved cache, or by reading the text.
-func openSource(ctx context.Context, b *Attention, pipes []*attention.Pipeline) (_ *source, err error) {
+// openSource opens a model and caches the text up to the last of the lengths, which are ascending: from a saved cache, or by reading the text, and that with the first layers alone if
+// their number is not 0.
+func openSource(ctx context.Context, b *Attention, pipes []*attention.Pipeline, layers int) (_ *source, err error) {
 	s := &source{}
 	defer func() {
 		if err != nil {
@@ -85,6 +86,9 @@ func openSource(ctx context.Context, b *Attention, pipes []*attention.Pipeline) 
 	s.close = append(s.close, dev.Close)
 	s.rec = &recorder{Device: dev}
 	size := file.Size()
+	if layers > 0 && b.Load == "" {
+		file = shallow{file, layers}
+	}
 	m, err := model.Load(file, s.rec, model.Options{Progress: func(done int64) { b.progress("loading "+b.Model, done, size) }})
 	if err != nil {
 		return nil, err
@@ -134,6 +138,37 @@ func (s *source) cache(ctx context.Context, b *Attention, m *model.Model, pipes 
 	}
 	_, _, err = s.base.Prefill(ctx, s.text[:last], func(done, total int) { b.progress("reading the text", int64(done), int64(total)) })
 	return err
+}
+
+// layers are those after the first skip without a sliding window.
+func (s *source) layers(skip int) (list []int) {
+	for l := skip; l < s.hyper.Layers; l++ {
+		if s.hyper.Sliding == nil || !s.hyper.Sliding[l] {
+			list = append(list, l)
+		}
+	}
+	return list
+}
+
+// replay decodes the text's tokens [from,to) behind those before them, and calls f after each.
+func (s *source) replay(ctx context.Context, from, to int, f func(i int) error) error {
+	fork := s.base.Fork(attention.MustNew("dense"))
+	defer fork.Close()
+	if _, _, err := fork.Prefill(ctx, s.text[:from], nil); err != nil {
+		return err
+	}
+	for i, id := range s.text[from:to] {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := fork.Step(id); err != nil {
+			return err
+		}
+		if err := f(i); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close ends everything, the last opened first.

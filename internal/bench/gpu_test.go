@@ -1,0 +1,97 @@
+//go:build !nocuda
+
+package bench
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/twilight-go/twilight/internal/device/cuda/driver"
+	"github.com/twilight-go/twilight/internal/device/cuda/emulator"
+	"github.com/twilight-go/twilight/internal/tensor"
+)
+
+// randomCapture has keys that some queries look for, so that little holds most of the mass.
+func randomCapture(seed uint64, dim, group, kvHeads, layers, window int, contexts ...int) *Capture {
+	rng := rand.New(rand.NewPCG(seed, 3))
+	c := &Capture{Model: "random", Dim: dim, Group: group, KVHeads: kvHeads, Contexts: contexts, Window: window}
+	for i := range layers * kvHeads {
+		h := CapturedHead{Layer: 2 + i/kvHeads, Head: i % kvHeads}
+		q := make([]float32, len(contexts)*window*group*dim)
+		for j := range q {
+			q[j] = float32(rng.NormFloat64())
+			h.q = append(h.q, tensor.F32ToF16(q[j]))
+		}
+		for range c.Tokens() {
+			at, sought := rng.IntN(len(q)/dim)*dim, rng.IntN(20) == 0
+			for d := range dim {
+				x := float32(rng.NormFloat64())
+				if sought {
+					x += q[at+d]
+				}
+				h.k, h.v = append(h.k, tensor.F32ToF16(x)), append(h.v, tensor.F32ToF16(float32(rng.NormFloat64())))
+			}
+		}
+		c.Heads = append(c.Heads, h)
+	}
+	return c
+}
+
+func TestGPUAttention(t *testing.T) {
+	b := GPUAttention{Captures: []*Capture{randomCapture(1, 64, 2, 2, 1, 3, 280, 700), randomCapture(2, 64, 2, 2, 2, 3, 700)}, Views: []string{ViewGQA, ViewMHA}, Batches: []int{1, 2},
+		Specs: []string{"twilight-paper+when:min-context=500", "dense", "full+block-range+top-p:0.9,union,exact=0.3,tail=mean"}}
+	d, err := driver.Open(driver.Options{})
+	if err == nil {
+		err = d.Close()
+	}
+	if errors.Is(err, driver.ErrUnavailable) {
+		if b.library, err = emulator.Build(t.TempDir(), "../device/cuda"); errors.Is(err, emulator.ErrUnavailable) {
+			t.Skip(err)
+		}
+		b.pace = pace{steps: 1, replays: 1, copyBytes: 1 << 16}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []AttentionRow
+	b.Row = func(r AttentionRow) { rows = append(rows, r) }
+	if err := b.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != 2*2*2*3 {
+		t.Fatalf("%d rows, expected one for each of 2 views, 2 contexts, 2 batches and 3 specs", len(rows))
+	}
+	for i, r := range rows {
+		view, n, batch, spec := b.Views[i/12], b.Contexts[i/6%2], b.Batches[i/3%2], []string{"dense", b.Specs[1], b.Specs[2]}[i%3]
+		if r.View != view || r.Context != n || r.Batch != batch || r.Spec != spec || r.Heads != 4 || r.Dim != 64 || (r.KVHeads == 4) != (view == ViewMHA) || r.Micros <= 0 || r.Speedup <= 0 || r.CopyGBps <= 0 {
+			t.Errorf("row %d: %+v", i, r)
+		}
+		if want := min(batch, 1+i/6%2); r.Texts != want {
+			t.Errorf("row %d: %d texts, expected %d", i, r.Texts, want)
+		}
+		read := 0.0
+		for _, x := range r.StageBytes {
+			read += x
+		}
+		if math.Abs(read-r.BytesToken) > 1e-9 || math.Abs(r.GBps*r.Micros*1e3-r.BytesToken*float64(r.KVHeads*batch)*r.KeptMean/r.KeptShare) > 1e-3*r.GBps*r.Micros*1e3 {
+			t.Errorf("row %d: %g bytes a token by stage, %+v", i, read, r)
+		}
+		if whole := r.Spec == "dense" || n == 280; whole != (r.Whole == 1) {
+			t.Errorf("row %d: %g read whole: %+v", i, r.Whole, r)
+		} else if whole {
+			if r.BytesToken != 256 || r.KeptShare != 1 || math.Abs(r.Mass-1) > 1e-5 || r.OutErr > 2e-3 || r.Spec == "dense" && r.OutErr == 0 {
+				t.Errorf("row %d: dense %+v", i, r)
+			}
+			continue
+		}
+		if r.BytesToken >= 256 || r.Mass < 0.5 || r.Mass >= 1 || r.MassWorst > r.Mass || r.OutErr <= 0 || r.OutErr > 0.8 || r.KeptMean > r.Candidates || r.Candidates > float64(n) || r.KeptShare >= 1 ||
+			(r.Coded > 0) != (i%3 == 2) || r.MassHeads != min(16, batch*r.KVHeads)*r.Heads/r.KVHeads {
+			t.Errorf("row %d: %+v %+v", i, r, *r.OnGPU)
+		}
+		if full := i%3 == 2; full && math.Abs(r.Candidates-r.KeptMean/r.KeptShare) > 1e-6 {
+			t.Errorf("row %d: full has %g candidates", i, r.Candidates)
+		}
+	}
+}
