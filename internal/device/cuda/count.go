@@ -7,7 +7,7 @@ import (
 )
 
 // countEvery is of how many steps of a pipeline one is counted, the first to begin with: the counts must be read back layer by layer, which takes as long as a short
-// step. Scored texts, many tokens a step, are counted always.
+// step. Scored texts, many tokens a step, are counted always, and so is the first step of a sequence's statistics, which a short answer would leave empty otherwise.
 const countEvery = 8
 
 // counting is the scratch of count.
@@ -22,16 +22,16 @@ type counting struct {
 func (d *Device) count(p *device.Plan) error {
 	k := &d.counting
 	var sparse *attention.Pipeline
-	scored := false
+	always := false
 	for i := range p.Segments {
 		if seg := &p.Segments[i]; seg.Mode == device.Decode && seg.Stats != nil && !seg.Pipeline.Spec().Dense() {
-			sparse, scored = seg.Pipeline, scored || seg.N > 1
+			sparse, always = seg.Pipeline, always || seg.N > 1 || len(seg.Stats.Layers) == 0
 		}
 	}
 	if sparse == nil {
 		return nil
 	}
-	if k.steps[sparse]++; k.steps[sparse]%countEvery != 1 && !scored {
+	if k.steps[sparse]++; k.steps[sparse]%countEvery != 1 && !always {
 		return nil
 	}
 	cache := p.Cache.(*Cache)
