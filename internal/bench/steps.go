@@ -23,8 +23,8 @@ func (t *Timing) Median() float64 { return t.Times[len(t.Times)/2] }
 // P99 is the time that one step in a hundred exceeds; of few steps, the slowest.
 func (t *Timing) P99() float64 { return t.Times[min(len(t.Times)-1, len(t.Times)*99/100)] }
 
-// Steps times decode steps of the given tokens behind what base has cached, in a fork for each spec. The specs take turns every few steps, after one step of each
-// that is not measured.
+// Steps times decode steps of the given tokens behind what base has cached, in a fork for each spec. The specs take turns every few steps, after some of each
+// that are not measured.
 func Steps(ctx context.Context, base *twilight.Session, specs []string, tokens []int32) ([]Timing, error) {
 	return StepsTogether(ctx, []*twilight.Session{base}, specs, [][]int32{tokens})
 }
@@ -111,13 +111,16 @@ func (c *crowd) close() {
 	}
 }
 
-// warm makes a step that is not measured, and takes it back: the first step of a fork copies blocks, and finds no scratch.
+// warm makes steps that are not measured, and takes them back: the first of a fork copies blocks, and finds no scratch; the second is recorded by a device that records,
+// and the third is the first to be repeated.
 func (c *crowd) warm(tokens [][]int32) error {
-	if err := c.step(tokens, 0); err != nil {
-		return err
-	}
-	for _, s := range c.sessions {
-		s.Truncate(s.Len() - 1)
+	for range 3 {
+		if err := c.step(tokens, 0); err != nil {
+			return err
+		}
+		for _, s := range c.sessions {
+			s.Truncate(s.Len() - 1)
+		}
 	}
 	return nil
 }

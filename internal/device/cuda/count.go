@@ -1,22 +1,30 @@
 package cuda
 
 import (
+	"unsafe"
+
 	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/device"
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
 
-// countEvery is of how many steps of a pipeline one is counted, the first to begin with: the counts must be read back layer by layer, which takes as long as a short
-// step. Scored texts, many tokens a step, are counted always, and so is the first step of a sequence's statistics, which a short answer would leave empty otherwise.
+// countEvery is of how many steps of a pipeline one is counted, the first to begin with: reading the counts back takes time. Scored texts, many tokens a step, are
+// counted always, and so is the first step of a sequence's statistics, which a short answer would leave empty otherwise.
 const countEvery = 8
 
 // counting is the scratch of count.
 type counting struct {
 	steps  map[*attention.Pipeline]int
+	pinned []byte // by layer that keeps codes: what slabs.counts and slabs.sums of the units in use are
 	counts []int32
 	sums   []float32
 	head   attention.Counted
+	// The segments to count: those of the step's last launch, because a later launch overwrites what an earlier one counted.
+	first, n int
 }
+
+// countBytes and sumBytes are what a unit's counts and sums take.
+const countBytes, sumBytes = maxRanks * 8, maxRanks * maxGroup * 16
 
 // count adds what the step's sparse attention did to the sequences' statistics. Scored texts of several rows are counted by their last row.
 func (d *Device) count(p *device.Plan) error {
@@ -34,45 +42,62 @@ func (d *Device) count(p *device.Plan) error {
 	if k.steps[sparse]++; k.steps[sparse]%countEvery != 1 && !always {
 		return nil
 	}
-	cache := p.Cache.(*Cache)
-	return d.gpu.Do(func(c *driver.Context) error {
-		if err := c.Wait(d.stream); err != nil {
-			return err
+	o := p.Cache.(*Cache).op
+	for k.first = 0; ; k.first += k.n {
+		if k.n = o.together(p.Segments, k.first); k.first+k.n == len(p.Segments) {
+			break
 		}
-		for layer := range cache.op.layers {
-			if err := d.countLayer(c, p, cache.op, layer); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// countLayer reads one layer's counts, launch by launch as Attend made them.
-func (d *Device) countLayer(c *driver.Context, p *device.Plan, o *Operator, layer int) error {
-	if !o.coded(layer) {
+	}
+	if last := &p.Segments[k.first]; last.Mode != device.Decode || last.Pipeline.Spec().Dense() {
 		return nil
 	}
-	k, slab := &d.counting, &o.layers[layer]
-	for j := 0; j < len(p.Segments); {
-		n := o.together(p.Segments, j)
-		first := &p.Segments[j]
-		if first.Mode == device.Decode && first.Pipeline.Sparse(layer, first.Pos+first.N) && j+n == len(p.Segments) { // a later launch has overwritten what earlier ones counted
-			units, ranks := n*o.KVHeads, o.ranks(n)
-			k.counts, k.sums = room(k.counts, units*maxRanks*2), room(k.sums, units*maxRanks*maxGroup*4)
-			if err := c.Download(bytesOf(k.counts), slab.counts); err != nil {
+	return d.gpu.Do(d.step.jobs.count)
+}
+
+// countStep is count on the driver's thread. All layers are queued before any is waited for.
+func (d *Device) countStep(c *driver.Context) error {
+	k, p := &d.counting, d.step.plan
+	o := p.Cache.(*Cache).op
+	units := k.n * o.KVHeads
+	each := units * (countBytes + sumBytes)
+	if need := each * len(o.layers); need > len(k.pinned) {
+		if k.pinned != nil {
+			if err := c.FreeHost(k.pinned); err != nil {
 				return err
-			}
-			if err := c.Download(bytesOf(k.sums), slab.sums); err != nil {
-				return err
-			}
-			for u := range units {
-				if seg := &p.Segments[j+u/o.KVHeads]; seg.Stats != nil {
-					d.countUnit(o, seg, layer, u, ranks)
-				}
 			}
 		}
-		j += n
+		var err error
+		if k.pinned, err = c.AllocHost(need + need/2); err != nil {
+			k.pinned = nil
+			return err
+		}
+	}
+	from := p.Segments[k.first].Pipeline.Spec().DenseLayers
+	for layer := from; layer < len(o.layers); layer++ {
+		if slab, at := &o.layers[layer], k.pinned[layer*each:][:each]; o.coded(layer) {
+			if err := c.DownloadAsync(at[:units*countBytes], slab.counts, d.stream); err != nil {
+				return err
+			}
+			if err := c.DownloadAsync(at[units*countBytes:], slab.sums, d.stream); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.Wait(d.stream); err != nil {
+		return err
+	}
+	ranks := o.ranks(k.n)
+	for layer := from; layer < len(o.layers); layer++ {
+		if !o.coded(layer) {
+			continue
+		}
+		at := unsafe.Pointer(&k.pinned[layer*each])
+		k.counts, k.sums = unsafe.Slice((*int32)(at), units*countBytes/4), unsafe.Slice((*float32)(unsafe.Add(at, units*countBytes)), units*sumBytes/4)
+		for u := range units {
+			if seg := &p.Segments[k.first+u/o.KVHeads]; seg.Stats != nil {
+				d.countUnit(o, seg, layer, u, ranks)
+			}
+		}
 	}
 	return nil
 }

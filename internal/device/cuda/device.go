@@ -56,6 +56,7 @@ func Open(o Options) (_ *Device, err error) {
 	}
 	d := &Device{gpu: gpu, offload: o.Offload, buffers: map[uintptr]*buffer{}, vectors: map[*float32]driver.Ptr{}, angles: map[*device.Rope]driver.Ptr{}}
 	d.step.graphs, d.counting.steps = map[string]*recording{}, map[*attention.Pipeline]int{}
+	d.step.jobs = jobs{step: d.run, chosen: d.chosen, count: d.countStep}
 	err = gpu.Do(func(c *driver.Context) (err error) {
 		if d.lib, err = load(c, gpu); err != nil {
 			return err
@@ -89,8 +90,10 @@ func (d *Device) Close() error {
 		for _, p := range d.owned {
 			errs = append(errs, c.Free(p))
 		}
-		if d.step.host != nil {
-			errs = append(errs, c.FreeHost(d.step.host))
+		for _, b := range [][]byte{d.step.host, d.counting.pinned} {
+			if b != nil {
+				errs = append(errs, c.FreeHost(b))
+			}
 		}
 		return errors.Join(append(errs, d.lib.free(c), c.FreeStream(d.stream))...)
 	})

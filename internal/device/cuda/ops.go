@@ -1,8 +1,6 @@
 package cuda
 
 import (
-	"errors"
-
 	"github.com/twilight-go/twilight/internal/device"
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
@@ -182,10 +180,21 @@ func (d *Device) Choose(src device.Tensor) {
 
 // Chosen implements device.Chooser.
 func (d *Device) Chosen(dst []int32) {
-	err := d.gpu.Do(func(c *driver.Context) error {
-		return errors.Join(c.Wait(d.stream), c.Download(bytesOf(dst), d.step.view.chosen))
-	})
-	if err != nil {
-		d.step.fail(err)
+	s := &d.step
+	s.jobs.found = dst
+	if err := d.gpu.Do(s.jobs.chosen); err != nil {
+		s.fail(err)
 	}
+}
+
+// chosen is Chosen on the driver's thread. It goes through pinned memory, beside the step's state.
+func (d *Device) chosen(c *driver.Context) error {
+	s := &d.step
+	at := s.host[s.view.chosen-s.at:][:len(s.jobs.found)*4]
+	if err := c.DownloadAsync(at, s.view.chosen, d.stream); err != nil {
+		return err
+	}
+	err := c.Wait(d.stream)
+	copy(bytesOf(s.jobs.found), at)
+	return err
 }

@@ -18,7 +18,9 @@ var nan = float32(math.NaN())
 type step struct {
 	c    *driver.Context
 	plan *device.Plan
+	ops  func() error
 	err  error // the first failure of an operation that returns none
+	jobs jobs
 
 	// What changes from step to step while its form stays: ids, positions, lengths, rows of logits, block tables. It is written to pinned memory and copied in one piece.
 	host []byte
@@ -31,6 +33,12 @@ type step struct {
 
 	graphs map[string]*recording
 	form   []byte
+}
+
+// jobs are what steps have the driver's thread do: values made once, so that a step allocates nothing.
+type jobs struct {
+	step, chosen, count func(*driver.Context) error
+	found               []int32 // Chosen's
 }
 
 // recording is a step recorded as a graph. The first step of a form runs as it comes, which finds everything it needs; the second records.
@@ -69,49 +77,53 @@ func (d *Device) try(f func(c *driver.Context) error) {
 // Step implements device.Device.
 func (d *Device) Step(p *device.Plan, ops func() error) error {
 	s := &d.step
-	err := d.gpu.Do(func(c *driver.Context) error {
-		s.c, s.plan = c, p
-		if s.err != nil { // of a copy between steps
-			return s.err
-		}
-		if err := d.upload(c, p); err != nil {
-			return err
-		}
-		form, same := d.formOf(p)
-		if !same {
-			return d.record(ops)
-		}
-		r := s.graphs[string(form)]
-		switch {
-		case r == nil:
-			if len(s.graphs) >= maxRecordings {
-				if err := d.forget(c); err != nil {
-					return err
-				}
-			}
-			s.graphs[string(form)] = &recording{}
-			return d.record(ops)
-		case !r.ready:
-			g, err := c.Capture(d.stream, func() error { return d.record(ops) })
-			if err != nil {
-				return err
-			}
-			r.graph, r.ready = g, true
-		}
-		return c.Replay(r.graph, d.stream)
-	})
-	s.err, s.plan = nil, nil
-	if err == nil {
+	s.plan, s.ops = p, ops
+	err := d.gpu.Do(s.jobs.step)
+	if s.err = nil; err == nil {
 		err = d.count(p)
 	}
+	s.plan, s.ops = nil, nil
 	return err
 }
 
+// run is Step on the driver's thread.
+func (d *Device) run(c *driver.Context) error {
+	s := &d.step
+	if s.c = c; s.err != nil { // of a copy between steps
+		return s.err
+	}
+	if err := d.upload(c, s.plan); err != nil {
+		return err
+	}
+	form, same := d.formOf(s.plan)
+	if !same {
+		return d.record()
+	}
+	r := s.graphs[string(form)]
+	switch {
+	case r == nil:
+		if len(s.graphs) >= maxRecordings {
+			if err := d.forget(c); err != nil {
+				return err
+			}
+		}
+		s.graphs[string(form)] = &recording{}
+		return d.record()
+	case !r.ready:
+		g, err := c.Capture(d.stream, d.record)
+		if err != nil {
+			return err
+		}
+		r.graph, r.ready = g, true
+	}
+	return c.Replay(r.graph, d.stream)
+}
+
 // record queues the operations of a step.
-func (d *Device) record(ops func() error) error {
+func (d *Device) record() error {
 	s := &d.step
 	s.adding.dst, s.turns = nil, s.turns[:0]
-	err := ops()
+	err := s.ops()
 	d.flush()
 	return errors.Join(err, s.err)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 )
 
 // Options say which device is opened.
@@ -20,10 +21,12 @@ type Device struct {
 	L2Bytes        int
 	Driver         int // version of CUDA that the driver knows: 13000 is 13.0
 
-	lib  *library
-	ctx  *Context
-	jobs chan func()
-	done chan struct{}
+	lib   *library
+	ctx   *Context
+	turn  sync.Mutex // of Do
+	jobs  chan func(*Context) error
+	ended chan error
+	done  chan struct{}
 }
 
 // Open loads the driver and takes a device's primary context. Without a driver the error wraps ErrUnavailable.
@@ -32,7 +35,7 @@ func Open(o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{lib: lib, jobs: make(chan func()), done: make(chan struct{})}
+	d := &Device{lib: lib, jobs: make(chan func(*Context) error), ended: make(chan error), done: make(chan struct{})}
 	opened := make(chan error)
 	go d.run(o.Device, opened)
 	if err := <-opened; err != nil {
@@ -51,7 +54,7 @@ func (d *Device) run(ordinal int, opened chan<- error) {
 		return
 	}
 	for f := range d.jobs {
-		f()
+		d.ended <- f(d.ctx)
 	}
 	release()
 }
@@ -114,15 +117,15 @@ func (d *Device) open(ordinal int) (release func(), err error) {
 // concurrent use: calls run one after another. Not to be called from within f, nor after Close. Should f end its goroutine, the device is lost, and this and later
 // calls say so.
 func (d *Device) Do(f func(*Context) error) error {
-	err := errLost
-	done := make(chan struct{})
-	job := func() {
-		defer close(done)
-		err = f(d.ctx)
+	d.turn.Lock()
+	defer d.turn.Unlock()
+	select {
+	case d.jobs <- f:
+	case <-d.done:
+		return errLost
 	}
 	select {
-	case d.jobs <- job:
-		<-done
+	case err := <-d.ended:
 		return err
 	case <-d.done:
 		return errLost

@@ -63,7 +63,7 @@ func TestDevice(t *testing.T) {
 	}
 	defer d.Close()
 	if d.Name != "Mock GPU" || d.Major != 9 || d.Minor != 0 || d.Multiprocessor != 132 || d.L2Bytes != 50<<20 || d.Driver != 13000 {
-		t.Fatalf("device is %+v", *d)
+		t.Fatalf("device is %s, %d.%d, %d multiprocessors, %d bytes of L2, driver %d", d.Name, d.Major, d.Minor, d.Multiprocessor, d.L2Bytes, d.Driver)
 	}
 }
 

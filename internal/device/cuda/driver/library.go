@@ -72,6 +72,8 @@ type library struct {
 	fn [functions]uintptr
 	// out is where calls store their results. The stack may move during a call and the heap does not, so results never go to locals. Only the executor's thread calls.
 	out [2]uint64
+	// args are those of the call in flight, here so that a call allocates nothing.
+	args [8]uintptr
 }
 
 func load(path string) (*library, error) {
@@ -107,13 +109,13 @@ func (e *Error) Error() string {
 
 // do calls f; a failure is described by what. Memory whose addresses are among the arguments is kept in its place by the caller.
 func (l *library) do(f function, what string, args ...uintptr) error {
-	if r := call(l.fn[f], args...); r != 0 {
-		return l.failed(f, r, what)
-	}
-	return nil
+	return l.ended(f, call(l.fn[f], l.args[:copy(l.args[:], args)]...), what)
 }
 
-func (l *library) failed(f function, code int32, what string) *Error {
+func (l *library) ended(f function, code int32, what string) error {
+	if code == 0 {
+		return nil
+	}
 	return &Error{Call: symbols[f], Code: int(code), What: what, Name: l.describe(fErrorName, code), Text: l.describe(fErrorString, code)}
 }
 
@@ -137,7 +139,9 @@ func (l *library) describe(f function, code int32) string {
 // value calls f, which stores a result of at most 8 bytes through its first argument.
 func value[T any](l *library, f function, what string, args ...uintptr) (T, error) {
 	l.out[0] = 0
-	err := l.do(f, what, append([]uintptr{uintptr(unsafe.Pointer(&l.out))}, args...)...)
+	l.args[0] = uintptr(unsafe.Pointer(&l.out))
+	n := 1 + copy(l.args[1:], args)
+	err := l.ended(f, call(l.fn[f], l.args[:n]...), what)
 	return *(*T)(unsafe.Pointer(&l.out)), err
 }
 

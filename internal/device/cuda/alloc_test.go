@@ -1,0 +1,42 @@
+package cuda
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/twilight-go/twilight/attention"
+	"github.com/twilight-go/twilight/internal/engine"
+	"github.com/twilight-go/twilight/internal/testmodel"
+)
+
+// TestStepAllocations: a step of a form that was recorded allocates nothing, whether or not its statistics are read.
+func TestStepAllocations(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "model.gguf")
+	if err := testmodel.Write(path, models[0]); err != nil {
+		t.Fatal(err)
+	}
+	e := open(t, path, openGPU(t), 3)
+	for _, p := range []*attention.Pipeline{densely, sparsely} {
+		var sessions []*engine.Session
+		for i := range 3 {
+			s := e.NewSession(p)
+			t.Cleanup(s.Close)
+			if _, _, err := s.Prefill(t.Context(), tokens(120-i*30), nil); err != nil {
+				t.Fatal(err)
+			}
+			sessions = append(sessions, s)
+		}
+		given, chosen := []int32{5, 6, 7}, make([]int32, 3)
+		step := func() {
+			if err := e.NextBatch(sessions, given, chosen); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range countEvery + 1 {
+			step()
+		}
+		if n := testing.AllocsPerRun(2*countEvery, step); n != 0 {
+			t.Errorf("%s: %v allocations a step", p.Spec(), n)
+		}
+	}
+}
