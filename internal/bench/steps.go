@@ -120,6 +120,7 @@ func (c *crowd) warm(tokens [][]int32) error {
 		}
 		for _, s := range c.sessions {
 			s.Truncate(s.Len() - 1)
+			s.Stats = attention.Stats{}
 		}
 	}
 	return nil
