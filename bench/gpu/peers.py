@@ -1,100 +1,124 @@
-"""Decode attention of PyTorch (SDPA, flash) and of FlashInfer (paged, pages of 16 in scattered order), the baselines of docs/results/gpu-attention.md: medians of graph
-replays over rotated buffers, fp16, 32 query heads of 128 channels.
-
-python3 peers.py [sdpa] [flashinfer]: one line a point: peer, view, batch, context, microseconds. View gqa has 8 KV heads, mha 32. FlashInfer is measured with its plain
-kernel and with the one on tensor cores; the better counts."""
+"""Decode attention of PyTorch (SDPA, flash) and of FlashInfer (paged, pages of 16 in scattered order): medians of graph replays over rotated buffers, fp16. attention.py asks for
+the points that it has rows of; python3 peers.py HEADS,KV_HEADS,DIM,BATCH,CONTEXT ... measures some by themselves."""
 import sys
 
-import torch
-import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
-DIM, HEADS, PAGE = 128, 32, 16
-POINTS = [(view, batch, ctx) for view in ("gqa", "mha") for batch in (1, 8, 16, 64) for ctx in (8192, 16384, 32768)]
-POINTS += [("gqa", batch, 65536) for batch in (1, 8, 16, 64)]
+PAGE = 16
+STEPS, WARMUP, REPLAYS = 4, 3, 11  # of a graph at least, and of graphs: as twilight bench attention
 
 
-def sets_of(kv, batch, ctx):
-    return max(1, min(8, -(-400_000_000 // (batch * kv * ctx * DIM * 4))))  # together far beyond the L2 cache
+def sets_of(kv, dim, batch, ctx):
+    return max(1, min(8, -(-400_000_000 // (batch * kv * ctx * dim * 4))))  # together far beyond the L2 cache
 
 
 def median(step, sets):
+    import torch
+
+    rounds = -(-STEPS // sets)
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         step()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        step()
+        for _ in range(rounds):
+            step()
     times = []
-    for i in range(14):
+    for i in range(WARMUP + REPLAYS):
         a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         a.record()
         graph.replay()
         b.record()
         b.synchronize()
-        if i >= 3:
-            times.append(a.elapsed_time(b) * 1000 / sets)
+        if i >= WARMUP:
+            times.append(a.elapsed_time(b) * 1000 / sets / rounds)
     return sorted(times)[len(times) // 2]
 
 
 def half(*shape):
+    import torch
+
     return torch.empty(*shape, dtype=torch.half, device="cuda").normal_()
 
 
-def sdpa(view, batch, ctx):
-    kv = 8 if view == "gqa" else HEADS
-    sets = sets_of(kv, batch, ctx)
-    q = [half(batch, HEADS, 1, DIM) for _ in range(sets)]
-    k = [half(batch, kv, ctx, DIM) for _ in range(sets)]
-    v = [half(batch, kv, ctx, DIM) for _ in range(sets)]
+def sdpa(heads, kv, dim, batch, ctx):
+    import torch.nn.functional as F
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    sets = sets_of(kv, dim, batch, ctx)
+    q = [half(batch, heads, 1, dim) for _ in range(sets)]
+    k = [half(batch, kv, ctx, dim) for _ in range(sets)]
+    v = [half(batch, kv, ctx, dim) for _ in range(sets)]
 
     def step():
         for i in range(sets):
             with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-                F.scaled_dot_product_attention(q[i], k[i], v[i], enable_gqa=kv != HEADS)
+                F.scaled_dot_product_attention(q[i], k[i], v[i], enable_gqa=kv != heads)
 
     return median(step, sets)
 
 
-def flashinfer(view, batch, ctx):
+def flashinfer(heads, kv, dim, batch, ctx):
+    """The better of its plain kernel and of the one on tensor cores."""
     import flashinfer as fi
+    import torch
 
-    kv = 8 if view == "gqa" else HEADS
-    sets, pages = sets_of(kv, batch, ctx), batch * ctx // PAGE
-    q = [half(batch, HEADS, DIM) for _ in range(sets)]
-    cache = [half(pages, 2, PAGE, kv, DIM) for _ in range(sets)]
+    sets, pages = sets_of(kv, dim, batch, ctx), batch * ctx // PAGE
+    q = [half(batch, heads, dim) for _ in range(sets)]
+    cache = [half(pages, 2, PAGE, kv, dim) for _ in range(sets)]
     out = torch.empty_like(q[0])
-    best = float("inf")
+    best, failed = float("inf"), None
     for tensor_cores in (False, True):
-        w = fi.BatchDecodeWithPagedKVCacheWrapper(torch.empty(256 << 20, dtype=torch.uint8, device="cuda"), "NHD", use_tensor_cores=tensor_cores)
-        indptr = torch.arange(batch + 1, dtype=torch.int32, device="cuda") * (ctx // PAGE)
-        indices = torch.randperm(pages, device="cuda").to(torch.int32)
-        w.plan(indptr, indices, torch.full((batch,), PAGE, dtype=torch.int32, device="cuda"), HEADS, kv, DIM, PAGE, q_data_type=torch.half, kv_data_type=torch.half)
+        try:
+            w = fi.BatchDecodeWithPagedKVCacheWrapper(torch.empty(256 << 20, dtype=torch.uint8, device="cuda"), "NHD", use_tensor_cores=tensor_cores)
+            indptr = torch.arange(batch + 1, dtype=torch.int32, device="cuda") * (ctx // PAGE)
+            indices = torch.randperm(pages, device="cuda").to(torch.int32)
+            w.plan(indptr, indices, torch.full((batch,), PAGE, dtype=torch.int32, device="cuda"), heads, kv, dim, PAGE, q_data_type=torch.half, kv_data_type=torch.half)
 
-        def step():
-            for i in range(sets):
-                w.run(q[i], cache[i], out=out)
+            def step():
+                for i in range(sets):
+                    w.run(q[i], cache[i], out=out)
 
-        best = min(best, median(step, sets))
+            best = min(best, median(step, sets))
+        except (RuntimeError, ValueError) as e:  # not every group is in every kernel
+            failed = e
+            continue
         # What it computes is attention: one sequence and head in float32.
         own = indices[: ctx // PAGE].long()
-        keys, values = (cache[-1][own, i, :, 0].reshape(ctx, DIM).float() for i in (0, 1))
-        want = torch.softmax(keys @ q[-1][0, 0].float() / DIM**0.5, 0) @ values
+        keys, values = (cache[-1][own, i, :, 0].reshape(ctx, dim).float() for i in (0, 1))
+        want = torch.softmax(keys @ q[-1][0, 0].float() / dim**0.5, 0) @ values
         error = ((out[0, 0].float() - want).norm() / want.norm()).item()
-        assert error < 1e-2, f"FlashInfer is off by {error}"
+        if not error < 1e-2:
+            raise RuntimeError(f"FlashInfer is off by {error}")
+    if failed and best == float("inf"):
+        raise failed
     return best
 
 
-print("peers", torch.__version__, torch.cuda.get_device_name())
-for name, measure in (("sdpa", sdpa), ("flashinfer", flashinfer)):
-    if len(sys.argv) > 1 and name not in sys.argv[1:]:
-        continue
-    for point in POINTS:
-        try:
-            print(name, *point, f"{measure(*point):.1f}", flush=True)
-        except (ImportError, RuntimeError, AssertionError) as e:  # one that fails is no reason to lose the others
-            print(name, *point, "failed:", str(e).splitlines()[0], flush=True)
-            if isinstance(e, ImportError):
+PEERS = {"SDPA": sdpa, "FlashInfer": flashinfer}
+
+
+def measure(points, log=lambda line: print(line, file=sys.stderr, flush=True)):
+    """{(peer, point): microseconds} of every peer that there is at every point (heads, kv_heads, dim, batch, ctx); a peer that fails at one is left out there."""
+    found = {}
+    try:
+        import torch
+    except ImportError as e:
+        log(f"peers: {e}")
+        return found
+    log(f"peers: PyTorch {torch.__version__} on {torch.cuda.get_device_name()}")
+    for name, run in PEERS.items():
+        for point in points:
+            try:
+                found[name, point] = run(*point)
+            except ImportError as e:
+                log(f"{name}: {e}")
                 break
-        torch.cuda.empty_cache()
+            except Exception as e:  # one that fails is no reason to lose the others
+                log(f"{name} {point}: {str(e).splitlines()[0] if str(e) else type(e).__name__}")
+            torch.cuda.empty_cache()
+    return found
+
+
+if __name__ == "__main__":
+    for (name, point), us in measure([tuple(map(int, a.split(","))) for a in sys.argv[1:]]).items():
+        print(name, *point, f"{us:.1f}")

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/twilight-go/twilight/internal/bench"
 )
@@ -77,27 +76,13 @@ func (c *benchAttention) Run(con *console) error {
 	case c.Device == "cuda":
 		return c.gpu(ctx, con, &b, p)
 	}
-	var rows []bench.AttentionRow
-	var failed error
-	b.Row = func(r bench.AttentionRow) {
-		p.clear()
-		rows = append(rows, r)
-		failed = errors.Join(failed, c.json(con, &r))
-	}
-	err = errors.Join(b.Run(ctx), failed)
-	p.clear()
-	if len(rows) == 0 || c.JSON {
-		return err
-	}
-	last := &rows[len(rows)-1]
-	c.print(con, rows, []column{
-		{"VIEW", func(r *bench.AttentionRow) string { return r.View }}, ctxColumn, specColumn, {"µS/LAYER", microsOf}, {"SPEED-UP", speedupOf},
-		{"BYTES/TOKEN", bytesOf}, {"GB/S", rateOf}, keptColumn, shareColumn, readColumn, massColumn, errorColumn,
-	}, bench.StageNames())
-	fmt.Fprintf(con.err, "\n%s on %s: %d query heads of %d channels, %d KV heads; means of %d layers, medians of %d steps. READ is tokens a KV head reads exactly.\n"+
-		"Measured between them with as many threads: %.1f GB/s from memory, %.0f GFLOP/s of float32, %.0f GOP/s of int8.\n",
-		last.Model, last.Device, last.Heads, last.Dim, last.KVHeads, last.Layers, last.Steps, last.ReadGBps, last.FMA, last.VNNI)
-	return err
+	rows := attentionRows{con: con, progress: p, json: c.JSON}
+	b.Row = rows.add
+	return rows.finish(b.Run(ctx), cpuColumns, bench.StageNames(), func(r *bench.AttentionRow) string {
+		return fmt.Sprintf("%s on %s: %d query heads of %d channels, %d KV heads; means of %d layers, medians of %d steps. READ is tokens a KV head reads exactly.\n"+
+			"Measured between them with as many threads: %.1f GB/s from memory, %.0f GFLOP/s of float32, %.0f GOP/s of int8.",
+			r.Model, r.Device, r.Heads, r.Dim, r.KVHeads, r.Layers, r.Steps, r.ReadGBps, r.FMA, r.VNNI)
+	})
 }
 
 // save writes a capture.
@@ -131,82 +116,12 @@ func (c *benchAttention) gpu(ctx context.Context, con *console, b *bench.Attenti
 		}
 		g.Captures = append(g.Captures, k)
 	}
-	var rows []bench.AttentionRow
-	var failed error
-	g.Row = func(r bench.AttentionRow) {
-		p.clear()
-		rows = append(rows, r)
-		failed = errors.Join(failed, c.json(con, &r))
-	}
-	err := errors.Join(g.Run(ctx), failed)
-	p.clear()
-	if len(rows) == 0 || c.JSON {
-		return err
-	}
-	last := &rows[len(rows)-1]
-	c.print(con, rows, []column{
-		{"VIEW", func(r *bench.AttentionRow) string { return r.View }}, {"BATCH", func(r *bench.AttentionRow) string { return fmt.Sprint(r.Batch) }}, ctxColumn, specColumn, {"µS", microsOf},
-		{"× DENSE", speedupOf}, {"BYTES/TOKEN", bytesOf}, {"GB/S", rateOf}, {"OF COPY", func(r *bench.AttentionRow) string { return percent(r.GBps / r.CopyGBps) }},
-		{"CANDIDATES", func(r *bench.AttentionRow) string { return fmt.Sprintf("%.0f", r.Candidates) }}, keptColumn, shareColumn, readColumn,
-		{"CODED", func(r *bench.AttentionRow) string { return fmt.Sprintf("%.0f", r.Coded) }}, massColumn,
-		{"WORST", func(r *bench.AttentionRow) string { return fmt.Sprintf("%.4f", r.MassWorst) }}, errorColumn,
-	}, bench.GPUStageNames())
-	fmt.Fprintf(con.err, "\n%s on %s: query heads of %d channels; medians of %d replays of whole steps. READ is tokens a KV head reads exactly, CODED those whose values it reads as codes.\n"+
-		"The error is the mean over all heads, of dense that of some against attention by definition. A plain copy on the device reads and writes %.0f GB/s.\n", last.Model, last.Device, last.Dim, last.Steps, last.CopyGBps)
-	return err
-}
-
-// json prints a row, if rows are printed as JSON.
-func (c *benchAttention) json(con *console, r *bench.AttentionRow) error {
-	if !c.JSON {
-		return nil
-	}
-	return writeJSON(con.out, r)
-}
-
-// column is a column of the table.
-type column struct {
-	name string
-	cell func(*bench.AttentionRow) string
-}
-
-var (
-	ctxColumn   = column{"CTX", func(r *bench.AttentionRow) string { return fmt.Sprint(r.Context) }}
-	specColumn  = column{"SPEC", func(r *bench.AttentionRow) string { return r.Spec }}
-	keptColumn  = column{"KEPT", func(r *bench.AttentionRow) string { return fmt.Sprintf("%.0f", r.KeptMean) }}
-	shareColumn = column{"OF CONTEXT", func(r *bench.AttentionRow) string { return percent(r.KeptShare) }}
-	readColumn  = column{"READ", func(r *bench.AttentionRow) string { return fmt.Sprintf("%.0f", r.UnionMean) }}
-	massColumn  = column{"MASS", func(r *bench.AttentionRow) string { return fmt.Sprintf("%.4f", r.Mass) }}
-	errorColumn = column{"ERROR", func(r *bench.AttentionRow) string { return fmt.Sprintf("%.4f", r.OutErr) }}
-)
-
-func microsOf(r *bench.AttentionRow) string  { return fmt.Sprintf("%.1f", r.Micros) }
-func speedupOf(r *bench.AttentionRow) string { return fmt.Sprintf("%.2f", r.Speedup) }
-func bytesOf(r *bench.AttentionRow) string   { return fmt.Sprintf("%.1f", r.BytesToken) }
-func rateOf(r *bench.AttentionRow) string    { return fmt.Sprintf("%.1f", r.GBps) }
-
-// print prints the columns and each stage's share of the time.
-func (c *benchAttention) print(con *console, rows []bench.AttentionRow, columns []column, stages []string) {
-	lines := make([][]string, 1+len(rows))
-	for _, x := range columns {
-		lines[0] = append(lines[0], x.name)
-	}
-	for _, s := range stages {
-		lines[0] = append(lines[0], strings.ToUpper(s))
-	}
-	for i := range rows {
-		r, all := &rows[i], 0.0
-		for _, x := range columns {
-			lines[i+1] = append(lines[i+1], x.cell(r))
-		}
-		for _, t := range r.Stages {
-			all += t
-		}
-		for _, s := range stages {
-			lines[i+1] = append(lines[i+1], percent(r.Stages[s]/all))
-		}
-	}
-	table(con.out, lines)
+	rows := attentionRows{con: con, progress: p, json: c.JSON}
+	g.Row = rows.add
+	return rows.finish(g.Run(ctx), gpuColumns, bench.GPUStageNames(), func(r *bench.AttentionRow) string {
+		return fmt.Sprintf("%s on %s: heads of %d channels; medians of %d replays of whole steps. READ is tokens a KV head reads exactly, CODED those whose values it reads as codes.\n"+
+			"The error is the mean over all heads; of dense, that of some heads against attention by definition. A plain copy on the device reads and writes %.0f GB/s.", r.Model, r.Device, r.Dim, r.Steps, r.CopyGBps)
+	})
 }
 
 // sorted is x in ascending order without repetition.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twilight-go/twilight/internal/bench"
 	"github.com/twilight-go/twilight/internal/eval"
 	"github.com/twilight-go/twilight/internal/testenv"
 	"github.com/twilight-go/twilight/internal/testmodel"
@@ -100,6 +101,14 @@ func TestMisuse(t *testing.T) {
 		{"eval gsm8k", "give the benchmark's file with --file"},
 		{"eval longbench -f x --samples 0", "--samples=0: expected at least 1"},
 		{"bench decode", "--file or as --load"},
+		{"bench attention", "as --file, as --load or as --capture"},
+		{"bench attention -f x --capture y --device cuda", "as --file, as --load or as --capture"},
+		{"bench attention -f x --device reference", "expected cpu or cuda"},
+		{"bench attention -f x --device cuda --save y", "leave --device out"},
+		{"bench attention --capture y", "--capture goes with --device=cuda"},
+		{"bench attention --capture y --device cuda --layers 3", "chosen when it was saved"},
+		{"bench attention -f x --layers 3", "--layers goes with"},
+		{"bench attention -f x --batch 8", "go with --device=cuda"},
 		{"inspect", "expected \"<model>\""},
 		{"pull nothing", `unknown model "nothing"`},
 		{"rm nothing", `unknown model "nothing"`},
@@ -359,6 +368,13 @@ func TestEvalAndBench(t *testing.T) {
 		if first, _, _ := strings.Cut(r.out, "\n\n"); strings.Count(strings.TrimSpace(first), "\n") != len(rows) || strings.Contains(r.out, "%!") {
 			t.Errorf("%q: %d rows, but\n%s", args[:2], len(rows), r.out)
 		}
+	}
+	captured := filepath.Join(t.TempDir(), "x.cap")
+	if r := must(t, "", "bench", "attention", "-m", model, "-f", text, "--ctx", "300,700", "--steps", "2", "--layers", "1", "--save", captured); r.out != "" || !strings.Contains(r.err, "700 tokens, queries of 2 positions before [300 700]") {
+		t.Errorf("%s%s", r.out, r.err)
+	}
+	if c, err := bench.ReadCapture(captured); err != nil || c.Tokens() != 700 || c.Window != 2 {
+		t.Errorf("%v", err)
 	}
 	// The second face of a text's rows computed nothing, and neither did what was printed again.
 	f, err := os.Open(rowsFile)

@@ -90,8 +90,9 @@ func (b *Attention) Record(ctx context.Context, layers []int) (c *Capture, err e
 	h := &s.hyper
 	if len(layers) == 0 {
 		all := s.layers(min(2, h.Layers-1)) // the first are unlike the others, and dense in most pipelines
-		for i := range min(3, len(all)) {
-			layers = append(layers, all[i*len(all)/3])
+		k := min(3, len(all))
+		for i := range k {
+			layers = append(layers, all[i*len(all)/k])
 		}
 	}
 	c = &Capture{Model: b.Model, Dim: h.HeadDim, Group: h.Group(), KVHeads: h.KVHeads, Contexts: b.Contexts, Window: b.Steps}

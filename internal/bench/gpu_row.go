@@ -5,7 +5,6 @@ package bench
 import (
 	"errors"
 	"fmt"
-	"math"
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
@@ -226,15 +225,4 @@ func sampled(n, most int) (list []int) {
 		list = append(list, i*n/k+i%max(n/k, 1))
 	}
 	return list
-}
-
-// apart is ‖a − b‖/‖b‖.
-func apart(a, b []float32) float64 {
-	var d, n float64
-	for i, y := range b {
-		x := float64(a[i] - y)
-		d += x * x
-		n += float64(y) * float64(y)
-	}
-	return math.Sqrt(d / max(n, 1e-30))
 }

@@ -5,39 +5,11 @@ package bench
 import (
 	"errors"
 	"math"
-	"math/rand/v2"
 	"testing"
 
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 	"github.com/twilight-go/twilight/internal/device/cuda/emulator"
-	"github.com/twilight-go/twilight/internal/tensor"
 )
-
-// randomCapture has keys that some queries look for, so that little holds most of the mass.
-func randomCapture(seed uint64, dim, group, kvHeads, layers, window int, contexts ...int) *Capture {
-	rng := rand.New(rand.NewPCG(seed, 3))
-	c := &Capture{Model: "random", Dim: dim, Group: group, KVHeads: kvHeads, Contexts: contexts, Window: window}
-	for i := range layers * kvHeads {
-		h := CapturedHead{Layer: 2 + i/kvHeads, Head: i % kvHeads}
-		q := make([]float32, len(contexts)*window*group*dim)
-		for j := range q {
-			q[j] = float32(rng.NormFloat64())
-			h.q = append(h.q, tensor.F32ToF16(q[j]))
-		}
-		for range c.Tokens() {
-			at, sought := rng.IntN(len(q)/dim)*dim, rng.IntN(20) == 0
-			for d := range dim {
-				x := float32(rng.NormFloat64())
-				if sought {
-					x += q[at+d]
-				}
-				h.k, h.v = append(h.k, tensor.F32ToF16(x)), append(h.v, tensor.F32ToF16(float32(rng.NormFloat64())))
-			}
-		}
-		c.Heads = append(c.Heads, h)
-	}
-	return c
-}
 
 func TestGPUAttention(t *testing.T) {
 	b := GPUAttention{Captures: []*Capture{randomCapture(1, 64, 2, 2, 1, 3, 280, 700), randomCapture(2, 64, 2, 2, 2, 3, 700)}, Views: []string{ViewGQA, ViewMHA}, Batches: []int{1, 2},

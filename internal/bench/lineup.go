@@ -77,7 +77,7 @@ func (l *lineup) length(sequence int) int {
 func (l *lineup) query(sequence, h, g int) []uint16 {
 	t := sequence % len(l.texts)
 	c := l.texts[t]
-	return c.query(l.head(sequence, h), l.at[t], l.window(sequence), (g+l.round(sequence)+h/len(c.Heads))%c.Group)
+	return c.query(l.head(sequence, h), l.at[t], l.window(sequence), (g+l.round(sequence)+h/len(c.Heads)*l.group)%c.Group)
 }
 
 // exact is the softmax of a query over a sequence's tokens, and the output of attention, by definition.
@@ -112,4 +112,15 @@ func (l *lineup) exact(sequence, h, g int) (weights, out []float32) {
 		out[c] = float32(x)
 	}
 	return weights, out
+}
+
+// apart is ‖a − b‖/‖b‖.
+func apart(a, b []float32) float64 {
+	var d, n float64
+	for i, y := range b {
+		x := float64(a[i] - y)
+		d += x * x
+		n += float64(y) * float64(y)
+	}
+	return math.Sqrt(d / max(n, 1e-30))
 }
