@@ -51,8 +51,7 @@ func (w *Work) exactPage(j int) {
 
 // eachBlock calls f for every block that candidate pages [lo,hi) touch: the block, its first candidate's index, the mask of its candidate pages, and kernel scratch.
 func (w *Work) eachBlock(lo, hi int, f func(block, first int, pages uint16, tmp []byte)) {
-	size := TmpBytes(w.Group, w.Head.Dim)
-	tmp := w.tmp[lo/estimatePart*size:][:size] // ranges of one Work run concurrently, each within its own part
+	tmp := w.partTmp(lo)
 	for j := lo; j < hi; {
 		b, first, m := int(w.Pages[j])/BlockPages, j, uint16(0)
 		for ; j < hi && int(w.Pages[j])/BlockPages == b; j++ {
@@ -60,6 +59,12 @@ func (w *Work) eachBlock(lo, hi int, f func(block, first int, pages uint16, tmp 
 		}
 		f(b, first, m, tmp)
 	}
+}
+
+// partTmp is kernel scratch of the part of an estimate that begins at candidate page lo: ranges of one Work run concurrently, each within its own part.
+func (w *Work) partTmp(lo int) []byte {
+	size := TmpBytes(w.Group, w.Head.Dim)
+	return w.tmp[lo/estimatePart*size:][:size]
 }
 
 // int4 is the paper's estimator: per-token INT4 over all channels.
@@ -126,7 +131,5 @@ func (e blockRange) PageBytes(dim int) int { return BlockRange{e.bits}.BlockByte
 
 // Estimate implements Estimator.
 func (e blockRange) Estimate(w *Work, lo, hi int) {
-	w.eachBlock(lo, hi, func(b, first int, pages uint16, tmp []byte) {
-		w.Kern.BlockRangeDot(w.AllLogits()[first*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, e.bits, w.EstimatorPlane(0, b), pages, e.shrink, tmp)
-	})
+	w.Kern.BlockRangeDot(w.AllLogits()[lo*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, e.bits, w.Head.Planes[w.bind.est[0]], w.slabPages[lo:hi], e.shrink, w.partTmp(lo))
 }

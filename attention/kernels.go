@@ -38,9 +38,10 @@ type Kernels interface {
 	Int4Dot(dst []float32, ld int, q []float32, group, dim int, codes []byte, pages uint16, tmp []byte)
 	// PageRangeDot does the same from page-range codes of the given bits and the block's Bounds plane of PageTokens-token pages.
 	PageRangeDot(dst []float32, ld int, q []float32, group, dim, bits int, bounds []uint16, codes []byte, pages uint16, tmp []byte)
-	// BlockRangeDot does the same from one block of a BlockRange plane. shrink times Σ_c (q_c·step_c)² is subtracted from the logits of the block: with 1/24, half the variance
-	// that uniform rounding errors give a logit, by which its exponential would else be too large on average.
-	BlockRangeDot(dst []float32, ld int, q []float32, group, dim, bits int, block []byte, pages uint16, shrink float32, tmp []byte)
+	// BlockRangeDot does the same from a slab of a BlockRange plane, for a list of slab pages: page p is the p%BlockPages-th of block p/BlockPages, and the tokens of pages[j]
+	// go to dst[g*ld+j*PageTokens:]. Pages of one block should be consecutive, since a query is prepared for each run of them. shrink times Σ_c (q_c·step_c)² is subtracted
+	// from the logits of the block: with 1/24, half the variance that uniform rounding errors give a logit, by which its exponential would else be too large on average.
+	BlockRangeDot(dst []float32, ld int, q []float32, group, dim, bits int, plane []byte, pages []int32, shrink float32, tmp []byte)
 }
 
 // TmpBytes is the size of the scratch that Int4Dot and PageRangeDot may use for a query group of this shape.

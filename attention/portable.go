@@ -191,21 +191,21 @@ func (Portable) PageRangeDot(dst []float32, ld int, q []float32, group, dim, nbi
 }
 
 // BlockRangeDot implements Kernels.
-func (Portable) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, block []byte, pages uint16, shrink float32, _ []byte) {
-	p := BlockRange{nbits}
-	n, low := p.PageBytes(dim), as[uint16](block)
-	step, codes := low[dim:], block[p.HeadBytes(dim):]
-	for g := range group {
-		var base, noise float32
-		for c, x := range q[g*dim:][:dim] {
-			s := x * tensor.F16ToF32(step[c])
-			base += x * tensor.F16ToF32(low[c])
-			noise += s * s
-		}
-		base -= shrink * noise
-		j := 0
-		for m := pages; m != 0; m &= m - 1 {
-			page := codes[bits.TrailingZeros16(m)*n:][:n]
+func (Portable) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, shrink float32, _ []byte) {
+	shape := BlockRange{nbits}
+	size, n := shape.BlockBytes(dim), shape.PageBytes(dim)
+	for j, at := range pages {
+		block := plane[int(at)/BlockPages*size:][:size]
+		low := as[uint16](block)
+		step, page := low[dim:], block[shape.HeadBytes(dim)+int(at)%BlockPages*n:][:n]
+		for g := range group {
+			var base, noise float32
+			for c, x := range q[g*dim:][:dim] {
+				s := x * tensor.F16ToF32(step[c])
+				base += x * tensor.F16ToF32(low[c])
+				noise += s * s
+			}
+			base -= shrink * noise
 			out := dst[g*ld+j*PageTokens:][:PageTokens]
 			for t := range out {
 				var sum float32
@@ -214,7 +214,6 @@ func (Portable) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 				}
 				out[t] = base + sum
 			}
-			j++
 		}
 	}
 }

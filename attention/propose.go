@@ -150,6 +150,10 @@ func (w *Work) gather() {
 		}
 	}
 	n := len(w.Pages)
+	w.slabPages = grow(w.slabPages, n)
+	for j, p := range w.Pages {
+		w.slabPages[j] = w.Head.Table[p/BlockPages]*BlockPages + p%BlockPages
+	}
 	w.cand, w.keep = grow(w.cand, w.Group*n), grow(w.keep, w.Group*n)
 	w.logits = grow(w.logits, w.Group*n*PageTokens)
 	w.count.cand = 0

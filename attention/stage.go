@@ -72,6 +72,7 @@ type Work struct {
 	lanes      []uint16  // per page and head: which tokens, where some says so
 	bounds     []uint16  // [page][Group] lanes that the chain's earlier selectors propose; empty for its first
 	odds       []float32 // [Group][tokens] −ln of the odds at which a token was drawn; empty: nothing was
+	slabPages  []int32   // where Pages stand in the slabs, in pages
 	cand       []uint16  // [Group][len(Pages)] candidate lanes
 	keep       []uint16  // [Group][len(Pages)] survivors
 	heavy      []uint16  // [Group][len(Pages)] survivors that are read exactly, in precision by weight

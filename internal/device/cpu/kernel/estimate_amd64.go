@@ -24,7 +24,7 @@ type estimates struct {
 	blockQuery blockQueryFunc
 	// the same for 64 and 128 channels; nil: none
 	blockQuery64, blockQuery128 blockQueryFunc
-	block                       [5][]scanFunc // by bits
+	block                       [5][]listScanFunc // by bits
 }
 
 type (
@@ -32,6 +32,7 @@ type (
 	boundsFunc     = func(dst *float32, ld int, q *float32, dim int, bounds *uint16)
 	pageQueryFunc  = func(dst *int8, dstHead int, affine, unit, q *float32, dim int, bounds *uint16, top *float32, levels float32)
 	blockQueryFunc = func(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)
+	listScanFunc   = func(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes, headBytes, pageBytes, dim int, at *int32, n int, last *int32)
 	scanFunc       = func(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes, dim int, pages uint64)
 )
 
@@ -152,16 +153,20 @@ func (v vector) PageRangeDot(dst []float32, ld int, q []float32, group, dim, nbi
 	}
 }
 
-// BlockRangeDot implements attention.Kernels. As for pages, the query times the steps is rounded to signed bytes that meet centred codes; once for the block.
-func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, block []byte, pages uint16, shrink float32, tmp []byte) {
+// BlockRangeDot implements attention.Kernels. As for pages, the query times the steps is rounded to signed bytes that meet centred codes; once for the pages of a block.
+func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, shrink float32, tmp []byte) {
 	e := v.estimates
 	if e == nil || !vectorDim(dim) || nbits >= len(e.block) || e.block[nbits] == nil {
-		v.portable.BlockRangeDot(dst, ld, q, group, dim, nbits, block, pages, shrink, tmp)
+		v.portable.BlockRangeDot(dst, ld, q, group, dim, nbits, plane, pages, shrink, tmp)
 		return
 	}
-	plane := attention.BlockRange{Bits: nbits}
-	n, codes := plane.PageBytes(dim), block[plane.HeadBytes(dim):]
-	checkScan(dst, ld, group, codes, n, pages)
+	if len(pages) == 0 {
+		return
+	}
+	shape := attention.BlockRange{Bits: nbits}
+	size, head, n := shape.BlockBytes(dim), shape.HeadBytes(dim), shape.PageBytes(dim)
+	_ = dst[(group-1)*ld+attention.PageTokens*len(pages)-1]
+	_ = q[group*dim-1]
 	s := scratch(tmp)
 	q8, affine := take[int8](&s, group*dim), take[float32](&s, 4*group)
 	prepare := e.blockQuery
@@ -171,11 +176,18 @@ func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 	case dim == 128 && e.blockQuery128 != nil:
 		prepare = e.blockQuery128
 	}
-	prepare(ptr(q8), ptr(affine), ptr(q[:group*dim]), group, dim, (*uint16)(unsafe.Pointer(ptr(block[:4*dim]))), float32(int(1)<<nbits-1)/2, shrink)
-	scan := e.block[nbits]
-	for g := 0; g < group; {
-		h := tile(group-g, len(scan))
-		scan[h-1](ptr(dst[g*ld:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(codes), n, dim, uint64(pages))
-		g += h
+	scan, mid, last := e.block[nbits], float32(int(1)<<nbits-1)/2, &pages[len(pages)-1]
+	for j := 0; j < len(pages); {
+		b, first := int(pages[j])/attention.BlockPages, j
+		for j < len(pages) && int(pages[j])/attention.BlockPages == b {
+			j++
+		}
+		block := plane[b*size:][:size]
+		prepare(ptr(q8), ptr(affine), ptr(q), group, dim, (*uint16)(unsafe.Pointer(ptr(block))), mid, shrink)
+		for g := 0; g < group; {
+			h := tile(group-g, len(scan))
+			scan[h-1](ptr(dst[g*ld+first*attention.PageTokens:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(plane), size, head, n, dim, &pages[first], j-first, last)
+			g += h
+		}
 	}
 }

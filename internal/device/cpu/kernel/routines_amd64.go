@@ -94,7 +94,7 @@ var avx512 = routines{
 			8: {page8x1AVX512, page8x2AVX512, page8x3AVX512, page8x4AVX512},
 		},
 		blockQuery: blockQueryAVX512, blockQuery64: blockQuery64xAVX512, blockQuery128: blockQuery128xAVX512,
-		block: [5][]scanFunc{
+		block: [5][]listScanFunc{
 			2: {block2x1AVX512, block2x2AVX512, block2x3AVX512, block2x4AVX512, block2x5AVX512, block2x6AVX512, block2x7AVX512},
 			4: {block4x1AVX512, block4x2AVX512, block4x3AVX512, block4x4AVX512, block4x5AVX512, block4x6AVX512, block4x7AVX512},
 		},
@@ -129,7 +129,7 @@ var avx2 = routines{
 			8: {page8x1AVX2, page8x2AVX2},
 		},
 		blockQuery: blockQueryAVX2,
-		block:      [5][]scanFunc{2: {block2x1AVX2, block2x2AVX2}, 4: {block4x1AVX2, block4x2AVX2}},
+		block:      [5][]listScanFunc{2: {block2x1AVX2, block2x2AVX2}, 4: {block4x1AVX2, block4x2AVX2}},
 	},
 	read: readAVX2, fmaPeak: fmaPeakAVX2, fmaLanes: 8,
 }

@@ -284,159 +284,187 @@ func page3x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, co
 //go:noescape
 func page8x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
-// block2x1AVX512 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block2x1AVX512 is, for 1 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block4x1AVX512 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block4x1AVX512 is, for 1 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block2x2AVX512 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block2x2AVX512 is, for 2 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block4x2AVX512 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block4x2AVX512 is, for 2 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block2x3AVX512 is, for 3 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block2x3AVX512 is, for 3 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block4x3AVX512 is, for 3 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block4x3AVX512 is, for 3 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block2x4AVX512 is, for 4 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block2x4AVX512 is, for 4 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block4x4AVX512 is, for 4 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block4x4AVX512 is, for 4 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block2x5AVX512 is, for 5 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block2x5AVX512 is, for 5 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block4x5AVX512 is, for 5 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block4x5AVX512 is, for 5 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block2x6AVX512 is, for 6 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block2x6AVX512 is, for 6 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block4x6AVX512 is, for 6 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block4x6AVX512 is, for 6 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block2x7AVX512 is, for 7 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block2x7AVX512 is, for 7 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block4x7AVX512 is, for 7 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block4x7AVX512 is, for 7 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
 // quantiseAVX512 rounds a query to signed bytes, n a multiple of 16:
 //
@@ -604,49 +632,57 @@ func page3x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, code
 //go:noescape
 func page8x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
-// block2x1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block2x1AVX2 is, for 1 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block4x1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block4x1AVX2 is, for 1 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block2x2AVX2 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block2x2AVX2 is, for 2 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block2x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block2x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
-// block4x2AVX2 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+// block4x2AVX2 is, for 2 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
-//	for j, p := range pages {
+//	for j, p := range at[:n] {
 //		for g := range heads {
 //			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
+// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+//
 //go:noescape
-func block4x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+func block4x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
 // quantiseAVX2 rounds a query to signed bytes, n a multiple of 16:
 //

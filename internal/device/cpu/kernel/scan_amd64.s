@@ -2690,61 +2690,90 @@ end:
 	VZEROUPPER
 	RET
 
-// func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
-TEXT ·block2x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
+// func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·block2x1AVX512(SB), NOSPLIT, $0-104
+	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), CX
+	MOVQ         dim+72(FP), CX
 	MOVL         $0x03030303, DX
 	VPBROADCASTD DX, Z0
-	TESTQ        AX, AX
-	JZ           end
 
 page:
-	TZCNTQ  AX, DX
-	IMULQ   pageBytes+48(FP), DX
-	ADDQ    codes+40(FP), DX
-	BLSRQ   AX, BX
-	CMOVQEQ AX, BX
-	TZCNTQ  BX, BX
-	IMULQ   pageBytes+48(FP), BX
-	ADDQ    codes+40(FP), BX
+	LEAQ    48(AX), SI
+	MOVQ    last+96(FP), DX
+	CMPQ    SI, DX
+	CMOVQHI DX, SI
+	MOVLQSX -4(SI), BX
+	MOVLQSX (SI), SI
+	SHRQ    $0x04, BX
+	MOVQ    SI, DX
+	SHRQ    $0x04, DX
+	CMPQ    BX, DX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), DX
+	ADDQ    plane+40(FP), DX
+	MOVQ    headBytes+56(FP), BX
+
+head:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	SUBQ       $0x40, BX
+	JG         head
+
+same:
+	MOVQ    SI, DX
+	ANDQ    $0x0f, DX
+	IMULQ   pageBytes+64(FP), DX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    DX, SI
+	MOVLQSX (AX), DX
+	MOVQ    DX, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DX
+	IMULQ   blockBytes+48(FP), DX
+	ADDQ    plane+40(FP), DX
+	ADDQ    headBytes+56(FP), DX
+	ADDQ    BX, DX
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
-	MOVQ    q+16(FP), SI
+	MOVQ    q+16(FP), BX
 	MOVQ    CX, DI
 
 runs0:
 	VMOVDQU32     (DX), Z3
-	PREFETCHT0    (BX)
+	PREFETCHT0    (SI)
 	VPANDD        Z0, Z3, Z4
-	VPDPBUSD.BCST (SI), Z4, Z1
+	VPDPBUSD.BCST (BX), Z4, Z1
 	VPSRLD        $0x02, Z3, Z4
 	VPANDD        Z0, Z4, Z4
-	VPDPBUSD.BCST 4(SI), Z4, Z2
+	VPDPBUSD.BCST 4(BX), Z4, Z2
 	VPSRLD        $0x04, Z3, Z4
 	VPANDD        Z0, Z4, Z4
-	VPDPBUSD.BCST 8(SI), Z4, Z1
+	VPDPBUSD.BCST 8(BX), Z4, Z1
 	VPSRLD        $0x06, Z3, Z3
 	VPANDD        Z0, Z3, Z3
-	VPDPBUSD.BCST 12(SI), Z3, Z2
+	VPDPBUSD.BCST 12(BX), Z3, Z2
 	VMOVDQU32     64(DX), Z3
-	PREFETCHT0    64(BX)
+	PREFETCHT0    64(SI)
 	VPANDD        Z0, Z3, Z4
-	VPDPBUSD.BCST 16(SI), Z4, Z1
+	VPDPBUSD.BCST 16(BX), Z4, Z1
 	VPSRLD        $0x02, Z3, Z4
 	VPANDD        Z0, Z4, Z4
-	VPDPBUSD.BCST 20(SI), Z4, Z2
+	VPDPBUSD.BCST 20(BX), Z4, Z2
 	VPSRLD        $0x04, Z3, Z4
 	VPANDD        Z0, Z4, Z4
-	VPDPBUSD.BCST 24(SI), Z4, Z1
+	VPDPBUSD.BCST 24(BX), Z4, Z1
 	VPSRLD        $0x06, Z3, Z3
 	VPANDD        Z0, Z3, Z3
-	VPDPBUSD.BCST 28(SI), Z3, Z2
+	VPDPBUSD.BCST 28(BX), Z3, Z2
 	ADDQ          $0x00000080, DX
-	ADDQ          $0x00000080, BX
-	ADDQ          $0x00000020, SI
+	ADDQ          $0x00000080, SI
+	ADDQ          $0x00000020, BX
 	SUBQ          $0x20, DI
 	JNZ           runs0
 	MOVQ          dst+0(FP), DX
@@ -2758,70 +2787,98 @@ runs0:
 	VFMADD213PS   Z3, Z2, Z1
 	VMOVUPS       Z1, (DX)
 	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
 	JNZ           page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
-TEXT ·block4x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
+// func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·block4x1AVX512(SB), NOSPLIT, $0-104
+	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), CX
+	MOVQ         dim+72(FP), CX
 	MOVL         $0x0f0f0f0f, DX
 	VPBROADCASTD DX, Z0
-	TESTQ        AX, AX
-	JZ           end
 
 page:
-	TZCNTQ  AX, DX
-	IMULQ   pageBytes+48(FP), DX
-	ADDQ    codes+40(FP), DX
-	BLSRQ   AX, BX
-	CMOVQEQ AX, BX
-	TZCNTQ  BX, BX
-	IMULQ   pageBytes+48(FP), BX
-	ADDQ    codes+40(FP), BX
+	LEAQ    48(AX), SI
+	MOVQ    last+96(FP), DX
+	CMPQ    SI, DX
+	CMOVQHI DX, SI
+	MOVLQSX -4(SI), BX
+	MOVLQSX (SI), SI
+	SHRQ    $0x04, BX
+	MOVQ    SI, DX
+	SHRQ    $0x04, DX
+	CMPQ    BX, DX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), DX
+	ADDQ    plane+40(FP), DX
+	MOVQ    headBytes+56(FP), BX
+
+head:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	SUBQ       $0x40, BX
+	JG         head
+
+same:
+	MOVQ    SI, DX
+	ANDQ    $0x0f, DX
+	IMULQ   pageBytes+64(FP), DX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    DX, SI
+	MOVLQSX (AX), DX
+	MOVQ    DX, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DX
+	IMULQ   blockBytes+48(FP), DX
+	ADDQ    plane+40(FP), DX
+	ADDQ    headBytes+56(FP), DX
+	ADDQ    BX, DX
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
-	MOVQ    q+16(FP), SI
+	MOVQ    q+16(FP), BX
 	MOVQ    CX, DI
 
 runs0:
 	VMOVDQU32     (DX), Z3
-	PREFETCHT0    (BX)
+	PREFETCHT0    (SI)
 	VPANDD        Z0, Z3, Z4
-	VPDPBUSD.BCST (SI), Z4, Z1
+	VPDPBUSD.BCST (BX), Z4, Z1
 	VPSRLD        $0x04, Z3, Z3
 	VPANDD        Z0, Z3, Z3
-	VPDPBUSD.BCST 4(SI), Z3, Z2
+	VPDPBUSD.BCST 4(BX), Z3, Z2
 	VMOVDQU32     64(DX), Z3
-	PREFETCHT0    64(BX)
+	PREFETCHT0    64(SI)
 	VPANDD        Z0, Z3, Z4
-	VPDPBUSD.BCST 8(SI), Z4, Z1
+	VPDPBUSD.BCST 8(BX), Z4, Z1
 	VPSRLD        $0x04, Z3, Z3
 	VPANDD        Z0, Z3, Z3
-	VPDPBUSD.BCST 12(SI), Z3, Z2
+	VPDPBUSD.BCST 12(BX), Z3, Z2
 	VMOVDQU32     128(DX), Z3
-	PREFETCHT0    128(BX)
+	PREFETCHT0    128(SI)
 	VPANDD        Z0, Z3, Z4
-	VPDPBUSD.BCST 16(SI), Z4, Z1
+	VPDPBUSD.BCST 16(BX), Z4, Z1
 	VPSRLD        $0x04, Z3, Z3
 	VPANDD        Z0, Z3, Z3
-	VPDPBUSD.BCST 20(SI), Z3, Z2
+	VPDPBUSD.BCST 20(BX), Z3, Z2
 	VMOVDQU32     192(DX), Z3
-	PREFETCHT0    192(BX)
+	PREFETCHT0    192(SI)
 	VPANDD        Z0, Z3, Z4
-	VPDPBUSD.BCST 24(SI), Z4, Z1
+	VPDPBUSD.BCST 24(BX), Z4, Z1
 	VPSRLD        $0x04, Z3, Z3
 	VPANDD        Z0, Z3, Z3
-	VPDPBUSD.BCST 28(SI), Z3, Z2
+	VPDPBUSD.BCST 28(BX), Z3, Z2
 	ADDQ          $0x00000100, DX
-	ADDQ          $0x00000100, BX
-	ADDQ          $0x00000020, SI
+	ADDQ          $0x00000100, SI
+	ADDQ          $0x00000020, BX
 	SUBQ          $0x20, DI
 	JNZ           runs0
 	MOVQ          dst+0(FP), DX
@@ -2835,78 +2892,106 @@ runs0:
 	VFMADD213PS   Z3, Z2, Z1
 	VMOVUPS       Z1, (DX)
 	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
 	JNZ           page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
-TEXT ·block2x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
+// func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·block2x2AVX512(SB), NOSPLIT, $0-104
+	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
+	MOVQ         dim+72(FP), DX
 	MOVL         $0x03030303, BX
 	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
 
 page:
-	TZCNTQ  AX, BX
-	IMULQ   pageBytes+48(FP), BX
-	ADDQ    codes+40(FP), BX
-	BLSRQ   AX, SI
-	CMOVQEQ AX, SI
-	TZCNTQ  SI, SI
-	IMULQ   pageBytes+48(FP), SI
-	ADDQ    codes+40(FP), SI
+	LEAQ    24(AX), DI
+	MOVQ    last+96(FP), BX
+	CMPQ    DI, BX
+	CMOVQHI BX, DI
+	MOVLQSX -4(DI), SI
+	MOVLQSX (DI), DI
+	SHRQ    $0x04, SI
+	MOVQ    DI, BX
+	SHRQ    $0x04, BX
+	CMPQ    SI, BX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	MOVQ    headBytes+56(FP), SI
+
+head:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	SUBQ       $0x40, SI
+	JG         head
+
+same:
+	MOVQ    DI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DI
+	IMULQ   blockBytes+48(FP), DI
+	ADDQ    plane+40(FP), DI
+	ADDQ    headBytes+56(FP), DI
+	ADDQ    BX, DI
+	MOVLQSX (AX), BX
+	MOVQ    BX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    SI, BX
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
 	VXORPS  Z3, Z3, Z3
 	VXORPS  Z4, Z4, Z4
-	MOVQ    q+16(FP), DI
+	MOVQ    q+16(FP), SI
 	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU32     (BX), Z5
-	PREFETCHT0    (SI)
+	PREFETCHT0    (DI)
 	VPANDD        Z0, Z5, Z6
-	VPDPBUSD.BCST (DI), Z6, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z6, Z3
+	VPDPBUSD.BCST (SI), Z6, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z6, Z3
 	VPSRLD        $0x02, Z5, Z6
 	VPANDD        Z0, Z6, Z6
-	VPDPBUSD.BCST 4(DI), Z6, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z6, Z4
+	VPDPBUSD.BCST 4(SI), Z6, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z6, Z4
 	VPSRLD        $0x04, Z5, Z6
 	VPANDD        Z0, Z6, Z6
-	VPDPBUSD.BCST 8(DI), Z6, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z6, Z3
+	VPDPBUSD.BCST 8(SI), Z6, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z6, Z3
 	VPSRLD        $0x06, Z5, Z5
 	VPANDD        Z0, Z5, Z5
-	VPDPBUSD.BCST 12(DI), Z5, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z5, Z4
+	VPDPBUSD.BCST 12(SI), Z5, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z5, Z4
 	VMOVDQU32     64(BX), Z5
-	PREFETCHT0    64(SI)
+	PREFETCHT0    64(DI)
 	VPANDD        Z0, Z5, Z6
-	VPDPBUSD.BCST 16(DI), Z6, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z6, Z3
+	VPDPBUSD.BCST 16(SI), Z6, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z6, Z3
 	VPSRLD        $0x02, Z5, Z6
 	VPANDD        Z0, Z6, Z6
-	VPDPBUSD.BCST 20(DI), Z6, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z6, Z4
+	VPDPBUSD.BCST 20(SI), Z6, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z6, Z4
 	VPSRLD        $0x04, Z5, Z6
 	VPANDD        Z0, Z6, Z6
-	VPDPBUSD.BCST 24(DI), Z6, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z6, Z3
+	VPDPBUSD.BCST 24(SI), Z6, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z6, Z3
 	VPSRLD        $0x06, Z5, Z5
 	VPANDD        Z0, Z5, Z5
-	VPDPBUSD.BCST 28(DI), Z5, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z5, Z4
+	VPDPBUSD.BCST 28(SI), Z5, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z5, Z4
 	ADDQ          $0x00000080, BX
-	ADDQ          $0x00000080, SI
-	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000080, DI
+	ADDQ          $0x00000020, SI
 	SUBQ          $0x20, R8
 	JNZ           runs0
 	MOVQ          dst+0(FP), BX
@@ -2927,80 +3012,108 @@ runs0:
 	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (BX)
 	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
 	JNZ           page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
-TEXT ·block4x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
+// func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·block4x2AVX512(SB), NOSPLIT, $0-104
+	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
+	MOVQ         dim+72(FP), DX
 	MOVL         $0x0f0f0f0f, BX
 	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
 
 page:
-	TZCNTQ  AX, BX
-	IMULQ   pageBytes+48(FP), BX
-	ADDQ    codes+40(FP), BX
-	BLSRQ   AX, SI
-	CMOVQEQ AX, SI
-	TZCNTQ  SI, SI
-	IMULQ   pageBytes+48(FP), SI
-	ADDQ    codes+40(FP), SI
+	LEAQ    24(AX), DI
+	MOVQ    last+96(FP), BX
+	CMPQ    DI, BX
+	CMOVQHI BX, DI
+	MOVLQSX -4(DI), SI
+	MOVLQSX (DI), DI
+	SHRQ    $0x04, SI
+	MOVQ    DI, BX
+	SHRQ    $0x04, BX
+	CMPQ    SI, BX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	MOVQ    headBytes+56(FP), SI
+
+head:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	SUBQ       $0x40, SI
+	JG         head
+
+same:
+	MOVQ    DI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DI
+	IMULQ   blockBytes+48(FP), DI
+	ADDQ    plane+40(FP), DI
+	ADDQ    headBytes+56(FP), DI
+	ADDQ    BX, DI
+	MOVLQSX (AX), BX
+	MOVQ    BX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    SI, BX
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
 	VXORPS  Z3, Z3, Z3
 	VXORPS  Z4, Z4, Z4
-	MOVQ    q+16(FP), DI
+	MOVQ    q+16(FP), SI
 	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU32     (BX), Z5
-	PREFETCHT0    (SI)
+	PREFETCHT0    (DI)
 	VPANDD        Z0, Z5, Z6
-	VPDPBUSD.BCST (DI), Z6, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z6, Z3
+	VPDPBUSD.BCST (SI), Z6, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z6, Z3
 	VPSRLD        $0x04, Z5, Z5
 	VPANDD        Z0, Z5, Z5
-	VPDPBUSD.BCST 4(DI), Z5, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z5, Z4
+	VPDPBUSD.BCST 4(SI), Z5, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z5, Z4
 	VMOVDQU32     64(BX), Z5
-	PREFETCHT0    64(SI)
+	PREFETCHT0    64(DI)
 	VPANDD        Z0, Z5, Z6
-	VPDPBUSD.BCST 8(DI), Z6, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z6, Z3
+	VPDPBUSD.BCST 8(SI), Z6, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z6, Z3
 	VPSRLD        $0x04, Z5, Z5
 	VPANDD        Z0, Z5, Z5
-	VPDPBUSD.BCST 12(DI), Z5, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z5, Z4
+	VPDPBUSD.BCST 12(SI), Z5, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z5, Z4
 	VMOVDQU32     128(BX), Z5
-	PREFETCHT0    128(SI)
+	PREFETCHT0    128(DI)
 	VPANDD        Z0, Z5, Z6
-	VPDPBUSD.BCST 16(DI), Z6, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z6, Z3
+	VPDPBUSD.BCST 16(SI), Z6, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z6, Z3
 	VPSRLD        $0x04, Z5, Z5
 	VPANDD        Z0, Z5, Z5
-	VPDPBUSD.BCST 20(DI), Z5, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z5, Z4
+	VPDPBUSD.BCST 20(SI), Z5, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z5, Z4
 	VMOVDQU32     192(BX), Z5
-	PREFETCHT0    192(SI)
+	PREFETCHT0    192(DI)
 	VPANDD        Z0, Z5, Z6
-	VPDPBUSD.BCST 24(DI), Z6, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z6, Z3
+	VPDPBUSD.BCST 24(SI), Z6, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z6, Z3
 	VPSRLD        $0x04, Z5, Z5
 	VPANDD        Z0, Z5, Z5
-	VPDPBUSD.BCST 28(DI), Z5, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z5, Z4
+	VPDPBUSD.BCST 28(SI), Z5, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z5, Z4
 	ADDQ          $0x00000100, BX
-	ADDQ          $0x00000100, SI
-	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000100, DI
+	ADDQ          $0x00000020, SI
 	SUBQ          $0x20, R8
 	JNZ           runs0
 	MOVQ          dst+0(FP), BX
@@ -3021,88 +3134,116 @@ runs0:
 	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (BX)
 	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
 	JNZ           page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
-TEXT ·block2x3AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
+// func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·block2x3AVX512(SB), NOSPLIT, $0-104
+	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
+	MOVQ         dim+72(FP), DX
 	MOVL         $0x03030303, BX
 	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
 
 page:
-	TZCNTQ  AX, BX
-	IMULQ   pageBytes+48(FP), BX
-	ADDQ    codes+40(FP), BX
-	BLSRQ   AX, SI
-	CMOVQEQ AX, SI
-	TZCNTQ  SI, SI
-	IMULQ   pageBytes+48(FP), SI
-	ADDQ    codes+40(FP), SI
+	LEAQ    16(AX), DI
+	MOVQ    last+96(FP), BX
+	CMPQ    DI, BX
+	CMOVQHI BX, DI
+	MOVLQSX -4(DI), SI
+	MOVLQSX (DI), DI
+	SHRQ    $0x04, SI
+	MOVQ    DI, BX
+	SHRQ    $0x04, BX
+	CMPQ    SI, BX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	MOVQ    headBytes+56(FP), SI
+
+head:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	SUBQ       $0x40, SI
+	JG         head
+
+same:
+	MOVQ    DI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DI
+	IMULQ   blockBytes+48(FP), DI
+	ADDQ    plane+40(FP), DI
+	ADDQ    headBytes+56(FP), DI
+	ADDQ    BX, DI
+	MOVLQSX (AX), BX
+	MOVQ    BX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    SI, BX
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
 	VXORPS  Z3, Z3, Z3
 	VXORPS  Z4, Z4, Z4
 	VXORPS  Z5, Z5, Z5
 	VXORPS  Z6, Z6, Z6
-	MOVQ    q+16(FP), DI
+	MOVQ    q+16(FP), SI
 	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU32     (BX), Z7
-	PREFETCHT0    (SI)
+	PREFETCHT0    (DI)
 	VPANDD        Z0, Z7, Z8
-	VPDPBUSD.BCST (DI), Z8, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z8, Z5
+	VPDPBUSD.BCST (SI), Z8, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST (SI)(CX*2), Z8, Z5
 	VPSRLD        $0x02, Z7, Z8
 	VPANDD        Z0, Z8, Z8
-	VPDPBUSD.BCST 4(DI), Z8, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z8, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z8, Z6
+	VPDPBUSD.BCST 4(SI), Z8, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z8, Z4
+	VPDPBUSD.BCST 4(SI)(CX*2), Z8, Z6
 	VPSRLD        $0x04, Z7, Z8
 	VPANDD        Z0, Z8, Z8
-	VPDPBUSD.BCST 8(DI), Z8, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z8, Z5
+	VPDPBUSD.BCST 8(SI), Z8, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 8(SI)(CX*2), Z8, Z5
 	VPSRLD        $0x06, Z7, Z7
 	VPANDD        Z0, Z7, Z7
-	VPDPBUSD.BCST 12(DI), Z7, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z7, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z7, Z6
+	VPDPBUSD.BCST 12(SI), Z7, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 12(SI)(CX*2), Z7, Z6
 	VMOVDQU32     64(BX), Z7
-	PREFETCHT0    64(SI)
+	PREFETCHT0    64(DI)
 	VPANDD        Z0, Z7, Z8
-	VPDPBUSD.BCST 16(DI), Z8, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z8, Z5
+	VPDPBUSD.BCST 16(SI), Z8, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 16(SI)(CX*2), Z8, Z5
 	VPSRLD        $0x02, Z7, Z8
 	VPANDD        Z0, Z8, Z8
-	VPDPBUSD.BCST 20(DI), Z8, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z8, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z8, Z6
+	VPDPBUSD.BCST 20(SI), Z8, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z8, Z4
+	VPDPBUSD.BCST 20(SI)(CX*2), Z8, Z6
 	VPSRLD        $0x04, Z7, Z8
 	VPANDD        Z0, Z8, Z8
-	VPDPBUSD.BCST 24(DI), Z8, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z8, Z5
+	VPDPBUSD.BCST 24(SI), Z8, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 24(SI)(CX*2), Z8, Z5
 	VPSRLD        $0x06, Z7, Z7
 	VPANDD        Z0, Z7, Z7
-	VPDPBUSD.BCST 28(DI), Z7, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z7, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z7, Z6
+	VPDPBUSD.BCST 28(SI), Z7, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 28(SI)(CX*2), Z7, Z6
 	ADDQ          $0x00000080, BX
-	ADDQ          $0x00000080, SI
-	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000080, DI
+	ADDQ          $0x00000020, SI
 	SUBQ          $0x20, R8
 	JNZ           runs0
 	MOVQ          dst+0(FP), BX
@@ -3130,90 +3271,118 @@ runs0:
 	VFMADD213PS   Z2, Z1, Z5
 	VMOVUPS       Z5, (BX)
 	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
 	JNZ           page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
-TEXT ·block4x3AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
+// func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·block4x3AVX512(SB), NOSPLIT, $0-104
+	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
+	MOVQ         dim+72(FP), DX
 	MOVL         $0x0f0f0f0f, BX
 	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
 
 page:
-	TZCNTQ  AX, BX
-	IMULQ   pageBytes+48(FP), BX
-	ADDQ    codes+40(FP), BX
-	BLSRQ   AX, SI
-	CMOVQEQ AX, SI
-	TZCNTQ  SI, SI
-	IMULQ   pageBytes+48(FP), SI
-	ADDQ    codes+40(FP), SI
+	LEAQ    16(AX), DI
+	MOVQ    last+96(FP), BX
+	CMPQ    DI, BX
+	CMOVQHI BX, DI
+	MOVLQSX -4(DI), SI
+	MOVLQSX (DI), DI
+	SHRQ    $0x04, SI
+	MOVQ    DI, BX
+	SHRQ    $0x04, BX
+	CMPQ    SI, BX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	MOVQ    headBytes+56(FP), SI
+
+head:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	SUBQ       $0x40, SI
+	JG         head
+
+same:
+	MOVQ    DI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DI
+	IMULQ   blockBytes+48(FP), DI
+	ADDQ    plane+40(FP), DI
+	ADDQ    headBytes+56(FP), DI
+	ADDQ    BX, DI
+	MOVLQSX (AX), BX
+	MOVQ    BX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    SI, BX
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
 	VXORPS  Z3, Z3, Z3
 	VXORPS  Z4, Z4, Z4
 	VXORPS  Z5, Z5, Z5
 	VXORPS  Z6, Z6, Z6
-	MOVQ    q+16(FP), DI
+	MOVQ    q+16(FP), SI
 	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU32     (BX), Z7
-	PREFETCHT0    (SI)
+	PREFETCHT0    (DI)
 	VPANDD        Z0, Z7, Z8
-	VPDPBUSD.BCST (DI), Z8, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z8, Z5
+	VPDPBUSD.BCST (SI), Z8, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST (SI)(CX*2), Z8, Z5
 	VPSRLD        $0x04, Z7, Z7
 	VPANDD        Z0, Z7, Z7
-	VPDPBUSD.BCST 4(DI), Z7, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z7, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z7, Z6
+	VPDPBUSD.BCST 4(SI), Z7, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 4(SI)(CX*2), Z7, Z6
 	VMOVDQU32     64(BX), Z7
-	PREFETCHT0    64(SI)
+	PREFETCHT0    64(DI)
 	VPANDD        Z0, Z7, Z8
-	VPDPBUSD.BCST 8(DI), Z8, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z8, Z5
+	VPDPBUSD.BCST 8(SI), Z8, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 8(SI)(CX*2), Z8, Z5
 	VPSRLD        $0x04, Z7, Z7
 	VPANDD        Z0, Z7, Z7
-	VPDPBUSD.BCST 12(DI), Z7, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z7, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z7, Z6
+	VPDPBUSD.BCST 12(SI), Z7, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 12(SI)(CX*2), Z7, Z6
 	VMOVDQU32     128(BX), Z7
-	PREFETCHT0    128(SI)
+	PREFETCHT0    128(DI)
 	VPANDD        Z0, Z7, Z8
-	VPDPBUSD.BCST 16(DI), Z8, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z8, Z5
+	VPDPBUSD.BCST 16(SI), Z8, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 16(SI)(CX*2), Z8, Z5
 	VPSRLD        $0x04, Z7, Z7
 	VPANDD        Z0, Z7, Z7
-	VPDPBUSD.BCST 20(DI), Z7, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z7, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z7, Z6
+	VPDPBUSD.BCST 20(SI), Z7, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 20(SI)(CX*2), Z7, Z6
 	VMOVDQU32     192(BX), Z7
-	PREFETCHT0    192(SI)
+	PREFETCHT0    192(DI)
 	VPANDD        Z0, Z7, Z8
-	VPDPBUSD.BCST 24(DI), Z8, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z8, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z8, Z5
+	VPDPBUSD.BCST 24(SI), Z8, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST 24(SI)(CX*2), Z8, Z5
 	VPSRLD        $0x04, Z7, Z7
 	VPANDD        Z0, Z7, Z7
-	VPDPBUSD.BCST 28(DI), Z7, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z7, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z7, Z6
+	VPDPBUSD.BCST 28(SI), Z7, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST 28(SI)(CX*2), Z7, Z6
 	ADDQ          $0x00000100, BX
-	ADDQ          $0x00000100, SI
-	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000100, DI
+	ADDQ          $0x00000020, SI
 	SUBQ          $0x20, R8
 	JNZ           runs0
 	MOVQ          dst+0(FP), BX
@@ -3241,33 +3410,61 @@ runs0:
 	VFMADD213PS   Z2, Z1, Z5
 	VMOVUPS       Z5, (BX)
 	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
 	JNZ           page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
-TEXT ·block2x4AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
+// func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·block2x4AVX512(SB), NOSPLIT, $0-104
+	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
+	MOVQ         dim+72(FP), DX
 	MOVL         $0x03030303, BX
 	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
 
 page:
-	TZCNTQ  AX, BX
-	IMULQ   pageBytes+48(FP), BX
-	ADDQ    codes+40(FP), BX
-	BLSRQ   AX, SI
-	CMOVQEQ AX, SI
-	TZCNTQ  SI, SI
-	IMULQ   pageBytes+48(FP), SI
-	ADDQ    codes+40(FP), SI
+	LEAQ    16(AX), DI
+	MOVQ    last+96(FP), BX
+	CMPQ    DI, BX
+	CMOVQHI BX, DI
+	MOVLQSX -4(DI), SI
+	MOVLQSX (DI), DI
+	SHRQ    $0x04, SI
+	MOVQ    DI, BX
+	SHRQ    $0x04, BX
+	CMPQ    SI, BX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	MOVQ    headBytes+56(FP), SI
+
+head:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	SUBQ       $0x40, SI
+	JG         head
+
+same:
+	MOVQ    DI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DI
+	IMULQ   blockBytes+48(FP), DI
+	ADDQ    plane+40(FP), DI
+	ADDQ    headBytes+56(FP), DI
+	ADDQ    BX, DI
+	MOVLQSX (AX), BX
+	MOVQ    BX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    SI, BX
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
 	VXORPS  Z3, Z3, Z3
@@ -3276,71 +3473,71 @@ page:
 	VXORPS  Z6, Z6, Z6
 	VXORPS  Z7, Z7, Z7
 	VXORPS  Z8, Z8, Z8
-	MOVQ    q+16(FP), DI
+	MOVQ    q+16(FP), SI
 	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU32     (BX), Z9
-	PREFETCHT0    (SI)
+	PREFETCHT0    (DI)
 	VPANDD        Z0, Z9, Z10
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST (DI), Z10, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST (DI)(R9*1), Z10, Z7
+	VPDPBUSD.BCST (SI), Z10, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST (SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST (SI)(R9*1), Z10, Z7
 	VPSRLD        $0x02, Z9, Z10
 	VPANDD        Z0, Z10, Z10
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 4(DI), Z10, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z10, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z10, Z6
-	VPDPBUSD.BCST 4(DI)(R9*1), Z10, Z8
+	VPDPBUSD.BCST 4(SI), Z10, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z10, Z4
+	VPDPBUSD.BCST 4(SI)(CX*2), Z10, Z6
+	VPDPBUSD.BCST 4(SI)(R9*1), Z10, Z8
 	VPSRLD        $0x04, Z9, Z10
 	VPANDD        Z0, Z10, Z10
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 8(DI), Z10, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST 8(DI)(R9*1), Z10, Z7
+	VPDPBUSD.BCST 8(SI), Z10, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 8(SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 8(SI)(R9*1), Z10, Z7
 	VPSRLD        $0x06, Z9, Z9
 	VPANDD        Z0, Z9, Z9
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 12(DI), Z9, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z9, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z9, Z6
-	VPDPBUSD.BCST 12(DI)(R9*1), Z9, Z8
+	VPDPBUSD.BCST 12(SI), Z9, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 12(SI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 12(SI)(R9*1), Z9, Z8
 	VMOVDQU32     64(BX), Z9
-	PREFETCHT0    64(SI)
+	PREFETCHT0    64(DI)
 	VPANDD        Z0, Z9, Z10
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 16(DI), Z10, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST 16(DI)(R9*1), Z10, Z7
+	VPDPBUSD.BCST 16(SI), Z10, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 16(SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 16(SI)(R9*1), Z10, Z7
 	VPSRLD        $0x02, Z9, Z10
 	VPANDD        Z0, Z10, Z10
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 20(DI), Z10, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z10, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z10, Z6
-	VPDPBUSD.BCST 20(DI)(R9*1), Z10, Z8
+	VPDPBUSD.BCST 20(SI), Z10, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z10, Z4
+	VPDPBUSD.BCST 20(SI)(CX*2), Z10, Z6
+	VPDPBUSD.BCST 20(SI)(R9*1), Z10, Z8
 	VPSRLD        $0x04, Z9, Z10
 	VPANDD        Z0, Z10, Z10
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 24(DI), Z10, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST 24(DI)(R9*1), Z10, Z7
+	VPDPBUSD.BCST 24(SI), Z10, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 24(SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 24(SI)(R9*1), Z10, Z7
 	VPSRLD        $0x06, Z9, Z9
 	VPANDD        Z0, Z9, Z9
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 28(DI), Z9, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z9, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z9, Z6
-	VPDPBUSD.BCST 28(DI)(R9*1), Z9, Z8
+	VPDPBUSD.BCST 28(SI), Z9, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 28(SI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 28(SI)(R9*1), Z9, Z8
 	ADDQ          $0x00000080, BX
-	ADDQ          $0x00000080, SI
-	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000080, DI
+	ADDQ          $0x00000020, SI
 	SUBQ          $0x20, R8
 	JNZ           runs0
 	MOVQ          dst+0(FP), BX
@@ -3375,33 +3572,61 @@ runs0:
 	VFMADD213PS   Z2, Z1, Z7
 	VMOVUPS       Z7, (BX)
 	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
 	JNZ           page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
-TEXT ·block4x4AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
+// func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·block4x4AVX512(SB), NOSPLIT, $0-104
+	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
+	MOVQ         dim+72(FP), DX
 	MOVL         $0x0f0f0f0f, BX
 	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
 
 page:
-	TZCNTQ  AX, BX
-	IMULQ   pageBytes+48(FP), BX
-	ADDQ    codes+40(FP), BX
-	BLSRQ   AX, SI
-	CMOVQEQ AX, SI
-	TZCNTQ  SI, SI
-	IMULQ   pageBytes+48(FP), SI
-	ADDQ    codes+40(FP), SI
+	LEAQ    16(AX), DI
+	MOVQ    last+96(FP), BX
+	CMPQ    DI, BX
+	CMOVQHI BX, DI
+	MOVLQSX -4(DI), SI
+	MOVLQSX (DI), DI
+	SHRQ    $0x04, SI
+	MOVQ    DI, BX
+	SHRQ    $0x04, BX
+	CMPQ    SI, BX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	MOVQ    headBytes+56(FP), SI
+
+head:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	SUBQ       $0x40, SI
+	JG         head
+
+same:
+	MOVQ    DI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DI
+	IMULQ   blockBytes+48(FP), DI
+	ADDQ    plane+40(FP), DI
+	ADDQ    headBytes+56(FP), DI
+	ADDQ    BX, DI
+	MOVLQSX (AX), BX
+	MOVQ    BX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    SI, BX
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
 	VXORPS  Z3, Z3, Z3
@@ -3410,73 +3635,73 @@ page:
 	VXORPS  Z6, Z6, Z6
 	VXORPS  Z7, Z7, Z7
 	VXORPS  Z8, Z8, Z8
-	MOVQ    q+16(FP), DI
+	MOVQ    q+16(FP), SI
 	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU32     (BX), Z9
-	PREFETCHT0    (SI)
+	PREFETCHT0    (DI)
 	VPANDD        Z0, Z9, Z10
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST (DI), Z10, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST (DI)(R9*1), Z10, Z7
+	VPDPBUSD.BCST (SI), Z10, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST (SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST (SI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 4(DI), Z9, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z9, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z9, Z6
-	VPDPBUSD.BCST 4(DI)(R9*1), Z9, Z8
+	VPDPBUSD.BCST 4(SI), Z9, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 4(SI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 4(SI)(R9*1), Z9, Z8
 	VMOVDQU32     64(BX), Z9
-	PREFETCHT0    64(SI)
+	PREFETCHT0    64(DI)
 	VPANDD        Z0, Z9, Z10
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 8(DI), Z10, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST 8(DI)(R9*1), Z10, Z7
+	VPDPBUSD.BCST 8(SI), Z10, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 8(SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 8(SI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 12(DI), Z9, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z9, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z9, Z6
-	VPDPBUSD.BCST 12(DI)(R9*1), Z9, Z8
+	VPDPBUSD.BCST 12(SI), Z9, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 12(SI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 12(SI)(R9*1), Z9, Z8
 	VMOVDQU32     128(BX), Z9
-	PREFETCHT0    128(SI)
+	PREFETCHT0    128(DI)
 	VPANDD        Z0, Z9, Z10
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 16(DI), Z10, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST 16(DI)(R9*1), Z10, Z7
+	VPDPBUSD.BCST 16(SI), Z10, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 16(SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 16(SI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 20(DI), Z9, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z9, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z9, Z6
-	VPDPBUSD.BCST 20(DI)(R9*1), Z9, Z8
+	VPDPBUSD.BCST 20(SI), Z9, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 20(SI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 20(SI)(R9*1), Z9, Z8
 	VMOVDQU32     192(BX), Z9
-	PREFETCHT0    192(SI)
+	PREFETCHT0    192(DI)
 	VPANDD        Z0, Z9, Z10
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 24(DI), Z10, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z10, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z10, Z5
-	VPDPBUSD.BCST 24(DI)(R9*1), Z10, Z7
+	VPDPBUSD.BCST 24(SI), Z10, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST 24(SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST 24(SI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 28(DI), Z9, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z9, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z9, Z6
-	VPDPBUSD.BCST 28(DI)(R9*1), Z9, Z8
+	VPDPBUSD.BCST 28(SI), Z9, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST 28(SI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST 28(SI)(R9*1), Z9, Z8
 	ADDQ          $0x00000100, BX
-	ADDQ          $0x00000100, SI
-	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000100, DI
+	ADDQ          $0x00000020, SI
 	SUBQ          $0x20, R8
 	JNZ           runs0
 	MOVQ          dst+0(FP), BX
@@ -3511,33 +3736,61 @@ runs0:
 	VFMADD213PS   Z2, Z1, Z7
 	VMOVUPS       Z7, (BX)
 	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
 	JNZ           page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
-TEXT ·block2x5AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
+// func block2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·block2x5AVX512(SB), NOSPLIT, $0-104
+	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
+	MOVQ         dim+72(FP), DX
 	MOVL         $0x03030303, BX
 	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
 
 page:
-	TZCNTQ  AX, BX
-	IMULQ   pageBytes+48(FP), BX
-	ADDQ    codes+40(FP), BX
-	BLSRQ   AX, SI
-	CMOVQEQ AX, SI
-	TZCNTQ  SI, SI
-	IMULQ   pageBytes+48(FP), SI
-	ADDQ    codes+40(FP), SI
+	LEAQ    16(AX), DI
+	MOVQ    last+96(FP), BX
+	CMPQ    DI, BX
+	CMOVQHI BX, DI
+	MOVLQSX -4(DI), SI
+	MOVLQSX (DI), DI
+	SHRQ    $0x04, SI
+	MOVQ    DI, BX
+	SHRQ    $0x04, BX
+	CMPQ    SI, BX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	MOVQ    headBytes+56(FP), SI
+
+head:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	SUBQ       $0x40, SI
+	JG         head
+
+same:
+	MOVQ    DI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DI
+	IMULQ   blockBytes+48(FP), DI
+	ADDQ    plane+40(FP), DI
+	ADDQ    headBytes+56(FP), DI
+	ADDQ    BX, DI
+	MOVLQSX (AX), BX
+	MOVQ    BX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    SI, BX
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
 	VXORPS  Z3, Z3, Z3
@@ -3548,79 +3801,79 @@ page:
 	VXORPS  Z8, Z8, Z8
 	VXORPS  Z9, Z9, Z9
 	VXORPS  Z10, Z10, Z10
-	MOVQ    q+16(FP), DI
+	MOVQ    q+16(FP), SI
 	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU32     (BX), Z11
-	PREFETCHT0    (SI)
+	PREFETCHT0    (DI)
 	VPANDD        Z0, Z11, Z12
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST (DI), Z12, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST (DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST (DI)(CX*4), Z12, Z9
+	VPDPBUSD.BCST (SI), Z12, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST (SI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST (SI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST (SI)(CX*4), Z12, Z9
 	VPSRLD        $0x02, Z11, Z12
 	VPANDD        Z0, Z12, Z12
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 4(DI), Z12, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z12, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z12, Z6
-	VPDPBUSD.BCST 4(DI)(R9*1), Z12, Z8
-	VPDPBUSD.BCST 4(DI)(CX*4), Z12, Z10
+	VPDPBUSD.BCST 4(SI), Z12, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z12, Z4
+	VPDPBUSD.BCST 4(SI)(CX*2), Z12, Z6
+	VPDPBUSD.BCST 4(SI)(R9*1), Z12, Z8
+	VPDPBUSD.BCST 4(SI)(CX*4), Z12, Z10
 	VPSRLD        $0x04, Z11, Z12
 	VPANDD        Z0, Z12, Z12
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 8(DI), Z12, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST 8(DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST 8(DI)(CX*4), Z12, Z9
+	VPDPBUSD.BCST 8(SI), Z12, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST 8(SI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST 8(SI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST 8(SI)(CX*4), Z12, Z9
 	VPSRLD        $0x06, Z11, Z11
 	VPANDD        Z0, Z11, Z11
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 12(DI), Z11, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z11, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z11, Z6
-	VPDPBUSD.BCST 12(DI)(R9*1), Z11, Z8
-	VPDPBUSD.BCST 12(DI)(CX*4), Z11, Z10
+	VPDPBUSD.BCST 12(SI), Z11, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z11, Z4
+	VPDPBUSD.BCST 12(SI)(CX*2), Z11, Z6
+	VPDPBUSD.BCST 12(SI)(R9*1), Z11, Z8
+	VPDPBUSD.BCST 12(SI)(CX*4), Z11, Z10
 	VMOVDQU32     64(BX), Z11
-	PREFETCHT0    64(SI)
+	PREFETCHT0    64(DI)
 	VPANDD        Z0, Z11, Z12
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 16(DI), Z12, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST 16(DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST 16(DI)(CX*4), Z12, Z9
+	VPDPBUSD.BCST 16(SI), Z12, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST 16(SI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST 16(SI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST 16(SI)(CX*4), Z12, Z9
 	VPSRLD        $0x02, Z11, Z12
 	VPANDD        Z0, Z12, Z12
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 20(DI), Z12, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z12, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z12, Z6
-	VPDPBUSD.BCST 20(DI)(R9*1), Z12, Z8
-	VPDPBUSD.BCST 20(DI)(CX*4), Z12, Z10
+	VPDPBUSD.BCST 20(SI), Z12, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z12, Z4
+	VPDPBUSD.BCST 20(SI)(CX*2), Z12, Z6
+	VPDPBUSD.BCST 20(SI)(R9*1), Z12, Z8
+	VPDPBUSD.BCST 20(SI)(CX*4), Z12, Z10
 	VPSRLD        $0x04, Z11, Z12
 	VPANDD        Z0, Z12, Z12
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 24(DI), Z12, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST 24(DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST 24(DI)(CX*4), Z12, Z9
+	VPDPBUSD.BCST 24(SI), Z12, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST 24(SI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST 24(SI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST 24(SI)(CX*4), Z12, Z9
 	VPSRLD        $0x06, Z11, Z11
 	VPANDD        Z0, Z11, Z11
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 28(DI), Z11, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z11, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z11, Z6
-	VPDPBUSD.BCST 28(DI)(R9*1), Z11, Z8
-	VPDPBUSD.BCST 28(DI)(CX*4), Z11, Z10
+	VPDPBUSD.BCST 28(SI), Z11, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z11, Z4
+	VPDPBUSD.BCST 28(SI)(CX*2), Z11, Z6
+	VPDPBUSD.BCST 28(SI)(R9*1), Z11, Z8
+	VPDPBUSD.BCST 28(SI)(CX*4), Z11, Z10
 	ADDQ          $0x00000080, BX
-	ADDQ          $0x00000080, SI
-	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000080, DI
+	ADDQ          $0x00000020, SI
 	SUBQ          $0x20, R8
 	JNZ           runs0
 	MOVQ          dst+0(FP), BX
@@ -3662,33 +3915,61 @@ runs0:
 	VFMADD213PS   Z2, Z1, Z9
 	VMOVUPS       Z9, (BX)
 	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
 	JNZ           page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
-TEXT ·block4x5AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
+// func block4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·block4x5AVX512(SB), NOSPLIT, $0-104
+	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
+	MOVQ         dim+72(FP), DX
 	MOVL         $0x0f0f0f0f, BX
 	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
 
 page:
-	TZCNTQ  AX, BX
-	IMULQ   pageBytes+48(FP), BX
-	ADDQ    codes+40(FP), BX
-	BLSRQ   AX, SI
-	CMOVQEQ AX, SI
-	TZCNTQ  SI, SI
-	IMULQ   pageBytes+48(FP), SI
-	ADDQ    codes+40(FP), SI
+	LEAQ    16(AX), DI
+	MOVQ    last+96(FP), BX
+	CMPQ    DI, BX
+	CMOVQHI BX, DI
+	MOVLQSX -4(DI), SI
+	MOVLQSX (DI), DI
+	SHRQ    $0x04, SI
+	MOVQ    DI, BX
+	SHRQ    $0x04, BX
+	CMPQ    SI, BX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	MOVQ    headBytes+56(FP), SI
+
+head:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	SUBQ       $0x40, SI
+	JG         head
+
+same:
+	MOVQ    DI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DI
+	IMULQ   blockBytes+48(FP), DI
+	ADDQ    plane+40(FP), DI
+	ADDQ    headBytes+56(FP), DI
+	ADDQ    BX, DI
+	MOVLQSX (AX), BX
+	MOVQ    BX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    SI, BX
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
 	VXORPS  Z3, Z3, Z3
@@ -3699,81 +3980,81 @@ page:
 	VXORPS  Z8, Z8, Z8
 	VXORPS  Z9, Z9, Z9
 	VXORPS  Z10, Z10, Z10
-	MOVQ    q+16(FP), DI
+	MOVQ    q+16(FP), SI
 	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU32     (BX), Z11
-	PREFETCHT0    (SI)
+	PREFETCHT0    (DI)
 	VPANDD        Z0, Z11, Z12
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST (DI), Z12, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST (DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST (DI)(CX*4), Z12, Z9
+	VPDPBUSD.BCST (SI), Z12, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST (SI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST (SI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST (SI)(CX*4), Z12, Z9
 	VPSRLD        $0x04, Z11, Z11
 	VPANDD        Z0, Z11, Z11
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 4(DI), Z11, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z11, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z11, Z6
-	VPDPBUSD.BCST 4(DI)(R9*1), Z11, Z8
-	VPDPBUSD.BCST 4(DI)(CX*4), Z11, Z10
+	VPDPBUSD.BCST 4(SI), Z11, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z11, Z4
+	VPDPBUSD.BCST 4(SI)(CX*2), Z11, Z6
+	VPDPBUSD.BCST 4(SI)(R9*1), Z11, Z8
+	VPDPBUSD.BCST 4(SI)(CX*4), Z11, Z10
 	VMOVDQU32     64(BX), Z11
-	PREFETCHT0    64(SI)
+	PREFETCHT0    64(DI)
 	VPANDD        Z0, Z11, Z12
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 8(DI), Z12, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST 8(DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST 8(DI)(CX*4), Z12, Z9
+	VPDPBUSD.BCST 8(SI), Z12, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST 8(SI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST 8(SI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST 8(SI)(CX*4), Z12, Z9
 	VPSRLD        $0x04, Z11, Z11
 	VPANDD        Z0, Z11, Z11
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 12(DI), Z11, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z11, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z11, Z6
-	VPDPBUSD.BCST 12(DI)(R9*1), Z11, Z8
-	VPDPBUSD.BCST 12(DI)(CX*4), Z11, Z10
+	VPDPBUSD.BCST 12(SI), Z11, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z11, Z4
+	VPDPBUSD.BCST 12(SI)(CX*2), Z11, Z6
+	VPDPBUSD.BCST 12(SI)(R9*1), Z11, Z8
+	VPDPBUSD.BCST 12(SI)(CX*4), Z11, Z10
 	VMOVDQU32     128(BX), Z11
-	PREFETCHT0    128(SI)
+	PREFETCHT0    128(DI)
 	VPANDD        Z0, Z11, Z12
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 16(DI), Z12, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST 16(DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST 16(DI)(CX*4), Z12, Z9
+	VPDPBUSD.BCST 16(SI), Z12, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST 16(SI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST 16(SI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST 16(SI)(CX*4), Z12, Z9
 	VPSRLD        $0x04, Z11, Z11
 	VPANDD        Z0, Z11, Z11
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 20(DI), Z11, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z11, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z11, Z6
-	VPDPBUSD.BCST 20(DI)(R9*1), Z11, Z8
-	VPDPBUSD.BCST 20(DI)(CX*4), Z11, Z10
+	VPDPBUSD.BCST 20(SI), Z11, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z11, Z4
+	VPDPBUSD.BCST 20(SI)(CX*2), Z11, Z6
+	VPDPBUSD.BCST 20(SI)(R9*1), Z11, Z8
+	VPDPBUSD.BCST 20(SI)(CX*4), Z11, Z10
 	VMOVDQU32     192(BX), Z11
-	PREFETCHT0    192(SI)
+	PREFETCHT0    192(DI)
 	VPANDD        Z0, Z11, Z12
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 24(DI), Z12, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST 24(DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST 24(DI)(CX*4), Z12, Z9
+	VPDPBUSD.BCST 24(SI), Z12, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST 24(SI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST 24(SI)(R9*1), Z12, Z7
+	VPDPBUSD.BCST 24(SI)(CX*4), Z12, Z9
 	VPSRLD        $0x04, Z11, Z11
 	VPANDD        Z0, Z11, Z11
 	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 28(DI), Z11, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z11, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z11, Z6
-	VPDPBUSD.BCST 28(DI)(R9*1), Z11, Z8
-	VPDPBUSD.BCST 28(DI)(CX*4), Z11, Z10
+	VPDPBUSD.BCST 28(SI), Z11, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z11, Z4
+	VPDPBUSD.BCST 28(SI)(CX*2), Z11, Z6
+	VPDPBUSD.BCST 28(SI)(R9*1), Z11, Z8
+	VPDPBUSD.BCST 28(SI)(CX*4), Z11, Z10
 	ADDQ          $0x00000100, BX
-	ADDQ          $0x00000100, SI
-	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000100, DI
+	ADDQ          $0x00000020, SI
 	SUBQ          $0x20, R8
 	JNZ           runs0
 	MOVQ          dst+0(FP), BX
@@ -3815,33 +4096,61 @@ runs0:
 	VFMADD213PS   Z2, Z1, Z9
 	VMOVUPS       Z9, (BX)
 	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
 	JNZ           page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
-TEXT ·block2x6AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
+// func block2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·block2x6AVX512(SB), NOSPLIT, $0-104
+	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
+	MOVQ         dim+72(FP), DX
 	MOVL         $0x03030303, BX
 	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
 
 page:
-	TZCNTQ  AX, BX
-	IMULQ   pageBytes+48(FP), BX
-	ADDQ    codes+40(FP), BX
-	BLSRQ   AX, SI
-	CMOVQEQ AX, SI
-	TZCNTQ  SI, SI
-	IMULQ   pageBytes+48(FP), SI
-	ADDQ    codes+40(FP), SI
+	LEAQ    16(AX), DI
+	MOVQ    last+96(FP), BX
+	CMPQ    DI, BX
+	CMOVQHI BX, DI
+	MOVLQSX -4(DI), SI
+	MOVLQSX (DI), DI
+	SHRQ    $0x04, SI
+	MOVQ    DI, BX
+	SHRQ    $0x04, BX
+	CMPQ    SI, BX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	MOVQ    headBytes+56(FP), SI
+
+head:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	SUBQ       $0x40, SI
+	JG         head
+
+same:
+	MOVQ    DI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DI
+	IMULQ   blockBytes+48(FP), DI
+	ADDQ    plane+40(FP), DI
+	ADDQ    headBytes+56(FP), DI
+	ADDQ    BX, DI
+	MOVLQSX (AX), BX
+	MOVQ    BX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    SI, BX
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
 	VXORPS  Z3, Z3, Z3
@@ -3854,95 +4163,95 @@ page:
 	VXORPS  Z10, Z10, Z10
 	VXORPS  Z11, Z11, Z11
 	VXORPS  Z12, Z12, Z12
-	MOVQ    q+16(FP), DI
+	MOVQ    q+16(FP), SI
 	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU32     (BX), Z13
-	PREFETCHT0    (SI)
+	PREFETCHT0    (DI)
 	VPANDD        Z0, Z13, Z14
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST (DI), Z14, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST (DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST (DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST (DI)(R10*1), Z14, Z11
+	VPDPBUSD.BCST (SI), Z14, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST (SI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST (SI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST (SI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST (SI)(R10*1), Z14, Z11
 	VPSRLD        $0x02, Z13, Z14
 	VPANDD        Z0, Z14, Z14
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 4(DI), Z14, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z14, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z14, Z6
-	VPDPBUSD.BCST 4(DI)(R9*1), Z14, Z8
-	VPDPBUSD.BCST 4(DI)(CX*4), Z14, Z10
-	VPDPBUSD.BCST 4(DI)(R10*1), Z14, Z12
+	VPDPBUSD.BCST 4(SI), Z14, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z14, Z4
+	VPDPBUSD.BCST 4(SI)(CX*2), Z14, Z6
+	VPDPBUSD.BCST 4(SI)(R9*1), Z14, Z8
+	VPDPBUSD.BCST 4(SI)(CX*4), Z14, Z10
+	VPDPBUSD.BCST 4(SI)(R10*1), Z14, Z12
 	VPSRLD        $0x04, Z13, Z14
 	VPANDD        Z0, Z14, Z14
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 8(DI), Z14, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST 8(DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST 8(DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST 8(DI)(R10*1), Z14, Z11
+	VPDPBUSD.BCST 8(SI), Z14, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST 8(SI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST 8(SI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST 8(SI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST 8(SI)(R10*1), Z14, Z11
 	VPSRLD        $0x06, Z13, Z13
 	VPANDD        Z0, Z13, Z13
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 12(DI), Z13, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z13, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z13, Z6
-	VPDPBUSD.BCST 12(DI)(R9*1), Z13, Z8
-	VPDPBUSD.BCST 12(DI)(CX*4), Z13, Z10
-	VPDPBUSD.BCST 12(DI)(R10*1), Z13, Z12
+	VPDPBUSD.BCST 12(SI), Z13, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z13, Z4
+	VPDPBUSD.BCST 12(SI)(CX*2), Z13, Z6
+	VPDPBUSD.BCST 12(SI)(R9*1), Z13, Z8
+	VPDPBUSD.BCST 12(SI)(CX*4), Z13, Z10
+	VPDPBUSD.BCST 12(SI)(R10*1), Z13, Z12
 	VMOVDQU32     64(BX), Z13
-	PREFETCHT0    64(SI)
+	PREFETCHT0    64(DI)
 	VPANDD        Z0, Z13, Z14
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 16(DI), Z14, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST 16(DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST 16(DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST 16(DI)(R10*1), Z14, Z11
+	VPDPBUSD.BCST 16(SI), Z14, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST 16(SI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST 16(SI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST 16(SI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST 16(SI)(R10*1), Z14, Z11
 	VPSRLD        $0x02, Z13, Z14
 	VPANDD        Z0, Z14, Z14
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 20(DI), Z14, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z14, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z14, Z6
-	VPDPBUSD.BCST 20(DI)(R9*1), Z14, Z8
-	VPDPBUSD.BCST 20(DI)(CX*4), Z14, Z10
-	VPDPBUSD.BCST 20(DI)(R10*1), Z14, Z12
+	VPDPBUSD.BCST 20(SI), Z14, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z14, Z4
+	VPDPBUSD.BCST 20(SI)(CX*2), Z14, Z6
+	VPDPBUSD.BCST 20(SI)(R9*1), Z14, Z8
+	VPDPBUSD.BCST 20(SI)(CX*4), Z14, Z10
+	VPDPBUSD.BCST 20(SI)(R10*1), Z14, Z12
 	VPSRLD        $0x04, Z13, Z14
 	VPANDD        Z0, Z14, Z14
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 24(DI), Z14, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST 24(DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST 24(DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST 24(DI)(R10*1), Z14, Z11
+	VPDPBUSD.BCST 24(SI), Z14, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST 24(SI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST 24(SI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST 24(SI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST 24(SI)(R10*1), Z14, Z11
 	VPSRLD        $0x06, Z13, Z13
 	VPANDD        Z0, Z13, Z13
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 28(DI), Z13, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z13, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z13, Z6
-	VPDPBUSD.BCST 28(DI)(R9*1), Z13, Z8
-	VPDPBUSD.BCST 28(DI)(CX*4), Z13, Z10
-	VPDPBUSD.BCST 28(DI)(R10*1), Z13, Z12
+	VPDPBUSD.BCST 28(SI), Z13, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z13, Z4
+	VPDPBUSD.BCST 28(SI)(CX*2), Z13, Z6
+	VPDPBUSD.BCST 28(SI)(R9*1), Z13, Z8
+	VPDPBUSD.BCST 28(SI)(CX*4), Z13, Z10
+	VPDPBUSD.BCST 28(SI)(R10*1), Z13, Z12
 	ADDQ          $0x00000080, BX
-	ADDQ          $0x00000080, SI
-	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000080, DI
+	ADDQ          $0x00000020, SI
 	SUBQ          $0x20, R8
 	JNZ           runs0
 	MOVQ          dst+0(FP), BX
@@ -3991,33 +4300,61 @@ runs0:
 	VFMADD213PS   Z2, Z1, Z11
 	VMOVUPS       Z11, (BX)
 	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
 	JNZ           page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
-TEXT ·block4x6AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
+// func block4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·block4x6AVX512(SB), NOSPLIT, $0-104
+	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
+	MOVQ         dim+72(FP), DX
 	MOVL         $0x0f0f0f0f, BX
 	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
 
 page:
-	TZCNTQ  AX, BX
-	IMULQ   pageBytes+48(FP), BX
-	ADDQ    codes+40(FP), BX
-	BLSRQ   AX, SI
-	CMOVQEQ AX, SI
-	TZCNTQ  SI, SI
-	IMULQ   pageBytes+48(FP), SI
-	ADDQ    codes+40(FP), SI
+	LEAQ    16(AX), DI
+	MOVQ    last+96(FP), BX
+	CMPQ    DI, BX
+	CMOVQHI BX, DI
+	MOVLQSX -4(DI), SI
+	MOVLQSX (DI), DI
+	SHRQ    $0x04, SI
+	MOVQ    DI, BX
+	SHRQ    $0x04, BX
+	CMPQ    SI, BX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	MOVQ    headBytes+56(FP), SI
+
+head:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	SUBQ       $0x40, SI
+	JG         head
+
+same:
+	MOVQ    DI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DI
+	IMULQ   blockBytes+48(FP), DI
+	ADDQ    plane+40(FP), DI
+	ADDQ    headBytes+56(FP), DI
+	ADDQ    BX, DI
+	MOVLQSX (AX), BX
+	MOVQ    BX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    SI, BX
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
 	VXORPS  Z3, Z3, Z3
@@ -4030,97 +4367,97 @@ page:
 	VXORPS  Z10, Z10, Z10
 	VXORPS  Z11, Z11, Z11
 	VXORPS  Z12, Z12, Z12
-	MOVQ    q+16(FP), DI
+	MOVQ    q+16(FP), SI
 	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU32     (BX), Z13
-	PREFETCHT0    (SI)
+	PREFETCHT0    (DI)
 	VPANDD        Z0, Z13, Z14
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST (DI), Z14, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST (DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST (DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST (DI)(R10*1), Z14, Z11
+	VPDPBUSD.BCST (SI), Z14, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST (SI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST (SI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST (SI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST (SI)(R10*1), Z14, Z11
 	VPSRLD        $0x04, Z13, Z13
 	VPANDD        Z0, Z13, Z13
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 4(DI), Z13, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z13, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z13, Z6
-	VPDPBUSD.BCST 4(DI)(R9*1), Z13, Z8
-	VPDPBUSD.BCST 4(DI)(CX*4), Z13, Z10
-	VPDPBUSD.BCST 4(DI)(R10*1), Z13, Z12
+	VPDPBUSD.BCST 4(SI), Z13, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z13, Z4
+	VPDPBUSD.BCST 4(SI)(CX*2), Z13, Z6
+	VPDPBUSD.BCST 4(SI)(R9*1), Z13, Z8
+	VPDPBUSD.BCST 4(SI)(CX*4), Z13, Z10
+	VPDPBUSD.BCST 4(SI)(R10*1), Z13, Z12
 	VMOVDQU32     64(BX), Z13
-	PREFETCHT0    64(SI)
+	PREFETCHT0    64(DI)
 	VPANDD        Z0, Z13, Z14
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 8(DI), Z14, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST 8(DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST 8(DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST 8(DI)(R10*1), Z14, Z11
+	VPDPBUSD.BCST 8(SI), Z14, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST 8(SI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST 8(SI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST 8(SI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST 8(SI)(R10*1), Z14, Z11
 	VPSRLD        $0x04, Z13, Z13
 	VPANDD        Z0, Z13, Z13
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 12(DI), Z13, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z13, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z13, Z6
-	VPDPBUSD.BCST 12(DI)(R9*1), Z13, Z8
-	VPDPBUSD.BCST 12(DI)(CX*4), Z13, Z10
-	VPDPBUSD.BCST 12(DI)(R10*1), Z13, Z12
+	VPDPBUSD.BCST 12(SI), Z13, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z13, Z4
+	VPDPBUSD.BCST 12(SI)(CX*2), Z13, Z6
+	VPDPBUSD.BCST 12(SI)(R9*1), Z13, Z8
+	VPDPBUSD.BCST 12(SI)(CX*4), Z13, Z10
+	VPDPBUSD.BCST 12(SI)(R10*1), Z13, Z12
 	VMOVDQU32     128(BX), Z13
-	PREFETCHT0    128(SI)
+	PREFETCHT0    128(DI)
 	VPANDD        Z0, Z13, Z14
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 16(DI), Z14, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST 16(DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST 16(DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST 16(DI)(R10*1), Z14, Z11
+	VPDPBUSD.BCST 16(SI), Z14, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST 16(SI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST 16(SI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST 16(SI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST 16(SI)(R10*1), Z14, Z11
 	VPSRLD        $0x04, Z13, Z13
 	VPANDD        Z0, Z13, Z13
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 20(DI), Z13, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z13, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z13, Z6
-	VPDPBUSD.BCST 20(DI)(R9*1), Z13, Z8
-	VPDPBUSD.BCST 20(DI)(CX*4), Z13, Z10
-	VPDPBUSD.BCST 20(DI)(R10*1), Z13, Z12
+	VPDPBUSD.BCST 20(SI), Z13, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z13, Z4
+	VPDPBUSD.BCST 20(SI)(CX*2), Z13, Z6
+	VPDPBUSD.BCST 20(SI)(R9*1), Z13, Z8
+	VPDPBUSD.BCST 20(SI)(CX*4), Z13, Z10
+	VPDPBUSD.BCST 20(SI)(R10*1), Z13, Z12
 	VMOVDQU32     192(BX), Z13
-	PREFETCHT0    192(SI)
+	PREFETCHT0    192(DI)
 	VPANDD        Z0, Z13, Z14
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 24(DI), Z14, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST 24(DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST 24(DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST 24(DI)(R10*1), Z14, Z11
+	VPDPBUSD.BCST 24(SI), Z14, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST 24(SI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST 24(SI)(R9*1), Z14, Z7
+	VPDPBUSD.BCST 24(SI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST 24(SI)(R10*1), Z14, Z11
 	VPSRLD        $0x04, Z13, Z13
 	VPANDD        Z0, Z13, Z13
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 28(DI), Z13, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z13, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z13, Z6
-	VPDPBUSD.BCST 28(DI)(R9*1), Z13, Z8
-	VPDPBUSD.BCST 28(DI)(CX*4), Z13, Z10
-	VPDPBUSD.BCST 28(DI)(R10*1), Z13, Z12
+	VPDPBUSD.BCST 28(SI), Z13, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z13, Z4
+	VPDPBUSD.BCST 28(SI)(CX*2), Z13, Z6
+	VPDPBUSD.BCST 28(SI)(R9*1), Z13, Z8
+	VPDPBUSD.BCST 28(SI)(CX*4), Z13, Z10
+	VPDPBUSD.BCST 28(SI)(R10*1), Z13, Z12
 	ADDQ          $0x00000100, BX
-	ADDQ          $0x00000100, SI
-	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000100, DI
+	ADDQ          $0x00000020, SI
 	SUBQ          $0x20, R8
 	JNZ           runs0
 	MOVQ          dst+0(FP), BX
@@ -4169,33 +4506,61 @@ runs0:
 	VFMADD213PS   Z2, Z1, Z11
 	VMOVUPS       Z11, (BX)
 	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
 	JNZ           page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
-TEXT ·block2x7AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
+// func block2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·block2x7AVX512(SB), NOSPLIT, $0-104
+	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
+	MOVQ         dim+72(FP), DX
 	MOVL         $0x03030303, BX
 	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
 
 page:
-	TZCNTQ  AX, BX
-	IMULQ   pageBytes+48(FP), BX
-	ADDQ    codes+40(FP), BX
-	BLSRQ   AX, SI
-	CMOVQEQ AX, SI
-	TZCNTQ  SI, SI
-	IMULQ   pageBytes+48(FP), SI
-	ADDQ    codes+40(FP), SI
+	LEAQ    16(AX), DI
+	MOVQ    last+96(FP), BX
+	CMPQ    DI, BX
+	CMOVQHI BX, DI
+	MOVLQSX -4(DI), SI
+	MOVLQSX (DI), DI
+	SHRQ    $0x04, SI
+	MOVQ    DI, BX
+	SHRQ    $0x04, BX
+	CMPQ    SI, BX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	MOVQ    headBytes+56(FP), SI
+
+head:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	SUBQ       $0x40, SI
+	JG         head
+
+same:
+	MOVQ    DI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DI
+	IMULQ   blockBytes+48(FP), DI
+	ADDQ    plane+40(FP), DI
+	ADDQ    headBytes+56(FP), DI
+	ADDQ    BX, DI
+	MOVLQSX (AX), BX
+	MOVQ    BX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    SI, BX
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
 	VXORPS  Z3, Z3, Z3
@@ -4210,103 +4575,103 @@ page:
 	VXORPS  Z12, Z12, Z12
 	VXORPS  Z13, Z13, Z13
 	VXORPS  Z14, Z14, Z14
-	MOVQ    q+16(FP), DI
+	MOVQ    q+16(FP), SI
 	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU32     (BX), Z15
-	PREFETCHT0    (SI)
+	PREFETCHT0    (DI)
 	VPANDD        Z0, Z15, Z16
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST (DI), Z16, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST (DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST (DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST (DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST (DI)(R9*2), Z16, Z13
+	VPDPBUSD.BCST (SI), Z16, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST (SI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST (SI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST (SI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST (SI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST (SI)(R9*2), Z16, Z13
 	VPSRLD        $0x02, Z15, Z16
 	VPANDD        Z0, Z16, Z16
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 4(DI), Z16, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z16, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z16, Z6
-	VPDPBUSD.BCST 4(DI)(R9*1), Z16, Z8
-	VPDPBUSD.BCST 4(DI)(CX*4), Z16, Z10
-	VPDPBUSD.BCST 4(DI)(R10*1), Z16, Z12
-	VPDPBUSD.BCST 4(DI)(R9*2), Z16, Z14
+	VPDPBUSD.BCST 4(SI), Z16, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z16, Z4
+	VPDPBUSD.BCST 4(SI)(CX*2), Z16, Z6
+	VPDPBUSD.BCST 4(SI)(R9*1), Z16, Z8
+	VPDPBUSD.BCST 4(SI)(CX*4), Z16, Z10
+	VPDPBUSD.BCST 4(SI)(R10*1), Z16, Z12
+	VPDPBUSD.BCST 4(SI)(R9*2), Z16, Z14
 	VPSRLD        $0x04, Z15, Z16
 	VPANDD        Z0, Z16, Z16
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 8(DI), Z16, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST 8(DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST 8(DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST 8(DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST 8(DI)(R9*2), Z16, Z13
+	VPDPBUSD.BCST 8(SI), Z16, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST 8(SI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST 8(SI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST 8(SI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST 8(SI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST 8(SI)(R9*2), Z16, Z13
 	VPSRLD        $0x06, Z15, Z15
 	VPANDD        Z0, Z15, Z15
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 12(DI), Z15, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z15, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z15, Z6
-	VPDPBUSD.BCST 12(DI)(R9*1), Z15, Z8
-	VPDPBUSD.BCST 12(DI)(CX*4), Z15, Z10
-	VPDPBUSD.BCST 12(DI)(R10*1), Z15, Z12
-	VPDPBUSD.BCST 12(DI)(R9*2), Z15, Z14
+	VPDPBUSD.BCST 12(SI), Z15, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z15, Z4
+	VPDPBUSD.BCST 12(SI)(CX*2), Z15, Z6
+	VPDPBUSD.BCST 12(SI)(R9*1), Z15, Z8
+	VPDPBUSD.BCST 12(SI)(CX*4), Z15, Z10
+	VPDPBUSD.BCST 12(SI)(R10*1), Z15, Z12
+	VPDPBUSD.BCST 12(SI)(R9*2), Z15, Z14
 	VMOVDQU32     64(BX), Z15
-	PREFETCHT0    64(SI)
+	PREFETCHT0    64(DI)
 	VPANDD        Z0, Z15, Z16
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 16(DI), Z16, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST 16(DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST 16(DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST 16(DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST 16(DI)(R9*2), Z16, Z13
+	VPDPBUSD.BCST 16(SI), Z16, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST 16(SI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST 16(SI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST 16(SI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST 16(SI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST 16(SI)(R9*2), Z16, Z13
 	VPSRLD        $0x02, Z15, Z16
 	VPANDD        Z0, Z16, Z16
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 20(DI), Z16, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z16, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z16, Z6
-	VPDPBUSD.BCST 20(DI)(R9*1), Z16, Z8
-	VPDPBUSD.BCST 20(DI)(CX*4), Z16, Z10
-	VPDPBUSD.BCST 20(DI)(R10*1), Z16, Z12
-	VPDPBUSD.BCST 20(DI)(R9*2), Z16, Z14
+	VPDPBUSD.BCST 20(SI), Z16, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z16, Z4
+	VPDPBUSD.BCST 20(SI)(CX*2), Z16, Z6
+	VPDPBUSD.BCST 20(SI)(R9*1), Z16, Z8
+	VPDPBUSD.BCST 20(SI)(CX*4), Z16, Z10
+	VPDPBUSD.BCST 20(SI)(R10*1), Z16, Z12
+	VPDPBUSD.BCST 20(SI)(R9*2), Z16, Z14
 	VPSRLD        $0x04, Z15, Z16
 	VPANDD        Z0, Z16, Z16
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 24(DI), Z16, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST 24(DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST 24(DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST 24(DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST 24(DI)(R9*2), Z16, Z13
+	VPDPBUSD.BCST 24(SI), Z16, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST 24(SI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST 24(SI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST 24(SI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST 24(SI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST 24(SI)(R9*2), Z16, Z13
 	VPSRLD        $0x06, Z15, Z15
 	VPANDD        Z0, Z15, Z15
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 28(DI), Z15, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z15, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z15, Z6
-	VPDPBUSD.BCST 28(DI)(R9*1), Z15, Z8
-	VPDPBUSD.BCST 28(DI)(CX*4), Z15, Z10
-	VPDPBUSD.BCST 28(DI)(R10*1), Z15, Z12
-	VPDPBUSD.BCST 28(DI)(R9*2), Z15, Z14
+	VPDPBUSD.BCST 28(SI), Z15, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z15, Z4
+	VPDPBUSD.BCST 28(SI)(CX*2), Z15, Z6
+	VPDPBUSD.BCST 28(SI)(R9*1), Z15, Z8
+	VPDPBUSD.BCST 28(SI)(CX*4), Z15, Z10
+	VPDPBUSD.BCST 28(SI)(R10*1), Z15, Z12
+	VPDPBUSD.BCST 28(SI)(R9*2), Z15, Z14
 	ADDQ          $0x00000080, BX
-	ADDQ          $0x00000080, SI
-	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000080, DI
+	ADDQ          $0x00000020, SI
 	SUBQ          $0x20, R8
 	JNZ           runs0
 	MOVQ          dst+0(FP), BX
@@ -4362,33 +4727,61 @@ runs0:
 	VFMADD213PS   Z2, Z1, Z13
 	VMOVUPS       Z13, (BX)
 	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
 	JNZ           page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI, CMOV, MMX+
-TEXT ·block4x7AVX512(SB), NOSPLIT, $0-72
-	MOVQ         pages+64(FP), AX
+// func block4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·block4x7AVX512(SB), NOSPLIT, $0-104
+	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+56(FP), DX
+	MOVQ         dim+72(FP), DX
 	MOVL         $0x0f0f0f0f, BX
 	VPBROADCASTD BX, Z0
-	TESTQ        AX, AX
-	JZ           end
 
 page:
-	TZCNTQ  AX, BX
-	IMULQ   pageBytes+48(FP), BX
-	ADDQ    codes+40(FP), BX
-	BLSRQ   AX, SI
-	CMOVQEQ AX, SI
-	TZCNTQ  SI, SI
-	IMULQ   pageBytes+48(FP), SI
-	ADDQ    codes+40(FP), SI
+	LEAQ    16(AX), DI
+	MOVQ    last+96(FP), BX
+	CMPQ    DI, BX
+	CMOVQHI BX, DI
+	MOVLQSX -4(DI), SI
+	MOVLQSX (DI), DI
+	SHRQ    $0x04, SI
+	MOVQ    DI, BX
+	SHRQ    $0x04, BX
+	CMPQ    SI, BX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	MOVQ    headBytes+56(FP), SI
+
+head:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	SUBQ       $0x40, SI
+	JG         head
+
+same:
+	MOVQ    DI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DI
+	IMULQ   blockBytes+48(FP), DI
+	ADDQ    plane+40(FP), DI
+	ADDQ    headBytes+56(FP), DI
+	ADDQ    BX, DI
+	MOVLQSX (AX), BX
+	MOVQ    BX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    SI, BX
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
 	VXORPS  Z3, Z3, Z3
@@ -4403,105 +4796,105 @@ page:
 	VXORPS  Z12, Z12, Z12
 	VXORPS  Z13, Z13, Z13
 	VXORPS  Z14, Z14, Z14
-	MOVQ    q+16(FP), DI
+	MOVQ    q+16(FP), SI
 	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU32     (BX), Z15
-	PREFETCHT0    (SI)
+	PREFETCHT0    (DI)
 	VPANDD        Z0, Z15, Z16
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST (DI), Z16, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST (DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST (DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST (DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST (DI)(R9*2), Z16, Z13
+	VPDPBUSD.BCST (SI), Z16, Z1
+	VPDPBUSD.BCST (SI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST (SI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST (SI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST (SI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST (SI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST (SI)(R9*2), Z16, Z13
 	VPSRLD        $0x04, Z15, Z15
 	VPANDD        Z0, Z15, Z15
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 4(DI), Z15, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z15, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z15, Z6
-	VPDPBUSD.BCST 4(DI)(R9*1), Z15, Z8
-	VPDPBUSD.BCST 4(DI)(CX*4), Z15, Z10
-	VPDPBUSD.BCST 4(DI)(R10*1), Z15, Z12
-	VPDPBUSD.BCST 4(DI)(R9*2), Z15, Z14
+	VPDPBUSD.BCST 4(SI), Z15, Z2
+	VPDPBUSD.BCST 4(SI)(CX*1), Z15, Z4
+	VPDPBUSD.BCST 4(SI)(CX*2), Z15, Z6
+	VPDPBUSD.BCST 4(SI)(R9*1), Z15, Z8
+	VPDPBUSD.BCST 4(SI)(CX*4), Z15, Z10
+	VPDPBUSD.BCST 4(SI)(R10*1), Z15, Z12
+	VPDPBUSD.BCST 4(SI)(R9*2), Z15, Z14
 	VMOVDQU32     64(BX), Z15
-	PREFETCHT0    64(SI)
+	PREFETCHT0    64(DI)
 	VPANDD        Z0, Z15, Z16
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 8(DI), Z16, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST 8(DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST 8(DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST 8(DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST 8(DI)(R9*2), Z16, Z13
+	VPDPBUSD.BCST 8(SI), Z16, Z1
+	VPDPBUSD.BCST 8(SI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST 8(SI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST 8(SI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST 8(SI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST 8(SI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST 8(SI)(R9*2), Z16, Z13
 	VPSRLD        $0x04, Z15, Z15
 	VPANDD        Z0, Z15, Z15
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 12(DI), Z15, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z15, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z15, Z6
-	VPDPBUSD.BCST 12(DI)(R9*1), Z15, Z8
-	VPDPBUSD.BCST 12(DI)(CX*4), Z15, Z10
-	VPDPBUSD.BCST 12(DI)(R10*1), Z15, Z12
-	VPDPBUSD.BCST 12(DI)(R9*2), Z15, Z14
+	VPDPBUSD.BCST 12(SI), Z15, Z2
+	VPDPBUSD.BCST 12(SI)(CX*1), Z15, Z4
+	VPDPBUSD.BCST 12(SI)(CX*2), Z15, Z6
+	VPDPBUSD.BCST 12(SI)(R9*1), Z15, Z8
+	VPDPBUSD.BCST 12(SI)(CX*4), Z15, Z10
+	VPDPBUSD.BCST 12(SI)(R10*1), Z15, Z12
+	VPDPBUSD.BCST 12(SI)(R9*2), Z15, Z14
 	VMOVDQU32     128(BX), Z15
-	PREFETCHT0    128(SI)
+	PREFETCHT0    128(DI)
 	VPANDD        Z0, Z15, Z16
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 16(DI), Z16, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST 16(DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST 16(DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST 16(DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST 16(DI)(R9*2), Z16, Z13
+	VPDPBUSD.BCST 16(SI), Z16, Z1
+	VPDPBUSD.BCST 16(SI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST 16(SI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST 16(SI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST 16(SI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST 16(SI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST 16(SI)(R9*2), Z16, Z13
 	VPSRLD        $0x04, Z15, Z15
 	VPANDD        Z0, Z15, Z15
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 20(DI), Z15, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z15, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z15, Z6
-	VPDPBUSD.BCST 20(DI)(R9*1), Z15, Z8
-	VPDPBUSD.BCST 20(DI)(CX*4), Z15, Z10
-	VPDPBUSD.BCST 20(DI)(R10*1), Z15, Z12
-	VPDPBUSD.BCST 20(DI)(R9*2), Z15, Z14
+	VPDPBUSD.BCST 20(SI), Z15, Z2
+	VPDPBUSD.BCST 20(SI)(CX*1), Z15, Z4
+	VPDPBUSD.BCST 20(SI)(CX*2), Z15, Z6
+	VPDPBUSD.BCST 20(SI)(R9*1), Z15, Z8
+	VPDPBUSD.BCST 20(SI)(CX*4), Z15, Z10
+	VPDPBUSD.BCST 20(SI)(R10*1), Z15, Z12
+	VPDPBUSD.BCST 20(SI)(R9*2), Z15, Z14
 	VMOVDQU32     192(BX), Z15
-	PREFETCHT0    192(SI)
+	PREFETCHT0    192(DI)
 	VPANDD        Z0, Z15, Z16
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 24(DI), Z16, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST 24(DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST 24(DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST 24(DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST 24(DI)(R9*2), Z16, Z13
+	VPDPBUSD.BCST 24(SI), Z16, Z1
+	VPDPBUSD.BCST 24(SI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST 24(SI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST 24(SI)(R9*1), Z16, Z7
+	VPDPBUSD.BCST 24(SI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST 24(SI)(R10*1), Z16, Z11
+	VPDPBUSD.BCST 24(SI)(R9*2), Z16, Z13
 	VPSRLD        $0x04, Z15, Z15
 	VPANDD        Z0, Z15, Z15
 	LEAQ          (CX)(CX*2), R9
 	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 28(DI), Z15, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z15, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z15, Z6
-	VPDPBUSD.BCST 28(DI)(R9*1), Z15, Z8
-	VPDPBUSD.BCST 28(DI)(CX*4), Z15, Z10
-	VPDPBUSD.BCST 28(DI)(R10*1), Z15, Z12
-	VPDPBUSD.BCST 28(DI)(R9*2), Z15, Z14
+	VPDPBUSD.BCST 28(SI), Z15, Z2
+	VPDPBUSD.BCST 28(SI)(CX*1), Z15, Z4
+	VPDPBUSD.BCST 28(SI)(CX*2), Z15, Z6
+	VPDPBUSD.BCST 28(SI)(R9*1), Z15, Z8
+	VPDPBUSD.BCST 28(SI)(CX*4), Z15, Z10
+	VPDPBUSD.BCST 28(SI)(R10*1), Z15, Z12
+	VPDPBUSD.BCST 28(SI)(R9*2), Z15, Z14
 	ADDQ          $0x00000100, BX
-	ADDQ          $0x00000100, SI
-	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000100, DI
+	ADDQ          $0x00000020, SI
 	SUBQ          $0x20, R8
 	JNZ           runs0
 	MOVQ          dst+0(FP), BX
@@ -4557,10 +4950,9 @@ runs0:
 	VFMADD213PS   Z2, Z1, Z13
 	VMOVUPS       Z13, (BX)
 	ADDQ          $0x40, dst+0(FP)
-	BLSRQ         AX, AX
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
 	JNZ           page
-
-end:
 	VZEROUPPER
 	RET
 
@@ -7008,27 +7400,62 @@ end:
 	VZEROUPPER
 	RET
 
-// func block2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX2, BMI, FMA3
-TEXT ·block2x1AVX2(SB), NOSPLIT, $0-72
-	MOVQ  pages+64(FP), AX
-	MOVQ  qHead+24(FP), CX
-	MOVQ  dim+56(FP), CX
-	TESTQ AX, AX
-	JZ    end
+// func block2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
+TEXT ·block2x1AVX2(SB), NOSPLIT, $0-104
+	MOVQ at+80(FP), AX
+	MOVQ qHead+24(FP), CX
+	MOVQ dim+72(FP), CX
 
 page:
-	TZCNTQ AX, DX
-	IMULQ  pageBytes+48(FP), DX
-	ADDQ   codes+40(FP), DX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   q+16(FP), BX
-	MOVQ   CX, SI
+	LEAQ    48(AX), SI
+	MOVQ    last+96(FP), DX
+	CMPQ    SI, DX
+	CMOVQHI DX, SI
+	MOVLQSX -4(SI), BX
+	MOVLQSX (SI), SI
+	SHRQ    $0x04, BX
+	MOVQ    SI, DX
+	SHRQ    $0x04, DX
+	CMPQ    BX, DX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), DX
+	ADDQ    plane+40(FP), DX
+	MOVQ    headBytes+56(FP), BX
+
+head:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	SUBQ       $0x40, BX
+	JG         head
+
+same:
+	MOVQ    SI, DX
+	ANDQ    $0x0f, DX
+	IMULQ   pageBytes+64(FP), DX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    DX, SI
+	MOVLQSX (AX), DX
+	MOVQ    DX, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DX
+	IMULQ   blockBytes+48(FP), DX
+	ADDQ    plane+40(FP), DX
+	ADDQ    headBytes+56(FP), DX
+	ADDQ    BX, DX
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	MOVQ    q+16(FP), BX
+	MOVQ    CX, DI
 
 runs0:
 	VMOVDQU      (DX), Y2
 	VMOVDQU      32(DX), Y3
+	PREFETCHT0   (SI)
 	VPAND        mask2AVX2<>+0(SB), Y2, Y4
 	VPAND        mask2AVX2<>+0(SB), Y3, Y5
 	VPBROADCASTD (BX), Y6
@@ -7063,6 +7490,7 @@ runs0:
 	VPADDW       Y2, Y5, Y5
 	VMOVDQU      64(DX), Y2
 	VMOVDQU      96(DX), Y3
+	PREFETCHT0   64(SI)
 	VPAND        mask2AVX2<>+0(SB), Y2, Y6
 	VPAND        mask2AVX2<>+0(SB), Y3, Y7
 	VPBROADCASTD 16(BX), Y8
@@ -7102,8 +7530,9 @@ runs0:
 	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
 	VPADDD       Y5, Y1, Y1
 	ADDQ         $0x00000080, DX
+	ADDQ         $0x00000080, SI
 	ADDQ         $0x00000020, BX
-	SUBQ         $0x20, SI
+	SUBQ         $0x20, DI
 	JNZ          runs0
 	MOVQ         dst+0(FP), DX
 	MOVQ         ld+8(FP), BX
@@ -7120,34 +7549,68 @@ runs0:
 	VFMADD213PS  Y2, Y0, Y1
 	VMOVUPS      Y1, 32(DX)
 	ADDQ         $0x40, dst+0(FP)
-	BLSRQ        AX, AX
+	ADDQ         $0x04, AX
+	DECQ         n+88(FP)
 	JNZ          page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX2, BMI, FMA3
-TEXT ·block4x1AVX2(SB), NOSPLIT, $0-72
-	MOVQ  pages+64(FP), AX
-	MOVQ  qHead+24(FP), CX
-	MOVQ  dim+56(FP), CX
-	TESTQ AX, AX
-	JZ    end
+// func block4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
+TEXT ·block4x1AVX2(SB), NOSPLIT, $0-104
+	MOVQ at+80(FP), AX
+	MOVQ qHead+24(FP), CX
+	MOVQ dim+72(FP), CX
 
 page:
-	TZCNTQ AX, DX
-	IMULQ  pageBytes+48(FP), DX
-	ADDQ   codes+40(FP), DX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   q+16(FP), BX
-	MOVQ   CX, SI
+	LEAQ    48(AX), SI
+	MOVQ    last+96(FP), DX
+	CMPQ    SI, DX
+	CMOVQHI DX, SI
+	MOVLQSX -4(SI), BX
+	MOVLQSX (SI), SI
+	SHRQ    $0x04, BX
+	MOVQ    SI, DX
+	SHRQ    $0x04, DX
+	CMPQ    BX, DX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), DX
+	ADDQ    plane+40(FP), DX
+	MOVQ    headBytes+56(FP), BX
+
+head:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	SUBQ       $0x40, BX
+	JG         head
+
+same:
+	MOVQ    SI, DX
+	ANDQ    $0x0f, DX
+	IMULQ   pageBytes+64(FP), DX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    DX, SI
+	MOVLQSX (AX), DX
+	MOVQ    DX, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DX
+	IMULQ   blockBytes+48(FP), DX
+	ADDQ    plane+40(FP), DX
+	ADDQ    headBytes+56(FP), DX
+	ADDQ    BX, DX
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	MOVQ    q+16(FP), BX
+	MOVQ    CX, DI
 
 runs0:
 	VMOVDQU      (DX), Y2
 	VMOVDQU      32(DX), Y3
+	PREFETCHT0   (SI)
 	VPAND        mask4AVX2<>+0(SB), Y2, Y4
 	VPAND        mask4AVX2<>+0(SB), Y3, Y5
 	VPBROADCASTD (BX), Y6
@@ -7164,6 +7627,7 @@ runs0:
 	VPADDW       Y2, Y5, Y5
 	VMOVDQU      64(DX), Y2
 	VMOVDQU      96(DX), Y3
+	PREFETCHT0   64(SI)
 	VPAND        mask4AVX2<>+0(SB), Y2, Y6
 	VPAND        mask4AVX2<>+0(SB), Y3, Y7
 	VPBROADCASTD 8(BX), Y8
@@ -7182,6 +7646,7 @@ runs0:
 	VPADDW       Y2, Y5, Y5
 	VMOVDQU      128(DX), Y2
 	VMOVDQU      160(DX), Y3
+	PREFETCHT0   128(SI)
 	VPAND        mask4AVX2<>+0(SB), Y2, Y6
 	VPAND        mask4AVX2<>+0(SB), Y3, Y7
 	VPBROADCASTD 16(BX), Y8
@@ -7200,6 +7665,7 @@ runs0:
 	VPADDW       Y2, Y5, Y5
 	VMOVDQU      192(DX), Y2
 	VMOVDQU      224(DX), Y3
+	PREFETCHT0   192(SI)
 	VPAND        mask4AVX2<>+0(SB), Y2, Y6
 	VPAND        mask4AVX2<>+0(SB), Y3, Y7
 	VPBROADCASTD 24(BX), Y8
@@ -7221,8 +7687,9 @@ runs0:
 	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
 	VPADDD       Y5, Y1, Y1
 	ADDQ         $0x00000100, DX
+	ADDQ         $0x00000100, SI
 	ADDQ         $0x00000020, BX
-	SUBQ         $0x20, SI
+	SUBQ         $0x20, DI
 	JNZ          runs0
 	MOVQ         dst+0(FP), DX
 	MOVQ         ld+8(FP), BX
@@ -7239,36 +7706,70 @@ runs0:
 	VFMADD213PS  Y2, Y0, Y1
 	VMOVUPS      Y1, 32(DX)
 	ADDQ         $0x40, dst+0(FP)
-	BLSRQ        AX, AX
+	ADDQ         $0x04, AX
+	DECQ         n+88(FP)
 	JNZ          page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block2x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX2, BMI, FMA3
-TEXT ·block2x2AVX2(SB), NOSPLIT, $0-72
-	MOVQ  pages+64(FP), AX
-	MOVQ  qHead+24(FP), CX
-	MOVQ  dim+56(FP), DX
-	TESTQ AX, AX
-	JZ    end
+// func block2x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
+TEXT ·block2x2AVX2(SB), NOSPLIT, $0-104
+	MOVQ at+80(FP), AX
+	MOVQ qHead+24(FP), CX
+	MOVQ dim+72(FP), DX
 
 page:
-	TZCNTQ AX, BX
-	IMULQ  pageBytes+48(FP), BX
-	ADDQ   codes+40(FP), BX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	MOVQ   q+16(FP), SI
-	MOVQ   DX, DI
+	LEAQ    24(AX), DI
+	MOVQ    last+96(FP), BX
+	CMPQ    DI, BX
+	CMOVQHI BX, DI
+	MOVLQSX -4(DI), SI
+	MOVLQSX (DI), DI
+	SHRQ    $0x04, SI
+	MOVQ    DI, BX
+	SHRQ    $0x04, BX
+	CMPQ    SI, BX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	MOVQ    headBytes+56(FP), SI
+
+head:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	SUBQ       $0x40, SI
+	JG         head
+
+same:
+	MOVQ    DI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DI
+	IMULQ   blockBytes+48(FP), DI
+	ADDQ    plane+40(FP), DI
+	ADDQ    headBytes+56(FP), DI
+	ADDQ    BX, DI
+	MOVLQSX (AX), BX
+	MOVQ    BX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    SI, BX
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	MOVQ    q+16(FP), SI
+	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU      (BX), Y4
 	VMOVDQU      32(BX), Y5
+	PREFETCHT0   (DI)
 	VPAND        mask2AVX2<>+0(SB), Y4, Y6
 	VPAND        mask2AVX2<>+0(SB), Y5, Y7
 	VPBROADCASTD (SI), Y8
@@ -7321,6 +7822,7 @@ runs0:
 	VPADDW       Y4, Y7, Y7
 	VMOVDQU      64(BX), Y4
 	VMOVDQU      96(BX), Y5
+	PREFETCHT0   64(DI)
 	VPAND        mask2AVX2<>+0(SB), Y4, Y10
 	VPAND        mask2AVX2<>+0(SB), Y5, Y11
 	VPBROADCASTD 16(SI), Y12
@@ -7384,8 +7886,9 @@ runs0:
 	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
 	VPADDD       Y7, Y3, Y3
 	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, DI
 	ADDQ         $0x00000020, SI
-	SUBQ         $0x20, DI
+	SUBQ         $0x20, R8
 	JNZ          runs0
 	MOVQ         dst+0(FP), BX
 	MOVQ         ld+8(FP), SI
@@ -7413,36 +7916,70 @@ runs0:
 	VFMADD213PS  Y1, Y0, Y3
 	VMOVUPS      Y3, 32(BX)
 	ADDQ         $0x40, dst+0(FP)
-	BLSRQ        AX, AX
+	ADDQ         $0x04, AX
+	DECQ         n+88(FP)
 	JNZ          page
-
-end:
 	VZEROUPPER
 	RET
 
-// func block4x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
-// Requires: AVX, AVX2, BMI, FMA3
-TEXT ·block4x2AVX2(SB), NOSPLIT, $0-72
-	MOVQ  pages+64(FP), AX
-	MOVQ  qHead+24(FP), CX
-	MOVQ  dim+56(FP), DX
-	TESTQ AX, AX
-	JZ    end
+// func block4x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
+TEXT ·block4x2AVX2(SB), NOSPLIT, $0-104
+	MOVQ at+80(FP), AX
+	MOVQ qHead+24(FP), CX
+	MOVQ dim+72(FP), DX
 
 page:
-	TZCNTQ AX, BX
-	IMULQ  pageBytes+48(FP), BX
-	ADDQ   codes+40(FP), BX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	MOVQ   q+16(FP), SI
-	MOVQ   DX, DI
+	LEAQ    24(AX), DI
+	MOVQ    last+96(FP), BX
+	CMPQ    DI, BX
+	CMOVQHI BX, DI
+	MOVLQSX -4(DI), SI
+	MOVLQSX (DI), DI
+	SHRQ    $0x04, SI
+	MOVQ    DI, BX
+	SHRQ    $0x04, BX
+	CMPQ    SI, BX
+	JEQ     same
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	MOVQ    headBytes+56(FP), SI
+
+head:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	SUBQ       $0x40, SI
+	JG         head
+
+same:
+	MOVQ    DI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, DI
+	IMULQ   blockBytes+48(FP), DI
+	ADDQ    plane+40(FP), DI
+	ADDQ    headBytes+56(FP), DI
+	ADDQ    BX, DI
+	MOVLQSX (AX), BX
+	MOVQ    BX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    SI, BX
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	MOVQ    q+16(FP), SI
+	MOVQ    DX, R8
 
 runs0:
 	VMOVDQU      (BX), Y4
 	VMOVDQU      32(BX), Y5
+	PREFETCHT0   (DI)
 	VPAND        mask4AVX2<>+0(SB), Y4, Y6
 	VPAND        mask4AVX2<>+0(SB), Y5, Y7
 	VPBROADCASTD (SI), Y8
@@ -7467,6 +8004,7 @@ runs0:
 	VPADDW       Y4, Y7, Y7
 	VMOVDQU      64(BX), Y4
 	VMOVDQU      96(BX), Y5
+	PREFETCHT0   64(DI)
 	VPAND        mask4AVX2<>+0(SB), Y4, Y10
 	VPAND        mask4AVX2<>+0(SB), Y5, Y11
 	VPBROADCASTD 8(SI), Y12
@@ -7495,6 +8033,7 @@ runs0:
 	VPADDW       Y4, Y7, Y7
 	VMOVDQU      128(BX), Y4
 	VMOVDQU      160(BX), Y5
+	PREFETCHT0   128(DI)
 	VPAND        mask4AVX2<>+0(SB), Y4, Y10
 	VPAND        mask4AVX2<>+0(SB), Y5, Y11
 	VPBROADCASTD 16(SI), Y12
@@ -7523,6 +8062,7 @@ runs0:
 	VPADDW       Y4, Y7, Y7
 	VMOVDQU      192(BX), Y4
 	VMOVDQU      224(BX), Y5
+	PREFETCHT0   192(DI)
 	VPAND        mask4AVX2<>+0(SB), Y4, Y10
 	VPAND        mask4AVX2<>+0(SB), Y5, Y11
 	VPBROADCASTD 24(SI), Y12
@@ -7558,8 +8098,9 @@ runs0:
 	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
 	VPADDD       Y7, Y3, Y3
 	ADDQ         $0x00000100, BX
+	ADDQ         $0x00000100, DI
 	ADDQ         $0x00000020, SI
-	SUBQ         $0x20, DI
+	SUBQ         $0x20, R8
 	JNZ          runs0
 	MOVQ         dst+0(FP), BX
 	MOVQ         ld+8(FP), SI
@@ -7587,10 +8128,9 @@ runs0:
 	VFMADD213PS  Y1, Y0, Y3
 	VMOVUPS      Y3, 32(BX)
 	ADDQ         $0x40, dst+0(FP)
-	BLSRQ        AX, AX
+	ADDQ         $0x04, AX
+	DECQ         n+88(FP)
 	JNZ          page
-
-end:
 	VZEROUPPER
 	RET
 

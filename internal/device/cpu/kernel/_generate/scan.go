@@ -68,6 +68,8 @@ func (v scan) emit() {
 		"\t\tfor g := range heads {",
 	}
 	if v.perBlock {
+		doc[0] = fmt.Sprintf("%s is, for %d query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:", name, v.heads)
+		doc[2] = "\tfor j, p := range at[:n] {"
 		doc = append(doc, "\t\t\tdst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]")
 	} else if v.perToken {
 		doc = append(doc,
@@ -81,13 +83,22 @@ func (v scan) emit() {
 		}
 	}
 	doc = append(doc, "\t\t}", "\t}")
-	text(name, "(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes, dim int, pages uint64)", 0, doc...)
-
+	if v.perBlock {
+		doc = append(doc, "", "Pages further on in the list, up to last, are prefetched with the heads of their blocks.")
+	}
 	run := 64 // bytes between the runs of a query
 	if v.perToken || v.perBlock {
 		run = 4
 	}
-	pages, qHead, dim := arg("pages"), arg("qHead"), arg("dim")
+	var walk pageWalk
+	if v.perBlock {
+		text(name, "(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes, headBytes, pageBytes, dim int, at *int32, n int, last *int32)", 0, doc...)
+		walk = &listed{at: arg("at"), ahead: v.ahead()}
+	} else {
+		text(name, "(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes, dim int, pages uint64)", 0, doc...)
+		walk = &masked{pages: arg("pages")}
+	}
+	qHead, dim := arg("qHead"), arg("dim")
 	masks := map[int]Op{}
 	for _, bits := range v.planes {
 		if mask := uint32(1<<bits-1) * 0x01010101; bits < 8 && v.width == avx512 {
@@ -96,24 +107,9 @@ func (v scan) emit() {
 			masks[bits] = v.memoryBits(fmt.Sprint("mask", bits), mask)
 		}
 	}
-	TESTQ(pages, pages)
-	JZ(LabelRef("end"))
-
+	walk.begin()
 	Label("page")
-	p, code := GP64(), GP64()
-	TZCNTQ(pages, p)
-	MOVQ(p, code)
-	IMULQ(NewParamAddr("pageBytes", 48), code)
-	ADDQ(NewParamAddr("codes", 40), code)
-	next := GP64()
-	ahead := v.perBlock && v.width == avx512 // pages are picked here and there: nobody else asks for the next one
-	if ahead {
-		BLSRQ(pages, next)
-		CMOVQEQ(pages, next)
-		TZCNTQ(next, next)
-		IMULQ(NewParamAddr("pageBytes", 48), next)
-		ADDQ(NewParamAddr("codes", 40), next)
-	}
+	p, code, next := walk.page()
 	acc := make([][]VecVirtual, v.heads)
 	for g := range acc {
 		acc[g] = v.zero(v.chains())
@@ -148,7 +144,7 @@ func (v scan) emit() {
 			for i := range x {
 				x[i] = v.load(Mem{Base: code, Disp: 64*load + int(v.width)*i})
 			}
-			if ahead {
+			if v.perBlock {
 				PREFETCHT0(Mem{Base: next, Disp: 64 * load})
 			}
 			for r := range 8 / bits {
@@ -169,7 +165,7 @@ func (v scan) emit() {
 			}
 		}
 		ADDQ(U32(64*bits), code)
-		if ahead {
+		if v.perBlock {
 			ADDQ(U32(64*bits), next)
 		}
 		ADDQ(U32(8*run), q)
@@ -213,9 +209,7 @@ func (v scan) emit() {
 		}
 	}
 	ADDQ(U8(64), NewParamAddr("dst", 0))
-	BLSRQ(pages, pages)
-	JNZ(LabelRef("page"))
-	Label("end")
+	walk.step()
 	end()
 }
 
