@@ -74,7 +74,7 @@ func (c *benchAttention) Run(con *console) error {
 	case c.Save != "":
 		return c.save(ctx, con, &b)
 	case c.Device == "cuda":
-		return c.gpu(ctx, con, &b, p)
+		return c.gpu(ctx, con, &b)
 	}
 	rows := attentionRows{con: con, progress: p, json: c.JSON}
 	b.Row = rows.add
@@ -99,7 +99,9 @@ func (c *benchAttention) save(ctx context.Context, con *console, b *bench.Attent
 }
 
 // gpu measures on a GPU: what captures hold, or the model attends to on this machine's CPU.
-func (c *benchAttention) gpu(ctx context.Context, con *console, b *bench.Attention, p *progress) error {
+func (c *benchAttention) gpu(ctx context.Context, con *console, b *bench.Attention) error {
+	p := con.progress("row")
+	defer p.clear()
 	g := bench.GPUAttention{Views: c.View, Batches: c.Batch, Contexts: c.Ctx, Specs: c.specs(), Heads: c.Heads, KVHeads: c.KVHeads, Progress: p.report,
 		Note: func(s string) { p.clear(); fmt.Fprintln(con.err, s) }}
 	for _, path := range c.Capture {

@@ -20,7 +20,7 @@ const (
 type progress struct {
 	w        io.Writer
 	terminal bool
-	unit     string // "B" or "tok"
+	unit     string // "B", "tok" or another word
 	stage    string
 	start    time.Time
 	first    int64 // done when the stage began
@@ -67,7 +67,11 @@ func (p *progress) text(done, total int64, took time.Duration) string {
 	if p.unit == "B" {
 		return fmt.Sprintf("%s: %s of %s, %s/s, %s left", p.stage, size(done), size(total), size(int64(rate)), left.Round(time.Second))
 	}
-	return fmt.Sprintf("%s: %d of %d tokens, %.0f/s, %s left", p.stage, done, total, rate, left.Round(time.Second))
+	units := p.unit + "s"
+	if p.unit == "tok" {
+		units = "tokens"
+	}
+	return fmt.Sprintf("%s: %d of %d %s, %.0f/s, %s left", p.stage, done, total, units, rate, left.Round(time.Second))
 }
 
 func (p *progress) newBar(total int64) *progressbar.ProgressBar {
