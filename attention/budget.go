@@ -56,10 +56,14 @@ func (w *Work) bound(g int, scores []float32) {
 	}
 }
 
-// proposeMasks proposes the set lanes of every page.
-func (w *Work) proposeMasks(g int, masks []uint16) {
-	for p, m := range masks {
-		w.ProposeLanes(g, p, m)
+// proposeMasks proposes the tokens of the set bits, bit i of mask j being that of token first+j*PageTokens+i.
+func (w *Work) proposeMasks(g, first int, masks []uint16) {
+	p, shift := first/PageTokens, first%PageTokens
+	for j, m := range masks {
+		w.ProposeLanes(g, p+j, m<<shift)
+		if over := m >> (PageTokens - shift); over != 0 { // of a first token within a page
+			w.ProposeLanes(g, p+j+1, over)
+		}
 	}
 }
 

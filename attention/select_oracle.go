@@ -65,6 +65,6 @@ func (s oracleP) Choose(w *Work) {
 		scores, masks := w.laneScores(g), w.maskScratch(w.Head.Pages())
 		w.bound(g, scores)
 		topP{s.p}.Prune(w, g, scores, masks)
-		w.proposeMasks(g, masks)
+		w.proposeMasks(g, 0, masks)
 	}
 }

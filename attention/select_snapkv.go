@@ -89,7 +89,7 @@ func (s snapkv) Choose(w *Work) {
 		s.compress(w, h, &st.scratch[w.KVHead()])
 	}
 	for g := range w.Group {
-		w.proposeMasks(g, h.kept)
+		w.proposeMasks(g, 0, h.kept)
 		w.Propose(g, h.prompt, w.Head.N)
 	}
 }

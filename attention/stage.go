@@ -169,7 +169,9 @@ func (w *Work) ProposeBest(g, first int, score []float32, want int) {
 	if want < 1 {
 		return
 	}
-	eachBest(w.Kern, score, want, func(i int) { w.Propose(g, first+i, first+i+1) })
+	masks := w.maskScratch((len(score) + PageTokens - 1) / PageTokens)
+	bestOf(w.Kern, score, want, masks)
+	w.proposeMasks(g, first, masks)
 }
 
 // maskScratch is scratch of n masks for Choose, contents undefined.
