@@ -5,11 +5,12 @@
     twilight eval kl … -n 8192 -o text.jsonl $(sed 's/^/--attention /' specs)
     python3 bench/methods.py fixed 8192 text.jsonl > specs # each selector's own budget, and top-k of its quarter: what top-p:0.9 kept there on average
     python3 bench/methods.py table text.jsonl needle.jsonl ruler.jsonl
+    python3 bench/methods.py whole *.jsonl > rows.jsonl    # of questions, those that every spec of their file has answered: a stopped run leaves others
     python3 bench/methods.py slim *.jsonl > rows.jsonl     # rows to keep: budgets of single heads of three specs alone
 
 Budgets are as written by the rows' kept_mean: survivors of a head, over the sparse layers.
 """
-import collections, json, math, sys
+import collections, gzip, json, math, sys
 
 PS = ("0.9", "0.85", "0.95")
 SHOWN_HEADS = ("full+int4+top-p:0.9", "quest:keep=0.25+int4+top-p:0.9")  # and Twilight's presets
@@ -58,7 +59,7 @@ def fixed(n, rows):
 def read(files):
     seen = set()
     for name in files:
-        with open(name) as f:
+        with gzip.open(name, "rt") if name.endswith(".gz") else open(name) as f:
             for line in f:
                 if not line.endswith("\n"):
                     continue  # torn
@@ -114,6 +115,18 @@ def order(label):
     return (2 + names.index(name), 0 if "top-p" in label or name == "oracle-p" else 1 if "top-k" in label else 2, label)
 
 
+def whole(files):
+    for name in files:
+        rows = list(read([name]))
+        specs = {r["spec"] for r in rows}
+        answered = collections.defaultdict(set)
+        for r in rows:
+            answered[r["task"], r["sample"], r["length"]].add(r["spec"])
+        for r in rows:
+            if r["kind"] == "text" or answered[r["task"], r["sample"], r["length"]] == specs:
+                yield json.dumps(r, ensure_ascii=False, separators=(",", ":"))
+
+
 def slim(rows):
     for r in rows:
         if r["kind"] != "text" or r["label"] not in SHOWN_HEADS and not ("least=" in r["label"] and "top-p:0.9," in r["label"]):
@@ -133,6 +146,8 @@ def main():
         print("\n".join(fixed(int(args[0]), read(args[1:]))))
     elif what == "table" and args:
         table(read(args))
+    elif what == "whole" and args:
+        print("\n".join(whole(args)))
     elif what == "slim" and args:
         print("\n".join(slim(read(args))))
     else:
