@@ -1,5 +1,6 @@
 """Decode attention of PyTorch (SDPA, flash) and of FlashInfer (paged, pages of 16 in scattered order): medians of graph replays over rotated buffers, fp16. attention.py asks for
 the points that it has rows of; python3 peers.py HEADS,KV_HEADS,DIM,BATCH,CONTEXT ... measures some by themselves."""
+import os
 import sys
 
 PAGE = 16
@@ -59,6 +60,7 @@ def sdpa(heads, kv, dim, batch, ctx):
 
 def flashinfer(heads, kv, dim, batch, ctx):
     """The better of its plain kernel and of the one on tensor cores."""
+    os.environ.setdefault("FLASHINFER_DISABLE_JIT", "1")  # kernels that were not compiled beforehand are left out: a machine without a compiler would only try
     import flashinfer as fi
     import torch
 
