@@ -143,7 +143,32 @@ type Plan struct {
 	Segments []Segment
 	Logits   []int32 // what Pick is called with
 	Cache    Cache
-	Choose   bool // the step ends with the Chooser's Choose
+	Choice   Choice
+}
+
+// Choice is what becomes of a step's logits.
+type Choice int
+
+// The choices.
+const (
+	ReadLogits Choice = iota // they are read
+	BestToken                // the step ends with the Chooser's Choose
+	TopTokens                // the step ends with the Chooser's List
+)
+
+// Listed is how many tokens a Top lists, and MassError how far off its mass may be, as a share of it.
+const (
+	Listed    = 256
+	MassError = 1e-5
+)
+
+// Top is the most likely tokens of a row of logits: those within 64 of the largest, but at most Listed.
+type Top struct {
+	Count int32 // listed; 0: the device could not tell, and the logits must be read
+	_     int32
+	Mass  float64 // sum over all tokens of exp(logit − largest)
+	ID    [Listed]int32
+	Logit [Listed]float32 // falling; of equal ones the lower id is first
 }
 
 // Chooser is a device that finds the most likely tokens itself, so that logits need not leave it.
@@ -152,6 +177,12 @@ type Chooser interface {
 	Choose(src Tensor)
 	// Chosen copies what Choose found to host memory, and waits for it.
 	Chosen(dst []int32)
+	// List finds the most likely tokens of each row; the last operation of a step.
+	List(src Tensor)
+	// Listed copies what List found to host memory, and waits for it.
+	Listed(dst []Top)
+	// Row copies one row of src to host memory, once the step that made it is over.
+	Row(dst []float32, src Tensor, row int)
 }
 
 // Device runs the operations of a step, in order. Dimensions are checked when a model is loaded; an operation with tensors that do not fit is a bug and may panic.

@@ -12,6 +12,7 @@ type batch struct {
 	rows []int32
 	segs []device.Segment
 	step model.Step
+	tops []device.Top
 }
 
 // MaxBatch is how many sessions may step together.
@@ -34,6 +35,47 @@ func (e *Engine) NextBatch(sessions []*Session, tokens, next []int32) error {
 		return fmt.Errorf("engine: a batch of %d tokens and room for %d: expected as much", len(tokens), len(next))
 	}
 	return e.stepBatch(sessions, tokens, func(s *model.Step) error { return e.model.Next(s, next) })
+}
+
+// SampleBatch is NextBatch that sets next[i] to what samplers[i] draws after tokens[i], which is what it would draw from the logits of StepBatch. A GPU hands over the logits of
+// those sessions only whose sampler cannot do with the most likely tokens; see Sampler.SampleTop.
+func (e *Engine) SampleBatch(sessions []*Session, tokens []int32, samplers []*Sampler, next []int32) error {
+	if len(samplers) != len(tokens) || len(next) < len(tokens) {
+		return fmt.Errorf("engine: a batch of %d tokens, %d samplers and room for %d: expected as many", len(tokens), len(samplers), len(next))
+	}
+	return e.stepBatch(sessions, tokens, func(s *model.Step) error { return e.draw(s, samplers, next) })
+}
+
+// draw runs a step and has samplers[i] draw the token after row Logits[i].
+func (e *Engine) draw(s *model.Step, samplers []*Sampler, next []int32) error {
+	greedy := true
+	for _, d := range samplers {
+		greedy = greedy && d.greedy()
+	}
+	switch {
+	case greedy:
+		return e.model.Next(s, next)
+	case !e.model.Lists():
+		logits, err := e.model.Forward(s)
+		for i := 0; i < len(samplers) && err == nil; i++ {
+			next[i] = samplers[i].Sample(logits[i*e.model.Vocab:][:e.model.Vocab])
+		}
+		return err
+	}
+	b := &e.batch
+	if len(b.tops) < len(samplers) {
+		b.tops = make([]device.Top, len(samplers))
+	}
+	if err := e.model.Top(s, b.tops); err != nil {
+		return err
+	}
+	for i, d := range samplers {
+		var ok bool
+		if next[i], ok = d.SampleTop(&b.tops[i], e.model.Vocab); !ok {
+			next[i] = d.Sample(e.model.Row(i))
+		}
+	}
+	return nil
 }
 
 func (e *Engine) stepBatch(sessions []*Session, tokens []int32, run func(*model.Step) error) (err error) {

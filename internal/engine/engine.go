@@ -103,6 +103,8 @@ type Session struct {
 	row   [1]int32
 	token [1]int32
 	seg   [1]device.Segment
+	draw  [1]*Sampler
+	drawn [1]int32
 	// Stats counts what the session's decode steps attended to.
 	Stats attention.Stats
 }
@@ -191,6 +193,13 @@ func (s *Session) Step(token int32) ([]float32, error) {
 	return s.forward(s.token[:], device.Decode, s.row[:])
 }
 
+// next decodes one token and draws the one after it.
+func (s *Session) next(token int32, sampler *Sampler) (int32, error) {
+	s.token[0], s.row[0], s.draw[0] = token, 0, sampler
+	err := s.run(s.token[:], device.Decode, s.row[:], func(step *model.Step) error { return s.eng.draw(step, s.draw[:], s.drawn[:]) })
+	return s.drawn[0], err
+}
+
 // Score decodes known tokens, each as a step of its own would, and returns the logits after each. At most the model's MaxLogits tokens.
 func (s *Session) Score(tokens []int32) ([]float32, error) {
 	rows := make([]int32, len(tokens))
@@ -200,22 +209,30 @@ func (s *Session) Score(tokens []int32) ([]float32, error) {
 	return s.forward(tokens, device.Decode, rows)
 }
 
-func (s *Session) forward(tokens []int32, mode device.Mode, want []int32) ([]float32, error) {
+func (s *Session) forward(tokens []int32, mode device.Mode, want []int32) (logits []float32, err error) {
+	err = s.run(tokens, mode, want, func(step *model.Step) (err error) {
+		logits, err = s.eng.model.Forward(step)
+		return err
+	})
+	return logits, err
+}
+
+// run makes room for tokens and hands do the step of them. After an error the session is as before.
+func (s *Session) run(tokens []int32, mode device.Mode, want []int32, do func(*model.Step) error) error {
 	n := len(tokens)
 	if s.seq.Len()+n > s.eng.ctx {
-		return nil, fmt.Errorf("engine: the text has %d tokens and %d more, but the context is %d: %w", s.seq.Len(), n, s.eng.ctx, ErrContext)
+		return fmt.Errorf("engine: the text has %d tokens and %d more, but the context is %d: %w", s.seq.Len(), n, s.eng.ctx, ErrContext)
 	}
 	if err := s.seq.Reserve(n); err != nil {
-		return nil, fmt.Errorf("engine: %w", err)
+		return fmt.Errorf("engine: %w", err)
 	}
 	s.seg[0] = device.Segment{Seq: s.seq, N: n, Pos: s.seq.Len(), Mode: mode, Pipeline: s.pipe, Stats: &s.Stats, Observers: s.eng.watch}
 	s.step = model.Step{Tokens: tokens, Segments: s.seg[:], Logits: want, Cache: s.eng.cache}
-	logits, err := s.eng.model.Forward(&s.step)
-	if err != nil {
+	if err := do(&s.step); err != nil {
 		s.seq.Abandon()
-		return nil, fmt.Errorf("engine: %w", err)
+		return fmt.Errorf("engine: %w", err)
 	}
 	s.seq.Advance(n)
 	s.seq.Tokens = append(s.seq.Tokens, tokens...)
-	return logits, nil
+	return nil
 }

@@ -85,11 +85,11 @@ func (s *Session) Generate(ctx context.Context, tok *tokenizer.Tokenizer, r Requ
 }
 
 func (s *Session) decode(ctx context.Context, tok *tokenizer.Tokenizer, r *Request, res *Result, logits []float32, sampler *Sampler, out *writer) error {
+	id := sampler.Sample(logits)
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		id := sampler.Sample(logits)
 		if tok.IsEOG(id) && !r.IgnoreEOG {
 			res.Reason = ReasonEnd
 			return nil
@@ -104,7 +104,7 @@ func (s *Session) decode(ctx context.Context, tok *tokenizer.Tokenizer, r *Reque
 			return nil
 		}
 		var err error
-		if logits, err = s.Step(id); errors.Is(err, ErrContext) {
+		if id, err = s.next(id, sampler); errors.Is(err, ErrContext) {
 			res.Reason = ReasonContext
 			return nil
 		} else if err != nil {

@@ -79,6 +79,9 @@ func (s *Sampler) Accept(id int32) {
 	s.count[id]++
 }
 
+// greedy reports whether Sample is the first of the largest logits.
+func (s *Sampler) greedy() bool { return s.p.Temperature == 0 && !s.penalises() }
+
 func (s *Sampler) penalises() bool {
 	return s.p.Repetition != 0 && s.p.Repetition != 1 || s.p.Presence != 0 || s.p.Frequency != 0
 }
@@ -107,16 +110,21 @@ func (s *Sampler) penalise(logits []float32) {
 		if int(id) >= len(logits) {
 			continue
 		}
-		x := float64(logits[id])
-		if r := s.p.Repetition; r != 0 && r != 1 {
-			if x > 0 {
-				x /= r
-			} else {
-				x *= r
-			}
-		}
-		logits[id] = float32(x - s.p.Presence - s.p.Frequency*float64(n))
+		logits[id] = s.penalty(logits[id], n)
 	}
+}
+
+// penalty is the logit of a token that stands n times among the recent ones.
+func (s *Sampler) penalty(logit float32, n int) float32 {
+	x := float64(logit)
+	if r := s.p.Repetition; r != 0 && r != 1 {
+		if x > 0 {
+			x /= r
+		} else {
+			x *= r
+		}
+	}
+	return float32(x - s.p.Presence - s.p.Frequency*float64(n))
 }
 
 // weigh gathers the tokens that can be drawn. A token is left out only if no later step could keep it: under min-p, or, where top-p counts, so unlikely that all such
@@ -141,19 +149,24 @@ func (s *Sampler) weigh(logits []float32, top float64) {
 	}
 }
 
-// trim applies top-k, top-p and min-p.
-func (s *Sampler) trim() {
-	byWeight := func(a, b candidate) int {
-		switch {
-		case a.logit > b.logit:
-			return -1
-		case a.logit < b.logit:
-			return 1
-		}
-		return int(a.id) - int(b.id)
+// byWeight orders the most likely first.
+func byWeight(a, b candidate) int {
+	switch {
+	case a.logit > b.logit:
+		return -1
+	case a.logit < b.logit:
+		return 1
 	}
-	if k := s.p.TopK; k > 0 && k < len(s.cand) {
-		s.selectTop(k)
+	return int(a.id) - int(b.id)
+}
+
+// trim applies top-k, top-p and min-p. After either of the first two the candidates are sorted: what is drawn does not depend on who sorted them.
+func (s *Sampler) trim() {
+	if k := s.p.TopK; k > 0 {
+		if k < len(s.cand) {
+			s.selectTop(k)
+		}
+		slices.SortFunc(s.cand, byWeight)
 		s.total = 0
 		for _, c := range s.cand {
 			s.total += c.weight
@@ -161,7 +174,9 @@ func (s *Sampler) trim() {
 	}
 	p := s.p.TopP
 	if p > 0 && p < 1 {
-		slices.SortFunc(s.cand, byWeight)
+		if s.p.TopK == 0 {
+			slices.SortFunc(s.cand, byWeight)
+		}
 		sum := 0.0
 		for i, c := range s.cand {
 			if sum += c.weight; sum >= p*s.total {

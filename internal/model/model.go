@@ -117,15 +117,15 @@ type Step struct {
 
 // Forward runs a step and returns the logits of the wanted rows, [len(Logits)][Vocab], valid until the next call. The segments' sequences must have reserved room; the caller
 // advances them.
-func (m *Model) Forward(s *Step) ([]float32, error) { return m.forward(s, false) }
+func (m *Model) Forward(s *Step) ([]float32, error) { return m.forward(s, device.ReadLogits) }
 
 // Next runs a step and sets next[i] to the most likely token after row Logits[i], the first of equals. A device that can keeps the logits to itself.
 func (m *Model) Next(s *Step, next []int32) error {
-	logits, err := m.forward(s, true)
+	logits, err := m.forward(s, device.BestToken)
 	if err != nil {
 		return err
 	}
-	if m.plan.Choose {
+	if m.plan.Choice == device.BestToken {
 		m.dev.(device.Chooser).Chosen(next[:len(s.Logits)])
 		return nil
 	}
@@ -142,7 +142,37 @@ func (m *Model) Next(s *Step, next []int32) error {
 	return nil
 }
 
-func (m *Model) forward(s *Step, greedy bool) ([]float32, error) {
+// Lists reports whether Top works on the model's device.
+func (m *Model) Lists() bool {
+	_, ok := m.dev.(device.Chooser)
+	return ok
+}
+
+// Top runs a step and sets top[i] to the most likely tokens after row Logits[i]. The logits stay on the device; Row reads them.
+func (m *Model) Top(s *Step, top []device.Top) error {
+	if _, err := m.forward(s, device.TopTokens); err != nil {
+		return err
+	}
+	m.dev.(device.Chooser).Listed(top[:len(s.Logits)])
+	return nil
+}
+
+// Row is the logits of row Logits[i] of the last step, which Top ran, valid until the next call.
+func (m *Model) Row(i int) []float32 {
+	m.logits = room(m.logits, m.Vocab)
+	m.dev.(device.Chooser).Row(m.logits, m.act.logits, i)
+	return m.logits
+}
+
+// room is a slice of n values, s's if it has them.
+func room(s []float32, n int) []float32 {
+	if cap(s) < n {
+		return make([]float32, n)
+	}
+	return s[:n]
+}
+
+func (m *Model) forward(s *Step, choice device.Choice) ([]float32, error) {
 	n := len(s.Tokens)
 	if n == 0 || n > m.MaxRows() || len(s.Logits) > m.MaxLogits() {
 		return nil, fmt.Errorf("model: a step of %d rows with %d logits: expected 1 to %d rows and at most %d logits", n, len(s.Logits), m.MaxRows(), m.MaxLogits())
@@ -157,15 +187,14 @@ func (m *Model) forward(s *Step, greedy bool) ([]float32, error) {
 			m.pos[seg.Row+i] = int32(seg.Pos + i)
 		}
 	}
-	_, chooses := m.dev.(device.Chooser)
-	m.step, m.plan = s, device.Plan{Choose: greedy && chooses, Tokens: s.Tokens, Pos: m.pos[:n], Segments: s.Segments, Logits: s.Logits, Cache: s.Cache}
-	if err := m.dev.Step(&m.plan, m.ops); err != nil || len(s.Logits) == 0 || m.plan.Choose {
+	if !m.Lists() {
+		choice = device.ReadLogits
+	}
+	m.step, m.plan = s, device.Plan{Choice: choice, Tokens: s.Tokens, Pos: m.pos[:n], Segments: s.Segments, Logits: s.Logits, Cache: s.Cache}
+	if err := m.dev.Step(&m.plan, m.ops); err != nil || len(s.Logits) == 0 || m.plan.Choice != device.ReadLogits {
 		return nil, err
 	}
-	if need := len(s.Logits) * m.Vocab; cap(m.logits) < need {
-		m.logits = make([]float32, need)
-	}
-	m.logits = m.logits[:len(s.Logits)*m.Vocab]
+	m.logits = room(m.logits, len(s.Logits)*m.Vocab)
 	m.dev.Read(m.logits, m.act.logits.Top(len(s.Logits)))
 	return m.logits, nil
 }
@@ -197,8 +226,11 @@ func (m *Model) run() error {
 	h := m.act.h.Top(x.Rows)
 	d.Norm(h, x, m.norm, m.Eps)
 	d.Linear(h, m.head)
-	if m.plan.Choose {
+	switch m.plan.Choice {
+	case device.BestToken:
 		d.(device.Chooser).Choose(m.act.logits.Top(x.Rows))
+	case device.TopTokens:
+		d.(device.Chooser).List(m.act.logits.Top(x.Rows))
 	}
 	return nil
 }

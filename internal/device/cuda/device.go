@@ -3,7 +3,6 @@ package cuda
 import (
 	"errors"
 	"fmt"
-	"unsafe"
 
 	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/device"
@@ -27,6 +26,7 @@ type Device struct {
 	maxRows int
 
 	step     step
+	lists    lists
 	counting counting
 }
 
@@ -56,7 +56,7 @@ func Open(o Options) (_ *Device, err error) {
 	}
 	d := &Device{gpu: gpu, offload: o.Offload, buffers: map[uintptr]*buffer{}, vectors: map[*float32]driver.Ptr{}, angles: map[*device.Rope]driver.Ptr{}}
 	d.step.graphs, d.counting.steps = map[string]*recording{}, map[*attention.Pipeline]int{}
-	d.step.jobs = jobs{step: d.run, chosen: d.chosen, count: d.countStep}
+	d.step.jobs = jobs{step: d.run, chosen: d.chosen, listed: d.listed, count: d.countStep}
 	err = gpu.Do(func(c *driver.Context) (err error) {
 		if d.lib, err = load(c, gpu); err != nil {
 			return err
@@ -90,7 +90,7 @@ func (d *Device) Close() error {
 		for _, p := range d.owned {
 			errs = append(errs, c.Free(p))
 		}
-		for _, b := range [][]byte{d.step.host, d.counting.pinned} {
+		for _, b := range [][]byte{d.step.host, d.lists.host, d.counting.pinned} {
 			if b != nil {
 				errs = append(errs, c.FreeHost(b))
 			}
@@ -227,12 +227,15 @@ const maxBatch = 256
 
 // Read implements device.Device. A failure shows as rows that are not numbers, and in the error of the next step.
 func (d *Device) Read(dst []float32, src device.Tensor) {
-	b := d.buffers[src.Addr]
+	d.read(dst, d.top(src).wide)
+}
+
+func (d *Device) read(dst []float32, from driver.Ptr) {
 	err := d.gpu.Do(func(c *driver.Context) error {
 		if err := c.Wait(d.stream); err != nil {
 			return err
 		}
-		return c.Download(unsafe.Slice((*byte)(unsafe.Pointer(&dst[0])), len(dst)*4), b.wide)
+		return c.Download(bytesOf(dst), from)
 	})
 	if err != nil {
 		for i := range dst {

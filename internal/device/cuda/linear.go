@@ -49,7 +49,7 @@ type argmaxParams struct {
 
 // findLinear looks the kernels of this file up.
 func (l *library) findLinear(c *driver.Context) error {
-	return l.find(c, "linear_1", "linear_2", "linear_4", "gemm_8", "gemm_16", "embed", "argmax")
+	return l.find(c, "linear_1", "linear_2", "linear_4", "gemm_8", "gemm_16", "embed", "argmax", "top_tokens")
 }
 
 const (

@@ -168,33 +168,3 @@ func (d *Device) Add(dst, src device.Tensor) {
 	to.isHalf = false
 	d.step.adding.dst, d.step.adding.src = to, from
 }
-
-// Choose implements device.Chooser.
-func (d *Device) Choose(src device.Tensor) {
-	d.flush()
-	b := d.top(src)
-	d.try(func(c *driver.Context) error {
-		return d.lib.argmax(c, d.stream, d.step.view.chosen, b.wide, src.Rows, src.Cols)
-	})
-}
-
-// Chosen implements device.Chooser.
-func (d *Device) Chosen(dst []int32) {
-	s := &d.step
-	s.jobs.found = dst
-	if err := d.gpu.Do(s.jobs.chosen); err != nil {
-		s.fail(err)
-	}
-}
-
-// chosen is Chosen on the driver's thread. It goes through pinned memory, beside the step's state.
-func (d *Device) chosen(c *driver.Context) error {
-	s := &d.step
-	at := s.host[s.view.chosen-s.at:][:len(s.jobs.found)*4]
-	if err := c.DownloadAsync(at, s.view.chosen, d.stream); err != nil {
-		return err
-	}
-	err := c.Wait(d.stream)
-	copy(bytesOf(s.jobs.found), at)
-	return err
-}

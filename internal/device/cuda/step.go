@@ -37,8 +37,9 @@ type step struct {
 
 // jobs are what steps have the driver's thread do: values made once, so that a step allocates nothing.
 type jobs struct {
-	step, chosen, count func(*driver.Context) error
-	found               []int32 // Chosen's
+	step, chosen, listed, count func(*driver.Context) error
+	found                       []int32      // Chosen's
+	tops                        []device.Top // Listed's
 }
 
 // recording is a step recorded as a graph. The first step of a form runs as it comes, which finds everything it needs; the second records.
@@ -146,7 +147,7 @@ func (d *Device) formOf(p *device.Plan) (form []byte, same bool) {
 	add := func(n int64) { f = append(strconv.AppendInt(f, n, 36), ' ') }
 	add(int64(len(p.Tokens)))
 	add(int64(len(p.Logits)))
-	f = strconv.AppendBool(f, p.Choose)
+	add(int64(p.Choice))
 	add(int64(uintptr(unsafe.Pointer(p.Cache.(*Cache)))))
 	for i := range p.Segments {
 		seg := &p.Segments[i]

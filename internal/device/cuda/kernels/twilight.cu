@@ -6,6 +6,7 @@
 #include "prompt.cuh"
 #include "rows.cuh"
 #include "gemm.cuh"
+#include "top.cuh"
 
 #ifndef SELECT_THREADS
 #define SELECT_THREADS 256
@@ -42,6 +43,7 @@ KERNEL(512) copy(PARAMS) {
 LINEAR(1) LINEAR(2) LINEAR(4) GEMM(8, 3) GEMM(16, 2)
 KERNEL(128) embed(const __grid_constant__ EmbedParams p) { embed_row(p); }
 KERNEL(1024) argmax(const __grid_constant__ ArgmaxParams p) { largest_of(p); }
+KERNEL(TOP_THREADS) top_tokens(const __grid_constant__ TopParams p) { top_of(p); }
 
 // Rows of activations, and a prompt's attention.
 #define ROWS(NAME, F) KERNEL(ROW_THREADS) NAME(const __grid_constant__ RowParams p) { F(p); }

@@ -159,6 +159,9 @@ static inline int __popc(u32 x) { return __builtin_popcount(x); }
 static inline int __ffs(u32 x) { return __builtin_ffs(x); }
 static inline int __float_as_int(float f) { return as<int>(word(f)); }
 static inline float __int_as_float(int i) { return as<float>(i); }
+static inline int __double2loint(double d) { uint64_t u; memcpy(&u, &d, 8); return (int)u; }
+static inline int __double2hiint(double d) { uint64_t u; memcpy(&u, &d, 8); return (int)(u >> 32); }
+static inline double __hiloint2double(int hi, int lo) { const uint64_t u = (uint64_t)(u32)hi << 32 | (u32)lo; double d; memcpy(&d, &u, 8); return d; }
 template <typename T> T __ldcg(const T *p) { return *p; }
 static inline u32 __byte_perm(u32 x, u32 y, u32 pick) {
   const uint64_t all = (uint64_t)y << 32 | x;
