@@ -17,7 +17,7 @@ ask() {
 	left=$((end - $(date +%s)))
 	[ $left -gt 0 ] || return 0
 	shift
-	timeout -s INT -k 20 $left "$twilight" eval "$@" -m "$model" -c "$length" -o "$rows" >>"$OUT/evals.txt" 2>>"$OUT/evals.log"
+	timeout --foreground -s INT -k 20 $left "$twilight" eval "$@" -m "$model" -c "$length" -o "$rows" >>"$OUT/evals.txt" 2>>"$OUT/evals.log"
 	gzip -kf "$rows"
 }
 case $what in
