@@ -142,9 +142,7 @@ func (w *Work) merge(out []float32, g, n int, far bool) (lse float32) {
 		}
 		f := float32(math.Exp(float64(p.top - top)))
 		sum += f * p.sum
-		for c, x := range acc {
-			out[c] += f * x
-		}
+		w.Kern.AddScaled(out, acc, f)
 	}
 	for i := range n {
 		add(w.parts[i*w.Group+g], w.acc[(i*w.Group+g)*dim:][:dim])

@@ -163,11 +163,7 @@ func (w *Work) addTail(union bool) {
 	n := len(w.Pages)
 	mean := w.Scratch(w.Head.Dim)
 	clear(mean)
-	for b := range w.Head.Blocks() {
-		for c, x := range as[float32](w.Head.Plane(w.bind.sum, b)) {
-			mean[c] += x
-		}
-	}
+	w.addValueSums(mean, 1)
 	for g := range w.Group {
 		rest := w.total[g]
 		for i := range w.bodyParts() {

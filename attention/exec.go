@@ -407,10 +407,13 @@ func (w *Work) compensate(out []float32, held float32) {
 	for c := range out {
 		out[c] *= held
 	}
+	w.addValueSums(out, f)
+}
+
+// addValueSums adds f times the sum of all values.
+func (w *Work) addValueSums(dst []float32, f float32) {
 	for b := range w.Head.Blocks() {
-		for c, x := range as[float32](w.Head.Plane(w.bind.sum, b)) {
-			out[c] += f * x
-		}
+		w.Kern.AddScaled(dst, as[float32](w.Head.Plane(w.bind.sum, b)), f)
 	}
 }
 

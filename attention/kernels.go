@@ -20,6 +20,8 @@ type Kernels interface {
 	Weigh(x []float32, max float32) (sum float32)
 	// Louder raises best[i] to x[i] − shift where that is larger; NaN in x is ignored.
 	Louder(best, x []float32, shift float32)
+	// AddScaled adds f·x[i] to dst[i]; dst is at least as long as x.
+	AddScaled(dst, x []float32, f float32)
 	// Above is the sum and the count of the elements of w that are at least t.
 	Above(w []float32, t float32) (sum float32, n int)
 	// Lanes sets bit i of mask[j] where w[j*PageTokens+i] >= t, for every whole page in w.

@@ -76,6 +76,13 @@ func (Portable) Louder(best, x []float32, shift float32) {
 	}
 }
 
+// AddScaled implements Kernels.
+func (Portable) AddScaled(dst, x []float32, f float32) {
+	for i, v := range x {
+		dst[i] += f * v
+	}
+}
+
 // Above implements Kernels.
 func (Portable) Above(w []float32, t float32) (sum float32, n int) {
 	for _, x := range w {

@@ -91,9 +91,7 @@ func (w *Work) summarise(g int, top, sum float32, v []float32, scale float32) {
 		f = float32(math.Exp(float64(top - p.top)))
 	}
 	p.sum += f * sum
-	for c, x := range v[:len(acc)] {
-		acc[c] += f * scale * x
-	}
+	w.Kern.AddScaled(acc, v[:len(acc)], f*scale)
 }
 
 // nextLink makes the proposals of the selector at work the bounds of the next.
@@ -141,19 +139,27 @@ func (w *Work) proposed(g int, p int32) uint16 {
 func (w *Work) gather() {
 	last := w.Head.Pages() - 1
 	w.whole[last] = w.everyHead()
-	w.Pages = w.Pages[:0]
 	every, ragged := w.everyHead(), w.link > 0
-	for p, heads := range w.whole {
-		if heads|w.some[p] != 0 && (w.link == 0 || p == last || w.bounded(p)) {
-			w.Pages = append(w.Pages, int32(p))
-			ragged = ragged || heads != every
+	w.Pages, w.slabPages = grow(w.Pages, last+1), grow(w.slabPages, last+1)
+	n, uneven := 0, uint32(0)
+	for b := range w.Head.Blocks() {
+		at := w.Head.Table[b] * BlockPages
+		lo := b * BlockPages
+		some := w.some[lo:min(lo+BlockPages, last+1)]
+		for i, heads := range w.whole[lo:min(lo+BlockPages, last+1)] {
+			p := lo + i
+			any := heads | some[i]
+			if ragged && any != 0 && p != last && !w.bounded(p) {
+				any = 0
+			}
+			w.Pages[n], w.slabPages[n] = int32(p), at+int32(i)
+			taken := (uint64(any) + math.MaxUint32) >> 32 // 1 if any; which pages are is no pattern that a branch could follow
+			n += int(taken)
+			uneven |= (heads ^ every) & -uint32(taken)
 		}
 	}
-	n := len(w.Pages)
-	w.slabPages = grow(w.slabPages, n)
-	for j, p := range w.Pages {
-		w.slabPages[j] = w.Head.Table[p/BlockPages]*BlockPages + p%BlockPages
-	}
+	w.Pages, w.slabPages = w.Pages[:n], w.slabPages[:n]
+	ragged = ragged || uneven != 0
 	w.cand, w.keep = grow(w.cand, w.Group*n), grow(w.keep, w.Group*n)
 	w.logits = grow(w.logits, w.Group*n*PageTokens)
 	w.count.cand = 0

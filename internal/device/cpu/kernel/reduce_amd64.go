@@ -34,6 +34,15 @@ func expAVX512(x *float32, n int, max float32) float32
 //go:noescape
 func louderAVX512(best *float32, x *float32, n int, shift float32)
 
+// addScaledAVX512 is (attention.Portable.AddScaled):
+//
+//	for i, v := range x[:n] {
+//		dst[i] += f * v
+//	}
+//
+//go:noescape
+func addScaledAVX512(dst *float32, x *float32, n int, f float32)
+
 // aboveAVX512 is the sum and the count of the elements of at least t (attention.Portable.Above):
 //
 //	for _, x := range w[:n] {
@@ -83,6 +92,15 @@ func expAVX2(x *float32, n int, max float32) float32
 //
 //go:noescape
 func louderAVX2(best *float32, x *float32, n int, shift float32)
+
+// addScaledAVX2 is (attention.Portable.AddScaled):
+//
+//	for i, v := range x[:n] {
+//		dst[i] += f * v
+//	}
+//
+//go:noescape
+func addScaledAVX2(dst *float32, x *float32, n int, f float32)
 
 // aboveAVX2 is the sum and the count of the elements of at least t (attention.Portable.Above):
 //

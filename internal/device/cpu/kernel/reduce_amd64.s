@@ -266,6 +266,61 @@ end:
 	VZEROUPPER
 	RET
 
+// func addScaledAVX512(dst *float32, x *float32, n int, f float32)
+// Requires: AVX, AVX512F, BMI2, CMOV
+TEXT ·addScaledAVX512(SB), NOSPLIT, $0-28
+	MOVQ         dst+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS f+24(FP), Z0
+	XORQ         BX, BX
+	SUBQ         $0x40, DX
+	JL           rest
+
+whole:
+	VMOVUPS     (CX)(BX*4), Z1
+	VMOVUPS     (AX)(BX*4), Z2
+	VFMADD231PS Z0, Z1, Z2
+	VMOVUPS     Z2, (AX)(BX*4)
+	VMOVUPS     64(CX)(BX*4), Z1
+	VMOVUPS     64(AX)(BX*4), Z2
+	VFMADD231PS Z0, Z1, Z2
+	VMOVUPS     Z2, 64(AX)(BX*4)
+	VMOVUPS     128(CX)(BX*4), Z1
+	VMOVUPS     128(AX)(BX*4), Z2
+	VFMADD231PS Z0, Z1, Z2
+	VMOVUPS     Z2, 128(AX)(BX*4)
+	VMOVUPS     192(CX)(BX*4), Z1
+	VMOVUPS     192(AX)(BX*4), Z2
+	VFMADD231PS Z0, Z1, Z2
+	VMOVUPS     Z2, 192(AX)(BX*4)
+	ADDQ        $0x40, BX
+	SUBQ        $0x40, DX
+	JGE         whole
+
+rest:
+	ADDQ $0x40, DX
+	JLE  end
+
+part:
+	MOVQ        $0x00000010, SI
+	CMPQ        DX, SI
+	CMOVQLT     DX, SI
+	MOVL        $0x0000ffff, DI
+	BZHIL       SI, DI, DI
+	KMOVW       DI, K1
+	VMOVUPS.Z   (CX)(BX*4), K1, Z1
+	VMOVUPS.Z   (AX)(BX*4), K1, Z2
+	VFMADD231PS Z0, Z1, Z2
+	VMOVUPS     Z2, K1, (AX)(BX*4)
+	ADDQ        $0x10, BX
+	SUBQ        $0x10, DX
+	JG          part
+
+end:
+	VZEROUPPER
+	RET
+
 // func aboveAVX512(w *float32, n int, t float32) (sum float32, count uint64)
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, SSE
 TEXT ·aboveAVX512(SB), NOSPLIT, $0-40
@@ -626,6 +681,62 @@ part:
 	ADDQ       $0x08, BX
 	SUBQ       $0x08, DX
 	JG         part
+
+end:
+	VZEROUPPER
+	RET
+
+// func addScaledAVX2(dst *float32, x *float32, n int, f float32)
+// Requires: AVX, CMOV, FMA3
+TEXT ·addScaledAVX2(SB), NOSPLIT, $0-28
+	MOVQ         dst+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS f+24(FP), Y0
+	XORQ         BX, BX
+	SUBQ         $0x20, DX
+	JL           rest
+
+whole:
+	VMOVUPS     (CX)(BX*4), Y1
+	VMOVUPS     (AX)(BX*4), Y2
+	VFMADD231PS Y0, Y1, Y2
+	VMOVUPS     Y2, (AX)(BX*4)
+	VMOVUPS     32(CX)(BX*4), Y1
+	VMOVUPS     32(AX)(BX*4), Y2
+	VFMADD231PS Y0, Y1, Y2
+	VMOVUPS     Y2, 32(AX)(BX*4)
+	VMOVUPS     64(CX)(BX*4), Y1
+	VMOVUPS     64(AX)(BX*4), Y2
+	VFMADD231PS Y0, Y1, Y2
+	VMOVUPS     Y2, 64(AX)(BX*4)
+	VMOVUPS     96(CX)(BX*4), Y1
+	VMOVUPS     96(AX)(BX*4), Y2
+	VFMADD231PS Y0, Y1, Y2
+	VMOVUPS     Y2, 96(AX)(BX*4)
+	ADDQ        $0x20, BX
+	SUBQ        $0x20, DX
+	JGE         whole
+
+rest:
+	ADDQ $0x20, DX
+	JLE  end
+
+part:
+	MOVQ        $0x00000008, SI
+	CMPQ        DX, SI
+	CMOVQLT     DX, SI
+	LEAQ        signs<>+0(SB), DI
+	SHLQ        $0x02, SI
+	SUBQ        SI, DI
+	VMOVUPS     32(DI), Y1
+	VMASKMOVPS  (CX)(BX*4), Y1, Y2
+	VMASKMOVPS  (AX)(BX*4), Y1, Y3
+	VFMADD231PS Y0, Y2, Y3
+	VMASKMOVPS  Y3, Y1, (AX)(BX*4)
+	ADDQ        $0x08, BX
+	SUBQ        $0x08, DX
+	JG          part
 
 end:
 	VZEROUPPER

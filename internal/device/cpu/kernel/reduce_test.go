@@ -187,3 +187,22 @@ func TestLouder(t *testing.T) {
 		}
 	})
 }
+
+func TestAddScaled(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		r := newRand(9)
+		for _, n := range lengths() {
+			x, dst := guardedCopy(t, fillNormal(r, make([]float32, n))), guardedCopy(t, fillNormal(r, make([]float32, n)))
+			want := make([]float64, n)
+			for i := range want {
+				want[i] = float64(dst[i]) + 0.75*float64(x[i])
+			}
+			k.AddScaled(dst, x, 0.75)
+			for i, y := range want {
+				if math.Abs(float64(dst[i])-y) > 1e-6*(1+math.Abs(y)) {
+					t.Fatalf("n %d element %d: got %v, want %v", n, i, dst[i], y)
+				}
+			}
+		}
+	})
+}

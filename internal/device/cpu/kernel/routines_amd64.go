@@ -20,12 +20,13 @@ type routines struct {
 	accumulate64 []accumulateFunc // 64 channels
 	accumulate32 []accumulateFunc
 
-	max   func(x *float32, n int) float32
-	exp   func(x *float32, n int, max float32) float32
-	weigh func(x *float32, n int, max float32) float32
-	loud  func(best, x *float32, n int, shift float32)
-	above func(w *float32, n int, t float32) (sum float32, count uint64)
-	lanes func(mask *uint16, w *float32, pages int, t float32)
+	max       func(x *float32, n int) float32
+	exp       func(x *float32, n int, max float32) float32
+	weigh     func(x *float32, n int, max float32) float32
+	loud      func(best, x *float32, n int, shift float32)
+	addScaled func(dst, x *float32, n int, f float32)
+	above     func(w *float32, n int, t float32) (sum float32, count uint64)
+	lanes     func(mask *uint16, w *float32, pages int, t float32)
 
 	pack      func(dst, w *float32, n int, t float32) uint64
 	packLanes func(dst, w *float32, pages *int32, masks, own *uint16, n int)
@@ -72,7 +73,7 @@ var avx512 = routines{
 	pack: packAVX512, packLanes: packLanesAVX512,
 	codes64: []codesFunc{codes1x64AVX512, codes2x64AVX512, codes3x64AVX512, codes4x64AVX512, codes5x64AVX512, codes6x64AVX512, codes7x64AVX512},
 	codes32: []codesFunc{codes1x32AVX512, codes2x32AVX512, codes3x32AVX512, codes4x32AVX512, codes5x32AVX512, codes6x32AVX512, codes7x32AVX512},
-	max:     maxAVX512, exp: expAVX512, weigh: weighAVX512, loud: louderAVX512, above: aboveAVX512, lanes: lanesAVX512,
+	max:     maxAVX512, exp: expAVX512, weigh: weighAVX512, loud: louderAVX512, addScaled: addScaledAVX512, above: aboveAVX512, lanes: lanesAVX512,
 	sumSquares: sumSquaresAVX512, scaleMul: scaleMulAVX512, ropeHalves: ropeHalvesAVX512, ropePairs: ropePairsAVX512,
 	gate: gateAVX512, add: addAVX512, scale: scaleAVX512, narrow: narrowAVX512, saturate: narrowFiniteAVX512, widen: widenAVX512,
 	panel: []panelFunc{panel4AVX512, panel8AVX512, panel12AVX512}, keyPanels: keyPanelsAVX512, valuePanels: valuePanelsAVX512,
@@ -107,7 +108,7 @@ var avx2 = routines{
 	dot:          []dotFunc{dot1AVX2, dot2AVX2, dot3AVX2},
 	accumulate32: []accumulateFunc{accumulate1x32AVX2, accumulate2x32AVX2, accumulate3x32AVX2},
 	codes32:      []codesFunc{codes1x32AVX2, codes2x32AVX2, codes3x32AVX2},
-	max:          maxAVX2, exp: expAVX2, weigh: expAVX2, loud: louderAVX2, above: aboveAVX2, lanes: lanesAVX2,
+	max:          maxAVX2, exp: expAVX2, weigh: expAVX2, loud: louderAVX2, addScaled: addScaledAVX2, above: aboveAVX2, lanes: lanesAVX2,
 	sumSquares: sumSquaresAVX2, scaleMul: scaleMulAVX2, ropeHalves: ropeHalvesAVX2, ropePairs: ropePairsAVX2,
 	gate: gateAVX2, add: addAVX2, scale: scaleAVX2, narrow: narrowAVX2, saturate: narrowFiniteAVX2, widen: widenAVX2,
 	panel: []panelFunc{panel4AVX2}, keyPanels: keyPanelsAVX2, valuePanels: valuePanelsAVX2,

@@ -116,6 +116,11 @@ func (v vector) Louder(best, x []float32, shift float32) {
 	v.loud(ptr(best[:len(x)]), ptr(x), len(x), shift)
 }
 
+// AddScaled implements attention.Kernels.
+func (v vector) AddScaled(dst, x []float32, f float32) {
+	v.addScaled(ptr(dst[:len(x)]), ptr(x), len(x), f)
+}
+
 // Above implements attention.Kernels.
 func (v vector) Above(w []float32, t float32) (sum float32, n int) {
 	sum, count := v.above(ptr(w), len(w), t)

@@ -14,6 +14,7 @@ func reduceFamily() {
 		w.max()
 		w.exp()
 		w.louder()
+		w.addScaled()
 		w.above()
 		w.lanesOf()
 	}
@@ -188,6 +189,23 @@ func (w width) louder() {
 		VSUBPS(shift, v, v)
 		VMAXPS(b, v, v) // a NaN in v gives the other operand
 		s.store(v, best)
+	})
+	end()
+}
+
+func (w width) addScaled() {
+	w.begin("addScaled", "(dst, x *float32, n int, f float32)",
+		"is (attention.Portable.AddScaled):",
+		"",
+		"\tfor i, v := range x[:n] {",
+		"\t\tdst[i] += f * v",
+		"\t}")
+	dst, x, n := arg("dst"), arg("x"), arg("n")
+	f := w.spread("f", 24)
+	w.each(n, 4, func(s stream) {
+		v, d := s.load(x), s.load(dst)
+		VFMADD231PS(f, v, d)
+		s.store(d, dst)
 	})
 	end()
 }
