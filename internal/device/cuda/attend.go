@@ -115,7 +115,10 @@ func (d *Device) prompt(a *device.Attention, cache *Cache, j int) {
 func (d *Device) decode(a *device.Attention, cache *Cache, j, row, n int, m Mode) {
 	o := cache.op
 	p := d.params(a, cache, j, row)
-	p.batch = int32(n)
+	p.batch, p.order = int32(n), 0
+	if n > 1 {
+		p.order = d.step.view.order + driver.Ptr(row*4)
+	}
 	p.maxParts, p.ranks = int32(maxParts(n*a.KVHeads)), int32(o.ranks(n))
 	d.try(func(c *driver.Context) error {
 		if err := o.launch(c, &p, driver.Launch{Grid: [3]int{n * a.KVHeads}, Block: 256, Stream: d.stream, Early: true}, "append"); err != nil {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 	"unsafe"
 
 	"github.com/twilight-go/twilight/attention"
@@ -65,14 +66,14 @@ type Operator struct {
 	lib       *library
 	kernel    map[string]string // full names of kernels, by operation
 	attenders int               // blocks of attend that the device holds
-	// SelectThreads is the size of select's thread blocks, 128 or 256; 0: chosen by the number of units.
-	SelectThreads int
-	p             params
-	stride        int
-	layers        []slabs
-	owned         []driver.Ptr
-	pinned        [][]byte
-	hold          params // the launch's copy: on the heap, and not allocated anew
+	// SelectThreads is the size of select's thread blocks, 128 or 256 (0: 256), and SelectRanks how many share a unit (0: chosen by the number of units).
+	SelectThreads, SelectRanks int
+	p                          params
+	stride                     int
+	layers                     []slabs
+	owned                      []driver.Ptr
+	pinned                     [][]byte
+	hold                       params // the launch's copy: on the heap, and not allocated anew
 }
 
 // New allocates an operator's cache and scratch. Tables and lengths are set by SetSequences.
@@ -115,6 +116,15 @@ func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
 	return o, nil
 }
 
+// rings is how much shared memory a thread block of select has for candidate pages: Ring of kernels/estimate.cuh for every warp.
+func (o *Operator) rings(threads int) int {
+	slots, slot := 768/o.Dim, attention.PageTokens*o.Dim/2+2*o.Dim+4*maxGroup+16
+	if o.Dim > 128 {
+		slots = 4
+	}
+	return threads / 32 * slots * slot
+}
+
 func (o *Operator) padded() int { return 1 << bits.Len(uint(o.Group-1)) }
 
 func (o *Operator) find(c *driver.Context) error {
@@ -129,6 +139,9 @@ func (o *Operator) find(c *driver.Context) error {
 		if err := o.lib.find(c, name); err != nil {
 			return err
 		}
+	}
+	if err := c.SetAttr(o.lib.fn[o.kernel["select"]], driver.FuncMaxDynamicShared, o.rings(maxThreads)); err != nil {
+		return err
 	}
 	if o.lib.hopper {
 		if err := c.SetAttr(o.lib.fn[o.kernel["select"]], driver.FuncNonPortableCluster, 1); err != nil {
@@ -156,7 +169,7 @@ func (o *Operator) alloc(c *driver.Context) error {
 	if err := o.allocLayers(c); err != nil {
 		return err
 	}
-	err := o.take(c, []need{{&p.table, o.Batch * maxBlocks * 4}, {&p.lens, o.Batch * 4},
+	err := o.take(c, []need{{&p.table, o.Batch * maxBlocks * 4}, {&p.lens, o.Batch * 4}, {&p.order, o.Batch * 4},
 		{&p.q, queries}, {&p.out, queries}, {&p.bases, units * maxBlocks * maxGroup * 8}, {&p.scores, units * o.padded() * maxBlocks * attention.BlockPages * 4},
 		{&p.pages, units * maxBlocks * attention.BlockPages}, {&p.logits, units * cap * o.padded() * 2}, {&p.list, units * cap * 4},
 		{&p.reference, units * maxGroup * 4}, {&p.items, items * 16}, {&p.control, 16}, {&p.partial, items * maxGroup * o.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
@@ -201,7 +214,7 @@ func (o *Operator) SetSequences(c *driver.Context, tables [][]int32, lens []int3
 	if len(tables) > o.Batch || len(lens) != len(tables) {
 		return fmt.Errorf("cuda: %d tables and %d lengths: expected as many, and at most %d", len(tables), len(lens), o.Batch)
 	}
-	flat, all := make([]int32, o.Batch*o.stride), make([]int32, o.Batch)
+	flat, all, order := make([]int32, o.Batch*o.stride), make([]int32, o.Batch), make([]int32, o.Batch)
 	for i, t := range tables {
 		blocks := (int(lens[i]) + attention.BlockTokens - 1) / attention.BlockTokens
 		if lens[i] < 0 || blocks > len(t) || blocks > o.stride {
@@ -215,10 +228,24 @@ func (o *Operator) SetSequences(c *driver.Context, tables [][]int32, lens []int3
 		copy(flat[i*o.stride:], t[:blocks])
 		all[i] = lens[i]
 	}
-	if err := c.Upload(o.p.table, bytesOf(flat)); err != nil {
+	longestFirst(order, all, nil)
+	if err := errors.Join(c.Upload(o.p.table, bytesOf(flat)), c.Upload(o.p.order, bytesOf(order))); err != nil {
 		return err
 	}
 	return c.Upload(o.p.lens, bytesOf(all))
+}
+
+// longestFirst sets order to the sequences by their lengths. keys is scratch, which it returns.
+func longestFirst(order, lens []int32, keys []int64) []int64 {
+	keys = keys[:0]
+	for i, n := range lens {
+		keys = append(keys, int64(-n)<<32|int64(i))
+	}
+	slices.Sort(keys)
+	for i, k := range keys {
+		order[i] = int32(k)
+	}
+	return keys
 }
 
 // Buffers are the addresses of a step's fp16 queries and outputs, [batch][KVHeads·Group][Dim], and of the keys and values that Append takes, [batch][KVHeads][Dim].
@@ -309,6 +336,9 @@ func (o *Operator) prepare(first, batch int, m Mode) error {
 	p := &o.hold
 	*p = o.p
 	p.maxParts, p.ranks = int32(maxParts(batch*o.KVHeads)), int32(o.ranks(batch))
+	if batch < o.Batch {
+		p.order = 0
+	}
 	skip := driver.Ptr(first)
 	p.batch = int32(batch)
 	p.table += skip * driver.Ptr(o.stride*4)
@@ -332,24 +362,30 @@ func (o *Operator) crossover(m Mode) int {
 	return int(n)
 }
 
-// ranks is how many thread blocks share a unit in select: as many as one a multiprocessor, since larger clusters find no room side by side; pairs do, two a multiprocessor.
+// ranks is how many thread blocks share a unit in select: as many as leave a multiprocessor each. Larger clusters wait for room side by side and for each other.
 func (o *Operator) ranks(batch int) int {
 	n, units, room := 1, batch*o.KVHeads, o.lib.dev.Multiprocessor
+	if o.SelectRanks != 0 && o.lib.hopper {
+		return o.SelectRanks
+	}
 	if !o.lib.hopper || units > room {
 		return 1
 	}
 	for n < maxRanks && 2*n*units <= room {
 		n *= 2
 	}
-	return max(n, 2)
+	return n
 }
 
+// maxThreads is the size of the largest thread block of select.
+const maxThreads = 256
+
 // threads is the size of a thread block of select.
-func (o *Operator) threads(units int) int {
+func (o *Operator) threads() int {
 	if o.SelectThreads != 0 {
 		return o.SelectThreads
 	}
-	return 256
+	return maxThreads
 }
 
 func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) error {
@@ -368,7 +404,8 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 		p.denseBelow = int32(max(o.crossover(m)/units, m.MinContext))
 	}
 	p.quantum = int32(min(max(units*4, 64), 1024))
-	return o.launch(c, p, driver.Launch{Grid: [3]int{units * int(p.ranks)}, Block: o.threads(units), Stream: s, Cluster: int(p.ranks), Early: true}, "select")
+	threads := o.threads()
+	return o.launch(c, p, driver.Launch{Grid: [3]int{units * int(p.ranks)}, Block: threads, Shared: o.rings(threads), Stream: s, Cluster: int(p.ranks), Early: true}, "select")
 }
 
 // Copy queues a plain copy of bytes within the device, the yardstick of what its memory can do.

@@ -11,7 +11,7 @@ type params struct {
 	valueScale                          driver.Ptr
 	valueSum                            driver.Ptr
 	tokenCodes, tokenScale              driver.Ptr
-	table, lens                         driver.Ptr
+	table, lens, order                  driver.Ptr
 	q, out                              driver.Ptr
 	bases, scores, pages, logits, list  driver.Ptr
 	counts, reference, sums             driver.Ptr
@@ -39,9 +39,8 @@ const (
 	maxRanks  = 16
 	perOctave = 256 // steps of an estimated logit
 	binShift  = 4
-	lastBin   = 1023
-	headroom  = 40 * perOctave // above the reference, where the bins of weights begin
-	noLogit   = -32768
+	farthest  = 1<<(10+binShift) - 1 // distance of an estimated logit from the window's upper end
+	noLogit   = 0x7fff
 
 	flagPerHead    = 1
 	flagShared     = 2

@@ -22,11 +22,12 @@ type step struct {
 	err  error // the first failure of an operation that returns none
 	jobs jobs
 
-	// What changes from step to step while its form stays: ids, positions, lengths, rows of logits, block tables. It is written to pinned memory and copied in one piece.
+	// What changes from step to step while its form stays: ids, positions, lengths, rows of logits, the order of sequences, block tables. It is written to pinned memory and copied in one piece.
 	host []byte
 	at   driver.Ptr
 	room int
 	view stateView
+	keys []int64
 
 	adding struct{ dst, src *buffer } // an Add that waits to become part of the Norm that follows
 	turns  []turn                     // Ropes that wait to become part of the Attend that follows
@@ -52,7 +53,7 @@ type recording struct {
 const maxRecordings = 64
 
 // stateView is where the parts of a step's state are on the device.
-type stateView struct{ ids, pos, lens, logits, chosen, tables driver.Ptr }
+type stateView struct{ ids, pos, lens, logits, chosen, order, tables driver.Ptr }
 
 type turn struct {
 	x    *buffer
@@ -167,7 +168,7 @@ func (d *Device) formOf(p *device.Plan) (form []byte, same bool) {
 func (d *Device) upload(c *driver.Context, p *device.Plan) error {
 	s, cache := &d.step, p.Cache.(*Cache)
 	stride, rows := cache.op.stride, d.maxRows
-	if need := (5*rows + rows*stride) * 4; need > s.room {
+	if need := (6*rows + rows*stride) * 4; need > s.room {
 		if err := d.forget(c); err != nil {
 			return err
 		}
@@ -189,7 +190,7 @@ func (d *Device) upload(c *driver.Context, p *device.Plan) error {
 		return err
 	}
 	part := func(i int) driver.Ptr { return s.at + driver.Ptr(i*rows*4) }
-	s.view = stateView{ids: part(0), pos: part(1), lens: part(2), logits: part(3), chosen: part(4), tables: part(5)}
+	s.view = stateView{ids: part(0), pos: part(1), lens: part(2), logits: part(3), chosen: part(4), order: part(5), tables: part(6)}
 	all := unsafe.Slice((*int32)(unsafe.Pointer(&s.host[0])), s.room/4)
 	copy(all, p.Tokens)
 	copy(all[rows:], p.Pos)
@@ -203,7 +204,14 @@ func (d *Device) upload(c *driver.Context, p *device.Plan) error {
 		if n := blocksOf(seg.Pos + seg.N); n > len(table) || n > stride {
 			return fmt.Errorf("cuda: sequence %d of a step reaches %d tokens: its table has %d blocks of %d, the cache was made for %d", i, seg.Pos+seg.N, len(table), attention.BlockTokens, stride)
 		}
-		copy(all[5*rows+i*stride:][:stride], table)
+		copy(all[6*rows+i*stride:][:stride], table)
 	}
-	return c.UploadAsync(s.at, s.host[:(5*rows+len(p.Segments)*stride)*4], d.stream)
+	for i := 0; i < len(p.Segments); {
+		n, row := cache.op.together(p.Segments, i), p.Segments[i].Row
+		if n > 1 {
+			s.keys = longestFirst(all[5*rows+row:][:n], all[2*rows+row:][:n], s.keys)
+		}
+		i += n
+	}
+	return c.UploadAsync(s.at, s.host[:(6*rows+len(p.Segments)*stride)*4], d.stream)
 }

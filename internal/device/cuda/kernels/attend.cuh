@@ -5,6 +5,7 @@
 
 constexpr int TEAM = 4;
 constexpr int MAX_PARTS = 128;  // of a unit
+constexpr int STAGED = 1024;     // survivors whose places are looked up at once
 constexpr float NOTHING = -1e30f;
 
 template <int D> struct AttendShared {
@@ -13,6 +14,7 @@ template <int D> struct AttendShared {
   int4 item;
   int ticket, last;
   float held[HEADS];
+  uint2 staged[STAGED];  // token | heads << 24, 0 for none; its row
 };
 
 // Running softmax of a warp. A thread holds the maximum and its share of the weights of head lane/4, and sums of heads lane%4·2 and +1 for D/8 channels: of tile i
@@ -71,21 +73,35 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
     const u32 *list = p.list + unit * cap;
     auto cut = [&](int count, int i) { return i == parts ? count : (int)((long long)((count + 15) / 16) * i / parts) * 16; };
 
-    // entry and row of the token that lane%16 holds of the tile at i
-    auto survivor = [&](int i, int hi, bool body, u32 &entry, u32 &row) {
-      i += lane % 16;
-      entry = 0, row = 0;
-      if (i < hi) {
-        if (dense) {
-          entry = (u32)(i + skipped) | 0xffu << 24;
+    auto row_of = [&](u32 entry) {
+      const u32 t = entry & 0xffffff;
+      return ((u32)table[t / BLOCK] * p.kvHeads + h) * BLOCK + t % BLOCK;
+    };
+    // stage looks survivors [lo,hi) up, so that the warps wait for that together and once, and asks for what will be read of them.
+    auto stage = [&](int lo, int hi, bool body) {
+      __syncthreads();
+      for (int i = lo + threadIdx.x; i < hi; i += TEAM * 32) {
+        const u32 entry = body ? list[endToken - 1 - i] : list[firstToken + i], row = row_of(entry);
+        sh.staged[i - lo] = uint2{entry, row};
+        if (body) {
+          prefetch(p.valueCodes + (size_t)row * (D / 2)), prefetch(p.valueScale + (size_t)row * (D / 32));
         } else {
-          entry = body ? list[endToken - 1 - i] : list[firstToken + i];
+#pragma unroll
+          for (int c = 0; c < D; c += 64) prefetch(p.k + (size_t)row * D + c), prefetch(p.v + (size_t)row * D + c);
         }
-        const u32 t = entry & 0xffffff;
-        row = ((u32)table[t / BLOCK] * p.kvHeads + h) * BLOCK + t % BLOCK;
       }
-      const u32 first = __shfl_sync(~0u, row, 0);
-      if (entry == 0) row = first;  // its weight is zero, but what is read must be finite
+      __syncthreads();
+    };
+    // survivor is entry and row of the token that lane%16 holds of the tile at i; those from hi on weigh nothing, but what is read of them must be finite.
+    auto survivor = [&](int i, int lo, int hi, u32 &entry, u32 &row) {
+      const int mine = i + lane % 16, held = min(mine, hi - 1);
+      if (dense) {
+        entry = (u32)(held + skipped) | 0xffu << 24, row = row_of(entry);
+      } else {
+        const uint2 x = sh.staged[held - lo];
+        entry = x.x, row = x.y;
+      }
+      if (mine >= hi) entry = 0;
     };
     const int slot[4] = {2 * j, 2 * j + 1, 2 * j + 8, 2 * j + 9};  // the tile's tokens whose values and weights the thread holds
 
@@ -94,11 +110,13 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
     if (others > 0) {
       const short *logits = p.logits + unit * cap * GP;
       const float reference = r < G ? p.reference[unit * HEADS + r] : 0;
-      const int hi = cut(others, part + 1);
-      int i = cut(others, part) + warp * 16;
-      u32 entry, row, next, nextRow;
-      survivor(i, hi, true, entry, row);
-      for (; i < hi; i += TEAM * 16, entry = next, row = nextRow) {
+      const int last = cut(others, part + 1);
+      for (int lo = cut(others, part), hi; lo < last; lo = hi) {
+      hi = min(lo + STAGED, last);
+      stage(lo, hi, true);
+      for (int i = lo + warp * 16; i < hi; i += TEAM * 16) {
+        u32 entry, row;
+        survivor(i, lo, hi, entry, row);
         float x[4];
         u32 codes[4][D / 64], scale[4][D / 32];
 #pragma unroll
@@ -106,10 +124,8 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
           const u32 e = __shfl_sync(~0u, entry, slot[k]), at = __shfl_sync(~0u, row, slot[k]);
           load<D / 64>(codes[k], p.valueCodes + (size_t)at * (D / 2) + r * (D / 16));
           load<D / 32>(scale[k], p.valueScale + (size_t)at * (D / 32));
-          x[k] = e == 0 ? NOTHING : r < G ? reference + logits[(size_t)(e & 0xffffff) * GP + r] * (1.0f / PER_OCTAVE) : 0;
+          x[k] = e == 0 ? NOTHING : r < G ? reference - logits[(size_t)(e & 0xffffff) * GP + r] * (1.0f / PER_OCTAVE) : 0;
         }
-        survivor(i + TEAM * 16, hi, true, next, nextRow);
-        if (i + TEAM * 16 < hi) prefetch(lane < 16 ? p.valueCodes + (size_t)nextRow * (D / 2) : (const u8 *)(p.valueScale + (size_t)nextRow * (D / 32)));
         u32 w[2];
         run.admit(x, w, low, lane);
         u32 lows[2] = {0, 0};
@@ -124,6 +140,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
         }
         mma(low, lows[0], 0, lows[1], 0, w[0], w[1]);
       }
+      }
 #pragma unroll
       for (int i = 0; i < D / 16; i++) {
         const float a = __shfl_sync(~0u, low[0], i / 2 * 4 + j), b = __shfl_sync(~0u, low[1], i / 2 * 4 + j);
@@ -134,10 +151,13 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
 
     u32 q[D / 8];
     queries<D>(q, p, unit, lane);
-    const int hi = cut(exact, part + 1);
+    const int last = cut(exact, part + 1);
+    for (int lo = cut(exact, part), hi; lo < last; lo = hi) {
+    hi = dense ? last : min(lo + STAGED, last);
+    if (!dense) stage(lo, hi, false);
     u32 entry, row;
-    int i = cut(exact, part) + warp * 16;
-    survivor(i, hi, false, entry, row);
+    int i = lo + warp * 16;
+    if (i < hi) survivor(i, lo, hi, entry, row);
     for (; i < hi; i += TEAM * 16) {
       u32 k[2][D / 8], v[4][D / 16];
 #pragma unroll
@@ -153,13 +173,8 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
           for (int e = 0; e < 4; e++) v[t][half64 * 4 + e] = x[e];
         }
       }
-      u32 next, nextRow;
-      survivor(i + TEAM * 16, hi, false, next, nextRow);
-      if (!dense && i + TEAM * 16 < hi) {
-        const __half *at = (lane < 16 ? p.k : p.v) + (size_t)nextRow * D;
-        prefetch(at);
-        if (D > 64) prefetch(at + 64);
-      }
+      u32 next = 0, nextRow = row;
+      if (i + TEAM * 16 < hi) survivor(i + TEAM * 16, lo, hi, next, nextRow);
       float c[2][4] = {}, x[4];
       products<D>(c[0], q, k[0]);
       products<D>(c[1], q, k[1]);
@@ -176,6 +191,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
             __byte_perm(v[2][t], v[3][t], 0x5410), __byte_perm(v[2][t], v[3][t], 0x7632), w[0], w[1]);
       }
       entry = next, row = nextRow;
+    }
     }
 
     // Join the warps.

@@ -12,8 +12,9 @@ constexpr int LONGEST = 4096;    // tokens of an item of a whole sequence, if th
 constexpr int RANKS = 16;        // most thread blocks that share a unit in select
 constexpr int PER_OCTAVE = 256;  // estimated logits are integers: this many to a factor of two in weight
 constexpr int BIN_SHIFT = 4;     // so a bin of weights is a factor of 2^(1/16) wide
-constexpr int WINDOW = 40 * PER_OCTAVE;  // the bins of weights begin so far above the reference; what is higher counts as if it were in the first
-constexpr short NONE = -32768;   // the estimated logit of what is no candidate
+constexpr int WINDOW = 40 * PER_OCTAVE;  // the bins of weights begin so far above the reference; what is higher counts as if it were there
+constexpr int FAR = (BINS << BIN_SHIFT) - 1;  // the largest distance from there; what lies further counts as if it lay so far, and weighs nothing in a histogram
+constexpr int NONE = 0x7fff;     // the distance of what is no candidate
 
 // Params.flags: survivors per head; one page list a group; the paper's INT4 codes; tail compensation; every page is a candidate. And of sums: the block is a lone one.
 enum { PER_HEAD = 1, SHARED = 2, TOKEN_CODES = 4, TAIL = 8, EVERY_PAGE = 16, LONE = 32 };
@@ -32,16 +33,17 @@ struct Params {
   __half2 *tokenScale; // rows of one pair (step, low)
   const int *table;    // [batch][tableStride] block numbers
   const int *lens;     // [batch] tokens
+  const int *order;    // [batch] sequences as work on them begins, the longest first; null: as they come
   const __half *q;     // [batch][kvHeads·group][D]
   __half *out;         // as q
   // Scratch, per unit.
   float *bases;        // [maxBlocks][2·HEADS] per block and head: logit of the block's low, in octaves; what the tail counts of an estimated weight
   float *scores;       // [maxBlocks·16][G] upper bounds of pages' logits
   u8 *pages;           // [maxBlocks·16] heads that a page is a candidate of
-  short *logits;       // [maxBlocks·256][G] estimated, relative to reference
+  short *logits;       // [maxBlocks·256][G] estimated: how far they lie below the window's upper end
   u32 *list;           // [maxBlocks·256] survivors: token | heads << 24. A rank's exactly read ones from the start of its range up, the others from its end down
   int2 *counts;        // [RANKS] exactly read survivors, others; of a unit that is read whole -1 and its tokens
-  float *reference;    // [HEADS] the largest exact logit of the newest and the first page, in octaves
+  float *reference;    // [HEADS] the window's upper end in octaves: WINDOW above the largest exact logit of the newest and the first page
   float4 *sums;        // [RANKS][HEADS] estimated mass of the candidates and of what survived of them; own survivors, candidates
   // Scratch of the step.
   int4 *items;         // [maxItems] unit, rank, part, unused

@@ -3,175 +3,274 @@
 #include <string.h>
 #include "pages.cuh"
 
-// weight_bin is the bin of an estimated logit: the distance from the window's upper end.
-__device__ inline int weight_bin(int x) { return min(max(WINDOW - 1 - x, 0) >> BIN_SHIFT, BINS - 1); }
+// A warp's ring of candidate pages in shared memory, which copies fill while the warp computes: a page's codes; its block's steps, or its tokens' scales; the logits of its
+// block's low; and which page it is. operator.go knows the size.
+template <int D> struct Slot {
+  u8 codes[PAGE * D / 2];
+  __half step[D];
+  float base[HEADS];
+  int page;  // −1: none
+  u32 who;   // whose candidate it is
+  int unused[2];
+};
+template <int D> struct Ring {
+  static constexpr int SLOTS = D <= 128 ? 768 / D : 4;
+  static_assert(SLOTS % 2 == 0, "pages are computed by pairs");
+  Slot<D> slot[SLOTS];
+};
 
-// estimate_logits estimates the logits of the candidates, as integers relative to the reference, and counts them by weight. `fresh` is warp 0's: the exact logits of the newest
-// page. With `every`, each page is a candidate and is marked here.
-template <int D, int GP>
-__device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, const u32 (&q)[D / 8], const float (&fresh)[4], bool every) {
+// A float so large has units for its last place: adding it rounds, and what was added stands in the low bits.
+constexpr float ROUND = 12582912.0f;
+// start_of is where estimates start for a head whose candidate a page is not: out of reach. For them the distance is NONE.
+constexpr float OUT_OF_REACH = 1e30f;
+
+// distance_of is an estimate's distance from the window's upper end, in the low 16 bits: `scale` times x below `start`, which has ROUND in it, and at most `most`.
+__device__ inline u32 distance_of(float x, float scale, float start, float most) { return __float_as_int(fminf(fmaxf(fmaf(x, scale, start), ROUND), most)); }
+
+// count_distance counts one in a head's histogram, or `elsewhere` if it is far: a place of the thread's own costs less than a branch.
+__device__ inline void count_distance(u32 *histogram, u32 *elsewhere, u32 distance, u32 one) {
+  atomicAdd(distance < (u32)__float_as_int(ROUND + FAR) ? histogram + (distance >> BIN_SHIFT & (BINS - 1)) : elsewhere, one);
+}
+
+// estimate_logits estimates the logits of the candidates and counts them by weight. `fresh` is warp 0's: the exact logits of the newest page. With `every`, each page is a
+// candidate and is marked here. A warp goes through a run of the rank's candidates, two at a time, while those that follow are on their way to its ring.
+template <int D, int GP, bool SHARED_LIST, bool BY_TOKEN>
+__device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every) {
+  constexpr bool PAIRS = GP == HEADS;
+  constexpr int STARTS = PAIRS ? 2 : GP, SLOTS = Ring<D>::SLOTS;
   const int j = u.lane % 4, row = u.lane / 4;
-  const bool shared = every || p.flags & SHARED, byToken = p.flags & TOKEN_CODES;
   const float steps = p.scale * PER_OCTAVE;
-  float reference[GP], sum[GP];
+  const u32 one = one_of(p);
+  auto head = [&](int i) { return PAIRS ? 2 * j + i : i; };
+  float window[STARTS], sum[STARTS];  // the window's upper end, and ROUND; the query's channels summed
 #pragma unroll
-  for (int g = 0; g < GP; g++) reference[g] = g < u.G ? unordered(sh.reference[g]) * PER_OCTAVE : 0, sum[g] = 0;
-  float *tile = sh.tile[u.warp];
-  // Products come as the tensor cores leave them; through the tile each lane gets all heads of one of 32 tokens.
+  for (int i = 0; i < STARTS; i++) window[i] = head(i) < u.G ? unordered(sh.reference[head(i)]) * PER_OCTAVE + (WINDOW - 1) + ROUND : OUT_OF_REACH, sum[i] = 0;
+  u32 *const histogram = sh.histogram[head(0)], *const elsewhere = sh.elsewhere + u.lane;
+  // Eight heads are taken as the tensor cores leave them: a thread has two of tokens row and row+8. Of fewer each lane gets all, through a tile, of one of 32 tokens.
+  float *tile = PAIRS ? nullptr : sh.tile[u.warp];
   auto spread = [&](int first, const float (&c)[4]) {
     if (2 * j >= GP) return;
     float *at = tile + (first + row) * GP + 2 * j;
     if constexpr (GP > 1) *(float2 *)at = make_float2(c[0], c[1]), *(float2 *)(at + 8 * GP) = make_float2(c[2], c[3]);
     else at[0] = c[0], at[8] = c[2];
   };
-  // emit stores and counts the logits of the lane's token: `scale` times the tile's number, plus start and `low` times the sum of the query's channels.
-  auto emit = [&](int token, u32 who, float scale, float low, const float (&start)[GP]) {
+  short *const out = r.logits + (PAIRS ? row * GP + 2 * j : 0);
+  auto emit_pair = [&](short *at, float x, float y, float scale, const float (&start)[2], const float (&most)[2]) {
+    const u32 a = distance_of(x, scale, start[0], most[0]), b = distance_of(y, scale, start[1], most[1]);
+    count_distance(histogram, elsewhere, a, one), count_distance(histogram + BINS, elsewhere, b, one);
+    *(u32 *)at = __byte_perm(a, b, 0x5410);
+  };
+  auto emit_row = [&](int token, const float *x, float scale, const float (&start)[STARTS], const float (&most)[STARTS]) {
     union {
-      short x[GP];
+      short d[GP];
       u32 words[(GP + 1) / 2];
-    } out;
+    } v;
 #pragma unroll
     for (int g = 0; g < GP; g++) {
-      float x = tile[u.lane * GP + g] * scale + start[g];
-      if (byToken) x += low * sum[g];
-      const short i = nearest(x);
-      const bool in = who >> g & 1;
-      out.x[g] = in ? i : NONE;
-      if (in && g < u.G) atomicAdd(&sh.histogram[g][weight_bin(i)], 1);
+      const u32 d = distance_of(x[g], scale, start[g], most[g]);
+      count_distance(histogram + g * BINS, elsewhere, d, one);
+      v.d[g] = d;
     }
     if constexpr (GP == 1) {
-      r.logits[token] = out.x[0];
+      out[token] = v.d[0];
     } else {
-      typename Vec<GP / 2>::T v;
-      memcpy(&v, &out, sizeof v);
-      *(typename Vec<GP / 2>::T *)(r.logits + (size_t)token * GP) = v;
+      typename Vec<(GP + 1) / 2>::T words;
+      memcpy(&words, &v, sizeof words);
+      *(typename Vec<(GP + 1) / 2>::T *)(out + (size_t)token * GP) = words;
     }
   };
-  if (u.warp == 0 && r.newest / PAGES >= r.first && r.newest / PAGES < r.end) {
-    float start[GP];
+  // bounded sets where estimates start and end for a page.
+  auto bounded = [&](float (&start)[STARTS], float (&most)[STARTS], const Slot<D> &x) {
 #pragma unroll
-    for (int g = 0; g < GP; g++) start[g] = -reference[g];
-    spread(0, fresh);
-    __syncwarp();
-    const int token = r.newest * PAGE + u.lane;
-    if (u.lane < PAGE) emit(token, token < r.n ? 0xff : 0, PER_OCTAVE, 0, start);
-    __syncwarp();
+    for (int i = 0; i < STARTS; i++) {
+      const bool in = SHARED_LIST || x.who >> head(i) & 1;
+      start[i] = !in ? OUT_OF_REACH : BY_TOKEN ? window[i] : window[i] - x.base[head(i)] * PER_OCTAVE;
+      most[i] = ROUND + (in ? FAR : NONE);
+    }
+  };
+  const bool newestHere = r.newest / PAGES >= r.first && r.newest / PAGES < r.end;
+  if (u.warp == 0 && newestHere) {
+    const int token = r.newest * PAGE, tokens = r.n - token;
+    float start[STARTS], most[STARTS];
+    if constexpr (PAIRS) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const bool in = row + 8 * i < tokens;
+#pragma unroll
+        for (int k = 0; k < 2; k++) start[k] = in ? window[k] : OUT_OF_REACH, most[k] = ROUND + (in ? FAR : NONE);
+        emit_pair(out + (size_t)(token + 8 * i) * GP, fresh[2 * i], fresh[2 * i + 1], -PER_OCTAVE, start, most);
+      }
+    } else {
+      spread(0, fresh);
+      __syncwarp();
+      const bool in = u.lane < tokens;
+#pragma unroll
+      for (int k = 0; k < STARTS; k++) start[k] = in ? window[k] : OUT_OF_REACH, most[k] = ROUND + (in ? FAR : NONE);
+      if (u.lane < PAGE) emit_row(token + u.lane, tile + u.lane * GP, -PER_OCTAVE, start, most);
+      __syncwarp();
+    }
+    if (u.lane < u.G) atomicAdd(&sh.candidates[u.lane], tokens);
+    if (every && u.lane == 0) r.marks[r.newest] = 0xff;
   }
-  if (byToken) {
+  if (BY_TOKEN) {
     const u32 even = bits(__float2half2_rn(1 / QUERY_SCALE)), odd = bits(__float2half2_rn(16 / QUERY_SCALE));
     float c[4] = {};
 #pragma unroll
     for (int i = 0; i < D / 16; i++) mma(c, even, even, odd, odd, q[2 * i], q[2 * i + 1]);
 #pragma unroll
-    for (int g = 0; g < GP; g++) sum[g] = __shfl_sync(~0u, c[g % 2], g / 2) * steps;
+    for (int i = 0; i < STARTS; i++) sum[i] = (PAIRS ? c[i % 2] : __shfl_sync(~0u, c[i % 2], i / 2)) * steps;
   }
-  const u8 *source = byToken ? p.tokenCodes : p.keyCodes;
-  auto marks_of = [&](int b) -> uint4 {
-    if (!every) return *(const uint4 *)(r.marks + b * PAGES);
-    const u32 all = 0xffffffffu;
-    return make_uint4(all, all, all, all);
+  DYNAMIC_MEMORY(memory);
+  Ring<D> &ring = ((Ring<D> *)memory)[u.warp];
+  // The warp's run, 32 candidates at a time: a lane holds a page, its block's slab and whose candidate it is; and those of the next 32.
+  const int old = found - newestHere, from = (int)((long long)old * u.warp / u.warps), to = (int)((long long)old * (u.warp + 1) / u.warps);
+  int begin = from, page = -1, pageAhead = -1;
+  u32 place = 0, placeAhead = 0, who = 0xff, whoAhead = 0xff;  // place: of the page among all of the slabs'
+  auto ahead = [&](int first) {
+    const int i = first + u.lane;
+    pageAhead = -1;
+    if (i < to) {
+      pageAhead = every ? r.first * PAGES + i : r.candidate[i];
+      placeAhead = (u32)r.slab(p, u, pageAhead / PAGES) * PAGES + pageAhead % PAGES;
+      if (!SHARED_LIST) whoAhead = r.marks[pageAhead];
+      if (every) r.marks[pageAhead] = 0xff;
+    }
   };
-  auto nonzero = [](u32 w) { return __vminu4(w, 0x01010101) * 0x10204080u >> 28; };  // a bit a byte
-  uint4 marks = make_uint4(0, 0, 0, 0);
-  if (r.first + u.warp < r.end) marks = marks_of(r.first + u.warp);
-  for (int b = r.first + u.warp; b < r.end; b += u.warps) {
-    const uint4 here = marks;
-    if (every && u.lane == 0) *(uint4 *)(r.marks + b * PAGES) = here;
-    if (b + u.warps < r.end) marks = marks_of(b + u.warps);
-    u32 todo = nonzero(here.x) | nonzero(here.y) << 4 | nonzero(here.z) << 8 | nonzero(here.w) << 12;
-    const int full = r.encoded - b * PAGES;
-    if (full < PAGES) todo &= full > 0 ? (1u << full) - 1 : 0;
-    if (r.newest / PAGES == b) todo &= ~(1u << r.newest % PAGES);
-    if (todo == 0) continue;
-    const size_t bh = r.slab(p, u, b);
-    const u8 *codesOfLane = source + (bh * BLOCK + row) * (D / 2) + j * (D / 8);
-    u32 a[D / 8];
-    float start[GP];
-    if (byToken) {
+  auto advance = [&] {
+    page = pageAhead, place = placeAhead, who = whoAhead;
+    ahead(begin + 32);
+    if (SHARED_LIST) {
+      const int n = __popc(__ballot_sync(~0u, page >= 0)) * PAGE;
+      if (u.lane < u.G) atomicAdd(&sh.candidates[u.lane], n);
+    } else {
+      for (int g = 0; g < u.G; g++) {
+        const int n = __popc(__ballot_sync(~0u, page >= 0 && who >> g & 1)) * PAGE;
+        if (u.lane == g) atomicAdd(&sh.candidates[g], n);
+      }
+    }
+    if (!(p.flags & TAIL)) return;
+#pragma unroll
+    for (int g = 0; g < GP; g++) {
+      const int x = __reduce_add_sync(~0u, page < 0 ? 0 : (int)(r.bases[page / PAGES * 2 * HEADS + HEADS + g] * 4096));
+      if (u.lane == g) atomicAdd(&sh.shrink[g], x);
+    }
+  };
+  // ask has candidate i copied to a slot, if there is one.
+  const u8 *const codesOfLane = (BY_TOKEN ? p.tokenCodes : p.keyCodes) + u.lane * 16;
+  const u8 *const stepsOfLane = BY_TOKEN ? (const u8 *)p.tokenScale + u.lane * 16 : (const u8 *)(p.range + D) + u.lane * 16;
+  const float *const basesOfLane = r.bases + u.lane * 4;
+  auto ask = [&](int i, Slot<D> &x) {
+    if (i < to) {
+      if (i >= begin + 32) begin += 32, advance();
+      const int mine = __shfl_sync(~0u, page, i - begin);
+      const u32 at = __shfl_sync(~0u, place, i - begin), whose = SHARED_LIST ? 0xff : __shfl_sync(~0u, who, i - begin);
+      if (u.lane == 0) x.page = mine, x.who = whose;
+#pragma unroll
+      for (int k = 0; k < D / 64; k++) copy_async(x.codes + (k * 32 + u.lane) * 16, codesOfLane + (size_t)at * (PAGE * D / 2) + k * 512);
+      if (BY_TOKEN) {
+        if (u.lane < PAGE / 4) copy_async((u8 *)x.step + u.lane * 16, stepsOfLane + (size_t)at * (PAGE * 4));
+      } else {
+        if (u.lane < D / 8) copy_async(x.step + u.lane * 8, stepsOfLane + (size_t)(at / PAGES) * (4 * D));
+        if (u.lane < HEADS / 4) copy_async(x.base + u.lane * 4, basesOfLane + (u32)mine / PAGES * 2 * HEADS);
+      }
+    } else if (u.lane == 0) {
+      x.page = -1;
+    }
+  };
+  auto compute = [&](const Slot<D> &x, float (&c)[4]) {
+    u32 a[D / 8], codes[2][D / 32];
+    if (BY_TOKEN) {
 #pragma unroll
       for (int i = 0; i < D / 8; i++) a[i] = q[i];
-#pragma unroll
-      for (int g = 0; g < GP; g++) start[g] = -reference[g];
     } else {
-      load<D / 8>(a, p.range + (bh * 2 + 1) * D + j * (D / 4));
-#pragma unroll
-      for (int g = 0; g < GP; g++) start[g] = r.bases[b * 2 * HEADS + g] * PER_OCTAVE - reference[g];
+      load<D / 8>(a, x.step + j * (D / 4));
 #pragma unroll
       for (int i = 0; i < D / 8; i++) a[i] = times(q[i], a[i]);
     }
-    while (todo) {
-      int page[4];
-      u32 codes[4][2][D / 32];
+    load<D / 32>(codes[0], x.codes + row * (D / 2) + j * (D / 8));
+    load<D / 32>(codes[1], x.codes + (row + 8) * (D / 2) + j * (D / 8));
+    coded<D>(c, codes[0], codes[1], a);
+  };
+  auto emit = [&](const Slot<D> &x, const float (&c)[4]) {  // of a page, as the tensor cores leave it
+    if constexpr (PAIRS) {
+      float start[2], most[2];
+      bounded(start, most, x);
+      short *const at = out + (size_t)(u32)x.page * (PAGE * GP);
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        page[i] = todo ? __ffs(todo) - 1 : -1;
-        todo &= todo - 1;
-        if (page[i] >= 0) {
-          load<D / 32>(codes[i][0], codesOfLane + page[i] * PAGE * (D / 2));
-          load<D / 32>(codes[i][1], codesOfLane + (page[i] * PAGE + 8) * (D / 2));
-        } else {
+      for (int half = 0; half < 2; half++) {
+        float scale = -CODED * steps, first[2] = {start[0], start[1]};
+        if (BY_TOKEN) {
+          const u32 par = ((const u32 *)x.step)[row + half * 8];
+          scale *= half_of(par, 0);
 #pragma unroll
-          for (int k = 0; k < D / 32; k++) codes[i][0][k] = codes[i][1][k] = 0;
+          for (int i = 0; i < 2; i++) first[i] -= half_of(par, 1) * sum[i];
         }
-      }
-#pragma unroll
-      for (int i = 0; i < 4; i += 2) {
-        if (page[i] < 0) break;
-        float c[2][4] = {};
-        coded<D>(c[0], codes[i][0], codes[i][1], a);
-        coded<D>(c[1], codes[i + 1][0], codes[i + 1][1], a);
-        spread(0, c[0]);
-        spread(16, c[1]);
-        __syncwarp();
-        const int mine = u.lane < 16 ? page[i] : page[i + 1];
-        if (mine >= 0) {
-          const int token = mine * PAGE + u.lane % 16;
-          const u32 who = shared ? 0xff : r.marks[b * PAGES + mine];
-          float scale = CODED * steps, low = 0;
-          if (byToken) {
-            const u32 par = *(const u32 *)(p.tokenScale + bh * BLOCK + token);
-            scale *= half_of(par, 0), low = half_of(par, 1);
-          }
-          emit(b * BLOCK + token, who, scale, low, start);
-        }
-        __syncwarp();
+        emit_pair(at + half * 8 * GP, c[half * 2], c[half * 2 + 1], scale, first, most);
       }
     }
+  };
+  ahead(from);
+  advance();
+  Slot<D> *here = ring.slot, *fill = ring.slot, *const end = ring.slot + SLOTS;
+  for (int i = 0; i < SLOTS - 2; i += 2, fill += 2) {
+    ask(from + i, fill[0]), ask(from + i + 1, fill[1]);
+    commit_copies();
+  }
+  for (int i = from; i < to; i += 2) {
+    wait_copies<SLOTS / 2 - 2>();
+    __syncwarp();  // everybody's copies, and nobody reads the slots that are filled next
+    ask(i + SLOTS - 2, fill[0]), ask(i + SLOTS - 1, fill[1]);
+    commit_copies();
+    const Slot<D> &x = here[0], &y = here[1];
+    const bool both = i + 1 < to;
+    float c[2][4] = {};
+    compute(x, c[0]);
+    compute(y, c[1]);  // of rubbish, if there is none
+    if constexpr (PAIRS) {
+      emit(x, c[0]);
+      if (both) emit(y, c[1]);
+    } else {
+      spread(0, c[0]), spread(16, c[1]);
+      __syncwarp();
+      if (u.lane < 16 || both) {
+        const Slot<D> &mine = u.lane < 16 ? x : y;
+        float scale = -CODED * steps, start[STARTS], most[STARTS];
+        bounded(start, most, mine);
+        if (BY_TOKEN) {
+          const u32 par = ((const u32 *)mine.step)[u.lane % 16];
+          scale *= half_of(par, 0);
+#pragma unroll
+          for (int g = 0; g < GP; g++) start[g] -= half_of(par, 1) * sum[g];
+        }
+        emit_row(mine.page * PAGE + u.lane % 16, tile + u.lane * GP, scale, start, most);
+      }
+      __syncwarp();
+    }
+    here = here + 2 == end ? ring.slot : here + 2, fill = fill + 2 == end ? ring.slot : fill + 2;
   }
 }
 
-// find_thresholds joins the ranks' histograms of weights and tells all ranks the last bins that hold the masses.
+// find_thresholds joins the ranks' histograms of weights and tells all ranks which bins survive. A warp joins a head.
 template <int GP> __device__ inline void find_thresholds(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u) {
   u.sync();
-  auto bin_of = [&](const u32 *bins, int what) { return what == 2 ? last_bin(bins, 1, u.lane) : mass_bin(bins, what == 0 ? p.exactMass : p.mass, u.lane); };
-  if (u.ranks == 1) {  // all heads side by side, where they are
-    constexpr int EACH = BINS / 128;  // with the fewest threads
-    for (int g = 0; g < u.G; g++) {
-      u32 x[EACH];
-#pragma unroll
-      for (int i = 0; i < EACH; i++) x[i] = threadIdx.x + i * blockDim.x < BINS ? sh.histogram[g][threadIdx.x + i * blockDim.x] : 0;
-      __syncthreads();
-#pragma unroll
-      for (int i = 0; i < EACH; i++) {
-        const int bin = threadIdx.x + i * blockDim.x;
-        if (bin < BINS) sh.histogram[g][padded(bin)] = x[i];
-      }
+  join(sh, u, u.G);
+  for (int g = u.rank + u.warp * u.ranks; g < u.G; g += u.ranks * u.warps) {
+    const Weights w(sh, g, u.lane);
+    float rest, unused;
+    u32 own, none;
+    const int exact = w.cut(sh, p.exactMass, unused, none), last = w.cut(sh, p.mass, rest, own);
+    float shrink = 1;
+    if (p.flags & TAIL) {
+      int sum = 0, tokens = 0;
+      if (u.lane < u.ranks) sum = peek(&sh.shrink[g], u.lane), tokens = peek(&sh.candidates[g], u.lane);
+      sum = __reduce_add_sync(~0u, sum), tokens = __reduce_add_sync(~0u, tokens);
+      if (tokens / PAGE > 0) shrink = fminf(sum / (4096.0f * (tokens / PAGE)), 1.0f);
     }
-    __syncthreads();
-    for (int task = u.warp; task < 3 * u.G; task += u.warps) {
-      const int bin = bin_of(sh.histogram[task / 3], task % 3);
-      if (u.lane == 0) sh.threshold[task / 3][task % 3] = bin;
+    if (u.lane == 0) sh.own[g] = own;
+    if (u.lane < u.ranks) {
+      poke(&sh.threshold[g].exact, u.lane, exact), poke(&sh.threshold[g].last, u.lane, last);
+      poke(&sh.threshold[g].rest, u.lane, __float_as_int(rest)), poke(&sh.threshold[g].shrink, u.lane, __float_as_int(shrink));
     }
-    __syncthreads();
-    return;
-  }
-  for (int g = u.rank; g < u.G; g += u.ranks) {
-    join(sh, g, u.ranks);
-    if (u.warp < 3) {
-      const int bin = bin_of(sh.joined, u.warp);
-      if (u.lane < u.ranks) poke(&sh.threshold[g][u.warp], u.lane, bin);
-    }
-    __syncthreads();
   }
   u.sync();
 }

@@ -9,6 +9,9 @@ typedef unsigned char u8;
 // SHARED_MEMORY declares a thread block's shared memory.
 #define SHARED_MEMORY(type, name) __shared__ type name
 
+// DYNAMIC_MEMORY declares what more of it a launch asks for.
+#define DYNAMIC_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
+
 __device__ inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])

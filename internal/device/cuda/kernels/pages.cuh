@@ -148,6 +148,7 @@ template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const
     best[g] = g < u.G ? sh.best[g] : INFINITY;
     if (g < u.G) perBin[g] = (BINS - 1) / sh.span[g], widest = fmaxf(widest, sh.span[g]);
   }
+  const u32 one = one_of(p);
   // The bin replaces the score that it came from; the same thread reads it again below.
 #pragma unroll 4
   for (int page = firstPage + threadIdx.x; page < min(endPage, r.encoded); page += blockDim.x) {
@@ -162,25 +163,22 @@ template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const
     if (shared) {
       const int bin = min((int)(least * ((BINS - 1) / widest)), BINS - 1);
       *(int *)at = bin;
-      atomicAdd(&sh.histogram[0][bin], 1);
+      atomicAdd(&sh.histogram[0][bin], one);
     } else {
 #pragma unroll
       for (int g = 0; g < GP; g++) {
         if (g >= u.G) break;
         const int bin = min((int)(x[g] * perBin[g]), BINS - 1);
         ((int *)at)[g] = bin;
-        atomicAdd(&sh.histogram[g][bin], 1);
+        atomicAdd(&sh.histogram[g][bin], one);
       }
     }
   }
   u.sync();
-  for (int l = u.rank; l < lists; l += u.ranks) {
-    join(sh, l, u.ranks);
-    if (u.warp == 0) {
-      const int bin = last_bin(sh.joined, budget, u.lane);
-      if (u.lane < u.ranks) poke(&sh.threshold[l][3], u.lane, bin);
-    }
-    __syncthreads();
+  join(sh, u, lists);
+  for (int l = u.rank + u.warp * u.ranks; l < lists; l += u.ranks * u.warps) {
+    const int bin = last_bin(sh, l, budget, u.lane);
+    if (u.lane < u.ranks) poke(&sh.pageBin[l], u.lane, bin);
   }
   u.sync();
   clear(sh);
@@ -196,11 +194,11 @@ template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const
     } else if (page < r.encoded && budget > 0) {
       const int *at = (const int *)r.scores + (size_t)page * GP;
       if (shared) {
-        who = at[0] <= sh.threshold[0][3] ? 0xff : 0;
+        who = at[0] <= sh.pageBin[0] ? 0xff : 0;
       } else {
 #pragma unroll
         for (int g = 0; g < GP; g++) {
-          if (g < u.G) who |= (at[g] <= sh.threshold[g][3] ? 1u : 0u) << g;
+          if (g < u.G) who |= (at[g] <= sh.pageBin[g] ? 1u : 0u) << g;
         }
       }
     }

@@ -8,8 +8,8 @@
 
 template <int D, int GP> __device__ void select_unit(const Params &p) {
   SHARED_MEMORY(SelectShared<GP>, sh);
-  const Rank<GP> u(p);
   wait_for_previous();
+  const Rank<GP> u(p);
   const int n = p.lens[u.sequence];
   if (n <= 0) return;
   if (n < p.denseBelow) {
@@ -23,6 +23,7 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
   if (threadIdx.x < HEADS) {
     sh.top[threadIdx.x] = sh.bottom[threadIdx.x] = ordered(-INFINITY);
     sh.reference[threadIdx.x] = ordered(-INFINITY);
+    sh.shrink[threadIdx.x] = 0, sh.candidates[threadIdx.x] = 0;
   }
   __syncthreads();
 
@@ -51,7 +52,9 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
     found = choose_pages(sh, p, u, r);
   }
   if (ends(3)) return;
-  estimate_logits<D>(sh, p, u, r, q, fresh, every);
+  const bool shared = every || p.flags & SHARED;
+  if (p.flags & TOKEN_CODES) shared ? estimate_logits<D, GP, true, true>(sh, p, u, r, q, fresh, found, every) : estimate_logits<D, GP, false, true>(sh, p, u, r, q, fresh, found, every);
+  else shared ? estimate_logits<D, GP, true, false>(sh, p, u, r, q, fresh, found, every) : estimate_logits<D, GP, false, false>(sh, p, u, r, q, fresh, found, every);
   if (ends(4)) return;
   find_thresholds(sh, p, u);
   if (ends(5)) return;
@@ -63,9 +66,10 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
 __device__ inline void plan_dense(const Params &p) {
   wait_for_previous();
   let_next_start();
-  int n = p.lens[blockIdx.x / p.kvHeads];
+  const int unit = ordered_unit(p, blockIdx.x);
+  int n = p.lens[unit / p.kvHeads];
   if (n <= 0) return;
   if (p.window > 0) n = min(n, p.window);
-  if (threadIdx.x == 0) p.counts[blockIdx.x * RANKS] = make_int2(-1, n);
-  enqueue(p, blockIdx.x, 0, make_int2(-1, n), threadIdx.x);
+  if (threadIdx.x == 0) p.counts[unit * RANKS] = make_int2(-1, n);
+  enqueue(p, unit, 0, make_int2(-1, n), threadIdx.x);
 }

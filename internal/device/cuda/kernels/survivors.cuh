@@ -4,125 +4,131 @@
 
 template <int GP>
 __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, int found, bool every) {
-  const bool shared = every || p.flags & SHARED, perHead = p.flags & PER_HEAD, tail = p.flags & TAIL;
+  constexpr int WORDS = (GP + 1) / 2, TURNS = 4;  // a warp takes 32 tokens a turn
+  const bool perHead = p.flags & PER_HEAD;
   const int lane = u.lane, warp = u.warp, G = u.G;
-  // A lane holds half a candidate page: eight tokens, [token][head]. A warp holds sixteen pages.
-  union Lane {
-    uint4 raw[GP];
-    short x[8 * GP];
-  };
-  auto fetch = [&](Lane &v, int first) -> int {  // the first token, or −1
-    const int i = first + lane / 2;
-    if (i >= found) return -1;
-    const int token = (every ? r.first * PAGES + i : r.candidate[i]) * PAGE + lane % 2 * 8;
-    const uint4 *at = (const uint4 *)(r.logits + (size_t)token * GP);
+  // Distances lie below 2^15: added to the negative of what is the first too far, they are negative where they are near enough. Two heads a word.
+  u32 beyondA[WORDS], beyondB[WORDS];
 #pragma unroll
-    for (int i = 0; i < GP; i++) v.raw[i] = at[i];
-    return token;
-  };
-  // The first logit that is kept exactly, and at all: of the last bin all that is none. And the logit that weighs one.
-  int leastA[GP], leastB[GP];
-  float top[GP];
+  for (int i = 0; i < WORDS; i++) {
+    beyondA[i] = beyondB[i] = 0;
 #pragma unroll
-  for (int g = 0; g < GP; g++) {
-    const int binA = g < G ? sh.threshold[g][0] : 0, binB = g < G ? sh.threshold[g][1] : 0;
-    leastA[g] = binA == BINS - 1 ? NONE + 1 : WINDOW - ((binA + 1) << BIN_SHIFT), leastB[g] = binB == BINS - 1 ? NONE + 1 : WINDOW - ((binB + 1) << BIN_SHIFT);
-    top[g] = g < G ? (WINDOW - (sh.threshold[g][2] << BIN_SHIFT)) * (1.0f / PER_OCTAVE) : 0;
+    for (int k = 0; k < 2; k++) {
+      const int g = 2 * i + k;
+      if (g >= GP || g >= G) continue;
+      const int a = sh.threshold[g].exact, b = sh.threshold[g].last;
+      beyondA[i] |= (u32)(-(a == BINS - 1 ? NONE : (a + 1) << BIN_SHIFT) & 0xffff) << 16 * k;
+      beyondB[i] |= (u32)(-(b == BINS - 1 ? NONE : (b + 1) << BIN_SHIFT) & 0xffff) << 16 * k;
+    }
   }
+  // distances reads a token's, two heads a word.
+  auto distances = [&](u32 (&d)[WORDS], int token) {
+    if constexpr (GP == 1) d[0] = *(const unsigned short *)(r.logits + token) | (u32)NONE << 16;
+    else load<WORDS>(d, r.logits + (size_t)token * GP);
+  };
+  struct Turns {
+    int token[TURNS];  // −1: none
+    u32 d[TURNS][WORDS];
+  };
+  auto fetch = [&](Turns &v, int first) {
+#pragma unroll
+    for (int t = 0; t < TURNS; t++) {
+      const int i = first + 2 * t + lane / 16;
+      v.token[t] = i < found ? (every ? r.first * PAGES + i : r.candidate[i]) * PAGE + lane % 16 : -1;
+    }
+#pragma unroll
+    for (int t = 0; t < TURNS; t++) {
+      if (v.token[t] >= 0) distances(v.d[t], v.token[t]);
+    }
+  };
+  auto near = [&](const u32 (&d)[WORDS], const u32 (&beyond)[WORDS]) {
+    u32 least = 0;
+#pragma unroll
+    for (int i = 0; i < WORDS; i++) least = __viaddmin_s16x2(d[i], beyond[i], least);
+    return (least & 0x80008000) != 0;
+  };
   u32 *list = p.list + (size_t)u.unit * p.maxBlocks * BLOCK;
   const int start = r.first * BLOCK, end = r.end * BLOCK;
   int exact = 0, others = 0;
-  float total[GP], kept[GP];
-  int own[GP], candidates[GP];
+  Turns v;
+  fetch(v, warp * 2 * TURNS);
+  for (int first = 0, round = 0; first < found; first += u.warps * 2 * TURNS, round ^= 1) {
+    u32 a[TURNS], body[TURNS], entry[TURNS], count = 0;
 #pragma unroll
-  for (int g = 0; g < GP; g++) total[g] = kept[g] = 0, own[g] = candidates[g] = 0;
-  Lane next;
-  int nextToken = fetch(next, warp * 16);
-  for (int first = 0, round = 0; first < found; first += u.warps * 16, round ^= 1) {
-    const Lane v = next;
-    const int token = nextToken;
-    nextToken = fetch(next, first + (u.warps + warp) * 16);
-    u32 a = 0, any = 0;
-    u32 mine[GP] = {};
-    if (token >= 0) {
-      const int page = token / PAGE, tokens = page == r.newest ? min(max(r.n - token, 0), 8) : 8;
-      const u32 who = shared ? 0xff : r.marks[page];
+    for (int t = 0; t < TURNS; t++) {
+      const int token = v.token[t];
+      bool inA = false, in = false;
+      u32 heads = 0xff;
+      if (token >= 0) {
+        const bool newest = token / PAGE == r.newest;
+        in = newest ? token < r.n : near(v.d[t], beyondB);
+        inA = newest || perHead ? in : near(v.d[t], beyondA);
+        if (perHead && !newest) {
+          heads = 0;
 #pragma unroll
-      for (int g = 0; g < GP; g++) {
-        if (g >= G) break;
-#pragma unroll
-        for (int t = 0; t < 8; t++) {
-          const int x = v.x[t * GP + g];
-          a |= (x >= leastA[g] ? 1u : 0u) << t;
-          mine[g] |= (x >= leastB[g] ? 1u : 0u) << t;
+          for (int i = 0; i < WORDS; i++) {
+            const u32 x = __viaddmin_s16x2(v.d[t][i], beyondB[i], 0);
+            heads |= (x >> 15 & 1) << 2 * i | x >> 31 << (2 * i + 1);
+          }
         }
-        candidates[g] += who >> g & 1 ? tokens : 0;
-        any |= mine[g];
       }
-      if (page == r.newest) {
-        a = any = (1u << tokens) - 1;
-#pragma unroll
-        for (int g = 0; g < GP; g++) mine[g] = any;
-      }
-      if (perHead) a = any;
-#pragma unroll
-      for (int g = 0; g < GP; g++) {
-        if (g >= G) break;
-        own[g] += __popc(mine[g]);
-        const u32 in = perHead ? mine[g] : any;
-        float all = 0, held = 0;
-#pragma unroll
-        for (int t = 0; t < 8; t++) {  // what is no candidate weighs nothing that counts
-          const float w = power(v.x[t * GP + g] * (1.0f / PER_OCTAVE) - top[g]);
-          all += w;
-          if (in >> t & 1) held += w;
-        }
-        const float shrink = tail && page != r.newest ? r.bases[token / BLOCK * 2 * HEADS + HEADS + g] : 1;
-        kept[g] += held, total[g] += held + (all - held) * shrink;
-      }
+      entry[t] = (u32)token | heads << 24;
+      a[t] = __ballot_sync(~0u, inA), body[t] = __ballot_sync(~0u, in && !inA);
+      count += __popc(a[t]) | __popc(body[t]) << 16;
     }
-    const u32 body = any & ~a;
-    u32 below = __popc(a) | __popc(body) << 16;
-    const u32 mineCount = below;
-    below = before(below, lane);
-    if (lane == 31) sh.found[round][warp] = below + mineCount;
+    if (lane == 0) sh.found[round][warp] = count;
+    fetch(v, first + (u.warps + warp) * 2 * TURNS);
     __syncthreads();
-    u32 sum = 0;
+    u32 below = 0, sum = 0;
     for (int w = 0; w < u.warps; w++) {
-      if (w == warp) below += sum;
+      if (w == warp) below = sum;
       sum += sh.found[round][w];
     }
     int atA = start + exact + (below & 0xffff), atB = end - 1 - others - (below >> 16);
-    for (u32 m = any; m; m &= m - 1) {
-      const int t = __ffs(m) - 1;
-      u32 heads = 0xff;
-      if (perHead) {
-        heads = 0;
+    const u32 lower = (1u << lane) - 1;
 #pragma unroll
-        for (int g = 0; g < GP; g++) heads |= (mine[g] >> t & 1) << g;
-      }
-      list[a >> t & 1 ? atA++ : atB--] = (u32)(token + t) | heads << 24;
+    for (int t = 0; t < TURNS; t++) {
+      if (a[t] >> lane & 1) list[atA + __popc(a[t] & lower)] = entry[t];
+      if (body[t] >> lane & 1) list[atB - __popc(body[t] & lower)] = entry[t];
+      atA += __popc(a[t]), atB -= __popc(body[t]);
     }
     exact += sum & 0xffff, others += sum >> 16;
-  }
-#pragma unroll
-  for (int g = 0; g < GP; g++) {
-    float x[4] = {total[g], kept[g], (float)own[g], (float)candidates[g]};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      for (int d = 16; d > 0; d /= 2) x[i] += __shfl_xor_sync(~0u, x[i], d);
-      if (lane == 0) sh.mass[warp][g][i] = x[i];
-    }
   }
   if (warp == 0) {
     if (lane == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(exact, others);
     enqueue(p, u.unit, u.rank, make_int2(exact, others), lane);
-    if (u.rank == 0 && lane < G) p.reference[u.unit * HEADS + lane] = unordered(sh.reference[lane]);
+    if (u.rank == 0 && lane < G) p.reference[u.unit * HEADS + lane] = unordered(sh.reference[lane]) + (WINDOW - 1) * (1.0f / PER_OCTAVE);
   }
   __syncthreads();
-  if (threadIdx.x < G * 4) {
-    float x = 0;
-    for (int w = 0; w < u.warps; w++) x += sh.mass[w][threadIdx.x / 4][threadIdx.x % 4];
-    ((float *)&p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + threadIdx.x / 4])[threadIdx.x % 4] = x;
+  // What the listed tokens weigh, and of that what a head owes to the others' survivors: the histogram has it among the rest.
+  float kept[GP], owed[GP];
+#pragma unroll
+  for (int g = 0; g < GP; g++) kept[g] = owed[g] = 0;
+  for (int i = threadIdx.x; i < exact + others; i += blockDim.x) {
+    const u32 entry = list[i < exact ? start + i : end - 1 - (i - exact)];
+    u32 d[WORDS];
+    distances(d, entry & 0xffffff);
+#pragma unroll
+    for (int g = 0; g < GP; g++) {
+      const int x = d[g / 2] >> 16 * (g % 2) & 0xffff;
+      const float w = x == NONE || !(entry >> (24 + g) & 1) ? 0 : power(x * (-1.0f / PER_OCTAVE));
+      kept[g] += w;
+      if (x < FAR && x >> BIN_SHIFT > sh.threshold[g].last) owed[g] += w;
+    }
+  }
+#pragma unroll
+  for (int g = 0; g < GP; g++) {
+    for (int d = 16; d > 0; d /= 2) kept[g] += __shfl_xor_sync(~0u, kept[g], d), owed[g] += __shfl_xor_sync(~0u, owed[g], d);
+    if (lane == 0) sh.mass[warp][g][0] = kept[g], sh.mass[warp][g][1] = owed[g];
+  }
+  __syncthreads();
+  if (threadIdx.x < G) {
+    const int g = threadIdx.x;
+    const bool joins = g % u.ranks == u.rank;
+    float kept = 0, owed = 0;
+    for (int w = 0; w < u.warps; w++) kept += sh.mass[w][g][0], owed += sh.mass[w][g][1];
+    const Threshold &t = sh.threshold[g];
+    p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] =
+        make_float4(kept + ((joins ? t.rest : 0) - owed) * t.shrink, kept, joins ? sh.own[g] : 0, sh.candidates[g]);
   }
 }

@@ -41,6 +41,7 @@ struct Block {
   Barrier barrier;
   std::vector<Warp> warps;
   alignas(256) char memory[64 << 10];
+  alignas(256) char dynamic[128 << 10];
 };
 
 struct Copy {  // of 16 bytes, not yet seen to have happened; without a destination the end of a group
@@ -129,6 +130,8 @@ static Dim gridDim, blockDim;
   static_assert(sizeof(type) <= 48 << 10, "shared memory"); \
   type &name = *(type *)current->block->memory
 
+#define DYNAMIC_MEMORY(name) char *name = current->block->dynamic
+
 static inline int lane_id() { return current->thread % 32; }
 static inline void __syncthreads() { wait(current->block->barrier, blockThreads); }
 static inline void __syncwarp() { exchange(0); }
@@ -172,6 +175,11 @@ static inline u32 __byte_perm(u32 x, u32 y, u32 pick) {
 static inline u32 __vminu4(u32 a, u32 b) {
   u32 r = 0;
   for (int i = 0; i < 32; i += 8) r |= std::min(a >> i & 0xff, b >> i & 0xff) << i;
+  return r;
+}
+static inline u32 __viaddmin_s16x2(u32 a, u32 b, u32 c) {
+  u32 r = 0;
+  for (int i = 0; i < 32; i += 16) r |= (u32)(uint16_t)std::min<int16_t>((int16_t)((a >> i) + (b >> i)), (int16_t)(c >> i)) << i;
   return r;
 }
 template <typename T, typename U> T atomicAdd(T *p, U x) { T old = *p; *p += x; return old; }
@@ -255,7 +263,7 @@ extern "C" void emulate(void *kernel, const unsigned *grid, unsigned threads, un
     for (unsigned r = 0; r < cluster; r++) {
       blocks[r]->index = {x + r, y, z}, blocks[r]->barrier = {};
       blocks[r]->warps.assign((threads + 31) / 32, {});
-      memset(blocks[r]->memory, 0xcd, sizeof blocks[r]->memory);
+      memset(blocks[r]->memory, 0xcd, sizeof blocks[r]->memory), memset(blocks[r]->dynamic, 0xcd, sizeof blocks[r]->dynamic);
       for (unsigned t = 0; t < threads; t++) {
         Fibre *f = fibres[r * threads + t];
         f->done = false, f->copies.clear(), f->waits = nullptr, f->block = blocks[r], f->thread = t, f->rank = r;
