@@ -12,12 +12,13 @@ import (
 )
 
 type benchDecode struct {
-	File      string `short:"f" placeholder:"FILE" help:"The text that fills the cache; repeated if it is too short."`
-	Load      string `placeholder:"CACHE" type:"path" help:"A saved cache whose text fills it instead."`
-	Depth     []int  `default:"0,4096,8192" placeholder:"N,..." help:"Cached tokens before the measured steps (${default})."`
-	Steps     int    `default:"32" placeholder:"N" help:"Measured steps at each depth (${default})."`
-	Sequences int    `default:"1" placeholder:"N" help:"Sequences that decode together, the longest of the depth, the shortest a quarter of it (${default})."`
-	Scaling   bool   `help:"Also with one thread, to see what the others bring."`
+	File      string  `short:"f" placeholder:"FILE" help:"The text that fills the cache; repeated if it is too short."`
+	Load      string  `placeholder:"CACHE" type:"path" help:"A saved cache whose text fills it instead."`
+	Depth     []int   `default:"0,4096,8192" placeholder:"N,..." help:"Cached tokens before the measured steps (${default})."`
+	Steps     int     `default:"32" placeholder:"N" help:"Measured steps at each depth (${default})."`
+	Sequences int     `default:"1" placeholder:"N" help:"Sequences that decode together, the longest of the depth (${default})."`
+	Shortest  float64 `default:"0.25" placeholder:"SHARE" help:"How long the shortest of them is, of the depth (${default})."`
+	Scaling   bool    `help:"Also with one thread, to see what the others bring."`
 	modelFlags
 	specsFlag
 	JSON bool `name:"json" help:"Print JSON, a line a measurement."`
@@ -32,6 +33,8 @@ func (c *benchDecode) Validate() error {
 		return fmt.Errorf("--steps=%d: expected at least 1", c.Steps)
 	case c.Sequences < 1 || c.Sequences > 512:
 		return fmt.Errorf("--sequences=%d: expected 1 to 512", c.Sequences)
+	case !(c.Shortest >= 0 && c.Shortest <= 1):
+		return fmt.Errorf("--shortest=%g: expected 0 to 1", c.Shortest)
 	case len(c.Depth) == 0 || slices.Min(c.Depth) < 0:
 		return fmt.Errorf("--depth=%v: expected numbers of tokens", c.Depth)
 	}
@@ -53,7 +56,7 @@ func (c *benchDecode) Run(con *console) error {
 		rows[0] = append(rows[0], "OVER ONE THREAD")
 	}
 	slices.Sort(c.Depth)
-	b := bench.Decode{Model: c.Model, Text: text, Load: c.Load, Depths: slices.Compact(c.Depth), Specs: c.specs(), Steps: c.Steps, Sequences: c.Sequences, Progress: p.report}
+	b := bench.Decode{Model: c.Model, Text: text, Load: c.Load, Depths: slices.Compact(c.Depth), Specs: c.specs(), Steps: c.Steps, Sequences: c.Sequences, Shortest: c.Shortest, Progress: p.report}
 	var failed error
 	b.Row = func(r bench.DecodeRow) {
 		p.clear()

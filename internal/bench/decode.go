@@ -22,8 +22,9 @@ type Decode struct {
 	Specs   []string // of attention
 	Steps   int      // measured steps a spec and depth
 	Threads int      // named in the rows
-	// Sequences decode together; 0 is 1. Each has a cache of its own, the longest one of the depth, the shortest a quarter of it, the others evenly between.
+	// Sequences decode together; 0 is 1. Each has a cache of its own, the longest one of the depth, the shortest that share of it, the others evenly between.
 	Sequences int
+	Shortest  float64
 	// Progress is told of prompt tokens done, Row of each result. Either may be nil.
 	Progress func(stage string, done, total int64)
 	Row      func(DecodeRow)
@@ -70,8 +71,8 @@ func (d *Decode) Options(o twilight.Options) twilight.Options {
 
 // Run measures, with a model opened by Options.
 func (d *Decode) Run(ctx context.Context, m *twilight.Model) error {
-	if d.Steps < 1 || d.Sequences < 0 || !slices.IsSorted(d.Depths) || d.Depths[0] < 0 {
-		return fmt.Errorf("bench: depths %v with %d steps of %d sequences: expected ascending depths and at least 1 step", d.Depths, d.Steps, d.Sequences)
+	if d.Steps < 1 || d.Sequences < 0 || !(d.Shortest >= 0 && d.Shortest <= 1) || !slices.IsSorted(d.Depths) || d.Depths[0] < 0 {
+		return fmt.Errorf("bench: depths %v with %d steps of %d sequences, the shortest %g of the longest: expected ascending depths, at least 1 step, a share up to 1", d.Depths, d.Steps, d.Sequences, d.Shortest)
 	}
 	saved, err := m.NewSession("dense")
 	if err != nil {
@@ -113,7 +114,7 @@ func (d *Decode) Run(ctx context.Context, m *twilight.Model) error {
 func (d *Decode) at(ctx context.Context, m *twilight.Model, s *twilight.Session, tokens []int32, depth int) error {
 	bases, next := []*twilight.Session{s}, [][]int32{tokens[depth : depth+d.Steps]}
 	for i := 1; i < d.Sequences; i++ {
-		n := depth - depth*3/4*i/(d.Sequences-1)
+		n := depth - int(float64(depth)*(1-d.Shortest))*i/(d.Sequences-1)
 		c, err := s.Copy(n, "dense")
 		if err != nil {
 			return err
