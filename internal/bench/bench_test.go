@@ -44,7 +44,7 @@ func TestDecode(t *testing.T) {
 			t.Fatalf("%q, want %q", ops, want)
 		}
 	}
-	rows, d.Depths, d.Sequences, d.Threads = nil, []int{700}, 3, 2
+	rows, d.Depths, d.Sequences, d.Shortest, d.Threads = nil, []int{700}, 3, 0.25, 2
 	crowded, err := twilight.Open(t.Context(), path, d.Options(twilight.Options{Threads: 2}))
 	if err != nil {
 		t.Fatal(err)
