@@ -78,12 +78,21 @@ func boundCode(u float64) byte {
 
 // BoundKernels is the part of Kernels that works on Bounds8.
 type BoundKernels interface {
-	// PageBounds8 scores the pages of one full block of a Bounds8 plane: Σ_c q_c·(min_c+max_c)/2 + reach·|q_c|·(max_c−min_c)/2. A reach of 1 gives the upper bounds of PageBounds.
-	PageBounds8(dst []float32, ld int, q []float32, group, dim int, block []byte, reach float32)
+	// PageBounds8 scores the pages of full blocks of a slab of a Bounds8 plane, those of blocks[i] at dst[g*ld+i*BlockPages:]: Σ_c q_c·(min_c+max_c)/2 + reach·|q_c|·(max_c−min_c)/2. A reach of 1 gives the upper bounds of PageBounds.
+	// tmp is scratch of TmpBytes.
+	PageBounds8(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, reach float32, tmp []byte)
 }
 
 // PageBounds8 implements Kernels.
-func (Portable) PageBounds8(dst []float32, ld int, q []float32, group, dim int, block []byte, reach float32) {
+func (Portable) PageBounds8(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, reach float32, _ []byte) {
+	size := Bounds8{}.BlockBytes(dim)
+	for i, b := range blocks {
+		blockBounds8(dst[i*BlockPages:], ld, q, group, dim, plane[int(b)*size:][:size], reach)
+	}
+}
+
+// blockBounds8 scores one block.
+func blockBounds8(dst []float32, ld int, q []float32, group, dim int, block []byte, reach float32) {
 	low := as[uint16](block[:4*dim])
 	step, codes := low[dim:], block[Bounds8{}.HeadBytes(dim):]
 	for g := range group {

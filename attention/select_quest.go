@@ -49,13 +49,19 @@ func (s quest) Scores(n int) int {
 
 // Scan implements Selector.
 func (s quest) Scan(w *Work, lo, hi int) {
-	pages := BlockTokens / s.page
-	for b := lo; b < hi; b++ {
-		if s.bytes {
-			s.scanBytes(w, b, w.scanTmp(lo))
-			continue
+	pages, tmp := BlockTokens/s.page, w.scanTmp(lo)
+	if s.bytes {
+		full := min(hi, w.Head.N/BlockTokens)
+		if lo < full {
+			w.Kern.PageBounds8(w.AllScores()[lo*BlockPages:], w.ScoreStride(), w.Q, w.Group, w.Head.Dim, w.selectorSlab(0), w.Head.Table[lo:full], float32(s.reach), tmp)
 		}
-		s.scoreHalves(w, b, pages, as[uint16](w.SelectorPlane(0, b)), w.scanTmp(lo))
+		if full < hi {
+			s.scoreKeys(w, full, tmp)
+		}
+		return
+	}
+	for b := lo; b < hi; b++ {
+		s.scoreHalves(w, b, pages, as[uint16](w.SelectorPlane(0, b)), tmp)
 	}
 }
 
@@ -80,14 +86,9 @@ func (s quest) scoreHalves(w *Work, b, pages int, bounds []uint16, tmp []byte) {
 	}
 }
 
-// scanBytes scores block b; tmp takes the bounds of one that is not full.
-func (s quest) scanBytes(w *Work, b int, tmp []byte) {
-	dim, dst := w.Head.Dim, w.AllScores()[b*BlockPages:]
-	n := w.Head.N - b*BlockTokens
-	if n >= BlockTokens {
-		w.Kern.PageBounds8(dst, w.ScoreStride(), w.Q, w.Group, dim, w.SelectorPlane(0, b), float32(s.reach))
-		return
-	}
+// scoreKeys scores block b, which is not full and has no bounds in bytes, from its keys; tmp takes their bounds.
+func (s quest) scoreKeys(w *Work, b int, tmp []byte) {
+	dim, n := w.Head.Dim, w.Head.N-b*BlockTokens
 	bounds, rest := as[uint16](tmp[:4*dim*BlockPages]), tmp[4*dim*BlockPages:] // what is left has room for a query and its scores
 	enc, ok := w.Kern.(Encoder)
 	if !ok {

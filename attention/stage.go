@@ -134,6 +134,9 @@ func (w *Work) AllLogits() []float32 { return w.logits[:w.Group*w.LogitStride()]
 // SelectorPlane is block b of the i-th plane that the selector declared.
 func (w *Work) SelectorPlane(i, b int) []byte { return w.Head.Plane(w.bind.sel[w.link][i], b) }
 
+// selectorSlab is all of the i-th plane that the selector declared.
+func (w *Work) selectorSlab(i int) []byte { return w.Head.Planes[w.bind.sel[w.link][i]] }
+
 // EstimatorPlane is block b of the i-th plane that the estimator declared.
 func (w *Work) EstimatorPlane(i, b int) []byte { return w.Head.Plane(w.bind.est[i], b) }
 

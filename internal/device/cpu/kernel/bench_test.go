@@ -212,7 +212,9 @@ func BenchmarkEstimate(b *testing.B) {
 				k.PageBounds(dst, attention.BlockPages, q, h.group, h.dim, attention.BlockPages, bounds[i*meta:][:meta])
 			})
 			n := attention.Bounds8{}.BlockBytes(h.dim)
-			run("bounds8", n, func(i int) { k.PageBounds8(dst, attention.BlockPages, q, h.group, h.dim, codes[i*n:][:n], 1) })
+			run("bounds8", n, func(i int) {
+				k.PageBounds8(dst, attention.BlockPages, q, h.group, h.dim, codes[i*n:][:n], []int32{0}, 1, tmp)
+			})
 			n = attention.Int4{}.BlockBytes(h.dim)
 			run("int4", n, func(i int) { k.Int4Dot(dst, chunk, q, h.group, h.dim, codes[i%(len(codes)/n)*n:][:n], 0xffff, tmp) })
 			for _, nbits := range []int{1, 2, 3, 4, 8} {

@@ -6,170 +6,150 @@ package kernel
 
 // boundsBytes1AVX512 is, for 1 query heads, 16 pages, dim a multiple of 32 up to 256 and codes up to 127:
 //
-//	low, step, codes := block[:dim], block[dim:][:dim], bytes of block[2*dim:]
 //	for g := range heads {
-//		scale := (1+reach)/2 * max_c |q[g*dim+c]*step[c]| / 127
 //		for p := range 16 {
 //			for c := range dim {
-//				x, u := q[g*dim+c]*step[c]/scale, codes[c/4*128+p*4+c%4:]
-//				sum += round((x+reach*|x|)/2)*u[64] + round((x-reach*|x|)/2)*u[0]
+//				x, u := float32(q[g*dim+c])/2, codes[c/4*128+p*4+c%4:]
+//				sum += x*(u[64]+u[0]) + reach*|x|*(u[64]-u[0])
 //			}
-//			dst[g*ld+p] = sum*scale + q[g*dim:]·low
+//			dst[g*ld+p] = sum*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
 //go:noescape
-func boundsBytes1AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+func boundsBytes1AVX512(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
 
 // boundsBytes2AVX512 is, for 2 query heads, 16 pages, dim a multiple of 32 up to 256 and codes up to 127:
 //
-//	low, step, codes := block[:dim], block[dim:][:dim], bytes of block[2*dim:]
 //	for g := range heads {
-//		scale := (1+reach)/2 * max_c |q[g*dim+c]*step[c]| / 127
 //		for p := range 16 {
 //			for c := range dim {
-//				x, u := q[g*dim+c]*step[c]/scale, codes[c/4*128+p*4+c%4:]
-//				sum += round((x+reach*|x|)/2)*u[64] + round((x-reach*|x|)/2)*u[0]
+//				x, u := float32(q[g*dim+c])/2, codes[c/4*128+p*4+c%4:]
+//				sum += x*(u[64]+u[0]) + reach*|x|*(u[64]-u[0])
 //			}
-//			dst[g*ld+p] = sum*scale + q[g*dim:]·low
+//			dst[g*ld+p] = sum*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
 //go:noescape
-func boundsBytes2AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+func boundsBytes2AVX512(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
 
 // boundsBytes3AVX512 is, for 3 query heads, 16 pages, dim a multiple of 32 up to 256 and codes up to 127:
 //
-//	low, step, codes := block[:dim], block[dim:][:dim], bytes of block[2*dim:]
 //	for g := range heads {
-//		scale := (1+reach)/2 * max_c |q[g*dim+c]*step[c]| / 127
 //		for p := range 16 {
 //			for c := range dim {
-//				x, u := q[g*dim+c]*step[c]/scale, codes[c/4*128+p*4+c%4:]
-//				sum += round((x+reach*|x|)/2)*u[64] + round((x-reach*|x|)/2)*u[0]
+//				x, u := float32(q[g*dim+c])/2, codes[c/4*128+p*4+c%4:]
+//				sum += x*(u[64]+u[0]) + reach*|x|*(u[64]-u[0])
 //			}
-//			dst[g*ld+p] = sum*scale + q[g*dim:]·low
+//			dst[g*ld+p] = sum*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
 //go:noescape
-func boundsBytes3AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+func boundsBytes3AVX512(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
 
 // boundsBytes4AVX512 is, for 4 query heads, 16 pages, dim a multiple of 32 up to 256 and codes up to 127:
 //
-//	low, step, codes := block[:dim], block[dim:][:dim], bytes of block[2*dim:]
 //	for g := range heads {
-//		scale := (1+reach)/2 * max_c |q[g*dim+c]*step[c]| / 127
 //		for p := range 16 {
 //			for c := range dim {
-//				x, u := q[g*dim+c]*step[c]/scale, codes[c/4*128+p*4+c%4:]
-//				sum += round((x+reach*|x|)/2)*u[64] + round((x-reach*|x|)/2)*u[0]
+//				x, u := float32(q[g*dim+c])/2, codes[c/4*128+p*4+c%4:]
+//				sum += x*(u[64]+u[0]) + reach*|x|*(u[64]-u[0])
 //			}
-//			dst[g*ld+p] = sum*scale + q[g*dim:]·low
+//			dst[g*ld+p] = sum*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
 //go:noescape
-func boundsBytes4AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+func boundsBytes4AVX512(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
 
 // boundsBytes5AVX512 is, for 5 query heads, 16 pages, dim a multiple of 32 up to 256 and codes up to 127:
 //
-//	low, step, codes := block[:dim], block[dim:][:dim], bytes of block[2*dim:]
 //	for g := range heads {
-//		scale := (1+reach)/2 * max_c |q[g*dim+c]*step[c]| / 127
 //		for p := range 16 {
 //			for c := range dim {
-//				x, u := q[g*dim+c]*step[c]/scale, codes[c/4*128+p*4+c%4:]
-//				sum += round((x+reach*|x|)/2)*u[64] + round((x-reach*|x|)/2)*u[0]
+//				x, u := float32(q[g*dim+c])/2, codes[c/4*128+p*4+c%4:]
+//				sum += x*(u[64]+u[0]) + reach*|x|*(u[64]-u[0])
 //			}
-//			dst[g*ld+p] = sum*scale + q[g*dim:]·low
+//			dst[g*ld+p] = sum*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
 //go:noescape
-func boundsBytes5AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+func boundsBytes5AVX512(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
 
 // boundsBytes6AVX512 is, for 6 query heads, 16 pages, dim a multiple of 32 up to 256 and codes up to 127:
 //
-//	low, step, codes := block[:dim], block[dim:][:dim], bytes of block[2*dim:]
 //	for g := range heads {
-//		scale := (1+reach)/2 * max_c |q[g*dim+c]*step[c]| / 127
 //		for p := range 16 {
 //			for c := range dim {
-//				x, u := q[g*dim+c]*step[c]/scale, codes[c/4*128+p*4+c%4:]
-//				sum += round((x+reach*|x|)/2)*u[64] + round((x-reach*|x|)/2)*u[0]
+//				x, u := float32(q[g*dim+c])/2, codes[c/4*128+p*4+c%4:]
+//				sum += x*(u[64]+u[0]) + reach*|x|*(u[64]-u[0])
 //			}
-//			dst[g*ld+p] = sum*scale + q[g*dim:]·low
+//			dst[g*ld+p] = sum*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
 //go:noescape
-func boundsBytes6AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+func boundsBytes6AVX512(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
 
 // boundsBytes7AVX512 is, for 7 query heads, 16 pages, dim a multiple of 32 up to 256 and codes up to 127:
 //
-//	low, step, codes := block[:dim], block[dim:][:dim], bytes of block[2*dim:]
 //	for g := range heads {
-//		scale := (1+reach)/2 * max_c |q[g*dim+c]*step[c]| / 127
 //		for p := range 16 {
 //			for c := range dim {
-//				x, u := q[g*dim+c]*step[c]/scale, codes[c/4*128+p*4+c%4:]
-//				sum += round((x+reach*|x|)/2)*u[64] + round((x-reach*|x|)/2)*u[0]
+//				x, u := float32(q[g*dim+c])/2, codes[c/4*128+p*4+c%4:]
+//				sum += x*(u[64]+u[0]) + reach*|x|*(u[64]-u[0])
 //			}
-//			dst[g*ld+p] = sum*scale + q[g*dim:]·low
+//			dst[g*ld+p] = sum*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
 //go:noescape
-func boundsBytes7AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+func boundsBytes7AVX512(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
 
 // boundsBytes1AVX2 is, for 1 query heads, 16 pages, dim a multiple of 32 up to 256 and codes up to 127:
 //
-//	low, step, codes := block[:dim], block[dim:][:dim], bytes of block[2*dim:]
 //	for g := range heads {
-//		scale := (1+reach)/2 * max_c |q[g*dim+c]*step[c]| / 127
 //		for p := range 16 {
 //			for c := range dim {
-//				x, u := q[g*dim+c]*step[c]/scale, codes[c/4*128+p*4+c%4:]
-//				sum += round((x+reach*|x|)/2)*u[64] + round((x-reach*|x|)/2)*u[0]
+//				x, u := float32(q[g*dim+c])/2, codes[c/4*128+p*4+c%4:]
+//				sum += x*(u[64]+u[0]) + reach*|x|*(u[64]-u[0])
 //			}
-//			dst[g*ld+p] = sum*scale + q[g*dim:]·low
+//			dst[g*ld+p] = sum*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
 //go:noescape
-func boundsBytes1AVX2(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+func boundsBytes1AVX2(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
 
 // boundsBytes2AVX2 is, for 2 query heads, 16 pages, dim a multiple of 32 up to 256 and codes up to 127:
 //
-//	low, step, codes := block[:dim], block[dim:][:dim], bytes of block[2*dim:]
 //	for g := range heads {
-//		scale := (1+reach)/2 * max_c |q[g*dim+c]*step[c]| / 127
 //		for p := range 16 {
 //			for c := range dim {
-//				x, u := q[g*dim+c]*step[c]/scale, codes[c/4*128+p*4+c%4:]
-//				sum += round((x+reach*|x|)/2)*u[64] + round((x-reach*|x|)/2)*u[0]
+//				x, u := float32(q[g*dim+c])/2, codes[c/4*128+p*4+c%4:]
+//				sum += x*(u[64]+u[0]) + reach*|x|*(u[64]-u[0])
 //			}
-//			dst[g*ld+p] = sum*scale + q[g*dim:]·low
+//			dst[g*ld+p] = sum*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
 //go:noescape
-func boundsBytes2AVX2(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+func boundsBytes2AVX2(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
 
 // boundsBytes3AVX2 is, for 3 query heads, 16 pages, dim a multiple of 32 up to 256 and codes up to 127:
 //
-//	low, step, codes := block[:dim], block[dim:][:dim], bytes of block[2*dim:]
 //	for g := range heads {
-//		scale := (1+reach)/2 * max_c |q[g*dim+c]*step[c]| / 127
 //		for p := range 16 {
 //			for c := range dim {
-//				x, u := q[g*dim+c]*step[c]/scale, codes[c/4*128+p*4+c%4:]
-//				sum += round((x+reach*|x|)/2)*u[64] + round((x-reach*|x|)/2)*u[0]
+//				x, u := float32(q[g*dim+c])/2, codes[c/4*128+p*4+c%4:]
+//				sum += x*(u[64]+u[0]) + reach*|x|*(u[64]-u[0])
 //			}
-//			dst[g*ld+p] = sum*scale + q[g*dim:]·low
+//			dst[g*ld+p] = sum*affine[g*4] + affine[g*4+1]
 //		}
 //	}
 //
 //go:noescape
-func boundsBytes3AVX2(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+func boundsBytes3AVX2(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)

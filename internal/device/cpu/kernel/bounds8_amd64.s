@@ -4,1590 +4,743 @@
 
 #include "textflag.h"
 
-// func boundsBytes1AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
-TEXT ·boundsBytes1AVX512(SB), $2576-44
-	MOVQ dim+24(FP), AX
-	MOVQ block+32(FP), CX
-	LEAQ (SP), DX
-	LEAQ 2048(SP), SI
-	LEAQ 2304(SP), DI
-	LEAQ 2560(SP), R8
-	LEAQ (DX)(AX*4), BX
-	LEAQ (AX)(AX*1), R9
-	MOVQ DX, R10
+// func boundsBytes1AVX512(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI
+TEXT ·boundsBytes1AVX512(SB), $256-52
+	MOVQ   dim+24(FP), AX
+	MOVQ   q+16(FP), CX
+	MOVQ   codes+40(FP), DX
+	MOVQ   CX, BX
+	LEAQ   (SP), DI
+	IMUL3Q $0x01, AX, SI
 
-widen:
-	VCVTPH2PS    (CX), Z0
-	VMOVUPS      Z0, (R10)
-	ADDQ         $0x20, CX
-	ADDQ         $0x40, R10
-	SUBQ         $0x10, R9
-	JNZ          widen
-	MOVQ         q+16(FP), R9
-	MOVQ         SI, R10
-	MOVQ         DI, R11
-	VBROADCASTSS reach+40(FP), Z0
-	MOVL         $0x3f000000, R12
-	VPBROADCASTD R12, Z1
-	VMULPS       Z1, Z0, Z0
-	MOVQ         R8, R12
-	MOVQ         $0x00000001, R13
-	MOVL         $0x7fffffff, R14
-	VPBROADCASTD R14, Z2
-
-query:
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	XORQ   R14, R14
-
-largest:
-	VMOVUPS       (R9)(R14*4), Z7
-	VFMADD231PS   (DX)(R14*4), Z7, Z5
-	VMULPS        (BX)(R14*4), Z7, Z7
-	VPANDD        Z2, Z7, Z7
-	VMAXPS        Z3, Z7, Z3
-	VMOVUPS       64(R9)(R14*4), Z7
-	VFMADD231PS   64(DX)(R14*4), Z7, Z6
-	VMULPS        64(BX)(R14*4), Z7, Z7
-	VPANDD        Z2, Z7, Z7
-	VMAXPS        Z4, Z7, Z4
-	ADDQ          $0x20, R14
-	CMPQ          R14, AX
-	JL            largest
-	VMAXPS        Z3, Z4, Z3
-	VADDPS        Z5, Z6, Z5
-	VEXTRACTF64X4 $0x01, Z5, Y4
-	VADDPS        Y4, Y5, Y5
-	VEXTRACTF32X4 $0x01, Y5, X4
-	VADDPS        X4, X5, X5
-	VPERMILPS     $0x4e, X5, X4
-	VADDPS        X4, X5, X5
-	VPERMILPS     $0xb1, X5, X4
-	VADDPS        X4, X5, X5
-	VMOVSS        X5, 4(R12)
-	VEXTRACTF64X4 $0x01, Z3, Y4
-	VMAXPS        Y4, Y3, Y3
-	VEXTRACTF32X4 $0x01, Y3, X4
-	VMAXPS        X4, X3, X3
-	VPERMILPS     $0x4e, X3, X4
-	VMAXPS        X4, X3, X3
-	VPERMILPS     $0xb1, X3, X4
-	VMAXPS        X4, X3, X3
-	VMOVSS        reach+40(FP), X4
-	VADDSS        oneAVX512<>+0(SB), X4, X4
-	VMULSS        halfAVX512<>+0(SB), X4, X4
-	VMULSS        X4, X3, X3
-	VMAXSS        leastAVX512<>+0(SB), X3, X3
-	VMOVSS        bytesAVX512<>+0(SB), X4
-	VDIVSS        X3, X4, X4
-	VBROADCASTSS  X4, Z4
-	VMULSS        byteAVX512<>+0(SB), X3, X3
-	VMOVSS        X3, (R12)
-	XORQ          R14, R14
-
-round:
-	VMULPS    (R9)(R14*4), Z4, Z3
-	VMULPS    (BX)(R14*4), Z3, Z3
-	VPANDD    Z2, Z3, Z5
-	VMULPS    Z0, Z5, Z5
-	VMULPS    Z1, Z3, Z3
-	VADDPS    Z5, Z3, Z6
-	VSUBPS    Z5, Z3, Z3
-	VCVTPS2DQ Z6, Z6
-	VCVTPS2DQ Z3, Z3
-	VPMOVSDB  Z6, (R10)(R14*1)
-	VPMOVSDB  Z3, (R11)(R14*1)
-	VMULPS    64(R9)(R14*4), Z4, Z3
-	VMULPS    64(BX)(R14*4), Z3, Z3
-	VPANDD    Z2, Z3, Z5
-	VMULPS    Z0, Z5, Z5
-	VMULPS    Z1, Z3, Z3
-	VADDPS    Z5, Z3, Z6
-	VSUBPS    Z5, Z3, Z3
-	VCVTPS2DQ Z6, Z6
-	VCVTPS2DQ Z3, Z3
-	VPMOVSDB  Z6, 16(R10)(R14*1)
-	VPMOVSDB  Z3, 16(R11)(R14*1)
-	ADDQ      $0x20, R14
-	CMPQ      R14, AX
-	JL        round
-	LEAQ      (R9)(AX*4), R9
-	ADDQ      AX, R10
-	ADDQ      AX, R11
-	ADDQ      $0x10, R12
-	DECQ      R13
-	JNZ       query
-	VXORPS    Z0, Z0, Z0
-	VXORPS    Z1, Z1, Z1
+magnitudes:
+	VMOVDQU (BX), Y0
+	VPABSB  Y0, Y0
+	VMOVDQU Y0, (DI)
+	ADDQ    $0x20, BX
+	ADDQ    $0x20, DI
+	SUBQ    $0x20, SI
+	JNZ     magnitudes
+	LEAQ    (SP), BX
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	MOVQ    AX, SI
 
 run:
-	VMOVDQU32     (CX), Z2
-	VPDPBUSD.BCST (DI), Z2, Z0
-	VMOVDQU32     64(CX), Z2
-	VPDPBUSD.BCST (SI), Z2, Z1
-	ADDQ          $0x04, SI
-	ADDQ          $0x04, DI
-	SUBQ          $-128, CX
-	SUBQ          $0x04, AX
+	VMOVDQU32     (DX), Z2
+	VMOVDQU32     64(DX), Z3
+	VPADDB        Z2, Z3, Z4
+	VPSUBB        Z2, Z3, Z3
+	VPDPBUSD.BCST (CX), Z4, Z0
+	VPDPBUSD.BCST (BX), Z3, Z1
+	ADDQ          $0x04, CX
+	ADDQ          $0x04, BX
+	SUBQ          $-128, DX
+	SUBQ          $0x04, SI
 	JNZ           run
 	MOVQ          dst+0(FP), AX
 	MOVQ          ld+8(FP), CX
+	MOVQ          affine+32(FP), DX
+	VBROADCASTSS  reach+48(FP), Z2
+	MOVL          $0x3f000000, BX
+	VPBROADCASTD  BX, Z3
 	SHLQ          $0x02, CX
-	VPADDD        Z1, Z0, Z0
 	VCVTDQ2PS     Z0, Z0
-	VBROADCASTSS  (R8), Z1
-	VBROADCASTSS  4(R8), Z2
+	VCVTDQ2PS     Z1, Z1
+	VFMADD231PS   Z2, Z1, Z0
+	VBROADCASTSS  (DX), Z1
+	VMULPS        Z3, Z1, Z1
+	VBROADCASTSS  4(DX), Z2
 	VFMADD213PS   Z2, Z1, Z0
 	VMOVUPS       Z0, (AX)
 	VZEROUPPER
 	RET
 
-DATA oneAVX512<>+0(SB)/4, $0x3f800000
-DATA oneAVX512<>+4(SB)/4, $0x3f800000
-DATA oneAVX512<>+8(SB)/4, $0x3f800000
-DATA oneAVX512<>+12(SB)/4, $0x3f800000
-DATA oneAVX512<>+16(SB)/4, $0x3f800000
-DATA oneAVX512<>+20(SB)/4, $0x3f800000
-DATA oneAVX512<>+24(SB)/4, $0x3f800000
-DATA oneAVX512<>+28(SB)/4, $0x3f800000
-DATA oneAVX512<>+32(SB)/4, $0x3f800000
-DATA oneAVX512<>+36(SB)/4, $0x3f800000
-DATA oneAVX512<>+40(SB)/4, $0x3f800000
-DATA oneAVX512<>+44(SB)/4, $0x3f800000
-DATA oneAVX512<>+48(SB)/4, $0x3f800000
-DATA oneAVX512<>+52(SB)/4, $0x3f800000
-DATA oneAVX512<>+56(SB)/4, $0x3f800000
-DATA oneAVX512<>+60(SB)/4, $0x3f800000
-GLOBL oneAVX512<>(SB), RODATA|NOPTR, $64
+// func boundsBytes2AVX512(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI
+TEXT ·boundsBytes2AVX512(SB), $512-52
+	MOVQ   dim+24(FP), AX
+	MOVQ   q+16(FP), CX
+	MOVQ   codes+40(FP), DX
+	MOVQ   CX, BX
+	LEAQ   (SP), DI
+	IMUL3Q $0x02, AX, SI
 
-DATA halfAVX512<>+0(SB)/4, $0x3f000000
-DATA halfAVX512<>+4(SB)/4, $0x3f000000
-DATA halfAVX512<>+8(SB)/4, $0x3f000000
-DATA halfAVX512<>+12(SB)/4, $0x3f000000
-DATA halfAVX512<>+16(SB)/4, $0x3f000000
-DATA halfAVX512<>+20(SB)/4, $0x3f000000
-DATA halfAVX512<>+24(SB)/4, $0x3f000000
-DATA halfAVX512<>+28(SB)/4, $0x3f000000
-DATA halfAVX512<>+32(SB)/4, $0x3f000000
-DATA halfAVX512<>+36(SB)/4, $0x3f000000
-DATA halfAVX512<>+40(SB)/4, $0x3f000000
-DATA halfAVX512<>+44(SB)/4, $0x3f000000
-DATA halfAVX512<>+48(SB)/4, $0x3f000000
-DATA halfAVX512<>+52(SB)/4, $0x3f000000
-DATA halfAVX512<>+56(SB)/4, $0x3f000000
-DATA halfAVX512<>+60(SB)/4, $0x3f000000
-GLOBL halfAVX512<>(SB), RODATA|NOPTR, $64
-
-DATA leastAVX512<>+0(SB)/4, $0x0da24260
-DATA leastAVX512<>+4(SB)/4, $0x0da24260
-DATA leastAVX512<>+8(SB)/4, $0x0da24260
-DATA leastAVX512<>+12(SB)/4, $0x0da24260
-DATA leastAVX512<>+16(SB)/4, $0x0da24260
-DATA leastAVX512<>+20(SB)/4, $0x0da24260
-DATA leastAVX512<>+24(SB)/4, $0x0da24260
-DATA leastAVX512<>+28(SB)/4, $0x0da24260
-DATA leastAVX512<>+32(SB)/4, $0x0da24260
-DATA leastAVX512<>+36(SB)/4, $0x0da24260
-DATA leastAVX512<>+40(SB)/4, $0x0da24260
-DATA leastAVX512<>+44(SB)/4, $0x0da24260
-DATA leastAVX512<>+48(SB)/4, $0x0da24260
-DATA leastAVX512<>+52(SB)/4, $0x0da24260
-DATA leastAVX512<>+56(SB)/4, $0x0da24260
-DATA leastAVX512<>+60(SB)/4, $0x0da24260
-GLOBL leastAVX512<>(SB), RODATA|NOPTR, $64
-
-DATA bytesAVX512<>+0(SB)/4, $0x42fe0000
-DATA bytesAVX512<>+4(SB)/4, $0x42fe0000
-DATA bytesAVX512<>+8(SB)/4, $0x42fe0000
-DATA bytesAVX512<>+12(SB)/4, $0x42fe0000
-DATA bytesAVX512<>+16(SB)/4, $0x42fe0000
-DATA bytesAVX512<>+20(SB)/4, $0x42fe0000
-DATA bytesAVX512<>+24(SB)/4, $0x42fe0000
-DATA bytesAVX512<>+28(SB)/4, $0x42fe0000
-DATA bytesAVX512<>+32(SB)/4, $0x42fe0000
-DATA bytesAVX512<>+36(SB)/4, $0x42fe0000
-DATA bytesAVX512<>+40(SB)/4, $0x42fe0000
-DATA bytesAVX512<>+44(SB)/4, $0x42fe0000
-DATA bytesAVX512<>+48(SB)/4, $0x42fe0000
-DATA bytesAVX512<>+52(SB)/4, $0x42fe0000
-DATA bytesAVX512<>+56(SB)/4, $0x42fe0000
-DATA bytesAVX512<>+60(SB)/4, $0x42fe0000
-GLOBL bytesAVX512<>(SB), RODATA|NOPTR, $64
-
-DATA byteAVX512<>+0(SB)/4, $0x3c010204
-DATA byteAVX512<>+4(SB)/4, $0x3c010204
-DATA byteAVX512<>+8(SB)/4, $0x3c010204
-DATA byteAVX512<>+12(SB)/4, $0x3c010204
-DATA byteAVX512<>+16(SB)/4, $0x3c010204
-DATA byteAVX512<>+20(SB)/4, $0x3c010204
-DATA byteAVX512<>+24(SB)/4, $0x3c010204
-DATA byteAVX512<>+28(SB)/4, $0x3c010204
-DATA byteAVX512<>+32(SB)/4, $0x3c010204
-DATA byteAVX512<>+36(SB)/4, $0x3c010204
-DATA byteAVX512<>+40(SB)/4, $0x3c010204
-DATA byteAVX512<>+44(SB)/4, $0x3c010204
-DATA byteAVX512<>+48(SB)/4, $0x3c010204
-DATA byteAVX512<>+52(SB)/4, $0x3c010204
-DATA byteAVX512<>+56(SB)/4, $0x3c010204
-DATA byteAVX512<>+60(SB)/4, $0x3c010204
-GLOBL byteAVX512<>(SB), RODATA|NOPTR, $64
-
-// func boundsBytes2AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
-TEXT ·boundsBytes2AVX512(SB), $3104-44
-	MOVQ dim+24(FP), AX
-	MOVQ block+32(FP), CX
-	LEAQ (SP), DX
-	LEAQ 2048(SP), SI
-	LEAQ 2560(SP), DI
-	LEAQ 3072(SP), R8
-	LEAQ (DX)(AX*4), BX
-	LEAQ (AX)(AX*1), R9
-	MOVQ DX, R10
-
-widen:
-	VCVTPH2PS    (CX), Z0
-	VMOVUPS      Z0, (R10)
-	ADDQ         $0x20, CX
-	ADDQ         $0x40, R10
-	SUBQ         $0x10, R9
-	JNZ          widen
-	MOVQ         q+16(FP), R9
-	MOVQ         SI, R10
-	MOVQ         DI, R11
-	VBROADCASTSS reach+40(FP), Z0
-	MOVL         $0x3f000000, R12
-	VPBROADCASTD R12, Z1
-	VMULPS       Z1, Z0, Z0
-	MOVQ         R8, R12
-	MOVQ         $0x00000002, R13
-	MOVL         $0x7fffffff, R14
-	VPBROADCASTD R14, Z2
-
-query:
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	XORQ   R14, R14
-
-largest:
-	VMOVUPS       (R9)(R14*4), Z7
-	VFMADD231PS   (DX)(R14*4), Z7, Z5
-	VMULPS        (BX)(R14*4), Z7, Z7
-	VPANDD        Z2, Z7, Z7
-	VMAXPS        Z3, Z7, Z3
-	VMOVUPS       64(R9)(R14*4), Z7
-	VFMADD231PS   64(DX)(R14*4), Z7, Z6
-	VMULPS        64(BX)(R14*4), Z7, Z7
-	VPANDD        Z2, Z7, Z7
-	VMAXPS        Z4, Z7, Z4
-	ADDQ          $0x20, R14
-	CMPQ          R14, AX
-	JL            largest
-	VMAXPS        Z3, Z4, Z3
-	VADDPS        Z5, Z6, Z5
-	VEXTRACTF64X4 $0x01, Z5, Y4
-	VADDPS        Y4, Y5, Y5
-	VEXTRACTF32X4 $0x01, Y5, X4
-	VADDPS        X4, X5, X5
-	VPERMILPS     $0x4e, X5, X4
-	VADDPS        X4, X5, X5
-	VPERMILPS     $0xb1, X5, X4
-	VADDPS        X4, X5, X5
-	VMOVSS        X5, 4(R12)
-	VEXTRACTF64X4 $0x01, Z3, Y4
-	VMAXPS        Y4, Y3, Y3
-	VEXTRACTF32X4 $0x01, Y3, X4
-	VMAXPS        X4, X3, X3
-	VPERMILPS     $0x4e, X3, X4
-	VMAXPS        X4, X3, X3
-	VPERMILPS     $0xb1, X3, X4
-	VMAXPS        X4, X3, X3
-	VMOVSS        reach+40(FP), X4
-	VADDSS        oneAVX512<>+0(SB), X4, X4
-	VMULSS        halfAVX512<>+0(SB), X4, X4
-	VMULSS        X4, X3, X3
-	VMAXSS        leastAVX512<>+0(SB), X3, X3
-	VMOVSS        bytesAVX512<>+0(SB), X4
-	VDIVSS        X3, X4, X4
-	VBROADCASTSS  X4, Z4
-	VMULSS        byteAVX512<>+0(SB), X3, X3
-	VMOVSS        X3, (R12)
-	XORQ          R14, R14
-
-round:
-	VMULPS    (R9)(R14*4), Z4, Z3
-	VMULPS    (BX)(R14*4), Z3, Z3
-	VPANDD    Z2, Z3, Z5
-	VMULPS    Z0, Z5, Z5
-	VMULPS    Z1, Z3, Z3
-	VADDPS    Z5, Z3, Z6
-	VSUBPS    Z5, Z3, Z3
-	VCVTPS2DQ Z6, Z6
-	VCVTPS2DQ Z3, Z3
-	VPMOVSDB  Z6, (R10)(R14*1)
-	VPMOVSDB  Z3, (R11)(R14*1)
-	VMULPS    64(R9)(R14*4), Z4, Z3
-	VMULPS    64(BX)(R14*4), Z3, Z3
-	VPANDD    Z2, Z3, Z5
-	VMULPS    Z0, Z5, Z5
-	VMULPS    Z1, Z3, Z3
-	VADDPS    Z5, Z3, Z6
-	VSUBPS    Z5, Z3, Z3
-	VCVTPS2DQ Z6, Z6
-	VCVTPS2DQ Z3, Z3
-	VPMOVSDB  Z6, 16(R10)(R14*1)
-	VPMOVSDB  Z3, 16(R11)(R14*1)
-	ADDQ      $0x20, R14
-	CMPQ      R14, AX
-	JL        round
-	LEAQ      (R9)(AX*4), R9
-	ADDQ      AX, R10
-	ADDQ      AX, R11
-	ADDQ      $0x10, R12
-	DECQ      R13
-	JNZ       query
-	VXORPS    Z0, Z0, Z0
-	VXORPS    Z1, Z1, Z1
-	VXORPS    Z2, Z2, Z2
-	VXORPS    Z3, Z3, Z3
-	MOVQ      AX, DX
+magnitudes:
+	VMOVDQU (BX), Y0
+	VPABSB  Y0, Y0
+	VMOVDQU Y0, (DI)
+	ADDQ    $0x20, BX
+	ADDQ    $0x20, DI
+	SUBQ    $0x20, SI
+	JNZ     magnitudes
+	LEAQ    (SP), BX
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	MOVQ    AX, SI
 
 run:
-	VMOVDQU32     (CX), Z4
-	VPDPBUSD.BCST (DI), Z4, Z0
-	VPDPBUSD.BCST (DI)(AX*1), Z4, Z2
-	VMOVDQU32     64(CX), Z4
-	VPDPBUSD.BCST (SI), Z4, Z1
-	VPDPBUSD.BCST (SI)(AX*1), Z4, Z3
-	ADDQ          $0x04, SI
-	ADDQ          $0x04, DI
-	SUBQ          $-128, CX
-	SUBQ          $0x04, DX
+	VMOVDQU32     (DX), Z4
+	VMOVDQU32     64(DX), Z5
+	VPADDB        Z4, Z5, Z6
+	VPSUBB        Z4, Z5, Z5
+	VPDPBUSD.BCST (CX), Z6, Z0
+	VPDPBUSD.BCST (BX), Z5, Z1
+	VPDPBUSD.BCST (CX)(AX*1), Z6, Z2
+	VPDPBUSD.BCST (BX)(AX*1), Z5, Z3
+	ADDQ          $0x04, CX
+	ADDQ          $0x04, BX
+	SUBQ          $-128, DX
+	SUBQ          $0x04, SI
 	JNZ           run
 	MOVQ          dst+0(FP), AX
 	MOVQ          ld+8(FP), CX
+	MOVQ          affine+32(FP), DX
+	VBROADCASTSS  reach+48(FP), Z4
+	MOVL          $0x3f000000, BX
+	VPBROADCASTD  BX, Z5
 	SHLQ          $0x02, CX
-	VPADDD        Z1, Z0, Z0
 	VCVTDQ2PS     Z0, Z0
-	VBROADCASTSS  (R8), Z1
-	VBROADCASTSS  4(R8), Z4
-	VFMADD213PS   Z4, Z1, Z0
-	VMOVUPS       Z0, (AX)
-	ADDQ          CX, AX
-	VPADDD        Z3, Z2, Z2
-	VCVTDQ2PS     Z2, Z2
-	VBROADCASTSS  16(R8), Z0
-	VBROADCASTSS  20(R8), Z1
-	VFMADD213PS   Z1, Z0, Z2
-	VMOVUPS       Z2, (AX)
-	VZEROUPPER
-	RET
-
-// func boundsBytes3AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
-TEXT ·boundsBytes3AVX512(SB), $3632-44
-	MOVQ dim+24(FP), AX
-	MOVQ block+32(FP), CX
-	LEAQ (SP), DX
-	LEAQ 2048(SP), SI
-	LEAQ 2816(SP), DI
-	LEAQ 3584(SP), R8
-	LEAQ (DX)(AX*4), BX
-	LEAQ (AX)(AX*1), R9
-	MOVQ DX, R10
-
-widen:
-	VCVTPH2PS    (CX), Z0
-	VMOVUPS      Z0, (R10)
-	ADDQ         $0x20, CX
-	ADDQ         $0x40, R10
-	SUBQ         $0x10, R9
-	JNZ          widen
-	MOVQ         q+16(FP), R9
-	MOVQ         SI, R10
-	MOVQ         DI, R11
-	VBROADCASTSS reach+40(FP), Z0
-	MOVL         $0x3f000000, R12
-	VPBROADCASTD R12, Z1
-	VMULPS       Z1, Z0, Z0
-	MOVQ         R8, R12
-	MOVQ         $0x00000003, R13
-	MOVL         $0x7fffffff, R14
-	VPBROADCASTD R14, Z2
-
-query:
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	XORQ   R14, R14
-
-largest:
-	VMOVUPS       (R9)(R14*4), Z7
-	VFMADD231PS   (DX)(R14*4), Z7, Z5
-	VMULPS        (BX)(R14*4), Z7, Z7
-	VPANDD        Z2, Z7, Z7
-	VMAXPS        Z3, Z7, Z3
-	VMOVUPS       64(R9)(R14*4), Z7
-	VFMADD231PS   64(DX)(R14*4), Z7, Z6
-	VMULPS        64(BX)(R14*4), Z7, Z7
-	VPANDD        Z2, Z7, Z7
-	VMAXPS        Z4, Z7, Z4
-	ADDQ          $0x20, R14
-	CMPQ          R14, AX
-	JL            largest
-	VMAXPS        Z3, Z4, Z3
-	VADDPS        Z5, Z6, Z5
-	VEXTRACTF64X4 $0x01, Z5, Y4
-	VADDPS        Y4, Y5, Y5
-	VEXTRACTF32X4 $0x01, Y5, X4
-	VADDPS        X4, X5, X5
-	VPERMILPS     $0x4e, X5, X4
-	VADDPS        X4, X5, X5
-	VPERMILPS     $0xb1, X5, X4
-	VADDPS        X4, X5, X5
-	VMOVSS        X5, 4(R12)
-	VEXTRACTF64X4 $0x01, Z3, Y4
-	VMAXPS        Y4, Y3, Y3
-	VEXTRACTF32X4 $0x01, Y3, X4
-	VMAXPS        X4, X3, X3
-	VPERMILPS     $0x4e, X3, X4
-	VMAXPS        X4, X3, X3
-	VPERMILPS     $0xb1, X3, X4
-	VMAXPS        X4, X3, X3
-	VMOVSS        reach+40(FP), X4
-	VADDSS        oneAVX512<>+0(SB), X4, X4
-	VMULSS        halfAVX512<>+0(SB), X4, X4
-	VMULSS        X4, X3, X3
-	VMAXSS        leastAVX512<>+0(SB), X3, X3
-	VMOVSS        bytesAVX512<>+0(SB), X4
-	VDIVSS        X3, X4, X4
-	VBROADCASTSS  X4, Z4
-	VMULSS        byteAVX512<>+0(SB), X3, X3
-	VMOVSS        X3, (R12)
-	XORQ          R14, R14
-
-round:
-	VMULPS    (R9)(R14*4), Z4, Z3
-	VMULPS    (BX)(R14*4), Z3, Z3
-	VPANDD    Z2, Z3, Z5
-	VMULPS    Z0, Z5, Z5
-	VMULPS    Z1, Z3, Z3
-	VADDPS    Z5, Z3, Z6
-	VSUBPS    Z5, Z3, Z3
-	VCVTPS2DQ Z6, Z6
-	VCVTPS2DQ Z3, Z3
-	VPMOVSDB  Z6, (R10)(R14*1)
-	VPMOVSDB  Z3, (R11)(R14*1)
-	VMULPS    64(R9)(R14*4), Z4, Z3
-	VMULPS    64(BX)(R14*4), Z3, Z3
-	VPANDD    Z2, Z3, Z5
-	VMULPS    Z0, Z5, Z5
-	VMULPS    Z1, Z3, Z3
-	VADDPS    Z5, Z3, Z6
-	VSUBPS    Z5, Z3, Z3
-	VCVTPS2DQ Z6, Z6
-	VCVTPS2DQ Z3, Z3
-	VPMOVSDB  Z6, 16(R10)(R14*1)
-	VPMOVSDB  Z3, 16(R11)(R14*1)
-	ADDQ      $0x20, R14
-	CMPQ      R14, AX
-	JL        round
-	LEAQ      (R9)(AX*4), R9
-	ADDQ      AX, R10
-	ADDQ      AX, R11
-	ADDQ      $0x10, R12
-	DECQ      R13
-	JNZ       query
-	VXORPS    Z0, Z0, Z0
-	VXORPS    Z1, Z1, Z1
-	VXORPS    Z2, Z2, Z2
-	VXORPS    Z3, Z3, Z3
-	VXORPS    Z4, Z4, Z4
-	VXORPS    Z5, Z5, Z5
-	MOVQ      AX, DX
-
-run:
-	VMOVDQU32     (CX), Z6
-	VPDPBUSD.BCST (DI), Z6, Z0
-	VPDPBUSD.BCST (DI)(AX*1), Z6, Z2
-	VPDPBUSD.BCST (DI)(AX*2), Z6, Z4
-	VMOVDQU32     64(CX), Z6
-	VPDPBUSD.BCST (SI), Z6, Z1
-	VPDPBUSD.BCST (SI)(AX*1), Z6, Z3
-	VPDPBUSD.BCST (SI)(AX*2), Z6, Z5
-	ADDQ          $0x04, SI
-	ADDQ          $0x04, DI
-	SUBQ          $-128, CX
-	SUBQ          $0x04, DX
-	JNZ           run
-	MOVQ          dst+0(FP), AX
-	MOVQ          ld+8(FP), CX
-	SHLQ          $0x02, CX
-	VPADDD        Z1, Z0, Z0
-	VCVTDQ2PS     Z0, Z0
-	VBROADCASTSS  (R8), Z1
-	VBROADCASTSS  4(R8), Z6
+	VCVTDQ2PS     Z1, Z1
+	VFMADD231PS   Z4, Z1, Z0
+	VBROADCASTSS  (DX), Z1
+	VMULPS        Z5, Z1, Z1
+	VBROADCASTSS  4(DX), Z6
 	VFMADD213PS   Z6, Z1, Z0
 	VMOVUPS       Z0, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z3, Z2, Z2
 	VCVTDQ2PS     Z2, Z2
-	VBROADCASTSS  16(R8), Z0
-	VBROADCASTSS  20(R8), Z1
+	VCVTDQ2PS     Z3, Z3
+	VFMADD231PS   Z4, Z3, Z2
+	VBROADCASTSS  16(DX), Z0
+	VMULPS        Z5, Z0, Z0
+	VBROADCASTSS  20(DX), Z1
 	VFMADD213PS   Z1, Z0, Z2
 	VMOVUPS       Z2, (AX)
-	ADDQ          CX, AX
-	VPADDD        Z5, Z4, Z4
-	VCVTDQ2PS     Z4, Z4
-	VBROADCASTSS  32(R8), Z0
-	VBROADCASTSS  36(R8), Z1
-	VFMADD213PS   Z1, Z0, Z4
-	VMOVUPS       Z4, (AX)
 	VZEROUPPER
 	RET
 
-// func boundsBytes4AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
-TEXT ·boundsBytes4AVX512(SB), $4160-44
-	MOVQ dim+24(FP), AX
-	MOVQ block+32(FP), CX
-	LEAQ (SP), DX
-	LEAQ 2048(SP), SI
-	LEAQ 3072(SP), DI
-	LEAQ 4096(SP), R8
-	LEAQ (DX)(AX*4), BX
-	LEAQ (AX)(AX*1), R9
-	MOVQ DX, R10
+// func boundsBytes3AVX512(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI
+TEXT ·boundsBytes3AVX512(SB), $768-52
+	MOVQ   dim+24(FP), AX
+	MOVQ   q+16(FP), CX
+	MOVQ   codes+40(FP), DX
+	MOVQ   CX, BX
+	LEAQ   (SP), DI
+	IMUL3Q $0x03, AX, SI
 
-widen:
-	VCVTPH2PS    (CX), Z0
-	VMOVUPS      Z0, (R10)
-	ADDQ         $0x20, CX
-	ADDQ         $0x40, R10
-	SUBQ         $0x10, R9
-	JNZ          widen
-	MOVQ         q+16(FP), R9
-	MOVQ         SI, R10
-	MOVQ         DI, R11
-	VBROADCASTSS reach+40(FP), Z0
-	MOVL         $0x3f000000, R12
-	VPBROADCASTD R12, Z1
-	VMULPS       Z1, Z0, Z0
-	MOVQ         R8, R12
-	MOVQ         $0x00000004, R13
-	MOVL         $0x7fffffff, R14
-	VPBROADCASTD R14, Z2
-
-query:
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	XORQ   R14, R14
-
-largest:
-	VMOVUPS       (R9)(R14*4), Z7
-	VFMADD231PS   (DX)(R14*4), Z7, Z5
-	VMULPS        (BX)(R14*4), Z7, Z7
-	VPANDD        Z2, Z7, Z7
-	VMAXPS        Z3, Z7, Z3
-	VMOVUPS       64(R9)(R14*4), Z7
-	VFMADD231PS   64(DX)(R14*4), Z7, Z6
-	VMULPS        64(BX)(R14*4), Z7, Z7
-	VPANDD        Z2, Z7, Z7
-	VMAXPS        Z4, Z7, Z4
-	ADDQ          $0x20, R14
-	CMPQ          R14, AX
-	JL            largest
-	VMAXPS        Z3, Z4, Z3
-	VADDPS        Z5, Z6, Z5
-	VEXTRACTF64X4 $0x01, Z5, Y4
-	VADDPS        Y4, Y5, Y5
-	VEXTRACTF32X4 $0x01, Y5, X4
-	VADDPS        X4, X5, X5
-	VPERMILPS     $0x4e, X5, X4
-	VADDPS        X4, X5, X5
-	VPERMILPS     $0xb1, X5, X4
-	VADDPS        X4, X5, X5
-	VMOVSS        X5, 4(R12)
-	VEXTRACTF64X4 $0x01, Z3, Y4
-	VMAXPS        Y4, Y3, Y3
-	VEXTRACTF32X4 $0x01, Y3, X4
-	VMAXPS        X4, X3, X3
-	VPERMILPS     $0x4e, X3, X4
-	VMAXPS        X4, X3, X3
-	VPERMILPS     $0xb1, X3, X4
-	VMAXPS        X4, X3, X3
-	VMOVSS        reach+40(FP), X4
-	VADDSS        oneAVX512<>+0(SB), X4, X4
-	VMULSS        halfAVX512<>+0(SB), X4, X4
-	VMULSS        X4, X3, X3
-	VMAXSS        leastAVX512<>+0(SB), X3, X3
-	VMOVSS        bytesAVX512<>+0(SB), X4
-	VDIVSS        X3, X4, X4
-	VBROADCASTSS  X4, Z4
-	VMULSS        byteAVX512<>+0(SB), X3, X3
-	VMOVSS        X3, (R12)
-	XORQ          R14, R14
-
-round:
-	VMULPS    (R9)(R14*4), Z4, Z3
-	VMULPS    (BX)(R14*4), Z3, Z3
-	VPANDD    Z2, Z3, Z5
-	VMULPS    Z0, Z5, Z5
-	VMULPS    Z1, Z3, Z3
-	VADDPS    Z5, Z3, Z6
-	VSUBPS    Z5, Z3, Z3
-	VCVTPS2DQ Z6, Z6
-	VCVTPS2DQ Z3, Z3
-	VPMOVSDB  Z6, (R10)(R14*1)
-	VPMOVSDB  Z3, (R11)(R14*1)
-	VMULPS    64(R9)(R14*4), Z4, Z3
-	VMULPS    64(BX)(R14*4), Z3, Z3
-	VPANDD    Z2, Z3, Z5
-	VMULPS    Z0, Z5, Z5
-	VMULPS    Z1, Z3, Z3
-	VADDPS    Z5, Z3, Z6
-	VSUBPS    Z5, Z3, Z3
-	VCVTPS2DQ Z6, Z6
-	VCVTPS2DQ Z3, Z3
-	VPMOVSDB  Z6, 16(R10)(R14*1)
-	VPMOVSDB  Z3, 16(R11)(R14*1)
-	ADDQ      $0x20, R14
-	CMPQ      R14, AX
-	JL        round
-	LEAQ      (R9)(AX*4), R9
-	ADDQ      AX, R10
-	ADDQ      AX, R11
-	ADDQ      $0x10, R12
-	DECQ      R13
-	JNZ       query
-	LEAQ      (AX)(AX*2), DX
-	VXORPS    Z0, Z0, Z0
-	VXORPS    Z1, Z1, Z1
-	VXORPS    Z2, Z2, Z2
-	VXORPS    Z3, Z3, Z3
-	VXORPS    Z4, Z4, Z4
-	VXORPS    Z5, Z5, Z5
-	VXORPS    Z6, Z6, Z6
-	VXORPS    Z7, Z7, Z7
-	MOVQ      AX, BX
+magnitudes:
+	VMOVDQU (BX), Y0
+	VPABSB  Y0, Y0
+	VMOVDQU Y0, (DI)
+	ADDQ    $0x20, BX
+	ADDQ    $0x20, DI
+	SUBQ    $0x20, SI
+	JNZ     magnitudes
+	LEAQ    (SP), BX
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	MOVQ    AX, SI
 
 run:
-	VMOVDQU32     (CX), Z8
-	VPDPBUSD.BCST (DI), Z8, Z0
-	VPDPBUSD.BCST (DI)(AX*1), Z8, Z2
-	VPDPBUSD.BCST (DI)(AX*2), Z8, Z4
-	VPDPBUSD.BCST (DI)(DX*1), Z8, Z6
-	VMOVDQU32     64(CX), Z8
-	VPDPBUSD.BCST (SI), Z8, Z1
-	VPDPBUSD.BCST (SI)(AX*1), Z8, Z3
-	VPDPBUSD.BCST (SI)(AX*2), Z8, Z5
-	VPDPBUSD.BCST (SI)(DX*1), Z8, Z7
-	ADDQ          $0x04, SI
-	ADDQ          $0x04, DI
-	SUBQ          $-128, CX
-	SUBQ          $0x04, BX
+	VMOVDQU32     (DX), Z6
+	VMOVDQU32     64(DX), Z7
+	VPADDB        Z6, Z7, Z8
+	VPSUBB        Z6, Z7, Z7
+	VPDPBUSD.BCST (CX), Z8, Z0
+	VPDPBUSD.BCST (BX), Z7, Z1
+	VPDPBUSD.BCST (CX)(AX*1), Z8, Z2
+	VPDPBUSD.BCST (BX)(AX*1), Z7, Z3
+	VPDPBUSD.BCST (CX)(AX*2), Z8, Z4
+	VPDPBUSD.BCST (BX)(AX*2), Z7, Z5
+	ADDQ          $0x04, CX
+	ADDQ          $0x04, BX
+	SUBQ          $-128, DX
+	SUBQ          $0x04, SI
 	JNZ           run
 	MOVQ          dst+0(FP), AX
 	MOVQ          ld+8(FP), CX
+	MOVQ          affine+32(FP), DX
+	VBROADCASTSS  reach+48(FP), Z6
+	MOVL          $0x3f000000, BX
+	VPBROADCASTD  BX, Z7
 	SHLQ          $0x02, CX
-	VPADDD        Z1, Z0, Z0
 	VCVTDQ2PS     Z0, Z0
-	VBROADCASTSS  (R8), Z1
-	VBROADCASTSS  4(R8), Z8
+	VCVTDQ2PS     Z1, Z1
+	VFMADD231PS   Z6, Z1, Z0
+	VBROADCASTSS  (DX), Z1
+	VMULPS        Z7, Z1, Z1
+	VBROADCASTSS  4(DX), Z8
 	VFMADD213PS   Z8, Z1, Z0
 	VMOVUPS       Z0, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z3, Z2, Z2
 	VCVTDQ2PS     Z2, Z2
-	VBROADCASTSS  16(R8), Z0
-	VBROADCASTSS  20(R8), Z1
+	VCVTDQ2PS     Z3, Z3
+	VFMADD231PS   Z6, Z3, Z2
+	VBROADCASTSS  16(DX), Z0
+	VMULPS        Z7, Z0, Z0
+	VBROADCASTSS  20(DX), Z1
 	VFMADD213PS   Z1, Z0, Z2
 	VMOVUPS       Z2, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z5, Z4, Z4
 	VCVTDQ2PS     Z4, Z4
-	VBROADCASTSS  32(R8), Z0
-	VBROADCASTSS  36(R8), Z1
+	VCVTDQ2PS     Z5, Z5
+	VFMADD231PS   Z6, Z5, Z4
+	VBROADCASTSS  32(DX), Z0
+	VMULPS        Z7, Z0, Z0
+	VBROADCASTSS  36(DX), Z1
 	VFMADD213PS   Z1, Z0, Z4
 	VMOVUPS       Z4, (AX)
-	ADDQ          CX, AX
-	VPADDD        Z7, Z6, Z6
-	VCVTDQ2PS     Z6, Z6
-	VBROADCASTSS  48(R8), Z0
-	VBROADCASTSS  52(R8), Z1
-	VFMADD213PS   Z1, Z0, Z6
-	VMOVUPS       Z6, (AX)
 	VZEROUPPER
 	RET
 
-// func boundsBytes5AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
-TEXT ·boundsBytes5AVX512(SB), $4688-44
-	MOVQ dim+24(FP), AX
-	MOVQ block+32(FP), CX
-	LEAQ (SP), DX
-	LEAQ 2048(SP), SI
-	LEAQ 3328(SP), DI
-	LEAQ 4608(SP), R8
-	LEAQ (DX)(AX*4), BX
-	LEAQ (AX)(AX*1), R9
-	MOVQ DX, R10
+// func boundsBytes4AVX512(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI
+TEXT ·boundsBytes4AVX512(SB), $1024-52
+	MOVQ   dim+24(FP), AX
+	MOVQ   q+16(FP), CX
+	MOVQ   codes+40(FP), DX
+	MOVQ   CX, BX
+	LEAQ   (SP), DI
+	IMUL3Q $0x04, AX, SI
 
-widen:
-	VCVTPH2PS    (CX), Z0
-	VMOVUPS      Z0, (R10)
-	ADDQ         $0x20, CX
-	ADDQ         $0x40, R10
-	SUBQ         $0x10, R9
-	JNZ          widen
-	MOVQ         q+16(FP), R9
-	MOVQ         SI, R10
-	MOVQ         DI, R11
-	VBROADCASTSS reach+40(FP), Z0
-	MOVL         $0x3f000000, R12
-	VPBROADCASTD R12, Z1
-	VMULPS       Z1, Z0, Z0
-	MOVQ         R8, R12
-	MOVQ         $0x00000005, R13
-	MOVL         $0x7fffffff, R14
-	VPBROADCASTD R14, Z2
-
-query:
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	XORQ   R14, R14
-
-largest:
-	VMOVUPS       (R9)(R14*4), Z7
-	VFMADD231PS   (DX)(R14*4), Z7, Z5
-	VMULPS        (BX)(R14*4), Z7, Z7
-	VPANDD        Z2, Z7, Z7
-	VMAXPS        Z3, Z7, Z3
-	VMOVUPS       64(R9)(R14*4), Z7
-	VFMADD231PS   64(DX)(R14*4), Z7, Z6
-	VMULPS        64(BX)(R14*4), Z7, Z7
-	VPANDD        Z2, Z7, Z7
-	VMAXPS        Z4, Z7, Z4
-	ADDQ          $0x20, R14
-	CMPQ          R14, AX
-	JL            largest
-	VMAXPS        Z3, Z4, Z3
-	VADDPS        Z5, Z6, Z5
-	VEXTRACTF64X4 $0x01, Z5, Y4
-	VADDPS        Y4, Y5, Y5
-	VEXTRACTF32X4 $0x01, Y5, X4
-	VADDPS        X4, X5, X5
-	VPERMILPS     $0x4e, X5, X4
-	VADDPS        X4, X5, X5
-	VPERMILPS     $0xb1, X5, X4
-	VADDPS        X4, X5, X5
-	VMOVSS        X5, 4(R12)
-	VEXTRACTF64X4 $0x01, Z3, Y4
-	VMAXPS        Y4, Y3, Y3
-	VEXTRACTF32X4 $0x01, Y3, X4
-	VMAXPS        X4, X3, X3
-	VPERMILPS     $0x4e, X3, X4
-	VMAXPS        X4, X3, X3
-	VPERMILPS     $0xb1, X3, X4
-	VMAXPS        X4, X3, X3
-	VMOVSS        reach+40(FP), X4
-	VADDSS        oneAVX512<>+0(SB), X4, X4
-	VMULSS        halfAVX512<>+0(SB), X4, X4
-	VMULSS        X4, X3, X3
-	VMAXSS        leastAVX512<>+0(SB), X3, X3
-	VMOVSS        bytesAVX512<>+0(SB), X4
-	VDIVSS        X3, X4, X4
-	VBROADCASTSS  X4, Z4
-	VMULSS        byteAVX512<>+0(SB), X3, X3
-	VMOVSS        X3, (R12)
-	XORQ          R14, R14
-
-round:
-	VMULPS    (R9)(R14*4), Z4, Z3
-	VMULPS    (BX)(R14*4), Z3, Z3
-	VPANDD    Z2, Z3, Z5
-	VMULPS    Z0, Z5, Z5
-	VMULPS    Z1, Z3, Z3
-	VADDPS    Z5, Z3, Z6
-	VSUBPS    Z5, Z3, Z3
-	VCVTPS2DQ Z6, Z6
-	VCVTPS2DQ Z3, Z3
-	VPMOVSDB  Z6, (R10)(R14*1)
-	VPMOVSDB  Z3, (R11)(R14*1)
-	VMULPS    64(R9)(R14*4), Z4, Z3
-	VMULPS    64(BX)(R14*4), Z3, Z3
-	VPANDD    Z2, Z3, Z5
-	VMULPS    Z0, Z5, Z5
-	VMULPS    Z1, Z3, Z3
-	VADDPS    Z5, Z3, Z6
-	VSUBPS    Z5, Z3, Z3
-	VCVTPS2DQ Z6, Z6
-	VCVTPS2DQ Z3, Z3
-	VPMOVSDB  Z6, 16(R10)(R14*1)
-	VPMOVSDB  Z3, 16(R11)(R14*1)
-	ADDQ      $0x20, R14
-	CMPQ      R14, AX
-	JL        round
-	LEAQ      (R9)(AX*4), R9
-	ADDQ      AX, R10
-	ADDQ      AX, R11
-	ADDQ      $0x10, R12
-	DECQ      R13
-	JNZ       query
-	LEAQ      (AX)(AX*2), DX
-	VXORPS    Z0, Z0, Z0
-	VXORPS    Z1, Z1, Z1
-	VXORPS    Z2, Z2, Z2
-	VXORPS    Z3, Z3, Z3
-	VXORPS    Z4, Z4, Z4
-	VXORPS    Z5, Z5, Z5
-	VXORPS    Z6, Z6, Z6
-	VXORPS    Z7, Z7, Z7
-	VXORPS    Z8, Z8, Z8
-	VXORPS    Z9, Z9, Z9
-	MOVQ      AX, BX
+magnitudes:
+	VMOVDQU (BX), Y0
+	VPABSB  Y0, Y0
+	VMOVDQU Y0, (DI)
+	ADDQ    $0x20, BX
+	ADDQ    $0x20, DI
+	SUBQ    $0x20, SI
+	JNZ     magnitudes
+	LEAQ    (SP), BX
+	LEAQ    (AX)(AX*2), DI
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	MOVQ    AX, SI
 
 run:
-	VMOVDQU32     (CX), Z10
-	VPDPBUSD.BCST (DI), Z10, Z0
-	VPDPBUSD.BCST (DI)(AX*1), Z10, Z2
-	VPDPBUSD.BCST (DI)(AX*2), Z10, Z4
-	VPDPBUSD.BCST (DI)(DX*1), Z10, Z6
-	VPDPBUSD.BCST (DI)(AX*4), Z10, Z8
-	VMOVDQU32     64(CX), Z10
-	VPDPBUSD.BCST (SI), Z10, Z1
-	VPDPBUSD.BCST (SI)(AX*1), Z10, Z3
-	VPDPBUSD.BCST (SI)(AX*2), Z10, Z5
-	VPDPBUSD.BCST (SI)(DX*1), Z10, Z7
-	VPDPBUSD.BCST (SI)(AX*4), Z10, Z9
-	ADDQ          $0x04, SI
-	ADDQ          $0x04, DI
-	SUBQ          $-128, CX
-	SUBQ          $0x04, BX
+	VMOVDQU32     (DX), Z8
+	VMOVDQU32     64(DX), Z9
+	VPADDB        Z8, Z9, Z10
+	VPSUBB        Z8, Z9, Z9
+	VPDPBUSD.BCST (CX), Z10, Z0
+	VPDPBUSD.BCST (BX), Z9, Z1
+	VPDPBUSD.BCST (CX)(AX*1), Z10, Z2
+	VPDPBUSD.BCST (BX)(AX*1), Z9, Z3
+	VPDPBUSD.BCST (CX)(AX*2), Z10, Z4
+	VPDPBUSD.BCST (BX)(AX*2), Z9, Z5
+	VPDPBUSD.BCST (CX)(DI*1), Z10, Z6
+	VPDPBUSD.BCST (BX)(DI*1), Z9, Z7
+	ADDQ          $0x04, CX
+	ADDQ          $0x04, BX
+	SUBQ          $-128, DX
+	SUBQ          $0x04, SI
 	JNZ           run
 	MOVQ          dst+0(FP), AX
 	MOVQ          ld+8(FP), CX
+	MOVQ          affine+32(FP), DX
+	VBROADCASTSS  reach+48(FP), Z8
+	MOVL          $0x3f000000, BX
+	VPBROADCASTD  BX, Z9
 	SHLQ          $0x02, CX
-	VPADDD        Z1, Z0, Z0
 	VCVTDQ2PS     Z0, Z0
-	VBROADCASTSS  (R8), Z1
-	VBROADCASTSS  4(R8), Z10
+	VCVTDQ2PS     Z1, Z1
+	VFMADD231PS   Z8, Z1, Z0
+	VBROADCASTSS  (DX), Z1
+	VMULPS        Z9, Z1, Z1
+	VBROADCASTSS  4(DX), Z10
 	VFMADD213PS   Z10, Z1, Z0
 	VMOVUPS       Z0, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z3, Z2, Z2
 	VCVTDQ2PS     Z2, Z2
-	VBROADCASTSS  16(R8), Z0
-	VBROADCASTSS  20(R8), Z1
+	VCVTDQ2PS     Z3, Z3
+	VFMADD231PS   Z8, Z3, Z2
+	VBROADCASTSS  16(DX), Z0
+	VMULPS        Z9, Z0, Z0
+	VBROADCASTSS  20(DX), Z1
 	VFMADD213PS   Z1, Z0, Z2
 	VMOVUPS       Z2, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z5, Z4, Z4
 	VCVTDQ2PS     Z4, Z4
-	VBROADCASTSS  32(R8), Z0
-	VBROADCASTSS  36(R8), Z1
+	VCVTDQ2PS     Z5, Z5
+	VFMADD231PS   Z8, Z5, Z4
+	VBROADCASTSS  32(DX), Z0
+	VMULPS        Z9, Z0, Z0
+	VBROADCASTSS  36(DX), Z1
 	VFMADD213PS   Z1, Z0, Z4
 	VMOVUPS       Z4, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z7, Z6, Z6
 	VCVTDQ2PS     Z6, Z6
-	VBROADCASTSS  48(R8), Z0
-	VBROADCASTSS  52(R8), Z1
+	VCVTDQ2PS     Z7, Z7
+	VFMADD231PS   Z8, Z7, Z6
+	VBROADCASTSS  48(DX), Z0
+	VMULPS        Z9, Z0, Z0
+	VBROADCASTSS  52(DX), Z1
 	VFMADD213PS   Z1, Z0, Z6
 	VMOVUPS       Z6, (AX)
-	ADDQ          CX, AX
-	VPADDD        Z9, Z8, Z8
-	VCVTDQ2PS     Z8, Z8
-	VBROADCASTSS  64(R8), Z0
-	VBROADCASTSS  68(R8), Z1
-	VFMADD213PS   Z1, Z0, Z8
-	VMOVUPS       Z8, (AX)
 	VZEROUPPER
 	RET
 
-// func boundsBytes6AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
-TEXT ·boundsBytes6AVX512(SB), $5216-44
-	MOVQ dim+24(FP), AX
-	MOVQ block+32(FP), CX
-	LEAQ (SP), DX
-	LEAQ 2048(SP), SI
-	LEAQ 3584(SP), DI
-	LEAQ 5120(SP), R8
-	LEAQ (DX)(AX*4), BX
-	LEAQ (AX)(AX*1), R9
-	MOVQ DX, R10
+// func boundsBytes5AVX512(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI
+TEXT ·boundsBytes5AVX512(SB), $1280-52
+	MOVQ   dim+24(FP), AX
+	MOVQ   q+16(FP), CX
+	MOVQ   codes+40(FP), DX
+	MOVQ   CX, BX
+	LEAQ   (SP), DI
+	IMUL3Q $0x05, AX, SI
 
-widen:
-	VCVTPH2PS    (CX), Z0
-	VMOVUPS      Z0, (R10)
-	ADDQ         $0x20, CX
-	ADDQ         $0x40, R10
-	SUBQ         $0x10, R9
-	JNZ          widen
-	MOVQ         q+16(FP), R9
-	MOVQ         SI, R10
-	MOVQ         DI, R11
-	VBROADCASTSS reach+40(FP), Z0
-	MOVL         $0x3f000000, R12
-	VPBROADCASTD R12, Z1
-	VMULPS       Z1, Z0, Z0
-	MOVQ         R8, R12
-	MOVQ         $0x00000006, R13
-	MOVL         $0x7fffffff, R14
-	VPBROADCASTD R14, Z2
-
-query:
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	XORQ   R14, R14
-
-largest:
-	VMOVUPS       (R9)(R14*4), Z7
-	VFMADD231PS   (DX)(R14*4), Z7, Z5
-	VMULPS        (BX)(R14*4), Z7, Z7
-	VPANDD        Z2, Z7, Z7
-	VMAXPS        Z3, Z7, Z3
-	VMOVUPS       64(R9)(R14*4), Z7
-	VFMADD231PS   64(DX)(R14*4), Z7, Z6
-	VMULPS        64(BX)(R14*4), Z7, Z7
-	VPANDD        Z2, Z7, Z7
-	VMAXPS        Z4, Z7, Z4
-	ADDQ          $0x20, R14
-	CMPQ          R14, AX
-	JL            largest
-	VMAXPS        Z3, Z4, Z3
-	VADDPS        Z5, Z6, Z5
-	VEXTRACTF64X4 $0x01, Z5, Y4
-	VADDPS        Y4, Y5, Y5
-	VEXTRACTF32X4 $0x01, Y5, X4
-	VADDPS        X4, X5, X5
-	VPERMILPS     $0x4e, X5, X4
-	VADDPS        X4, X5, X5
-	VPERMILPS     $0xb1, X5, X4
-	VADDPS        X4, X5, X5
-	VMOVSS        X5, 4(R12)
-	VEXTRACTF64X4 $0x01, Z3, Y4
-	VMAXPS        Y4, Y3, Y3
-	VEXTRACTF32X4 $0x01, Y3, X4
-	VMAXPS        X4, X3, X3
-	VPERMILPS     $0x4e, X3, X4
-	VMAXPS        X4, X3, X3
-	VPERMILPS     $0xb1, X3, X4
-	VMAXPS        X4, X3, X3
-	VMOVSS        reach+40(FP), X4
-	VADDSS        oneAVX512<>+0(SB), X4, X4
-	VMULSS        halfAVX512<>+0(SB), X4, X4
-	VMULSS        X4, X3, X3
-	VMAXSS        leastAVX512<>+0(SB), X3, X3
-	VMOVSS        bytesAVX512<>+0(SB), X4
-	VDIVSS        X3, X4, X4
-	VBROADCASTSS  X4, Z4
-	VMULSS        byteAVX512<>+0(SB), X3, X3
-	VMOVSS        X3, (R12)
-	XORQ          R14, R14
-
-round:
-	VMULPS    (R9)(R14*4), Z4, Z3
-	VMULPS    (BX)(R14*4), Z3, Z3
-	VPANDD    Z2, Z3, Z5
-	VMULPS    Z0, Z5, Z5
-	VMULPS    Z1, Z3, Z3
-	VADDPS    Z5, Z3, Z6
-	VSUBPS    Z5, Z3, Z3
-	VCVTPS2DQ Z6, Z6
-	VCVTPS2DQ Z3, Z3
-	VPMOVSDB  Z6, (R10)(R14*1)
-	VPMOVSDB  Z3, (R11)(R14*1)
-	VMULPS    64(R9)(R14*4), Z4, Z3
-	VMULPS    64(BX)(R14*4), Z3, Z3
-	VPANDD    Z2, Z3, Z5
-	VMULPS    Z0, Z5, Z5
-	VMULPS    Z1, Z3, Z3
-	VADDPS    Z5, Z3, Z6
-	VSUBPS    Z5, Z3, Z3
-	VCVTPS2DQ Z6, Z6
-	VCVTPS2DQ Z3, Z3
-	VPMOVSDB  Z6, 16(R10)(R14*1)
-	VPMOVSDB  Z3, 16(R11)(R14*1)
-	ADDQ      $0x20, R14
-	CMPQ      R14, AX
-	JL        round
-	LEAQ      (R9)(AX*4), R9
-	ADDQ      AX, R10
-	ADDQ      AX, R11
-	ADDQ      $0x10, R12
-	DECQ      R13
-	JNZ       query
-	LEAQ      (AX)(AX*2), DX
-	LEAQ      (AX)(AX*4), BX
-	VXORPS    Z0, Z0, Z0
-	VXORPS    Z1, Z1, Z1
-	VXORPS    Z2, Z2, Z2
-	VXORPS    Z3, Z3, Z3
-	VXORPS    Z4, Z4, Z4
-	VXORPS    Z5, Z5, Z5
-	VXORPS    Z6, Z6, Z6
-	VXORPS    Z7, Z7, Z7
-	VXORPS    Z8, Z8, Z8
-	VXORPS    Z9, Z9, Z9
-	VXORPS    Z10, Z10, Z10
-	VXORPS    Z11, Z11, Z11
-	MOVQ      AX, R9
+magnitudes:
+	VMOVDQU (BX), Y0
+	VPABSB  Y0, Y0
+	VMOVDQU Y0, (DI)
+	ADDQ    $0x20, BX
+	ADDQ    $0x20, DI
+	SUBQ    $0x20, SI
+	JNZ     magnitudes
+	LEAQ    (SP), BX
+	LEAQ    (AX)(AX*2), DI
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	MOVQ    AX, SI
 
 run:
-	VMOVDQU32     (CX), Z12
-	VPDPBUSD.BCST (DI), Z12, Z0
-	VPDPBUSD.BCST (DI)(AX*1), Z12, Z2
-	VPDPBUSD.BCST (DI)(AX*2), Z12, Z4
-	VPDPBUSD.BCST (DI)(DX*1), Z12, Z6
-	VPDPBUSD.BCST (DI)(AX*4), Z12, Z8
-	VPDPBUSD.BCST (DI)(BX*1), Z12, Z10
-	VMOVDQU32     64(CX), Z12
-	VPDPBUSD.BCST (SI), Z12, Z1
-	VPDPBUSD.BCST (SI)(AX*1), Z12, Z3
-	VPDPBUSD.BCST (SI)(AX*2), Z12, Z5
-	VPDPBUSD.BCST (SI)(DX*1), Z12, Z7
-	VPDPBUSD.BCST (SI)(AX*4), Z12, Z9
-	VPDPBUSD.BCST (SI)(BX*1), Z12, Z11
-	ADDQ          $0x04, SI
-	ADDQ          $0x04, DI
-	SUBQ          $-128, CX
-	SUBQ          $0x04, R9
+	VMOVDQU32     (DX), Z10
+	VMOVDQU32     64(DX), Z11
+	VPADDB        Z10, Z11, Z12
+	VPSUBB        Z10, Z11, Z11
+	VPDPBUSD.BCST (CX), Z12, Z0
+	VPDPBUSD.BCST (BX), Z11, Z1
+	VPDPBUSD.BCST (CX)(AX*1), Z12, Z2
+	VPDPBUSD.BCST (BX)(AX*1), Z11, Z3
+	VPDPBUSD.BCST (CX)(AX*2), Z12, Z4
+	VPDPBUSD.BCST (BX)(AX*2), Z11, Z5
+	VPDPBUSD.BCST (CX)(DI*1), Z12, Z6
+	VPDPBUSD.BCST (BX)(DI*1), Z11, Z7
+	VPDPBUSD.BCST (CX)(AX*4), Z12, Z8
+	VPDPBUSD.BCST (BX)(AX*4), Z11, Z9
+	ADDQ          $0x04, CX
+	ADDQ          $0x04, BX
+	SUBQ          $-128, DX
+	SUBQ          $0x04, SI
 	JNZ           run
 	MOVQ          dst+0(FP), AX
 	MOVQ          ld+8(FP), CX
+	MOVQ          affine+32(FP), DX
+	VBROADCASTSS  reach+48(FP), Z10
+	MOVL          $0x3f000000, BX
+	VPBROADCASTD  BX, Z11
 	SHLQ          $0x02, CX
-	VPADDD        Z1, Z0, Z0
 	VCVTDQ2PS     Z0, Z0
-	VBROADCASTSS  (R8), Z1
-	VBROADCASTSS  4(R8), Z12
+	VCVTDQ2PS     Z1, Z1
+	VFMADD231PS   Z10, Z1, Z0
+	VBROADCASTSS  (DX), Z1
+	VMULPS        Z11, Z1, Z1
+	VBROADCASTSS  4(DX), Z12
 	VFMADD213PS   Z12, Z1, Z0
 	VMOVUPS       Z0, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z3, Z2, Z2
 	VCVTDQ2PS     Z2, Z2
-	VBROADCASTSS  16(R8), Z0
-	VBROADCASTSS  20(R8), Z1
+	VCVTDQ2PS     Z3, Z3
+	VFMADD231PS   Z10, Z3, Z2
+	VBROADCASTSS  16(DX), Z0
+	VMULPS        Z11, Z0, Z0
+	VBROADCASTSS  20(DX), Z1
 	VFMADD213PS   Z1, Z0, Z2
 	VMOVUPS       Z2, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z5, Z4, Z4
 	VCVTDQ2PS     Z4, Z4
-	VBROADCASTSS  32(R8), Z0
-	VBROADCASTSS  36(R8), Z1
+	VCVTDQ2PS     Z5, Z5
+	VFMADD231PS   Z10, Z5, Z4
+	VBROADCASTSS  32(DX), Z0
+	VMULPS        Z11, Z0, Z0
+	VBROADCASTSS  36(DX), Z1
 	VFMADD213PS   Z1, Z0, Z4
 	VMOVUPS       Z4, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z7, Z6, Z6
 	VCVTDQ2PS     Z6, Z6
-	VBROADCASTSS  48(R8), Z0
-	VBROADCASTSS  52(R8), Z1
+	VCVTDQ2PS     Z7, Z7
+	VFMADD231PS   Z10, Z7, Z6
+	VBROADCASTSS  48(DX), Z0
+	VMULPS        Z11, Z0, Z0
+	VBROADCASTSS  52(DX), Z1
 	VFMADD213PS   Z1, Z0, Z6
 	VMOVUPS       Z6, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z9, Z8, Z8
 	VCVTDQ2PS     Z8, Z8
-	VBROADCASTSS  64(R8), Z0
-	VBROADCASTSS  68(R8), Z1
+	VCVTDQ2PS     Z9, Z9
+	VFMADD231PS   Z10, Z9, Z8
+	VBROADCASTSS  64(DX), Z0
+	VMULPS        Z11, Z0, Z0
+	VBROADCASTSS  68(DX), Z1
+	VFMADD213PS   Z1, Z0, Z8
+	VMOVUPS       Z8, (AX)
+	VZEROUPPER
+	RET
+
+// func boundsBytes6AVX512(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI
+TEXT ·boundsBytes6AVX512(SB), $1536-52
+	MOVQ   dim+24(FP), AX
+	MOVQ   q+16(FP), CX
+	MOVQ   codes+40(FP), DX
+	MOVQ   CX, BX
+	LEAQ   (SP), DI
+	IMUL3Q $0x06, AX, SI
+
+magnitudes:
+	VMOVDQU (BX), Y0
+	VPABSB  Y0, Y0
+	VMOVDQU Y0, (DI)
+	ADDQ    $0x20, BX
+	ADDQ    $0x20, DI
+	SUBQ    $0x20, SI
+	JNZ     magnitudes
+	LEAQ    (SP), BX
+	LEAQ    (AX)(AX*2), DI
+	LEAQ    (AX)(AX*4), R8
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	MOVQ    AX, SI
+
+run:
+	VMOVDQU32     (DX), Z12
+	VMOVDQU32     64(DX), Z13
+	VPADDB        Z12, Z13, Z14
+	VPSUBB        Z12, Z13, Z13
+	VPDPBUSD.BCST (CX), Z14, Z0
+	VPDPBUSD.BCST (BX), Z13, Z1
+	VPDPBUSD.BCST (CX)(AX*1), Z14, Z2
+	VPDPBUSD.BCST (BX)(AX*1), Z13, Z3
+	VPDPBUSD.BCST (CX)(AX*2), Z14, Z4
+	VPDPBUSD.BCST (BX)(AX*2), Z13, Z5
+	VPDPBUSD.BCST (CX)(DI*1), Z14, Z6
+	VPDPBUSD.BCST (BX)(DI*1), Z13, Z7
+	VPDPBUSD.BCST (CX)(AX*4), Z14, Z8
+	VPDPBUSD.BCST (BX)(AX*4), Z13, Z9
+	VPDPBUSD.BCST (CX)(R8*1), Z14, Z10
+	VPDPBUSD.BCST (BX)(R8*1), Z13, Z11
+	ADDQ          $0x04, CX
+	ADDQ          $0x04, BX
+	SUBQ          $-128, DX
+	SUBQ          $0x04, SI
+	JNZ           run
+	MOVQ          dst+0(FP), AX
+	MOVQ          ld+8(FP), CX
+	MOVQ          affine+32(FP), DX
+	VBROADCASTSS  reach+48(FP), Z12
+	MOVL          $0x3f000000, BX
+	VPBROADCASTD  BX, Z13
+	SHLQ          $0x02, CX
+	VCVTDQ2PS     Z0, Z0
+	VCVTDQ2PS     Z1, Z1
+	VFMADD231PS   Z12, Z1, Z0
+	VBROADCASTSS  (DX), Z1
+	VMULPS        Z13, Z1, Z1
+	VBROADCASTSS  4(DX), Z14
+	VFMADD213PS   Z14, Z1, Z0
+	VMOVUPS       Z0, (AX)
+	ADDQ          CX, AX
+	VCVTDQ2PS     Z2, Z2
+	VCVTDQ2PS     Z3, Z3
+	VFMADD231PS   Z12, Z3, Z2
+	VBROADCASTSS  16(DX), Z0
+	VMULPS        Z13, Z0, Z0
+	VBROADCASTSS  20(DX), Z1
+	VFMADD213PS   Z1, Z0, Z2
+	VMOVUPS       Z2, (AX)
+	ADDQ          CX, AX
+	VCVTDQ2PS     Z4, Z4
+	VCVTDQ2PS     Z5, Z5
+	VFMADD231PS   Z12, Z5, Z4
+	VBROADCASTSS  32(DX), Z0
+	VMULPS        Z13, Z0, Z0
+	VBROADCASTSS  36(DX), Z1
+	VFMADD213PS   Z1, Z0, Z4
+	VMOVUPS       Z4, (AX)
+	ADDQ          CX, AX
+	VCVTDQ2PS     Z6, Z6
+	VCVTDQ2PS     Z7, Z7
+	VFMADD231PS   Z12, Z7, Z6
+	VBROADCASTSS  48(DX), Z0
+	VMULPS        Z13, Z0, Z0
+	VBROADCASTSS  52(DX), Z1
+	VFMADD213PS   Z1, Z0, Z6
+	VMOVUPS       Z6, (AX)
+	ADDQ          CX, AX
+	VCVTDQ2PS     Z8, Z8
+	VCVTDQ2PS     Z9, Z9
+	VFMADD231PS   Z12, Z9, Z8
+	VBROADCASTSS  64(DX), Z0
+	VMULPS        Z13, Z0, Z0
+	VBROADCASTSS  68(DX), Z1
 	VFMADD213PS   Z1, Z0, Z8
 	VMOVUPS       Z8, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z11, Z10, Z10
 	VCVTDQ2PS     Z10, Z10
-	VBROADCASTSS  80(R8), Z0
-	VBROADCASTSS  84(R8), Z1
+	VCVTDQ2PS     Z11, Z11
+	VFMADD231PS   Z12, Z11, Z10
+	VBROADCASTSS  80(DX), Z0
+	VMULPS        Z13, Z0, Z0
+	VBROADCASTSS  84(DX), Z1
 	VFMADD213PS   Z1, Z0, Z10
 	VMOVUPS       Z10, (AX)
 	VZEROUPPER
 	RET
 
-// func boundsBytes7AVX512(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI
-TEXT ·boundsBytes7AVX512(SB), $5744-44
-	MOVQ dim+24(FP), AX
-	MOVQ block+32(FP), CX
-	LEAQ (SP), DX
-	LEAQ 2048(SP), SI
-	LEAQ 3840(SP), DI
-	LEAQ 5632(SP), R8
-	LEAQ (DX)(AX*4), BX
-	LEAQ (AX)(AX*1), R9
-	MOVQ DX, R10
+// func boundsBytes7AVX512(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI
+TEXT ·boundsBytes7AVX512(SB), $1792-52
+	MOVQ   dim+24(FP), AX
+	MOVQ   q+16(FP), CX
+	MOVQ   codes+40(FP), DX
+	MOVQ   CX, BX
+	LEAQ   (SP), DI
+	IMUL3Q $0x07, AX, SI
 
-widen:
-	VCVTPH2PS    (CX), Z0
-	VMOVUPS      Z0, (R10)
-	ADDQ         $0x20, CX
-	ADDQ         $0x40, R10
-	SUBQ         $0x10, R9
-	JNZ          widen
-	MOVQ         q+16(FP), R9
-	MOVQ         SI, R10
-	MOVQ         DI, R11
-	VBROADCASTSS reach+40(FP), Z0
-	MOVL         $0x3f000000, R12
-	VPBROADCASTD R12, Z1
-	VMULPS       Z1, Z0, Z0
-	MOVQ         R8, R12
-	MOVQ         $0x00000007, R13
-	MOVL         $0x7fffffff, R14
-	VPBROADCASTD R14, Z2
-
-query:
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	XORQ   R14, R14
-
-largest:
-	VMOVUPS       (R9)(R14*4), Z7
-	VFMADD231PS   (DX)(R14*4), Z7, Z5
-	VMULPS        (BX)(R14*4), Z7, Z7
-	VPANDD        Z2, Z7, Z7
-	VMAXPS        Z3, Z7, Z3
-	VMOVUPS       64(R9)(R14*4), Z7
-	VFMADD231PS   64(DX)(R14*4), Z7, Z6
-	VMULPS        64(BX)(R14*4), Z7, Z7
-	VPANDD        Z2, Z7, Z7
-	VMAXPS        Z4, Z7, Z4
-	ADDQ          $0x20, R14
-	CMPQ          R14, AX
-	JL            largest
-	VMAXPS        Z3, Z4, Z3
-	VADDPS        Z5, Z6, Z5
-	VEXTRACTF64X4 $0x01, Z5, Y4
-	VADDPS        Y4, Y5, Y5
-	VEXTRACTF32X4 $0x01, Y5, X4
-	VADDPS        X4, X5, X5
-	VPERMILPS     $0x4e, X5, X4
-	VADDPS        X4, X5, X5
-	VPERMILPS     $0xb1, X5, X4
-	VADDPS        X4, X5, X5
-	VMOVSS        X5, 4(R12)
-	VEXTRACTF64X4 $0x01, Z3, Y4
-	VMAXPS        Y4, Y3, Y3
-	VEXTRACTF32X4 $0x01, Y3, X4
-	VMAXPS        X4, X3, X3
-	VPERMILPS     $0x4e, X3, X4
-	VMAXPS        X4, X3, X3
-	VPERMILPS     $0xb1, X3, X4
-	VMAXPS        X4, X3, X3
-	VMOVSS        reach+40(FP), X4
-	VADDSS        oneAVX512<>+0(SB), X4, X4
-	VMULSS        halfAVX512<>+0(SB), X4, X4
-	VMULSS        X4, X3, X3
-	VMAXSS        leastAVX512<>+0(SB), X3, X3
-	VMOVSS        bytesAVX512<>+0(SB), X4
-	VDIVSS        X3, X4, X4
-	VBROADCASTSS  X4, Z4
-	VMULSS        byteAVX512<>+0(SB), X3, X3
-	VMOVSS        X3, (R12)
-	XORQ          R14, R14
-
-round:
-	VMULPS    (R9)(R14*4), Z4, Z3
-	VMULPS    (BX)(R14*4), Z3, Z3
-	VPANDD    Z2, Z3, Z5
-	VMULPS    Z0, Z5, Z5
-	VMULPS    Z1, Z3, Z3
-	VADDPS    Z5, Z3, Z6
-	VSUBPS    Z5, Z3, Z3
-	VCVTPS2DQ Z6, Z6
-	VCVTPS2DQ Z3, Z3
-	VPMOVSDB  Z6, (R10)(R14*1)
-	VPMOVSDB  Z3, (R11)(R14*1)
-	VMULPS    64(R9)(R14*4), Z4, Z3
-	VMULPS    64(BX)(R14*4), Z3, Z3
-	VPANDD    Z2, Z3, Z5
-	VMULPS    Z0, Z5, Z5
-	VMULPS    Z1, Z3, Z3
-	VADDPS    Z5, Z3, Z6
-	VSUBPS    Z5, Z3, Z3
-	VCVTPS2DQ Z6, Z6
-	VCVTPS2DQ Z3, Z3
-	VPMOVSDB  Z6, 16(R10)(R14*1)
-	VPMOVSDB  Z3, 16(R11)(R14*1)
-	ADDQ      $0x20, R14
-	CMPQ      R14, AX
-	JL        round
-	LEAQ      (R9)(AX*4), R9
-	ADDQ      AX, R10
-	ADDQ      AX, R11
-	ADDQ      $0x10, R12
-	DECQ      R13
-	JNZ       query
-	LEAQ      (AX)(AX*2), DX
-	LEAQ      (AX)(AX*4), BX
-	VXORPS    Z0, Z0, Z0
-	VXORPS    Z1, Z1, Z1
-	VXORPS    Z2, Z2, Z2
-	VXORPS    Z3, Z3, Z3
-	VXORPS    Z4, Z4, Z4
-	VXORPS    Z5, Z5, Z5
-	VXORPS    Z6, Z6, Z6
-	VXORPS    Z7, Z7, Z7
-	VXORPS    Z8, Z8, Z8
-	VXORPS    Z9, Z9, Z9
-	VXORPS    Z10, Z10, Z10
-	VXORPS    Z11, Z11, Z11
-	VXORPS    Z12, Z12, Z12
-	VXORPS    Z13, Z13, Z13
-	MOVQ      AX, R9
+magnitudes:
+	VMOVDQU (BX), Y0
+	VPABSB  Y0, Y0
+	VMOVDQU Y0, (DI)
+	ADDQ    $0x20, BX
+	ADDQ    $0x20, DI
+	SUBQ    $0x20, SI
+	JNZ     magnitudes
+	LEAQ    (SP), BX
+	LEAQ    (AX)(AX*2), DI
+	LEAQ    (AX)(AX*4), R8
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	VXORPS  Z13, Z13, Z13
+	MOVQ    AX, SI
 
 run:
-	VMOVDQU32     (CX), Z14
-	VPDPBUSD.BCST (DI), Z14, Z0
-	VPDPBUSD.BCST (DI)(AX*1), Z14, Z2
-	VPDPBUSD.BCST (DI)(AX*2), Z14, Z4
-	VPDPBUSD.BCST (DI)(DX*1), Z14, Z6
-	VPDPBUSD.BCST (DI)(AX*4), Z14, Z8
-	VPDPBUSD.BCST (DI)(BX*1), Z14, Z10
-	VPDPBUSD.BCST (DI)(DX*2), Z14, Z12
-	VMOVDQU32     64(CX), Z14
-	VPDPBUSD.BCST (SI), Z14, Z1
-	VPDPBUSD.BCST (SI)(AX*1), Z14, Z3
-	VPDPBUSD.BCST (SI)(AX*2), Z14, Z5
-	VPDPBUSD.BCST (SI)(DX*1), Z14, Z7
-	VPDPBUSD.BCST (SI)(AX*4), Z14, Z9
-	VPDPBUSD.BCST (SI)(BX*1), Z14, Z11
-	VPDPBUSD.BCST (SI)(DX*2), Z14, Z13
-	ADDQ          $0x04, SI
-	ADDQ          $0x04, DI
-	SUBQ          $-128, CX
-	SUBQ          $0x04, R9
+	VMOVDQU32     (DX), Z14
+	VMOVDQU32     64(DX), Z15
+	VPADDB        Z14, Z15, Z16
+	VPSUBB        Z14, Z15, Z15
+	VPDPBUSD.BCST (CX), Z16, Z0
+	VPDPBUSD.BCST (BX), Z15, Z1
+	VPDPBUSD.BCST (CX)(AX*1), Z16, Z2
+	VPDPBUSD.BCST (BX)(AX*1), Z15, Z3
+	VPDPBUSD.BCST (CX)(AX*2), Z16, Z4
+	VPDPBUSD.BCST (BX)(AX*2), Z15, Z5
+	VPDPBUSD.BCST (CX)(DI*1), Z16, Z6
+	VPDPBUSD.BCST (BX)(DI*1), Z15, Z7
+	VPDPBUSD.BCST (CX)(AX*4), Z16, Z8
+	VPDPBUSD.BCST (BX)(AX*4), Z15, Z9
+	VPDPBUSD.BCST (CX)(R8*1), Z16, Z10
+	VPDPBUSD.BCST (BX)(R8*1), Z15, Z11
+	VPDPBUSD.BCST (CX)(DI*2), Z16, Z12
+	VPDPBUSD.BCST (BX)(DI*2), Z15, Z13
+	ADDQ          $0x04, CX
+	ADDQ          $0x04, BX
+	SUBQ          $-128, DX
+	SUBQ          $0x04, SI
 	JNZ           run
 	MOVQ          dst+0(FP), AX
 	MOVQ          ld+8(FP), CX
+	MOVQ          affine+32(FP), DX
+	VBROADCASTSS  reach+48(FP), Z14
+	MOVL          $0x3f000000, BX
+	VPBROADCASTD  BX, Z15
 	SHLQ          $0x02, CX
-	VPADDD        Z1, Z0, Z0
 	VCVTDQ2PS     Z0, Z0
-	VBROADCASTSS  (R8), Z1
-	VBROADCASTSS  4(R8), Z14
-	VFMADD213PS   Z14, Z1, Z0
+	VCVTDQ2PS     Z1, Z1
+	VFMADD231PS   Z14, Z1, Z0
+	VBROADCASTSS  (DX), Z1
+	VMULPS        Z15, Z1, Z1
+	VBROADCASTSS  4(DX), Z16
+	VFMADD213PS   Z16, Z1, Z0
 	VMOVUPS       Z0, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z3, Z2, Z2
 	VCVTDQ2PS     Z2, Z2
-	VBROADCASTSS  16(R8), Z0
-	VBROADCASTSS  20(R8), Z1
+	VCVTDQ2PS     Z3, Z3
+	VFMADD231PS   Z14, Z3, Z2
+	VBROADCASTSS  16(DX), Z0
+	VMULPS        Z15, Z0, Z0
+	VBROADCASTSS  20(DX), Z1
 	VFMADD213PS   Z1, Z0, Z2
 	VMOVUPS       Z2, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z5, Z4, Z4
 	VCVTDQ2PS     Z4, Z4
-	VBROADCASTSS  32(R8), Z0
-	VBROADCASTSS  36(R8), Z1
+	VCVTDQ2PS     Z5, Z5
+	VFMADD231PS   Z14, Z5, Z4
+	VBROADCASTSS  32(DX), Z0
+	VMULPS        Z15, Z0, Z0
+	VBROADCASTSS  36(DX), Z1
 	VFMADD213PS   Z1, Z0, Z4
 	VMOVUPS       Z4, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z7, Z6, Z6
 	VCVTDQ2PS     Z6, Z6
-	VBROADCASTSS  48(R8), Z0
-	VBROADCASTSS  52(R8), Z1
+	VCVTDQ2PS     Z7, Z7
+	VFMADD231PS   Z14, Z7, Z6
+	VBROADCASTSS  48(DX), Z0
+	VMULPS        Z15, Z0, Z0
+	VBROADCASTSS  52(DX), Z1
 	VFMADD213PS   Z1, Z0, Z6
 	VMOVUPS       Z6, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z9, Z8, Z8
 	VCVTDQ2PS     Z8, Z8
-	VBROADCASTSS  64(R8), Z0
-	VBROADCASTSS  68(R8), Z1
+	VCVTDQ2PS     Z9, Z9
+	VFMADD231PS   Z14, Z9, Z8
+	VBROADCASTSS  64(DX), Z0
+	VMULPS        Z15, Z0, Z0
+	VBROADCASTSS  68(DX), Z1
 	VFMADD213PS   Z1, Z0, Z8
 	VMOVUPS       Z8, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z11, Z10, Z10
 	VCVTDQ2PS     Z10, Z10
-	VBROADCASTSS  80(R8), Z0
-	VBROADCASTSS  84(R8), Z1
+	VCVTDQ2PS     Z11, Z11
+	VFMADD231PS   Z14, Z11, Z10
+	VBROADCASTSS  80(DX), Z0
+	VMULPS        Z15, Z0, Z0
+	VBROADCASTSS  84(DX), Z1
 	VFMADD213PS   Z1, Z0, Z10
 	VMOVUPS       Z10, (AX)
 	ADDQ          CX, AX
-	VPADDD        Z13, Z12, Z12
 	VCVTDQ2PS     Z12, Z12
-	VBROADCASTSS  96(R8), Z0
-	VBROADCASTSS  100(R8), Z1
+	VCVTDQ2PS     Z13, Z13
+	VFMADD231PS   Z14, Z13, Z12
+	VBROADCASTSS  96(DX), Z0
+	VMULPS        Z15, Z0, Z0
+	VBROADCASTSS  100(DX), Z1
 	VFMADD213PS   Z1, Z0, Z12
 	VMOVUPS       Z12, (AX)
 	VZEROUPPER
 	RET
 
-// func boundsBytes1AVX2(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·boundsBytes1AVX2(SB), $2576-44
-	MOVQ dim+24(FP), AX
-	MOVQ block+32(FP), CX
-	LEAQ (SP), DX
-	LEAQ 2048(SP), SI
-	LEAQ 2304(SP), DI
-	LEAQ 2560(SP), R8
-	LEAQ (DX)(AX*4), BX
-	LEAQ (AX)(AX*1), R9
-	MOVQ DX, R10
+// func boundsBytes1AVX2(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·boundsBytes1AVX2(SB), $256-52
+	MOVQ   dim+24(FP), AX
+	MOVQ   q+16(FP), CX
+	MOVQ   codes+40(FP), DX
+	MOVQ   CX, BX
+	LEAQ   (SP), DI
+	IMUL3Q $0x01, AX, SI
 
-widen:
-	VCVTPH2PS    (CX), Y0
-	VMOVUPS      Y0, (R10)
-	VCVTPH2PS    16(CX), Y0
-	VMOVUPS      Y0, 32(R10)
-	ADDQ         $0x20, CX
-	ADDQ         $0x40, R10
-	SUBQ         $0x10, R9
-	JNZ          widen
-	MOVQ         q+16(FP), R9
-	MOVQ         SI, R10
-	MOVQ         DI, R11
-	VBROADCASTSS reach+40(FP), Y0
-	MOVL         $0x3f000000, R12
-	VMOVD        R12, X1
-	VPBROADCASTD X1, Y1
-	VMULPS       Y1, Y0, Y0
-	MOVQ         R8, R12
-	MOVQ         $0x00000001, R13
-	MOVL         $0x7fffffff, R14
-	VMOVD        R14, X2
-	VPBROADCASTD X2, Y2
-
-query:
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	XORQ   R14, R14
-
-largest:
-	VMOVUPS      (R9)(R14*4), Y7
-	VFMADD231PS  (DX)(R14*4), Y7, Y5
-	VMULPS       (BX)(R14*4), Y7, Y7
-	VPAND        Y2, Y7, Y7
-	VMAXPS       Y3, Y7, Y3
-	VMOVUPS      32(R9)(R14*4), Y7
-	VFMADD231PS  32(DX)(R14*4), Y7, Y6
-	VMULPS       32(BX)(R14*4), Y7, Y7
-	VPAND        Y2, Y7, Y7
-	VMAXPS       Y4, Y7, Y4
-	VMOVUPS      64(R9)(R14*4), Y7
-	VFMADD231PS  64(DX)(R14*4), Y7, Y5
-	VMULPS       64(BX)(R14*4), Y7, Y7
-	VPAND        Y2, Y7, Y7
-	VMAXPS       Y3, Y7, Y3
-	VMOVUPS      96(R9)(R14*4), Y7
-	VFMADD231PS  96(DX)(R14*4), Y7, Y6
-	VMULPS       96(BX)(R14*4), Y7, Y7
-	VPAND        Y2, Y7, Y7
-	VMAXPS       Y4, Y7, Y4
-	ADDQ         $0x20, R14
-	CMPQ         R14, AX
-	JL           largest
-	VMAXPS       Y3, Y4, Y3
-	VADDPS       Y5, Y6, Y5
-	VEXTRACTF128 $0x01, Y5, X4
-	VADDPS       X4, X5, X5
-	VPERMILPS    $0x4e, X5, X4
-	VADDPS       X4, X5, X5
-	VPERMILPS    $0xb1, X5, X4
-	VADDPS       X4, X5, X5
-	VMOVSS       X5, 4(R12)
-	VEXTRACTF128 $0x01, Y3, X4
-	VMAXPS       X4, X3, X3
-	VPERMILPS    $0x4e, X3, X4
-	VMAXPS       X4, X3, X3
-	VPERMILPS    $0xb1, X3, X4
-	VMAXPS       X4, X3, X3
-	VMOVSS       reach+40(FP), X4
-	VADDSS       oneAVX2<>+0(SB), X4, X4
-	VMULSS       halfAVX2<>+0(SB), X4, X4
-	VMULSS       X4, X3, X3
-	VMAXSS       leastAVX2<>+0(SB), X3, X3
-	VMOVSS       bytesAVX2<>+0(SB), X4
-	VDIVSS       X3, X4, X4
-	VBROADCASTSS X4, Y4
-	VMULSS       byteAVX2<>+0(SB), X3, X3
-	VMOVSS       X3, (R12)
-	XORQ         R14, R14
-
-round:
-	VMULPS       (R9)(R14*4), Y4, Y3
-	VMULPS       (BX)(R14*4), Y3, Y3
-	VPAND        Y2, Y3, Y5
-	VMULPS       Y0, Y5, Y5
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y5, Y3, Y3
-	VCVTPS2DQ    Y6, Y6
-	VCVTPS2DQ    Y3, Y3
-	VEXTRACTI128 $0x01, Y6, X5
-	VPACKSSDW    X5, X6, X6
-	VPACKSSWB    X6, X6, X6
-	VMOVQ        X6, (R10)(R14*1)
-	VEXTRACTI128 $0x01, Y3, X5
-	VPACKSSDW    X5, X3, X3
-	VPACKSSWB    X3, X3, X3
-	VMOVQ        X3, (R11)(R14*1)
-	VMULPS       32(R9)(R14*4), Y4, Y3
-	VMULPS       32(BX)(R14*4), Y3, Y3
-	VPAND        Y2, Y3, Y5
-	VMULPS       Y0, Y5, Y5
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y5, Y3, Y3
-	VCVTPS2DQ    Y6, Y6
-	VCVTPS2DQ    Y3, Y3
-	VEXTRACTI128 $0x01, Y6, X5
-	VPACKSSDW    X5, X6, X6
-	VPACKSSWB    X6, X6, X6
-	VMOVQ        X6, 8(R10)(R14*1)
-	VEXTRACTI128 $0x01, Y3, X5
-	VPACKSSDW    X5, X3, X3
-	VPACKSSWB    X3, X3, X3
-	VMOVQ        X3, 8(R11)(R14*1)
-	VMULPS       64(R9)(R14*4), Y4, Y3
-	VMULPS       64(BX)(R14*4), Y3, Y3
-	VPAND        Y2, Y3, Y5
-	VMULPS       Y0, Y5, Y5
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y5, Y3, Y3
-	VCVTPS2DQ    Y6, Y6
-	VCVTPS2DQ    Y3, Y3
-	VEXTRACTI128 $0x01, Y6, X5
-	VPACKSSDW    X5, X6, X6
-	VPACKSSWB    X6, X6, X6
-	VMOVQ        X6, 16(R10)(R14*1)
-	VEXTRACTI128 $0x01, Y3, X5
-	VPACKSSDW    X5, X3, X3
-	VPACKSSWB    X3, X3, X3
-	VMOVQ        X3, 16(R11)(R14*1)
-	VMULPS       96(R9)(R14*4), Y4, Y3
-	VMULPS       96(BX)(R14*4), Y3, Y3
-	VPAND        Y2, Y3, Y5
-	VMULPS       Y0, Y5, Y5
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y5, Y3, Y3
-	VCVTPS2DQ    Y6, Y6
-	VCVTPS2DQ    Y3, Y3
-	VEXTRACTI128 $0x01, Y6, X5
-	VPACKSSDW    X5, X6, X6
-	VPACKSSWB    X6, X6, X6
-	VMOVQ        X6, 24(R10)(R14*1)
-	VEXTRACTI128 $0x01, Y3, X5
-	VPACKSSDW    X5, X3, X3
-	VPACKSSWB    X3, X3, X3
-	VMOVQ        X3, 24(R11)(R14*1)
-	ADDQ         $0x20, R14
-	CMPQ         R14, AX
-	JL           round
-	LEAQ         (R9)(AX*4), R9
-	ADDQ         AX, R10
-	ADDQ         AX, R11
-	ADDQ         $0x10, R12
-	DECQ         R13
-	JNZ          query
-	VXORPS       Y0, Y0, Y0
-	VXORPS       Y1, Y1, Y1
+magnitudes:
+	VMOVDQU (BX), Y0
+	VPABSB  Y0, Y0
+	VMOVDQU Y0, (DI)
+	ADDQ    $0x20, BX
+	ADDQ    $0x20, DI
+	SUBQ    $0x20, SI
+	JNZ     magnitudes
+	LEAQ    (SP), BX
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	MOVQ    AX, SI
 
 run:
-	VMOVDQU      (CX), Y2
-	VMOVDQU      32(CX), Y3
-	VPBROADCASTD (DI), Y4
-	VPMADDUBSW   Y4, Y2, Y2
-	VPMADDWD     ones16AVX2<>+0(SB), Y2, Y2
-	VPADDD       Y2, Y0, Y0
-	VPMADDUBSW   Y4, Y3, Y2
-	VPMADDWD     ones16AVX2<>+0(SB), Y2, Y2
-	VPADDD       Y2, Y1, Y1
-	VMOVDQU      64(CX), Y2
-	VMOVDQU      96(CX), Y3
-	VPBROADCASTD (SI), Y4
-	VPMADDUBSW   Y4, Y2, Y2
-	VPMADDWD     ones16AVX2<>+0(SB), Y2, Y2
-	VPADDD       Y2, Y0, Y0
-	VPMADDUBSW   Y4, Y3, Y2
-	VPMADDWD     ones16AVX2<>+0(SB), Y2, Y2
-	VPADDD       Y2, Y1, Y1
-	ADDQ         $0x04, SI
-	ADDQ         $0x04, DI
-	SUBQ         $-128, CX
-	SUBQ         $0x04, AX
+	VMOVDQU      (DX), Y4
+	VMOVDQU      64(DX), Y5
+	VPBROADCASTD (CX), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPBROADCASTD (CX), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPSUBB       Y4, Y5, Y5
+	VPBROADCASTD (BX), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      32(DX), Y4
+	VMOVDQU      96(DX), Y5
+	VPBROADCASTD (CX), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD (CX), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPSUBB       Y4, Y5, Y5
+	VPBROADCASTD (BX), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, BX
+	SUBQ         $-128, DX
+	SUBQ         $0x04, SI
 	JNZ          run
 	MOVQ         dst+0(FP), AX
 	MOVQ         ld+8(FP), CX
+	MOVQ         affine+32(FP), DX
+	VBROADCASTSS reach+48(FP), Y4
+	MOVL         $0x3f000000, BX
+	VMOVD        BX, X5
+	VPBROADCASTD X5, Y5
 	SHLQ         $0x02, CX
 	VCVTDQ2PS    Y0, Y0
-	VBROADCASTSS (R8), Y2
-	VBROADCASTSS 4(R8), Y3
-	VFMADD213PS  Y3, Y2, Y0
+	VCVTDQ2PS    Y2, Y2
+	VFMADD231PS  Y4, Y2, Y0
+	VBROADCASTSS (DX), Y2
+	VMULPS       Y5, Y2, Y2
+	VBROADCASTSS 4(DX), Y6
+	VFMADD213PS  Y6, Y2, Y0
 	VMOVUPS      Y0, (AX)
 	VCVTDQ2PS    Y1, Y1
-	VBROADCASTSS (R8), Y0
-	VBROADCASTSS 4(R8), Y2
+	VCVTDQ2PS    Y3, Y3
+	VFMADD231PS  Y4, Y3, Y1
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y5, Y0, Y0
+	VBROADCASTSS 4(DX), Y2
 	VFMADD213PS  Y2, Y0, Y1
 	VMOVUPS      Y1, 32(AX)
 	VZEROUPPER
 	RET
-
-DATA oneAVX2<>+0(SB)/4, $0x3f800000
-DATA oneAVX2<>+4(SB)/4, $0x3f800000
-DATA oneAVX2<>+8(SB)/4, $0x3f800000
-DATA oneAVX2<>+12(SB)/4, $0x3f800000
-DATA oneAVX2<>+16(SB)/4, $0x3f800000
-DATA oneAVX2<>+20(SB)/4, $0x3f800000
-DATA oneAVX2<>+24(SB)/4, $0x3f800000
-DATA oneAVX2<>+28(SB)/4, $0x3f800000
-GLOBL oneAVX2<>(SB), RODATA|NOPTR, $32
-
-DATA halfAVX2<>+0(SB)/4, $0x3f000000
-DATA halfAVX2<>+4(SB)/4, $0x3f000000
-DATA halfAVX2<>+8(SB)/4, $0x3f000000
-DATA halfAVX2<>+12(SB)/4, $0x3f000000
-DATA halfAVX2<>+16(SB)/4, $0x3f000000
-DATA halfAVX2<>+20(SB)/4, $0x3f000000
-DATA halfAVX2<>+24(SB)/4, $0x3f000000
-DATA halfAVX2<>+28(SB)/4, $0x3f000000
-GLOBL halfAVX2<>(SB), RODATA|NOPTR, $32
-
-DATA leastAVX2<>+0(SB)/4, $0x0da24260
-DATA leastAVX2<>+4(SB)/4, $0x0da24260
-DATA leastAVX2<>+8(SB)/4, $0x0da24260
-DATA leastAVX2<>+12(SB)/4, $0x0da24260
-DATA leastAVX2<>+16(SB)/4, $0x0da24260
-DATA leastAVX2<>+20(SB)/4, $0x0da24260
-DATA leastAVX2<>+24(SB)/4, $0x0da24260
-DATA leastAVX2<>+28(SB)/4, $0x0da24260
-GLOBL leastAVX2<>(SB), RODATA|NOPTR, $32
-
-DATA bytesAVX2<>+0(SB)/4, $0x42fe0000
-DATA bytesAVX2<>+4(SB)/4, $0x42fe0000
-DATA bytesAVX2<>+8(SB)/4, $0x42fe0000
-DATA bytesAVX2<>+12(SB)/4, $0x42fe0000
-DATA bytesAVX2<>+16(SB)/4, $0x42fe0000
-DATA bytesAVX2<>+20(SB)/4, $0x42fe0000
-DATA bytesAVX2<>+24(SB)/4, $0x42fe0000
-DATA bytesAVX2<>+28(SB)/4, $0x42fe0000
-GLOBL bytesAVX2<>(SB), RODATA|NOPTR, $32
-
-DATA byteAVX2<>+0(SB)/4, $0x3c010204
-DATA byteAVX2<>+4(SB)/4, $0x3c010204
-DATA byteAVX2<>+8(SB)/4, $0x3c010204
-DATA byteAVX2<>+12(SB)/4, $0x3c010204
-DATA byteAVX2<>+16(SB)/4, $0x3c010204
-DATA byteAVX2<>+20(SB)/4, $0x3c010204
-DATA byteAVX2<>+24(SB)/4, $0x3c010204
-DATA byteAVX2<>+28(SB)/4, $0x3c010204
-GLOBL byteAVX2<>(SB), RODATA|NOPTR, $32
 
 DATA ones16AVX2<>+0(SB)/4, $0x00010001
 DATA ones16AVX2<>+4(SB)/4, $0x00010001
@@ -1599,515 +752,313 @@ DATA ones16AVX2<>+24(SB)/4, $0x00010001
 DATA ones16AVX2<>+28(SB)/4, $0x00010001
 GLOBL ones16AVX2<>(SB), RODATA|NOPTR, $32
 
-// func boundsBytes2AVX2(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·boundsBytes2AVX2(SB), $3104-44
-	MOVQ dim+24(FP), AX
-	MOVQ block+32(FP), CX
-	LEAQ (SP), DX
-	LEAQ 2048(SP), SI
-	LEAQ 2560(SP), DI
-	LEAQ 3072(SP), R8
-	LEAQ (DX)(AX*4), BX
-	LEAQ (AX)(AX*1), R9
-	MOVQ DX, R10
+// func boundsBytes2AVX2(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·boundsBytes2AVX2(SB), $512-52
+	MOVQ   dim+24(FP), AX
+	MOVQ   q+16(FP), CX
+	MOVQ   codes+40(FP), DX
+	MOVQ   CX, BX
+	LEAQ   (SP), DI
+	IMUL3Q $0x02, AX, SI
 
-widen:
-	VCVTPH2PS    (CX), Y0
-	VMOVUPS      Y0, (R10)
-	VCVTPH2PS    16(CX), Y0
-	VMOVUPS      Y0, 32(R10)
-	ADDQ         $0x20, CX
-	ADDQ         $0x40, R10
-	SUBQ         $0x10, R9
-	JNZ          widen
-	MOVQ         q+16(FP), R9
-	MOVQ         SI, R10
-	MOVQ         DI, R11
-	VBROADCASTSS reach+40(FP), Y0
-	MOVL         $0x3f000000, R12
-	VMOVD        R12, X1
-	VPBROADCASTD X1, Y1
-	VMULPS       Y1, Y0, Y0
-	MOVQ         R8, R12
-	MOVQ         $0x00000002, R13
-	MOVL         $0x7fffffff, R14
-	VMOVD        R14, X2
-	VPBROADCASTD X2, Y2
-
-query:
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	XORQ   R14, R14
-
-largest:
-	VMOVUPS      (R9)(R14*4), Y7
-	VFMADD231PS  (DX)(R14*4), Y7, Y5
-	VMULPS       (BX)(R14*4), Y7, Y7
-	VPAND        Y2, Y7, Y7
-	VMAXPS       Y3, Y7, Y3
-	VMOVUPS      32(R9)(R14*4), Y7
-	VFMADD231PS  32(DX)(R14*4), Y7, Y6
-	VMULPS       32(BX)(R14*4), Y7, Y7
-	VPAND        Y2, Y7, Y7
-	VMAXPS       Y4, Y7, Y4
-	VMOVUPS      64(R9)(R14*4), Y7
-	VFMADD231PS  64(DX)(R14*4), Y7, Y5
-	VMULPS       64(BX)(R14*4), Y7, Y7
-	VPAND        Y2, Y7, Y7
-	VMAXPS       Y3, Y7, Y3
-	VMOVUPS      96(R9)(R14*4), Y7
-	VFMADD231PS  96(DX)(R14*4), Y7, Y6
-	VMULPS       96(BX)(R14*4), Y7, Y7
-	VPAND        Y2, Y7, Y7
-	VMAXPS       Y4, Y7, Y4
-	ADDQ         $0x20, R14
-	CMPQ         R14, AX
-	JL           largest
-	VMAXPS       Y3, Y4, Y3
-	VADDPS       Y5, Y6, Y5
-	VEXTRACTF128 $0x01, Y5, X4
-	VADDPS       X4, X5, X5
-	VPERMILPS    $0x4e, X5, X4
-	VADDPS       X4, X5, X5
-	VPERMILPS    $0xb1, X5, X4
-	VADDPS       X4, X5, X5
-	VMOVSS       X5, 4(R12)
-	VEXTRACTF128 $0x01, Y3, X4
-	VMAXPS       X4, X3, X3
-	VPERMILPS    $0x4e, X3, X4
-	VMAXPS       X4, X3, X3
-	VPERMILPS    $0xb1, X3, X4
-	VMAXPS       X4, X3, X3
-	VMOVSS       reach+40(FP), X4
-	VADDSS       oneAVX2<>+0(SB), X4, X4
-	VMULSS       halfAVX2<>+0(SB), X4, X4
-	VMULSS       X4, X3, X3
-	VMAXSS       leastAVX2<>+0(SB), X3, X3
-	VMOVSS       bytesAVX2<>+0(SB), X4
-	VDIVSS       X3, X4, X4
-	VBROADCASTSS X4, Y4
-	VMULSS       byteAVX2<>+0(SB), X3, X3
-	VMOVSS       X3, (R12)
-	XORQ         R14, R14
-
-round:
-	VMULPS       (R9)(R14*4), Y4, Y3
-	VMULPS       (BX)(R14*4), Y3, Y3
-	VPAND        Y2, Y3, Y5
-	VMULPS       Y0, Y5, Y5
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y5, Y3, Y3
-	VCVTPS2DQ    Y6, Y6
-	VCVTPS2DQ    Y3, Y3
-	VEXTRACTI128 $0x01, Y6, X5
-	VPACKSSDW    X5, X6, X6
-	VPACKSSWB    X6, X6, X6
-	VMOVQ        X6, (R10)(R14*1)
-	VEXTRACTI128 $0x01, Y3, X5
-	VPACKSSDW    X5, X3, X3
-	VPACKSSWB    X3, X3, X3
-	VMOVQ        X3, (R11)(R14*1)
-	VMULPS       32(R9)(R14*4), Y4, Y3
-	VMULPS       32(BX)(R14*4), Y3, Y3
-	VPAND        Y2, Y3, Y5
-	VMULPS       Y0, Y5, Y5
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y5, Y3, Y3
-	VCVTPS2DQ    Y6, Y6
-	VCVTPS2DQ    Y3, Y3
-	VEXTRACTI128 $0x01, Y6, X5
-	VPACKSSDW    X5, X6, X6
-	VPACKSSWB    X6, X6, X6
-	VMOVQ        X6, 8(R10)(R14*1)
-	VEXTRACTI128 $0x01, Y3, X5
-	VPACKSSDW    X5, X3, X3
-	VPACKSSWB    X3, X3, X3
-	VMOVQ        X3, 8(R11)(R14*1)
-	VMULPS       64(R9)(R14*4), Y4, Y3
-	VMULPS       64(BX)(R14*4), Y3, Y3
-	VPAND        Y2, Y3, Y5
-	VMULPS       Y0, Y5, Y5
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y5, Y3, Y3
-	VCVTPS2DQ    Y6, Y6
-	VCVTPS2DQ    Y3, Y3
-	VEXTRACTI128 $0x01, Y6, X5
-	VPACKSSDW    X5, X6, X6
-	VPACKSSWB    X6, X6, X6
-	VMOVQ        X6, 16(R10)(R14*1)
-	VEXTRACTI128 $0x01, Y3, X5
-	VPACKSSDW    X5, X3, X3
-	VPACKSSWB    X3, X3, X3
-	VMOVQ        X3, 16(R11)(R14*1)
-	VMULPS       96(R9)(R14*4), Y4, Y3
-	VMULPS       96(BX)(R14*4), Y3, Y3
-	VPAND        Y2, Y3, Y5
-	VMULPS       Y0, Y5, Y5
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y5, Y3, Y3
-	VCVTPS2DQ    Y6, Y6
-	VCVTPS2DQ    Y3, Y3
-	VEXTRACTI128 $0x01, Y6, X5
-	VPACKSSDW    X5, X6, X6
-	VPACKSSWB    X6, X6, X6
-	VMOVQ        X6, 24(R10)(R14*1)
-	VEXTRACTI128 $0x01, Y3, X5
-	VPACKSSDW    X5, X3, X3
-	VPACKSSWB    X3, X3, X3
-	VMOVQ        X3, 24(R11)(R14*1)
-	ADDQ         $0x20, R14
-	CMPQ         R14, AX
-	JL           round
-	LEAQ         (R9)(AX*4), R9
-	ADDQ         AX, R10
-	ADDQ         AX, R11
-	ADDQ         $0x10, R12
-	DECQ         R13
-	JNZ          query
-	VXORPS       Y0, Y0, Y0
-	VXORPS       Y1, Y1, Y1
-	VXORPS       Y2, Y2, Y2
-	VXORPS       Y3, Y3, Y3
-	MOVQ         AX, DX
+magnitudes:
+	VMOVDQU (BX), Y0
+	VPABSB  Y0, Y0
+	VMOVDQU Y0, (DI)
+	ADDQ    $0x20, BX
+	ADDQ    $0x20, DI
+	SUBQ    $0x20, SI
+	JNZ     magnitudes
+	LEAQ    (SP), BX
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	MOVQ    AX, SI
 
 run:
-	VMOVDQU      (CX), Y4
-	VMOVDQU      32(CX), Y5
-	VPBROADCASTD (DI), Y6
-	VPMADDUBSW   Y6, Y4, Y7
-	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y0, Y0
-	VPMADDUBSW   Y6, Y5, Y6
-	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPBROADCASTD (DI)(AX*1), Y6
-	VPMADDUBSW   Y6, Y4, Y4
-	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y2, Y2
-	VPMADDUBSW   Y6, Y5, Y4
-	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y3, Y3
-	VMOVDQU      64(CX), Y4
-	VMOVDQU      96(CX), Y5
-	VPBROADCASTD (SI), Y6
-	VPMADDUBSW   Y6, Y4, Y7
-	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
-	VPADDD       Y7, Y0, Y0
-	VPMADDUBSW   Y6, Y5, Y6
-	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPBROADCASTD (SI)(AX*1), Y6
-	VPMADDUBSW   Y6, Y4, Y4
-	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y2, Y2
-	VPMADDUBSW   Y6, Y5, Y4
-	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y3, Y3
-	ADDQ         $0x04, SI
-	ADDQ         $0x04, DI
-	SUBQ         $-128, CX
-	SUBQ         $0x04, DX
+	VMOVDQU      (DX), Y8
+	VMOVDQU      64(DX), Y9
+	VPBROADCASTD (CX), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPBROADCASTD (CX)(AX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD (CX), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPBROADCASTD (CX)(AX*1), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPSUBB       Y8, Y9, Y9
+	VPBROADCASTD (BX), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPBROADCASTD (BX)(AX*1), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      32(DX), Y8
+	VMOVDQU      96(DX), Y9
+	VPBROADCASTD (CX), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD (CX)(AX*1), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD (CX), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD (CX)(AX*1), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VPMADDWD     ones16AVX2<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPSUBB       Y8, Y9, Y9
+	VPBROADCASTD (BX), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD (BX)(AX*1), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, BX
+	SUBQ         $-128, DX
+	SUBQ         $0x04, SI
 	JNZ          run
 	MOVQ         dst+0(FP), AX
 	MOVQ         ld+8(FP), CX
+	MOVQ         affine+32(FP), DX
+	VBROADCASTSS reach+48(FP), Y8
+	MOVL         $0x3f000000, BX
+	VMOVD        BX, X9
+	VPBROADCASTD X9, Y9
 	SHLQ         $0x02, CX
 	VCVTDQ2PS    Y0, Y0
-	VBROADCASTSS (R8), Y4
-	VBROADCASTSS 4(R8), Y5
-	VFMADD213PS  Y5, Y4, Y0
+	VCVTDQ2PS    Y2, Y2
+	VFMADD231PS  Y8, Y2, Y0
+	VBROADCASTSS (DX), Y2
+	VMULPS       Y9, Y2, Y2
+	VBROADCASTSS 4(DX), Y10
+	VFMADD213PS  Y10, Y2, Y0
 	VMOVUPS      Y0, (AX)
 	VCVTDQ2PS    Y1, Y1
-	VBROADCASTSS (R8), Y0
-	VBROADCASTSS 4(R8), Y4
-	VFMADD213PS  Y4, Y0, Y1
-	VMOVUPS      Y1, 32(AX)
-	ADDQ         CX, AX
-	VCVTDQ2PS    Y2, Y2
-	VBROADCASTSS 16(R8), Y0
-	VBROADCASTSS 20(R8), Y1
-	VFMADD213PS  Y1, Y0, Y2
-	VMOVUPS      Y2, (AX)
 	VCVTDQ2PS    Y3, Y3
-	VBROADCASTSS 16(R8), Y0
-	VBROADCASTSS 20(R8), Y1
-	VFMADD213PS  Y1, Y0, Y3
-	VMOVUPS      Y3, 32(AX)
-	VZEROUPPER
-	RET
-
-// func boundsBytes3AVX2(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·boundsBytes3AVX2(SB), $3632-44
-	MOVQ dim+24(FP), AX
-	MOVQ block+32(FP), CX
-	LEAQ (SP), DX
-	LEAQ 2048(SP), SI
-	LEAQ 2816(SP), DI
-	LEAQ 3584(SP), R8
-	LEAQ (DX)(AX*4), BX
-	LEAQ (AX)(AX*1), R9
-	MOVQ DX, R10
-
-widen:
-	VCVTPH2PS    (CX), Y0
-	VMOVUPS      Y0, (R10)
-	VCVTPH2PS    16(CX), Y0
-	VMOVUPS      Y0, 32(R10)
-	ADDQ         $0x20, CX
-	ADDQ         $0x40, R10
-	SUBQ         $0x10, R9
-	JNZ          widen
-	MOVQ         q+16(FP), R9
-	MOVQ         SI, R10
-	MOVQ         DI, R11
-	VBROADCASTSS reach+40(FP), Y0
-	MOVL         $0x3f000000, R12
-	VMOVD        R12, X1
-	VPBROADCASTD X1, Y1
-	VMULPS       Y1, Y0, Y0
-	MOVQ         R8, R12
-	MOVQ         $0x00000003, R13
-	MOVL         $0x7fffffff, R14
-	VMOVD        R14, X2
-	VPBROADCASTD X2, Y2
-
-query:
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	XORQ   R14, R14
-
-largest:
-	VMOVUPS      (R9)(R14*4), Y7
-	VFMADD231PS  (DX)(R14*4), Y7, Y5
-	VMULPS       (BX)(R14*4), Y7, Y7
-	VPAND        Y2, Y7, Y7
-	VMAXPS       Y3, Y7, Y3
-	VMOVUPS      32(R9)(R14*4), Y7
-	VFMADD231PS  32(DX)(R14*4), Y7, Y6
-	VMULPS       32(BX)(R14*4), Y7, Y7
-	VPAND        Y2, Y7, Y7
-	VMAXPS       Y4, Y7, Y4
-	VMOVUPS      64(R9)(R14*4), Y7
-	VFMADD231PS  64(DX)(R14*4), Y7, Y5
-	VMULPS       64(BX)(R14*4), Y7, Y7
-	VPAND        Y2, Y7, Y7
-	VMAXPS       Y3, Y7, Y3
-	VMOVUPS      96(R9)(R14*4), Y7
-	VFMADD231PS  96(DX)(R14*4), Y7, Y6
-	VMULPS       96(BX)(R14*4), Y7, Y7
-	VPAND        Y2, Y7, Y7
-	VMAXPS       Y4, Y7, Y4
-	ADDQ         $0x20, R14
-	CMPQ         R14, AX
-	JL           largest
-	VMAXPS       Y3, Y4, Y3
-	VADDPS       Y5, Y6, Y5
-	VEXTRACTF128 $0x01, Y5, X4
-	VADDPS       X4, X5, X5
-	VPERMILPS    $0x4e, X5, X4
-	VADDPS       X4, X5, X5
-	VPERMILPS    $0xb1, X5, X4
-	VADDPS       X4, X5, X5
-	VMOVSS       X5, 4(R12)
-	VEXTRACTF128 $0x01, Y3, X4
-	VMAXPS       X4, X3, X3
-	VPERMILPS    $0x4e, X3, X4
-	VMAXPS       X4, X3, X3
-	VPERMILPS    $0xb1, X3, X4
-	VMAXPS       X4, X3, X3
-	VMOVSS       reach+40(FP), X4
-	VADDSS       oneAVX2<>+0(SB), X4, X4
-	VMULSS       halfAVX2<>+0(SB), X4, X4
-	VMULSS       X4, X3, X3
-	VMAXSS       leastAVX2<>+0(SB), X3, X3
-	VMOVSS       bytesAVX2<>+0(SB), X4
-	VDIVSS       X3, X4, X4
-	VBROADCASTSS X4, Y4
-	VMULSS       byteAVX2<>+0(SB), X3, X3
-	VMOVSS       X3, (R12)
-	XORQ         R14, R14
-
-round:
-	VMULPS       (R9)(R14*4), Y4, Y3
-	VMULPS       (BX)(R14*4), Y3, Y3
-	VPAND        Y2, Y3, Y5
-	VMULPS       Y0, Y5, Y5
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y5, Y3, Y3
-	VCVTPS2DQ    Y6, Y6
-	VCVTPS2DQ    Y3, Y3
-	VEXTRACTI128 $0x01, Y6, X5
-	VPACKSSDW    X5, X6, X6
-	VPACKSSWB    X6, X6, X6
-	VMOVQ        X6, (R10)(R14*1)
-	VEXTRACTI128 $0x01, Y3, X5
-	VPACKSSDW    X5, X3, X3
-	VPACKSSWB    X3, X3, X3
-	VMOVQ        X3, (R11)(R14*1)
-	VMULPS       32(R9)(R14*4), Y4, Y3
-	VMULPS       32(BX)(R14*4), Y3, Y3
-	VPAND        Y2, Y3, Y5
-	VMULPS       Y0, Y5, Y5
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y5, Y3, Y3
-	VCVTPS2DQ    Y6, Y6
-	VCVTPS2DQ    Y3, Y3
-	VEXTRACTI128 $0x01, Y6, X5
-	VPACKSSDW    X5, X6, X6
-	VPACKSSWB    X6, X6, X6
-	VMOVQ        X6, 8(R10)(R14*1)
-	VEXTRACTI128 $0x01, Y3, X5
-	VPACKSSDW    X5, X3, X3
-	VPACKSSWB    X3, X3, X3
-	VMOVQ        X3, 8(R11)(R14*1)
-	VMULPS       64(R9)(R14*4), Y4, Y3
-	VMULPS       64(BX)(R14*4), Y3, Y3
-	VPAND        Y2, Y3, Y5
-	VMULPS       Y0, Y5, Y5
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y5, Y3, Y3
-	VCVTPS2DQ    Y6, Y6
-	VCVTPS2DQ    Y3, Y3
-	VEXTRACTI128 $0x01, Y6, X5
-	VPACKSSDW    X5, X6, X6
-	VPACKSSWB    X6, X6, X6
-	VMOVQ        X6, 16(R10)(R14*1)
-	VEXTRACTI128 $0x01, Y3, X5
-	VPACKSSDW    X5, X3, X3
-	VPACKSSWB    X3, X3, X3
-	VMOVQ        X3, 16(R11)(R14*1)
-	VMULPS       96(R9)(R14*4), Y4, Y3
-	VMULPS       96(BX)(R14*4), Y3, Y3
-	VPAND        Y2, Y3, Y5
-	VMULPS       Y0, Y5, Y5
-	VMULPS       Y1, Y3, Y3
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y5, Y3, Y3
-	VCVTPS2DQ    Y6, Y6
-	VCVTPS2DQ    Y3, Y3
-	VEXTRACTI128 $0x01, Y6, X5
-	VPACKSSDW    X5, X6, X6
-	VPACKSSWB    X6, X6, X6
-	VMOVQ        X6, 24(R10)(R14*1)
-	VEXTRACTI128 $0x01, Y3, X5
-	VPACKSSDW    X5, X3, X3
-	VPACKSSWB    X3, X3, X3
-	VMOVQ        X3, 24(R11)(R14*1)
-	ADDQ         $0x20, R14
-	CMPQ         R14, AX
-	JL           round
-	LEAQ         (R9)(AX*4), R9
-	ADDQ         AX, R10
-	ADDQ         AX, R11
-	ADDQ         $0x10, R12
-	DECQ         R13
-	JNZ          query
-	VXORPS       Y0, Y0, Y0
-	VXORPS       Y1, Y1, Y1
-	VXORPS       Y2, Y2, Y2
-	VXORPS       Y3, Y3, Y3
-	VXORPS       Y4, Y4, Y4
-	VXORPS       Y5, Y5, Y5
-	MOVQ         AX, DX
-
-run:
-	VMOVDQU      (CX), Y6
-	VMOVDQU      32(CX), Y7
-	VPBROADCASTD (DI), Y8
-	VPMADDUBSW   Y8, Y6, Y9
-	VPMADDWD     ones16AVX2<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VPMADDUBSW   Y8, Y7, Y8
-	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
-	VPADDD       Y8, Y1, Y1
-	VPBROADCASTD (DI)(AX*1), Y8
-	VPMADDUBSW   Y8, Y6, Y9
-	VPMADDWD     ones16AVX2<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VPMADDUBSW   Y8, Y7, Y8
-	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
-	VPADDD       Y8, Y3, Y3
-	VPBROADCASTD (DI)(AX*2), Y8
-	VPMADDUBSW   Y8, Y6, Y6
-	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPMADDUBSW   Y8, Y7, Y6
-	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y5, Y5
-	VMOVDQU      64(CX), Y6
-	VMOVDQU      96(CX), Y7
-	VPBROADCASTD (SI), Y8
-	VPMADDUBSW   Y8, Y6, Y9
-	VPMADDWD     ones16AVX2<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VPMADDUBSW   Y8, Y7, Y8
-	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
-	VPADDD       Y8, Y1, Y1
-	VPBROADCASTD (SI)(AX*1), Y8
-	VPMADDUBSW   Y8, Y6, Y9
-	VPMADDWD     ones16AVX2<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VPMADDUBSW   Y8, Y7, Y8
-	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
-	VPADDD       Y8, Y3, Y3
-	VPBROADCASTD (SI)(AX*2), Y8
-	VPMADDUBSW   Y8, Y6, Y6
-	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPMADDUBSW   Y8, Y7, Y6
-	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y5, Y5
-	ADDQ         $0x04, SI
-	ADDQ         $0x04, DI
-	SUBQ         $-128, CX
-	SUBQ         $0x04, DX
-	JNZ          run
-	MOVQ         dst+0(FP), AX
-	MOVQ         ld+8(FP), CX
-	SHLQ         $0x02, CX
-	VCVTDQ2PS    Y0, Y0
-	VBROADCASTSS (R8), Y6
-	VBROADCASTSS 4(R8), Y7
-	VFMADD213PS  Y7, Y6, Y0
-	VMOVUPS      Y0, (AX)
-	VCVTDQ2PS    Y1, Y1
-	VBROADCASTSS (R8), Y0
-	VBROADCASTSS 4(R8), Y6
-	VFMADD213PS  Y6, Y0, Y1
+	VFMADD231PS  Y8, Y3, Y1
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y9, Y0, Y0
+	VBROADCASTSS 4(DX), Y2
+	VFMADD213PS  Y2, Y0, Y1
 	VMOVUPS      Y1, 32(AX)
-	ADDQ         CX, AX
-	VCVTDQ2PS    Y2, Y2
-	VBROADCASTSS 16(R8), Y0
-	VBROADCASTSS 20(R8), Y1
-	VFMADD213PS  Y1, Y0, Y2
-	VMOVUPS      Y2, (AX)
-	VCVTDQ2PS    Y3, Y3
-	VBROADCASTSS 16(R8), Y0
-	VBROADCASTSS 20(R8), Y1
-	VFMADD213PS  Y1, Y0, Y3
-	VMOVUPS      Y3, 32(AX)
 	ADDQ         CX, AX
 	VCVTDQ2PS    Y4, Y4
-	VBROADCASTSS 32(R8), Y0
-	VBROADCASTSS 36(R8), Y1
+	VCVTDQ2PS    Y6, Y6
+	VFMADD231PS  Y8, Y6, Y4
+	VBROADCASTSS 16(DX), Y0
+	VMULPS       Y9, Y0, Y0
+	VBROADCASTSS 20(DX), Y1
 	VFMADD213PS  Y1, Y0, Y4
 	VMOVUPS      Y4, (AX)
 	VCVTDQ2PS    Y5, Y5
-	VBROADCASTSS 32(R8), Y0
-	VBROADCASTSS 36(R8), Y1
+	VCVTDQ2PS    Y7, Y7
+	VFMADD231PS  Y8, Y7, Y5
+	VBROADCASTSS 16(DX), Y0
+	VMULPS       Y9, Y0, Y0
+	VBROADCASTSS 20(DX), Y1
 	VFMADD213PS  Y1, Y0, Y5
 	VMOVUPS      Y5, 32(AX)
+	VZEROUPPER
+	RET
+
+// func boundsBytes3AVX2(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·boundsBytes3AVX2(SB), $768-52
+	MOVQ   dim+24(FP), AX
+	MOVQ   q+16(FP), CX
+	MOVQ   codes+40(FP), DX
+	MOVQ   CX, BX
+	LEAQ   (SP), DI
+	IMUL3Q $0x03, AX, SI
+
+magnitudes:
+	VMOVDQU (BX), Y0
+	VPABSB  Y0, Y0
+	VMOVDQU Y0, (DI)
+	ADDQ    $0x20, BX
+	ADDQ    $0x20, DI
+	SUBQ    $0x20, SI
+	JNZ     magnitudes
+	LEAQ    (SP), BX
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	VXORPS  Y8, Y8, Y8
+	VXORPS  Y9, Y9, Y9
+	VXORPS  Y10, Y10, Y10
+	VXORPS  Y11, Y11, Y11
+	MOVQ    AX, SI
+
+run:
+	VMOVDQU      (DX), Y12
+	VMOVDQU      64(DX), Y13
+	VPBROADCASTD (CX), Y14
+	VPMADDUBSW   Y14, Y12, Y14
+	VPMADDWD     ones16AVX2<>+0(SB), Y14, Y14
+	VPADDD       Y14, Y0, Y0
+	VPBROADCASTD (CX)(AX*1), Y14
+	VPMADDUBSW   Y14, Y12, Y14
+	VPMADDWD     ones16AVX2<>+0(SB), Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD (CX)(AX*2), Y14
+	VPMADDUBSW   Y14, Y12, Y14
+	VPMADDWD     ones16AVX2<>+0(SB), Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD (CX), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPMADDWD     ones16AVX2<>+0(SB), Y14, Y14
+	VPADDD       Y14, Y0, Y0
+	VPBROADCASTD (CX)(AX*1), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPMADDWD     ones16AVX2<>+0(SB), Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD (CX)(AX*2), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPMADDWD     ones16AVX2<>+0(SB), Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPSUBB       Y12, Y13, Y13
+	VPBROADCASTD (BX), Y12
+	VPMADDUBSW   Y12, Y13, Y12
+	VPMADDWD     ones16AVX2<>+0(SB), Y12, Y12
+	VPADDD       Y12, Y2, Y2
+	VPBROADCASTD (BX)(AX*1), Y12
+	VPMADDUBSW   Y12, Y13, Y12
+	VPMADDWD     ones16AVX2<>+0(SB), Y12, Y12
+	VPADDD       Y12, Y6, Y6
+	VPBROADCASTD (BX)(AX*2), Y12
+	VPMADDUBSW   Y12, Y13, Y12
+	VPMADDWD     ones16AVX2<>+0(SB), Y12, Y12
+	VPADDD       Y12, Y10, Y10
+	VMOVDQU      32(DX), Y12
+	VMOVDQU      96(DX), Y13
+	VPBROADCASTD (CX), Y14
+	VPMADDUBSW   Y14, Y12, Y14
+	VPMADDWD     ones16AVX2<>+0(SB), Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VPBROADCASTD (CX)(AX*1), Y14
+	VPMADDUBSW   Y14, Y12, Y14
+	VPMADDWD     ones16AVX2<>+0(SB), Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VPBROADCASTD (CX)(AX*2), Y14
+	VPMADDUBSW   Y14, Y12, Y14
+	VPMADDWD     ones16AVX2<>+0(SB), Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VPBROADCASTD (CX), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPMADDWD     ones16AVX2<>+0(SB), Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VPBROADCASTD (CX)(AX*1), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPMADDWD     ones16AVX2<>+0(SB), Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VPBROADCASTD (CX)(AX*2), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPMADDWD     ones16AVX2<>+0(SB), Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VPSUBB       Y12, Y13, Y13
+	VPBROADCASTD (BX), Y12
+	VPMADDUBSW   Y12, Y13, Y12
+	VPMADDWD     ones16AVX2<>+0(SB), Y12, Y12
+	VPADDD       Y12, Y3, Y3
+	VPBROADCASTD (BX)(AX*1), Y12
+	VPMADDUBSW   Y12, Y13, Y12
+	VPMADDWD     ones16AVX2<>+0(SB), Y12, Y12
+	VPADDD       Y12, Y7, Y7
+	VPBROADCASTD (BX)(AX*2), Y12
+	VPMADDUBSW   Y12, Y13, Y12
+	VPMADDWD     ones16AVX2<>+0(SB), Y12, Y12
+	VPADDD       Y12, Y11, Y11
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, BX
+	SUBQ         $-128, DX
+	SUBQ         $0x04, SI
+	JNZ          run
+	MOVQ         dst+0(FP), AX
+	MOVQ         ld+8(FP), CX
+	MOVQ         affine+32(FP), DX
+	VBROADCASTSS reach+48(FP), Y12
+	MOVL         $0x3f000000, BX
+	VMOVD        BX, X13
+	VPBROADCASTD X13, Y13
+	SHLQ         $0x02, CX
+	VCVTDQ2PS    Y0, Y0
+	VCVTDQ2PS    Y2, Y2
+	VFMADD231PS  Y12, Y2, Y0
+	VBROADCASTSS (DX), Y2
+	VMULPS       Y13, Y2, Y2
+	VBROADCASTSS 4(DX), Y14
+	VFMADD213PS  Y14, Y2, Y0
+	VMOVUPS      Y0, (AX)
+	VCVTDQ2PS    Y1, Y1
+	VCVTDQ2PS    Y3, Y3
+	VFMADD231PS  Y12, Y3, Y1
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VBROADCASTSS 4(DX), Y2
+	VFMADD213PS  Y2, Y0, Y1
+	VMOVUPS      Y1, 32(AX)
+	ADDQ         CX, AX
+	VCVTDQ2PS    Y4, Y4
+	VCVTDQ2PS    Y6, Y6
+	VFMADD231PS  Y12, Y6, Y4
+	VBROADCASTSS 16(DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VBROADCASTSS 20(DX), Y1
+	VFMADD213PS  Y1, Y0, Y4
+	VMOVUPS      Y4, (AX)
+	VCVTDQ2PS    Y5, Y5
+	VCVTDQ2PS    Y7, Y7
+	VFMADD231PS  Y12, Y7, Y5
+	VBROADCASTSS 16(DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VBROADCASTSS 20(DX), Y1
+	VFMADD213PS  Y1, Y0, Y5
+	VMOVUPS      Y5, 32(AX)
+	ADDQ         CX, AX
+	VCVTDQ2PS    Y8, Y8
+	VCVTDQ2PS    Y10, Y10
+	VFMADD231PS  Y12, Y10, Y8
+	VBROADCASTSS 32(DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VBROADCASTSS 36(DX), Y1
+	VFMADD213PS  Y1, Y0, Y8
+	VMOVUPS      Y8, (AX)
+	VCVTDQ2PS    Y9, Y9
+	VCVTDQ2PS    Y11, Y11
+	VFMADD231PS  Y12, Y11, Y9
+	VBROADCASTSS 32(DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VBROADCASTSS 36(DX), Y1
+	VFMADD213PS  Y1, Y0, Y9
+	VMOVUPS      Y9, 32(AX)
 	VZEROUPPER
 	RET

@@ -11,24 +11,23 @@ import (
 
 // estimates is the machine code of page scores and of estimated logits.
 type estimates struct {
-	bounds     []boundsFunc // by query heads less one
-	bounds8    []bounds8Func
-	quantise   func(dst *int8, x *float32, n int) (top, sum float32, isum int64)
-	normalise  func(dst, m, x *float32, n int) (top float32)
-	pageScale  func(dst, m *float32, dim int, bounds *uint16)
-	pageQuery  []pageQueryFunc // one byte a channel
-	pageQuery2 []pageQueryFunc // two bytes
-	pageLanes  int             // pages of one call of these
-	int4       []scanFunc
-	pages      [9][]scanFunc // by bits
-	blockQuery blockQueryFunc
-	// the same for 64 and 128 channels; nil: none
-	blockQuery64, blockQuery128 blockQueryFunc
-	block                       [5][]listScanFunc // by bits
+	bounds                            []boundsFunc // by query heads less one
+	bounds8                           []bounds8Func
+	quantise                          func(dst *int8, x *float32, n int) (top, sum float32, isum int64)
+	normalise                         func(dst, m, x *float32, n int) (top float32)
+	pageScale                         func(dst, m *float32, dim int, bounds *uint16)
+	pageQuery                         []pageQueryFunc // one byte a channel
+	pageQuery2                        []pageQueryFunc // two bytes
+	pageLanes                         int             // pages of one call of these
+	int4                              []scanFunc
+	pages                             [9][]scanFunc     // by bits
+	blockQuery                        []blockQueryFunc  // by query heads less one; of a single one: any number
+	blockQueryFew64, blockQueryFew128 blockQueryFunc    // for few heads of 64 or 128 channels; nil: none
+	block                             [5][]listScanFunc // by bits
 }
 
 type (
-	bounds8Func    = func(dst *float32, ld int, q *float32, dim int, block *uint16, reach float32)
+	bounds8Func    = func(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
 	boundsFunc     = func(dst *float32, ld int, q *float32, dim int, bounds *uint16)
 	pageQueryFunc  = func(dst *int8, dstHead int, affine, unit, q *float32, dim int, bounds *uint16, top *float32, levels float32)
 	blockQueryFunc = func(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)
@@ -52,17 +51,27 @@ func (v vector) PageBounds(dst []float32, ld int, q []float32, group, dim, pages
 }
 
 // PageBounds8 implements attention.Kernels. The query times the steps is rounded to signed bytes, whose error is like that of the bounds themselves.
-func (v vector) PageBounds8(dst []float32, ld int, q []float32, group, dim int, block []byte, reach float32) {
+func (v vector) PageBounds8(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, reach float32, tmp []byte) {
 	e := v.estimates
 	if e == nil || !vectorDim(dim) || dim > 256 {
-		v.portable.PageBounds8(dst, ld, q, group, dim, block, reach)
+		v.portable.PageBounds8(dst, ld, q, group, dim, plane, blocks, reach, tmp)
 		return
 	}
-	_, b := q[:group*dim], (*uint16)(unsafe.Pointer(ptr(block[:attention.Bounds8{}.BlockBytes(dim)])))
-	for g := 0; g < group; {
-		h := tile(group-g, len(e.bounds8))
-		e.bounds8[h-1](ptr(dst[g*ld:][:(h-1)*ld+attention.BlockPages]), ld, ptr(q[g*dim:]), dim, b, reach)
-		g += h
+	if len(blocks) == 0 {
+		return
+	}
+	_, _ = q[group*dim-1], dst[(group-1)*ld+attention.BlockPages*len(blocks)-1]
+	size, head := attention.Bounds8{}.BlockBytes(dim), attention.Bounds8{}.HeadBytes(dim)
+	s := scratch(tmp)
+	q8, affine := take[int8](&s, group*dim), take[float32](&s, 4*group)
+	for i, b := range blocks {
+		block := plane[int(b)*size:][:size]
+		e.prepare(q8, affine, q, group, dim, block, 0, 0)
+		for g := 0; g < group; {
+			h := tile(group-g, len(e.bounds8))
+			e.bounds8[h-1](ptr(dst[g*ld+i*attention.BlockPages:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(block[head:]), reach)
+			g += h
+		}
 	}
 }
 
@@ -153,10 +162,35 @@ func (v vector) PageRangeDot(dst []float32, ld int, q []float32, group, dim, nbi
 	}
 }
 
+// prepare scales the queries of a group by the steps of a block and rounds them to signed bytes, for codes that are centred at mid. The block begins with fp16 low[dim] and
+// step[dim].
+func (e *estimates) prepare(q8 []int8, affine, q []float32, group, dim int, block []byte, mid, shrink float32) {
+	b := (*uint16)(unsafe.Pointer(ptr(block[:4*dim])))
+	const few = 3
+	var all blockQueryFunc
+	switch {
+	case len(e.blockQuery) == 1:
+		all = e.blockQuery[0]
+	case group <= few && dim == 64:
+		all = e.blockQueryFew64
+	case group <= few && dim == 128:
+		all = e.blockQueryFew128
+	}
+	if all != nil {
+		all(ptr(q8), ptr(affine), ptr(q), group, dim, b, mid, shrink)
+		return
+	}
+	for g := 0; g < group; {
+		h := tile(group-g, len(e.blockQuery))
+		e.blockQuery[h-1](ptr(q8[g*dim:]), ptr(affine[4*g:]), ptr(q[g*dim:]), h, dim, b, mid, shrink)
+		g += h
+	}
+}
+
 // BlockRangeDot implements attention.Kernels. As for pages, the query times the steps is rounded to signed bytes that meet centred codes; once for the pages of a block.
 func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, shrink float32, tmp []byte) {
 	e := v.estimates
-	if e == nil || !vectorDim(dim) || nbits >= len(e.block) || e.block[nbits] == nil {
+	if e == nil || !vectorDim(dim) || dim > 256 || nbits >= len(e.block) || e.block[nbits] == nil {
 		v.portable.BlockRangeDot(dst, ld, q, group, dim, nbits, plane, pages, shrink, tmp)
 		return
 	}
@@ -169,13 +203,6 @@ func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 	_ = q[group*dim-1]
 	s := scratch(tmp)
 	q8, affine := take[int8](&s, group*dim), take[float32](&s, 4*group)
-	prepare := e.blockQuery
-	switch {
-	case dim == 64 && e.blockQuery64 != nil:
-		prepare = e.blockQuery64
-	case dim == 128 && e.blockQuery128 != nil:
-		prepare = e.blockQuery128
-	}
 	scan, mid, last := e.block[nbits], float32(int(1)<<nbits-1)/2, &pages[len(pages)-1]
 	for j := 0; j < len(pages); {
 		b, first := int(pages[j])/attention.BlockPages, j
@@ -183,7 +210,7 @@ func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 			j++
 		}
 		block := plane[b*size:][:size]
-		prepare(ptr(q8), ptr(affine), ptr(q), group, dim, (*uint16)(unsafe.Pointer(ptr(block))), mid, shrink)
+		e.prepare(q8, affine, q, group, dim, block, mid, shrink)
 		for g := 0; g < group; {
 			h := tile(group-g, len(scan))
 			scan[h-1](ptr(dst[g*ld+first*attention.PageTokens:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(plane), size, head, n, dim, &pages[first], j-first, last)

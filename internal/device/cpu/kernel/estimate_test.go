@@ -114,10 +114,10 @@ func TestPageBounds8(t *testing.T) {
 			low := unsafe.Slice((*uint16)(unsafe.Pointer(&block[0])), 2*dim)
 			for _, group := range groups {
 				q, ld := queries(t, r, group, dim), 16+group%3
-				dst, ref := guarded[float32](t, (group-1)*ld+16), make([]float32, (group-1)*ld+16)
+				dst, ref, tmp := guarded[float32](t, (group-1)*ld+16), make([]float32, (group-1)*ld+16), guarded[byte](t, attention.TmpBytes(group, dim))
 				for _, reach := range []float32{0, 0.35, 1} {
-					k.PageBounds8(dst, ld, q, group, dim, block, reach)
-					attention.Portable{}.PageBounds8(ref, ld, q, group, dim, block, reach)
+					k.PageBounds8(dst, ld, q, group, dim, block, []int32{0}, reach, tmp)
+					attention.Portable{}.PageBounds8(ref, ld, q, group, dim, block, []int32{0}, reach, nil)
 					for g := range group {
 						widest, steps, size := 0.0, 0.0, 0.0
 						for c := range dim {

@@ -478,20 +478,6 @@ func block4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //go:noescape
 func quantiseAVX512(dst *int8, x *float32, n int) (top float32, sum float32, isum int64)
 
-// blockQueryAVX512 scales queries by the steps of a block and rounds them to signed bytes, dim a multiple of 32, for codes that are centred at mid:
-//
-//	low, step := block[:dim], block[dim:][:dim]
-//	for g := range heads {
-//		x[c] = q[g*dim+c] * step[c]
-//		scale = max |x| / 127
-//		dst[g*dim+c] = round(x[c] / scale) // 0 if scale is
-//		affine[g*4] = scale
-//		affine[g*4+1] = Σ q[g*dim+c]*low[c] + mid*(Σ x[c] − scale*Σ dst[g*dim+c]) − shrink*Σ x[c]²
-//	}
-//
-//go:noescape
-func blockQueryAVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
-
 // int4x1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
 //	for j, p := range pages {
@@ -710,12 +696,47 @@ func quantiseAVX2(dst *int8, x *float32, n int) (top float32, sum float32, isum 
 //go:noescape
 func blockQueryAVX2(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
 
-// blockQuery64xAVX512 is blockQueryAVX512 for 64 channels.
+// blockQuery64xAVX512 is blockQueryAVX2 for 64 channels.
 //
 //go:noescape
 func blockQuery64xAVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
 
-// blockQuery128xAVX512 is blockQueryAVX512 for 128 channels.
+// blockQuery128xAVX512 is blockQueryAVX2 for 128 channels.
 //
 //go:noescape
 func blockQuery128xAVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+
+// blockQueries1AVX512 is blockQueryAVX2 for 1 query heads, dim a multiple of 32 up to 256.
+//
+//go:noescape
+func blockQueries1AVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+
+// blockQueries2AVX512 is blockQueryAVX2 for 2 query heads, dim a multiple of 32 up to 256.
+//
+//go:noescape
+func blockQueries2AVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+
+// blockQueries3AVX512 is blockQueryAVX2 for 3 query heads, dim a multiple of 32 up to 256.
+//
+//go:noescape
+func blockQueries3AVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+
+// blockQueries4AVX512 is blockQueryAVX2 for 4 query heads, dim a multiple of 32 up to 256.
+//
+//go:noescape
+func blockQueries4AVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+
+// blockQueries5AVX512 is blockQueryAVX2 for 5 query heads, dim a multiple of 32 up to 256.
+//
+//go:noescape
+func blockQueries5AVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+
+// blockQueries6AVX512 is blockQueryAVX2 for 6 query heads, dim a multiple of 32 up to 256.
+//
+//go:noescape
+func blockQueries6AVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+
+// blockQueries7AVX512 is blockQueryAVX2 for 7 query heads, dim a multiple of 32 up to 256.
+//
+//go:noescape
+func blockQueries7AVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)

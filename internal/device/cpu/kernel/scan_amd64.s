@@ -5025,109 +5025,6 @@ step:
 	VZEROUPPER
 	RET
 
-// func blockQueryAVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VL
-TEXT ·blockQueryAVX512(SB), NOSPLIT, $0-56
-	MOVQ         dst+0(FP), AX
-	MOVQ         affine+8(FP), CX
-	MOVQ         q+16(FP), DX
-	MOVQ         heads+24(FP), BX
-	MOVQ         dim+32(FP), SI
-	MOVQ         block+40(FP), DI
-	LEAQ         (DI)(SI*2), R8
-	MOVL         $0x7fffffff, R9
-	VPBROADCASTD R9, Z0
-
-head:
-	VXORPS Z1, Z1, Z1
-	XORQ   R9, R9
-
-largest:
-	VCVTPH2PS     (R8)(R9*2), Z2
-	VMULPS        (DX)(R9*4), Z2, Z2
-	VPANDD        Z0, Z2, Z2
-	VMAXPS        Z1, Z2, Z1
-	VCVTPH2PS     32(R8)(R9*2), Z2
-	VMULPS        64(DX)(R9*4), Z2, Z2
-	VPANDD        Z0, Z2, Z2
-	VMAXPS        Z1, Z2, Z1
-	ADDQ          $0x20, R9
-	CMPQ          R9, SI
-	JL            largest
-	VEXTRACTF64X4 $0x01, Z1, Y2
-	VMAXPS        Y2, Y1, Y1
-	VEXTRACTF32X4 $0x01, Y1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0x4e, X1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0xb1, X1, X2
-	VMAXPS        X2, X1, X1
-	VBROADCASTSS  X1, Z2
-	VXORPS        Z3, Z3, Z3
-	VCMPPS        $0x0e, Z3, Z2, K1
-	MOVL          $0x42fe0000, R9
-	VPBROADCASTD  R9, Z3
-	VDIVPS.Z      Z2, Z3, K1, Z2
-	VXORPS        Z3, Z3, Z3
-	VXORPS        Z4, Z4, Z4
-	VXORPS        Z5, Z5, Z5
-	VXORPS        Z6, Z6, Z6
-	XORQ          R9, R9
-
-round:
-	VCVTPH2PS     (R8)(R9*2), Z7
-	VCVTPH2PS     (DI)(R9*2), Z8
-	VMOVUPS       (DX)(R9*4), Z9
-	VFMADD231PS   Z8, Z9, Z3
-	VMULPS        Z7, Z9, Z9
-	VADDPS        Z9, Z4, Z4
-	VFMADD231PS   Z9, Z9, Z5
-	VMULPS        Z2, Z9, Z9
-	VCVTPS2DQ     Z9, Z9
-	VPADDD        Z9, Z6, Z6
-	VPMOVSDB      Z9, (AX)(R9*1)
-	VCVTPH2PS     32(R8)(R9*2), Z7
-	VCVTPH2PS     32(DI)(R9*2), Z8
-	VMOVUPS       64(DX)(R9*4), Z9
-	VFMADD231PS   Z8, Z9, Z3
-	VMULPS        Z7, Z9, Z9
-	VADDPS        Z9, Z4, Z4
-	VFMADD231PS   Z9, Z9, Z5
-	VMULPS        Z2, Z9, Z9
-	VCVTPS2DQ     Z9, Z9
-	VPADDD        Z9, Z6, Z6
-	VPMOVSDB      Z9, 16(AX)(R9*1)
-	ADDQ          $0x20, R9
-	CMPQ          R9, SI
-	JL            round
-	MOVL          $0x3c010204, R9
-	VPBROADCASTD  R9, Z2
-	VMULSS        X2, X1, X1
-	VMOVSS        X1, (CX)
-	VBROADCASTSS  X1, Z2
-	VCVTDQ2PS     Z6, Z1
-	VFNMADD231PS  Z2, Z1, Z4
-	VBROADCASTSS  mid+48(FP), Z1
-	VBROADCASTSS  shrink+52(FP), Z2
-	VFMADD231PS   Z1, Z4, Z3
-	VFNMADD231PS  Z2, Z5, Z3
-	VEXTRACTF64X4 $0x01, Z3, Y1
-	VADDPS        Y1, Y3, Y3
-	VEXTRACTF32X4 $0x01, Y3, X1
-	VADDPS        X1, X3, X3
-	VPERMILPS     $0x4e, X3, X1
-	VADDPS        X1, X3, X3
-	VPERMILPS     $0xb1, X3, X1
-	VADDPS        X1, X3, X3
-	VMOVSS        X3, 4(CX)
-	ADDQ          SI, AX
-	LEAQ          (DX)(SI*4), DX
-	ADDQ          $0x10, CX
-	DECQ          BX
-	JNZ           head
-	VZEROUPPER
-	RET
-
 // func int4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 // Requires: AVX, AVX2, BMI, F16C, FMA3
 TEXT ·int4x1AVX2(SB), NOSPLIT, $0-72
@@ -8635,5 +8532,1384 @@ head:
 	ADDQ          $0x10, CX
 	DECQ          BX
 	JNZ           head
+	VZEROUPPER
+	RET
+
+// func blockQueries1AVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·blockQueries1AVX512(SB), $2240-56
+	MOVQ         dim+32(FP), AX
+	VBROADCASTSS mid+48(FP), Z0
+	MOVQ         AX, CX
+	SHLQ         $0x02, CX
+	MOVQ         block+40(FP), CX
+	LEAQ         (CX)(AX*2), DX
+	LEAQ         (SP), BX
+	MOVQ         AX, SI
+
+widen:
+	VCVTPH2PS   (DX), Z1
+	VCVTPH2PS   (CX), Z2
+	VFMADD231PS Z0, Z1, Z2
+	VMOVUPS     Z1, (BX)
+	VMOVUPS     Z2, 1024(BX)
+	ADDQ        $0x20, DX
+	ADDQ        $0x20, CX
+	ADDQ        $0x40, BX
+	SUBQ        $0x10, SI
+	JNZ         widen
+	VXORPS      Z1, Z1, Z1
+	VXORPS      Z2, Z2, Z2
+	VXORPS      Z3, Z3, Z3
+	MOVQ        q+16(FP), CX
+	LEAQ        (SP), DX
+	MOVQ        AX, BX
+
+largest:
+	VMOVUPS      (DX), Z4
+	VMOVUPS      1024(DX), Z5
+	VMOVUPS      (CX), Z6
+	VFMADD231PS  Z5, Z6, Z2
+	VMULPS       Z4, Z6, Z6
+	VRANGEPS     $0x0b, Z6, Z1, Z1
+	VFMADD231PS  Z6, Z6, Z3
+	ADDQ         $0x40, DX
+	ADDQ         $0x40, CX
+	SUBQ         $0x10, BX
+	JNZ          largest
+	VBROADCASTSS shrink+52(FP), Z4
+	VFNMADD231PS Z4, Z3, Z2
+	VUNPCKLPS    Z1, Z1, Z3
+	VUNPCKHPS    Z1, Z1, Z4
+	VMAXPS       Z3, Z4, Z3
+	VUNPCKLPS    Z1, Z1, Z4
+	VUNPCKHPS    Z1, Z1, Z1
+	VMAXPS       Z4, Z1, Z4
+	VUNPCKLPD    Z4, Z3, Z1
+	VUNPCKHPD    Z4, Z3, Z3
+	VMAXPS       Z1, Z3, Z1
+	VSHUFF32X4   $0x88, Z1, Z1, Z3
+	VSHUFF32X4   $0xdd, Z1, Z1, Z1
+	VMAXPS       Z3, Z1, Z3
+	VSHUFF32X4   $0xb1, Z3, Z3, Z1
+	VMAXPS       Z3, Z1, Z3
+	VUNPCKLPS    Z2, Z2, Z1
+	VUNPCKHPS    Z2, Z2, Z4
+	VADDPS       Z1, Z4, Z1
+	VUNPCKLPS    Z2, Z2, Z4
+	VUNPCKHPS    Z2, Z2, Z2
+	VADDPS       Z4, Z2, Z4
+	VUNPCKLPD    Z4, Z1, Z2
+	VUNPCKHPD    Z4, Z1, Z1
+	VADDPS       Z2, Z1, Z2
+	VSHUFF32X4   $0x88, Z2, Z2, Z1
+	VSHUFF32X4   $0xdd, Z2, Z2, Z2
+	VADDPS       Z1, Z2, Z1
+	VSHUFF32X4   $0xb1, Z1, Z1, Z2
+	VADDPS       Z1, Z2, Z1
+	VXORPS       Z2, Z2, Z2
+	VCMPPS       $0x0e, Z2, Z3, K1
+	MOVL         $0x42fe0000, CX
+	VPBROADCASTD CX, Z2
+	VDIVPS.Z     Z3, Z2, K1, Z2
+	MOVL         $0x3c010204, CX
+	VPBROADCASTD CX, Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z2, 2048(SP)
+	VXORPS       Z2, Z2, Z2
+	MOVQ         q+16(FP), CX
+	LEAQ         (SP), DX
+	MOVQ         dst+0(FP), BX
+
+round:
+	VMOVUPS      (DX), Z4
+	VMULPS       (CX), Z4, Z4
+	VMULPS.BCST  2048(SP), Z4, Z4
+	VCVTPS2DQ    Z4, Z4
+	VPADDD       Z4, Z2, Z2
+	VPMOVSDB     Z4, (BX)
+	ADDQ         $0x40, DX
+	ADDQ         $0x40, CX
+	ADDQ         $0x10, BX
+	SUBQ         $0x10, AX
+	JNZ          round
+	VUNPCKLPS    Z2, Z2, Z4
+	VUNPCKHPS    Z2, Z2, Z5
+	VPADDD       Z4, Z5, Z4
+	VUNPCKLPS    Z2, Z2, Z5
+	VUNPCKHPS    Z2, Z2, Z2
+	VPADDD       Z5, Z2, Z5
+	VUNPCKLPD    Z5, Z4, Z2
+	VUNPCKHPD    Z5, Z4, Z4
+	VPADDD       Z2, Z4, Z2
+	VSHUFF32X4   $0x88, Z2, Z2, Z4
+	VSHUFF32X4   $0xdd, Z2, Z2, Z2
+	VPADDD       Z4, Z2, Z4
+	VSHUFF32X4   $0xb1, Z4, Z4, Z2
+	VPADDD       Z4, Z2, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS       Z3, Z4, Z4
+	VFNMADD231PS Z0, Z4, Z1
+	VMOVUPS      Z3, 2112(SP)
+	VMOVUPS      Z1, 2176(SP)
+	MOVQ         affine+8(FP), AX
+	MOVL         2112(SP), CX
+	MOVL         CX, (AX)
+	MOVL         2176(SP), CX
+	MOVL         CX, 4(AX)
+	VZEROUPPER
+	RET
+
+// func blockQueries2AVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·blockQueries2AVX512(SB), $2240-56
+	MOVQ         dim+32(FP), AX
+	VBROADCASTSS mid+48(FP), Z0
+	MOVQ         AX, CX
+	SHLQ         $0x02, CX
+	MOVQ         block+40(FP), DX
+	LEAQ         (DX)(AX*2), BX
+	LEAQ         (SP), SI
+	MOVQ         AX, DI
+
+widen:
+	VCVTPH2PS   (BX), Z1
+	VCVTPH2PS   (DX), Z2
+	VFMADD231PS Z0, Z1, Z2
+	VMOVUPS     Z1, (SI)
+	VMOVUPS     Z2, 1024(SI)
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, DX
+	ADDQ        $0x40, SI
+	SUBQ        $0x10, DI
+	JNZ         widen
+	VXORPS      Z1, Z1, Z1
+	VXORPS      Z2, Z2, Z2
+	VXORPS      Z3, Z3, Z3
+	VXORPS      Z4, Z4, Z4
+	VXORPS      Z5, Z5, Z5
+	VXORPS      Z6, Z6, Z6
+	MOVQ        q+16(FP), DX
+	LEAQ        (SP), BX
+	MOVQ        AX, SI
+
+largest:
+	VMOVUPS      (BX), Z7
+	VMOVUPS      1024(BX), Z8
+	VMOVUPS      (DX), Z9
+	VFMADD231PS  Z8, Z9, Z3
+	VMULPS       Z7, Z9, Z9
+	VRANGEPS     $0x0b, Z9, Z1, Z1
+	VFMADD231PS  Z9, Z9, Z5
+	VMOVUPS      (DX)(CX*1), Z9
+	VFMADD231PS  Z8, Z9, Z4
+	VMULPS       Z7, Z9, Z9
+	VRANGEPS     $0x0b, Z9, Z2, Z2
+	VFMADD231PS  Z9, Z9, Z6
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, DX
+	SUBQ         $0x10, SI
+	JNZ          largest
+	VBROADCASTSS shrink+52(FP), Z7
+	VFNMADD231PS Z7, Z5, Z3
+	VFNMADD231PS Z7, Z6, Z4
+	VUNPCKLPS    Z2, Z1, Z5
+	VUNPCKHPS    Z2, Z1, Z1
+	VMAXPS       Z5, Z1, Z5
+	VUNPCKLPS    Z2, Z2, Z1
+	VUNPCKHPS    Z2, Z2, Z2
+	VMAXPS       Z1, Z2, Z1
+	VUNPCKLPD    Z1, Z5, Z2
+	VUNPCKHPD    Z1, Z5, Z1
+	VMAXPS       Z2, Z1, Z2
+	VSHUFF32X4   $0x88, Z2, Z2, Z1
+	VSHUFF32X4   $0xdd, Z2, Z2, Z2
+	VMAXPS       Z1, Z2, Z1
+	VSHUFF32X4   $0xb1, Z1, Z1, Z2
+	VMAXPS       Z1, Z2, Z1
+	VUNPCKLPS    Z4, Z3, Z2
+	VUNPCKHPS    Z4, Z3, Z3
+	VADDPS       Z2, Z3, Z2
+	VUNPCKLPS    Z4, Z4, Z3
+	VUNPCKHPS    Z4, Z4, Z4
+	VADDPS       Z3, Z4, Z3
+	VUNPCKLPD    Z3, Z2, Z4
+	VUNPCKHPD    Z3, Z2, Z2
+	VADDPS       Z4, Z2, Z4
+	VSHUFF32X4   $0x88, Z4, Z4, Z2
+	VSHUFF32X4   $0xdd, Z4, Z4, Z3
+	VADDPS       Z2, Z3, Z2
+	VSHUFF32X4   $0xb1, Z2, Z2, Z3
+	VADDPS       Z2, Z3, Z2
+	VXORPS       Z3, Z3, Z3
+	VCMPPS       $0x0e, Z3, Z1, K1
+	MOVL         $0x42fe0000, DX
+	VPBROADCASTD DX, Z3
+	VDIVPS.Z     Z1, Z3, K1, Z3
+	MOVL         $0x3c010204, DX
+	VPBROADCASTD DX, Z4
+	VMULPS       Z4, Z1, Z1
+	VMOVUPS      Z3, 2048(SP)
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	MOVQ         q+16(FP), DX
+	LEAQ         (SP), BX
+	MOVQ         AX, SI
+	MOVQ         dst+0(FP), DI
+
+round:
+	VMOVUPS      (BX), Z5
+	VMULPS       (DX), Z5, Z6
+	VMULPS.BCST  2048(SP), Z6, Z6
+	VCVTPS2DQ    Z6, Z6
+	VPADDD       Z6, Z3, Z3
+	VPMOVSDB     Z6, (DI)
+	VMULPS       (DX)(CX*1), Z5, Z5
+	VMULPS.BCST  2052(SP), Z5, Z5
+	VCVTPS2DQ    Z5, Z5
+	VPADDD       Z5, Z4, Z4
+	VPMOVSDB     Z5, (DI)(AX*1)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, DX
+	ADDQ         $0x10, DI
+	SUBQ         $0x10, SI
+	JNZ          round
+	VUNPCKLPS    Z4, Z3, Z5
+	VUNPCKHPS    Z4, Z3, Z3
+	VPADDD       Z5, Z3, Z5
+	VUNPCKLPS    Z4, Z4, Z3
+	VUNPCKHPS    Z4, Z4, Z4
+	VPADDD       Z3, Z4, Z3
+	VUNPCKLPD    Z3, Z5, Z4
+	VUNPCKHPD    Z3, Z5, Z3
+	VPADDD       Z4, Z3, Z4
+	VSHUFF32X4   $0x88, Z4, Z4, Z3
+	VSHUFF32X4   $0xdd, Z4, Z4, Z4
+	VPADDD       Z3, Z4, Z3
+	VSHUFF32X4   $0xb1, Z3, Z3, Z4
+	VPADDD       Z3, Z4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z1, Z3, Z3
+	VFNMADD231PS Z0, Z3, Z2
+	VMOVUPS      Z1, 2112(SP)
+	VMOVUPS      Z2, 2176(SP)
+	MOVQ         affine+8(FP), AX
+	MOVL         2112(SP), CX
+	MOVL         CX, (AX)
+	MOVL         2176(SP), CX
+	MOVL         CX, 4(AX)
+	MOVL         2116(SP), CX
+	MOVL         CX, 16(AX)
+	MOVL         2180(SP), CX
+	MOVL         CX, 20(AX)
+	VZEROUPPER
+	RET
+
+// func blockQueries3AVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·blockQueries3AVX512(SB), $2240-56
+	MOVQ         dim+32(FP), AX
+	VBROADCASTSS mid+48(FP), Z0
+	MOVQ         AX, CX
+	SHLQ         $0x02, CX
+	MOVQ         block+40(FP), DX
+	LEAQ         (DX)(AX*2), BX
+	LEAQ         (SP), SI
+	MOVQ         AX, DI
+
+widen:
+	VCVTPH2PS   (BX), Z1
+	VCVTPH2PS   (DX), Z2
+	VFMADD231PS Z0, Z1, Z2
+	VMOVUPS     Z1, (SI)
+	VMOVUPS     Z2, 1024(SI)
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, DX
+	ADDQ        $0x40, SI
+	SUBQ        $0x10, DI
+	JNZ         widen
+	VXORPS      Z1, Z1, Z1
+	VXORPS      Z2, Z2, Z2
+	VXORPS      Z3, Z3, Z3
+	VXORPS      Z4, Z4, Z4
+	VXORPS      Z5, Z5, Z5
+	VXORPS      Z6, Z6, Z6
+	VXORPS      Z7, Z7, Z7
+	VXORPS      Z8, Z8, Z8
+	VXORPS      Z9, Z9, Z9
+	MOVQ        q+16(FP), DX
+	LEAQ        (SP), BX
+	MOVQ        AX, SI
+
+largest:
+	VMOVUPS      (BX), Z10
+	VMOVUPS      1024(BX), Z11
+	VMOVUPS      (DX), Z12
+	VFMADD231PS  Z11, Z12, Z4
+	VMULPS       Z10, Z12, Z12
+	VRANGEPS     $0x0b, Z12, Z1, Z1
+	VFMADD231PS  Z12, Z12, Z7
+	VMOVUPS      (DX)(CX*1), Z12
+	VFMADD231PS  Z11, Z12, Z5
+	VMULPS       Z10, Z12, Z12
+	VRANGEPS     $0x0b, Z12, Z2, Z2
+	VFMADD231PS  Z12, Z12, Z8
+	VMOVUPS      (DX)(CX*2), Z12
+	VFMADD231PS  Z11, Z12, Z6
+	VMULPS       Z10, Z12, Z12
+	VRANGEPS     $0x0b, Z12, Z3, Z3
+	VFMADD231PS  Z12, Z12, Z9
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, DX
+	SUBQ         $0x10, SI
+	JNZ          largest
+	VBROADCASTSS shrink+52(FP), Z10
+	VFNMADD231PS Z10, Z7, Z4
+	VFNMADD231PS Z10, Z8, Z5
+	VFNMADD231PS Z10, Z9, Z6
+	VUNPCKLPS    Z2, Z1, Z7
+	VUNPCKHPS    Z2, Z1, Z1
+	VMAXPS       Z7, Z1, Z7
+	VUNPCKLPS    Z3, Z3, Z1
+	VUNPCKHPS    Z3, Z3, Z2
+	VMAXPS       Z1, Z2, Z1
+	VUNPCKLPD    Z1, Z7, Z2
+	VUNPCKHPD    Z1, Z7, Z1
+	VMAXPS       Z2, Z1, Z2
+	VSHUFF32X4   $0x88, Z2, Z2, Z1
+	VSHUFF32X4   $0xdd, Z2, Z2, Z2
+	VMAXPS       Z1, Z2, Z1
+	VSHUFF32X4   $0xb1, Z1, Z1, Z2
+	VMAXPS       Z1, Z2, Z1
+	VUNPCKLPS    Z5, Z4, Z2
+	VUNPCKHPS    Z5, Z4, Z3
+	VADDPS       Z2, Z3, Z2
+	VUNPCKLPS    Z6, Z6, Z3
+	VUNPCKHPS    Z6, Z6, Z4
+	VADDPS       Z3, Z4, Z3
+	VUNPCKLPD    Z3, Z2, Z4
+	VUNPCKHPD    Z3, Z2, Z2
+	VADDPS       Z4, Z2, Z4
+	VSHUFF32X4   $0x88, Z4, Z4, Z2
+	VSHUFF32X4   $0xdd, Z4, Z4, Z3
+	VADDPS       Z2, Z3, Z2
+	VSHUFF32X4   $0xb1, Z2, Z2, Z3
+	VADDPS       Z2, Z3, Z2
+	VXORPS       Z3, Z3, Z3
+	VCMPPS       $0x0e, Z3, Z1, K1
+	MOVL         $0x42fe0000, DX
+	VPBROADCASTD DX, Z3
+	VDIVPS.Z     Z1, Z3, K1, Z3
+	MOVL         $0x3c010204, DX
+	VPBROADCASTD DX, Z4
+	VMULPS       Z4, Z1, Z1
+	VMOVUPS      Z3, 2048(SP)
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VXORPS       Z5, Z5, Z5
+	MOVQ         q+16(FP), DX
+	LEAQ         (SP), BX
+	MOVQ         AX, SI
+	MOVQ         dst+0(FP), DI
+
+round:
+	VMOVUPS      (BX), Z6
+	VMULPS       (DX), Z6, Z7
+	VMULPS.BCST  2048(SP), Z7, Z7
+	VCVTPS2DQ    Z7, Z7
+	VPADDD       Z7, Z3, Z3
+	VPMOVSDB     Z7, (DI)
+	VMULPS       (DX)(CX*1), Z6, Z7
+	VMULPS.BCST  2052(SP), Z7, Z7
+	VCVTPS2DQ    Z7, Z7
+	VPADDD       Z7, Z4, Z4
+	VPMOVSDB     Z7, (DI)(AX*1)
+	VMULPS       (DX)(CX*2), Z6, Z6
+	VMULPS.BCST  2056(SP), Z6, Z6
+	VCVTPS2DQ    Z6, Z6
+	VPADDD       Z6, Z5, Z5
+	VPMOVSDB     Z6, (DI)(AX*2)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, DX
+	ADDQ         $0x10, DI
+	SUBQ         $0x10, SI
+	JNZ          round
+	VUNPCKLPS    Z4, Z3, Z6
+	VUNPCKHPS    Z4, Z3, Z3
+	VPADDD       Z6, Z3, Z6
+	VUNPCKLPS    Z5, Z5, Z3
+	VUNPCKHPS    Z5, Z5, Z4
+	VPADDD       Z3, Z4, Z3
+	VUNPCKLPD    Z3, Z6, Z4
+	VUNPCKHPD    Z3, Z6, Z3
+	VPADDD       Z4, Z3, Z4
+	VSHUFF32X4   $0x88, Z4, Z4, Z3
+	VSHUFF32X4   $0xdd, Z4, Z4, Z4
+	VPADDD       Z3, Z4, Z3
+	VSHUFF32X4   $0xb1, Z3, Z3, Z4
+	VPADDD       Z3, Z4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z1, Z3, Z3
+	VFNMADD231PS Z0, Z3, Z2
+	VMOVUPS      Z1, 2112(SP)
+	VMOVUPS      Z2, 2176(SP)
+	MOVQ         affine+8(FP), AX
+	MOVL         2112(SP), CX
+	MOVL         CX, (AX)
+	MOVL         2176(SP), CX
+	MOVL         CX, 4(AX)
+	MOVL         2116(SP), CX
+	MOVL         CX, 16(AX)
+	MOVL         2180(SP), CX
+	MOVL         CX, 20(AX)
+	MOVL         2120(SP), CX
+	MOVL         CX, 32(AX)
+	MOVL         2184(SP), CX
+	MOVL         CX, 36(AX)
+	VZEROUPPER
+	RET
+
+// func blockQueries4AVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·blockQueries4AVX512(SB), $2240-56
+	MOVQ         dim+32(FP), AX
+	VBROADCASTSS mid+48(FP), Z0
+	MOVQ         AX, CX
+	SHLQ         $0x02, CX
+	MOVQ         block+40(FP), DX
+	LEAQ         (DX)(AX*2), BX
+	LEAQ         (SP), SI
+	MOVQ         AX, DI
+
+widen:
+	VCVTPH2PS   (BX), Z1
+	VCVTPH2PS   (DX), Z2
+	VFMADD231PS Z0, Z1, Z2
+	VMOVUPS     Z1, (SI)
+	VMOVUPS     Z2, 1024(SI)
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, DX
+	ADDQ        $0x40, SI
+	SUBQ        $0x10, DI
+	JNZ         widen
+	VXORPS      Z1, Z1, Z1
+	VXORPS      Z2, Z2, Z2
+	VXORPS      Z3, Z3, Z3
+	VXORPS      Z4, Z4, Z4
+	VXORPS      Z5, Z5, Z5
+	VXORPS      Z6, Z6, Z6
+	VXORPS      Z7, Z7, Z7
+	VXORPS      Z8, Z8, Z8
+	VXORPS      Z9, Z9, Z9
+	VXORPS      Z10, Z10, Z10
+	VXORPS      Z11, Z11, Z11
+	VXORPS      Z12, Z12, Z12
+	MOVQ        q+16(FP), DX
+	LEAQ        (CX)(CX*2), BX
+	LEAQ        (SP), SI
+	MOVQ        AX, DI
+
+largest:
+	VMOVUPS      (SI), Z13
+	VMOVUPS      1024(SI), Z14
+	VMOVUPS      (DX), Z15
+	VFMADD231PS  Z14, Z15, Z5
+	VMULPS       Z13, Z15, Z15
+	VRANGEPS     $0x0b, Z15, Z1, Z1
+	VFMADD231PS  Z15, Z15, Z9
+	VMOVUPS      (DX)(CX*1), Z15
+	VFMADD231PS  Z14, Z15, Z6
+	VMULPS       Z13, Z15, Z15
+	VRANGEPS     $0x0b, Z15, Z2, Z2
+	VFMADD231PS  Z15, Z15, Z10
+	VMOVUPS      (DX)(CX*2), Z15
+	VFMADD231PS  Z14, Z15, Z7
+	VMULPS       Z13, Z15, Z15
+	VRANGEPS     $0x0b, Z15, Z3, Z3
+	VFMADD231PS  Z15, Z15, Z11
+	VMOVUPS      (DX)(BX*1), Z15
+	VFMADD231PS  Z14, Z15, Z8
+	VMULPS       Z13, Z15, Z15
+	VRANGEPS     $0x0b, Z15, Z4, Z4
+	VFMADD231PS  Z15, Z15, Z12
+	ADDQ         $0x40, SI
+	ADDQ         $0x40, DX
+	SUBQ         $0x10, DI
+	JNZ          largest
+	VBROADCASTSS shrink+52(FP), Z13
+	VFNMADD231PS Z13, Z9, Z5
+	VFNMADD231PS Z13, Z10, Z6
+	VFNMADD231PS Z13, Z11, Z7
+	VFNMADD231PS Z13, Z12, Z8
+	VUNPCKLPS    Z2, Z1, Z9
+	VUNPCKHPS    Z2, Z1, Z1
+	VMAXPS       Z9, Z1, Z9
+	VUNPCKLPS    Z4, Z3, Z1
+	VUNPCKHPS    Z4, Z3, Z2
+	VMAXPS       Z1, Z2, Z1
+	VUNPCKLPD    Z1, Z9, Z2
+	VUNPCKHPD    Z1, Z9, Z1
+	VMAXPS       Z2, Z1, Z2
+	VSHUFF32X4   $0x88, Z2, Z2, Z1
+	VSHUFF32X4   $0xdd, Z2, Z2, Z2
+	VMAXPS       Z1, Z2, Z1
+	VSHUFF32X4   $0xb1, Z1, Z1, Z2
+	VMAXPS       Z1, Z2, Z1
+	VUNPCKLPS    Z6, Z5, Z2
+	VUNPCKHPS    Z6, Z5, Z3
+	VADDPS       Z2, Z3, Z2
+	VUNPCKLPS    Z8, Z7, Z3
+	VUNPCKHPS    Z8, Z7, Z4
+	VADDPS       Z3, Z4, Z3
+	VUNPCKLPD    Z3, Z2, Z4
+	VUNPCKHPD    Z3, Z2, Z2
+	VADDPS       Z4, Z2, Z4
+	VSHUFF32X4   $0x88, Z4, Z4, Z2
+	VSHUFF32X4   $0xdd, Z4, Z4, Z3
+	VADDPS       Z2, Z3, Z2
+	VSHUFF32X4   $0xb1, Z2, Z2, Z3
+	VADDPS       Z2, Z3, Z2
+	VXORPS       Z3, Z3, Z3
+	VCMPPS       $0x0e, Z3, Z1, K1
+	MOVL         $0x42fe0000, DX
+	VPBROADCASTD DX, Z3
+	VDIVPS.Z     Z1, Z3, K1, Z3
+	MOVL         $0x3c010204, DX
+	VPBROADCASTD DX, Z4
+	VMULPS       Z4, Z1, Z1
+	VMOVUPS      Z3, 2048(SP)
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VXORPS       Z5, Z5, Z5
+	VXORPS       Z6, Z6, Z6
+	MOVQ         q+16(FP), DX
+	LEAQ         (CX)(CX*2), BX
+	LEAQ         (SP), SI
+	MOVQ         AX, DI
+	MOVQ         dst+0(FP), R8
+	LEAQ         (AX)(AX*2), R9
+
+round:
+	VMOVUPS      (SI), Z7
+	VMULPS       (DX), Z7, Z8
+	VMULPS.BCST  2048(SP), Z8, Z8
+	VCVTPS2DQ    Z8, Z8
+	VPADDD       Z8, Z3, Z3
+	VPMOVSDB     Z8, (R8)
+	VMULPS       (DX)(CX*1), Z7, Z8
+	VMULPS.BCST  2052(SP), Z8, Z8
+	VCVTPS2DQ    Z8, Z8
+	VPADDD       Z8, Z4, Z4
+	VPMOVSDB     Z8, (R8)(AX*1)
+	VMULPS       (DX)(CX*2), Z7, Z8
+	VMULPS.BCST  2056(SP), Z8, Z8
+	VCVTPS2DQ    Z8, Z8
+	VPADDD       Z8, Z5, Z5
+	VPMOVSDB     Z8, (R8)(AX*2)
+	VMULPS       (DX)(BX*1), Z7, Z7
+	VMULPS.BCST  2060(SP), Z7, Z7
+	VCVTPS2DQ    Z7, Z7
+	VPADDD       Z7, Z6, Z6
+	VPMOVSDB     Z7, (R8)(R9*1)
+	ADDQ         $0x40, SI
+	ADDQ         $0x40, DX
+	ADDQ         $0x10, R8
+	SUBQ         $0x10, DI
+	JNZ          round
+	VUNPCKLPS    Z4, Z3, Z7
+	VUNPCKHPS    Z4, Z3, Z3
+	VPADDD       Z7, Z3, Z7
+	VUNPCKLPS    Z6, Z5, Z3
+	VUNPCKHPS    Z6, Z5, Z4
+	VPADDD       Z3, Z4, Z3
+	VUNPCKLPD    Z3, Z7, Z4
+	VUNPCKHPD    Z3, Z7, Z3
+	VPADDD       Z4, Z3, Z4
+	VSHUFF32X4   $0x88, Z4, Z4, Z3
+	VSHUFF32X4   $0xdd, Z4, Z4, Z4
+	VPADDD       Z3, Z4, Z3
+	VSHUFF32X4   $0xb1, Z3, Z3, Z4
+	VPADDD       Z3, Z4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z1, Z3, Z3
+	VFNMADD231PS Z0, Z3, Z2
+	VMOVUPS      Z1, 2112(SP)
+	VMOVUPS      Z2, 2176(SP)
+	MOVQ         affine+8(FP), AX
+	MOVL         2112(SP), CX
+	MOVL         CX, (AX)
+	MOVL         2176(SP), CX
+	MOVL         CX, 4(AX)
+	MOVL         2116(SP), CX
+	MOVL         CX, 16(AX)
+	MOVL         2180(SP), CX
+	MOVL         CX, 20(AX)
+	MOVL         2120(SP), CX
+	MOVL         CX, 32(AX)
+	MOVL         2184(SP), CX
+	MOVL         CX, 36(AX)
+	MOVL         2124(SP), CX
+	MOVL         CX, 48(AX)
+	MOVL         2188(SP), CX
+	MOVL         CX, 52(AX)
+	VZEROUPPER
+	RET
+
+// func blockQueries5AVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·blockQueries5AVX512(SB), $2240-56
+	MOVQ         dim+32(FP), AX
+	VBROADCASTSS mid+48(FP), Z0
+	MOVQ         AX, CX
+	SHLQ         $0x02, CX
+	MOVQ         block+40(FP), DX
+	LEAQ         (DX)(AX*2), BX
+	LEAQ         (SP), SI
+	MOVQ         AX, DI
+
+widen:
+	VCVTPH2PS   (BX), Z1
+	VCVTPH2PS   (DX), Z2
+	VFMADD231PS Z0, Z1, Z2
+	VMOVUPS     Z1, (SI)
+	VMOVUPS     Z2, 1024(SI)
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, DX
+	ADDQ        $0x40, SI
+	SUBQ        $0x10, DI
+	JNZ         widen
+	VXORPS      Z1, Z1, Z1
+	VXORPS      Z2, Z2, Z2
+	VXORPS      Z3, Z3, Z3
+	VXORPS      Z4, Z4, Z4
+	VXORPS      Z5, Z5, Z5
+	VXORPS      Z6, Z6, Z6
+	VXORPS      Z7, Z7, Z7
+	VXORPS      Z8, Z8, Z8
+	VXORPS      Z9, Z9, Z9
+	VXORPS      Z10, Z10, Z10
+	VXORPS      Z11, Z11, Z11
+	VXORPS      Z12, Z12, Z12
+	VXORPS      Z13, Z13, Z13
+	VXORPS      Z14, Z14, Z14
+	VXORPS      Z15, Z15, Z15
+	MOVQ        q+16(FP), DX
+	LEAQ        (CX)(CX*2), BX
+	LEAQ        (SP), SI
+	MOVQ        AX, DI
+
+largest:
+	VMOVUPS      (SI), Z16
+	VMOVUPS      1024(SI), Z17
+	VMOVUPS      (DX), Z18
+	VFMADD231PS  Z17, Z18, Z6
+	VMULPS       Z16, Z18, Z18
+	VRANGEPS     $0x0b, Z18, Z1, Z1
+	VFMADD231PS  Z18, Z18, Z11
+	VMOVUPS      (DX)(CX*1), Z18
+	VFMADD231PS  Z17, Z18, Z7
+	VMULPS       Z16, Z18, Z18
+	VRANGEPS     $0x0b, Z18, Z2, Z2
+	VFMADD231PS  Z18, Z18, Z12
+	VMOVUPS      (DX)(CX*2), Z18
+	VFMADD231PS  Z17, Z18, Z8
+	VMULPS       Z16, Z18, Z18
+	VRANGEPS     $0x0b, Z18, Z3, Z3
+	VFMADD231PS  Z18, Z18, Z13
+	VMOVUPS      (DX)(BX*1), Z18
+	VFMADD231PS  Z17, Z18, Z9
+	VMULPS       Z16, Z18, Z18
+	VRANGEPS     $0x0b, Z18, Z4, Z4
+	VFMADD231PS  Z18, Z18, Z14
+	VMOVUPS      (DX)(CX*4), Z18
+	VFMADD231PS  Z17, Z18, Z10
+	VMULPS       Z16, Z18, Z18
+	VRANGEPS     $0x0b, Z18, Z5, Z5
+	VFMADD231PS  Z18, Z18, Z15
+	ADDQ         $0x40, SI
+	ADDQ         $0x40, DX
+	SUBQ         $0x10, DI
+	JNZ          largest
+	VBROADCASTSS shrink+52(FP), Z16
+	VFNMADD231PS Z16, Z11, Z6
+	VFNMADD231PS Z16, Z12, Z7
+	VFNMADD231PS Z16, Z13, Z8
+	VFNMADD231PS Z16, Z14, Z9
+	VFNMADD231PS Z16, Z15, Z10
+	VUNPCKLPS    Z2, Z1, Z11
+	VUNPCKHPS    Z2, Z1, Z1
+	VMAXPS       Z11, Z1, Z11
+	VUNPCKLPS    Z4, Z3, Z1
+	VUNPCKHPS    Z4, Z3, Z2
+	VMAXPS       Z1, Z2, Z1
+	VUNPCKLPD    Z1, Z11, Z2
+	VUNPCKHPD    Z1, Z11, Z1
+	VMAXPS       Z2, Z1, Z2
+	VUNPCKLPS    Z5, Z5, Z1
+	VUNPCKHPS    Z5, Z5, Z3
+	VMAXPS       Z1, Z3, Z1
+	VUNPCKLPS    Z5, Z5, Z3
+	VUNPCKHPS    Z5, Z5, Z4
+	VMAXPS       Z3, Z4, Z3
+	VUNPCKLPD    Z3, Z1, Z4
+	VUNPCKHPD    Z3, Z1, Z1
+	VMAXPS       Z4, Z1, Z4
+	VSHUFF32X4   $0x88, Z4, Z2, Z1
+	VSHUFF32X4   $0xdd, Z4, Z2, Z2
+	VMAXPS       Z1, Z2, Z1
+	VSHUFF32X4   $0xb1, Z1, Z1, Z2
+	VMAXPS       Z1, Z2, Z1
+	VUNPCKLPS    Z7, Z6, Z2
+	VUNPCKHPS    Z7, Z6, Z3
+	VADDPS       Z2, Z3, Z2
+	VUNPCKLPS    Z9, Z8, Z3
+	VUNPCKHPS    Z9, Z8, Z4
+	VADDPS       Z3, Z4, Z3
+	VUNPCKLPD    Z3, Z2, Z4
+	VUNPCKHPD    Z3, Z2, Z2
+	VADDPS       Z4, Z2, Z4
+	VUNPCKLPS    Z10, Z10, Z2
+	VUNPCKHPS    Z10, Z10, Z3
+	VADDPS       Z2, Z3, Z2
+	VUNPCKLPS    Z10, Z10, Z3
+	VUNPCKHPS    Z10, Z10, Z5
+	VADDPS       Z3, Z5, Z3
+	VUNPCKLPD    Z3, Z2, Z5
+	VUNPCKHPD    Z3, Z2, Z2
+	VADDPS       Z5, Z2, Z5
+	VSHUFF32X4   $0x88, Z5, Z4, Z2
+	VSHUFF32X4   $0xdd, Z5, Z4, Z3
+	VADDPS       Z2, Z3, Z2
+	VSHUFF32X4   $0xb1, Z2, Z2, Z3
+	VADDPS       Z2, Z3, Z2
+	VXORPS       Z3, Z3, Z3
+	VCMPPS       $0x0e, Z3, Z1, K1
+	MOVL         $0x42fe0000, DX
+	VPBROADCASTD DX, Z3
+	VDIVPS.Z     Z1, Z3, K1, Z3
+	MOVL         $0x3c010204, DX
+	VPBROADCASTD DX, Z4
+	VMULPS       Z4, Z1, Z1
+	VMOVUPS      Z3, 2048(SP)
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VXORPS       Z5, Z5, Z5
+	VXORPS       Z6, Z6, Z6
+	VXORPS       Z7, Z7, Z7
+	MOVQ         q+16(FP), DX
+	LEAQ         (CX)(CX*2), BX
+	LEAQ         (SP), SI
+	MOVQ         AX, DI
+	MOVQ         dst+0(FP), R8
+	LEAQ         (AX)(AX*2), R9
+
+round:
+	VMOVUPS      (SI), Z8
+	VMULPS       (DX), Z8, Z9
+	VMULPS.BCST  2048(SP), Z9, Z9
+	VCVTPS2DQ    Z9, Z9
+	VPADDD       Z9, Z3, Z3
+	VPMOVSDB     Z9, (R8)
+	VMULPS       (DX)(CX*1), Z8, Z9
+	VMULPS.BCST  2052(SP), Z9, Z9
+	VCVTPS2DQ    Z9, Z9
+	VPADDD       Z9, Z4, Z4
+	VPMOVSDB     Z9, (R8)(AX*1)
+	VMULPS       (DX)(CX*2), Z8, Z9
+	VMULPS.BCST  2056(SP), Z9, Z9
+	VCVTPS2DQ    Z9, Z9
+	VPADDD       Z9, Z5, Z5
+	VPMOVSDB     Z9, (R8)(AX*2)
+	VMULPS       (DX)(BX*1), Z8, Z9
+	VMULPS.BCST  2060(SP), Z9, Z9
+	VCVTPS2DQ    Z9, Z9
+	VPADDD       Z9, Z6, Z6
+	VPMOVSDB     Z9, (R8)(R9*1)
+	VMULPS       (DX)(CX*4), Z8, Z8
+	VMULPS.BCST  2080(SP), Z8, Z8
+	VCVTPS2DQ    Z8, Z8
+	VPADDD       Z8, Z7, Z7
+	VPMOVSDB     Z8, (R8)(AX*4)
+	ADDQ         $0x40, SI
+	ADDQ         $0x40, DX
+	ADDQ         $0x10, R8
+	SUBQ         $0x10, DI
+	JNZ          round
+	VUNPCKLPS    Z4, Z3, Z8
+	VUNPCKHPS    Z4, Z3, Z3
+	VPADDD       Z8, Z3, Z8
+	VUNPCKLPS    Z6, Z5, Z3
+	VUNPCKHPS    Z6, Z5, Z4
+	VPADDD       Z3, Z4, Z3
+	VUNPCKLPD    Z3, Z8, Z4
+	VUNPCKHPD    Z3, Z8, Z3
+	VPADDD       Z4, Z3, Z4
+	VUNPCKLPS    Z7, Z7, Z3
+	VUNPCKHPS    Z7, Z7, Z5
+	VPADDD       Z3, Z5, Z3
+	VUNPCKLPS    Z7, Z7, Z5
+	VUNPCKHPS    Z7, Z7, Z6
+	VPADDD       Z5, Z6, Z5
+	VUNPCKLPD    Z5, Z3, Z6
+	VUNPCKHPD    Z5, Z3, Z3
+	VPADDD       Z6, Z3, Z6
+	VSHUFF32X4   $0x88, Z6, Z4, Z3
+	VSHUFF32X4   $0xdd, Z6, Z4, Z4
+	VPADDD       Z3, Z4, Z3
+	VSHUFF32X4   $0xb1, Z3, Z3, Z4
+	VPADDD       Z3, Z4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z1, Z3, Z3
+	VFNMADD231PS Z0, Z3, Z2
+	VMOVUPS      Z1, 2112(SP)
+	VMOVUPS      Z2, 2176(SP)
+	MOVQ         affine+8(FP), AX
+	MOVL         2112(SP), CX
+	MOVL         CX, (AX)
+	MOVL         2176(SP), CX
+	MOVL         CX, 4(AX)
+	MOVL         2116(SP), CX
+	MOVL         CX, 16(AX)
+	MOVL         2180(SP), CX
+	MOVL         CX, 20(AX)
+	MOVL         2120(SP), CX
+	MOVL         CX, 32(AX)
+	MOVL         2184(SP), CX
+	MOVL         CX, 36(AX)
+	MOVL         2124(SP), CX
+	MOVL         CX, 48(AX)
+	MOVL         2188(SP), CX
+	MOVL         CX, 52(AX)
+	MOVL         2144(SP), CX
+	MOVL         CX, 64(AX)
+	MOVL         2208(SP), CX
+	MOVL         CX, 68(AX)
+	VZEROUPPER
+	RET
+
+// func blockQueries6AVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·blockQueries6AVX512(SB), $2240-56
+	MOVQ         dim+32(FP), AX
+	VBROADCASTSS mid+48(FP), Z0
+	MOVQ         AX, CX
+	SHLQ         $0x02, CX
+	MOVQ         block+40(FP), DX
+	LEAQ         (DX)(AX*2), BX
+	LEAQ         (SP), SI
+	MOVQ         AX, DI
+
+widen:
+	VCVTPH2PS   (BX), Z1
+	VCVTPH2PS   (DX), Z2
+	VFMADD231PS Z0, Z1, Z2
+	VMOVUPS     Z1, (SI)
+	VMOVUPS     Z2, 1024(SI)
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, DX
+	ADDQ        $0x40, SI
+	SUBQ        $0x10, DI
+	JNZ         widen
+	VXORPS      Z1, Z1, Z1
+	VXORPS      Z2, Z2, Z2
+	VXORPS      Z3, Z3, Z3
+	VXORPS      Z4, Z4, Z4
+	VXORPS      Z5, Z5, Z5
+	VXORPS      Z6, Z6, Z6
+	VXORPS      Z7, Z7, Z7
+	VXORPS      Z8, Z8, Z8
+	VXORPS      Z9, Z9, Z9
+	VXORPS      Z10, Z10, Z10
+	VXORPS      Z11, Z11, Z11
+	VXORPS      Z12, Z12, Z12
+	VXORPS      Z13, Z13, Z13
+	VXORPS      Z14, Z14, Z14
+	VXORPS      Z15, Z15, Z15
+	VXORPS      Z16, Z16, Z16
+	VXORPS      Z17, Z17, Z17
+	VXORPS      Z18, Z18, Z18
+	MOVQ        q+16(FP), DX
+	LEAQ        (CX)(CX*2), BX
+	LEAQ        (CX)(CX*4), SI
+	LEAQ        (SP), DI
+	MOVQ        AX, R8
+
+largest:
+	VMOVUPS      (DI), Z19
+	VMOVUPS      1024(DI), Z20
+	VMOVUPS      (DX), Z21
+	VFMADD231PS  Z20, Z21, Z7
+	VMULPS       Z19, Z21, Z21
+	VRANGEPS     $0x0b, Z21, Z1, Z1
+	VFMADD231PS  Z21, Z21, Z13
+	VMOVUPS      (DX)(CX*1), Z21
+	VFMADD231PS  Z20, Z21, Z8
+	VMULPS       Z19, Z21, Z21
+	VRANGEPS     $0x0b, Z21, Z2, Z2
+	VFMADD231PS  Z21, Z21, Z14
+	VMOVUPS      (DX)(CX*2), Z21
+	VFMADD231PS  Z20, Z21, Z9
+	VMULPS       Z19, Z21, Z21
+	VRANGEPS     $0x0b, Z21, Z3, Z3
+	VFMADD231PS  Z21, Z21, Z15
+	VMOVUPS      (DX)(BX*1), Z21
+	VFMADD231PS  Z20, Z21, Z10
+	VMULPS       Z19, Z21, Z21
+	VRANGEPS     $0x0b, Z21, Z4, Z4
+	VFMADD231PS  Z21, Z21, Z16
+	VMOVUPS      (DX)(CX*4), Z21
+	VFMADD231PS  Z20, Z21, Z11
+	VMULPS       Z19, Z21, Z21
+	VRANGEPS     $0x0b, Z21, Z5, Z5
+	VFMADD231PS  Z21, Z21, Z17
+	VMOVUPS      (DX)(SI*1), Z21
+	VFMADD231PS  Z20, Z21, Z12
+	VMULPS       Z19, Z21, Z21
+	VRANGEPS     $0x0b, Z21, Z6, Z6
+	VFMADD231PS  Z21, Z21, Z18
+	ADDQ         $0x40, DI
+	ADDQ         $0x40, DX
+	SUBQ         $0x10, R8
+	JNZ          largest
+	VBROADCASTSS shrink+52(FP), Z19
+	VFNMADD231PS Z19, Z13, Z7
+	VFNMADD231PS Z19, Z14, Z8
+	VFNMADD231PS Z19, Z15, Z9
+	VFNMADD231PS Z19, Z16, Z10
+	VFNMADD231PS Z19, Z17, Z11
+	VFNMADD231PS Z19, Z18, Z12
+	VUNPCKLPS    Z2, Z1, Z13
+	VUNPCKHPS    Z2, Z1, Z1
+	VMAXPS       Z13, Z1, Z13
+	VUNPCKLPS    Z4, Z3, Z1
+	VUNPCKHPS    Z4, Z3, Z2
+	VMAXPS       Z1, Z2, Z1
+	VUNPCKLPD    Z1, Z13, Z2
+	VUNPCKHPD    Z1, Z13, Z1
+	VMAXPS       Z2, Z1, Z2
+	VUNPCKLPS    Z6, Z5, Z1
+	VUNPCKHPS    Z6, Z5, Z3
+	VMAXPS       Z1, Z3, Z1
+	VUNPCKLPS    Z6, Z6, Z3
+	VUNPCKHPS    Z6, Z6, Z4
+	VMAXPS       Z3, Z4, Z3
+	VUNPCKLPD    Z3, Z1, Z4
+	VUNPCKHPD    Z3, Z1, Z1
+	VMAXPS       Z4, Z1, Z4
+	VSHUFF32X4   $0x88, Z4, Z2, Z1
+	VSHUFF32X4   $0xdd, Z4, Z2, Z2
+	VMAXPS       Z1, Z2, Z1
+	VSHUFF32X4   $0xb1, Z1, Z1, Z2
+	VMAXPS       Z1, Z2, Z1
+	VUNPCKLPS    Z8, Z7, Z2
+	VUNPCKHPS    Z8, Z7, Z3
+	VADDPS       Z2, Z3, Z2
+	VUNPCKLPS    Z10, Z9, Z3
+	VUNPCKHPS    Z10, Z9, Z4
+	VADDPS       Z3, Z4, Z3
+	VUNPCKLPD    Z3, Z2, Z4
+	VUNPCKHPD    Z3, Z2, Z2
+	VADDPS       Z4, Z2, Z4
+	VUNPCKLPS    Z12, Z11, Z2
+	VUNPCKHPS    Z12, Z11, Z3
+	VADDPS       Z2, Z3, Z2
+	VUNPCKLPS    Z12, Z12, Z3
+	VUNPCKHPS    Z12, Z12, Z5
+	VADDPS       Z3, Z5, Z3
+	VUNPCKLPD    Z3, Z2, Z5
+	VUNPCKHPD    Z3, Z2, Z2
+	VADDPS       Z5, Z2, Z5
+	VSHUFF32X4   $0x88, Z5, Z4, Z2
+	VSHUFF32X4   $0xdd, Z5, Z4, Z3
+	VADDPS       Z2, Z3, Z2
+	VSHUFF32X4   $0xb1, Z2, Z2, Z3
+	VADDPS       Z2, Z3, Z2
+	VXORPS       Z3, Z3, Z3
+	VCMPPS       $0x0e, Z3, Z1, K1
+	MOVL         $0x42fe0000, DX
+	VPBROADCASTD DX, Z3
+	VDIVPS.Z     Z1, Z3, K1, Z3
+	MOVL         $0x3c010204, DX
+	VPBROADCASTD DX, Z4
+	VMULPS       Z4, Z1, Z1
+	VMOVUPS      Z3, 2048(SP)
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VXORPS       Z5, Z5, Z5
+	VXORPS       Z6, Z6, Z6
+	VXORPS       Z7, Z7, Z7
+	VXORPS       Z8, Z8, Z8
+	MOVQ         q+16(FP), DX
+	LEAQ         (CX)(CX*2), BX
+	LEAQ         (CX)(CX*4), SI
+	LEAQ         (SP), DI
+	MOVQ         AX, R8
+	MOVQ         dst+0(FP), R9
+	LEAQ         (AX)(AX*2), R10
+	LEAQ         (AX)(AX*4), R11
+
+round:
+	VMOVUPS      (DI), Z9
+	VMULPS       (DX), Z9, Z10
+	VMULPS.BCST  2048(SP), Z10, Z10
+	VCVTPS2DQ    Z10, Z10
+	VPADDD       Z10, Z3, Z3
+	VPMOVSDB     Z10, (R9)
+	VMULPS       (DX)(CX*1), Z9, Z10
+	VMULPS.BCST  2052(SP), Z10, Z10
+	VCVTPS2DQ    Z10, Z10
+	VPADDD       Z10, Z4, Z4
+	VPMOVSDB     Z10, (R9)(AX*1)
+	VMULPS       (DX)(CX*2), Z9, Z10
+	VMULPS.BCST  2056(SP), Z10, Z10
+	VCVTPS2DQ    Z10, Z10
+	VPADDD       Z10, Z5, Z5
+	VPMOVSDB     Z10, (R9)(AX*2)
+	VMULPS       (DX)(BX*1), Z9, Z10
+	VMULPS.BCST  2060(SP), Z10, Z10
+	VCVTPS2DQ    Z10, Z10
+	VPADDD       Z10, Z6, Z6
+	VPMOVSDB     Z10, (R9)(R10*1)
+	VMULPS       (DX)(CX*4), Z9, Z10
+	VMULPS.BCST  2080(SP), Z10, Z10
+	VCVTPS2DQ    Z10, Z10
+	VPADDD       Z10, Z7, Z7
+	VPMOVSDB     Z10, (R9)(AX*4)
+	VMULPS       (DX)(SI*1), Z9, Z9
+	VMULPS.BCST  2084(SP), Z9, Z9
+	VCVTPS2DQ    Z9, Z9
+	VPADDD       Z9, Z8, Z8
+	VPMOVSDB     Z9, (R9)(R11*1)
+	ADDQ         $0x40, DI
+	ADDQ         $0x40, DX
+	ADDQ         $0x10, R9
+	SUBQ         $0x10, R8
+	JNZ          round
+	VUNPCKLPS    Z4, Z3, Z9
+	VUNPCKHPS    Z4, Z3, Z3
+	VPADDD       Z9, Z3, Z9
+	VUNPCKLPS    Z6, Z5, Z3
+	VUNPCKHPS    Z6, Z5, Z4
+	VPADDD       Z3, Z4, Z3
+	VUNPCKLPD    Z3, Z9, Z4
+	VUNPCKHPD    Z3, Z9, Z3
+	VPADDD       Z4, Z3, Z4
+	VUNPCKLPS    Z8, Z7, Z3
+	VUNPCKHPS    Z8, Z7, Z5
+	VPADDD       Z3, Z5, Z3
+	VUNPCKLPS    Z8, Z8, Z5
+	VUNPCKHPS    Z8, Z8, Z6
+	VPADDD       Z5, Z6, Z5
+	VUNPCKLPD    Z5, Z3, Z6
+	VUNPCKHPD    Z5, Z3, Z3
+	VPADDD       Z6, Z3, Z6
+	VSHUFF32X4   $0x88, Z6, Z4, Z3
+	VSHUFF32X4   $0xdd, Z6, Z4, Z4
+	VPADDD       Z3, Z4, Z3
+	VSHUFF32X4   $0xb1, Z3, Z3, Z4
+	VPADDD       Z3, Z4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z1, Z3, Z3
+	VFNMADD231PS Z0, Z3, Z2
+	VMOVUPS      Z1, 2112(SP)
+	VMOVUPS      Z2, 2176(SP)
+	MOVQ         affine+8(FP), AX
+	MOVL         2112(SP), CX
+	MOVL         CX, (AX)
+	MOVL         2176(SP), CX
+	MOVL         CX, 4(AX)
+	MOVL         2116(SP), CX
+	MOVL         CX, 16(AX)
+	MOVL         2180(SP), CX
+	MOVL         CX, 20(AX)
+	MOVL         2120(SP), CX
+	MOVL         CX, 32(AX)
+	MOVL         2184(SP), CX
+	MOVL         CX, 36(AX)
+	MOVL         2124(SP), CX
+	MOVL         CX, 48(AX)
+	MOVL         2188(SP), CX
+	MOVL         CX, 52(AX)
+	MOVL         2144(SP), CX
+	MOVL         CX, 64(AX)
+	MOVL         2208(SP), CX
+	MOVL         CX, 68(AX)
+	MOVL         2148(SP), CX
+	MOVL         CX, 80(AX)
+	MOVL         2212(SP), CX
+	MOVL         CX, 84(AX)
+	VZEROUPPER
+	RET
+
+// func blockQueries7AVX512(dst *int8, affine *float32, q *float32, heads int, dim int, block *uint16, mid float32, shrink float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·blockQueries7AVX512(SB), $2240-56
+	MOVQ         dim+32(FP), AX
+	VBROADCASTSS mid+48(FP), Z0
+	MOVQ         AX, CX
+	SHLQ         $0x02, CX
+	MOVQ         block+40(FP), DX
+	LEAQ         (DX)(AX*2), BX
+	LEAQ         (SP), SI
+	MOVQ         AX, DI
+
+widen:
+	VCVTPH2PS   (BX), Z1
+	VCVTPH2PS   (DX), Z2
+	VFMADD231PS Z0, Z1, Z2
+	VMOVUPS     Z1, (SI)
+	VMOVUPS     Z2, 1024(SI)
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, DX
+	ADDQ        $0x40, SI
+	SUBQ        $0x10, DI
+	JNZ         widen
+	VXORPS      Z1, Z1, Z1
+	VXORPS      Z2, Z2, Z2
+	VXORPS      Z3, Z3, Z3
+	VXORPS      Z4, Z4, Z4
+	VXORPS      Z5, Z5, Z5
+	VXORPS      Z6, Z6, Z6
+	VXORPS      Z7, Z7, Z7
+	VXORPS      Z8, Z8, Z8
+	VXORPS      Z9, Z9, Z9
+	VXORPS      Z10, Z10, Z10
+	VXORPS      Z11, Z11, Z11
+	VXORPS      Z12, Z12, Z12
+	VXORPS      Z13, Z13, Z13
+	VXORPS      Z14, Z14, Z14
+	VXORPS      Z15, Z15, Z15
+	VXORPS      Z16, Z16, Z16
+	VXORPS      Z17, Z17, Z17
+	VXORPS      Z18, Z18, Z18
+	VXORPS      Z19, Z19, Z19
+	VXORPS      Z20, Z20, Z20
+	VXORPS      Z21, Z21, Z21
+	MOVQ        q+16(FP), DX
+	LEAQ        (CX)(CX*2), BX
+	LEAQ        (CX)(CX*4), SI
+	LEAQ        (SP), DI
+	MOVQ        AX, R8
+
+largest:
+	VMOVUPS      (DI), Z22
+	VMOVUPS      1024(DI), Z23
+	VMOVUPS      (DX), Z24
+	VFMADD231PS  Z23, Z24, Z8
+	VMULPS       Z22, Z24, Z24
+	VRANGEPS     $0x0b, Z24, Z1, Z1
+	VFMADD231PS  Z24, Z24, Z15
+	VMOVUPS      (DX)(CX*1), Z24
+	VFMADD231PS  Z23, Z24, Z9
+	VMULPS       Z22, Z24, Z24
+	VRANGEPS     $0x0b, Z24, Z2, Z2
+	VFMADD231PS  Z24, Z24, Z16
+	VMOVUPS      (DX)(CX*2), Z24
+	VFMADD231PS  Z23, Z24, Z10
+	VMULPS       Z22, Z24, Z24
+	VRANGEPS     $0x0b, Z24, Z3, Z3
+	VFMADD231PS  Z24, Z24, Z17
+	VMOVUPS      (DX)(BX*1), Z24
+	VFMADD231PS  Z23, Z24, Z11
+	VMULPS       Z22, Z24, Z24
+	VRANGEPS     $0x0b, Z24, Z4, Z4
+	VFMADD231PS  Z24, Z24, Z18
+	VMOVUPS      (DX)(CX*4), Z24
+	VFMADD231PS  Z23, Z24, Z12
+	VMULPS       Z22, Z24, Z24
+	VRANGEPS     $0x0b, Z24, Z5, Z5
+	VFMADD231PS  Z24, Z24, Z19
+	VMOVUPS      (DX)(SI*1), Z24
+	VFMADD231PS  Z23, Z24, Z13
+	VMULPS       Z22, Z24, Z24
+	VRANGEPS     $0x0b, Z24, Z6, Z6
+	VFMADD231PS  Z24, Z24, Z20
+	VMOVUPS      (DX)(BX*2), Z24
+	VFMADD231PS  Z23, Z24, Z14
+	VMULPS       Z22, Z24, Z24
+	VRANGEPS     $0x0b, Z24, Z7, Z7
+	VFMADD231PS  Z24, Z24, Z21
+	ADDQ         $0x40, DI
+	ADDQ         $0x40, DX
+	SUBQ         $0x10, R8
+	JNZ          largest
+	VBROADCASTSS shrink+52(FP), Z22
+	VFNMADD231PS Z22, Z15, Z8
+	VFNMADD231PS Z22, Z16, Z9
+	VFNMADD231PS Z22, Z17, Z10
+	VFNMADD231PS Z22, Z18, Z11
+	VFNMADD231PS Z22, Z19, Z12
+	VFNMADD231PS Z22, Z20, Z13
+	VFNMADD231PS Z22, Z21, Z14
+	VUNPCKLPS    Z2, Z1, Z15
+	VUNPCKHPS    Z2, Z1, Z1
+	VMAXPS       Z15, Z1, Z15
+	VUNPCKLPS    Z4, Z3, Z1
+	VUNPCKHPS    Z4, Z3, Z2
+	VMAXPS       Z1, Z2, Z1
+	VUNPCKLPD    Z1, Z15, Z2
+	VUNPCKHPD    Z1, Z15, Z1
+	VMAXPS       Z2, Z1, Z2
+	VUNPCKLPS    Z6, Z5, Z1
+	VUNPCKHPS    Z6, Z5, Z3
+	VMAXPS       Z1, Z3, Z1
+	VUNPCKLPS    Z7, Z7, Z3
+	VUNPCKHPS    Z7, Z7, Z4
+	VMAXPS       Z3, Z4, Z3
+	VUNPCKLPD    Z3, Z1, Z4
+	VUNPCKHPD    Z3, Z1, Z1
+	VMAXPS       Z4, Z1, Z4
+	VSHUFF32X4   $0x88, Z4, Z2, Z1
+	VSHUFF32X4   $0xdd, Z4, Z2, Z2
+	VMAXPS       Z1, Z2, Z1
+	VSHUFF32X4   $0xb1, Z1, Z1, Z2
+	VMAXPS       Z1, Z2, Z1
+	VUNPCKLPS    Z9, Z8, Z2
+	VUNPCKHPS    Z9, Z8, Z3
+	VADDPS       Z2, Z3, Z2
+	VUNPCKLPS    Z11, Z10, Z3
+	VUNPCKHPS    Z11, Z10, Z4
+	VADDPS       Z3, Z4, Z3
+	VUNPCKLPD    Z3, Z2, Z4
+	VUNPCKHPD    Z3, Z2, Z2
+	VADDPS       Z4, Z2, Z4
+	VUNPCKLPS    Z13, Z12, Z2
+	VUNPCKHPS    Z13, Z12, Z3
+	VADDPS       Z2, Z3, Z2
+	VUNPCKLPS    Z14, Z14, Z3
+	VUNPCKHPS    Z14, Z14, Z5
+	VADDPS       Z3, Z5, Z3
+	VUNPCKLPD    Z3, Z2, Z5
+	VUNPCKHPD    Z3, Z2, Z2
+	VADDPS       Z5, Z2, Z5
+	VSHUFF32X4   $0x88, Z5, Z4, Z2
+	VSHUFF32X4   $0xdd, Z5, Z4, Z3
+	VADDPS       Z2, Z3, Z2
+	VSHUFF32X4   $0xb1, Z2, Z2, Z3
+	VADDPS       Z2, Z3, Z2
+	VXORPS       Z3, Z3, Z3
+	VCMPPS       $0x0e, Z3, Z1, K1
+	MOVL         $0x42fe0000, DX
+	VPBROADCASTD DX, Z3
+	VDIVPS.Z     Z1, Z3, K1, Z3
+	MOVL         $0x3c010204, DX
+	VPBROADCASTD DX, Z4
+	VMULPS       Z4, Z1, Z1
+	VMOVUPS      Z3, 2048(SP)
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VXORPS       Z5, Z5, Z5
+	VXORPS       Z6, Z6, Z6
+	VXORPS       Z7, Z7, Z7
+	VXORPS       Z8, Z8, Z8
+	VXORPS       Z9, Z9, Z9
+	MOVQ         q+16(FP), DX
+	LEAQ         (CX)(CX*2), BX
+	LEAQ         (CX)(CX*4), SI
+	LEAQ         (SP), DI
+	MOVQ         AX, R8
+	MOVQ         dst+0(FP), R9
+	LEAQ         (AX)(AX*2), R10
+	LEAQ         (AX)(AX*4), R11
+
+round:
+	VMOVUPS      (DI), Z10
+	VMULPS       (DX), Z10, Z11
+	VMULPS.BCST  2048(SP), Z11, Z11
+	VCVTPS2DQ    Z11, Z11
+	VPADDD       Z11, Z3, Z3
+	VPMOVSDB     Z11, (R9)
+	VMULPS       (DX)(CX*1), Z10, Z11
+	VMULPS.BCST  2052(SP), Z11, Z11
+	VCVTPS2DQ    Z11, Z11
+	VPADDD       Z11, Z4, Z4
+	VPMOVSDB     Z11, (R9)(AX*1)
+	VMULPS       (DX)(CX*2), Z10, Z11
+	VMULPS.BCST  2056(SP), Z11, Z11
+	VCVTPS2DQ    Z11, Z11
+	VPADDD       Z11, Z5, Z5
+	VPMOVSDB     Z11, (R9)(AX*2)
+	VMULPS       (DX)(BX*1), Z10, Z11
+	VMULPS.BCST  2060(SP), Z11, Z11
+	VCVTPS2DQ    Z11, Z11
+	VPADDD       Z11, Z6, Z6
+	VPMOVSDB     Z11, (R9)(R10*1)
+	VMULPS       (DX)(CX*4), Z10, Z11
+	VMULPS.BCST  2080(SP), Z11, Z11
+	VCVTPS2DQ    Z11, Z11
+	VPADDD       Z11, Z7, Z7
+	VPMOVSDB     Z11, (R9)(AX*4)
+	VMULPS       (DX)(SI*1), Z10, Z11
+	VMULPS.BCST  2084(SP), Z11, Z11
+	VCVTPS2DQ    Z11, Z11
+	VPADDD       Z11, Z8, Z8
+	VPMOVSDB     Z11, (R9)(R11*1)
+	VMULPS       (DX)(BX*2), Z10, Z10
+	VMULPS.BCST  2088(SP), Z10, Z10
+	VCVTPS2DQ    Z10, Z10
+	VPADDD       Z10, Z9, Z9
+	VPMOVSDB     Z10, (R9)(R10*2)
+	ADDQ         $0x40, DI
+	ADDQ         $0x40, DX
+	ADDQ         $0x10, R9
+	SUBQ         $0x10, R8
+	JNZ          round
+	VUNPCKLPS    Z4, Z3, Z10
+	VUNPCKHPS    Z4, Z3, Z3
+	VPADDD       Z10, Z3, Z10
+	VUNPCKLPS    Z6, Z5, Z3
+	VUNPCKHPS    Z6, Z5, Z4
+	VPADDD       Z3, Z4, Z3
+	VUNPCKLPD    Z3, Z10, Z4
+	VUNPCKHPD    Z3, Z10, Z3
+	VPADDD       Z4, Z3, Z4
+	VUNPCKLPS    Z8, Z7, Z3
+	VUNPCKHPS    Z8, Z7, Z5
+	VPADDD       Z3, Z5, Z3
+	VUNPCKLPS    Z9, Z9, Z5
+	VUNPCKHPS    Z9, Z9, Z6
+	VPADDD       Z5, Z6, Z5
+	VUNPCKLPD    Z5, Z3, Z6
+	VUNPCKHPD    Z5, Z3, Z3
+	VPADDD       Z6, Z3, Z6
+	VSHUFF32X4   $0x88, Z6, Z4, Z3
+	VSHUFF32X4   $0xdd, Z6, Z4, Z4
+	VPADDD       Z3, Z4, Z3
+	VSHUFF32X4   $0xb1, Z3, Z3, Z4
+	VPADDD       Z3, Z4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z1, Z3, Z3
+	VFNMADD231PS Z0, Z3, Z2
+	VMOVUPS      Z1, 2112(SP)
+	VMOVUPS      Z2, 2176(SP)
+	MOVQ         affine+8(FP), AX
+	MOVL         2112(SP), CX
+	MOVL         CX, (AX)
+	MOVL         2176(SP), CX
+	MOVL         CX, 4(AX)
+	MOVL         2116(SP), CX
+	MOVL         CX, 16(AX)
+	MOVL         2180(SP), CX
+	MOVL         CX, 20(AX)
+	MOVL         2120(SP), CX
+	MOVL         CX, 32(AX)
+	MOVL         2184(SP), CX
+	MOVL         CX, 36(AX)
+	MOVL         2124(SP), CX
+	MOVL         CX, 48(AX)
+	MOVL         2188(SP), CX
+	MOVL         CX, 52(AX)
+	MOVL         2144(SP), CX
+	MOVL         CX, 64(AX)
+	MOVL         2208(SP), CX
+	MOVL         CX, 68(AX)
+	MOVL         2148(SP), CX
+	MOVL         CX, 80(AX)
+	MOVL         2212(SP), CX
+	MOVL         CX, 84(AX)
+	MOVL         2152(SP), CX
+	MOVL         CX, 96(AX)
+	MOVL         2216(SP), CX
+	MOVL         CX, 100(AX)
 	VZEROUPPER
 	RET

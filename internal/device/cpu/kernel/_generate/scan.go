@@ -34,10 +34,13 @@ func scanFamily() {
 			}
 		}
 		w.quantise()
-		w.blockQuery()
 	}
+	avx2.blockQuery()
 	blockQueryOf(64)
 	blockQueryOf(128)
+	for h := 1; h <= avx512.blockHeads(); h++ {
+		blockQueries512(h)
+	}
 }
 
 // blockHeads is scanHeads for codes of blocks, whose query lies in few cache lines: unpacking once for a whole group pays.
@@ -344,140 +347,4 @@ func (w width) storeBytes(v VecVirtual, m Mem) {
 	VPACKSSDW(upper, v.AsX(), v.AsX())
 	VPACKSSWB(v.AsX(), v.AsX(), v.AsX())
 	VMOVQ(v.AsX(), m)
-}
-
-// blockQuery prepares the queries of a block for its scan.
-func (w width) blockQuery() {
-	w.begin("blockQuery", "(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)",
-		"scales queries by the steps of a block and rounds them to signed bytes, dim a multiple of 32, for codes that are centred at mid:",
-		"",
-		"\tlow, step := block[:dim], block[dim:][:dim]",
-		"\tfor g := range heads {",
-		"\t\tx[c] = q[g*dim+c] * step[c]",
-		"\t\tscale = max |x| / 127",
-		"\t\tdst[g*dim+c] = round(x[c] / scale) // 0 if scale is",
-		"\t\taffine[g*4] = scale",
-		"\t\taffine[g*4+1] = Σ q[g*dim+c]*low[c] + mid*(Σ x[c] − scale*Σ dst[g*dim+c]) − shrink*Σ x[c]²",
-		"\t}")
-	dst, affine, q, heads, dim, block := arg("dst"), arg("affine"), arg("q"), arg("heads"), arg("dim"), arg("block")
-	step := GP64()
-	LEAQ(Mem{Base: block, Index: dim, Scale: 2}, step)
-	magnitude := w.splatBits(0x7fffffff)
-	Label("head")
-	top := w.zero(1)[0]
-	i := GP64()
-	XORQ(i, i)
-	Label("largest")
-	for r := range 32 / w.lanes() {
-		s := w.vec()
-		VCVTPH2PS(Mem{Base: step, Index: i, Scale: 2, Disp: int(w) / 2 * r}, s)
-		VMULPS(Mem{Base: q, Index: i, Scale: 4, Disp: int(w) * r}, s, s)
-		w.and(magnitude, s, s)
-		VMAXPS(top, s, top)
-	}
-	ADDQ(U8(32), i)
-	CMPQ(i, dim)
-	JL(LabelRef("largest"))
-	largest := w.across(top, VMAXPS)
-	all := w.vec()
-	VBROADCASTSS(largest, all)
-	inv := w.over(127, all)
-	base, sum, noise, isum := w.zero(1)[0], w.zero(1)[0], w.zero(1)[0], w.zero(1)[0]
-	XORQ(i, i)
-	Label("round")
-	for r := range 32 / w.lanes() {
-		s, l, x := w.vec(), w.vec(), w.vec()
-		VCVTPH2PS(Mem{Base: step, Index: i, Scale: 2, Disp: int(w) / 2 * r}, s)
-		VCVTPH2PS(Mem{Base: block, Index: i, Scale: 2, Disp: int(w) / 2 * r}, l)
-		VMOVUPS(Mem{Base: q, Index: i, Scale: 4, Disp: int(w) * r}, x)
-		VFMADD231PS(l, x, base)
-		VMULPS(s, x, x)
-		VADDPS(x, sum, sum)
-		VFMADD231PS(x, x, noise)
-		VMULPS(inv, x, x)
-		VCVTPS2DQ(x, x)
-		VPADDD(x, isum, isum)
-		w.storeBytes(x, Mem{Base: dst, Index: i, Scale: 1, Disp: w.lanes() * r})
-	}
-	ADDQ(U8(32), i)
-	CMPQ(i, dim)
-	JL(LabelRef("round"))
-	scale, bytes := XMM(), w.vec()
-	VMULSS(w.splat(1./127).AsX(), largest, scale)
-	VMOVSS(scale, Mem{Base: affine})
-	// what each lane adds to the constant, and then one sum across: base + mid·(sum − scale·isum) − shrink·noise
-	VBROADCASTSS(scale, all)
-	VCVTDQ2PS(isum, bytes)
-	VFNMADD231PS(all, bytes, sum)
-	mid, shrink := w.spread("mid", 48), w.spread("shrink", 52)
-	VFMADD231PS(mid, sum, base)
-	VFNMADD231PS(shrink, noise, base)
-	VMOVSS(w.across(base, VADDPS), Mem{Base: affine, Disp: 4})
-	ADDQ(dim, dst)
-	LEAQ(Mem{Base: q, Index: dim, Scale: 4}, q)
-	ADDQ(U8(16), affine)
-	DECQ(heads)
-	JNZ(LabelRef("head"))
-	end()
-}
-
-// blockQueryOf is blockQuery for a usual number of channels: what belongs to the block is widened once for all heads, and a head's products stay in registers.
-func blockQueryOf(dim int) {
-	w, n := avx512, dim/16
-	w.begin(fmt.Sprintf("blockQuery%dx", dim), "(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)",
-		fmt.Sprintf("is blockQueryAVX512 for %d channels.", dim))
-	dst, affine, q, heads, block := arg("dst"), arg("affine"), arg("q"), arg("heads"), arg("block")
-	magnitude := w.splatBits(0x7fffffff)
-	step, x := make([]VecVirtual, n), make([]VecVirtual, n)
-	for i := range step {
-		step[i], x[i] = w.vec(), w.vec()
-		VCVTPH2PS(Mem{Base: block, Disp: 2*dim + 32*i}, step[i])
-	}
-	Label("head")
-	tops, base, noise, isum := w.zero(2), w.zero(2), w.zero(2), w.zero(2)
-	for i := range x {
-		low, size := w.vec(), w.vec()
-		VMOVUPS(Mem{Base: q, Disp: 64 * i}, x[i])
-		VCVTPH2PS(Mem{Base: block, Disp: 32 * i}, low)
-		VFMADD231PS(low, x[i], base[i%2])
-		VMULPS(step[i], x[i], x[i])
-		VPANDD(magnitude, x[i], size)
-		VMAXPS(tops[i%2], size, tops[i%2])
-	}
-	VMAXPS(tops[1], tops[0], tops[0])
-	largest := w.across(tops[0], VMAXPS)
-	// 127/largest as a scalar, 0 for a head that is zero
-	zero, inv, all, k := w.zero(1)[0], XMM(), w.vec(), K()
-	VCMPSS(U8(0x0e), zero.AsX(), largest, k)
-	VMOVAPS(w.splat(127).AsX(), inv)
-	VDIVSS_Z(largest, inv, k, inv)
-	VBROADCASTSS(inv, all)
-	mid := w.spread("mid", 48)
-	for i := range x {
-		y := w.vec()
-		VFMADD231PS(mid, x[i], base[i%2])
-		VFMADD231PS(x[i], x[i], noise[i%2])
-		VMULPS(all, x[i], y)
-		VCVTPS2DQ(y, y)
-		VPADDD(y, isum[i%2], isum[i%2])
-		VPMOVSDB(y, Mem{Base: dst, Disp: 16 * i})
-	}
-	scale := XMM()
-	VMULSS(w.splat(1./127).AsX(), largest, scale)
-	VMOVSS(scale, Mem{Base: affine})
-	VPADDD(isum[1], isum[0], isum[0])
-	VCVTDQ2PS(isum[0], isum[0])
-	VBROADCASTSS(scale, all)
-	VMULPS(mid, all, all)
-	VADDPS(base[1], base[0], base[0])
-	VFNMADD231PS(all, isum[0], base[0])
-	VADDPS(noise[1], noise[0], noise[0])
-	VFNMADD231PS(w.spread("shrink", 52), noise[0], base[0])
-	VMOVSS(w.across(base[0], VADDPS), Mem{Base: affine, Disp: 4})
-	ADDQ(U32(dim), dst)
-	ADDQ(U32(4*dim), q)
-	ADDQ(U8(16), affine)
-	DECQ(heads)
-	JNZ(LabelRef("head"))
-	end()
 }
