@@ -115,9 +115,9 @@ func (d *Device) prompt(a *device.Attention, cache *Cache, j int) {
 func (d *Device) decode(a *device.Attention, cache *Cache, j, row, n int, m Mode) {
 	o := cache.op
 	p := d.params(a, cache, j, row)
-	p.batch, p.order = int32(n), 0
+	p.batch, p.order, p.total = int32(n), 0, p.lens
 	if n > 1 {
-		p.order = d.step.view.order + driver.Ptr(row*4)
+		p.order, p.total = d.step.view.order+driver.Ptr(row*4), d.step.view.total+driver.Ptr(row*4)
 	}
 	p.maxParts, p.ranks = int32(maxParts(n*a.KVHeads)), int32(o.ranks(n))
 	d.try(func(c *driver.Context) error {

@@ -46,7 +46,7 @@ type Mode struct {
 	PerHead         bool // each head attends to its own survivors only, not to the group's; needs ExactMass = Mass
 	TokenCodes      bool // estimate from codes between a token's extremes (the paper's INT4) instead of a channel's over the block
 	Tail            bool // what was pruned counts as its estimated mass times the mean value
-	DenseBelow      int  // shorter sequences are read whole; 0: those for which that is faster, and
+	DenseBelow      int  // shorter sequences are read whole; 0: all where that is faster, and
 	MinContext      int  // those that are shorter than this
 }
 
@@ -401,9 +401,13 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 	}
 	p.keep, p.budget, p.exactMass, p.mass, p.denseBelow = m.Keep, int32(m.Pages), m.ExactMass, m.Mass, int32(m.DenseBelow)
 	if m.DenseBelow == 0 {
-		p.denseBelow = int32(max(o.crossover(m)/units, m.MinContext))
+		p.denseBelow, p.worthwhile = int32(m.MinContext), int32(o.crossover(m)/o.KVHeads)
+		if p.total == 0 {
+			p.denseBelow = int32(max(o.crossover(m)/units, m.MinContext))
+		}
 	}
-	p.quantum = int32(min(max(units*4, 64), 1024))
+	// Items that all find room at once: a second round costs more than what it balances. Small ones cost what it takes to begin them.
+	p.quantum, p.parts = int32(min(max(units*16, 128), 512)), int32(max(o.attenders/(units*int(p.ranks)), 1))
 	threads := o.threads()
 	return o.launch(c, p, driver.Launch{Grid: [3]int{units * int(p.ranks)}, Block: threads, Shared: o.rings(threads), Stream: s, Cluster: int(p.ranks), Early: true}, "select")
 }

@@ -53,7 +53,7 @@ type recording struct {
 const maxRecordings = 64
 
 // stateView is where the parts of a step's state are on the device.
-type stateView struct{ ids, pos, lens, logits, chosen, order, tables driver.Ptr }
+type stateView struct{ ids, pos, lens, logits, chosen, order, total, tables driver.Ptr }
 
 type turn struct {
 	x    *buffer
@@ -168,7 +168,7 @@ func (d *Device) formOf(p *device.Plan) (form []byte, same bool) {
 func (d *Device) upload(c *driver.Context, p *device.Plan) error {
 	s, cache := &d.step, p.Cache.(*Cache)
 	stride, rows := cache.op.stride, d.maxRows
-	if need := (6*rows + rows*stride) * 4; need > s.room {
+	if need := (7*rows + rows*stride) * 4; need > s.room {
 		if err := d.forget(c); err != nil {
 			return err
 		}
@@ -190,7 +190,7 @@ func (d *Device) upload(c *driver.Context, p *device.Plan) error {
 		return err
 	}
 	part := func(i int) driver.Ptr { return s.at + driver.Ptr(i*rows*4) }
-	s.view = stateView{ids: part(0), pos: part(1), lens: part(2), logits: part(3), chosen: part(4), order: part(5), tables: part(6)}
+	s.view = stateView{ids: part(0), pos: part(1), lens: part(2), logits: part(3), chosen: part(4), order: part(5), total: part(6), tables: part(7)}
 	all := unsafe.Slice((*int32)(unsafe.Pointer(&s.host[0])), s.room/4)
 	copy(all, p.Tokens)
 	copy(all[rows:], p.Pos)
@@ -204,14 +204,19 @@ func (d *Device) upload(c *driver.Context, p *device.Plan) error {
 		if n := blocksOf(seg.Pos + seg.N); n > len(table) || n > stride {
 			return fmt.Errorf("cuda: sequence %d of a step reaches %d tokens: its table has %d blocks of %d, the cache was made for %d", i, seg.Pos+seg.N, len(table), attention.BlockTokens, stride)
 		}
-		copy(all[6*rows+i*stride:][:stride], table)
+		copy(all[7*rows+i*stride:][:stride], table)
 	}
 	for i := 0; i < len(p.Segments); {
 		n, row := cache.op.together(p.Segments, i), p.Segments[i].Row
 		if n > 1 {
+			sum := int32(0)
+			for _, n := range all[2*rows+row:][:n] {
+				sum += n
+			}
+			all[6*rows+row] = sum
 			s.keys = longestFirst(all[5*rows+row:][:n], all[2*rows+row:][:n], s.keys)
 		}
 		i += n
 	}
-	return c.UploadAsync(s.at, s.host[:(6*rows+len(p.Segments)*stride)*4], d.stream)
+	return c.UploadAsync(s.at, s.host[:(7*rows+len(p.Segments)*stride)*4], d.stream)
 }

@@ -5,16 +5,16 @@
 
 constexpr int TEAM = 4;
 constexpr int MAX_PARTS = 128;  // of a unit
-constexpr int STAGED = 1024;     // survivors whose places are looked up at once
 constexpr float NOTHING = -1e30f;
 
 template <int D> struct AttendShared {
+  static constexpr int STAGED = D <= 128 ? 1024 : 512;  // survivors whose places are looked up at once
   float sums[TEAM][HEADS][D];
   float top[TEAM][HEADS], weight[TEAM][HEADS];
   int4 item;
   int ticket, last;
   float held[HEADS];
-  uint2 staged[STAGED];  // token | heads << 24, 0 for none; its row
+  uint2 staged[2][STAGED];  // of exactly read survivors and of the others: token | heads << 24, and its row
 };
 
 // Running softmax of a warp. A thread holds the maximum and its share of the weights of head lane/4, and sums of heads lane%4·2 and +1 for D/8 channels: of tile i
@@ -45,19 +45,21 @@ template <int D> struct Running {
 
 template <int D> __device__ void attend_items(const Params &p, int GP) {
   SHARED_MEMORY(AttendShared<D>, sh);
+  constexpr int STAGED = AttendShared<D>::STAGED;
   wait_for_previous();
   let_next_start();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, j = lane % 4, r = lane / 4, G = p.group;
   const size_t cap = (size_t)p.maxBlocks * BLOCK;
-  for (bool begun = false;; begun = true) {
+  // Thread 0 asks for the next item while this one is computed.
+  int ticket = blockIdx.x;
+  const int items = p.control[0];
+  int4 item = p.items[min(ticket, p.maxItems - 1)];
+  for (;;) {
     __syncthreads();
-    if (threadIdx.x == 0) {
-      const int ticket = begun ? gridDim.x + atomicAdd(&p.control[1], 1) : blockIdx.x, items = p.control[0];
-      const int4 item = p.items[min(ticket, p.maxItems - 1)];  // read at once with how many there are
-      sh.item = item, sh.ticket = ticket < items ? ticket : -1;
-    }
+    if (threadIdx.x == 0) sh.item = item, sh.ticket = ticket < items ? ticket : -1;
     __syncthreads();
     if (sh.ticket < 0) break;
+    if (threadIdx.x == 0) ticket = gridDim.x + atomicAdd(&p.control[1], 1);
     const int unit = sh.item.x, rank = sh.item.y, part = sh.item.z, s = unit / p.kvHeads, h = unit % p.kvHeads;
     const int n = p.lens[s], blocks = (n + BLOCK - 1) / BLOCK;
     // Where the part stands among those of all ranks.
@@ -79,10 +81,9 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
     };
     // stage looks survivors [lo,hi) up, so that the warps wait for that together and once, and asks for what will be read of them.
     auto stage = [&](int lo, int hi, bool body) {
-      __syncthreads();
       for (int i = lo + threadIdx.x; i < hi; i += TEAM * 32) {
         const u32 entry = body ? list[endToken - 1 - i] : list[firstToken + i], row = row_of(entry);
-        sh.staged[i - lo] = uint2{entry, row};
+        sh.staged[body][i - lo] = uint2{entry, row};
         if (body) {
           prefetch(p.valueCodes + (size_t)row * (D / 2)), prefetch(p.valueScale + (size_t)row * (D / 32));
         } else {
@@ -90,15 +91,14 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
           for (int c = 0; c < D; c += 64) prefetch(p.k + (size_t)row * D + c), prefetch(p.v + (size_t)row * D + c);
         }
       }
-      __syncthreads();
     };
     // survivor is entry and row of the token that lane%16 holds of the tile at i; those from hi on weigh nothing, but what is read of them must be finite.
-    auto survivor = [&](int i, int lo, int hi, u32 &entry, u32 &row) {
+    auto survivor = [&](int i, int lo, int hi, bool body, u32 &entry, u32 &row) {
       const int mine = i + lane % 16, held = min(mine, hi - 1);
       if (dense) {
         entry = (u32)(held + skipped) | 0xffu << 24, row = row_of(entry);
       } else {
-        const uint2 x = sh.staged[held - lo];
+        const uint2 x = sh.staged[body][held - lo];
         entry = x.x, row = x.y;
       }
       if (mine >= hi) entry = 0;
@@ -107,16 +107,29 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
 
     Running<D> run;
     float low[4] = {};  // row lane/4: group; heads as the sums
+    const int firstExact = cut(exact, part), lastExact = cut(exact, part + 1), firstOther = cut(others, part), lastOther = cut(others, part + 1);
+    if (!dense) {
+      stage(firstOther, min(firstOther + STAGED, lastOther), true), stage(firstExact, min(firstExact + STAGED, lastExact), false);
+      __syncthreads();
+    }
+    auto restage = [&](int lo, int hi, bool body) {
+      __syncthreads();
+      stage(lo, hi, body);
+      __syncthreads();
+    };
     if (others > 0) {
       const short *logits = p.logits + unit * cap * GP;
       const float reference = r < G ? p.reference[unit * HEADS + r] : 0;
-      const int last = cut(others, part + 1);
-      for (int lo = cut(others, part), hi; lo < last; lo = hi) {
-      hi = min(lo + STAGED, last);
-      stage(lo, hi, true);
-      for (int i = lo + warp * 16; i < hi; i += TEAM * 16) {
+      int lo = firstOther, hi = min(lo + STAGED, lastOther);
+      for (int i = lo + warp * 16;; i += TEAM * 16) {
+        if (i >= hi) {  // all warps come here after as many turns, or one more
+          if (hi == lastOther) break;
+          lo = hi, hi = min(lo + STAGED, lastOther), i = lo + warp * 16;
+          restage(lo, hi, true);
+          if (i >= hi) break;
+        }
         u32 entry, row;
-        survivor(i, lo, hi, entry, row);
+        survivor(i, lo, hi, true, entry, row);
         float x[4];
         u32 codes[4][D / 64], scale[4][D / 32];
 #pragma unroll
@@ -140,7 +153,6 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
         }
         mma(low, lows[0], 0, lows[1], 0, w[0], w[1]);
       }
-      }
 #pragma unroll
       for (int i = 0; i < D / 16; i++) {
         const float a = __shfl_sync(~0u, low[0], i / 2 * 4 + j), b = __shfl_sync(~0u, low[1], i / 2 * 4 + j);
@@ -151,14 +163,17 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
 
     u32 q[D / 8];
     queries<D>(q, p, unit, lane);
-    const int last = cut(exact, part + 1);
-    for (int lo = cut(exact, part), hi; lo < last; lo = hi) {
-    hi = dense ? last : min(lo + STAGED, last);
-    if (!dense) stage(lo, hi, false);
-    u32 entry, row;
-    int i = lo + warp * 16;
-    if (i < hi) survivor(i, lo, hi, entry, row);
-    for (; i < hi; i += TEAM * 16) {
+    int lo = firstExact, hi = dense ? lastExact : min(lo + STAGED, lastExact), i = lo + warp * 16;
+    u32 entry = 0, row = 0;
+    if (i < hi) survivor(i, lo, hi, false, entry, row);
+    for (;; i += TEAM * 16) {
+      if (i >= hi) {
+        if (hi == lastExact) break;
+        lo = hi, hi = min(lo + STAGED, lastExact), i = lo + warp * 16;
+        restage(lo, hi, false);
+        if (i >= hi) break;
+        survivor(i, lo, hi, false, entry, row);
+      }
       u32 k[2][D / 8], v[4][D / 16];
 #pragma unroll
       for (int tile = 0; tile < 2; tile++) load<D / 8>(k[tile], p.k + (size_t)__shfl_sync(~0u, row, tile * 8 + r) * D + j * (D / 4));
@@ -174,7 +189,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
         }
       }
       u32 next = 0, nextRow = row;
-      if (i + TEAM * 16 < hi) survivor(i + TEAM * 16, lo, hi, next, nextRow);
+      if (i + TEAM * 16 < hi) survivor(i + TEAM * 16, lo, hi, false, next, nextRow);
       float c[2][4] = {}, x[4];
       products<D>(c[0], q, k[0]);
       products<D>(c[1], q, k[1]);
@@ -192,7 +207,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
       }
       entry = next, row = nextRow;
     }
-    }
+    if (threadIdx.x == 0) item = p.items[min(ticket, p.maxItems - 1)];
 
     // Join the warps.
     run.weight += __shfl_xor_sync(~0u, run.weight, 1), run.weight += __shfl_xor_sync(~0u, run.weight, 2);

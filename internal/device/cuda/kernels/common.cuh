@@ -33,6 +33,7 @@ struct Params {
   __half2 *tokenScale; // rows of one pair (step, low)
   const int *table;    // [batch][tableStride] block numbers
   const int *lens;     // [batch] tokens
+  const int *total;    // tokens of all sequences; null: not known
   const int *order;    // [batch] sequences as work on them begins, the longest first; null: as they come
   const __half *q;     // [batch][kvHeads·group][D]
   __half *out;         // as q
@@ -58,7 +59,8 @@ struct Params {
   // Numbers.
   int batch, kvHeads, group, tableStride, maxBlocks, ranks, flags;
   int denseBelow;      // shorter sequences are read whole
-  int quantum;         // cost of an item of survivors: 5 an exactly read token, 1 another
+  int worthwhile;      // and all are, where they have fewer tokens together, if that is known
+  int quantum, parts;  // an item of survivors costs at least that much, 5 an exactly read token, 1 another; and a rank makes at most that many of ordinary size
   int processors, attenders;  // the device's multiprocessors, and the thread blocks of attend that it runs at once
   int maxItems;        // room in the queue
   int maxParts;        // of a unit
@@ -110,7 +112,10 @@ __device__ inline int value_group(int c) { return c / 64 * 2 + c % 8 / 4; }
 
 // A unit's work is cut into parts, each an item of the queue. parts_of is how many a rank's survivors make, or a whole sequence.
 __device__ inline int parts_of(const Params &p, int2 count) {
-  if (count.x >= 0) return min((count.x * 5 + count.y + p.quantum - 1) / p.quantum, p.maxParts / p.ranks);
+  if (count.x >= 0) {
+    const int cost = count.x * 5 + count.y;
+    return min(max(min((cost + p.quantum - 1) / p.quantum, p.parts), (cost + LONGEST - 1) / LONGEST), p.maxParts / p.ranks);
+  }
   // As many as the device runs at once, or a multiple of that if they became long; where the step is short, one a multiprocessor, since what is cut must be joined.
   const int n = count.y, units = p.batch * p.kvHeads, room = n / 2048 * units <= p.processors ? p.processors : p.attenders;
   const int turns = ((n + LONGEST - 1) / LONGEST * units + room - 1) / room;

@@ -38,13 +38,13 @@ template <int D, int GP> __device__ inline void exact_page(SelectShared<GP> &sh,
 template <int D, int GP> __device__ inline void block_bases(const Params &p, const Rank<GP> &u, const Range<GP> &r) {
   const int j = u.lane % 4, row = u.lane / 4;
   for (int b0 = r.first + (u.warp + u.warps - 2) % u.warps * 16; b0 < r.end; b0 += u.warps * 16) {  // warps 0 and 1 have begun with a page each
-    u32 q[D / 8], low[2][D / 8];
+    u32 q[D / 8], low[2][D / 8], step[2][D / 8];
     queries<D>(q, p, u.unit, u.lane);
-    const __half *at[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      at[i] = p.range + r.slab(p, u, min(b0 + row + i * 8, r.end - 1)) * 2 * D + j * (D / 4);
-      load<D / 8>(low[i], at[i]);
+      const __half *at = p.range + r.slab(p, u, min(b0 + row + i * 8, r.end - 1)) * 2 * D + j * (D / 4);
+      load<D / 8>(low[i], at);
+      if (p.flags & TAIL) load<D / 8>(step[i], at + D);
     }
     float c[4] = {}, noise[4] = {};
     transposed<D>(c, low[0], low[1], q);
@@ -52,11 +52,10 @@ template <int D, int GP> __device__ inline void block_bases(const Params &p, con
       const __half2 most = __float2half2_rn(200), quarter = __float2half2_rn(0.25f);  // squares stay finite
 #pragma unroll
       for (int i = 0; i < 2; i++) {
-        load<D / 8>(low[i], at[i] + D);
 #pragma unroll
         for (int k = 0; k < D / 8; k++) {
-          const __half2 x = __hmin2(halves(low[i][k]), most);
-          low[i][k] = bits(__hmul2(x, x));
+          const __half2 x = __hmin2(halves(step[i][k]), most);
+          step[i][k] = bits(__hmul2(x, x));
         }
       }
 #pragma unroll
@@ -64,7 +63,7 @@ template <int D, int GP> __device__ inline void block_bases(const Params &p, con
         const __half2 x = __hmin2(__hmul2(__habs2(halves(q[k])), quarter), most);
         q[k] = bits(__hmul2(x, x));
       }
-      transposed<D>(noise, low[0], low[1], q);
+      transposed<D>(noise, step[0], step[1], q);
     }
 #pragma unroll
     for (int i = 0; i < 2; i++) {

@@ -30,15 +30,19 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
     int token[TURNS];  // −1: none
     u32 d[TURNS][WORDS];
   };
-  auto fetch = [&](Turns &v, int first) {
+  int ahead[TURNS];  // pages of the turns after the next
+  auto look = [&](int first) {
 #pragma unroll
     for (int t = 0; t < TURNS; t++) {
       const int i = first + 2 * t + lane / 16;
-      v.token[t] = i < found ? (every ? r.first * PAGES + i : r.candidate[i]) * PAGE + lane % 16 : -1;
+      ahead[t] = i < found ? every ? r.first * PAGES + i : r.candidate[i] : -1;
     }
+  };
+  auto fetch = [&](Turns &v) {
 #pragma unroll
     for (int t = 0; t < TURNS; t++) {
-      if (v.token[t] >= 0) distances(v.d[t], v.token[t]);
+      v.token[t] = ahead[t] < 0 ? -1 : ahead[t] * PAGE + lane % 16;
+      if (ahead[t] >= 0) distances(v.d[t], v.token[t]);
     }
   };
   auto near = [&](const u32 (&d)[WORDS], const u32 (&beyond)[WORDS]) {
@@ -51,8 +55,9 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
   const int start = r.first * BLOCK, end = r.end * BLOCK;
   int exact = 0, others = 0;
   Turns v;
-  fetch(v, warp * 2 * TURNS);
-  for (int first = 0, round = 0; first < found; first += u.warps * 2 * TURNS, round ^= 1) {
+  const int turn = u.warps * 2 * TURNS;  // pages
+  look(warp * 2 * TURNS), fetch(v), look(turn + warp * 2 * TURNS);
+  for (int first = 0, round = 0; first < found; first += turn, round ^= 1) {
     u32 a[TURNS], body[TURNS], entry[TURNS], count = 0;
 #pragma unroll
     for (int t = 0; t < TURNS; t++) {
@@ -77,7 +82,7 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
       count += __popc(a[t]) | __popc(body[t]) << 16;
     }
     if (lane == 0) sh.found[round][warp] = count;
-    fetch(v, first + (u.warps + warp) * 2 * TURNS);
+    fetch(v), look(first + 2 * turn + warp * 2 * TURNS);
     __syncthreads();
     u32 below = 0, sum = 0;
     for (int w = 0; w < u.warps; w++) {
@@ -104,6 +109,7 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
   float kept[GP], owed[GP];
 #pragma unroll
   for (int g = 0; g < GP; g++) kept[g] = owed[g] = 0;
+#pragma unroll 4
   for (int i = threadIdx.x; i < exact + others; i += blockDim.x) {
     const u32 entry = list[i < exact ? start + i : end - 1 - (i - exact)];
     u32 d[WORDS];

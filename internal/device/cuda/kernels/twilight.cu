@@ -16,7 +16,7 @@
 #define PARAMS const __grid_constant__ Params p
 
 #define SELECT(D, GP) KERNEL(SELECT_THREADS, SELECT_BLOCKS) select_##D##_##GP(PARAMS) { select_unit<D, GP>(p); }
-#define ATTEND(D, GP) KERNEL(128, 3) attend_##D##_##GP(PARAMS) { attend_items<D>(p, GP); }
+#define ATTEND(D, GP) KERNEL(128, D == 64 ? 4 : 3) attend_##D##_##GP(PARAMS) { attend_items<D>(p, GP); }
 #define ALL(D)                                                        \
   KERNEL(256) append_##D(PARAMS) { append_token<D>(p); }              \
   KERNEL(32) write_##D(PARAMS) { write_rows<D>(p); }                  \
