@@ -58,6 +58,7 @@ func (w *Work) room(parts int) {
 	w.parts = grow(w.parts, parts*w.Group)
 	w.acc = grow(w.acc, parts*w.Group*w.Head.Dim)
 	w.exact = grow(w.exact, parts*w.Group*attendSlice)
+	w.codesTmp = grow(w.codesTmp, parts*CodesTmp(w.Group))
 }
 
 // attend runs exact attention over part i, or sums a part of the body.

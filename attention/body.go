@@ -155,7 +155,7 @@ func (w *Work) attendBody(i, at int) {
 		sum, _ := w.Kern.Above(w.bodyW[g*w.bodyLD+lo:][:len(rows)], 0)
 		parts[g] = part{top: w.top[g], sum: sum}
 	}
-	w.Kern.AccumulateCodes(acc, w.bodyW[lo:], w.bodyLD, w.Group, dim, w.Head.Planes[w.bind.values], as[float32](w.Head.Planes[w.bind.scales]), rows)
+	w.Kern.AccumulateCodes(acc, w.bodyW[lo:], w.bodyLD, w.Group, dim, w.Head.Planes[w.bind.values], as[float32](w.Head.Planes[w.bind.scales]), rows, w.codesTmp[at*CodesTmp(w.Group):][:CodesTmp(w.Group)])
 }
 
 // addTail makes the heads attend to what is neither read exactly nor in the body: by its estimated mass and the mean value.

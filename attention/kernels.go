@@ -32,8 +32,9 @@ type Kernels interface {
 	// PackLanes writes w[pages[j]*PageTokens+i], for every set bit i of masks[j], to dst in order; zero in its place where own, unless nil, has the bit clear.
 	// dst has PageTokens elements more than there are bits, which may be overwritten.
 	PackLanes(dst, w []float32, pages []int32, masks, own []uint16)
-	// AccumulateCodes adds Σ_i w[g*ld+i] · scale[at[i]] · codes[at[i]] to acc[g*dim:], codes being a slab of rows of dim signed bytes.
-	AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, scale []float32, at []int32)
+	// AccumulateCodes adds Σ_i w[g*ld+i] · scale[at[i]] · codes[at[i]] to acc[g*dim:], codes being a slab of rows of dim signed bytes; weights and scales are not negative. The
+	// product of weight and scale may be off by a 254th of the head's largest in 128 rows, to either side. tmp is scratch of CodesTmp.
+	AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, scale []float32, at []int32, tmp []byte)
 	// PageBounds sets dst[g*ld+p] = Σ_c max(q_c·min_c, q_c·max_c), the upper bound of q_g·k over page p, for the pages of one block of a Bounds plane (Quest, arXiv 2406.10774).
 	PageBounds(dst []float32, ld int, q []float32, group, dim, pages int, bounds []uint16)
 	// Int4Dot estimates q_g·k from the per-token codes of one block, for the pages whose bit is set; page number j among the set ones has its tokens at dst[g*ld+j*PageTokens:].
@@ -45,6 +46,9 @@ type Kernels interface {
 	// from the logits of the block: with 1/24, half the variance that uniform rounding errors give a logit, by which its exponential would else be too large on average.
 	BlockRangeDot(dst []float32, ld int, q []float32, group, dim, bits int, plane []byte, pages []int32, shrink float32, tmp []byte)
 }
+
+// CodesTmp is the size in bytes of the scratch that AccumulateCodes may use for a query group.
+func CodesTmp(group int) int { return group*(128+4) + 3*64 + 16 }
 
 // TmpBytes is the size of the scratch that Int4Dot and PageRangeDot may use for a query group of this shape.
 // For each head that is a query of two bytes a channel for every page of a block, the query itself and the pages' maps from code products to logits.

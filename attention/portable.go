@@ -134,7 +134,7 @@ func (Portable) PackLanes(dst, w []float32, pages []int32, masks, own []uint16) 
 }
 
 // AccumulateCodes implements Kernels.
-func (Portable) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, scale []float32, at []int32) {
+func (Portable) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, scale []float32, at []int32, _ []byte) {
 	for i, r := range at {
 		row := codes[int(r)*dim:][:dim]
 		for g := range group {

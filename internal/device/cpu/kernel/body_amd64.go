@@ -22,16 +22,82 @@ func packAVX512(dst *float32, w *float32, n int, t float32) (count uint64)
 //go:noescape
 func packLanesAVX512(dst *float32, w *float32, pages *int32, masks *uint16, own *uint16, n int)
 
-// codes1x64AVX512 is, for 1 query heads, 64 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
+// codeWeightsAVX512 is, for 1 ≤ n ≤ 128, bytes from n to the next multiple of 16 being zero:
 //
-//	for i, r := range at[:n] {
-//		for g := range heads {
-//			acc[g*dim:][:64] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:64]
+//	for g := range heads {
+//		steps[g] = max_i w[g*ld+i]*scale[at[i]] / 254
+//		for i, r := range at[:n] {
+//			dst[g*128+i] = floor(w[g*ld+i]*scale[r]/steps[g] + codeDither[i]) // 0 if the step is
 //		}
 //	}
 //
 //go:noescape
-func codes1x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+func codeWeightsAVX512(dst *byte, steps *float32, w *float32, ld int, heads int, scale *float32, at *int32, n int)
+
+// codeRows1AVX512 is, for 1 query heads, 64 channels and n a positive multiple of 4:
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:64] += steps[g] * weights[g*128+i] * codes[r*dim+channel:][:64]
+//		}
+//	}
+//
+// The rows of the list from ahead on, up to last, are prefetched.
+//
+//go:noescape
+func codeRows1AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
+
+// codeRows2AVX512 is, for 2 query heads, 64 channels and n a positive multiple of 4:
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:64] += steps[g] * weights[g*128+i] * codes[r*dim+channel:][:64]
+//		}
+//	}
+//
+// The rows of the list from ahead on, up to last, are prefetched.
+//
+//go:noescape
+func codeRows2AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
+
+// codeRows3AVX512 is, for 3 query heads, 64 channels and n a positive multiple of 4:
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:64] += steps[g] * weights[g*128+i] * codes[r*dim+channel:][:64]
+//		}
+//	}
+//
+// The rows of the list from ahead on, up to last, are prefetched.
+//
+//go:noescape
+func codeRows3AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
+
+// codeRows4AVX512 is, for 4 query heads, 64 channels and n a positive multiple of 4:
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:64] += steps[g] * weights[g*128+i] * codes[r*dim+channel:][:64]
+//		}
+//	}
+//
+// The rows of the list from ahead on, up to last, are prefetched.
+//
+//go:noescape
+func codeRows4AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
+
+// codeRows5AVX512 is, for 5 query heads, 64 channels and n a positive multiple of 4:
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:64] += steps[g] * weights[g*128+i] * codes[r*dim+channel:][:64]
+//		}
+//	}
+//
+// The rows of the list from ahead on, up to last, are prefetched.
+//
+//go:noescape
+func codeRows5AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
 
 // codes1x32AVX512 is, for 1 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
@@ -44,17 +110,6 @@ func codes1x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, cha
 //go:noescape
 func codes1x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
 
-// codes2x64AVX512 is, for 2 query heads, 64 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
-//
-//	for i, r := range at[:n] {
-//		for g := range heads {
-//			acc[g*dim:][:64] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:64]
-//		}
-//	}
-//
-//go:noescape
-func codes2x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
-
 // codes2x32AVX512 is, for 2 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
 //	for i, r := range at[:n] {
@@ -65,17 +120,6 @@ func codes2x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, cha
 //
 //go:noescape
 func codes2x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
-
-// codes3x64AVX512 is, for 3 query heads, 64 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
-//
-//	for i, r := range at[:n] {
-//		for g := range heads {
-//			acc[g*dim:][:64] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:64]
-//		}
-//	}
-//
-//go:noescape
-func codes3x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
 
 // codes3x32AVX512 is, for 3 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
@@ -88,17 +132,6 @@ func codes3x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, cha
 //go:noescape
 func codes3x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
 
-// codes4x64AVX512 is, for 4 query heads, 64 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
-//
-//	for i, r := range at[:n] {
-//		for g := range heads {
-//			acc[g*dim:][:64] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:64]
-//		}
-//	}
-//
-//go:noescape
-func codes4x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
-
 // codes4x32AVX512 is, for 4 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
 //	for i, r := range at[:n] {
@@ -109,17 +142,6 @@ func codes4x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, cha
 //
 //go:noescape
 func codes4x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
-
-// codes5x64AVX512 is, for 5 query heads, 64 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
-//
-//	for i, r := range at[:n] {
-//		for g := range heads {
-//			acc[g*dim:][:64] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:64]
-//		}
-//	}
-//
-//go:noescape
-func codes5x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
 
 // codes5x32AVX512 is, for 5 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
@@ -132,17 +154,6 @@ func codes5x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, cha
 //go:noescape
 func codes5x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
 
-// codes6x64AVX512 is, for 6 query heads, 64 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
-//
-//	for i, r := range at[:n] {
-//		for g := range heads {
-//			acc[g*dim:][:64] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:64]
-//		}
-//	}
-//
-//go:noescape
-func codes6x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
-
 // codes6x32AVX512 is, for 6 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
 //	for i, r := range at[:n] {
@@ -153,17 +164,6 @@ func codes6x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, cha
 //
 //go:noescape
 func codes6x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
-
-// codes7x64AVX512 is, for 7 query heads, 64 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
-//
-//	for i, r := range at[:n] {
-//		for g := range heads {
-//			acc[g*dim:][:64] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:64]
-//		}
-//	}
-//
-//go:noescape
-func codes7x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
 
 // codes7x32AVX512 is, for 7 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //

@@ -93,63 +93,1062 @@ page:
 	VZEROUPPER
 	RET
 
-// func codes1x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·codes1x64AVX512(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    codes+32(FP), BX
-	MOVQ    channel+40(FP), SI
-	ADDQ    BX, SI
-	MOVQ    ld+24(FP), BX
-	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
-	SHLQ    $0x02, BX
-	MOVQ    acc+0(FP), BX
-	VMOVUPS (BX), Z0
-	VMOVUPS 64(BX), Z1
-	VMOVUPS 128(BX), Z2
-	VMOVUPS 192(BX), Z3
-	LEAQ    (BX)(DI*4), BX
-	LEAQ    -4(CX)(AX*4), BX
+// func codeWeightsAVX512(dst *byte, steps *float32, w *float32, ld int, heads int, scale *float32, at *int32, n int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2
+TEXT ·codeWeightsAVX512(SB), $512-64
+	MOVQ n+56(FP), AX
+	LEAQ (SP), CX
+	MOVQ scale+40(FP), DX
+	MOVQ at+48(FP), BX
+	XORQ SI, SI
 
-row:
-	LEAQ             48(CX), R9
-	CMPQ             R9, BX
-	CMOVQHI          BX, R9
-	MOVLQSX          (R9), R9
-	IMULQ            DI, R9
-	PREFETCHT0       (SI)(R9*1)
-	MOVLQSX          (CX), R9
-	VBROADCASTSS     (R8)(R9*4), Z4
-	IMULQ            DI, R9
-	VPMOVSXBD        (SI)(R9*1), Z5
-	VCVTDQ2PS        Z5, Z5
-	VMULPS           Z4, Z5, Z5
-	VFMADD231PS.BCST (DX), Z5, Z0
-	VPMOVSXBD        16(SI)(R9*1), Z5
-	VCVTDQ2PS        Z5, Z5
-	VMULPS           Z4, Z5, Z5
-	VFMADD231PS.BCST (DX), Z5, Z1
-	VPMOVSXBD        32(SI)(R9*1), Z5
-	VCVTDQ2PS        Z5, Z5
-	VMULPS           Z4, Z5, Z5
-	VFMADD231PS.BCST (DX), Z5, Z2
-	VPMOVSXBD        48(SI)(R9*1), Z5
-	VCVTDQ2PS        Z5, Z5
-	VMULPS           Z4, Z5, Z5
-	VFMADD231PS.BCST (DX), Z5, Z3
-	ADDQ             $0x04, CX
-	ADDQ             $0x04, DX
-	DECQ             AX
-	JNZ              row
-	MOVQ             acc+0(FP), AX
-	VMOVUPS          Z0, (AX)
-	VMOVUPS          Z1, 64(AX)
-	VMOVUPS          Z2, 128(AX)
-	VMOVUPS          Z3, 192(AX)
-	LEAQ             (AX)(DI*4), AX
+gather:
+	MOVLQSX (BX)(SI*4), DI
+	MOVL    (DX)(DI*4), DI
+	MOVL    DI, (CX)(SI*4)
+	INCQ    SI
+	CMPQ    SI, AX
+	JL      gather
+	MOVQ    dst+0(FP), DX
+	MOVQ    steps+8(FP), BX
+	MOVQ    w+16(FP), SI
+	MOVQ    ld+24(FP), DI
+	MOVQ    heads+32(FP), R8
+	LEAQ    codeDither<>+0(SB), R9
+
+head:
+	VXORPS Z0, Z0, Z0
+	XORQ   R10, R10
+	MOVQ   AX, R11
+
+largest:
+	MOVL          $0x0000ffff, R12
+	BZHIL         R11, R12, R12
+	KMOVW         R12, K1
+	VMOVUPS.Z     (SI)(R10*4), K1, Z1
+	VMULPS.Z      (CX)(R10*4), Z1, K1, Z1
+	VMAXPS        Z1, Z0, Z0
+	ADDQ          $0x10, R10
+	SUBQ          $0x10, R11
+	JG            largest
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VMAXPS        Y1, Y0, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VMAXPS        X1, X0, X0
+	VPERMILPS     $0x4e, X0, X1
+	VMAXPS        X1, X0, X0
+	VPERMILPS     $0xb1, X0, X1
+	VMAXPS        X1, X0, X0
+	VBROADCASTSS  X0, Z1
+	VXORPS        Z2, Z2, Z2
+	VCMPPS        $0x0e, Z2, Z1, K1
+	MOVL          $0x437e0000, R10
+	VPBROADCASTD  R10, Z2
+	VDIVPS.Z      Z1, Z2, K1, Z1
+	MOVL          $0x3b810204, R10
+	VPBROADCASTD  R10, Z2
+	VMULSS        X2, X0, X0
+	VMOVSS        X0, (BX)
+	XORQ          R10, R10
+	MOVQ          AX, R11
+
+round:
+	MOVL        $0x0000ffff, R12
+	BZHIL       R11, R12, R12
+	KMOVW       R12, K1
+	VMOVUPS.Z   (SI)(R10*4), K1, Z0
+	VMULPS.Z    (CX)(R10*4), Z0, K1, Z0
+	VFMADD213PS (R9)(R10*4), Z1, Z0
+	VCVTTPS2DQ  Z0, Z0
+	VPMOVUSDB   Z0, (DX)(R10*1)
+	ADDQ        $0x10, R10
+	SUBQ        $0x10, R11
+	JG          round
+	ADDQ        $0x00000080, DX
+	ADDQ        $0x04, BX
+	LEAQ        (SI)(DI*4), SI
+	DECQ        R8
+	JNZ         head
+	VZEROUPPER
+	RET
+
+DATA codeDither<>+0(SB)/4, $0x3f000000
+DATA codeDither<>+4(SB)/4, $0x3df1bbce
+DATA codeDither<>+8(SB)/4, $0x3f3c6ef3
+DATA codeDither<>+12(SB)/4, $0x3eb54cda
+DATA codeDither<>+16(SB)/4, $0x3f78dde7
+DATA codeDither<>+20(SB)/4, $0x3f171561
+DATA codeDither<>+24(SB)/4, $0x3e553369
+DATA codeDither<>+28(SB)/4, $0x3f538454
+DATA codeDither<>+32(SB)/4, $0x3ee3779c
+DATA codeDither<>+36(SB)/4, $0x3d7f3478
+DATA codeDither<>+40(SB)/4, $0x3f2e2ac1
+DATA codeDither<>+44(SB)/4, $0x3e98c476
+DATA codeDither<>+48(SB)/4, $0x3f6a99b5
+DATA codeDither<>+52(SB)/4, $0x3f08d12e
+DATA codeDither<>+56(SB)/4, $0x3e1c22a1
+DATA codeDither<>+60(SB)/4, $0x3f454022
+DATA codeDither<>+64(SB)/4, $0x3ec6ef37
+DATA codeDither<>+68(SB)/4, $0x3bd78aa9
+DATA codeDither<>+72(SB)/4, $0x3f1fe68f
+DATA codeDither<>+76(SB)/4, $0x3e787823
+DATA codeDither<>+80(SB)/4, $0x3f5c5582
+DATA codeDither<>+84(SB)/4, $0x3ef519f8
+DATA codeDither<>+88(SB)/4, $0x3dc623b0
+DATA codeDither<>+92(SB)/4, $0x3f36fbf0
+DATA codeDither<>+96(SB)/4, $0x3eaa66d3
+DATA codeDither<>+100(SB)/4, $0x3f736ae3
+DATA codeDither<>+104(SB)/4, $0x3f11a25d
+DATA codeDither<>+108(SB)/4, $0x3e3f675a
+DATA codeDither<>+112(SB)/4, $0x3f4e1150
+DATA codeDither<>+116(SB)/4, $0x3ed89194
+DATA codeDither<>+120(SB)/4, $0x3d28043c
+DATA codeDither<>+124(SB)/4, $0x3f28b7bd
+DATA codeDither<>+128(SB)/4, $0x3e8dde6e
+DATA codeDither<>+132(SB)/4, $0x3f6526b1
+DATA codeDither<>+136(SB)/4, $0x3f035e2b
+DATA codeDither<>+140(SB)/4, $0x3e065691
+DATA codeDither<>+144(SB)/4, $0x3f3fcd1e
+DATA codeDither<>+148(SB)/4, $0x3ebc0930
+DATA codeDither<>+152(SB)/4, $0x3f7c3c12
+DATA codeDither<>+156(SB)/4, $0x3f1a738b
+DATA codeDither<>+160(SB)/4, $0x3e62ac14
+DATA codeDither<>+164(SB)/4, $0x3f56e27f
+DATA codeDither<>+168(SB)/4, $0x3eea33f1
+DATA codeDither<>+172(SB)/4, $0x3d9a8b91
+DATA codeDither<>+176(SB)/4, $0x3f3188ec
+DATA codeDither<>+180(SB)/4, $0x3e9f80cb
+DATA codeDither<>+184(SB)/4, $0x3f6df7df
+DATA codeDither<>+188(SB)/4, $0x3f0c2f59
+DATA codeDither<>+192(SB)/4, $0x3e299b4b
+DATA codeDither<>+196(SB)/4, $0x3f489e4d
+DATA codeDither<>+200(SB)/4, $0x3ecdab8c
+DATA codeDither<>+204(SB)/4, $0x3ca1a7ff
+DATA codeDither<>+208(SB)/4, $0x3f2344ba
+DATA codeDither<>+212(SB)/4, $0x3e82f867
+DATA codeDither<>+216(SB)/4, $0x3f5fb3ad
+DATA codeDither<>+220(SB)/4, $0x3efbd64e
+DATA codeDither<>+224(SB)/4, $0x3de11505
+DATA codeDither<>+228(SB)/4, $0x3f3a5a1a
+DATA codeDither<>+232(SB)/4, $0x3eb12328
+DATA codeDither<>+236(SB)/4, $0x3f76c90e
+DATA codeDither<>+240(SB)/4, $0x3f150087
+DATA codeDither<>+244(SB)/4, $0x3e4ce005
+DATA codeDither<>+248(SB)/4, $0x3f516f7b
+DATA codeDither<>+252(SB)/4, $0x3edf4de9
+DATA codeDither<>+256(SB)/4, $0x3d5de6e6
+DATA codeDither<>+260(SB)/4, $0x3f2c15e8
+DATA codeDither<>+264(SB)/4, $0x3e949ac4
+DATA codeDither<>+268(SB)/4, $0x3f6884dc
+DATA codeDither<>+272(SB)/4, $0x3f06bc55
+DATA codeDither<>+276(SB)/4, $0x3e13cf3c
+DATA codeDither<>+280(SB)/4, $0x3f432b49
+DATA codeDither<>+284(SB)/4, $0x3ec2c585
+DATA codeDither<>+288(SB)/4, $0x3f7f9a3c
+DATA codeDither<>+292(SB)/4, $0x3f1dd1b6
+DATA codeDither<>+296(SB)/4, $0x3e7024be
+DATA codeDither<>+300(SB)/4, $0x3f5a40a9
+DATA codeDither<>+304(SB)/4, $0x3ef0f046
+DATA codeDither<>+308(SB)/4, $0x3db57ce6
+DATA codeDither<>+312(SB)/4, $0x3f34e717
+DATA codeDither<>+316(SB)/4, $0x3ea63d20
+DATA codeDither<>+320(SB)/4, $0x3f71560a
+DATA codeDither<>+324(SB)/4, $0x3f0f8d84
+DATA codeDither<>+328(SB)/4, $0x3e3713f6
+DATA codeDither<>+332(SB)/4, $0x3f4bfc77
+DATA codeDither<>+336(SB)/4, $0x3ed467e2
+DATA codeDither<>+340(SB)/4, $0x3d06b6a9
+DATA codeDither<>+344(SB)/4, $0x3f26a2e4
+DATA codeDither<>+348(SB)/4, $0x3e89b4bc
+DATA codeDither<>+352(SB)/4, $0x3f6311d8
+DATA codeDither<>+356(SB)/4, $0x3f014951
+DATA codeDither<>+360(SB)/4, $0x3dfc065a
+DATA codeDither<>+364(SB)/4, $0x3f3db845
+DATA codeDither<>+368(SB)/4, $0x3eb7df7d
+DATA codeDither<>+372(SB)/4, $0x3f7a2738
+DATA codeDither<>+376(SB)/4, $0x3f185eb2
+DATA codeDither<>+380(SB)/4, $0x3e5a58af
+DATA codeDither<>+384(SB)/4, $0x3f54cda6
+DATA codeDither<>+388(SB)/4, $0x3ee60a3f
+DATA codeDither<>+392(SB)/4, $0x3d89e4c8
+DATA codeDither<>+396(SB)/4, $0x3f2f7413
+DATA codeDither<>+400(SB)/4, $0x3e9b5719
+DATA codeDither<>+404(SB)/4, $0x3f6be306
+DATA codeDither<>+408(SB)/4, $0x3f0a1a80
+DATA codeDither<>+412(SB)/4, $0x3e2147e7
+DATA codeDither<>+416(SB)/4, $0x3f468973
+DATA codeDither<>+420(SB)/4, $0x3ec981da
+DATA codeDither<>+424(SB)/4, $0x3c3e19b4
+DATA codeDither<>+428(SB)/4, $0x3f212fe1
+DATA codeDither<>+432(SB)/4, $0x3e7d9d69
+DATA codeDither<>+436(SB)/4, $0x3f5d9ed4
+DATA codeDither<>+440(SB)/4, $0x3ef7ac9b
+DATA codeDither<>+444(SB)/4, $0x3dd06e3b
+DATA codeDither<>+448(SB)/4, $0x3f384541
+DATA codeDither<>+452(SB)/4, $0x3eacf976
+DATA codeDither<>+456(SB)/4, $0x3f74b435
+DATA codeDither<>+460(SB)/4, $0x3f12ebae
+DATA codeDither<>+464(SB)/4, $0x3e448ca0
+DATA codeDither<>+468(SB)/4, $0x3f4f5aa2
+DATA codeDither<>+472(SB)/4, $0x3edb2437
+DATA codeDither<>+476(SB)/4, $0x3d3c9954
+DATA codeDither<>+480(SB)/4, $0x3f2a010f
+DATA codeDither<>+484(SB)/4, $0x3e907111
+DATA codeDither<>+488(SB)/4, $0x3f667002
+DATA codeDither<>+492(SB)/4, $0x3f04a77c
+DATA codeDither<>+496(SB)/4, $0x3e0b7bd7
+DATA codeDither<>+500(SB)/4, $0x3f411670
+DATA codeDither<>+504(SB)/4, $0x3ebe9bd3
+DATA codeDither<>+508(SB)/4, $0x3f7d8563
+GLOBL codeDither<>(SB), RODATA|NOPTR, $512
+
+// func codeRows1AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·codeRows1AVX512(SB), NOSPLIT, $0-80
+	MOVQ   dim+8(FP), AX
+	MOVQ   weights+16(FP), CX
+	MOVQ   codes+32(FP), DX
+	MOVQ   at+48(FP), BX
+	MOVQ   n+56(FP), SI
+	MOVQ   ahead+64(FP), DI
+	ADDQ   channel+40(FP), DX
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+
+rows:
+	MOVLQSX      (BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z4
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	MOVLQSX      4(BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z5
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	MOVLQSX      8(BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z6
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	MOVLQSX      12(BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z7
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	VPUNPCKLBW   Z5, Z4, Z8
+	VPUNPCKHBW   Z5, Z4, Z4
+	VPUNPCKLBW   Z7, Z6, Z5
+	VPUNPCKHBW   Z7, Z6, Z6
+	VPUNPCKLWD   Z5, Z8, Z7
+	VPUNPCKHWD   Z5, Z8, Z5
+	VPUNPCKLWD   Z6, Z4, Z8
+	VPUNPCKHWD   Z6, Z4, Z4
+	VPBROADCASTD (CX), Z6
+	VPDPBUSD     Z7, Z6, Z0
+	VPDPBUSD     Z5, Z6, Z1
+	VPDPBUSD     Z8, Z6, Z2
+	VPDPBUSD     Z4, Z6, Z3
+	ADDQ         $0x04, CX
+	ADDQ         $0x10, BX
+	SUBQ         $0x04, SI
+	JNZ          rows
+	MOVQ         acc+0(FP), CX
+	MOVQ         steps+24(FP), DX
+	VBROADCASTSS (DX), Z4
+	VSHUFI32X4   $0x44, Z1, Z0, Z5
+	VSHUFI32X4   $0xee, Z1, Z0, Z0
+	VSHUFI32X4   $0x44, Z3, Z2, Z1
+	VSHUFI32X4   $0xee, Z3, Z2, Z2
+	VSHUFI32X4   $0x88, Z1, Z5, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMOVUPS      (CX), Z6
+	VFMADD231PS  Z4, Z3, Z6
+	VMOVUPS      Z6, (CX)
+	VSHUFI32X4   $0xdd, Z1, Z5, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      64(CX), Z3
+	VFMADD231PS  Z4, Z1, Z3
+	VMOVUPS      Z3, 64(CX)
+	VSHUFI32X4   $0x88, Z2, Z0, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      128(CX), Z3
+	VFMADD231PS  Z4, Z1, Z3
+	VMOVUPS      Z3, 128(CX)
+	VSHUFI32X4   $0xdd, Z2, Z0, Z0
+	VCVTDQ2PS    Z0, Z0
+	VMOVUPS      192(CX), Z1
+	VFMADD231PS  Z4, Z0, Z1
+	VMOVUPS      Z1, 192(CX)
+	LEAQ         (CX)(AX*4), CX
+	VZEROUPPER
+	RET
+
+// func codeRows2AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·codeRows2AVX512(SB), NOSPLIT, $0-80
+	MOVQ   dim+8(FP), AX
+	MOVQ   weights+16(FP), CX
+	MOVQ   codes+32(FP), DX
+	MOVQ   at+48(FP), BX
+	MOVQ   n+56(FP), SI
+	MOVQ   ahead+64(FP), DI
+	ADDQ   channel+40(FP), DX
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+
+rows:
+	MOVLQSX      (BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z8
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	MOVLQSX      4(BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z9
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	MOVLQSX      8(BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z10
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	MOVLQSX      12(BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z11
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	VPUNPCKLBW   Z9, Z8, Z12
+	VPUNPCKHBW   Z9, Z8, Z8
+	VPUNPCKLBW   Z11, Z10, Z9
+	VPUNPCKHBW   Z11, Z10, Z10
+	VPUNPCKLWD   Z9, Z12, Z11
+	VPUNPCKHWD   Z9, Z12, Z9
+	VPUNPCKLWD   Z10, Z8, Z12
+	VPUNPCKHWD   Z10, Z8, Z8
+	VPBROADCASTD (CX), Z10
+	VPDPBUSD     Z11, Z10, Z0
+	VPDPBUSD     Z9, Z10, Z1
+	VPDPBUSD     Z12, Z10, Z2
+	VPDPBUSD     Z8, Z10, Z3
+	VPBROADCASTD 128(CX), Z10
+	VPDPBUSD     Z11, Z10, Z4
+	VPDPBUSD     Z9, Z10, Z5
+	VPDPBUSD     Z12, Z10, Z6
+	VPDPBUSD     Z8, Z10, Z7
+	ADDQ         $0x04, CX
+	ADDQ         $0x10, BX
+	SUBQ         $0x04, SI
+	JNZ          rows
+	MOVQ         acc+0(FP), CX
+	MOVQ         steps+24(FP), DX
+	VBROADCASTSS (DX), Z8
+	VSHUFI32X4   $0x44, Z1, Z0, Z9
+	VSHUFI32X4   $0xee, Z1, Z0, Z0
+	VSHUFI32X4   $0x44, Z3, Z2, Z1
+	VSHUFI32X4   $0xee, Z3, Z2, Z2
+	VSHUFI32X4   $0x88, Z1, Z9, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMOVUPS      (CX), Z10
+	VFMADD231PS  Z8, Z3, Z10
+	VMOVUPS      Z10, (CX)
+	VSHUFI32X4   $0xdd, Z1, Z9, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      64(CX), Z3
+	VFMADD231PS  Z8, Z1, Z3
+	VMOVUPS      Z3, 64(CX)
+	VSHUFI32X4   $0x88, Z2, Z0, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      128(CX), Z3
+	VFMADD231PS  Z8, Z1, Z3
+	VMOVUPS      Z3, 128(CX)
+	VSHUFI32X4   $0xdd, Z2, Z0, Z0
+	VCVTDQ2PS    Z0, Z0
+	VMOVUPS      192(CX), Z1
+	VFMADD231PS  Z8, Z0, Z1
+	VMOVUPS      Z1, 192(CX)
+	LEAQ         (CX)(AX*4), CX
+	VBROADCASTSS 4(DX), Z0
+	VSHUFI32X4   $0x44, Z5, Z4, Z1
+	VSHUFI32X4   $0xee, Z5, Z4, Z2
+	VSHUFI32X4   $0x44, Z7, Z6, Z3
+	VSHUFI32X4   $0xee, Z7, Z6, Z4
+	VSHUFI32X4   $0x88, Z3, Z1, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMOVUPS      (CX), Z6
+	VFMADD231PS  Z0, Z5, Z6
+	VMOVUPS      Z6, (CX)
+	VSHUFI32X4   $0xdd, Z3, Z1, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      64(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 64(CX)
+	VSHUFI32X4   $0x88, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      128(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 128(CX)
+	VSHUFI32X4   $0xdd, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      192(CX), Z2
+	VFMADD231PS  Z0, Z1, Z2
+	VMOVUPS      Z2, 192(CX)
+	LEAQ         (CX)(AX*4), CX
+	VZEROUPPER
+	RET
+
+// func codeRows3AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·codeRows3AVX512(SB), NOSPLIT, $0-80
+	MOVQ   dim+8(FP), AX
+	MOVQ   weights+16(FP), CX
+	MOVQ   codes+32(FP), DX
+	MOVQ   at+48(FP), BX
+	MOVQ   n+56(FP), SI
+	MOVQ   ahead+64(FP), DI
+	ADDQ   channel+40(FP), DX
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
+
+rows:
+	MOVLQSX      (BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z12
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	MOVLQSX      4(BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z13
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	MOVLQSX      8(BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z14
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	MOVLQSX      12(BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z15
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	VPUNPCKLBW   Z13, Z12, Z16
+	VPUNPCKHBW   Z13, Z12, Z12
+	VPUNPCKLBW   Z15, Z14, Z13
+	VPUNPCKHBW   Z15, Z14, Z14
+	VPUNPCKLWD   Z13, Z16, Z15
+	VPUNPCKHWD   Z13, Z16, Z13
+	VPUNPCKLWD   Z14, Z12, Z16
+	VPUNPCKHWD   Z14, Z12, Z12
+	VPBROADCASTD (CX), Z14
+	VPDPBUSD     Z15, Z14, Z0
+	VPDPBUSD     Z13, Z14, Z1
+	VPDPBUSD     Z16, Z14, Z2
+	VPDPBUSD     Z12, Z14, Z3
+	VPBROADCASTD 128(CX), Z14
+	VPDPBUSD     Z15, Z14, Z4
+	VPDPBUSD     Z13, Z14, Z5
+	VPDPBUSD     Z16, Z14, Z6
+	VPDPBUSD     Z12, Z14, Z7
+	VPBROADCASTD 256(CX), Z14
+	VPDPBUSD     Z15, Z14, Z8
+	VPDPBUSD     Z13, Z14, Z9
+	VPDPBUSD     Z16, Z14, Z10
+	VPDPBUSD     Z12, Z14, Z11
+	ADDQ         $0x04, CX
+	ADDQ         $0x10, BX
+	SUBQ         $0x04, SI
+	JNZ          rows
+	MOVQ         acc+0(FP), CX
+	MOVQ         steps+24(FP), DX
+	VBROADCASTSS (DX), Z12
+	VSHUFI32X4   $0x44, Z1, Z0, Z13
+	VSHUFI32X4   $0xee, Z1, Z0, Z0
+	VSHUFI32X4   $0x44, Z3, Z2, Z1
+	VSHUFI32X4   $0xee, Z3, Z2, Z2
+	VSHUFI32X4   $0x88, Z1, Z13, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMOVUPS      (CX), Z14
+	VFMADD231PS  Z12, Z3, Z14
+	VMOVUPS      Z14, (CX)
+	VSHUFI32X4   $0xdd, Z1, Z13, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      64(CX), Z3
+	VFMADD231PS  Z12, Z1, Z3
+	VMOVUPS      Z3, 64(CX)
+	VSHUFI32X4   $0x88, Z2, Z0, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      128(CX), Z3
+	VFMADD231PS  Z12, Z1, Z3
+	VMOVUPS      Z3, 128(CX)
+	VSHUFI32X4   $0xdd, Z2, Z0, Z0
+	VCVTDQ2PS    Z0, Z0
+	VMOVUPS      192(CX), Z1
+	VFMADD231PS  Z12, Z0, Z1
+	VMOVUPS      Z1, 192(CX)
+	LEAQ         (CX)(AX*4), CX
+	VBROADCASTSS 4(DX), Z0
+	VSHUFI32X4   $0x44, Z5, Z4, Z1
+	VSHUFI32X4   $0xee, Z5, Z4, Z2
+	VSHUFI32X4   $0x44, Z7, Z6, Z3
+	VSHUFI32X4   $0xee, Z7, Z6, Z4
+	VSHUFI32X4   $0x88, Z3, Z1, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMOVUPS      (CX), Z6
+	VFMADD231PS  Z0, Z5, Z6
+	VMOVUPS      Z6, (CX)
+	VSHUFI32X4   $0xdd, Z3, Z1, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      64(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 64(CX)
+	VSHUFI32X4   $0x88, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      128(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 128(CX)
+	VSHUFI32X4   $0xdd, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      192(CX), Z2
+	VFMADD231PS  Z0, Z1, Z2
+	VMOVUPS      Z2, 192(CX)
+	LEAQ         (CX)(AX*4), CX
+	VBROADCASTSS 8(DX), Z0
+	VSHUFI32X4   $0x44, Z9, Z8, Z1
+	VSHUFI32X4   $0xee, Z9, Z8, Z2
+	VSHUFI32X4   $0x44, Z11, Z10, Z3
+	VSHUFI32X4   $0xee, Z11, Z10, Z4
+	VSHUFI32X4   $0x88, Z3, Z1, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMOVUPS      (CX), Z6
+	VFMADD231PS  Z0, Z5, Z6
+	VMOVUPS      Z6, (CX)
+	VSHUFI32X4   $0xdd, Z3, Z1, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      64(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 64(CX)
+	VSHUFI32X4   $0x88, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      128(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 128(CX)
+	VSHUFI32X4   $0xdd, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      192(CX), Z2
+	VFMADD231PS  Z0, Z1, Z2
+	VMOVUPS      Z2, 192(CX)
+	LEAQ         (CX)(AX*4), CX
+	VZEROUPPER
+	RET
+
+// func codeRows4AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·codeRows4AVX512(SB), NOSPLIT, $0-80
+	MOVQ   dim+8(FP), AX
+	MOVQ   weights+16(FP), CX
+	MOVQ   codes+32(FP), DX
+	MOVQ   at+48(FP), BX
+	MOVQ   n+56(FP), SI
+	MOVQ   ahead+64(FP), DI
+	ADDQ   channel+40(FP), DX
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
+	VXORPS Z12, Z12, Z12
+	VXORPS Z13, Z13, Z13
+	VXORPS Z14, Z14, Z14
+	VXORPS Z15, Z15, Z15
+
+rows:
+	MOVLQSX      (BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z16
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	MOVLQSX      4(BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z17
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	MOVLQSX      8(BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z18
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	MOVLQSX      12(BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z19
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	VPUNPCKLBW   Z17, Z16, Z20
+	VPUNPCKHBW   Z17, Z16, Z16
+	VPUNPCKLBW   Z19, Z18, Z17
+	VPUNPCKHBW   Z19, Z18, Z18
+	VPUNPCKLWD   Z17, Z20, Z19
+	VPUNPCKHWD   Z17, Z20, Z17
+	VPUNPCKLWD   Z18, Z16, Z20
+	VPUNPCKHWD   Z18, Z16, Z16
+	VPBROADCASTD (CX), Z18
+	VPDPBUSD     Z19, Z18, Z0
+	VPDPBUSD     Z17, Z18, Z1
+	VPDPBUSD     Z20, Z18, Z2
+	VPDPBUSD     Z16, Z18, Z3
+	VPBROADCASTD 128(CX), Z18
+	VPDPBUSD     Z19, Z18, Z4
+	VPDPBUSD     Z17, Z18, Z5
+	VPDPBUSD     Z20, Z18, Z6
+	VPDPBUSD     Z16, Z18, Z7
+	VPBROADCASTD 256(CX), Z18
+	VPDPBUSD     Z19, Z18, Z8
+	VPDPBUSD     Z17, Z18, Z9
+	VPDPBUSD     Z20, Z18, Z10
+	VPDPBUSD     Z16, Z18, Z11
+	VPBROADCASTD 384(CX), Z18
+	VPDPBUSD     Z19, Z18, Z12
+	VPDPBUSD     Z17, Z18, Z13
+	VPDPBUSD     Z20, Z18, Z14
+	VPDPBUSD     Z16, Z18, Z15
+	ADDQ         $0x04, CX
+	ADDQ         $0x10, BX
+	SUBQ         $0x04, SI
+	JNZ          rows
+	MOVQ         acc+0(FP), CX
+	MOVQ         steps+24(FP), DX
+	VBROADCASTSS (DX), Z16
+	VSHUFI32X4   $0x44, Z1, Z0, Z17
+	VSHUFI32X4   $0xee, Z1, Z0, Z0
+	VSHUFI32X4   $0x44, Z3, Z2, Z1
+	VSHUFI32X4   $0xee, Z3, Z2, Z2
+	VSHUFI32X4   $0x88, Z1, Z17, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMOVUPS      (CX), Z18
+	VFMADD231PS  Z16, Z3, Z18
+	VMOVUPS      Z18, (CX)
+	VSHUFI32X4   $0xdd, Z1, Z17, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      64(CX), Z3
+	VFMADD231PS  Z16, Z1, Z3
+	VMOVUPS      Z3, 64(CX)
+	VSHUFI32X4   $0x88, Z2, Z0, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      128(CX), Z3
+	VFMADD231PS  Z16, Z1, Z3
+	VMOVUPS      Z3, 128(CX)
+	VSHUFI32X4   $0xdd, Z2, Z0, Z0
+	VCVTDQ2PS    Z0, Z0
+	VMOVUPS      192(CX), Z1
+	VFMADD231PS  Z16, Z0, Z1
+	VMOVUPS      Z1, 192(CX)
+	LEAQ         (CX)(AX*4), CX
+	VBROADCASTSS 4(DX), Z0
+	VSHUFI32X4   $0x44, Z5, Z4, Z1
+	VSHUFI32X4   $0xee, Z5, Z4, Z2
+	VSHUFI32X4   $0x44, Z7, Z6, Z3
+	VSHUFI32X4   $0xee, Z7, Z6, Z4
+	VSHUFI32X4   $0x88, Z3, Z1, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMOVUPS      (CX), Z6
+	VFMADD231PS  Z0, Z5, Z6
+	VMOVUPS      Z6, (CX)
+	VSHUFI32X4   $0xdd, Z3, Z1, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      64(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 64(CX)
+	VSHUFI32X4   $0x88, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      128(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 128(CX)
+	VSHUFI32X4   $0xdd, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      192(CX), Z2
+	VFMADD231PS  Z0, Z1, Z2
+	VMOVUPS      Z2, 192(CX)
+	LEAQ         (CX)(AX*4), CX
+	VBROADCASTSS 8(DX), Z0
+	VSHUFI32X4   $0x44, Z9, Z8, Z1
+	VSHUFI32X4   $0xee, Z9, Z8, Z2
+	VSHUFI32X4   $0x44, Z11, Z10, Z3
+	VSHUFI32X4   $0xee, Z11, Z10, Z4
+	VSHUFI32X4   $0x88, Z3, Z1, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMOVUPS      (CX), Z6
+	VFMADD231PS  Z0, Z5, Z6
+	VMOVUPS      Z6, (CX)
+	VSHUFI32X4   $0xdd, Z3, Z1, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      64(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 64(CX)
+	VSHUFI32X4   $0x88, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      128(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 128(CX)
+	VSHUFI32X4   $0xdd, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      192(CX), Z2
+	VFMADD231PS  Z0, Z1, Z2
+	VMOVUPS      Z2, 192(CX)
+	LEAQ         (CX)(AX*4), CX
+	VBROADCASTSS 12(DX), Z0
+	VSHUFI32X4   $0x44, Z13, Z12, Z1
+	VSHUFI32X4   $0xee, Z13, Z12, Z2
+	VSHUFI32X4   $0x44, Z15, Z14, Z3
+	VSHUFI32X4   $0xee, Z15, Z14, Z4
+	VSHUFI32X4   $0x88, Z3, Z1, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMOVUPS      (CX), Z6
+	VFMADD231PS  Z0, Z5, Z6
+	VMOVUPS      Z6, (CX)
+	VSHUFI32X4   $0xdd, Z3, Z1, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      64(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 64(CX)
+	VSHUFI32X4   $0x88, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      128(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 128(CX)
+	VSHUFI32X4   $0xdd, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      192(CX), Z2
+	VFMADD231PS  Z0, Z1, Z2
+	VMOVUPS      Z2, 192(CX)
+	LEAQ         (CX)(AX*4), CX
+	VZEROUPPER
+	RET
+
+// func codeRows5AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
+TEXT ·codeRows5AVX512(SB), NOSPLIT, $0-80
+	MOVQ   dim+8(FP), AX
+	MOVQ   weights+16(FP), CX
+	MOVQ   codes+32(FP), DX
+	MOVQ   at+48(FP), BX
+	MOVQ   n+56(FP), SI
+	MOVQ   ahead+64(FP), DI
+	ADDQ   channel+40(FP), DX
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
+	VXORPS Z12, Z12, Z12
+	VXORPS Z13, Z13, Z13
+	VXORPS Z14, Z14, Z14
+	VXORPS Z15, Z15, Z15
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+
+rows:
+	MOVLQSX      (BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z20
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	MOVLQSX      4(BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z21
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	MOVLQSX      8(BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z22
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	MOVLQSX      12(BX), R8
+	IMULQ        AX, R8
+	VMOVDQU32    (DX)(R8*1), Z23
+	CMPQ         DI, last+72(FP)
+	CMOVQHI      last+72(FP), DI
+	MOVLQSX      (DI), R8
+	IMULQ        AX, R8
+	PREFETCHT0   (DX)(R8*1)
+	ADDQ         $0x04, DI
+	VPUNPCKLBW   Z21, Z20, Z24
+	VPUNPCKHBW   Z21, Z20, Z20
+	VPUNPCKLBW   Z23, Z22, Z21
+	VPUNPCKHBW   Z23, Z22, Z22
+	VPUNPCKLWD   Z21, Z24, Z23
+	VPUNPCKHWD   Z21, Z24, Z21
+	VPUNPCKLWD   Z22, Z20, Z24
+	VPUNPCKHWD   Z22, Z20, Z20
+	VPBROADCASTD (CX), Z22
+	VPDPBUSD     Z23, Z22, Z0
+	VPDPBUSD     Z21, Z22, Z1
+	VPDPBUSD     Z24, Z22, Z2
+	VPDPBUSD     Z20, Z22, Z3
+	VPBROADCASTD 128(CX), Z22
+	VPDPBUSD     Z23, Z22, Z4
+	VPDPBUSD     Z21, Z22, Z5
+	VPDPBUSD     Z24, Z22, Z6
+	VPDPBUSD     Z20, Z22, Z7
+	VPBROADCASTD 256(CX), Z22
+	VPDPBUSD     Z23, Z22, Z8
+	VPDPBUSD     Z21, Z22, Z9
+	VPDPBUSD     Z24, Z22, Z10
+	VPDPBUSD     Z20, Z22, Z11
+	VPBROADCASTD 384(CX), Z22
+	VPDPBUSD     Z23, Z22, Z12
+	VPDPBUSD     Z21, Z22, Z13
+	VPDPBUSD     Z24, Z22, Z14
+	VPDPBUSD     Z20, Z22, Z15
+	VPBROADCASTD 512(CX), Z22
+	VPDPBUSD     Z23, Z22, Z16
+	VPDPBUSD     Z21, Z22, Z17
+	VPDPBUSD     Z24, Z22, Z18
+	VPDPBUSD     Z20, Z22, Z19
+	ADDQ         $0x04, CX
+	ADDQ         $0x10, BX
+	SUBQ         $0x04, SI
+	JNZ          rows
+	MOVQ         acc+0(FP), CX
+	MOVQ         steps+24(FP), DX
+	VBROADCASTSS (DX), Z20
+	VSHUFI32X4   $0x44, Z1, Z0, Z21
+	VSHUFI32X4   $0xee, Z1, Z0, Z0
+	VSHUFI32X4   $0x44, Z3, Z2, Z1
+	VSHUFI32X4   $0xee, Z3, Z2, Z2
+	VSHUFI32X4   $0x88, Z1, Z21, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMOVUPS      (CX), Z22
+	VFMADD231PS  Z20, Z3, Z22
+	VMOVUPS      Z22, (CX)
+	VSHUFI32X4   $0xdd, Z1, Z21, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      64(CX), Z3
+	VFMADD231PS  Z20, Z1, Z3
+	VMOVUPS      Z3, 64(CX)
+	VSHUFI32X4   $0x88, Z2, Z0, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      128(CX), Z3
+	VFMADD231PS  Z20, Z1, Z3
+	VMOVUPS      Z3, 128(CX)
+	VSHUFI32X4   $0xdd, Z2, Z0, Z0
+	VCVTDQ2PS    Z0, Z0
+	VMOVUPS      192(CX), Z1
+	VFMADD231PS  Z20, Z0, Z1
+	VMOVUPS      Z1, 192(CX)
+	LEAQ         (CX)(AX*4), CX
+	VBROADCASTSS 4(DX), Z0
+	VSHUFI32X4   $0x44, Z5, Z4, Z1
+	VSHUFI32X4   $0xee, Z5, Z4, Z2
+	VSHUFI32X4   $0x44, Z7, Z6, Z3
+	VSHUFI32X4   $0xee, Z7, Z6, Z4
+	VSHUFI32X4   $0x88, Z3, Z1, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMOVUPS      (CX), Z6
+	VFMADD231PS  Z0, Z5, Z6
+	VMOVUPS      Z6, (CX)
+	VSHUFI32X4   $0xdd, Z3, Z1, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      64(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 64(CX)
+	VSHUFI32X4   $0x88, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      128(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 128(CX)
+	VSHUFI32X4   $0xdd, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      192(CX), Z2
+	VFMADD231PS  Z0, Z1, Z2
+	VMOVUPS      Z2, 192(CX)
+	LEAQ         (CX)(AX*4), CX
+	VBROADCASTSS 8(DX), Z0
+	VSHUFI32X4   $0x44, Z9, Z8, Z1
+	VSHUFI32X4   $0xee, Z9, Z8, Z2
+	VSHUFI32X4   $0x44, Z11, Z10, Z3
+	VSHUFI32X4   $0xee, Z11, Z10, Z4
+	VSHUFI32X4   $0x88, Z3, Z1, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMOVUPS      (CX), Z6
+	VFMADD231PS  Z0, Z5, Z6
+	VMOVUPS      Z6, (CX)
+	VSHUFI32X4   $0xdd, Z3, Z1, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      64(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 64(CX)
+	VSHUFI32X4   $0x88, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      128(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 128(CX)
+	VSHUFI32X4   $0xdd, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      192(CX), Z2
+	VFMADD231PS  Z0, Z1, Z2
+	VMOVUPS      Z2, 192(CX)
+	LEAQ         (CX)(AX*4), CX
+	VBROADCASTSS 12(DX), Z0
+	VSHUFI32X4   $0x44, Z13, Z12, Z1
+	VSHUFI32X4   $0xee, Z13, Z12, Z2
+	VSHUFI32X4   $0x44, Z15, Z14, Z3
+	VSHUFI32X4   $0xee, Z15, Z14, Z4
+	VSHUFI32X4   $0x88, Z3, Z1, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMOVUPS      (CX), Z6
+	VFMADD231PS  Z0, Z5, Z6
+	VMOVUPS      Z6, (CX)
+	VSHUFI32X4   $0xdd, Z3, Z1, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      64(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 64(CX)
+	VSHUFI32X4   $0x88, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      128(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 128(CX)
+	VSHUFI32X4   $0xdd, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      192(CX), Z2
+	VFMADD231PS  Z0, Z1, Z2
+	VMOVUPS      Z2, 192(CX)
+	LEAQ         (CX)(AX*4), CX
+	VBROADCASTSS 16(DX), Z0
+	VSHUFI32X4   $0x44, Z17, Z16, Z1
+	VSHUFI32X4   $0xee, Z17, Z16, Z2
+	VSHUFI32X4   $0x44, Z19, Z18, Z3
+	VSHUFI32X4   $0xee, Z19, Z18, Z4
+	VSHUFI32X4   $0x88, Z3, Z1, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMOVUPS      (CX), Z6
+	VFMADD231PS  Z0, Z5, Z6
+	VMOVUPS      Z6, (CX)
+	VSHUFI32X4   $0xdd, Z3, Z1, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      64(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 64(CX)
+	VSHUFI32X4   $0x88, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      128(CX), Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VMOVUPS      Z3, 128(CX)
+	VSHUFI32X4   $0xdd, Z4, Z2, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMOVUPS      192(CX), Z2
+	VFMADD231PS  Z0, Z1, Z2
+	VMOVUPS      Z2, 192(CX)
+	LEAQ         (CX)(AX*4), CX
 	VZEROUPPER
 	RET
 
@@ -197,80 +1196,6 @@ row:
 	MOVQ             acc+0(FP), AX
 	VMOVUPS          Z0, (AX)
 	VMOVUPS          Z1, 64(AX)
-	LEAQ             (AX)(DI*4), AX
-	VZEROUPPER
-	RET
-
-// func codes2x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·codes2x64AVX512(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    codes+32(FP), BX
-	MOVQ    channel+40(FP), SI
-	ADDQ    BX, SI
-	MOVQ    ld+24(FP), BX
-	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
-	SHLQ    $0x02, BX
-	MOVQ    acc+0(FP), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Z2
-	VMOVUPS 192(R9), Z3
-	LEAQ    (R9)(DI*4), R9
-	VMOVUPS (R9), Z4
-	VMOVUPS 64(R9), Z5
-	VMOVUPS 128(R9), Z6
-	VMOVUPS 192(R9), Z7
-	LEAQ    (R9)(DI*4), R9
-	LEAQ    -4(CX)(AX*4), R9
-
-row:
-	LEAQ             48(CX), R10
-	CMPQ             R10, R9
-	CMOVQHI          R9, R10
-	MOVLQSX          (R10), R10
-	IMULQ            DI, R10
-	PREFETCHT0       (SI)(R10*1)
-	MOVLQSX          (CX), R10
-	VBROADCASTSS     (R8)(R10*4), Z8
-	IMULQ            DI, R10
-	VPMOVSXBD        (SI)(R10*1), Z9
-	VCVTDQ2PS        Z9, Z9
-	VMULPS           Z8, Z9, Z9
-	VFMADD231PS.BCST (DX), Z9, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z9, Z4
-	VPMOVSXBD        16(SI)(R10*1), Z9
-	VCVTDQ2PS        Z9, Z9
-	VMULPS           Z8, Z9, Z9
-	VFMADD231PS.BCST (DX), Z9, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z9, Z5
-	VPMOVSXBD        32(SI)(R10*1), Z9
-	VCVTDQ2PS        Z9, Z9
-	VMULPS           Z8, Z9, Z9
-	VFMADD231PS.BCST (DX), Z9, Z2
-	VFMADD231PS.BCST (DX)(BX*1), Z9, Z6
-	VPMOVSXBD        48(SI)(R10*1), Z9
-	VCVTDQ2PS        Z9, Z9
-	VMULPS           Z8, Z9, Z9
-	VFMADD231PS.BCST (DX), Z9, Z3
-	VFMADD231PS.BCST (DX)(BX*1), Z9, Z7
-	ADDQ             $0x04, CX
-	ADDQ             $0x04, DX
-	DECQ             AX
-	JNZ              row
-	MOVQ             acc+0(FP), AX
-	VMOVUPS          Z0, (AX)
-	VMOVUPS          Z1, 64(AX)
-	VMOVUPS          Z2, 128(AX)
-	VMOVUPS          Z3, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z4, (AX)
-	VMOVUPS          Z5, 64(AX)
-	VMOVUPS          Z6, 128(AX)
-	VMOVUPS          Z7, 192(AX)
 	LEAQ             (AX)(DI*4), AX
 	VZEROUPPER
 	RET
@@ -327,94 +1252,6 @@ row:
 	LEAQ             (AX)(DI*4), AX
 	VMOVUPS          Z2, (AX)
 	VMOVUPS          Z3, 64(AX)
-	LEAQ             (AX)(DI*4), AX
-	VZEROUPPER
-	RET
-
-// func codes3x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·codes3x64AVX512(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    codes+32(FP), BX
-	MOVQ    channel+40(FP), SI
-	ADDQ    BX, SI
-	MOVQ    ld+24(FP), BX
-	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
-	SHLQ    $0x02, BX
-	MOVQ    acc+0(FP), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Z2
-	VMOVUPS 192(R9), Z3
-	LEAQ    (R9)(DI*4), R9
-	VMOVUPS (R9), Z4
-	VMOVUPS 64(R9), Z5
-	VMOVUPS 128(R9), Z6
-	VMOVUPS 192(R9), Z7
-	LEAQ    (R9)(DI*4), R9
-	VMOVUPS (R9), Z8
-	VMOVUPS 64(R9), Z9
-	VMOVUPS 128(R9), Z10
-	VMOVUPS 192(R9), Z11
-	LEAQ    (R9)(DI*4), R9
-	LEAQ    -4(CX)(AX*4), R9
-
-row:
-	LEAQ             48(CX), R10
-	CMPQ             R10, R9
-	CMOVQHI          R9, R10
-	MOVLQSX          (R10), R10
-	IMULQ            DI, R10
-	PREFETCHT0       (SI)(R10*1)
-	MOVLQSX          (CX), R10
-	VBROADCASTSS     (R8)(R10*4), Z12
-	IMULQ            DI, R10
-	VPMOVSXBD        (SI)(R10*1), Z13
-	VCVTDQ2PS        Z13, Z13
-	VMULPS           Z12, Z13, Z13
-	VFMADD231PS.BCST (DX), Z13, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z13, Z4
-	VFMADD231PS.BCST (DX)(BX*2), Z13, Z8
-	VPMOVSXBD        16(SI)(R10*1), Z13
-	VCVTDQ2PS        Z13, Z13
-	VMULPS           Z12, Z13, Z13
-	VFMADD231PS.BCST (DX), Z13, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z13, Z5
-	VFMADD231PS.BCST (DX)(BX*2), Z13, Z9
-	VPMOVSXBD        32(SI)(R10*1), Z13
-	VCVTDQ2PS        Z13, Z13
-	VMULPS           Z12, Z13, Z13
-	VFMADD231PS.BCST (DX), Z13, Z2
-	VFMADD231PS.BCST (DX)(BX*1), Z13, Z6
-	VFMADD231PS.BCST (DX)(BX*2), Z13, Z10
-	VPMOVSXBD        48(SI)(R10*1), Z13
-	VCVTDQ2PS        Z13, Z13
-	VMULPS           Z12, Z13, Z13
-	VFMADD231PS.BCST (DX), Z13, Z3
-	VFMADD231PS.BCST (DX)(BX*1), Z13, Z7
-	VFMADD231PS.BCST (DX)(BX*2), Z13, Z11
-	ADDQ             $0x04, CX
-	ADDQ             $0x04, DX
-	DECQ             AX
-	JNZ              row
-	MOVQ             acc+0(FP), AX
-	VMOVUPS          Z0, (AX)
-	VMOVUPS          Z1, 64(AX)
-	VMOVUPS          Z2, 128(AX)
-	VMOVUPS          Z3, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z4, (AX)
-	VMOVUPS          Z5, 64(AX)
-	VMOVUPS          Z6, 128(AX)
-	VMOVUPS          Z7, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z8, (AX)
-	VMOVUPS          Z9, 64(AX)
-	VMOVUPS          Z10, 128(AX)
-	VMOVUPS          Z11, 192(AX)
 	LEAQ             (AX)(DI*4), AX
 	VZEROUPPER
 	RET
@@ -479,109 +1316,6 @@ row:
 	LEAQ             (AX)(DI*4), AX
 	VMOVUPS          Z4, (AX)
 	VMOVUPS          Z5, 64(AX)
-	LEAQ             (AX)(DI*4), AX
-	VZEROUPPER
-	RET
-
-// func codes4x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·codes4x64AVX512(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    codes+32(FP), BX
-	MOVQ    channel+40(FP), SI
-	ADDQ    BX, SI
-	MOVQ    ld+24(FP), BX
-	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
-	SHLQ    $0x02, BX
-	LEAQ    (BX)(BX*2), R9
-	MOVQ    acc+0(FP), R10
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	VMOVUPS 128(R10), Z2
-	VMOVUPS 192(R10), Z3
-	LEAQ    (R10)(DI*4), R10
-	VMOVUPS (R10), Z4
-	VMOVUPS 64(R10), Z5
-	VMOVUPS 128(R10), Z6
-	VMOVUPS 192(R10), Z7
-	LEAQ    (R10)(DI*4), R10
-	VMOVUPS (R10), Z8
-	VMOVUPS 64(R10), Z9
-	VMOVUPS 128(R10), Z10
-	VMOVUPS 192(R10), Z11
-	LEAQ    (R10)(DI*4), R10
-	VMOVUPS (R10), Z12
-	VMOVUPS 64(R10), Z13
-	VMOVUPS 128(R10), Z14
-	VMOVUPS 192(R10), Z15
-	LEAQ    (R10)(DI*4), R10
-	LEAQ    -4(CX)(AX*4), R10
-
-row:
-	LEAQ             48(CX), R11
-	CMPQ             R11, R10
-	CMOVQHI          R10, R11
-	MOVLQSX          (R11), R11
-	IMULQ            DI, R11
-	PREFETCHT0       (SI)(R11*1)
-	MOVLQSX          (CX), R11
-	VBROADCASTSS     (R8)(R11*4), Z16
-	IMULQ            DI, R11
-	VPMOVSXBD        (SI)(R11*1), Z17
-	VCVTDQ2PS        Z17, Z17
-	VMULPS           Z16, Z17, Z17
-	VFMADD231PS.BCST (DX), Z17, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z17, Z4
-	VFMADD231PS.BCST (DX)(BX*2), Z17, Z8
-	VFMADD231PS.BCST (DX)(R9*1), Z17, Z12
-	VPMOVSXBD        16(SI)(R11*1), Z17
-	VCVTDQ2PS        Z17, Z17
-	VMULPS           Z16, Z17, Z17
-	VFMADD231PS.BCST (DX), Z17, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z17, Z5
-	VFMADD231PS.BCST (DX)(BX*2), Z17, Z9
-	VFMADD231PS.BCST (DX)(R9*1), Z17, Z13
-	VPMOVSXBD        32(SI)(R11*1), Z17
-	VCVTDQ2PS        Z17, Z17
-	VMULPS           Z16, Z17, Z17
-	VFMADD231PS.BCST (DX), Z17, Z2
-	VFMADD231PS.BCST (DX)(BX*1), Z17, Z6
-	VFMADD231PS.BCST (DX)(BX*2), Z17, Z10
-	VFMADD231PS.BCST (DX)(R9*1), Z17, Z14
-	VPMOVSXBD        48(SI)(R11*1), Z17
-	VCVTDQ2PS        Z17, Z17
-	VMULPS           Z16, Z17, Z17
-	VFMADD231PS.BCST (DX), Z17, Z3
-	VFMADD231PS.BCST (DX)(BX*1), Z17, Z7
-	VFMADD231PS.BCST (DX)(BX*2), Z17, Z11
-	VFMADD231PS.BCST (DX)(R9*1), Z17, Z15
-	ADDQ             $0x04, CX
-	ADDQ             $0x04, DX
-	DECQ             AX
-	JNZ              row
-	MOVQ             acc+0(FP), AX
-	VMOVUPS          Z0, (AX)
-	VMOVUPS          Z1, 64(AX)
-	VMOVUPS          Z2, 128(AX)
-	VMOVUPS          Z3, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z4, (AX)
-	VMOVUPS          Z5, 64(AX)
-	VMOVUPS          Z6, 128(AX)
-	VMOVUPS          Z7, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z8, (AX)
-	VMOVUPS          Z9, 64(AX)
-	VMOVUPS          Z10, 128(AX)
-	VMOVUPS          Z11, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z12, (AX)
-	VMOVUPS          Z13, 64(AX)
-	VMOVUPS          Z14, 128(AX)
-	VMOVUPS          Z15, 192(AX)
 	LEAQ             (AX)(DI*4), AX
 	VZEROUPPER
 	RET
@@ -655,123 +1389,6 @@ row:
 	LEAQ             (AX)(DI*4), AX
 	VMOVUPS          Z6, (AX)
 	VMOVUPS          Z7, 64(AX)
-	LEAQ             (AX)(DI*4), AX
-	VZEROUPPER
-	RET
-
-// func codes5x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·codes5x64AVX512(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    codes+32(FP), BX
-	MOVQ    channel+40(FP), SI
-	ADDQ    BX, SI
-	MOVQ    ld+24(FP), BX
-	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
-	SHLQ    $0x02, BX
-	LEAQ    (BX)(BX*2), R9
-	MOVQ    acc+0(FP), R10
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	VMOVUPS 128(R10), Z2
-	VMOVUPS 192(R10), Z3
-	LEAQ    (R10)(DI*4), R10
-	VMOVUPS (R10), Z4
-	VMOVUPS 64(R10), Z5
-	VMOVUPS 128(R10), Z6
-	VMOVUPS 192(R10), Z7
-	LEAQ    (R10)(DI*4), R10
-	VMOVUPS (R10), Z8
-	VMOVUPS 64(R10), Z9
-	VMOVUPS 128(R10), Z10
-	VMOVUPS 192(R10), Z11
-	LEAQ    (R10)(DI*4), R10
-	VMOVUPS (R10), Z12
-	VMOVUPS 64(R10), Z13
-	VMOVUPS 128(R10), Z14
-	VMOVUPS 192(R10), Z15
-	LEAQ    (R10)(DI*4), R10
-	VMOVUPS (R10), Z16
-	VMOVUPS 64(R10), Z17
-	VMOVUPS 128(R10), Z18
-	VMOVUPS 192(R10), Z19
-	LEAQ    (R10)(DI*4), R10
-	LEAQ    -4(CX)(AX*4), R10
-
-row:
-	LEAQ             48(CX), R11
-	CMPQ             R11, R10
-	CMOVQHI          R10, R11
-	MOVLQSX          (R11), R11
-	IMULQ            DI, R11
-	PREFETCHT0       (SI)(R11*1)
-	MOVLQSX          (CX), R11
-	VBROADCASTSS     (R8)(R11*4), Z20
-	IMULQ            DI, R11
-	VPMOVSXBD        (SI)(R11*1), Z21
-	VCVTDQ2PS        Z21, Z21
-	VMULPS           Z20, Z21, Z21
-	VFMADD231PS.BCST (DX), Z21, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z21, Z4
-	VFMADD231PS.BCST (DX)(BX*2), Z21, Z8
-	VFMADD231PS.BCST (DX)(R9*1), Z21, Z12
-	VFMADD231PS.BCST (DX)(BX*4), Z21, Z16
-	VPMOVSXBD        16(SI)(R11*1), Z21
-	VCVTDQ2PS        Z21, Z21
-	VMULPS           Z20, Z21, Z21
-	VFMADD231PS.BCST (DX), Z21, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z21, Z5
-	VFMADD231PS.BCST (DX)(BX*2), Z21, Z9
-	VFMADD231PS.BCST (DX)(R9*1), Z21, Z13
-	VFMADD231PS.BCST (DX)(BX*4), Z21, Z17
-	VPMOVSXBD        32(SI)(R11*1), Z21
-	VCVTDQ2PS        Z21, Z21
-	VMULPS           Z20, Z21, Z21
-	VFMADD231PS.BCST (DX), Z21, Z2
-	VFMADD231PS.BCST (DX)(BX*1), Z21, Z6
-	VFMADD231PS.BCST (DX)(BX*2), Z21, Z10
-	VFMADD231PS.BCST (DX)(R9*1), Z21, Z14
-	VFMADD231PS.BCST (DX)(BX*4), Z21, Z18
-	VPMOVSXBD        48(SI)(R11*1), Z21
-	VCVTDQ2PS        Z21, Z21
-	VMULPS           Z20, Z21, Z21
-	VFMADD231PS.BCST (DX), Z21, Z3
-	VFMADD231PS.BCST (DX)(BX*1), Z21, Z7
-	VFMADD231PS.BCST (DX)(BX*2), Z21, Z11
-	VFMADD231PS.BCST (DX)(R9*1), Z21, Z15
-	VFMADD231PS.BCST (DX)(BX*4), Z21, Z19
-	ADDQ             $0x04, CX
-	ADDQ             $0x04, DX
-	DECQ             AX
-	JNZ              row
-	MOVQ             acc+0(FP), AX
-	VMOVUPS          Z0, (AX)
-	VMOVUPS          Z1, 64(AX)
-	VMOVUPS          Z2, 128(AX)
-	VMOVUPS          Z3, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z4, (AX)
-	VMOVUPS          Z5, 64(AX)
-	VMOVUPS          Z6, 128(AX)
-	VMOVUPS          Z7, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z8, (AX)
-	VMOVUPS          Z9, 64(AX)
-	VMOVUPS          Z10, 128(AX)
-	VMOVUPS          Z11, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z12, (AX)
-	VMOVUPS          Z13, 64(AX)
-	VMOVUPS          Z14, 128(AX)
-	VMOVUPS          Z15, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z16, (AX)
-	VMOVUPS          Z17, 64(AX)
-	VMOVUPS          Z18, 128(AX)
-	VMOVUPS          Z19, 192(AX)
 	LEAQ             (AX)(DI*4), AX
 	VZEROUPPER
 	RET
@@ -853,138 +1470,6 @@ row:
 	LEAQ             (AX)(DI*4), AX
 	VMOVUPS          Z8, (AX)
 	VMOVUPS          Z9, 64(AX)
-	LEAQ             (AX)(DI*4), AX
-	VZEROUPPER
-	RET
-
-// func codes6x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·codes6x64AVX512(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    codes+32(FP), BX
-	MOVQ    channel+40(FP), SI
-	ADDQ    BX, SI
-	MOVQ    ld+24(FP), BX
-	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
-	SHLQ    $0x02, BX
-	LEAQ    (BX)(BX*2), R9
-	LEAQ    (BX)(BX*4), R10
-	MOVQ    acc+0(FP), R11
-	VMOVUPS (R11), Z0
-	VMOVUPS 64(R11), Z1
-	VMOVUPS 128(R11), Z2
-	VMOVUPS 192(R11), Z3
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z4
-	VMOVUPS 64(R11), Z5
-	VMOVUPS 128(R11), Z6
-	VMOVUPS 192(R11), Z7
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z8
-	VMOVUPS 64(R11), Z9
-	VMOVUPS 128(R11), Z10
-	VMOVUPS 192(R11), Z11
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z12
-	VMOVUPS 64(R11), Z13
-	VMOVUPS 128(R11), Z14
-	VMOVUPS 192(R11), Z15
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z16
-	VMOVUPS 64(R11), Z17
-	VMOVUPS 128(R11), Z18
-	VMOVUPS 192(R11), Z19
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z20
-	VMOVUPS 64(R11), Z21
-	VMOVUPS 128(R11), Z22
-	VMOVUPS 192(R11), Z23
-	LEAQ    (R11)(DI*4), R11
-	LEAQ    -4(CX)(AX*4), R11
-
-row:
-	LEAQ             48(CX), R12
-	CMPQ             R12, R11
-	CMOVQHI          R11, R12
-	MOVLQSX          (R12), R12
-	IMULQ            DI, R12
-	PREFETCHT0       (SI)(R12*1)
-	MOVLQSX          (CX), R12
-	VBROADCASTSS     (R8)(R12*4), Z24
-	IMULQ            DI, R12
-	VPMOVSXBD        (SI)(R12*1), Z25
-	VCVTDQ2PS        Z25, Z25
-	VMULPS           Z24, Z25, Z25
-	VFMADD231PS.BCST (DX), Z25, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z25, Z4
-	VFMADD231PS.BCST (DX)(BX*2), Z25, Z8
-	VFMADD231PS.BCST (DX)(R9*1), Z25, Z12
-	VFMADD231PS.BCST (DX)(BX*4), Z25, Z16
-	VFMADD231PS.BCST (DX)(R10*1), Z25, Z20
-	VPMOVSXBD        16(SI)(R12*1), Z25
-	VCVTDQ2PS        Z25, Z25
-	VMULPS           Z24, Z25, Z25
-	VFMADD231PS.BCST (DX), Z25, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z25, Z5
-	VFMADD231PS.BCST (DX)(BX*2), Z25, Z9
-	VFMADD231PS.BCST (DX)(R9*1), Z25, Z13
-	VFMADD231PS.BCST (DX)(BX*4), Z25, Z17
-	VFMADD231PS.BCST (DX)(R10*1), Z25, Z21
-	VPMOVSXBD        32(SI)(R12*1), Z25
-	VCVTDQ2PS        Z25, Z25
-	VMULPS           Z24, Z25, Z25
-	VFMADD231PS.BCST (DX), Z25, Z2
-	VFMADD231PS.BCST (DX)(BX*1), Z25, Z6
-	VFMADD231PS.BCST (DX)(BX*2), Z25, Z10
-	VFMADD231PS.BCST (DX)(R9*1), Z25, Z14
-	VFMADD231PS.BCST (DX)(BX*4), Z25, Z18
-	VFMADD231PS.BCST (DX)(R10*1), Z25, Z22
-	VPMOVSXBD        48(SI)(R12*1), Z25
-	VCVTDQ2PS        Z25, Z25
-	VMULPS           Z24, Z25, Z25
-	VFMADD231PS.BCST (DX), Z25, Z3
-	VFMADD231PS.BCST (DX)(BX*1), Z25, Z7
-	VFMADD231PS.BCST (DX)(BX*2), Z25, Z11
-	VFMADD231PS.BCST (DX)(R9*1), Z25, Z15
-	VFMADD231PS.BCST (DX)(BX*4), Z25, Z19
-	VFMADD231PS.BCST (DX)(R10*1), Z25, Z23
-	ADDQ             $0x04, CX
-	ADDQ             $0x04, DX
-	DECQ             AX
-	JNZ              row
-	MOVQ             acc+0(FP), AX
-	VMOVUPS          Z0, (AX)
-	VMOVUPS          Z1, 64(AX)
-	VMOVUPS          Z2, 128(AX)
-	VMOVUPS          Z3, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z4, (AX)
-	VMOVUPS          Z5, 64(AX)
-	VMOVUPS          Z6, 128(AX)
-	VMOVUPS          Z7, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z8, (AX)
-	VMOVUPS          Z9, 64(AX)
-	VMOVUPS          Z10, 128(AX)
-	VMOVUPS          Z11, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z12, (AX)
-	VMOVUPS          Z13, 64(AX)
-	VMOVUPS          Z14, 128(AX)
-	VMOVUPS          Z15, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z16, (AX)
-	VMOVUPS          Z17, 64(AX)
-	VMOVUPS          Z18, 128(AX)
-	VMOVUPS          Z19, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z20, (AX)
-	VMOVUPS          Z21, 64(AX)
-	VMOVUPS          Z22, 128(AX)
-	VMOVUPS          Z23, 192(AX)
 	LEAQ             (AX)(DI*4), AX
 	VZEROUPPER
 	RET
@@ -1075,152 +1560,6 @@ row:
 	LEAQ             (AX)(DI*4), AX
 	VMOVUPS          Z10, (AX)
 	VMOVUPS          Z11, 64(AX)
-	LEAQ             (AX)(DI*4), AX
-	VZEROUPPER
-	RET
-
-// func codes7x64AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·codes7x64AVX512(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    codes+32(FP), BX
-	MOVQ    channel+40(FP), SI
-	ADDQ    BX, SI
-	MOVQ    ld+24(FP), BX
-	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
-	SHLQ    $0x02, BX
-	LEAQ    (BX)(BX*2), R9
-	LEAQ    (BX)(BX*4), R10
-	MOVQ    acc+0(FP), R11
-	VMOVUPS (R11), Z0
-	VMOVUPS 64(R11), Z1
-	VMOVUPS 128(R11), Z2
-	VMOVUPS 192(R11), Z3
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z4
-	VMOVUPS 64(R11), Z5
-	VMOVUPS 128(R11), Z6
-	VMOVUPS 192(R11), Z7
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z8
-	VMOVUPS 64(R11), Z9
-	VMOVUPS 128(R11), Z10
-	VMOVUPS 192(R11), Z11
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z12
-	VMOVUPS 64(R11), Z13
-	VMOVUPS 128(R11), Z14
-	VMOVUPS 192(R11), Z15
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z16
-	VMOVUPS 64(R11), Z17
-	VMOVUPS 128(R11), Z18
-	VMOVUPS 192(R11), Z19
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z20
-	VMOVUPS 64(R11), Z21
-	VMOVUPS 128(R11), Z22
-	VMOVUPS 192(R11), Z23
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z24
-	VMOVUPS 64(R11), Z25
-	VMOVUPS 128(R11), Z26
-	VMOVUPS 192(R11), Z27
-	LEAQ    (R11)(DI*4), R11
-	LEAQ    -4(CX)(AX*4), R11
-
-row:
-	LEAQ             48(CX), R12
-	CMPQ             R12, R11
-	CMOVQHI          R11, R12
-	MOVLQSX          (R12), R12
-	IMULQ            DI, R12
-	PREFETCHT0       (SI)(R12*1)
-	MOVLQSX          (CX), R12
-	VBROADCASTSS     (R8)(R12*4), Z28
-	IMULQ            DI, R12
-	VPMOVSXBD        (SI)(R12*1), Z29
-	VCVTDQ2PS        Z29, Z29
-	VMULPS           Z28, Z29, Z29
-	VFMADD231PS.BCST (DX), Z29, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z29, Z4
-	VFMADD231PS.BCST (DX)(BX*2), Z29, Z8
-	VFMADD231PS.BCST (DX)(R9*1), Z29, Z12
-	VFMADD231PS.BCST (DX)(BX*4), Z29, Z16
-	VFMADD231PS.BCST (DX)(R10*1), Z29, Z20
-	VFMADD231PS.BCST (DX)(R9*2), Z29, Z24
-	VPMOVSXBD        16(SI)(R12*1), Z29
-	VCVTDQ2PS        Z29, Z29
-	VMULPS           Z28, Z29, Z29
-	VFMADD231PS.BCST (DX), Z29, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z29, Z5
-	VFMADD231PS.BCST (DX)(BX*2), Z29, Z9
-	VFMADD231PS.BCST (DX)(R9*1), Z29, Z13
-	VFMADD231PS.BCST (DX)(BX*4), Z29, Z17
-	VFMADD231PS.BCST (DX)(R10*1), Z29, Z21
-	VFMADD231PS.BCST (DX)(R9*2), Z29, Z25
-	VPMOVSXBD        32(SI)(R12*1), Z29
-	VCVTDQ2PS        Z29, Z29
-	VMULPS           Z28, Z29, Z29
-	VFMADD231PS.BCST (DX), Z29, Z2
-	VFMADD231PS.BCST (DX)(BX*1), Z29, Z6
-	VFMADD231PS.BCST (DX)(BX*2), Z29, Z10
-	VFMADD231PS.BCST (DX)(R9*1), Z29, Z14
-	VFMADD231PS.BCST (DX)(BX*4), Z29, Z18
-	VFMADD231PS.BCST (DX)(R10*1), Z29, Z22
-	VFMADD231PS.BCST (DX)(R9*2), Z29, Z26
-	VPMOVSXBD        48(SI)(R12*1), Z29
-	VCVTDQ2PS        Z29, Z29
-	VMULPS           Z28, Z29, Z29
-	VFMADD231PS.BCST (DX), Z29, Z3
-	VFMADD231PS.BCST (DX)(BX*1), Z29, Z7
-	VFMADD231PS.BCST (DX)(BX*2), Z29, Z11
-	VFMADD231PS.BCST (DX)(R9*1), Z29, Z15
-	VFMADD231PS.BCST (DX)(BX*4), Z29, Z19
-	VFMADD231PS.BCST (DX)(R10*1), Z29, Z23
-	VFMADD231PS.BCST (DX)(R9*2), Z29, Z27
-	ADDQ             $0x04, CX
-	ADDQ             $0x04, DX
-	DECQ             AX
-	JNZ              row
-	MOVQ             acc+0(FP), AX
-	VMOVUPS          Z0, (AX)
-	VMOVUPS          Z1, 64(AX)
-	VMOVUPS          Z2, 128(AX)
-	VMOVUPS          Z3, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z4, (AX)
-	VMOVUPS          Z5, 64(AX)
-	VMOVUPS          Z6, 128(AX)
-	VMOVUPS          Z7, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z8, (AX)
-	VMOVUPS          Z9, 64(AX)
-	VMOVUPS          Z10, 128(AX)
-	VMOVUPS          Z11, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z12, (AX)
-	VMOVUPS          Z13, 64(AX)
-	VMOVUPS          Z14, 128(AX)
-	VMOVUPS          Z15, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z16, (AX)
-	VMOVUPS          Z17, 64(AX)
-	VMOVUPS          Z18, 128(AX)
-	VMOVUPS          Z19, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z20, (AX)
-	VMOVUPS          Z21, 64(AX)
-	VMOVUPS          Z22, 128(AX)
-	VMOVUPS          Z23, 192(AX)
-	LEAQ             (AX)(DI*4), AX
-	VMOVUPS          Z24, (AX)
-	VMOVUPS          Z25, 64(AX)
-	VMOVUPS          Z26, 128(AX)
-	VMOVUPS          Z27, 192(AX)
 	LEAQ             (AX)(DI*4), AX
 	VZEROUPPER
 	RET

@@ -76,11 +76,15 @@ func TestAccumulateCodes(t *testing.T) {
 			for i := range codes {
 				codes[i] = byte(r.Uint32())
 			}
-			scale := guardedCopy(t, fillNormal(r, make([]float32, rows)))
+			scale := guardedCopy(t, positive(fillNormal(r, make([]float32, rows))))
 			for _, group := range groups {
-				for _, n := range []int{0, 1, 7, 40} {
+				tmp := guarded[byte](t, attention.CodesTmp(group))
+				for _, n := range []int{0, 1, 7, 40, 131, 256} {
+					if n > 100 && group > 3 {
+						continue
+					}
 					ld := n + group%3
-					w := guardedCopy(t, fillNormal(r, make([]float32, max(0, (group-1)*ld+n))))
+					w := guardedCopy(t, positive(fillNormal(r, make([]float32, max(0, (group-1)*ld+n)))))
 					at := guarded[int32](t, n)
 					for i := range at {
 						at[i] = int32(rows*(i+1)/(n+1) + r.IntN(3))
@@ -90,19 +94,57 @@ func TestAccumulateCodes(t *testing.T) {
 					}
 					start := fillNormal(r, make([]float32, group*dim))
 					got := guardedCopy(t, start)
-					k.AccumulateCodes(got, w, ld, group, dim, codes, scale, at)
+					k.AccumulateCodes(got, w, ld, group, dim, codes, scale, at, tmp)
 					for g := range group {
+						tops := make([]float64, 1+n/128)
+						for i, row := range at {
+							tops[i/128] = max(tops[i/128], float64(w[g*ld+i])*float64(scale[row]))
+						}
 						for c := range dim {
 							want, size := float64(start[g*dim+c]), 1.0
 							for i, row := range at {
-								x := float64(w[g*ld+i]) * float64(scale[row]) * float64(int8(codes[int(row)*dim+c]))
-								want, size = want+x, size+math.Abs(x)
+								code := float64(int8(codes[int(row)*dim+c]))
+								x := float64(w[g*ld+i]) * float64(scale[row]) * code
+								want, size = want+x, size+1e-6*math.Abs(x)+tops[i/128]/254*math.Abs(code)
 							}
-							near(t, fmt.Sprintf("dim %d group %d, %d rows: head %d channel %d", dim, group, n, g, c), got[g*dim+c], want, size*1e-6)
+							near(t, fmt.Sprintf("dim %d group %d, %d rows: head %d channel %d", dim, group, n, g, c), got[g*dim+c], want, size)
 						}
 					}
 				}
 			}
+		}
+	})
+}
+
+// positive drops the signs.
+func positive(x []float32) []float32 {
+	for i, v := range x {
+		x[i] = max(v, -v)
+	}
+	return x
+}
+
+// TestAccumulateCodesSmallWeights holds that what is much lighter than the heaviest row is not lost: however it is rounded, it keeps its sum.
+func TestAccumulateCodesSmallWeights(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		const rows, dim, light = 128, 64, 0.001
+		codes, scale, at, w := make([]byte, rows*dim), make([]float32, rows), make([]int32, rows), make([]float32, rows)
+		want := 0.0
+		for i := range at {
+			at[i], scale[i], w[i] = int32(i), 1, light
+			if i == 50 {
+				w[i] = 1
+				continue
+			}
+			for c := range dim {
+				codes[i*dim+c] = 100
+			}
+			want += light * 100
+		}
+		acc := make([]float32, dim)
+		k.AccumulateCodes(acc, w, rows, 1, dim, codes, scale, at, make([]byte, attention.CodesTmp(1)))
+		for c, x := range acc {
+			near(t, fmt.Sprintf("channel %d", c), x, want, want*0.05)
 		}
 	})
 }

@@ -4,6 +4,7 @@ package kernel
 
 import (
 	"math/bits"
+	"unsafe"
 
 	"github.com/twilight-go/twilight/attention"
 )
@@ -50,10 +51,16 @@ func (v vector) PackLanes(dst, w []float32, pages []int32, masks, own []uint16) 
 	v.packLanes(ptr(dst), ptr(w), ptr(pages), ptr(masks), ptr(own), n)
 }
 
-// AccumulateCodes implements attention.Kernels.
-func (v vector) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, scale []float32, at []int32) {
+// The shape of the rounded weights, as the generator has it.
+const (
+	codeChunk = 128 // rows
+	codeGroup = 4   // rows of one product
+)
+
+// AccumulateCodes implements attention.Kernels. Where there is code for it, weights are rounded to bytes, chunk by chunk.
+func (v vector) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, scale []float32, at []int32, tmp []byte) {
 	if v.codes32 == nil || !vectorDim(dim) {
-		v.portable.AccumulateCodes(acc, w, ld, group, dim, codes, scale, at)
+		v.portable.AccumulateCodes(acc, w, ld, group, dim, codes, scale, at, tmp)
 		return
 	}
 	n := len(at)
@@ -63,16 +70,46 @@ func (v vector) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []by
 	_, _ = acc[group*dim-1], w[(group-1)*ld+n-1]
 	_, _ = codes[int(at[0])*dim:][dim-1], codes[int(at[n-1])*dim:][dim-1] // row lists ascend almost always
 	_, _ = scale[at[0]], scale[at[n-1]]
+	if v.codeRows != nil && dim%64 == 0 {
+		for lo := 0; lo < n; lo += codeChunk {
+			v.accumulateChunk(acc, w[lo:], ld, group, dim, codes, scale, at[lo:], tmp)
+		}
+		return
+	}
 	for g := 0; g < group; {
 		h := tile(group-g, len(v.codes32))
-		for c := 0; c < dim; {
-			run, wide := v.codes32[h-1], 32
-			if v.codes64 != nil && dim-c >= 64 {
-				run, wide = v.codes64[h-1], 64
-			}
-			run(ptr(acc[g*dim+c:]), dim, ptr(w[g*ld:]), ld, ptr(codes), c, ptr(scale), ptr(at), n)
-			c += wide
+		for c := 0; c < dim; c += 32 {
+			v.codes32[h-1](ptr(acc[g*dim+c:]), dim, ptr(w[g*ld:]), ld, ptr(codes), c, ptr(scale), ptr(at), n)
 		}
 		g += h
+	}
+}
+
+// accumulateChunk adds the first codeChunk rows of at by integer products.
+func (v vector) accumulateChunk(acc, w []float32, ld, group, dim int, codes []byte, scale []float32, at []int32, tmp []byte) {
+	s := scratch(tmp)
+	weights, steps, few := take[int8](&s, group*codeChunk), take[float32](&s, group), take[int32](&s, codeGroup)
+	n := min(len(at), codeChunk)
+	v.codeWeights((*byte)(unsafe.Pointer(ptr(weights))), ptr(steps), ptr(w), ld, group, ptr(scale), ptr(at), n)
+	ahead := at[min(n, len(at)-1):]
+	last := &ahead[min(len(ahead), codeChunk)-1]
+	add := func(rows []int32, first int) {
+		for g := 0; g < group; {
+			h := tile(group-g, len(v.codeRows))
+			for c := 0; c < dim; c += 64 {
+				v.codeRows[h-1](ptr(acc[g*dim+c:]), dim, (*byte)(unsafe.Pointer(&weights[g*codeChunk+first])), &steps[g], ptr(codes), c, ptr(rows), len(rows), &ahead[0], last)
+			}
+			g += h
+		}
+	}
+	whole := n &^ (codeGroup - 1)
+	if whole > 0 {
+		add(at[:whole], 0)
+	}
+	if whole < n { // the last few rows, and one of them again under weights of zero
+		for i := range few {
+			few[i] = at[min(whole+i, n-1)]
+		}
+		add(few, whole)
 	}
 }

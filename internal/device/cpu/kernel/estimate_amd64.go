@@ -78,7 +78,7 @@ func (v vector) PageBounds8(dst []float32, ld int, q []float32, group, dim int, 
 // scratch hands out pieces of a kernel's temporary memory, each at a cache line.
 type scratch []byte
 
-func take[T int8 | float32](s *scratch, n int) []T {
+func take[T int8 | int32 | float32](s *scratch, n int) []T {
 	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(*s))) & 63)
 	var zero T
 	size := n * int(unsafe.Sizeof(zero))

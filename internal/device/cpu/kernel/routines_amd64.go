@@ -30,8 +30,10 @@ type routines struct {
 
 	pack      func(dst, w *float32, n int, t float32) uint64
 	packLanes func(dst, w *float32, pages *int32, masks, own *uint16, n int)
-	codes64   []codesFunc // by query heads less one, 64 channels
-	codes32   []codesFunc
+	codes32   []codesFunc // by query heads less one, 32 channels
+
+	codeWeights func(dst *byte, steps, w *float32, ld, heads int, scale *float32, at *int32, n int)
+	codeRows    []codeRowsFunc // by query heads less one, 64 channels
 
 	sumSquares func(x *float32, n int) float32
 	scaleMul   func(dst, x, w *float32, n int, s float32)
@@ -61,6 +63,7 @@ type (
 	dotFunc        = func(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
 	accumulateFunc = func(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead, last *int32) (nan uint64)
 	codesFunc      = func(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+	codeRowsFunc   = func(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead, last *int32)
 	panelFunc      = func(c *float32, ldc int, f, a *float32, lda int, b *float32, k, panel, panels int)
 )
 
@@ -71,7 +74,7 @@ var avx512 = routines{
 	accumulate32: []accumulateFunc{accumulate1x32AVX512, accumulate2x32AVX512, accumulate3x32AVX512, accumulate4x32AVX512, accumulate5x32AVX512,
 		accumulate6x32AVX512, accumulate7x32AVX512},
 	pack: packAVX512, packLanes: packLanesAVX512,
-	codes64: []codesFunc{codes1x64AVX512, codes2x64AVX512, codes3x64AVX512, codes4x64AVX512, codes5x64AVX512, codes6x64AVX512, codes7x64AVX512},
+	codeWeights: codeWeightsAVX512, codeRows: []codeRowsFunc{codeRows1AVX512, codeRows2AVX512, codeRows3AVX512, codeRows4AVX512, codeRows5AVX512},
 	codes32: []codesFunc{codes1x32AVX512, codes2x32AVX512, codes3x32AVX512, codes4x32AVX512, codes5x32AVX512, codes6x32AVX512, codes7x32AVX512},
 	max:     maxAVX512, exp: expAVX512, weigh: weighAVX512, loud: louderAVX512, addScaled: addScaledAVX512, above: aboveAVX512, lanes: lanesAVX512,
 	sumSquares: sumSquaresAVX512, scaleMul: scaleMulAVX512, ropeHalves: ropeHalvesAVX512, ropePairs: ropePairsAVX512,

@@ -12,8 +12,11 @@ import (
 func bodyFamily() {
 	pack512()
 	packLanes512()
+	codeWeights512()
+	for h := 1; h <= codeHeads; h++ {
+		codeRows512(h)
+	}
 	for h := 1; h <= avx512.gatherHeads(); h++ {
-		avx512.accumulateCodes(h, 64)
 		avx512.accumulateCodes(h, 32)
 	}
 	for h := 1; h <= avx2.gatherHeads(); h++ {
