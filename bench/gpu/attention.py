@@ -76,8 +76,18 @@ def name_of(spec):
     return spec
 
 
+def shares(r):
+    """How much of the copy's bandwidth the bytes of the selection, of the estimates and of attention reach in the time of their stages."""
+    us, per_token = r["stages_us"], r["kept_mean"] / r["kept_share"] * r["batch"] * r["kv_heads"]
+    out = []
+    for name, stages in (("select", ("bases", "scan", "choose")), ("estimate", ("estimate",)), ("attend", ("attend",))):
+        took = sum(us.get(s, 0) for s in stages)
+        out.append(f"{100 * r['stages_bytes_per_token'][name] * per_token / took / 1e3 / r['copy_gbps']:.0f}" if took > 0 else "–")
+    return " ".join(out)
+
+
 def table(rows, found):
-    cells = ["batch", "context", "attention", "µs", "× our dense", "× FlashInfer", "× SDPA", "bytes/token: select + estimate + attend", "GB/s", "% of copy", "candidates", "kept", "exact", "coded", "true mass (worst)",
+    cells = ["batch", "context", "attention", "µs", "× our dense", "× FlashInfer", "× SDPA", "bytes/token: select + estimate + attend", "GB/s", "% of copy", "select, estimate, attend: % of copy", "candidates", "kept", "exact", "coded", "true mass (worst)",
              "output error", "µs: " + " ".join(STAGES)]
     yield "| " + " | ".join(cells) + " |"
     yield "|" + "---|" * len(cells)
@@ -94,7 +104,7 @@ def table(rows, found):
         us, b = r["us_per_step"], r["stages_bytes_per_token"]
         whole = r["spec"] != "dense" and r["whole_share"] == 1
         yield "| " + " | ".join([str(r["batch"]), str(r["ctx"]), name_of(r["spec"]) + (", read whole" if whole else ""), f"{us:.1f}", f"{r['speedup_vs_dense']:.2f}", versus("FlashInfer", us), versus("SDPA", us),
-                                 f"{r['bytes_per_token']:.1f}: {b['select']:.1f} + {b['estimate']:.1f} + {b['attend']:.1f}", f"{r['gbps']:.0f}", f"{100 * r['gbps'] / r['copy_gbps']:.0f}", f"{r['candidates_mean']:.0f}",
+                                 f"{r['bytes_per_token']:.1f}: {b['select']:.1f} + {b['estimate']:.1f} + {b['attend']:.1f}", f"{r['gbps']:.0f}", f"{100 * r['gbps'] / r['copy_gbps']:.0f}", shares(r), f"{r['candidates_mean']:.0f}",
                                  f"{r['kept_mean']:.0f}", f"{r['union_mean']:.0f}", f"{r['coded_mean']:.0f}", f"{r['mass']:.4f} ({r['mass_worst']:.4f})", f"{r['out_err']:.4f}",
                                  " ".join(f"{r['stages_us'].get(s, 0):.1f}" for s in STAGES)]) + " |"
 
