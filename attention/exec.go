@@ -225,6 +225,9 @@ func (w *Work) choose() {
 		return
 	}
 	w.gather()
+	if w.call.Pipeline.prun != nil {
+		w.refer()
+	}
 }
 
 // audit runs the audits that are due, and does densely the steps whose mass was not enough.
@@ -329,8 +332,16 @@ func (x *Exec) Do(i int) {
 	}
 }
 
-// estimate runs the estimator over candidate pages [lo,hi).
+// estimate runs the estimator over candidate pages [lo,hi) and, for a pruner, weighs what it says.
 func (w *Work) estimate(lo, hi int) {
+	w.estimateLogits(lo, hi)
+	if w.call.Pipeline.prun != nil {
+		w.weighPart(lo, hi)
+	}
+}
+
+// estimateLogits runs the estimator: −Inf for what is no candidate.
+func (w *Work) estimateLogits(lo, hi int) {
 	est := w.call.Pipeline.est
 	coded := hi
 	for n := (est.Coded(w.Head.N) + PageTokens - 1) / PageTokens; coded > lo && int(w.Pages[coded-1]) >= n; coded-- {
@@ -345,7 +356,9 @@ func (w *Work) estimate(lo, hi int) {
 // prune decides the survivors of every query head and flattens what is to be read.
 func (w *Work) prune() {
 	p, n := w.call.Pipeline, len(w.Pages)
-	w.top, w.total = grow(w.top, w.Group), grow(w.total, w.Group)
+	if p.prun != nil {
+		w.sumWeights()
+	}
 	if p.spec.Exact > 0 {
 		w.heavy = grow(w.heavy, w.Group*n)
 	}
@@ -356,7 +369,7 @@ func (w *Work) prune() {
 		}
 		keep := w.keep[g*n:][:n]
 		w.packed = nil
-		w.top[g], w.total[g] = p.prun.Prune(w, g, w.Logits(g), keep)
+		p.prun.Prune(w, g, w.Logits(g), w.total[g], keep)
 		andMasks(keep, w.cand[g*n:][:n]) // a damaged logit must not make a survivor of what was no candidate
 		keep[n-1] = w.cand[g*n+n-1]      // the newest page is always kept
 		if p.spec.Exact > 0 {

@@ -16,8 +16,9 @@ type Kernels interface {
 	Max(x []float32) float32
 	// Exp sets x[i] = exp(x[i] − max) and returns the sum; −Inf becomes exactly 0. max is at least every element.
 	Exp(x []float32, max float32) (sum float32)
-	// Weigh is Exp for weights that choose and sum but are not multiplied with values exactly: a relative error of 2e-4 will do. No result exceeds 1.
-	Weigh(x []float32, max float32) (sum float32)
+	// Weigh sets x[i] = exp(x[i] − ref), to a relative error of 1e-3, for weights that choose and sum; ref is any number. −Inf becomes exactly 0. Where an element is too large for
+	// a float, or NaN, the sum is at least 1e38 or NaN, except that NaN may count as 0.
+	Weigh(x []float32, ref float32) (sum float32)
 	// Louder raises best[i] to x[i] − shift where that is larger; NaN in x is ignored.
 	Louder(best, x []float32, shift float32)
 	// AddScaled adds f·x[i] to dst[i]; dst is at least as long as x.
@@ -41,10 +42,10 @@ type Kernels interface {
 	Int4Dot(dst []float32, ld int, q []float32, group, dim int, codes []byte, pages uint16, tmp []byte)
 	// PageRangeDot does the same from page-range codes of the given bits and the block's Bounds plane of PageTokens-token pages.
 	PageRangeDot(dst []float32, ld int, q []float32, group, dim, bits int, bounds []uint16, codes []byte, pages uint16, tmp []byte)
-	// BlockRangeDot does the same from a slab of a BlockRange plane, for a list of slab pages: page p is the p%BlockPages-th of block p/BlockPages, and the tokens of pages[j]
+	// BlockRangeDot does the same from a slab of a BlockRange plane, for the first n of a list of slab pages, those after them being what will be asked for next: page p is the p%BlockPages-th of block p/BlockPages, and the tokens of pages[j]
 	// go to dst[g*ld+j*PageTokens:]. Pages of one block should be consecutive, since a query is prepared for each run of them. shrink times Σ_c (q_c·step_c)² is subtracted
 	// from the logits of the block: with 1/24, half the variance that uniform rounding errors give a logit, by which its exponential would else be too large on average.
-	BlockRangeDot(dst []float32, ld int, q []float32, group, dim, bits int, plane []byte, pages []int32, shrink float32, tmp []byte)
+	BlockRangeDot(dst []float32, ld int, q []float32, group, dim, bits int, plane []byte, pages []int32, n int, shrink float32, tmp []byte)
 }
 
 // CodesTmp is the size in bytes of the scratch that AccumulateCodes may use for a query group.

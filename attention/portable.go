@@ -65,7 +65,17 @@ func (Portable) Exp(x []float32, top float32) (sum float32) {
 }
 
 // Weigh implements Kernels.
-func (p Portable) Weigh(x []float32, top float32) (sum float32) { return p.Exp(x, top) }
+func (Portable) Weigh(x []float32, ref float32) (sum float32) {
+	for i, v := range x {
+		e := float32(0)
+		if v > negInf { // not NaN
+			e = float32(math.Exp(float64(v) - float64(ref)))
+		}
+		x[i] = e
+		sum += e
+	}
+	return sum
+}
 
 // Louder implements Kernels.
 func (Portable) Louder(best, x []float32, shift float32) {
@@ -198,13 +208,13 @@ func (Portable) PageRangeDot(dst []float32, ld int, q []float32, group, dim, nbi
 }
 
 // BlockRangeDot implements Kernels.
-func (Portable) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, shrink float32, _ []byte) {
+func (Portable) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, n int, shrink float32, _ []byte) {
 	shape := BlockRange{nbits}
-	size, n := shape.BlockBytes(dim), shape.PageBytes(dim)
-	for j, at := range pages {
+	size, page := shape.BlockBytes(dim), shape.PageBytes(dim)
+	for j, at := range pages[:n] {
 		block := plane[int(at)/BlockPages*size:][:size]
 		low := as[uint16](block)
-		step, page := low[dim:], block[shape.HeadBytes(dim)+int(at)%BlockPages*n:][:n]
+		step, codes := low[dim:], block[shape.HeadBytes(dim)+int(at)%BlockPages*page:][:page]
 		for g := range group {
 			var base, noise float32
 			for c, x := range q[g*dim:][:dim] {
@@ -217,7 +227,7 @@ func (Portable) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 			for t := range out {
 				var sum float32
 				for c, x := range q[g*dim:][:dim] {
-					sum += x * tensor.F16ToF32(step[c]) * float32(getCode(page, nbits, t, c))
+					sum += x * tensor.F16ToF32(step[c]) * float32(getCode(codes, nbits, t, c))
 				}
 				out[t] = base + sum
 			}

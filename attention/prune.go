@@ -28,7 +28,7 @@ func (t topK) check() (any, error) {
 }
 
 // Prune implements Pruner.
-func (t topK) Prune(w *Work, g int, logits []float32, keep []uint16) (top, total float32) {
+func (t topK) Prune(w *Work, g int, weights []float32, _ float32, keep []uint16) {
 	k := t.k
 	if k == 0 {
 		k = int(t.keep*float64(w.Head.N) + 0.5)
@@ -36,10 +36,8 @@ func (t topK) Prune(w *Work, g int, logits []float32, keep []uint16) (top, total
 	if k = max(k, 1); k >= w.count.b0[g] {
 		w.keepAll(g)
 	} else {
-		bestOf(w.Kern, logits, k, keep)
+		bestOf(w.Kern, weights, k, keep)
 	}
-	top = w.Kern.Max(logits)
-	return top, w.Kern.Weigh(logits, top)
 }
 
 func (w *Work) keepAll(g int) {
@@ -55,31 +53,28 @@ func (w *Work) keepAll(g int) {
 type topP struct{ p float64 }
 
 // Prune implements Pruner.
-func (t topP) Prune(w *Work, g int, logits []float32, keep []uint16) (top, total float32) {
+func (t topP) Prune(w *Work, g int, weights []float32, total float32, keep []uint16) {
 	k := w.Kern
-	top = k.Max(logits)
-	total = k.Weigh(logits, top)
 	if t.p >= 1 {
 		w.keepAll(g)
-		return top, total
+		return
 	}
-	floor := max(float32((1-t.p)*float64(total)/float64(len(logits)))*0.999, math.SmallestNonzeroFloat32)
-	rest := w.Scratch(len(logits) + PageTokens)
-	rest = rest[:k.Pack(rest, logits, floor)]
+	floor := max(float32((1-t.p)*float64(total)/float64(len(weights)))*0.999, math.SmallestNonzeroFloat32)
+	rest := w.Scratch(len(weights) + PageTokens)
+	rest = rest[:k.Pack(rest, weights, floor)]
 	cut, rest := massThreshold(k, rest, float32(t.p)*total, floor)
-	k.Lanes(keep, logits, cut)
+	k.Lanes(keep, weights, cut)
 	w.packed = rest
-	return top, total
 }
 
 // massThreshold is the largest t such that the elements of w at or above t sum to at least mass; floor if even all of them do not.
-// No element exceeds 1 and none is under floor. What is found too light on the way is dropped from w: it returns the rest, in w's place, if w has room to be packed in.
+// None is under floor, which is positive. What is found too light on the way is dropped from w: it returns the rest, in w's place, if w has room to be packed in.
 func massThreshold(k Kernels, w []float32, mass, floor float32) (t float32, rest []float32) {
-	lo, hi := math.Float32bits(floor), math.Float32bits(1)+1 // w ≥ lo holds the mass, w ≥ hi does not
-	nlo, nhi := len(w), 0
-	if s, _ := k.Above(w, floor); s < mass {
+	if s, _ := k.Above(w, floor); s < mass || len(w) == 0 {
 		return floor, w
 	}
+	lo, hi := math.Float32bits(floor), math.Float32bits(k.Max(w))+1 // w ≥ lo holds the mass, w ≥ hi does not
+	nlo, nhi := len(w), 0
 	for hi-lo > 1 && nlo-nhi > 1 {
 		mid := lo + (hi-lo)/2
 		if s, n := k.Above(w, math.Float32frombits(mid)); s >= mass {

@@ -37,7 +37,8 @@ func pruneOne(t failer, prune string, logits []float32) (kept []int, w *Work) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.prun.Prune(w, 0, w.Logits(0), w.keep)
+	total := w.Kern.Weigh(w.Logits(0), orZero(w.Kern.Max(w.Logits(0))))
+	p.prun.Prune(w, 0, w.Logits(0), total, w.keep)
 	for j, m := range w.keep {
 		for ; m != 0; m &= m - 1 {
 			kept = append(kept, j*PageTokens+bits.TrailingZeros16(m))

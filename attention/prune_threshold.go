@@ -12,9 +12,6 @@ func init() {
 type threshold struct{ t float64 }
 
 // Prune implements Pruner.
-func (t threshold) Prune(w *Work, g int, logits []float32, keep []uint16) (top, total float32) {
-	top = w.Kern.Max(logits)
-	total = w.Kern.Weigh(logits, top)
-	w.Kern.Lanes(keep, logits, float32(t.t))
-	return top, total
+func (t threshold) Prune(w *Work, g int, weights []float32, _ float32, keep []uint16) {
+	w.Kern.Lanes(keep, weights, float32(t.t)*w.Kern.Max(weights))
 }

@@ -64,7 +64,7 @@ func (s oracleP) Choose(w *Work) {
 	for g := range w.Group {
 		scores, masks := w.laneScores(g), w.maskScratch(w.Head.Pages())
 		w.bound(g, scores)
-		topP{s.p}.Prune(w, g, scores, masks)
+		topP{s.p}.Prune(w, g, scores, w.Kern.Weigh(scores, w.Kern.Max(scores)), masks)
 		w.proposeMasks(g, 0, masks)
 	}
 }

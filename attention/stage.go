@@ -47,9 +47,9 @@ type Summariser interface {
 
 // Pruner decides the survivors among the candidates of one query head. An extension point, stateless like Selector.
 type Pruner interface {
-	// Prune turns the estimated logits of query head g (−Inf where the head has no candidate) into masks of survivors: keep[j] for page w.Pages[j]. In the logits it
-	// leaves the weights exp(logit − top), unnormalised, and returns the largest logit and the sum of the weights: from them the pruned tail is estimated.
-	Prune(w *Work, g int, logits []float32, keep []uint16) (top, total float32)
+	// Prune turns the weights of query head g's candidates, the exponentials of estimated logits up to a common factor, into masks of survivors: keep[j] for page w.Pages[j]. What
+	// is no candidate weighs 0; total is the sum. The weights stay: from them the pruned tail is estimated.
+	Prune(w *Work, g int, weights []float32, total float32, keep []uint16)
 }
 
 // Work is one KV head's share of a step, and the scratch of its stages. The exported fields and methods are what selectors, estimators and pruners use.
@@ -78,8 +78,9 @@ type Work struct {
 	heavy      []uint16  // [Group][len(Pages)] survivors that are read exactly, in precision by weight
 	heavyPages []int32   // candidate pages, by index, with such lanes
 	logits     []float32
-	top        []float32 // per query head: the largest estimated logit,
-	total      []float32 // and the sum of the weights that count from it
+	top        []float32 // per query head: the logit that weights count from,
+	sums       []float32 // [part of the estimate][Group] sums of weights,
+	total      []float32 // and the sum of all
 	rows       []int32   // flattened survivors of the union, as slab rows
 	own        []uint32  // per survivor: the query heads that keep it, when heads attend to their own sets
 	bias       []float32 // [Group][len(rows)] the survivors' share of odds
@@ -123,7 +124,7 @@ func (w *Work) ScoreStride() int { return w.scoreLD }
 // AllScores is the scores of the group, query head g at [g*ScoreStride():].
 func (w *Work) AllScores() []float32 { return w.scores[:w.Group*w.scoreLD] }
 
-// Logits is the estimated logits of query head g, a page of PageTokens lanes for each of w.Pages.
+// Logits is the estimated logits of query head g, a page of PageTokens lanes for each of w.Pages; where a pruner follows, the estimate stage ends by making weights of them.
 func (w *Work) Logits(g int) []float32 { n := w.LogitStride(); return w.logits[g*n:][:n] }
 
 // LogitStride is the distance between the logits of neighbouring query heads.

@@ -48,7 +48,7 @@ func TestCPUAgainstReference(t *testing.T) {
 				if p.rounded {
 					limit += 0.3 * meanKL(wantDense, want)
 				} else if p.mode == device.Decode {
-					limit = 3*limit + 1e-5 // a token on the edge of the threshold may fall on either side
+					limit = 3*limit + 1e-4 // a token on the edge of the threshold may fall on either side
 				}
 				if kl := meanKL(want, got); !(kl < limit) {
 					t.Errorf("%s: mean KL %.2g, want less than %.2g", p.pipe.Spec(), kl, limit)

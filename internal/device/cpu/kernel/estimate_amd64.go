@@ -188,32 +188,32 @@ func (e *estimates) prepare(q8 []int8, affine, q []float32, group, dim int, bloc
 }
 
 // BlockRangeDot implements attention.Kernels. As for pages, the query times the steps is rounded to signed bytes that meet centred codes; once for the pages of a block.
-func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, shrink float32, tmp []byte) {
+func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, n int, shrink float32, tmp []byte) {
 	e := v.estimates
 	if e == nil || !vectorDim(dim) || dim > 256 || nbits >= len(e.block) || e.block[nbits] == nil {
-		v.portable.BlockRangeDot(dst, ld, q, group, dim, nbits, plane, pages, shrink, tmp)
+		v.portable.BlockRangeDot(dst, ld, q, group, dim, nbits, plane, pages, n, shrink, tmp)
 		return
 	}
-	if len(pages) == 0 {
+	if n == 0 {
 		return
 	}
 	shape := attention.BlockRange{Bits: nbits}
-	size, head, n := shape.BlockBytes(dim), shape.HeadBytes(dim), shape.PageBytes(dim)
-	_ = dst[(group-1)*ld+attention.PageTokens*len(pages)-1]
+	size, head, page := shape.BlockBytes(dim), shape.HeadBytes(dim), shape.PageBytes(dim)
+	_ = dst[(group-1)*ld+attention.PageTokens*n-1]
 	_ = q[group*dim-1]
 	s := scratch(tmp)
 	q8, affine := take[int8](&s, group*dim), take[float32](&s, 4*group)
 	scan, mid, last := e.block[nbits], float32(int(1)<<nbits-1)/2, &pages[len(pages)-1]
-	for j := 0; j < len(pages); {
+	for j := 0; j < n; {
 		b, first := int(pages[j])/attention.BlockPages, j
-		for j < len(pages) && int(pages[j])/attention.BlockPages == b {
+		for j < n && int(pages[j])/attention.BlockPages == b {
 			j++
 		}
 		block := plane[b*size:][:size]
 		e.prepare(q8, affine, q, group, dim, block, mid, shrink)
 		for g := 0; g < group; {
 			h := tile(group-g, len(scan))
-			scan[h-1](ptr(dst[g*ld+first*attention.PageTokens:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(plane), size, head, n, dim, &pages[first], j-first, last)
+			scan[h-1](ptr(dst[g*ld+first*attention.PageTokens:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(plane), size, head, page, dim, &pages[first], j-first, last)
 			g += h
 		}
 	}

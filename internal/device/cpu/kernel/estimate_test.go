@@ -298,9 +298,10 @@ func TestBlockRangeDot(t *testing.T) {
 					q, tmp := queries(t, r, group, dim), guarded[byte](t, attention.TmpBytes(group, dim))
 					reach, size := b.reach()
 					ref := make([]float32, group*blockTokens)
-					attention.Portable{}.BlockRangeDot(ref, blockTokens, q, group, dim, nbits, codes, pageList(0xffff), 1./24, nil)
+					attention.Portable{}.BlockRangeDot(ref, blockTokens, q, group, dim, nbits, codes, pageList(0xffff), 16, 1./24, nil)
 					rounding, own := holdEstimates(t, fmt.Sprintf("bits %d group %d dim %d", nbits, group, dim), group, func(dst []float32, ld int, pages uint16) {
-						k.BlockRangeDot(dst, ld, q, group, dim, nbits, codes, pageList(pages), 1./24, tmp)
+						list := pageList(pages)
+						k.BlockRangeDot(dst, ld, q, group, dim, nbits, codes, append(list, 0, 5), len(list), 1./24, tmp)
 					}, func(g, token int) (want, tol, exact float64) {
 						top := 0.0
 						for c := range dim {

@@ -122,12 +122,22 @@ func aboveAVX2(w *float32, n int, t float32) (sum float32, count uint64)
 //go:noescape
 func lanesAVX2(mask *uint16, w *float32, pages int, t float32)
 
-// weighAVX512 is, with a relative error under 1.1e-4 + 2e-7·|v−max| (attention.Portable.Weigh):
+// weighAVX512 is, with a relative error under 7e-4, 1e38 for what is larger, and 0 for NaN and what is less than any float (attention.Portable.Weigh):
 //
 //	for i, v := range x[:n] {
-//		x[i] = exp(v - max)
+//		x[i] = exp(v - ref)
 //		sum += x[i]
 //	}
 //
 //go:noescape
-func weighAVX512(x *float32, n int, max float32) float32
+func weighAVX512(x *float32, n int, ref float32) float32
+
+// weighAVX2 is exp for any v−ref, those above 88.5 counting as that (attention.Portable.Weigh):
+//
+//	for i, v := range x[:n] {
+//		x[i] = exp(v - ref)
+//		sum += x[i]
+//	}
+//
+//go:noescape
+func weighAVX2(x *float32, n int, ref float32) float32

@@ -134,31 +134,33 @@ func TestWeigh(t *testing.T) {
 	levels(t, func(t *testing.T, k Kernels) {
 		r := newRand(7)
 		for _, n := range lengths() {
-			x := guarded[float32](t, n)
-			for i := range x {
-				x[i] = float32(-math.Pow(10, 4*r.Float64()-2)) + 3
-				if i%10 == 9 {
-					x[i] = -inf
+			for _, ref := range []float32{3, -40, 70} { // elements are at most 3
+				x := guarded[float32](t, n)
+				for i := range x {
+					x[i] = float32(-math.Pow(10, 4*r.Float64()-2)) + 3
+					if i%10 == 9 {
+						x[i] = -inf
+					}
 				}
-			}
-			if n > 0 {
-				x[r.IntN(n)] = 3
-			}
-			in := append([]float32(nil), x...)
-			got, sum := k.Weigh(x, 3), 0.0
-			for i, v := range in {
-				d := float64(v - 3)
-				near(t, fmt.Sprintf("n %d: exp(%v)", n, d), x[i], math.Exp(d), math.Exp(d)*(1.1e-4+2e-7*math.Abs(d))+1e-44)
-				if (d == 0 && x[i] != 1) || (v == -inf && x[i] != 0) || x[i] > 1 {
-					t.Fatalf("n %d: exp(%v) = %v", n, d, x[i])
+				in := append([]float32(nil), x...)
+				got, sum := k.Weigh(x, ref), 0.0
+				for i, v := range in {
+					want := math.Exp(float64(v) - float64(ref))
+					near(t, fmt.Sprintf("n %d: exp(%v−%v)", n, v, ref), x[i], want, want*1e-3+2e-38)
+					if v == -inf && x[i] != 0 {
+						t.Fatalf("n %d: exp(%v) = %v", n, v, x[i])
+					}
+					sum += float64(x[i])
 				}
-				sum += float64(x[i])
+				near(t, fmt.Sprintf("n %d: sum", n), got, sum, sum*1e-5+1e-37)
 			}
-			near(t, fmt.Sprintf("n %d: sum", n), got, sum, sum*1e-5)
+		}
+		if sum := k.Weigh([]float32{1, 200, 2}, 0); sum < 1e38 {
+			t.Errorf("what is too large for a float sums to %v", sum)
 		}
 		x := []float32{1, nan, 2}
-		if k.Weigh(x, 2); x[1] == x[1] {
-			t.Errorf("NaN weighs %v", x[1])
+		if sum := k.Weigh(x, 2); x[1] != 0 && sum < 1e38 {
+			t.Errorf("NaN weighs %v, the sum is %v", x[1], sum)
 		}
 	})
 }

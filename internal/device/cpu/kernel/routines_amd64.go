@@ -113,7 +113,7 @@ var avx2 = routines{
 	dot:          []dotFunc{dot1AVX2, dot2AVX2, dot3AVX2},
 	accumulate32: []accumulateFunc{accumulate1x32AVX2, accumulate2x32AVX2, accumulate3x32AVX2},
 	codes32:      []codesFunc{codes1x32AVX2, codes2x32AVX2, codes3x32AVX2},
-	max:          maxAVX2, exp: expAVX2, weigh: expAVX2, loud: louderAVX2, addScaled: addScaledAVX2, above: aboveAVX2, lanes: lanesAVX2,
+	max:          maxAVX2, exp: expAVX2, weigh: weighAVX2, loud: louderAVX2, addScaled: addScaledAVX2, above: aboveAVX2, lanes: lanesAVX2,
 	sumSquares: sumSquaresAVX2, scaleMul: scaleMulAVX2, ropeHalves: ropeHalvesAVX2, ropePairs: ropePairsAVX2,
 	gate: gateAVX2, add: addAVX2, scale: scaleAVX2, narrow: narrowAVX2, saturate: narrowFiniteAVX2, widen: widenAVX2,
 	panel: []panelFunc{panel4AVX2}, keyPanels: keyPanelsAVX2, valuePanels: valuePanelsAVX2,

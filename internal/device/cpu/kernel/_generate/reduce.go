@@ -12,13 +12,16 @@ import (
 func reduceFamily() {
 	for _, w := range widths {
 		w.max()
-		w.exp()
+		w.exp("exp", "max", false,
+			"is, with a relative error under 2e-7 + 3e-9·|v−max| (attention.Portable.Exp):")
 		w.louder()
 		w.addScaled()
 		w.above()
 		w.lanesOf()
 	}
 	weigh512()
+	avx2.exp("weigh", "ref", true,
+		"is exp for any v−ref, those above 88.5 counting as that (attention.Portable.Weigh):")
 }
 
 func (w width) max() {
@@ -101,16 +104,16 @@ func (e expConst) exp(x VecVirtual) {
 	VMULPS(n, p, x)
 }
 
-func (w width) exp() {
-	w.begin("exp", "(x *float32, n int, max float32) float32",
-		"is, with a relative error under 2e-7 + 3e-9·|v−max| (attention.Portable.Exp):",
+func (w width) exp(name, from string, bounded bool, doc string) {
+	w.begin(name, "(x *float32, n int, "+from+" float32) float32",
+		doc,
 		"",
 		"\tfor i, v := range x[:n] {",
-		"\t\tx[i] = exp(v - max)",
+		"\t\tx[i] = exp(v - "+from+")",
 		"\t\tsum += x[i]",
 		"\t}")
 	x, n := arg("x"), arg("n")
-	top := w.spread("max", 16)
+	top := w.spread(from, 16)
 	e := w.expConst()
 	unroll := 4
 	if w == avx2 {
@@ -120,6 +123,9 @@ func (w width) exp() {
 	w.each(n, unroll, func(s stream) {
 		v := s.load(x)
 		VSUBPS(top, v, v)
+		if bounded {
+			VMINPS(w.memory("expMost", 88.5), v, v)
+		}
 		e.exp(v)
 		s.store(v, x)
 		switch {
@@ -136,34 +142,41 @@ func (w width) exp() {
 	end()
 }
 
-// weigh512 is exp for weights that only choose and sum: e^x = 2^n·p(f) with p of degree 3, p(0) = 1 and a relative error of 1.01e-4 on [−½, ½].
+// weigh512 is exp for weights that only choose and sum. Its logarithm to base 2 as an integer of 15 places after the point is, shifted to the place of a float's exponent, 2^n·(1+f)
+// where 2^n·2^f is wanted: the quotient is a polynomial of degree 3 in 1+f, by Remez's exchange, with a relative error of 6.7e-4.
 func weigh512() {
-	avx512.begin("weigh", "(x *float32, n int, max float32) float32",
-		"is, with a relative error under 1.1e-4 + 2e-7·|v−max| (attention.Portable.Weigh):",
+	avx512.begin("weigh", "(x *float32, n int, ref float32) float32",
+		"is, with a relative error under 7e-4, 1e38 for what is larger, and 0 for NaN and what is less than any float (attention.Portable.Weigh):",
 		"",
 		"\tfor i, v := range x[:n] {",
-		"\t\tx[i] = exp(v - max)",
+		"\t\tx[i] = exp(v - ref)",
 		"\t\tsum += x[i]",
 		"\t}")
 	x, n := arg("x"), arg("n")
-	top, log2e, low := avx512.spread("max", 16), avx512.splat(math.Log2E), avx512.splat(-200)
+	const unit, shift = 1 << 15, 8 // what is far out of range is still an integer
+	base, scale, bias := avx512.spread("ref", 16), avx512.splat(unit*math.Log2E), avx512.splat(127*unit)
+	VFNMADD213PS(bias, scale, base)
+	least, most, mantissa, one := avx512.zero(1)[0], avx512.splatBits(0x7f0000), avx512.splatBits(0x007fffff), avx512.splat(1)
 	var c []VecVirtual
-	for _, v := range []float64{1, 0.6932831230551934, 0.24221123119634264, 0.055007381286957445} {
+	for _, v := range []float64{1.77561472363664, -1.3773075881250554, 0.7074758267945608, -0.10644569889408949} {
 		c = append(c, avx512.splat(v))
 	}
 	sum := avx512.zero(4)
 	avx512.each(n, 4, func(s stream) {
-		v, whole, p := s.load(x), ZMM(), ZMM()
-		VSUBPS(top, v, v)
-		VMULPS(log2e, v, v)
-		VMAXPS(v, low, v) // in this order a NaN in v survives
-		VRNDSCALEPS(U8(8), v, whole)
-		VSUBPS(whole, v, v)
+		const join = 0xea // the first two and, or the third
+		v, m, p := s.load(x), ZMM(), ZMM()
+		VFMADD213PS(base, scale, v)
+		VCVTPS2DQ(v, v) // NaN becomes the least integer
+		VPMAXSD(least, v, v)
+		VPMINSD(most, v, v)
+		VPSLLD(U8(shift), v, v)
+		VMOVDQA32(v, m)
+		VPTERNLOGD(U8(join), one, mantissa, m)
 		VMOVAPS(c[3], p)
-		VFMADD213PS(c[2], v, p)
-		VFMADD213PS(c[1], v, p)
-		VFMADD213PS(c[0], v, p)
-		VSCALEFPS(whole, p, v)
+		for i := 2; i >= 0; i-- {
+			VFMADD213PS(c[i], m, p)
+		}
+		VMULPS(p, v, v)
 		s.store(v, x)
 		if s.k == nil {
 			VADDPS(v, sum[s.step], sum[s.step])
