@@ -8,6 +8,7 @@ package attention
 // Results for query head g go to dst[g*ld+...]. Block layouts (bounds, codes) are those of the planes of the same name.
 type Kernels interface {
 	BoundKernels
+	SelectKernels
 	// Dot sets dst[g*ld+i] = q_g · rows[at[i]].
 	Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32)
 	// Accumulate adds Σ_i w[g*ld+i] · rows[at[i]] to acc[g*dim:]. Rows whose weight is zero for a head leave that head's acc as it is.

@@ -63,7 +63,9 @@ func (s doubleSparsity) Fits(shape Shape) error {
 func (s doubleSparsity) Scan(w *Work, lo, hi int) {
 	dim := w.Head.Dim
 	r, tmp := s.labels.width(dim), w.scanTmp(lo)
-	q := as[float32](tmp[:4*w.Group*r]) // of the labelled channels; what is left of the scratch is enough for so few
+	few := as[float32](tmp[:4*w.Group*(r+1)]) // what is left of the scratch is enough for so few channels
+	q, base := few[:w.Group*r], few[w.Group*r:]
+	clear(base)
 	for b := lo; b < hi; b++ {
 		plane := w.SelectorPlane(0, b)
 		fixed := s.labels.calibrated(w.Layer(), w.KVHead())
@@ -76,24 +78,10 @@ func (s doubleSparsity) Scan(w *Work, lo, hi int) {
 				q[g*r+i] = w.Q[g*dim+s.labels.channel(plane, dim, fixed, i)]
 			}
 		}
-		w.Kern.Int4Dot(w.AllScores()[b*BlockTokens:], w.ScoreStride(), q, w.Group, r, plane, 0xffff, tmp[4*w.Group*r:])
-		if fixed == nil {
-			s.addMean(w, b, as[uint16](plane[s.labels.codeBytes(dim):])[:dim])
+		if fixed == nil { // the channels without labels: q·mean, whose labelled channels are zero
+			w.Kern.Dot(base, 1, w.Q, w.Group, dim, as[uint16](plane[s.labels.codeBytes(dim):])[:dim], consecutive[:1])
 		}
-	}
-}
-
-// addMean adds to the scores of block b what the channels without labels contribute to all of them: q·mean, whose labelled channels are zero.
-func (s doubleSparsity) addMean(w *Work, b int, mean []uint16) {
-	for g := range w.Group {
-		var base float32
-		for c, x := range w.Q[g*w.Head.Dim:][:w.Head.Dim] {
-			base += x * tensor.F16ToF32(mean[c])
-		}
-		scores := w.ScoreSlice(g)[b*BlockTokens:][:BlockTokens]
-		for i := range scores {
-			scores[i] += base
-		}
+		w.Kern.LabelDot(w.AllScores()[b*BlockTokens:], w.ScoreStride(), q, base, w.Group, r, plane, tmp[4*w.Group*(r+1):])
 	}
 }
 

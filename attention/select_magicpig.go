@@ -41,9 +41,6 @@ func (s magicpig) PerToken(int) (stores, reads float64) {
 	return reads + 8, reads
 }
 
-// words is how many 64-bit words hold a bit of each token of a block.
-const words = BlockTokens / 64
-
 // pigHash is what signatures of a KV head are made with.
 type pigHash struct {
 	mean   []float32 // [dim] that keys are centred by

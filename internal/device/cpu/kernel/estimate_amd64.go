@@ -20,6 +20,7 @@ type estimates struct {
 	pageQuery2                        []pageQueryFunc // two bytes
 	pageLanes                         int             // pages of one call of these
 	int4                              []scanFunc
+	labels                            []scanFunc
 	pages                             [9][]scanFunc     // by bits
 	blockQuery                        []blockQueryFunc  // by query heads less one; of a single one: any number
 	blockQueryFew64, blockQueryFew128 blockQueryFunc    // for few heads of 64 or 128 channels; nil: none

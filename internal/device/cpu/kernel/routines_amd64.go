@@ -35,6 +35,11 @@ type routines struct {
 	codeWeights func(dst *byte, steps, w *float32, ld, heads int, scale *float32, at *int32, n int)
 	codeRows    []codeRowsFunc // by query heads less one, 64 channels
 
+	sumLanes   func(w *float32, masks *uint16, n int) float32
+	lookUp     func(sum *float32, codes *uint8, n int, table *float32)
+	lookUpPart func(sum *float32, codes *uint8, n int, table *float32, first int)
+	agree      []agreeFunc // by query heads less one
+
 	sumSquares func(x *float32, n int) float32
 	scaleMul   func(dst, x, w *float32, n int, s float32)
 	ropeHalves func(x, y, cos, sin *float32, n int)
@@ -77,6 +82,7 @@ var avx512 = routines{
 	codeWeights: codeWeightsAVX512, codeRows: []codeRowsFunc{codeRows1AVX512, codeRows2AVX512, codeRows3AVX512, codeRows4AVX512, codeRows5AVX512},
 	codes32: []codesFunc{codes1x32AVX512, codes2x32AVX512, codes3x32AVX512, codes4x32AVX512, codes5x32AVX512, codes6x32AVX512, codes7x32AVX512},
 	max:     maxAVX512, exp: expAVX512, weigh: weighAVX512, loud: louderAVX512, addScaled: addScaledAVX512, above: aboveAVX512, lanes: lanesAVX512,
+	sumLanes: sumLanesAVX512, lookUp: lookUpAVX512, lookUpPart: lookUpPartAVX512, agree: []agreeFunc{agree1AVX512, agree2AVX512, agree3AVX512, agree4AVX512, agree5AVX512, agree6AVX512, agree7AVX512},
 	sumSquares: sumSquaresAVX512, scaleMul: scaleMulAVX512, ropeHalves: ropeHalvesAVX512, ropePairs: ropePairsAVX512,
 	gate: gateAVX512, add: addAVX512, scale: scaleAVX512, narrow: narrowAVX512, saturate: narrowFiniteAVX512, widen: widenAVX512,
 	panel: []panelFunc{panel4AVX512, panel8AVX512, panel12AVX512}, keyPanels: keyPanelsAVX512, valuePanels: valuePanelsAVX512,
@@ -90,6 +96,7 @@ var avx512 = routines{
 		pageQuery2: []pageQueryFunc{pageQueryWide1AVX512, pageQueryWide2AVX512},
 		pageLanes:  16,
 		int4:       []scanFunc{int4x1AVX512, int4x2AVX512, int4x3AVX512, int4x4AVX512},
+		labels:     []scanFunc{labelsx1AVX512, labelsx2AVX512, labelsx3AVX512, labelsx4AVX512, labelsx5AVX512, labelsx6AVX512, labelsx7AVX512},
 		pages: [9][]scanFunc{
 			1: {page1x1AVX512, page1x2AVX512, page1x3AVX512, page1x4AVX512},
 			2: {page2x1AVX512, page2x2AVX512, page2x3AVX512, page2x4AVX512},
@@ -114,6 +121,7 @@ var avx2 = routines{
 	accumulate32: []accumulateFunc{accumulate1x32AVX2, accumulate2x32AVX2, accumulate3x32AVX2},
 	codes32:      []codesFunc{codes1x32AVX2, codes2x32AVX2, codes3x32AVX2},
 	max:          maxAVX2, exp: expAVX2, weigh: weighAVX2, loud: louderAVX2, addScaled: addScaledAVX2, above: aboveAVX2, lanes: lanesAVX2,
+	sumLanes: sumLanesAVX2, agree: []agreeFunc{agree1AVX2, agree2AVX2, agree3AVX2},
 	sumSquares: sumSquaresAVX2, scaleMul: scaleMulAVX2, ropeHalves: ropeHalvesAVX2, ropePairs: ropePairsAVX2,
 	gate: gateAVX2, add: addAVX2, scale: scaleAVX2, narrow: narrowAVX2, saturate: narrowFiniteAVX2, widen: widenAVX2,
 	panel: []panelFunc{panel4AVX2}, keyPanels: keyPanelsAVX2, valuePanels: valuePanelsAVX2,
@@ -127,6 +135,7 @@ var avx2 = routines{
 		pageQuery2: []pageQueryFunc{pageQueryWide1AVX2},
 		pageLanes:  8,
 		int4:       []scanFunc{int4x1AVX2, int4x2AVX2},
+		labels:     []scanFunc{labelsx1AVX2, labelsx2AVX2},
 		pages: [9][]scanFunc{
 			1: {page1x1AVX2, page1x2AVX2},
 			2: {page2x1AVX2, page2x2AVX2},

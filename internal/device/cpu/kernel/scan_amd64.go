@@ -310,6 +310,18 @@ func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //go:noescape
 func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
+// labelsx1AVX512 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y*scale[t] + min[t]*affine[g*4+2] + affine[g*4+3]
+//		}
+//	}
+//
+//go:noescape
+func labelsx1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
 // block2x2AVX512 is, for 2 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
 //	for j, p := range at[:n] {
@@ -335,6 +347,18 @@ func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //
 //go:noescape
 func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+
+// labelsx2AVX512 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y*scale[t] + min[t]*affine[g*4+2] + affine[g*4+3]
+//		}
+//	}
+//
+//go:noescape
+func labelsx2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
 // block2x3AVX512 is, for 3 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -362,6 +386,18 @@ func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //go:noescape
 func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
+// labelsx3AVX512 is, for 3 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y*scale[t] + min[t]*affine[g*4+2] + affine[g*4+3]
+//		}
+//	}
+//
+//go:noescape
+func labelsx3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
 // block2x4AVX512 is, for 4 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
 //	for j, p := range at[:n] {
@@ -387,6 +423,18 @@ func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //
 //go:noescape
 func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+
+// labelsx4AVX512 is, for 4 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y*scale[t] + min[t]*affine[g*4+2] + affine[g*4+3]
+//		}
+//	}
+//
+//go:noescape
+func labelsx4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
 // block2x5AVX512 is, for 5 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -414,6 +462,18 @@ func block2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //go:noescape
 func block4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
+// labelsx5AVX512 is, for 5 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y*scale[t] + min[t]*affine[g*4+2] + affine[g*4+3]
+//		}
+//	}
+//
+//go:noescape
+func labelsx5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
 // block2x6AVX512 is, for 6 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
 //	for j, p := range at[:n] {
@@ -440,6 +500,18 @@ func block2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //go:noescape
 func block4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
+// labelsx6AVX512 is, for 6 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y*scale[t] + min[t]*affine[g*4+2] + affine[g*4+3]
+//		}
+//	}
+//
+//go:noescape
+func labelsx6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
 // block2x7AVX512 is, for 7 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
 //	for j, p := range at[:n] {
@@ -465,6 +537,18 @@ func block2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //
 //go:noescape
 func block4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+
+// labelsx7AVX512 is, for 7 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y*scale[t] + min[t]*affine[g*4+2] + affine[g*4+3]
+//		}
+//	}
+//
+//go:noescape
+func labelsx7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
 // quantiseAVX512 rounds a query to signed bytes, n a multiple of 16:
 //
@@ -644,6 +728,18 @@ func block2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, pla
 //go:noescape
 func block4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
+// labelsx1AVX2 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y*scale[t] + min[t]*affine[g*4+2] + affine[g*4+3]
+//		}
+//	}
+//
+//go:noescape
+func labelsx1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+
 // block2x2AVX2 is, for 2 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
 //	for j, p := range at[:n] {
@@ -669,6 +765,18 @@ func block2x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, pla
 //
 //go:noescape
 func block4x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+
+// labelsx2AVX2 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
+//
+//	for j, p := range pages {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y*scale[t] + min[t]*affine[g*4+2] + affine[g*4+3]
+//		}
+//	}
+//
+//go:noescape
+func labelsx2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 
 // quantiseAVX2 rounds a query to signed bytes, n a multiple of 16:
 //

@@ -2898,6 +2898,61 @@ runs0:
 	VZEROUPPER
 	RET
 
+// func labelsx1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+TEXT ·labelsx1AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), CX
+	MOVL         $0x0f0f0f0f, DX
+	VPBROADCASTD DX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ AX, DX
+	IMULQ  pageBytes+48(FP), DX
+	ADDQ   codes+40(FP), DX
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	MOVQ   q+16(FP), BX
+	MOVQ   CX, SI
+
+runs0:
+	VMOVDQU32        (DX), Z3
+	VPANDD           Z0, Z3, Z4
+	VPDPBUSD.BCST    (BX), Z4, Z1
+	VPSRLD           $0x04, Z3, Z3
+	VPANDD           Z0, Z3, Z3
+	VPDPBUSD.BCST    4(BX), Z3, Z2
+	ADDQ             $0x00000040, DX
+	ADDQ             $0x00000008, BX
+	SUBQ             $0x08, SI
+	JNZ              runs0
+	MOVQ             dst+0(FP), BX
+	MOVQ             ld+8(FP), SI
+	MOVQ             affine+32(FP), DI
+	SHLQ             $0x02, SI
+	VCVTPH2PS        (DX), Z3
+	VCVTPH2PS        32(DX), Z4
+	VPADDD           Z2, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VBROADCASTSS     (DI), Z2
+	VBROADCASTSS     4(DI), Z5
+	VFMADD213PS      Z5, Z2, Z1
+	VMULPS           Z3, Z1, Z1
+	VFMADD231PS.BCST 8(DI), Z4, Z1
+	VBROADCASTSS     12(DI), Z2
+	VADDPS           Z2, Z1, Z1
+	VMOVUPS          Z1, (BX)
+	ADDQ             $0x40, dst+0(FP)
+	BLSRQ            AX, AX
+	JNZ              page
+
+end:
+	VZEROUPPER
+	RET
+
 // func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·block2x2AVX512(SB), NOSPLIT, $0-104
@@ -3137,6 +3192,76 @@ runs0:
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
+	VZEROUPPER
+	RET
+
+// func labelsx2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+TEXT ·labelsx2AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU32        (BX), Z5
+	VPANDD           Z0, Z5, Z6
+	VPDPBUSD.BCST    (SI), Z6, Z1
+	VPDPBUSD.BCST    (SI)(CX*1), Z6, Z3
+	VPSRLD           $0x04, Z5, Z5
+	VPANDD           Z0, Z5, Z5
+	VPDPBUSD.BCST    4(SI), Z5, Z2
+	VPDPBUSD.BCST    4(SI)(CX*1), Z5, Z4
+	ADDQ             $0x00000040, BX
+	ADDQ             $0x00000008, SI
+	SUBQ             $0x08, DI
+	JNZ              runs0
+	MOVQ             dst+0(FP), SI
+	MOVQ             ld+8(FP), DI
+	MOVQ             affine+32(FP), R8
+	SHLQ             $0x02, DI
+	VCVTPH2PS        (BX), Z5
+	VCVTPH2PS        32(BX), Z6
+	VPADDD           Z2, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VBROADCASTSS     (R8), Z2
+	VBROADCASTSS     4(R8), Z7
+	VFMADD213PS      Z7, Z2, Z1
+	VMULPS           Z5, Z1, Z1
+	VFMADD231PS.BCST 8(R8), Z6, Z1
+	VBROADCASTSS     12(R8), Z2
+	VADDPS           Z2, Z1, Z1
+	VMOVUPS          Z1, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z4, Z3, Z3
+	VCVTDQ2PS        Z3, Z3
+	VBROADCASTSS     16(R8), Z1
+	VBROADCASTSS     20(R8), Z2
+	VFMADD213PS      Z2, Z1, Z3
+	VMULPS           Z5, Z3, Z3
+	VFMADD231PS.BCST 24(R8), Z6, Z3
+	VBROADCASTSS     28(R8), Z1
+	VADDPS           Z1, Z3, Z3
+	VMOVUPS          Z3, (SI)
+	ADDQ             $0x40, dst+0(FP)
+	BLSRQ            AX, AX
+	JNZ              page
+
+end:
 	VZEROUPPER
 	RET
 
@@ -3413,6 +3538,91 @@ runs0:
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
+	VZEROUPPER
+	RET
+
+// func labelsx3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+TEXT ·labelsx3AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU32        (BX), Z7
+	VPANDD           Z0, Z7, Z8
+	VPDPBUSD.BCST    (SI), Z8, Z1
+	VPDPBUSD.BCST    (SI)(CX*1), Z8, Z3
+	VPDPBUSD.BCST    (SI)(CX*2), Z8, Z5
+	VPSRLD           $0x04, Z7, Z7
+	VPANDD           Z0, Z7, Z7
+	VPDPBUSD.BCST    4(SI), Z7, Z2
+	VPDPBUSD.BCST    4(SI)(CX*1), Z7, Z4
+	VPDPBUSD.BCST    4(SI)(CX*2), Z7, Z6
+	ADDQ             $0x00000040, BX
+	ADDQ             $0x00000008, SI
+	SUBQ             $0x08, DI
+	JNZ              runs0
+	MOVQ             dst+0(FP), SI
+	MOVQ             ld+8(FP), DI
+	MOVQ             affine+32(FP), R8
+	SHLQ             $0x02, DI
+	VCVTPH2PS        (BX), Z7
+	VCVTPH2PS        32(BX), Z8
+	VPADDD           Z2, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VBROADCASTSS     (R8), Z2
+	VBROADCASTSS     4(R8), Z9
+	VFMADD213PS      Z9, Z2, Z1
+	VMULPS           Z7, Z1, Z1
+	VFMADD231PS.BCST 8(R8), Z8, Z1
+	VBROADCASTSS     12(R8), Z2
+	VADDPS           Z2, Z1, Z1
+	VMOVUPS          Z1, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z4, Z3, Z3
+	VCVTDQ2PS        Z3, Z3
+	VBROADCASTSS     16(R8), Z1
+	VBROADCASTSS     20(R8), Z2
+	VFMADD213PS      Z2, Z1, Z3
+	VMULPS           Z7, Z3, Z3
+	VFMADD231PS.BCST 24(R8), Z8, Z3
+	VBROADCASTSS     28(R8), Z1
+	VADDPS           Z1, Z3, Z3
+	VMOVUPS          Z3, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z6, Z5, Z5
+	VCVTDQ2PS        Z5, Z5
+	VBROADCASTSS     32(R8), Z1
+	VBROADCASTSS     36(R8), Z2
+	VFMADD213PS      Z2, Z1, Z5
+	VMULPS           Z7, Z5, Z5
+	VFMADD231PS.BCST 40(R8), Z8, Z5
+	VBROADCASTSS     44(R8), Z1
+	VADDPS           Z1, Z5, Z5
+	VMOVUPS          Z5, (SI)
+	ADDQ             $0x40, dst+0(FP)
+	BLSRQ            AX, AX
+	JNZ              page
+
+end:
 	VZEROUPPER
 	RET
 
@@ -3739,6 +3949,108 @@ runs0:
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
+	VZEROUPPER
+	RET
+
+// func labelsx4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+TEXT ·labelsx4AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU32        (BX), Z9
+	VPANDD           Z0, Z9, Z10
+	LEAQ             (CX)(CX*2), R8
+	VPDPBUSD.BCST    (SI), Z10, Z1
+	VPDPBUSD.BCST    (SI)(CX*1), Z10, Z3
+	VPDPBUSD.BCST    (SI)(CX*2), Z10, Z5
+	VPDPBUSD.BCST    (SI)(R8*1), Z10, Z7
+	VPSRLD           $0x04, Z9, Z9
+	VPANDD           Z0, Z9, Z9
+	LEAQ             (CX)(CX*2), R8
+	VPDPBUSD.BCST    4(SI), Z9, Z2
+	VPDPBUSD.BCST    4(SI)(CX*1), Z9, Z4
+	VPDPBUSD.BCST    4(SI)(CX*2), Z9, Z6
+	VPDPBUSD.BCST    4(SI)(R8*1), Z9, Z8
+	ADDQ             $0x00000040, BX
+	ADDQ             $0x00000008, SI
+	SUBQ             $0x08, DI
+	JNZ              runs0
+	MOVQ             dst+0(FP), SI
+	MOVQ             ld+8(FP), DI
+	MOVQ             affine+32(FP), R8
+	SHLQ             $0x02, DI
+	VCVTPH2PS        (BX), Z9
+	VCVTPH2PS        32(BX), Z10
+	VPADDD           Z2, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VBROADCASTSS     (R8), Z2
+	VBROADCASTSS     4(R8), Z11
+	VFMADD213PS      Z11, Z2, Z1
+	VMULPS           Z9, Z1, Z1
+	VFMADD231PS.BCST 8(R8), Z10, Z1
+	VBROADCASTSS     12(R8), Z2
+	VADDPS           Z2, Z1, Z1
+	VMOVUPS          Z1, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z4, Z3, Z3
+	VCVTDQ2PS        Z3, Z3
+	VBROADCASTSS     16(R8), Z1
+	VBROADCASTSS     20(R8), Z2
+	VFMADD213PS      Z2, Z1, Z3
+	VMULPS           Z9, Z3, Z3
+	VFMADD231PS.BCST 24(R8), Z10, Z3
+	VBROADCASTSS     28(R8), Z1
+	VADDPS           Z1, Z3, Z3
+	VMOVUPS          Z3, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z6, Z5, Z5
+	VCVTDQ2PS        Z5, Z5
+	VBROADCASTSS     32(R8), Z1
+	VBROADCASTSS     36(R8), Z2
+	VFMADD213PS      Z2, Z1, Z5
+	VMULPS           Z9, Z5, Z5
+	VFMADD231PS.BCST 40(R8), Z10, Z5
+	VBROADCASTSS     44(R8), Z1
+	VADDPS           Z1, Z5, Z5
+	VMOVUPS          Z5, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z8, Z7, Z7
+	VCVTDQ2PS        Z7, Z7
+	VBROADCASTSS     48(R8), Z1
+	VBROADCASTSS     52(R8), Z2
+	VFMADD213PS      Z2, Z1, Z7
+	VMULPS           Z9, Z7, Z7
+	VFMADD231PS.BCST 56(R8), Z10, Z7
+	VBROADCASTSS     60(R8), Z1
+	VADDPS           Z1, Z7, Z7
+	VMOVUPS          Z7, (SI)
+	ADDQ             $0x40, dst+0(FP)
+	BLSRQ            AX, AX
+	JNZ              page
+
+end:
 	VZEROUPPER
 	RET
 
@@ -4099,6 +4411,123 @@ runs0:
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
+	VZEROUPPER
+	RET
+
+// func labelsx5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+TEXT ·labelsx5AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU32        (BX), Z11
+	VPANDD           Z0, Z11, Z12
+	LEAQ             (CX)(CX*2), R8
+	VPDPBUSD.BCST    (SI), Z12, Z1
+	VPDPBUSD.BCST    (SI)(CX*1), Z12, Z3
+	VPDPBUSD.BCST    (SI)(CX*2), Z12, Z5
+	VPDPBUSD.BCST    (SI)(R8*1), Z12, Z7
+	VPDPBUSD.BCST    (SI)(CX*4), Z12, Z9
+	VPSRLD           $0x04, Z11, Z11
+	VPANDD           Z0, Z11, Z11
+	LEAQ             (CX)(CX*2), R8
+	VPDPBUSD.BCST    4(SI), Z11, Z2
+	VPDPBUSD.BCST    4(SI)(CX*1), Z11, Z4
+	VPDPBUSD.BCST    4(SI)(CX*2), Z11, Z6
+	VPDPBUSD.BCST    4(SI)(R8*1), Z11, Z8
+	VPDPBUSD.BCST    4(SI)(CX*4), Z11, Z10
+	ADDQ             $0x00000040, BX
+	ADDQ             $0x00000008, SI
+	SUBQ             $0x08, DI
+	JNZ              runs0
+	MOVQ             dst+0(FP), SI
+	MOVQ             ld+8(FP), DI
+	MOVQ             affine+32(FP), R8
+	SHLQ             $0x02, DI
+	VCVTPH2PS        (BX), Z11
+	VCVTPH2PS        32(BX), Z12
+	VPADDD           Z2, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VBROADCASTSS     (R8), Z2
+	VBROADCASTSS     4(R8), Z13
+	VFMADD213PS      Z13, Z2, Z1
+	VMULPS           Z11, Z1, Z1
+	VFMADD231PS.BCST 8(R8), Z12, Z1
+	VBROADCASTSS     12(R8), Z2
+	VADDPS           Z2, Z1, Z1
+	VMOVUPS          Z1, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z4, Z3, Z3
+	VCVTDQ2PS        Z3, Z3
+	VBROADCASTSS     16(R8), Z1
+	VBROADCASTSS     20(R8), Z2
+	VFMADD213PS      Z2, Z1, Z3
+	VMULPS           Z11, Z3, Z3
+	VFMADD231PS.BCST 24(R8), Z12, Z3
+	VBROADCASTSS     28(R8), Z1
+	VADDPS           Z1, Z3, Z3
+	VMOVUPS          Z3, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z6, Z5, Z5
+	VCVTDQ2PS        Z5, Z5
+	VBROADCASTSS     32(R8), Z1
+	VBROADCASTSS     36(R8), Z2
+	VFMADD213PS      Z2, Z1, Z5
+	VMULPS           Z11, Z5, Z5
+	VFMADD231PS.BCST 40(R8), Z12, Z5
+	VBROADCASTSS     44(R8), Z1
+	VADDPS           Z1, Z5, Z5
+	VMOVUPS          Z5, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z8, Z7, Z7
+	VCVTDQ2PS        Z7, Z7
+	VBROADCASTSS     48(R8), Z1
+	VBROADCASTSS     52(R8), Z2
+	VFMADD213PS      Z2, Z1, Z7
+	VMULPS           Z11, Z7, Z7
+	VFMADD231PS.BCST 56(R8), Z12, Z7
+	VBROADCASTSS     60(R8), Z1
+	VADDPS           Z1, Z7, Z7
+	VMOVUPS          Z7, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z10, Z9, Z9
+	VCVTDQ2PS        Z9, Z9
+	VBROADCASTSS     64(R8), Z1
+	VBROADCASTSS     68(R8), Z2
+	VFMADD213PS      Z2, Z1, Z9
+	VMULPS           Z11, Z9, Z9
+	VFMADD231PS.BCST 72(R8), Z12, Z9
+	VBROADCASTSS     76(R8), Z1
+	VADDPS           Z1, Z9, Z9
+	VMOVUPS          Z9, (SI)
+	ADDQ             $0x40, dst+0(FP)
+	BLSRQ            AX, AX
+	JNZ              page
+
+end:
 	VZEROUPPER
 	RET
 
@@ -4509,6 +4938,140 @@ runs0:
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
+	VZEROUPPER
+	RET
+
+// func labelsx6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+TEXT ·labelsx6AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
+	VXORPS Z12, Z12, Z12
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU32        (BX), Z13
+	VPANDD           Z0, Z13, Z14
+	LEAQ             (CX)(CX*2), R8
+	LEAQ             (CX)(CX*4), R9
+	VPDPBUSD.BCST    (SI), Z14, Z1
+	VPDPBUSD.BCST    (SI)(CX*1), Z14, Z3
+	VPDPBUSD.BCST    (SI)(CX*2), Z14, Z5
+	VPDPBUSD.BCST    (SI)(R8*1), Z14, Z7
+	VPDPBUSD.BCST    (SI)(CX*4), Z14, Z9
+	VPDPBUSD.BCST    (SI)(R9*1), Z14, Z11
+	VPSRLD           $0x04, Z13, Z13
+	VPANDD           Z0, Z13, Z13
+	LEAQ             (CX)(CX*2), R8
+	LEAQ             (CX)(CX*4), R9
+	VPDPBUSD.BCST    4(SI), Z13, Z2
+	VPDPBUSD.BCST    4(SI)(CX*1), Z13, Z4
+	VPDPBUSD.BCST    4(SI)(CX*2), Z13, Z6
+	VPDPBUSD.BCST    4(SI)(R8*1), Z13, Z8
+	VPDPBUSD.BCST    4(SI)(CX*4), Z13, Z10
+	VPDPBUSD.BCST    4(SI)(R9*1), Z13, Z12
+	ADDQ             $0x00000040, BX
+	ADDQ             $0x00000008, SI
+	SUBQ             $0x08, DI
+	JNZ              runs0
+	MOVQ             dst+0(FP), SI
+	MOVQ             ld+8(FP), DI
+	MOVQ             affine+32(FP), R8
+	SHLQ             $0x02, DI
+	VCVTPH2PS        (BX), Z13
+	VCVTPH2PS        32(BX), Z14
+	VPADDD           Z2, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VBROADCASTSS     (R8), Z2
+	VBROADCASTSS     4(R8), Z15
+	VFMADD213PS      Z15, Z2, Z1
+	VMULPS           Z13, Z1, Z1
+	VFMADD231PS.BCST 8(R8), Z14, Z1
+	VBROADCASTSS     12(R8), Z2
+	VADDPS           Z2, Z1, Z1
+	VMOVUPS          Z1, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z4, Z3, Z3
+	VCVTDQ2PS        Z3, Z3
+	VBROADCASTSS     16(R8), Z1
+	VBROADCASTSS     20(R8), Z2
+	VFMADD213PS      Z2, Z1, Z3
+	VMULPS           Z13, Z3, Z3
+	VFMADD231PS.BCST 24(R8), Z14, Z3
+	VBROADCASTSS     28(R8), Z1
+	VADDPS           Z1, Z3, Z3
+	VMOVUPS          Z3, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z6, Z5, Z5
+	VCVTDQ2PS        Z5, Z5
+	VBROADCASTSS     32(R8), Z1
+	VBROADCASTSS     36(R8), Z2
+	VFMADD213PS      Z2, Z1, Z5
+	VMULPS           Z13, Z5, Z5
+	VFMADD231PS.BCST 40(R8), Z14, Z5
+	VBROADCASTSS     44(R8), Z1
+	VADDPS           Z1, Z5, Z5
+	VMOVUPS          Z5, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z8, Z7, Z7
+	VCVTDQ2PS        Z7, Z7
+	VBROADCASTSS     48(R8), Z1
+	VBROADCASTSS     52(R8), Z2
+	VFMADD213PS      Z2, Z1, Z7
+	VMULPS           Z13, Z7, Z7
+	VFMADD231PS.BCST 56(R8), Z14, Z7
+	VBROADCASTSS     60(R8), Z1
+	VADDPS           Z1, Z7, Z7
+	VMOVUPS          Z7, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z10, Z9, Z9
+	VCVTDQ2PS        Z9, Z9
+	VBROADCASTSS     64(R8), Z1
+	VBROADCASTSS     68(R8), Z2
+	VFMADD213PS      Z2, Z1, Z9
+	VMULPS           Z13, Z9, Z9
+	VFMADD231PS.BCST 72(R8), Z14, Z9
+	VBROADCASTSS     76(R8), Z1
+	VADDPS           Z1, Z9, Z9
+	VMOVUPS          Z9, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z12, Z11, Z11
+	VCVTDQ2PS        Z11, Z11
+	VBROADCASTSS     80(R8), Z1
+	VBROADCASTSS     84(R8), Z2
+	VFMADD213PS      Z2, Z1, Z11
+	VMULPS           Z13, Z11, Z11
+	VFMADD231PS.BCST 88(R8), Z14, Z11
+	VBROADCASTSS     92(R8), Z1
+	VADDPS           Z1, Z11, Z11
+	VMOVUPS          Z11, (SI)
+	ADDQ             $0x40, dst+0(FP)
+	BLSRQ            AX, AX
+	JNZ              page
+
+end:
 	VZEROUPPER
 	RET
 
@@ -4953,6 +5516,155 @@ runs0:
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
+	VZEROUPPER
+	RET
+
+// func labelsx7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
+TEXT ·labelsx7AVX512(SB), NOSPLIT, $0-72
+	MOVQ         pages+64(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+56(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        AX, AX
+	JZ           end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
+	VXORPS Z12, Z12, Z12
+	VXORPS Z13, Z13, Z13
+	VXORPS Z14, Z14, Z14
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU32        (BX), Z15
+	VPANDD           Z0, Z15, Z16
+	LEAQ             (CX)(CX*2), R8
+	LEAQ             (CX)(CX*4), R9
+	VPDPBUSD.BCST    (SI), Z16, Z1
+	VPDPBUSD.BCST    (SI)(CX*1), Z16, Z3
+	VPDPBUSD.BCST    (SI)(CX*2), Z16, Z5
+	VPDPBUSD.BCST    (SI)(R8*1), Z16, Z7
+	VPDPBUSD.BCST    (SI)(CX*4), Z16, Z9
+	VPDPBUSD.BCST    (SI)(R9*1), Z16, Z11
+	VPDPBUSD.BCST    (SI)(R8*2), Z16, Z13
+	VPSRLD           $0x04, Z15, Z15
+	VPANDD           Z0, Z15, Z15
+	LEAQ             (CX)(CX*2), R8
+	LEAQ             (CX)(CX*4), R9
+	VPDPBUSD.BCST    4(SI), Z15, Z2
+	VPDPBUSD.BCST    4(SI)(CX*1), Z15, Z4
+	VPDPBUSD.BCST    4(SI)(CX*2), Z15, Z6
+	VPDPBUSD.BCST    4(SI)(R8*1), Z15, Z8
+	VPDPBUSD.BCST    4(SI)(CX*4), Z15, Z10
+	VPDPBUSD.BCST    4(SI)(R9*1), Z15, Z12
+	VPDPBUSD.BCST    4(SI)(R8*2), Z15, Z14
+	ADDQ             $0x00000040, BX
+	ADDQ             $0x00000008, SI
+	SUBQ             $0x08, DI
+	JNZ              runs0
+	MOVQ             dst+0(FP), SI
+	MOVQ             ld+8(FP), DI
+	MOVQ             affine+32(FP), R8
+	SHLQ             $0x02, DI
+	VCVTPH2PS        (BX), Z15
+	VCVTPH2PS        32(BX), Z16
+	VPADDD           Z2, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VBROADCASTSS     (R8), Z2
+	VBROADCASTSS     4(R8), Z17
+	VFMADD213PS      Z17, Z2, Z1
+	VMULPS           Z15, Z1, Z1
+	VFMADD231PS.BCST 8(R8), Z16, Z1
+	VBROADCASTSS     12(R8), Z2
+	VADDPS           Z2, Z1, Z1
+	VMOVUPS          Z1, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z4, Z3, Z3
+	VCVTDQ2PS        Z3, Z3
+	VBROADCASTSS     16(R8), Z1
+	VBROADCASTSS     20(R8), Z2
+	VFMADD213PS      Z2, Z1, Z3
+	VMULPS           Z15, Z3, Z3
+	VFMADD231PS.BCST 24(R8), Z16, Z3
+	VBROADCASTSS     28(R8), Z1
+	VADDPS           Z1, Z3, Z3
+	VMOVUPS          Z3, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z6, Z5, Z5
+	VCVTDQ2PS        Z5, Z5
+	VBROADCASTSS     32(R8), Z1
+	VBROADCASTSS     36(R8), Z2
+	VFMADD213PS      Z2, Z1, Z5
+	VMULPS           Z15, Z5, Z5
+	VFMADD231PS.BCST 40(R8), Z16, Z5
+	VBROADCASTSS     44(R8), Z1
+	VADDPS           Z1, Z5, Z5
+	VMOVUPS          Z5, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z8, Z7, Z7
+	VCVTDQ2PS        Z7, Z7
+	VBROADCASTSS     48(R8), Z1
+	VBROADCASTSS     52(R8), Z2
+	VFMADD213PS      Z2, Z1, Z7
+	VMULPS           Z15, Z7, Z7
+	VFMADD231PS.BCST 56(R8), Z16, Z7
+	VBROADCASTSS     60(R8), Z1
+	VADDPS           Z1, Z7, Z7
+	VMOVUPS          Z7, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z10, Z9, Z9
+	VCVTDQ2PS        Z9, Z9
+	VBROADCASTSS     64(R8), Z1
+	VBROADCASTSS     68(R8), Z2
+	VFMADD213PS      Z2, Z1, Z9
+	VMULPS           Z15, Z9, Z9
+	VFMADD231PS.BCST 72(R8), Z16, Z9
+	VBROADCASTSS     76(R8), Z1
+	VADDPS           Z1, Z9, Z9
+	VMOVUPS          Z9, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z12, Z11, Z11
+	VCVTDQ2PS        Z11, Z11
+	VBROADCASTSS     80(R8), Z1
+	VBROADCASTSS     84(R8), Z2
+	VFMADD213PS      Z2, Z1, Z11
+	VMULPS           Z15, Z11, Z11
+	VFMADD231PS.BCST 88(R8), Z16, Z11
+	VBROADCASTSS     92(R8), Z1
+	VADDPS           Z1, Z11, Z11
+	VMOVUPS          Z11, (SI)
+	ADDQ             DI, SI
+	VPADDD           Z14, Z13, Z13
+	VCVTDQ2PS        Z13, Z13
+	VBROADCASTSS     96(R8), Z1
+	VBROADCASTSS     100(R8), Z2
+	VFMADD213PS      Z2, Z1, Z13
+	VMULPS           Z15, Z13, Z13
+	VFMADD231PS.BCST 104(R8), Z16, Z13
+	VBROADCASTSS     108(R8), Z1
+	VADDPS           Z1, Z13, Z13
+	VMOVUPS          Z13, (SI)
+	ADDQ             $0x40, dst+0(FP)
+	BLSRQ            AX, AX
+	JNZ              page
+
+end:
 	VZEROUPPER
 	RET
 
@@ -7609,6 +8321,85 @@ runs0:
 	VZEROUPPER
 	RET
 
+// func labelsx1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, F16C, FMA3
+TEXT ·labelsx1AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), CX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, DX
+	IMULQ  pageBytes+48(FP), DX
+	ADDQ   codes+40(FP), DX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   q+16(FP), BX
+	MOVQ   CX, SI
+
+runs0:
+	VMOVDQU      (DX), Y2
+	VMOVDQU      32(DX), Y3
+	VPAND        mask4AVX2<>+0(SB), Y2, Y4
+	VPAND        mask4AVX2<>+0(SB), Y3, Y5
+	VPBROADCASTD (BX), Y6
+	VPMADDUBSW   Y6, Y4, Y4
+	VPMADDUBSW   Y6, Y5, Y5
+	VPSRLD       $0x04, Y2, Y2
+	VPAND        mask4AVX2<>+0(SB), Y2, Y2
+	VPSRLD       $0x04, Y3, Y3
+	VPAND        mask4AVX2<>+0(SB), Y3, Y3
+	VPBROADCASTD 4(BX), Y6
+	VPMADDUBSW   Y6, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VPMADDUBSW   Y6, Y3, Y2
+	VPADDW       Y2, Y5, Y5
+	VPMADDWD     ones16AVX2<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	ADDQ         $0x00000040, DX
+	ADDQ         $0x00000008, BX
+	SUBQ         $0x08, SI
+	JNZ          runs0
+	MOVQ         dst+0(FP), BX
+	MOVQ         ld+8(FP), SI
+	MOVQ         affine+32(FP), DI
+	SHLQ         $0x02, SI
+	VCVTPH2PS    (DX), Y2
+	VCVTPH2PS    32(DX), Y3
+	VCVTPH2PS    16(DX), Y4
+	VCVTPH2PS    48(DX), Y5
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (DI), Y6
+	VBROADCASTSS 4(DI), Y7
+	VFMADD213PS  Y7, Y6, Y0
+	VMULPS       Y2, Y0, Y0
+	VBROADCASTSS 8(DI), Y2
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS 12(DI), Y2
+	VADDPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (BX)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (DI), Y0
+	VBROADCASTSS 4(DI), Y2
+	VFMADD213PS  Y2, Y0, Y1
+	VMULPS       Y4, Y1, Y1
+	VBROADCASTSS 8(DI), Y0
+	VFMADD231PS  Y0, Y5, Y1
+	VBROADCASTSS 12(DI), Y0
+	VADDPS       Y0, Y1, Y1
+	VMOVUPS      Y1, 32(BX)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
+	VZEROUPPER
+	RET
+
 // func block2x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·block2x2AVX2(SB), NOSPLIT, $0-104
@@ -8028,6 +8819,120 @@ runs0:
 	ADDQ         $0x04, AX
 	DECQ         n+88(FP)
 	JNZ          page
+	VZEROUPPER
+	RET
+
+// func labelsx2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
+// Requires: AVX, AVX2, BMI, F16C, FMA3
+TEXT ·labelsx2AVX2(SB), NOSPLIT, $0-72
+	MOVQ  pages+64(FP), AX
+	MOVQ  qHead+24(FP), CX
+	MOVQ  dim+56(FP), DX
+	TESTQ AX, AX
+	JZ    end
+
+page:
+	TZCNTQ AX, BX
+	IMULQ  pageBytes+48(FP), BX
+	ADDQ   codes+40(FP), BX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   q+16(FP), SI
+	MOVQ   DX, DI
+
+runs0:
+	VMOVDQU      (BX), Y4
+	VMOVDQU      32(BX), Y5
+	VPAND        mask4AVX2<>+0(SB), Y4, Y6
+	VPAND        mask4AVX2<>+0(SB), Y5, Y7
+	VPBROADCASTD (SI), Y8
+	VPMADDUBSW   Y8, Y6, Y9
+	VPMADDUBSW   Y8, Y7, Y8
+	VPBROADCASTD (SI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y6, Y6
+	VPMADDUBSW   Y10, Y7, Y7
+	VPSRLD       $0x04, Y4, Y4
+	VPAND        mask4AVX2<>+0(SB), Y4, Y4
+	VPSRLD       $0x04, Y5, Y5
+	VPAND        mask4AVX2<>+0(SB), Y5, Y5
+	VPBROADCASTD 4(SI), Y10
+	VPMADDUBSW   Y10, Y4, Y11
+	VPADDW       Y11, Y9, Y9
+	VPMADDUBSW   Y10, Y5, Y10
+	VPADDW       Y10, Y8, Y8
+	VPBROADCASTD 4(SI)(CX*1), Y10
+	VPMADDUBSW   Y10, Y4, Y4
+	VPADDW       Y4, Y6, Y6
+	VPMADDUBSW   Y10, Y5, Y4
+	VPADDW       Y4, Y7, Y7
+	VPMADDWD     ones16AVX2<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPMADDWD     ones16AVX2<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPMADDWD     ones16AVX2<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDWD     ones16AVX2<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000008, SI
+	SUBQ         $0x08, DI
+	JNZ          runs0
+	MOVQ         dst+0(FP), SI
+	MOVQ         ld+8(FP), DI
+	MOVQ         affine+32(FP), R8
+	SHLQ         $0x02, DI
+	VCVTPH2PS    (BX), Y4
+	VCVTPH2PS    32(BX), Y5
+	VCVTPH2PS    16(BX), Y6
+	VCVTPH2PS    48(BX), Y7
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (R8), Y8
+	VBROADCASTSS 4(R8), Y9
+	VFMADD213PS  Y9, Y8, Y0
+	VMULPS       Y4, Y0, Y0
+	VBROADCASTSS 8(R8), Y8
+	VFMADD231PS  Y8, Y5, Y0
+	VBROADCASTSS 12(R8), Y8
+	VADDPS       Y8, Y0, Y0
+	VMOVUPS      Y0, (SI)
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (R8), Y0
+	VBROADCASTSS 4(R8), Y8
+	VFMADD213PS  Y8, Y0, Y1
+	VMULPS       Y6, Y1, Y1
+	VBROADCASTSS 8(R8), Y0
+	VFMADD231PS  Y0, Y7, Y1
+	VBROADCASTSS 12(R8), Y0
+	VADDPS       Y0, Y1, Y1
+	VMOVUPS      Y1, 32(SI)
+	ADDQ         DI, SI
+	VCVTDQ2PS    Y2, Y2
+	VBROADCASTSS 16(R8), Y0
+	VBROADCASTSS 20(R8), Y1
+	VFMADD213PS  Y1, Y0, Y2
+	VMULPS       Y4, Y2, Y2
+	VBROADCASTSS 24(R8), Y0
+	VFMADD231PS  Y0, Y5, Y2
+	VBROADCASTSS 28(R8), Y0
+	VADDPS       Y0, Y2, Y2
+	VMOVUPS      Y2, (SI)
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 16(R8), Y0
+	VBROADCASTSS 20(R8), Y1
+	VFMADD213PS  Y1, Y0, Y3
+	VMULPS       Y6, Y3, Y3
+	VBROADCASTSS 24(R8), Y0
+	VFMADD231PS  Y0, Y7, Y3
+	VBROADCASTSS 28(R8), Y0
+	VADDPS       Y0, Y3, Y3
+	VMOVUPS      Y3, 32(SI)
+	ADDQ         $0x40, dst+0(FP)
+	BLSRQ        AX, AX
+	JNZ          page
+
+end:
 	VZEROUPPER
 	RET
 

@@ -27,6 +27,7 @@ var families = map[string]func(){
 	"encode":     encodeFamily,
 	"bounds8":    bounds8Family,
 	"peak":       peakFamily,
+	"select":     selectFamily,
 }
 
 func main() {

@@ -32,6 +32,7 @@ func scanFamily() {
 			for _, bits := range []int{2, 4} {
 				scan{width: w, name: fmt.Sprint("block", bits), planes: []int{bits}, heads: h, perBlock: true}.emit()
 			}
+			scan{width: w, name: "labels", planes: []int{4}, heads: h, perToken: true, few: true}.emit()
 		}
 		w.quantise()
 	}
@@ -59,6 +60,7 @@ type scan struct {
 	heads    int
 	perBlock bool // one query and one affine map serve all pages
 	perToken bool // the affine map's scale and minimum are each token's, and one query serves all pages; else the query and the map are the page's
+	few      bool // dim is a multiple of 8, not of 32, and the affine map has a constant of the head's
 	wide     bool // the query has a second plane of bytes, 128 times finer
 }
 
@@ -77,7 +79,7 @@ func (v scan) emit() {
 	} else if v.perToken {
 		doc = append(doc,
 			"\t\t\ty := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]",
-			"\t\t\tdst[g*ld+16*j+t] = y*scale[t] + min[t]*affine[g*4+2]")
+			"\t\t\tdst[g*ld+16*j+t] = y*scale[t] + min[t]*affine[g*4+2]"+map[bool]string{true: " + affine[g*4+3]"}[v.few])
 	} else {
 		doc = append(doc,
 			"\t\t\tdst[g*ld+16*j+t] = float32(q[g*qHead:][p]·u)*affine[g*32+p] + affine[g*32+16+p]")
@@ -138,11 +140,16 @@ func (v scan) emit() {
 		}
 		label := fmt.Sprintf("runs%d", plane)
 		Label(label)
+		loads := bits // eight runs a turn
+		if v.few {
+			loads = 1
+		}
+		runs := loads * (8 / bits)
 		var pairs [][]VecVirtual // sums in 16 bits
 		if v.width == avx2 && bits < 8 {
 			pairs = make([][]VecVirtual, v.heads)
 		}
-		for load := range bits { // 64 bytes hold 8/bits runs of four channels; eight runs a turn
+		for load := range loads { // 64 bytes hold 8/bits runs of four channels
 			x := make([]VecVirtual, v.parts())
 			for i := range x {
 				x[i] = v.load(Mem{Base: code, Disp: 64*load + int(v.width)*i})
@@ -167,15 +174,15 @@ func (v scan) emit() {
 				v.join(p[i], acc[g][i])
 			}
 		}
-		ADDQ(U32(64*bits), code)
+		ADDQ(U32(64*loads), code)
 		if v.perBlock {
-			ADDQ(U32(64*bits), next)
+			ADDQ(U32(64*loads), next)
 		}
-		ADDQ(U32(8*run), q)
+		ADDQ(U32(runs*run), q)
 		if v.wide {
-			ADDQ(U32(8*run), fine)
+			ADDQ(U32(runs*run), fine)
 		}
-		SUBQ(U8(32), left)
+		SUBQ(U8(4*runs), left)
 		JNZ(LabelRef(label))
 	}
 
@@ -204,6 +211,11 @@ func (v scan) emit() {
 			if v.perToken {
 				VMULPS(scale[i], y, y)
 				v.fma(Mem{Base: affine, Disp: head*g + 8}, low[i], y)
+				if v.few {
+					c := v.vec()
+					VBROADCASTSS(Mem{Base: affine, Disp: head*g + 12}, c)
+					VADDPS(c, y, y)
+				}
 			}
 			VMOVUPS(y, Mem{Base: dst, Disp: int(v.width) * i})
 		}
