@@ -53,7 +53,7 @@ func (l *library) findLinear(c *driver.Context) error {
 }
 
 const (
-	linearRows = 32 // most rows of activations that the kernels for few rows take
+	linearRows = 32 // rows of activations that a thread block of the kernels for few rows takes at most
 	gemmTiles  = 4  // tiles of a thread block of the kernels for many
 	maxCluster = 8  // thread blocks that any Hopper device can run as a cluster
 )
@@ -94,23 +94,28 @@ func (l *library) runLinear(c *driver.Context, s driver.Stream, n plan, x halves
 
 // plan decides how products of so many rows run, given the tiles of all their weights, the groups of gemmTiles that these make, and the units of a tile.
 func (l *library) plan(rows, tiles, groups, units int) plan {
-	if rows <= linearRows {
+	// More than 32 rows go in panels where all thread blocks find room at once.
+	if n := (rows + linearRows - 1) / linearRows; n == 1 || n <= 8 && n*tiles <= 2*l.dev.Multiprocessor {
 		return l.planLinear(rows, tiles, units)
 	}
 	return l.planGemm(rows, groups, units)
 }
 
 // planLinear shares a tile's units among so many warps that small matrices too keep every multiprocessor reading, and that a warp still has some units to read.
-// It does not depend on the number of rows, and so neither does the order of additions.
+// Up to linearRows rows it does not depend on their number, and so neither does the order of additions.
 func (l *library) planLinear(rows, tiles, units int) plan {
-	n := plan{kernel: "linear_1", across: 1, ranks: 1, threads: 256, panels: 1}
+	n := plan{kernel: "linear_1", across: 1, ranks: 1, threads: 256, panels: (rows + linearRows - 1) / linearRows}
 	switch {
 	case rows > 16:
 		n.kernel = "linear_4"
 	case rows > 8:
 		n.kernel = "linear_2"
 	}
-	for l.hopper && n.ranks < maxCluster && 2*tiles*n.ranks <= 3*l.dev.Multiprocessor/2 && units >= 2*n.ranks*8*3 {
+	room := 3 * l.dev.Multiprocessor / 2
+	if n.panels > 1 {
+		room = 2 * l.dev.Multiprocessor
+	}
+	for l.hopper && n.ranks < maxCluster && 2*tiles*n.panels*n.ranks <= room && units >= 2*n.ranks*8*3 {
 		n.ranks *= 2
 	}
 	if tiles >= 8*l.dev.Multiprocessor && units < 64 {
@@ -119,8 +124,16 @@ func (l *library) planLinear(rows, tiles, units int) plan {
 	return n
 }
 
-// planGemm chooses the panel and the cluster by what the busiest multiprocessor does: products, and the joining of sums.
+// planGemm chooses the panel and the cluster: for hundreds of rows by what the busiest multiprocessor does, products and the joining of sums; for fewer, which wait for memory
+// rather than compute, the largest clusters that find room at once, three thread blocks a multiprocessor.
 func (l *library) planGemm(rows, groups, units int) plan {
+	if rows <= 256 {
+		n := gemmPlan(rows, 8, 1)
+		for l.hopper && n.ranks < maxCluster && 2*n.ranks <= units && 2*groups*n.panels*n.ranks <= 3*l.dev.Multiprocessor {
+			n.ranks *= 2
+		}
+		return n
+	}
 	best, least := plan{}, 0
 	for _, tiles := range []int{16, 8} {
 		for ranks := 1; ranks <= maxCluster && ranks <= units && (ranks == 1 || l.hopper); ranks *= 2 {

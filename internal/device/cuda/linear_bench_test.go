@@ -36,7 +36,7 @@ var benchShapes = []struct {
 	{"f16.square", 2048, []int{2048}, []tensor.Type{tensor.F16}},
 }
 
-var benchRows = []int{1, 8, 16, 32, 64, 128, 256, 512}
+var benchRows = []int{1, 8, 16, 32, 48, 64, 96, 128, 192, 256}
 
 // benchBytes is what the copies of the weights that a benchmark goes through add up to: several times the L2 cache.
 const benchBytes = 400 << 20
@@ -107,9 +107,9 @@ func benchPlans(l *library, out []product, rows, cols int) (all []plan) {
 		return []plan{chosen}
 	}
 	for ranks := 1; ranks <= maxCluster; ranks *= 2 {
-		if rows <= linearRows {
+		if rows <= 8*linearRows {
 			for _, threads := range []int{64, 128, 256} {
-				n := chosen
+				n := l.planLinear(rows, tiles, cols/unitCols)
 				n.ranks, n.threads = ranks, threads
 				all = append(all, n)
 			}

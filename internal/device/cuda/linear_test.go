@@ -133,7 +133,7 @@ func hold(t *testing.T, what string, got []float32, w []float32, x []float64, bi
 		wrong += (float64(g) - want) * (float64(g) - want)
 		size += want * want
 	}
-	if e := math.Sqrt(wrong / size); !(e <= 1e-3) {
+	if e := math.Sqrt(wrong / size); !(e <= 2e-3) { // weights are rounded to fp16, 2^-11 each; a row of few inputs may cancel
 		t.Errorf("%s: relative error %g", what, e)
 	}
 }

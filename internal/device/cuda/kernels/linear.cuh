@@ -20,7 +20,7 @@ struct LinearParams {
   int columns;         // rows of activations: columns of the tensor cores' result
   int units;           // of 32 inputs
   int ranks;           // thread blocks of a cluster
-  int panels;          // gemm.cuh: groups of columns
+  int panels;          // groups of columns, as many as a thread block takes
 };
 
 // ahead is how many units of a format a warp has in flight, given the registers for them.
@@ -72,7 +72,7 @@ template <int GROUP, int NT> __device__ inline void join(const LinearParams &p, 
 }
 
 // accumulate multiplies a warp's units of a tile.
-template <typename F, int NT> __device__ inline void accumulate(const LinearParams &p, const u8 *tile, float (&c)[2][NT][4]) {
+template <typename F, int NT> __device__ inline void accumulate(const LinearParams &p, const u8 *tile, int firstColumn, float (&c)[2][NT][4]) {
   constexpr int AHEAD = ahead<F>(NT == 1 ? 40 : NT == 2 ? 32 : 24);
   constexpr int TOGETHER = NT == 1 ? AHEAD : 1;  // units whose activations are loaded at once
   const int lane = threadIdx.x % 32, slots = blockDim.x / 32 * p.ranks, slot = (p.ranks > 1 ? cluster_rank() : 0) * (blockDim.x / 32) + threadIdx.x / 32;
@@ -82,7 +82,7 @@ template <typename F, int NT> __device__ inline void accumulate(const LinearPara
 #pragma unroll
   for (int i = 0; i < AHEAD; i++) f[i].load(tile + i * step, lane, slot + i * slots < p.units);
   wait_for_previous();
-  const __half *x = p.x + (size_t)(lane / 4) * p.units * UNIT + lane % 4 * 8;
+  const __half *x = p.x + (size_t)(firstColumn + lane / 4) * p.units * UNIT + lane % 4 * 8;
   for (int unit = slot; unit < p.units; unit += AHEAD * slots) {
     tile += AHEAD * step;
 #pragma unroll
@@ -94,7 +94,7 @@ template <typename F, int NT> __device__ inline void accumulate(const LinearPara
 #pragma unroll
         for (int n = 0; n < NT; n++) {
           b[i][n] = make_uint4(0, 0, 0, 0);
-          if (u < p.units && n * 8 + lane / 4 < p.columns) b[i][n] = *(const uint4 *)(x + ((size_t)n * 8 * p.units + u) * UNIT);
+          if (u < p.units && firstColumn + n * 8 + lane / 4 < p.columns) b[i][n] = *(const uint4 *)(x + ((size_t)n * 8 * p.units + u) * UNIT);
         }
       }
 #pragma unroll
@@ -114,16 +114,16 @@ template <typename F, int NT> __device__ inline void accumulate(const LinearPara
   }
 }
 
-// linear_tile computes a tile's products with up to 8·NT columns. Its thread block has at most 8 warps.
+// linear_tile computes a tile's products with a panel of 8·NT columns. Its thread block has at most 8 warps.
 template <int NT> __device__ inline void linear_tile(const LinearParams &p) {
   let_next_start();
   struct All { Sums<NT> of[8]; };
   SHARED_MEMORY(All, sums);
-  const int tile = blockIdx.x / p.ranks;
+  const int panel = blockIdx.x / p.ranks % p.panels, tile = blockIdx.x / p.ranks / p.panels, firstColumn = panel * NT * 8;
   const Product &w = product_of(p, tile);
   float c[2][NT][4] = {};
-  WITH_FORMAT(w.format, F, (accumulate<F, NT>(p, w.weight + (size_t)(tile - w.first) * p.units * F::BYTES, c)))
-  join<NT>(p, w, c, sums.of, 1, (tile - w.first) * TILE, 0);
+  WITH_FORMAT(w.format, F, (accumulate<F, NT>(p, w.weight + (size_t)(tile - w.first) * p.units * F::BYTES, firstColumn, c)))
+  join<NT>(p, w, c, sums.of, 1, (tile - w.first) * TILE, firstColumn);
 }
 
 // ArgmaxParams: dst[i] is the first place of the largest of row i.

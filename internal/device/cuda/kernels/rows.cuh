@@ -17,7 +17,7 @@ struct RowParams {
   float eps;
 };
 
-struct RowShared { float part[ROW_THREADS / 32]; };
+struct RowShared { float part[32]; };
 
 template <typename F> __device__ inline float over_warp(float x, F f) {
 #pragma unroll
@@ -32,8 +32,7 @@ template <typename F> __device__ inline float over_block(RowShared &sh, float x,
   if (threadIdx.x % 32 == 0) sh.part[threadIdx.x / 32] = x;
   __syncthreads();
   x = sh.part[0];
-#pragma unroll
-  for (int i = 1; i < ROW_THREADS / 32; i++) x = f(x, sh.part[i]);
+  for (int i = 1; i < blockDim.x / 32; i++) x = f(x, sh.part[i]);
   return x;
 }
 
@@ -48,34 +47,48 @@ __device__ inline float scale_of(float largest) {
 
 __device__ inline float narrow(float x) { return fminf(fmaxf(x, -65504.0f), 65504.0f); }
 
-// emit writes a row's fp16 form: value(c) is channel c.
-template <typename F> __device__ inline void emit(RowShared &sh, const RowParams &p, size_t row, F value) {
-  float largest = 0;
-  for (int c = threadIdx.x; c < p.cols; c += ROW_THREADS) largest = fmaxf(largest, fabsf(value(c)));
-  const float scale = scale_of(over_block(sh, largest, Larger())), inverse = 1 / scale;
-  for (int c = threadIdx.x; c < p.cols; c += ROW_THREADS) p.values[row * p.cols + c] = __float2half_rn(narrow(value(c) * inverse));
-  if (threadIdx.x == 0) p.scale[row] = scale;
-}
+// Row is a row in the registers of its thread block: channel threadIdx.x + i·blockDim.x is v[i]. rows.go sees to it that the row fits.
+struct Row {
+  static constexpr int MOST = 32;
+  float v[MOST];
+
+  // each visits the thread's channels: f(value, channel).
+  template <typename F> __device__ void each(int cols, F f) {
+#pragma unroll
+    for (int i = 0; i < MOST; i++) {
+      if (i * blockDim.x >= cols) break;
+      const int c = threadIdx.x + i * blockDim.x;
+      if (c < cols) f(v[i], c);
+    }
+  }
+
+  // emit writes the row's fp16 form.
+  __device__ void emit(RowShared &sh, const RowParams &p, size_t row) {
+    float largest = 0;
+    each(p.cols, [&](float x, int) { largest = fmaxf(largest, fabsf(x)); });
+    const float scale = scale_of(over_block(sh, largest, Larger())), inverse = 1 / scale;
+    each(p.cols, [&](float x, int c) { p.values[row * p.cols + c] = __float2half_rn(narrow(x * inverse)); });
+    if (threadIdx.x == 0) p.scale[row] = scale;
+  }
+};
 
 // norm_row: a block a row. Whole rows are normalised, after the addition.
 __device__ inline void norm_row(const RowParams &p) {
   SHARED_MEMORY(RowShared, sh);
   wait_for_previous();
   let_next_start();
-  const size_t row = blockIdx.x;
-  float *x = p.x + row * p.cols;
+  const size_t row = blockIdx.x, at = row * p.cols;
+  Row x;
   float sum = 0;
-  for (int c = threadIdx.x; c < p.cols; c += ROW_THREADS) {
-    float v = x[c];
-    if (p.add != nullptr) x[c] = v += p.add[row * p.cols + c];
+  x.each(p.cols, [&](float &v, int c) {
+    v = p.x[at + c];
+    if (p.add != nullptr) p.x[at + c] = v += p.add[at + c];
     sum += v * v;
-  }
+  });
   const float f = rsqrtf(over_block(sh, sum, Plus()) / p.cols + p.eps);
-  auto value = [&](int c) { return x[c] * f * p.weight[c]; };  // a thread reads what it wrote
-  if (p.values != nullptr) emit(sh, p, row, value);
-  if (p.dst != nullptr) {
-    for (int c = threadIdx.x; c < p.cols; c += ROW_THREADS) p.dst[row * p.cols + c] = value(c);
-  }
+  x.each(p.cols, [&](float &v, int c) { v *= f * p.weight[c]; });
+  if (p.dst != nullptr) x.each(p.cols, [&](float v, int c) { p.dst[at + c] = v; });
+  if (p.values != nullptr) x.emit(sh, p, row);
 }
 
 // norm_run: a warp a run of channels, as of a head.
@@ -94,8 +107,9 @@ __device__ inline void prepare_row(const RowParams &p) {
   SHARED_MEMORY(RowShared, sh);
   wait_for_previous();
   let_next_start();
-  const float *x = p.x + (size_t)blockIdx.x * p.cols;
-  emit(sh, p, blockIdx.x, [&](int c) { return x[c]; });
+  Row x;
+  x.each(p.cols, [&](float &v, int c) { v = p.x[(size_t)blockIdx.x * p.cols + c]; });
+  x.emit(sh, p, blockIdx.x);
 }
 
 __device__ inline void widen_row(const RowParams &p) {
@@ -111,12 +125,12 @@ __device__ inline void gate_row(const RowParams &p) {
   wait_for_previous();
   let_next_start();
   const size_t at = (size_t)blockIdx.x * p.cols;
-  for (int c = threadIdx.x; c < p.cols; c += ROW_THREADS) {
+  Row row;
+  row.each(p.cols, [&](float &v, int c) {
     const float x = p.x[at + c];
-    const float y = p.act == 0 ? x / (1 + expf(-x)) : 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
-    p.x[at + c] = y * p.add[at + c];
-  }
-  emit(sh, p, blockIdx.x, [&](int c) { return p.x[at + c]; });
+    v = p.add[at + c] * (p.act == 0 ? x / (1 + expf(-x)) : 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))));
+  });
+  row.emit(sh, p, blockIdx.x);
 }
 
 __device__ inline void add_rows(const RowParams &p) {
