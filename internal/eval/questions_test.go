@@ -71,7 +71,7 @@ func (e early) Samples(n int, seed uint64, size task.Size) ([]task.Sample, error
 
 func questions(l *Log) *Questions {
 	return &Questions{Circumstances: Circumstances{Model: "tiny", Version: "v", Threads: 2}, Tasks: []task.Task{must(grid.Passkey([]float64{10, 90})), early{must(grid.Needle(prose, []float64{50}))}},
-		Lengths: []int{500, 700}, Samples: 1, Seed: 3, Specs: []string{"dense", "twilight", "quest:keep=0.5,least=4096,reach=0.5,shared,bounds=8+block-range+top-p:0.9,union,exact=0.3,tail=mean", "quest:keep=0.1+when:min-context=16"}, Log: l}
+		Lengths: []int{500, 700}, Samples: 1, Seed: 3, Specs: []string{"dense", "twilight", "quest:keep=0.5,least=4096,reach=0.5,shared,bounds=8+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:dense-layers=0", "quest:keep=0.1+when:min-context=16"}, Log: l}
 }
 
 // wall are the fields that no run repeats.
@@ -102,7 +102,11 @@ func TestQuestions(t *testing.T) {
 		if r.Kind != KindSample || r.Model != "tiny" || r.Version != "v" || len(r.Fingerprint) != 16 || r.Threads != 2 || r.Seed != 3 || r.Context > r.Size || r.Context < r.Size/2 || len(r.Depths) != 1 {
 			t.Errorf("%+v", r)
 		}
-		if sparse := r.Label != "dense" && (r.Size == 700 || r.Label != "twilight"); sparse != (len(r.KeptHeads) == 4 && len(r.KeptHeads[0]) == 0 && len(r.KeptHeads[3]) == 6 && len(r.KeptSteps) >= r.Generated) {
+		first := 6 // query heads of the first layer that are sparse: all of twilight's, none where it is not said
+		if !strings.Contains(r.Spec, "dense-layers=0") {
+			first = 0
+		}
+		if sparse := r.Label != "dense" && (r.Size == 700 || r.Label != "twilight"); sparse != (len(r.KeptHeads) == 4 && len(r.KeptHeads[0]) == first && len(r.KeptHeads[3]) == 6 && len(r.KeptSteps) >= r.Generated) {
 			t.Errorf("%s at %d: kept by head %v, by step %v", r.Label, r.Size, r.KeptHeads, r.KeptSteps)
 		}
 		if r.Task == "early" && (r.Generated > 7 || strings.ContainsAny(r.Reply, "etaoin")) {
