@@ -56,12 +56,15 @@ func (w *Work) ProposeLanes(g, p int, lanes uint16) {
 
 // Odds says that query head g drew the token with the given probability in (0,1], where every other draw was as likely as its own odds: importance sampling then
 // weighs its exponential by 1/odds. Tokens without odds count once. Only the Choose of a Sampler calls it.
-func (w *Work) Odds(g, token int, odds float64) {
+func (w *Work) Odds(g, token int, odds float64) { w.rarity(g, token, float32(-math.Log(odds))) }
+
+// rarity is Odds by −ln of them.
+func (w *Work) rarity(g, token int, log float32) {
 	if len(w.odds) == 0 {
 		w.odds = grow(w.odds, w.Group*w.Head.N)
 		clear(w.odds)
 	}
-	w.odds[g*w.Head.N+token] = float32(-math.Log(odds))
+	w.odds[g*w.Head.N+token] = log
 }
 
 // Hold says what share of the context's mass the proposal of query head g holds, as the selector estimates it. Only the Choose of a Compensator calls it.

@@ -49,10 +49,7 @@ func addWeights(sum []float32, h *Head, k Kernels, q []float32, group, n int, sc
 		if !(total > 0) { // NaN too: a damaged query says nothing
 			continue
 		}
-		f := 1 / total
-		for i, x := range weights {
-			sum[i] += f * x
-		}
+		k.AddScaled(sum, weights, 1/total)
 	}
 	return scratch
 }

@@ -6,22 +6,35 @@ import (
 )
 
 // kthLargest is a threshold t that separates the want largest elements of x from the rest (1 ≤ want ≤ len(x)): they are those above t and the first ties of those
-// equal to t. It halves the interval of float bit patterns with vector counts, until exactly the wanted number lies above or only ties are left between. NaN counts as less
-// than everything, so that a damaged score is never preferred; where there are too few numbers, t is −Inf.
+// equal to t. It narrows an interval by vector counts, until exactly the wanted number lies above or only ties are left between: in turn where a straight line
+// between the counts at its ends would have it, which finds the place among scores of like density in few counts, and at the middle of the float bit patterns, which is never far off.
+// NaN counts as less than everything, so that a damaged score is never preferred; where there are too few numbers, t is −Inf.
 func kthLargest(k Kernels, x []float32, want int) (t float32, ties int) {
-	lo, hi := order(negInf), order(k.Max(x))+1 // at least want elements are ≥ lo, unless NaN; fewer are ≥ hi
-	above := 0                                 // elements ≥ hi
-	for hi-lo > 1 {
+	sum, below := k.Above(x, -math.MaxFloat32)
+	if below <= want {
+		if below == want {
+			return -math.MaxFloat32, want
+		}
+		return negInf, want - below
+	}
+	lo, hi := order(-math.MaxFloat32), order(k.Max(x))+1 // below elements are ≥ lo, above are ≥ hi
+	above, guess := 0, sum/float32(below)
+	for turn := 0; hi-lo > 1; turn++ {
 		mid := lo + (hi-lo)/2
+		if i := order(guess); turn%2 == 0 && lo < i && i < hi { // a guess of NaN is outside
+			mid = i
+		}
 		_, n := k.Above(x, unorder(mid))
 		if n == want {
 			return unorder(mid), want
 		}
 		if n > want {
-			lo = mid
+			lo, below = mid, n
 		} else {
 			hi, above = mid, n
 		}
+		top := unorder(hi)
+		guess = top - (top-unorder(lo))*float32(want-above)/float32(below-above)
 	}
 	return unorder(lo), want - above
 }

@@ -52,7 +52,14 @@ type pigHash struct {
 type pigState struct {
 	*learnt[pigHash, uint64]
 	planes []uint16
+	logs   []float32 // −ln of the odds at cosines from −pigCos to pigCos, evenly spaced
 }
+
+// The odds' logarithms are read from a table of pigSteps intervals, straight between its entries: off by 3e-4 at most. Beyond pigCos, where few keys are, they bend too much.
+const (
+	pigCos   = 0.9
+	pigSteps = 2048
+)
 
 // NewState implements Stateful.
 func (s magicpig) NewState(sh Shape) State {
@@ -61,12 +68,26 @@ func (s magicpig) NewState(sh Shape) State {
 	for i := range planes {
 		planes[i] = tensor.F32ToF16(float32(rng.NormFloat64()))
 	}
-	return pigState{newLearnt[pigHash, uint64](sh), planes}
+	logs := make([]float32, pigSteps+1)
+	for i := range logs {
+		logs[i] = float32(-math.Log(s.odds(pigCos * (2*float64(i)/pigSteps - 1))))
+	}
+	return pigState{newLearnt[pigHash, uint64](sh), planes, logs}
+}
+
+// rarity is −ln of the odds of a key at this cosine.
+func (p pigState) rarity(s magicpig, cos float32) float32 {
+	x := (cos + pigCos) * (pigSteps / (2 * pigCos))
+	if !(x >= 0 && x < pigSteps) { // NaN too
+		return float32(-math.Log(s.odds(float64(cos))))
+	}
+	i := int(x)
+	return p.logs[i] + (x-float32(i))*(p.logs[i+1]-p.logs[i])
 }
 
 // Fork implements State.
 func (s pigState) Fork() State {
-	return pigState{s.learnt.Fork().(*learnt[pigHash, uint64]), s.planes}
+	return pigState{s.learnt.Fork().(*learnt[pigHash, uint64]), s.planes, s.logs}
 }
 
 // learn takes the mean of the keys between sink and window, or of all where there are none.
@@ -129,7 +150,8 @@ func (s magicpig) encode(w *Work, h *pigHash, codes []uint64, block, from, to in
 // Choose implements Selector.
 func (s magicpig) Choose(w *Work) {
 	all, n, dim := s.bits*s.tables, w.Head.N, w.Head.Dim
-	h := w.State().(pigState).head(w, all*words+BlockTokens, s.learn, s.encode)
+	state := w.State().(pigState)
+	h := state.head(w, all*words+BlockTokens, s.learn, s.encode)
 	lo := min(s.sink, n)
 	hi := max(lo, n-s.window, 0)
 	// the newest page is attended to whatever is drawn, so nothing of it counts for others
@@ -137,65 +159,53 @@ func (s magicpig) Choose(w *Work) {
 	w.ReadBytes((n + 63) / 64 * 8 * all)
 	rows := w.Ints(2 * BlockTokens)
 	scratch := w.Scratch(w.Group*all + BlockTokens)
-	signs, logits := scratch[:w.Group*all], scratch[w.Group*all:]
-	s.project(w, h.params, signs, w.Q, w.Group)
+	products, logits := scratch[:w.Group*all], scratch[w.Group*all:]
+	s.project(w, h.params, products, w.Q, w.Group)
+	bits := w.longs(w.Group * (all + words))
+	signs, drawn := bits[:w.Group*all], bits[w.Group*all:]
+	for i, x := range products {
+		signs[i] = notPositive(x)
+	}
+	var shift, norm [MaxGroup]float32
 	for g := range w.Group {
 		w.Propose(g, 0, lo)
 		w.Propose(g, hi, n)
 		q := w.Q[g*dim:][:dim]
-		shift, norm := dot(q, h.params.mean), float32(math.Sqrt(float64(dot(q, q))))
-		for b := lo / BlockTokens; b*BlockTokens < hi; b++ {
-			codes := h.blocks[b].codes
-			drawn := s.draw(codes, signs[g*all:][:all])
-			m := list(drawn, max(lo-b*BlockTokens, 0), min(hi-b*BlockTokens, BlockTokens), rows)
+		shift[g], norm[g] = dot(q, h.params.mean), float32(math.Sqrt(float64(dot(q, q))))
+	}
+	for b := lo / BlockTokens; b*BlockTokens < hi; b++ {
+		codes, first := h.blocks[b].codes, b*BlockTokens
+		w.Kern.Agree(drawn, codes, signs, w.Group, s.bits, s.tables)
+		for g := range w.Group {
+			m := w.proposeDrawn(g, b, lo, hi, drawn[g*words:][:words], rows)
 			for i, t := range rows[:m] {
-				rows[BlockTokens+i] = w.Head.Row(b*BlockTokens + int(t))
+				rows[BlockTokens+i] = w.Head.Row(first + int(t))
 			}
-			w.Kern.Dot(logits, BlockTokens, q, 1, dim, w.Head.K, rows[BlockTokens:][:m])
+			w.Kern.Dot(logits, BlockTokens, w.Q[g*dim:][:dim], 1, dim, w.Head.K, rows[BlockTokens:][:m])
 			w.ReadBytes(m * (2*dim + 4))
 			for i, t := range rows[:m] {
 				long := math.Float32frombits(uint32(codes[all*words+int(t)]))
-				token := b*BlockTokens + int(t)
-				w.Propose(g, token, token+1)
-				w.Odds(g, token, s.odds(float64((logits[i]-shift)/(norm*long))))
+				w.rarity(g, first+int(t), state.rarity(s, (logits[i]-shift[g])/(norm[g]*long)))
 			}
 		}
 	}
 }
 
-// draw has a bit set for each token of a block that agrees with the query's signs in at least two tables.
-func (s magicpig) draw(codes []uint64, signs []float32) (twice [words]uint64) {
-	var once [words]uint64
-	for t := range s.tables {
-		m0, m1, m2, m3 := ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)
-		table := codes[t*s.bits*words:][:s.bits*words]
-		for k, x := range signs[t*s.bits:][:s.bits] {
-			other := uint64(0)
-			if !(x > 0) {
-				other = ^other
-			}
-			c := (*[words]uint64)(table[k*words:])
-			m0 &= c[0] ^ other
-			m1 &= c[1] ^ other
-			m2 &= c[2] ^ other
-			m3 &= c[3] ^ other
-		}
-		for i, m := range [words]uint64{m0, m1, m2, m3} {
-			twice[i] |= once[i] & m
-			once[i] |= m
-		}
-	}
-	return twice
+// notPositive is all ones for a product that gives the bit 0, NaN among them, and 0 for the others.
+func notPositive(x float32) uint64 {
+	b := int64(int32(math.Float32bits(x)))
+	return ^uint64(-b>>63) | uint64((0x7f800000-b)>>63)
 }
 
-// list writes the numbers of the set bits within [lo,hi) and returns how many.
-func list(set [words]uint64, lo, hi int, at []int32) (n int) {
-	for i, m := range set {
+// proposeDrawn proposes the drawn tokens of block b within [lo,hi), lists them by their number in the block, and returns how many they are.
+func (w *Work) proposeDrawn(g, b, lo, hi int, drawn []uint64, at []int32) (n int) {
+	for p := range BlockPages {
+		first := b*BlockTokens + p*PageTokens
+		m := uint16(drawn[p/4]>>(p%4*PageTokens)) & laneMask(hi-first) &^ laneMask(lo-first)
+		w.ProposeLanes(g, b*BlockPages+p, m)
 		for ; m != 0; m &= m - 1 {
-			if t := i*64 + bits.TrailingZeros64(m); t >= lo && t < hi {
-				at[n] = int32(t)
-				n++
-			}
+			at[n] = int32(p*PageTokens + bits.TrailingZeros16(m))
+			n++
 		}
 	}
 	return n

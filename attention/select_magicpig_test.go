@@ -72,3 +72,32 @@ func cosineOdds(s magicpig, q []float32, k, mean []float64) float64 {
 	}
 	return s.odds(qk / math.Sqrt(qq*kk))
 }
+
+// TestMagicPIGRarity holds the table of odds against the odds.
+func TestMagicPIGRarity(t *testing.T) {
+	for _, s := range []magicpig{{bits: 10, tables: 150}, {bits: 1, tables: 2}, {bits: 6, tables: 20}, {bits: 32, tables: 1024}} {
+		state := s.NewState(Shape{Layers: 1, KVHeads: 1, Dim: 1}).(pigState)
+		for i := -1; i <= 10001; i++ {
+			cos := float32(i)/5000 - 1
+			if got, want := float64(state.rarity(s, cos)), -math.Log(s.odds(float64(cos))); want < 80 && !(math.Abs(got-want) <= 3e-4) { // what is rarer is never drawn
+				t.Fatalf("%d tables of %d bits: %v at %v, want %v", s.tables, s.bits, got, cos, want)
+			}
+		}
+		if got := state.rarity(s, float32(math.NaN())); got != 0 {
+			t.Fatalf("%v for a damaged key", got)
+		}
+	}
+}
+
+// TestMagicPIGSigns holds that a product's bit is 1 where it is more than 0.
+func TestMagicPIGSigns(t *testing.T) {
+	for _, x := range []float32{0, float32(math.Copysign(0, -1)), 1, -1, math.SmallestNonzeroFloat32, -math.SmallestNonzeroFloat32, float32(math.Inf(1)), negInf, float32(math.NaN()), -float32(math.NaN())} {
+		want := uint64(math.MaxUint64)
+		if x > 0 {
+			want = 0
+		}
+		if got := notPositive(x); got != want {
+			t.Errorf("%v: got %x", x, got)
+		}
+	}
+}

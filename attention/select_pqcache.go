@@ -50,6 +50,9 @@ type pqBooks struct {
 	count     int
 }
 
+// entries is the size of a look-up table.
+func (b *pqBooks) entries() int { return (b.count + LookUpTable - 1) / LookUpTable * LookUpTable }
+
 // PerToken implements Coster: a byte a part. Codebooks do not grow with the text.
 func (s pqcache) PerToken(dim int) (stores, reads float64) {
 	n := float64(s.split(dim))
@@ -185,7 +188,7 @@ func (s pqcache) Choose(w *Work) {
 	if want < 1 || rank == 0 {
 		return
 	}
-	table := parts * h.params.count
+	table := parts * h.params.entries()
 	all := w.Scratch(w.Group*rank + rank + table)
 	scores, spare, table0 := all[:w.Group*rank], all[w.Group*rank:][:rank], all[(w.Group+1)*rank:]
 	for g := range w.Group {
@@ -194,23 +197,25 @@ func (s pqcache) Choose(w *Work) {
 	w.ReadBytes(n*parts + len(h.params.centroids)*4)
 	if !s.perHead {
 		shareSoftmax(w.Kern, scores, rank, w.Group, spare)
+		w.proposeBestTo(0, w.Group, lo, scores[:rank], want)
+		return
 	}
 	for g := range w.Group {
-		if s.perHead {
-			w.ProposeBest(g, lo, scores[g*rank:][:rank], want)
-		} else {
-			w.ProposeBest(g, lo, scores[:rank], want)
-		}
+		w.ProposeBest(g, lo, scores[g*rank:][:rank], want)
 	}
 }
 
 // look sets the estimated logits of tokens from lo on.
 func (s pqcache) look(w *Work, h *learntHead[pqBooks, uint8], g, lo int, score, table []float32) {
 	parts := s.split(w.Head.Dim)
-	count, sub := h.params.count, w.Head.Dim/parts
+	count, entries, sub := h.params.count, h.params.entries(), w.Head.Dim/parts
 	q := w.Q[g*w.Head.Dim:][:w.Head.Dim]
-	for i := range table {
-		table[i] = dot(q[i/count*sub:][:sub], h.params.centroids[i*sub:][:sub])
+	for p := range parts {
+		part := table[p*entries:][:entries]
+		clear(part[count:])
+		for i := range count {
+			part[i] = dot(q[p*sub:][:sub], h.params.centroids[(p*count+i)*sub:][:sub])
+		}
 	}
 	for i := 0; i < len(score); {
 		t := lo + i
@@ -219,10 +224,7 @@ func (s pqcache) look(w *Work, h *learntHead[pqBooks, uint8], g, lo int, score, 
 		codes, out := h.blocks[t/BlockTokens].codes, score[i:i+m]
 		clear(out)
 		for p := range parts {
-			part := table[p*count:][:count]
-			for j, c := range codes[p*BlockTokens+from:][:m] {
-				out[j] += part[c]
-			}
+			w.Kern.LookUp(out, codes[p*BlockTokens+from:][:m], table[p*entries:][:entries])
 		}
 		i += m
 	}
@@ -234,10 +236,7 @@ func shareSoftmax(k Kernels, scores []float32, n, heads int, spare []float32) {
 	clear(sum)
 	for g := range heads {
 		score := scores[g*n:][:n]
-		inv := 1 / k.Exp(score, k.Max(score))
-		for i, x := range score {
-			sum[i] += x * inv
-		}
+		k.AddScaled(sum, score, 1/k.Exp(score, k.Max(score)))
 	}
 	copy(scores[:n], sum)
 }

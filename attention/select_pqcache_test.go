@@ -14,7 +14,7 @@ func TestPQCacheScores(t *testing.T) {
 	d.step(t)
 	s, h := pqcache{parts: 4, bits: 5}, &d.mem.kept[0].state.(*learnt[pqBooks, uint8]).heads[0]
 	const sub = decoderDim / 4
-	score, table := make([]float32, x.n-3), make([]float32, 4*h.params.count)
+	score, table := make([]float32, x.n-3), make([]float32, 4*h.params.entries())
 	for g := range decoderGroup {
 		s.look(d.x.works[0], h, g, 3, score, table)
 		for i, got := range score {

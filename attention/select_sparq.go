@@ -53,17 +53,20 @@ func (sparq) Compensates() {}
 func (s sparq) Scan(w *Work, lo, hi int) {
 	dim := w.Head.Dim
 	r, tmp := s.width(dim), w.scanTmp(lo)
-	at, weights := as[int32](tmp[:4*r]), as[float32](tmp[4*r:8*r])
+	at, weights := as[int32](tmp[:4*r*w.Group]), as[float32](tmp[4*r*w.Group:8*r*w.Group])
 	for g := range w.Group {
-		q := w.Q[g*dim:][:dim]
-		slices.Sort(largest(q, at))
-		for i, c := range at {
-			weights[i] = q[c]
+		q, own := w.Q[g*dim:][:dim], at[g*r:][:r]
+		slices.Sort(largest(q, own))
+		for i, c := range own {
+			weights[g*r+i] = q[c]
 		}
-		for b := lo; b < hi; b++ {
+	}
+	for b := lo; b < hi; b++ {
+		channels := as[uint16](w.SelectorPlane(0, b)) // a channel of a block is a row as the kernel knows it
+		for g := range w.Group {
 			sum := w.ScoreSlice(g)[b*BlockTokens:][:BlockTokens]
 			clear(sum)
-			w.Kern.Accumulate(sum, weights, r, 1, BlockTokens, as[uint16](w.SelectorPlane(0, b)), at) // a channel of a block is a row as the kernel knows it
+			w.Kern.Accumulate(sum, weights[g*r:], r, 1, BlockTokens, channels, at[g*r:][:r])
 		}
 	}
 }
@@ -87,9 +90,8 @@ func (s sparq) Choose(w *Work) {
 		if some > 0 {
 			sharpen = float32(math.Sqrt(all / some))
 		}
-		for i, x := range scores {
-			weights[i] = x * sharpen
-		}
+		clear(weights)
+		w.Kern.AddScaled(weights, scores, sharpen)
 		total := w.Kern.Exp(weights, w.Kern.Max(weights))
 		w.proposeBest(g, scores, s.of(n))
 		if held := w.proposedSum(g, weights); total > 0 {
@@ -99,20 +101,13 @@ func (s sparq) Choose(w *Work) {
 }
 
 // proposedSum is the sum of the weights of the tokens that query head g will be given: its proposals, within the chain, and the newest page.
-func (w *Work) proposedSum(g int, weights []float32) (sum float32) {
-	last := w.Head.Pages() - 1
-	for p := range last + 1 {
-		m := w.proposed(g, int32(p)) & w.Bounded(g, p)
-		if p == last {
-			m = 0xffff
-		}
-		for i, x := range weights[p*PageTokens:][:PageTokens] {
-			if m>>i&1 != 0 {
-				sum += x
-			}
-		}
+func (w *Work) proposedSum(g int, weights []float32) float32 {
+	masks := w.maskScratch(w.Head.Pages())
+	for p := range masks {
+		masks[p] = w.proposed(g, int32(p)) & w.Bounded(g, p)
 	}
-	return sum
+	masks[len(masks)-1] = 0xffff
+	return w.Kern.SumLanes(weights, masks)
 }
 
 // largest fills at with the channels of the len(at) elements of q that are largest in absolute value, in falling order; of equal ones, and of NaN, the earlier.

@@ -100,6 +100,7 @@ type Work struct {
 	order      []float32 // scratch for threshold searches
 	ints       []int32   // scratch of selectors
 	half       []uint16  // the same
+	long       []uint64  // the same
 	masks      []uint16  // scratch for threshold searches
 	tmp        []byte    // kernel scratch, TmpBytes for each part of an estimate
 	count      counts
@@ -165,18 +166,30 @@ func (w *Work) Ints(n int) []int32 { w.ints = grow(w.ints, n); return w.ints[:n]
 // halves is fp16 scratch.
 func (w *Work) halves(n int) []uint16 { w.half = grow(w.half, n); return w.half[:n] }
 
+// longs is scratch of words.
+func (w *Work) longs(n int) []uint64 { w.long = grow(w.long, n); return w.long[:n] }
+
 // ProposeBest makes the want best scored tokens candidates of query head g, of equal ones the earlier; score i is that of token first+i. NaN is never taken.
 func (w *Work) ProposeBest(g, first int, score []float32, want int) {
-	if want >= len(score) {
-		w.Propose(g, first, first+len(score))
-		return
-	}
+	w.proposeBestTo(g, g+1, first, score, want)
+}
+
+// proposeBestTo is ProposeBest for query heads [g,end), which share the scores.
+func (w *Work) proposeBestTo(g, end, first int, score []float32, want int) {
 	if want < 1 {
 		return
 	}
 	masks := w.maskScratch((len(score) + PageTokens - 1) / PageTokens)
-	bestOf(w.Kern, score, want, masks)
-	w.proposeMasks(g, first, masks)
+	if want < len(score) {
+		bestOf(w.Kern, score, want, masks)
+	}
+	for ; g < end; g++ {
+		if want < len(score) {
+			w.proposeMasks(g, first, masks)
+		} else {
+			w.Propose(g, first, first+len(score))
+		}
+	}
 }
 
 // maskScratch is scratch of n masks for Choose, contents undefined.
