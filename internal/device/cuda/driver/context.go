@@ -103,13 +103,16 @@ func (c *Context) FreeHost(b []byte) error {
 	return c.lib.do(fMemFreeHost, "freeing pinned memory", uintptr(unsafe.Pointer(&b[0])))
 }
 
-// Upload copies to the device and waits.
+// Upload copies to the device and waits. The driver's copy alone returns once it has read src, which may be before the device has it; and streams of NewStream do not wait for it.
 func (c *Context) Upload(dst Ptr, src []byte) error {
 	if len(src) == 0 {
 		return nil
 	}
 	return with(src, func(at uintptr) error {
-		return c.lib.do(fCopyToDevice, fmt.Sprintf("copying %d bytes to the device", len(src)), uintptr(dst), at, uintptr(len(src)))
+		if err := c.lib.do(fCopyToDevice, fmt.Sprintf("copying %d bytes to the device", len(src)), uintptr(dst), at, uintptr(len(src))); err != nil {
+			return err
+		}
+		return c.Wait(0)
 	})
 }
 
