@@ -130,13 +130,13 @@ func (s magicpig) encode(w *Work, h *pigHash, codes []uint64, block, from, to in
 		s.project(w, h, signs, keys, n)
 		for i := range n {
 			t := from + i
-			at, bit := t/64, uint64(1)<<(t%64)
+			at, clear := t/64, ^(uint64(1) << (t % 64))
 			for j, x := range signs[i*all:][:all] {
-				if word := &codes[j*words+at]; x > h.shift[j] {
-					*word |= bit
-				} else {
-					*word &^= bit
+				bit := uint64(0) // no branch, since half of them are either
+				if x > h.shift[j] {
+					bit = 1
 				}
+				codes[j*words+at] = codes[j*words+at]&clear | bit<<(t%64)
 			}
 			norm := float32(0)
 			for c, x := range keys[i*dim:][:dim] {

@@ -2,6 +2,7 @@ package attention
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/twilight-go/twilight/internal/tensor"
 )
@@ -45,7 +46,7 @@ func init() {
 
 // pqBooks are a KV head's codebooks.
 type pqBooks struct {
-	centroids []float32 // [parts][count][dim/parts]
+	centroids []float32 // [parts][dim/parts][count], so that a key meets all centroids of a part at once
 	half      []float32 // [parts][count] half their squared lengths
 	count     int
 }
@@ -87,7 +88,7 @@ func (s pqcache) learn(w *Work) *pqBooks {
 		}
 		c := trainCentroids(w, keys, sub, b.count, of)
 		b.centroids = append(b.centroids, c...)
-		b.half = append(b.half, halfSquares(c, sub)...)
+		b.half = append(b.half, halfSquares(c, b.count)...)
 	}
 	return b
 }
@@ -98,63 +99,65 @@ func (w *Work) key(t int) []uint16 { return w.Head.K[int(w.Head.Row(t))*w.Head.D
 // trainCentroids is k-means from evenly spaced keys; of is scratch, a key's cluster.
 func trainCentroids(w *Work, keys []uint16, dim, count int, of []uint8) []float32 {
 	n := len(keys) / dim
-	c, sizes := make([]float32, count*dim), make([]int, count)
+	c, sizes := make([]float32, dim*count), make([]float32, count)
 	for i := range count {
-		tensor.F16sToF32s(c[i*dim:][:dim], keys[i*n/count*dim:][:dim])
+		for j, x := range keys[i*n/count*dim:][:dim] {
+			c[j*count+i] = tensor.F16ToF32(x)
+		}
 	}
 	for range pqRounds {
-		nearest(w, of, keys, dim, c, halfSquares(c, dim))
+		nearest(w, of, keys, dim, c, halfSquares(c, count))
 		clear(sizes)
 		for _, i := range of {
 			sizes[i]++
 		}
 		for i, size := range sizes {
-			if size > 0 { // an empty cluster's centroid stays where it is
-				clear(c[i*dim:][:dim])
+			for at := i; size > 0 && at < len(c); at += count { // an empty cluster's centroid stays where it is
+				c[at] = 0
 			}
 		}
 		for t, i := range of {
-			sum := c[int(i)*dim:][:dim]
 			for j, x := range keys[t*dim:][:dim] {
-				sum[j] += tensor.F16ToF32(x)
+				c[j*count+int(i)] += tensor.F16ToF32(x)
 			}
 		}
-		for i, size := range sizes {
-			for j := range c[i*dim:][:dim] {
-				if size > 0 {
-					c[i*dim+j] /= float32(size)
-				}
+		for at := range c {
+			if size := sizes[at%count]; size > 0 {
+				c[at] /= size
 			}
 		}
 	}
 	return c
 }
 
-// halfSquares is half of each vector's squared length.
-func halfSquares(v []float32, dim int) []float32 {
-	h := make([]float32, len(v)/dim)
-	for i := range h {
-		h[i] = dot(v[i*dim:][:dim], v[i*dim:][:dim]) / 2
+// halfSquares is half of each centroid's squared length.
+func halfSquares(centroids []float32, count int) []float32 {
+	h := make([]float32, count)
+	for at, x := range centroids {
+		h[at%count] += x * x / 2
 	}
 	return h
+}
+
+// meet adds to dst the products of x with all centroids of a part.
+func meet(k Kernels, dst, x, centroids []float32) {
+	for j, f := range x {
+		k.AddScaled(dst, centroids[j*len(dst):][:len(dst)], f)
+	}
 }
 
 // nearest sets of[i] to the centroid nearest to key i: that with the largest k·c − c·c/2, of equal ones the first.
 func nearest(w *Work, of []uint8, keys []uint16, dim int, centroids, half []float32) {
 	count := len(half)
-	near := w.Scratch(count * BlockTokens)
-	for lo := 0; lo < len(of); lo += BlockTokens {
-		n := min(BlockTokens, len(of)-lo)
-		w.Kern.Dot(near, BlockTokens, centroids, count, dim, keys[lo*dim:], consecutive[:n])
-		for i := range n {
-			best, at := negInf, uint8(0)
-			for c := range count {
-				if x := near[c*BlockTokens+i] - half[c]; x > best {
-					best, at = x, uint8(c)
-				}
-			}
-			of[lo+i] = at
+	scratch := w.Scratch(count + dim)
+	near, key := scratch[:count], scratch[count:]
+	for i := range of {
+		tensor.F16sToF32s(key, keys[i*dim:][:dim])
+		for c, h := range half {
+			near[c] = -h
 		}
+		meet(w.Kern, near, key, centroids)
+		of[i] = uint8(max(slices.Index(near, w.Kern.Max(near)), 0)) // a damaged key is near to none
 	}
 }
 
@@ -212,10 +215,8 @@ func (s pqcache) look(w *Work, h *learntHead[pqBooks, uint8], g, lo int, score, 
 	q := w.Q[g*w.Head.Dim:][:w.Head.Dim]
 	for p := range parts {
 		part := table[p*entries:][:entries]
-		clear(part[count:])
-		for i := range count {
-			part[i] = dot(q[p*sub:][:sub], h.params.centroids[(p*count+i)*sub:][:sub])
-		}
+		clear(part)
+		meet(w.Kern, part[:count], q[p*sub:][:sub], h.params.centroids[p*sub*count:])
 	}
 	for i := 0; i < len(score); {
 		t := lo + i

@@ -24,7 +24,8 @@ func TestPQCacheScores(t *testing.T) {
 				code, best, at := int(h.blocks[token/BlockTokens].codes[p*BlockTokens+token%BlockTokens]), math.Inf(1), 0
 				for c := range h.params.count {
 					far := 0.0
-					for j, y := range h.params.centroids[(p*h.params.count+c)*sub:][:sub] {
+					for j := range sub {
+						y := h.params.centroids[(p*sub+j)*h.params.count+c]
 						far += (float64(y) - x.k[token][p*sub+j]) * (float64(y) - x.k[token][p*sub+j])
 					}
 					if far < best-1e-3 {
@@ -34,7 +35,8 @@ func TestPQCacheScores(t *testing.T) {
 						t.Fatalf("token %d part %d: code %d is %v away, %d is %v", token, p, code, far, at, best)
 					}
 				}
-				for j, y := range h.params.centroids[(p*h.params.count+code)*sub:][:sub] {
+				for j := range sub {
+					y := h.params.centroids[(p*sub+j)*h.params.count+code]
 					want += float64(d.q[g*decoderDim+p*sub+j]) * float64(y)
 					size += math.Abs(float64(d.q[g*decoderDim+p*sub+j]) * float64(y))
 				}
