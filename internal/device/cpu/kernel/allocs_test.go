@@ -17,7 +17,14 @@ func TestNoAllocations(t *testing.T) {
 		p := &Prefill{Dst: make([]float32, len(q)), Q: q, Stride: group * dim, Head: head, Pos: n - 1, Rows: 1, Group: group, Tmp: make([]float32, PrefillTmp(1, group, dim))}
 		half, planes := make([]uint16, len(q)), make([]byte, attention.PageRange{Bits: 8}.BlockBytes(dim))
 		rows := attention.Rows{K: b.keys, V: b.keys, Dim: dim, From: 5, To: 50, Enc: k}
+		words := make([]uint64, 4096)
 		for name, f := range map[string]func(){
+			"select": func() {
+				k.SumLanes(w, mask[:len(w)/16])
+				k.LookUp(w[:n], codes[:n], dst[:64])
+				k.Agree(words[:group*4], words[group*4:], words, group, 10, 20)
+				k.LabelDot(dst, blockTokens, q, acc, group, 8, planes, tmp)
+			},
 			"dot":        func() { k.Dot(w, n, q, group, dim, head.K, at) },
 			"accumulate": func() { k.Accumulate(acc, w, n, group, dim, head.V, at) },
 			"reduce":     func() { k.Exp(w, k.Max(w)); k.Above(w, 0.5); k.Lanes(mask, w, 0.5) },

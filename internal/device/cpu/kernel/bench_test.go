@@ -159,6 +159,35 @@ func BenchmarkReduce(b *testing.B) {
 	})
 }
 
+// BenchmarkSelect is what selectors do with a block of their codes.
+func BenchmarkSelect(b *testing.B) {
+	benchLevels(b, func(b *testing.B, k Kernels) {
+		const group, tables = 3, 150
+		r := newRand(1)
+		words, codes := make([]uint64, (4+group)*10*tables), make([]byte, blockTokens*64)
+		for i := range words {
+			words[i] = r.Uint64()
+		}
+		for i := range codes {
+			codes[i] = byte(r.IntN(32)) // as halves, scales and minima are then small
+		}
+		q, base, dst, drawn := queries(b, r, group, 64), make([]float32, group), fillNormal(r, make([]float32, group*blockTokens)), make([]uint64, 4*group)
+		masks, tmp := make([]uint16, attention.BlockPages), make([]byte, attention.TmpBytes(group, 64))
+		for name, f := range map[string]func(){
+			"lanes":  func() { k.SumLanes(dst[:blockTokens], masks) },
+			"lookup": func() { k.LookUp(dst[:blockTokens], codes[:blockTokens], q[:64]) },
+			"agree":  func() { k.Agree(drawn, words[group*10*tables:], words, group, 10, tables) },
+			"labels": func() { k.LabelDot(dst, blockTokens, q, base, group, 8, codes, tmp) },
+		} {
+			b.Run(name, func(b *testing.B) {
+				for b.Loop() {
+					f()
+				}
+			})
+		}
+	})
+}
+
 func BenchmarkStep(b *testing.B) {
 	benchLevels(b, func(b *testing.B, k Kernels) {
 		const n = 4096
