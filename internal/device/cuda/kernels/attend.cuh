@@ -50,7 +50,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
   let_next_start();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, j = lane % 4, r = lane / 4, G = p.group;
   const size_t cap = (size_t)p.maxBlocks * BLOCK;
-  // Thread 0 asks for the next item while this one is computed.
+  // Thread 0 asks for the next item while the warps of this one are joined: not sooner, or the last items would wait for blocks that are not done.
   int ticket = blockIdx.x;
   const int items = p.control[0];
   int4 item = p.items[min(ticket, p.maxItems - 1)];
@@ -59,7 +59,6 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
     if (threadIdx.x == 0) sh.item = item, sh.ticket = ticket < items ? ticket : -1;
     __syncthreads();
     if (sh.ticket < 0) break;
-    if (threadIdx.x == 0) ticket = gridDim.x + atomicAdd(&p.control[1], 1);
     const int unit = sh.item.x, rank = sh.item.y, part = sh.item.z, s = unit / p.kvHeads, h = unit % p.kvHeads;
     const int n = p.lens[s], blocks = (n + BLOCK - 1) / BLOCK;
     // Where the part stands among those of all ranks.
@@ -207,7 +206,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
       }
       entry = next, row = nextRow;
     }
-    if (threadIdx.x == 0) item = p.items[min(ticket, p.maxItems - 1)];
+    if (threadIdx.x == 0) ticket = gridDim.x + atomicAdd(&p.control[1], 1);
 
     // Join the warps.
     run.weight += __shfl_xor_sync(~0u, run.weight, 1), run.weight += __shfl_xor_sync(~0u, run.weight, 2);
@@ -227,6 +226,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
       }
     }
     __syncthreads();
+    if (threadIdx.x == 0) item = p.items[min(ticket, p.maxItems - 1)];
     auto finish = [&](int g, int c, float sum, float weight) {
       float x = weight > 0 ? sum / weight : 0;
       if ((p.flags & TAIL) && !dense) {
