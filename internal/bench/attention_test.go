@@ -96,7 +96,7 @@ func TestAttention(t *testing.T) {
 		}
 		for i, r := range rows {
 			spec, ctx := []string{"dense", "twilight"}[i%2], []int{300, 700}[i/2]
-			if r.Spec != spec || r.Context != ctx || r.View != v || r.Layers != 2 || r.Steps != 3 || r.Threads != 1 || r.Micros <= 0 || r.GBps <= 0 || r.ReadGBps <= 0 || r.FMA <= 0 || r.VNNI <= 0 {
+			if r.Spec != spec || r.Context != ctx || r.View != v || r.Layers != 4 || r.Steps != 3 || r.Threads != 1 || r.Micros <= 0 || r.GBps <= 0 || r.ReadGBps <= 0 || r.FMA <= 0 || r.VNNI <= 0 {
 				t.Errorf("row %d: %+v", i, r)
 			}
 			sparse := i == 3
