@@ -1,0 +1,88 @@
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/twilight-go/twilight/attention"
+	"github.com/twilight-go/twilight/internal/device/cuda/driver"
+)
+
+// HeadStats is what a step attended to, of one query head.
+type HeadStats struct {
+	Candidates, Own float32 // tokens: of the selection, and survivors of this head
+	Exact, Others   float32 // survivors of the group: read exactly, and as codes
+	Held            float32 // estimated share of the candidates' mass that the survivors hold
+}
+
+// Stats reads the statistics of the last sparse step of batch sequences, [batch·KVHeads][Group]. It waits for the device.
+func (o *Operator) Stats(c *driver.Context, batch int) ([]HeadStats, error) {
+	units, ranks := batch*o.KVHeads, o.ranks(batch)
+	sums, counts := make([]float32, units*maxRanks*maxGroup*4), make([]int32, units*maxRanks*2)
+	if err := c.Download(bytesOf(sums), o.p.sums); err != nil {
+		return nil, err
+	}
+	if err := c.Download(bytesOf(counts), o.p.counts); err != nil {
+		return nil, err
+	}
+	out := make([]HeadStats, 0, units*o.Group)
+	for u := range units {
+		for g := range o.Group {
+			if whole := counts[u*maxRanks*2:]; whole[0] < 0 {
+				n := float32(whole[1])
+				out = append(out, HeadStats{n, n, n, 0, 1})
+				continue
+			}
+			var x HeadStats
+			var all, kept float32
+			for r := u * maxRanks; r < u*maxRanks+ranks; r++ {
+				s := sums[(r*maxGroup+g)*4:]
+				all, kept = all+s[0], kept+s[1]
+				x.Own, x.Candidates = x.Own+s[2], x.Candidates+s[3]
+				x.Exact, x.Others = x.Exact+float32(counts[2*r]), x.Others+float32(counts[2*r+1])
+			}
+			x.Held = min(kept/all, 1)
+			out = append(out, x)
+		}
+	}
+	return out, nil
+}
+
+// Survivors reads the tokens that a unit (sequence·KVHeads + head of the last sparse step) attended to, and the mask of the heads that each belongs to.
+func (o *Operator) Survivors(c *driver.Context, unit, tokens, batch int) (exact, others []int32, heads []uint8, err error) {
+	ranks := o.ranks(batch)
+	cap := o.stride * attention.BlockTokens
+	list, counts := make([]uint32, cap), make([]int32, maxRanks*2)
+	if err = c.Download(bytesOf(list), o.p.list+driver.Ptr(unit*cap*4)); err != nil {
+		return nil, nil, nil, err
+	}
+	if err = c.Download(bytesOf(counts), o.p.counts+driver.Ptr(unit*maxRanks*8)); err != nil {
+		return nil, nil, nil, err
+	}
+	blocks := (tokens + attention.BlockTokens - 1) / attention.BlockTokens
+	if counts[0] < 0 { // read whole
+		for t := range tokens {
+			exact, heads = append(exact, int32(t)), append(heads, 0xff)
+		}
+		return exact, nil, heads, nil
+	}
+	for r := range ranks {
+		start, end := blocks*r/ranks*attention.BlockTokens, blocks*(r+1)/ranks*attention.BlockTokens
+		a, b := int(counts[2*r]), int(counts[2*r+1])
+		if a < 0 || b < 0 || a+b > end-start {
+			return nil, nil, nil, fmt.Errorf("cuda: unit %d lists %d and %d survivors among %d tokens: the last step had other sequences", unit, a, b, end-start)
+		}
+		for _, x := range list[start : start+a] {
+			exact, heads = append(exact, int32(x&0xffffff)), append(heads, uint8(x>>24))
+		}
+		for i := range b {
+			others = append(others, int32(list[end-1-i]&0xffffff))
+		}
+	}
+	return exact, others, heads, nil
+}
+
+// Candidates reads, of a unit of the last sparse step, the mask of heads that each page was a candidate of.
+func (o *Operator) Candidates(c *driver.Context, unit, tokens int) ([]uint8, error) {
+	pages := make([]uint8, (tokens+attention.PageTokens-1)/attention.PageTokens)
+	return pages, c.Download(pages, o.p.pages+driver.Ptr(unit*o.stride*attention.BlockPages))
+}
