@@ -11,6 +11,9 @@ import (
 
 // TestStepAllocations: a step of a form that was recorded allocates nothing, whether or not its statistics are read.
 func TestStepAllocations(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector allocates on its own, and runs the short tests")
+	}
 	path := filepath.Join(t.TempDir(), "model.gguf")
 	if err := testmodel.Write(path, models[0]); err != nil {
 		t.Fatal(err)
