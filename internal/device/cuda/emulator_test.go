@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 			{Dim: 64, KVHeads: 1, Group: 3, TokenCodes: true}, {Dim: 128, KVHeads: 2, Group: 1, TokenCodes: true},
 			{Dim: 128, KVHeads: 1, Group: 4, TokenCodes: true}, {Dim: 64, KVHeads: 1, Group: 7, TokenCodes: true},
 		}
-		lengths, long = []int32{1, 17, 777}, []int32{1501}
+		lengths, long = []int32{1, 17, 272, 777}, []int32{1501}
 		if flag.Parse(); testing.Short() {
 			shapes = shapes[1:3]
 			for _, name := range []string{"paper_all_pages", "shared_pages", "twilight_per_page"} {

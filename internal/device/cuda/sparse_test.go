@@ -136,6 +136,9 @@ func (r *rig) compareSparse(name string, out []float32, m Mode) {
 				return
 			}
 			w := math.Exp2(-float64(l) / perOctave)
+			if l >= farthest && !in[tok] {
+				continue // beyond the window, where nothing weighs: the first page sets it, candidate or not
+			}
 			all += w
 			if in[tok] {
 				kept += w

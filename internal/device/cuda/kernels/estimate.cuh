@@ -264,7 +264,8 @@ template <int GP> __device__ inline void find_thresholds(SelectShared<GP> &sh, c
       int sum = 0, tokens = 0;
       if (u.lane < u.ranks) sum = peek(&sh.shrink[g], u.lane), tokens = peek(&sh.candidates[g], u.lane);
       sum = __reduce_add_sync(~0u, sum), tokens = __reduce_add_sync(~0u, tokens);
-      if (tokens / PAGE > 0) shrink = fminf(sum / (4096.0f * (tokens / PAGE)), 1.0f);
+      const int pages = (tokens - 1) / PAGE;  // but the newest, which may be full
+      if (pages > 0) shrink = fminf(sum / (4096.0f * pages), 1.0f);
     }
     if (u.lane == 0) sh.own[g] = own;
     if (u.lane < u.ranks) {
