@@ -45,6 +45,9 @@ type Method struct {
 // MethodDims is the head sizes that the table of parts shows costs for.
 var MethodDims = [...]int{64, 128}
 
+// MethodTokens is the length of text that it shows reads for, of selectors that do not read in proportion to it.
+const MethodTokens = 32768
+
 // Coster is a Selector that says what it keeps for each token, and what it reads of that and of keys in a step for each token in sight, where these are not just its
 // planes. The table of parts shows it.
 type Coster interface {

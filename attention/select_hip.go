@@ -1,5 +1,7 @@
 package attention
 
+import "math/bits"
+
 // hip is HiP (arXiv 2406.09827): a tree search for the best blocks of keys, on the observation that neighbours have similar logits. What lies between sink and window is
 // cut into as many equal nodes as blocks are wanted; each round halves every node, takes the logit of a half's middle token for the whole half, and keeps the better half
 // of the halves, until nodes are blocks. Keeps no metadata; reads 2·k/block keys a round, and there are ⌈log₂(N/k)⌉ rounds.
@@ -21,6 +23,14 @@ func init() {
 			shared: a.Flag("shared", "one search for the group, by the largest normalised logit of its heads"),
 		}, nil
 	}})
+}
+
+// PerToken implements Coster: the keys of all halves, at most, in as many rounds as a text of MethodTokens takes.
+func (s hip) PerToken(dim int) (stores, reads float64) {
+	leaves := (max(MethodTokens-s.sink-s.window, 1) + s.block - 1) / s.block
+	beam := min(max(s.k/s.block, 1), leaves)
+	rounds := bits.Len(uint((leaves - 1) / beam)) // that halve nodes of ⌈leaves/beam⌉ leaves down to one
+	return 0, float64(rounds*2*beam*2*dim) / MethodTokens
 }
 
 // Choose implements Selector.

@@ -34,3 +34,16 @@ func TestHipFinds(t *testing.T) {
 		t.Errorf("%d of 300 tokens are proposed, want 272 at least", n)
 	}
 }
+
+// The table of parts says what a step reads: as much for every query head, and next to nothing less.
+func TestHipCosts(t *testing.T) {
+	x := newText(rand.New(rand.NewPCG(73, 73)), MethodTokens, decoderDim)
+	d := newDecoder(MustNew("hip+when:dense-layers=0,min-context=0"), x.queries(rand.New(rand.NewPCG(74, 74)), decoderGroup))
+	d.fill(x.kh, x.vh, x.n)
+	d.step(t)
+	_, reads := hip{k: 512, block: 2, sink: 16, window: 256}.PerToken(decoderDim)
+	most := reads * MethodTokens * decoderGroup
+	if got := float64(d.x.works[0].count.selBytes); got > most || got < 0.95*most {
+		t.Errorf("%g bytes are read, want %g or little less", got, most)
+	}
+}

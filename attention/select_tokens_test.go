@@ -253,6 +253,7 @@ func TestMethodCosts(t *testing.T) {
 	want := map[string][4]float64{ // stored and read bytes a token, at 64 and at 128 channels
 		"quest": {16, 32, 16, 32}, "sparq": {128, 256, 32, 64}, "oracle-k": {0, 0, 128, 256}, "int4": {36, 68, 36, 68}, "int8": {68, 132, 68, 132},
 		"page-range": {48, 96, 48, 96}, "exact": {0, 0, 128, 256}, "top-p": {}, "full": {}, "pqcache": {2, 2, 2, 2}, "magicpig": {195.5, 195.5, 187.5, 187.5},
+		"hip": {0, 0, 12, 24},
 	}
 	for _, m := range Methods() {
 		got := [4]float64{m.Stores[0], m.Stores[1], m.Reads[0], m.Reads[1]}

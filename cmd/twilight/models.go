@@ -163,7 +163,7 @@ func (c *listCommand) methods(con *console) error {
 	if !c.JSON {
 		table(con.out, text)
 		fmt.Fprintf(con.out, "\nSTORES and READS are bytes a token of a KV head with %d/%d channels, whose key and value take %d/%d: kept beside them, and read in a step by a selector for each token "+
-			"in sight, by an estimator for each candidate.\n", attention.MethodDims[0], attention.MethodDims[1], 4*attention.MethodDims[0], 4*attention.MethodDims[1])
+			"in sight (hip: of %d, and hardly more of a longer text), by an estimator for each candidate.\n", attention.MethodDims[0], attention.MethodDims[1], 4*attention.MethodDims[0], 4*attention.MethodDims[1], attention.MethodTokens)
 		fmt.Fprintf(con.out, "\nA spec is selector+estimator+pruner, each with its arguments after a colon; only the selector must be there. Every pruner takes union, per-head and tail=mean|none.\n"+
 			"+when:dense-layers=%d,min-context=%d says which layers and which short texts stay dense. Example: quest:keep=0.25+int4+top-p:0.9\n", attention.DefaultDenseLayers, attention.DefaultMinContext)
 	}
