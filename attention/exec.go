@@ -139,6 +139,9 @@ func (w *Work) prepare(c Call, b *binding, k Kernels) {
 	clear(w.whole)
 	clear(w.some)
 	w.tmp = grow(w.tmp, TmpBytes(w.Group, c.Head.Dim)*(pages/estimatePart+1))
+	if c.Pipeline.ready.Bits > 0 {
+		w.queries = grow(w.queries, c.Head.Blocks()*ReadyBytes(w.Group, c.Head.Dim))
+	}
 	w.count.b0, w.count.b1 = grow(w.count.b0, w.Group), grow(w.count.b1, w.Group)
 	w.count.held = grow(w.count.held, w.Group)
 	w.count.mass, w.count.diff = grow(w.count.mass, w.Group), grow(w.count.diff, w.Group)

@@ -18,6 +18,7 @@ type Pipeline struct {
 	selPlane [][]int // by link
 	estPlane []int
 	sumPlane int
+	ready    Ready              // without data: what the last selector's scan prepares for the estimator; of no bits: nothing
 	values   []int              // of ValueCodes and ValueScales, in precision by weight
 	ensured  string             // what a sequence's memory keeps the audits' verdicts by; empty: nothing is ensured
 	watch    func(*Observation) // nil but for Watch
@@ -89,6 +90,11 @@ func New(s Spec) (*Pipeline, error) {
 	}
 	if p.est != nil {
 		p.estPlane = p.declare(p.est.Planes())
+	}
+	if q, ok := last.(quest); ok && q.bytes {
+		if e, ok := p.est.(blockRange); ok {
+			p.ready = Ready{Bits: e.bits, Shrink: e.shrink}
+		}
 	}
 	if s.Exact > 0 {
 		switch {

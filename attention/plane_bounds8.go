@@ -79,12 +79,31 @@ func boundCode(u float64) byte {
 // BoundKernels is the part of Kernels that works on Bounds8.
 type BoundKernels interface {
 	// PageBounds8 scores the pages of full blocks of a slab of a Bounds8 plane, those of blocks[i] at dst[g*ld+i*BlockPages:]: Σ_c q_c·(min_c+max_c)/2 + reach·|q_c|·(max_c−min_c)/2. A reach of 1 gives the upper bounds of PageBounds.
-	// tmp is scratch of TmpBytes.
-	PageBounds8(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, reach float32, tmp []byte)
+	// tmp is scratch of TmpBytes. What ready asks for is left there.
+	PageBounds8(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, reach float32, ready Ready, tmp []byte)
+}
+
+// Ready is a group's queries as PageBounds8 has prepared them for the blocks that it scored, kept for a BlockRangeDot of the same blocks: both planes hold a channel between the same
+// bounds of a block, so that a query scaled by one's steps is one scaled by the other's, but for a number. The zero value asks for nothing and has nothing.
+type Ready struct {
+	Data   []byte  // of each block in turn, ReadyBytes; an implementation may leave it alone, and then reads it neither
+	Bits   int     // of the BlockRange plane
+	Shrink float32 // what BlockRangeDot is to subtract, as it defines that
+}
+
+// ReadyBytes is what a block of a group's queries takes of Ready.Data: bytes of every channel and four numbers a head.
+func ReadyBytes(group, dim int) int { return (group*(dim+16) + 63) / 64 * 64 }
+
+// from is r of the blocks from the b-th on.
+func (r Ready) from(b, group, dim int) Ready {
+	if len(r.Data) > 0 {
+		r.Data = r.Data[b*ReadyBytes(group, dim):]
+	}
+	return r
 }
 
 // PageBounds8 implements Kernels.
-func (Portable) PageBounds8(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, reach float32, _ []byte) {
+func (Portable) PageBounds8(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, reach float32, _ Ready, _ []byte) {
 	size := Bounds8{}.BlockBytes(dim)
 	for i, b := range blocks {
 		blockBounds8(dst[i*BlockPages:], ld, q, group, dim, plane[int(b)*size:][:size], reach)

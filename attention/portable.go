@@ -208,7 +208,7 @@ func (Portable) PageRangeDot(dst []float32, ld int, q []float32, group, dim, nbi
 }
 
 // BlockRangeDot implements Kernels.
-func (Portable) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, n int, shrink float32, _ []byte) {
+func (Portable) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, n int, shrink float32, _ []byte, _ []int32, _ []byte) {
 	shape := BlockRange{nbits}
 	size, page := shape.BlockBytes(dim), shape.PageBytes(dim)
 	for j, at := range pages[:n] {

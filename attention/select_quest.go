@@ -53,7 +53,7 @@ func (s quest) Scan(w *Work, lo, hi int) {
 	if s.bytes {
 		full := min(hi, w.Head.N/BlockTokens)
 		if lo < full {
-			w.Kern.PageBounds8(w.AllScores()[lo*BlockPages:], w.ScoreStride(), w.Q, w.Group, w.Head.Dim, w.selectorSlab(0), w.Head.Table[lo:full], float32(s.reach), tmp)
+			w.Kern.PageBounds8(w.AllScores()[lo*BlockPages:], w.ScoreStride(), w.Q, w.Group, w.Head.Dim, w.selectorSlab(0), w.Head.Table[lo:full], float32(s.reach), w.ready().from(lo, w.Group, w.Head.Dim), tmp)
 		}
 		if full < hi {
 			s.scoreKeys(w, full, tmp)

@@ -103,6 +103,7 @@ type Work struct {
 	long       []uint64  // the same
 	masks      []uint16  // scratch for threshold searches
 	tmp        []byte    // kernel scratch, TmpBytes for each part of an estimate
+	queries    []byte    // Ready.Data, of a scan that prepares queries for the estimator
 	count      counts
 	audit      audit
 }
@@ -145,6 +146,15 @@ func (w *Work) EstimatorPlane(i, b int) []byte { return w.Head.Plane(w.bind.est[
 
 // State is the memory of the sequence that the selector at work asked for by NewState.
 func (w *Work) State() State { return w.call.Memory.find(w.selector().text) }
+
+// ready is where the scan leaves queries for the estimator; the zero value where the pipeline has no two stages that share them.
+func (w *Work) ready() Ready {
+	r := w.call.Pipeline.ready
+	if r.Bits > 0 {
+		r.Data = w.queries
+	}
+	return r
+}
 
 func (w *Work) selector() *link { return &w.call.Pipeline.chain[w.link] }
 

@@ -242,7 +242,7 @@ func BenchmarkEstimate(b *testing.B) {
 			})
 			n := attention.Bounds8{}.BlockBytes(h.dim)
 			run("bounds8", n, func(i int) {
-				k.PageBounds8(dst, attention.BlockPages, q, h.group, h.dim, codes[i*n:][:n], []int32{0}, 1, tmp)
+				k.PageBounds8(dst, attention.BlockPages, q, h.group, h.dim, codes[i*n:][:n], []int32{0}, 1, attention.Ready{}, tmp)
 			})
 			n = attention.Int4{}.BlockBytes(h.dim)
 			run("int4", n, func(i int) { k.Int4Dot(dst, chunk, q, h.group, h.dim, codes[i%(len(codes)/n)*n:][:n], 0xffff, tmp) })

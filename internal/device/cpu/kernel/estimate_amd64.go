@@ -51,11 +51,12 @@ func (v vector) PageBounds(dst []float32, ld int, q []float32, group, dim, pages
 	}
 }
 
-// PageBounds8 implements attention.Kernels. The query times the steps is rounded to signed bytes, whose error is like that of the bounds themselves.
-func (v vector) PageBounds8(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, reach float32, tmp []byte) {
+// PageBounds8 implements attention.Kernels. The query times the steps is rounded to signed bytes, whose error is like that of the bounds themselves. A head's map has the number
+// that turns products with bounds to scores, and a constant; then what turns products with codes to logits, and the constant again.
+func (v vector) PageBounds8(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, reach float32, ready attention.Ready, tmp []byte) {
 	e := v.estimates
 	if e == nil || !vectorDim(dim) || dim > 256 {
-		v.portable.PageBounds8(dst, ld, q, group, dim, plane, blocks, reach, tmp)
+		v.portable.PageBounds8(dst, ld, q, group, dim, plane, blocks, reach, ready, tmp)
 		return
 	}
 	if len(blocks) == 0 {
@@ -65,15 +66,37 @@ func (v vector) PageBounds8(dst []float32, ld int, q []float32, group, dim int, 
 	size, head := attention.Bounds8{}.BlockBytes(dim), attention.Bounds8{}.HeadBytes(dim)
 	s := scratch(tmp)
 	q8, affine := take[int8](&s, group*dim), take[float32](&s, 4*group)
+	const mid = 127. / 2
+	unit, shrink := float32(0), float32(0)
+	if len(ready.Data) > 0 {
+		unit = 127 / float32(int(1)<<ready.Bits-1)
+		shrink = ready.Shrink * unit * unit
+	}
 	for i, b := range blocks {
 		block := plane[int(b)*size:][:size]
-		e.prepare(q8, affine, q, group, dim, block, 0, 0)
+		if unit > 0 {
+			q8, affine = prepared(ready.Data, i, group, dim)
+		}
+		e.prepare(q8, affine, q, group, dim, block, mid, shrink)
+		if unit > 0 {
+			for g := 0; g < len(affine); g += 4 {
+				affine[g+2], affine[g+3] = affine[g]*unit, affine[g+1]
+			}
+		}
 		for g := 0; g < group; {
 			h := tile(group-g, len(e.bounds8))
 			e.bounds8[h-1](ptr(dst[g*ld+i*attention.BlockPages:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(block[head:]), reach)
 			g += h
 		}
 	}
+}
+
+// prepared is the queries and the maps of block b in Ready.Data.
+func prepared(ready []byte, b, group, dim int) (q8 []int8, affine []float32) {
+	size := attention.ReadyBytes(group, dim)
+	block := ready[b*size:][:size]
+	q8 = unsafe.Slice((*int8)(unsafe.Pointer(unsafe.SliceData(block))), group*dim)
+	return q8, unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(block[group*dim:]))), 4*group)
 }
 
 // scratch hands out pieces of a kernel's temporary memory, each at a cache line.
@@ -189,10 +212,10 @@ func (e *estimates) prepare(q8 []int8, affine, q []float32, group, dim int, bloc
 }
 
 // BlockRangeDot implements attention.Kernels. As for pages, the query times the steps is rounded to signed bytes that meet centred codes; once for the pages of a block.
-func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, n int, shrink float32, tmp []byte) {
+func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, n int, shrink float32, ready []byte, at []int32, tmp []byte) {
 	e := v.estimates
 	if e == nil || !vectorDim(dim) || dim > 256 || nbits >= len(e.block) || e.block[nbits] == nil {
-		v.portable.BlockRangeDot(dst, ld, q, group, dim, nbits, plane, pages, n, shrink, tmp)
+		v.portable.BlockRangeDot(dst, ld, q, group, dim, nbits, plane, pages, n, shrink, ready, at, tmp)
 		return
 	}
 	if n == 0 {
@@ -211,10 +234,16 @@ func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 			j++
 		}
 		block := plane[b*size:][:size]
-		e.prepare(q8, affine, q, group, dim, block, mid, shrink)
+		which := 0
+		if ready != nil {
+			q8, affine = prepared(ready, int(at[first])/attention.BlockPages, group, dim)
+			which = 2
+		} else {
+			e.prepare(q8, affine, q, group, dim, block, mid, shrink)
+		}
 		for g := 0; g < group; {
 			h := tile(group-g, len(scan))
-			scan[h-1](ptr(dst[g*ld+first*attention.PageTokens:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(plane), size, head, page, dim, &pages[first], j-first, last)
+			scan[h-1](ptr(dst[g*ld+first*attention.PageTokens:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g+which:]), ptr(plane), size, head, page, dim, &pages[first], j-first, last)
 			g += h
 		}
 	}

@@ -116,8 +116,8 @@ func TestPageBounds8(t *testing.T) {
 				q, ld := queries(t, r, group, dim), 16+group%3
 				dst, ref, tmp := guarded[float32](t, (group-1)*ld+16), make([]float32, (group-1)*ld+16), guarded[byte](t, attention.TmpBytes(group, dim))
 				for _, reach := range []float32{0, 0.35, 1} {
-					k.PageBounds8(dst, ld, q, group, dim, block, []int32{0}, reach, tmp)
-					attention.Portable{}.PageBounds8(ref, ld, q, group, dim, block, []int32{0}, reach, nil)
+					k.PageBounds8(dst, ld, q, group, dim, block, []int32{0}, reach, attention.Ready{}, tmp)
+					attention.Portable{}.PageBounds8(ref, ld, q, group, dim, block, []int32{0}, reach, attention.Ready{}, nil)
 					for g := range group {
 						widest, steps, size := 0.0, 0.0, 0.0
 						for c := range dim {
@@ -294,25 +294,39 @@ func TestBlockRangeDot(t *testing.T) {
 				b := newBlock(t, r, dim, 16)
 				codes := guarded[byte](t, plane.BlockBytes(dim))
 				plane.Append(codes, attention.Rows{K: b.keys, Dim: dim, To: blockTokens})
+				bounds := make([]byte, attention.Bounds8{}.BlockBytes(dim))
+				attention.Bounds8{}.Append(bounds, attention.Rows{K: b.keys, Dim: dim, To: blockTokens})
 				for _, group := range shapes(dim) {
 					q, tmp := queries(t, r, group, dim), guarded[byte](t, attention.TmpBytes(group, dim))
 					reach, size := b.reach()
 					ref := make([]float32, group*blockTokens)
-					attention.Portable{}.BlockRangeDot(ref, blockTokens, q, group, dim, nbits, codes, pageList(0xffff), 16, 1./24, nil)
-					rounding, own := holdEstimates(t, fmt.Sprintf("bits %d group %d dim %d", nbits, group, dim), group, func(dst []float32, ld int, pages uint16) {
-						list := pageList(pages)
-						k.BlockRangeDot(dst, ld, q, group, dim, nbits, codes, append(list, 0, 5), len(list), 1./24, tmp)
-					}, func(g, token int) (want, tol, exact float64) {
-						top := 0.0
-						for c := range dim {
-							x := float64(q[g*dim+c])
-							exact += x * b.key(token, c)
-							top = max(top, math.Abs(x))
+					attention.Portable{}.BlockRangeDot(ref, blockTokens, q, group, dim, nbits, codes, pageList(0xffff), 16, 1./24, nil, nil, nil)
+					ready := attention.Ready{Data: guarded[byte](t, 2*attention.ReadyBytes(group, dim)), Bits: nbits, Shrink: 1. / 24}
+					k.PageBounds8(make([]float32, group*2*16), 2*16, q, group, dim, bounds, []int32{0, 0}, 1, ready, tmp)
+					for _, data := range [][]byte{nil, ready.Data} {
+						slack := 0.6 / 254
+						if data != nil {
+							slack += 1. / 1024 // both planes' steps are rounded up to fp16
 						}
-						return float64(ref[g*blockTokens+token]), top*reach*float64(dim)*0.6/254 + top*size*1e-6, exact
-					})
-					if nbits < 8 && rounding > own*0.8 {
-						t.Errorf("bits %d group %d dim %d: rounding the query errs by %.3g, the codes by %.3g", nbits, group, dim, rounding, own)
+						rounding, own := holdEstimates(t, fmt.Sprintf("bits %d group %d dim %d ready %v", nbits, group, dim, data != nil), group, func(dst []float32, ld int, pages uint16) {
+							list := pageList(pages)
+							at := make([]int32, len(list))
+							for i, p := range list {
+								at[i] = 16 + p
+							}
+							k.BlockRangeDot(dst, ld, q, group, dim, nbits, codes, append(list, 0, 5), len(list), 1./24, data, at, tmp)
+						}, func(g, token int) (want, tol, exact float64) {
+							top := 0.0
+							for c := range dim {
+								x := float64(q[g*dim+c])
+								exact += x * b.key(token, c)
+								top = max(top, math.Abs(x))
+							}
+							return float64(ref[g*blockTokens+token]), top*reach*float64(dim)*slack + top*size*1e-6, exact
+						})
+						if nbits < 8 && rounding > own*0.8 {
+							t.Errorf("bits %d group %d dim %d: rounding the query errs by %.3g, the codes by %.3g", nbits, group, dim, rounding, own)
+						}
 					}
 				}
 			}
