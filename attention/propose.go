@@ -7,6 +7,7 @@ import (
 
 // ProposeAll makes every token a candidate of every query head. Only Choose calls it and its siblings.
 func (w *Work) ProposeAll() {
+	w.mixed = true
 	for p := range w.whole {
 		w.whole[p] = w.everyHead()
 	}
@@ -23,8 +24,13 @@ func (w *Work) Propose(g, lo, hi int) {
 	}
 }
 
-// proposePages makes the pages of size tokens whose bit is set in masks candidates of the heads.
+// proposePages makes the pages of size tokens whose bit is set in masks candidates of the heads. Where that is all that is proposed, the masks themselves are what gather goes by.
 func (w *Work) proposePages(heads uint32, size int, masks []uint16) {
+	if w.uniform == nil && size == PageTokens && heads == w.everyHead() {
+		w.uniform = masks
+		return
+	}
+	w.mixed = true
 	for j, m := range masks {
 		for ; m != 0; m &= m - 1 {
 			p := j*PageTokens + bits.TrailingZeros16(m)
@@ -39,9 +45,18 @@ func (w *Work) proposePages(heads uint32, size int, masks []uint16) {
 	}
 }
 
+// spread writes down the pages that all heads propose where other proposals stand.
+func (w *Work) spread() {
+	if w.uniform != nil {
+		w.proposePages(w.everyHead(), PageTokens, w.uniform)
+		w.uniform = nil
+	}
+}
+
 // ProposeLanes makes tokens of page p candidates of query head g: token p*PageTokens+i for each set bit i.
 func (w *Work) ProposeLanes(g, p int, lanes uint16) {
 	head := uint32(1) << g
+	w.mixed = true
 	switch {
 	case lanes == 0xffff:
 		w.whole[p] |= head
@@ -100,6 +115,7 @@ func (w *Work) summarise(g int, top, sum float32, v []float32, scale float32) {
 // nextLink makes the proposals of the selector at work the bounds of the next.
 func (w *Work) nextLink() {
 	first := w.link == 0
+	w.spread()
 	w.bounds = grow(w.bounds, len(w.whole)*w.Group)
 	for p := range w.whole {
 		for g := range w.Group {
@@ -112,6 +128,7 @@ func (w *Work) nextLink() {
 	}
 	clear(w.whole)
 	clear(w.some)
+	w.mixed = false
 	w.link++
 }
 
@@ -141,28 +158,16 @@ func (w *Work) proposed(g int, p int32) uint16 {
 // gather turns the proposals into Pages and cand, adding the newest page for every head: it and the current token are always kept.
 func (w *Work) gather() {
 	last := w.Head.Pages() - 1
-	w.whole[last] = w.everyHead()
-	every, ragged := w.everyHead(), w.link > 0
 	w.Pages, w.slabPages = grow(w.Pages, last+1), grow(w.slabPages, last+1)
-	n, uneven := 0, uint32(0)
-	for b := range w.Head.Blocks() {
-		at := w.Head.Table[b] * BlockPages
-		lo := b * BlockPages
-		some := w.some[lo:min(lo+BlockPages, last+1)]
-		for i, heads := range w.whole[lo:min(lo+BlockPages, last+1)] {
-			p := lo + i
-			any := heads | some[i]
-			if ragged && any != 0 && p != last && !w.bounded(p) {
-				any = 0
-			}
-			w.Pages[n], w.slabPages[n] = int32(p), at+int32(i)
-			taken := (uint64(any) + math.MaxUint32) >> 32 // 1 if any; which pages are is no pattern that a branch could follow
-			n += int(taken)
-			uneven |= (heads ^ every) & -uint32(taken)
-		}
+	var n int
+	var ragged bool
+	if w.uniform != nil && !w.mixed && w.link == 0 {
+		n = w.gatherUniform(last)
+	} else {
+		w.spread()
+		n, ragged = w.gatherMixed(last)
 	}
 	w.Pages, w.slabPages = w.Pages[:n], w.slabPages[:n]
-	ragged = ragged || uneven != 0
 	w.cand, w.keep = grow(w.cand, w.Group*n), grow(w.keep, w.Group*n)
 	w.logits = grow(w.logits, w.Group*n*PageTokens)
 	w.count.cand = 0
@@ -197,6 +202,45 @@ func (w *Work) gather() {
 		}
 		w.count.cand += bits.OnesCount16(union)
 	}
+}
+
+// gatherUniform lists the pages that every head proposes, and the newest; a mask of pages is a block's.
+func (w *Work) gatherUniform(last int) (n int) {
+	w.uniform[last/BlockPages] |= 1 << (last % BlockPages)
+	pages, slab := w.Pages, w.slabPages
+	for b, m := range w.uniform {
+		at := w.Head.Table[b] * BlockPages
+		for ; m != 0; m &= m - 1 {
+			i := int32(bits.TrailingZeros16(m))
+			pages[n], slab[n] = int32(b*BlockPages)+i, at+i
+			n++
+		}
+	}
+	return n
+}
+
+// gatherMixed lists the pages that any head proposes, and says whether some do not propose all of one.
+func (w *Work) gatherMixed(last int) (n int, ragged bool) {
+	w.whole[last] = w.everyHead()
+	every, ragged := w.everyHead(), w.link > 0
+	uneven := uint32(0)
+	for b := range w.Head.Blocks() {
+		at := w.Head.Table[b] * BlockPages
+		lo := b * BlockPages
+		some := w.some[lo:min(lo+BlockPages, last+1)]
+		for i, heads := range w.whole[lo:min(lo+BlockPages, last+1)] {
+			p := lo + i
+			any := heads | some[i]
+			if ragged && any != 0 && p != last && !w.bounded(p) {
+				any = 0
+			}
+			w.Pages[n], w.slabPages[n] = int32(p), at+int32(i)
+			taken := (uint64(any) + math.MaxUint32) >> 32 // 1 if any; which pages are is no pattern that a branch could follow
+			n += int(taken)
+			uneven |= (heads ^ every) & -uint32(taken)
+		}
+	}
+	return n, ragged || uneven != 0
 }
 
 // bounded reports whether the chain's earlier selectors leave some head something of what it proposes of page p.

@@ -55,26 +55,29 @@ func unorder(i int64) float32 {
 	return math.Float32frombits(uint32(i))
 }
 
-// logSumExp is ln Σ exp(x); scratch has len(x) elements.
+// logSumExp is ln Σ exp(x), to a thousandth; scratch has len(x) elements.
 func logSumExp(k Kernels, x, scratch []float32) float32 {
 	top := k.Max(x)
 	if top == negInf {
 		return negInf
 	}
 	copy(scratch, x)
-	return top + float32(math.Log(float64(k.Exp(scratch[:len(x)], top))))
+	return top + float32(math.Log(float64(k.Weigh(scratch[:len(x)], top))))
 }
 
-// loudest leaves in the first head's scores the largest of the heads', each head's normalised by its own softmax so that none outshouts the others.
+// loudest leaves in the first head's scores, up to a constant, the largest of the heads', each head's normalised by its own softmax so that none outshouts the others.
 func loudest(k Kernels, scores []float32, ld, heads, n int, scratch []float32) {
+	if heads == 1 {
+		return
+	}
 	best := scores[:n]
 	own := logSumExp(k, best, scratch)
-	for i := range best {
-		best[i] -= own
+	if own == negInf { // no score of the first head's says anything; a difference of infinities would not either
+		own = 0
 	}
 	for g := 1; g < heads; g++ {
 		score := scores[g*ld:][:n]
-		k.Louder(best, score, logSumExp(k, score, scratch))
+		k.Louder(best, score, logSumExp(k, score, scratch)-own)
 	}
 }
 

@@ -143,6 +143,7 @@ func (r reused) Choose(w *Work) {
 	h.n, h.age, h.due = w.Head.N, 0, false
 	h.masks, h.held, h.top = grow(h.masks, len(w.whole)*w.Group), grow(h.held, w.Group), grow(h.top, w.Group)
 	h.in, h.all = grow(h.in, w.Group*r.steps), grow(h.all, w.Group*r.steps)
+	w.spread()
 	for p := range w.whole {
 		for g := range w.Group {
 			h.masks[p*w.Group+g] = w.proposed(g, int32(p))

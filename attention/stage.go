@@ -69,6 +69,8 @@ type Work struct {
 	scores     []float32
 	whole      []uint32  // per page: query heads that propose all of it
 	some       []uint32  // per page: query heads that propose some of it
+	uniform    []uint16  // pages that every head proposes, by masks of a block's, where nothing is yet written down of them in whole
+	mixed      bool      // whole and some say something
 	lanes      []uint16  // per page and head: which tokens, where some says so
 	bounds     []uint16  // [page][Group] lanes that the chain's earlier selectors propose; empty for its first
 	odds       []float32 // [Group][tokens] −ln of the odds at which a token was drawn; empty: nothing was
@@ -203,7 +205,11 @@ func (w *Work) proposeBestTo(g, end, first int, score []float32, want int) {
 }
 
 // maskScratch is scratch of n masks for Choose, contents undefined.
-func (w *Work) maskScratch(n int) []uint16 { w.masks = grow(w.masks, n); return w.masks[:n] }
+func (w *Work) maskScratch(n int) []uint16 {
+	w.spread() // what all heads propose may stand there
+	w.masks = grow(w.masks, n)
+	return w.masks[:n]
+}
 
 // countKept notes the survivors of each head's own.
 func (w *Work) countKept() {
