@@ -1,6 +1,7 @@
 package attention
 
 import (
+	"math"
 	"math/bits"
 
 	"github.com/twilight-go/twilight/internal/tensor"
@@ -76,10 +77,9 @@ func finite(h uint16) float32 {
 // bodyPart is how many rows of the body are summed as one part: the unit that workers share.
 const bodyPart = 2 * attendPart
 
-// splitHeavy sets the lanes of query head g that are read exactly: the fewest survivors that hold the share exact of the estimated mass, and the newest page.
-func (w *Work) splitHeavy(g int, exact float64) {
-	n := len(w.Pages)
-	weights, keep, heavy := w.Logits(g), w.keep[g*n:][:n], w.heavy[g*n:][:n]
+// heavyCut is the least weight of query head g that is read exactly: that of the fewest tokens that hold the share exact of the estimated mass. Called after the pruner.
+func (w *Work) heavyCut(g int, exact float64) float32 {
+	weights := w.Logits(g)
 	mass := float32(exact) * w.total[g]
 	floor := (1 - float32(exact)) * w.total[g] / float32(len(weights)) * 0.999 // as in topP: a lighter token is never needed
 	rest := w.packed
@@ -88,9 +88,7 @@ func (w *Work) splitHeavy(g int, exact float64) {
 		rest = rest[:w.Kern.Pack(rest, weights, floor)]
 	}
 	cut, _ := massThreshold(w.Kern, rest, mass, floor)
-	w.Kern.Lanes(heavy, weights, cut)
-	andMasks(heavy, keep)
-	heavy[n-1] = keep[n-1]
+	return cut
 }
 
 // collectBody lists the body's rows, and each head's weights of them: zero where a token is not in the head's body.
@@ -100,34 +98,31 @@ func (w *Work) collectBody(union bool) {
 	all, heavy, own := w.bodyMask[:n], w.bodyMask[n:2*n], w.bodyMask[2*n:]
 	w.join(all, w.keep)
 	w.join(heavy, w.heavy)
-	w.bodyRows, w.bodyPages, w.heavyPages = w.bodyRows[:0], w.bodyPages[:0], w.heavyPages[:0]
-	for j, p := range w.Pages {
-		if heavy[j] != 0 {
-			w.heavyPages = append(w.heavyPages, int32(j))
-		}
-		if all[j] == 0 {
-			continue
-		}
-		at, m := len(w.bodyPages), all[j]&^heavy[j]
+	w.heavyPages, w.bodyPages = grow(w.heavyPages, n), grow(w.bodyPages, n)
+	base := w.Ints(n)
+	heavyPages, pages, most := 0, 0, PageTokens
+	for j, p := range w.slabPages {
+		h := heavy[j]
+		m := all[j] &^ h
 		if !union {
 			m = 0
 			for g := range w.Group {
 				mine := w.keep[g*n+j] &^ w.heavy[g*n+j]
-				own[g*n+at] = mine
+				own[g*n+pages] = mine
 				m |= mine
 			}
 		}
-		if m == 0 {
-			continue
-		}
-		all[at] = m // at ≤ j
-		w.bodyPages = append(w.bodyPages, int32(j))
-		row := w.Head.Row(int(p) * PageTokens)
-		for ; m != 0; m &= m - 1 {
-			w.bodyRows = append(w.bodyRows, row+int32(bits.TrailingZeros16(m)))
-		}
+		// every page is written down, and counts if it has such lanes: which do is no pattern that a branch could follow
+		w.heavyPages[heavyPages] = int32(j)
+		heavyPages += oneIfAny(h)
+		w.bodyPages[pages], base[pages], all[pages] = int32(j), p*PageTokens, m // pages ≤ j
+		pages += oneIfAny(m)
+		most += bits.OnesCount16(m)
 	}
-	rows, pages := len(w.bodyRows), len(w.bodyPages)
+	w.heavyPages, w.bodyPages = w.heavyPages[:heavyPages], w.bodyPages[:pages]
+	w.bodyRows = grow(w.bodyRows, most)
+	rows := w.Kern.ListLanes(w.bodyRows, base[:pages], all[:pages])
+	w.bodyRows = w.bodyRows[:rows]
 	w.count.body = rows
 	w.bodyLD = rows + PageTokens // the packing of a head's last page may write that far
 	w.bodyW = grow(w.bodyW, w.Group*w.bodyLD)
@@ -140,6 +135,9 @@ func (w *Work) collectBody(union bool) {
 		}
 	}
 }
+
+// oneIfAny is 1 for a mask with lanes, else 0.
+func oneIfAny(m uint16) int { return int((uint32(m) + math.MaxUint16) >> 16) }
 
 // bodyParts is how many parts the body makes.
 func (w *Work) bodyParts() int { return (len(w.bodyRows) + bodyPart - 1) / bodyPart }

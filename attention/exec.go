@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 	"math"
+	"math/bits"
 	"slices"
 	"time"
 )
@@ -367,20 +368,14 @@ func (w *Work) prune() {
 		w.heavy = grow(w.heavy, w.Group*n)
 	}
 	for g := range w.Group {
+		keep := w.keep[g*n:][:n]
 		if p.prun == nil {
 			w.keepAll(g)
-			continue
-		}
-		keep := w.keep[g*n:][:n]
-		w.packed = nil
-		p.prun.Prune(w, g, w.Logits(g), w.total[g], keep)
-		andMasks(keep, w.cand[g*n:][:n]) // a damaged logit must not make a survivor of what was no candidate
-		keep[n-1] = w.cand[g*n+n-1]      // the newest page is always kept
-		if p.spec.Exact > 0 {
-			w.splitHeavy(g, p.spec.Exact)
+			w.count.b1[g] = countLanes(keep)
+		} else {
+			w.count.b1[g] = w.pruneHead(g, keep)
 		}
 	}
-	w.countKept()
 	union := w.attendsUnion()
 	w.bodyRows, w.count.body = w.bodyRows[:0], 0
 	if p.spec.Exact > 0 {
@@ -395,6 +390,32 @@ func (w *Work) prune() {
 		}
 	}
 	w.room(w.partCount(false))
+}
+
+// pruneHead decides the survivors of query head g and, in precision by weight, which of them are read exactly. The newest page is always kept, and read exactly. It returns how many survive.
+func (w *Work) pruneHead(g int, keep []uint16) (kept int) {
+	p, n, weights, total := w.call.Pipeline, len(w.Pages), w.Logits(g), w.total[g]
+	newest := w.cand[g*n+n-1]
+	w.packed = nil
+	if c, ok := p.prun.(cutter); ok && p.spec.Exact > 0 {
+		if cut, ok := c.cut(w, g, weights, total); ok {
+			heavy := w.heavy[g*n:][:n]
+			kept = w.Kern.SplitLanes(keep, heavy, weights, cut, max(cut, w.heavyCut(g, p.spec.Exact)))
+			kept += bits.OnesCount16(newest) - bits.OnesCount16(keep[n-1])
+			keep[n-1], heavy[n-1] = newest, newest
+			return kept
+		}
+	}
+	p.prun.Prune(w, g, weights, total, keep)
+	andMasks(keep, w.cand[g*n:][:n]) // a damaged logit must not make a survivor of what was no candidate
+	keep[n-1] = newest
+	if p.spec.Exact > 0 {
+		heavy := w.heavy[g*n:][:n]
+		w.Kern.Lanes(heavy, weights, w.heavyCut(g, p.spec.Exact))
+		andMasks(heavy, keep)
+		heavy[n-1] = newest
+	}
+	return countLanes(keep)
 }
 
 // attendsUnion reports whether every head of the group attends to what any of them keeps.

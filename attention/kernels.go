@@ -28,9 +28,14 @@ type Kernels interface {
 	Above(w []float32, t float32) (sum float32, n int)
 	// Lanes sets bit i of mask[j] where w[j*PageTokens+i] >= t, for every whole page in w.
 	Lanes(mask []uint16, w []float32, t float32)
+	// SplitLanes is Lanes of two thresholds at once, and the count of the first's lanes: keep where w is at least least, heavy where it is at least much.
+	SplitLanes(keep, heavy []uint16, w []float32, least, much float32) (kept int)
 	// Pack writes the elements of w that are at least t to dst, in order, and returns how many they are. dst has PageTokens elements more than w, which may be overwritten;
 	// it may begin where w does.
 	Pack(dst, w []float32, t float32) int
+	// ListLanes writes base[j]+i, for every set bit i of masks[j], to dst in order, and returns how many they are. dst has PageTokens elements more than that, which may be
+	// overwritten.
+	ListLanes(dst, base []int32, masks []uint16) int
 	// PackLanes writes w[pages[j]*PageTokens+i], for every set bit i of masks[j], to dst in order; zero in its place where own, unless nil, has the bit clear.
 	// dst has PageTokens elements more than there are bits, which may be overwritten.
 	PackLanes(dst, w []float32, pages []int32, masks, own []uint16)

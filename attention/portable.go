@@ -117,6 +117,24 @@ func (Portable) Lanes(mask []uint16, w []float32, t float32) {
 	}
 }
 
+// SplitLanes implements Kernels.
+func (p Portable) SplitLanes(keep, heavy []uint16, w []float32, least, much float32) (kept int) {
+	p.Lanes(keep, w, least)
+	p.Lanes(heavy, w, much)
+	return countLanes(keep[:len(w)/PageTokens])
+}
+
+// ListLanes implements Kernels.
+func (Portable) ListLanes(dst, base []int32, masks []uint16) (n int) {
+	for j, m := range masks {
+		for ; m != 0; m &= m - 1 {
+			dst[n] = base[j] + int32(bits.TrailingZeros16(m))
+			n++
+		}
+	}
+	return n
+}
+
 // Pack implements Kernels.
 func (Portable) Pack(dst, w []float32, t float32) (n int) {
 	for _, x := range w {

@@ -158,7 +158,7 @@ func (w *Work) proposed(g int, p int32) uint16 {
 // gather turns the proposals into Pages and cand, adding the newest page for every head: it and the current token are always kept.
 func (w *Work) gather() {
 	last := w.Head.Pages() - 1
-	w.Pages, w.slabPages = grow(w.Pages, last+1), grow(w.slabPages, last+1)
+	w.Pages, w.slabPages = grow(w.Pages, last+1+PageTokens), grow(w.slabPages, last+1+PageTokens)
 	var n int
 	var ragged bool
 	if w.uniform != nil && !w.mixed && w.link == 0 {
@@ -207,16 +207,13 @@ func (w *Work) gather() {
 // gatherUniform lists the pages that every head proposes, and the newest; a mask of pages is a block's.
 func (w *Work) gatherUniform(last int) (n int) {
 	w.uniform[last/BlockPages] |= 1 << (last % BlockPages)
-	pages, slab := w.Pages, w.slabPages
-	for b, m := range w.uniform {
-		at := w.Head.Table[b] * BlockPages
-		for ; m != 0; m &= m - 1 {
-			i := int32(bits.TrailingZeros16(m))
-			pages[n], slab[n] = int32(b*BlockPages)+i, at+i
-			n++
-		}
+	blocks := len(w.uniform)
+	base := w.Ints(2 * blocks)
+	for b := range blocks {
+		base[b], base[blocks+b] = int32(b*BlockPages), w.Head.Table[b]*BlockPages
 	}
-	return n
+	w.Kern.ListLanes(w.slabPages, base[blocks:], w.uniform)
+	return w.Kern.ListLanes(w.Pages, base[:blocks], w.uniform)
 }
 
 // gatherMixed lists the pages that any head proposes, and says whether some do not propose all of one.

@@ -52,38 +52,56 @@ func (w *Work) keepAll(g int) {
 // and one that does not, until a single weight (or ties) lies between: the set is minimal, and never under p.
 type topP struct{ p float64 }
 
+// cutter is a Pruner whose survivors are the tokens of at least some weight.
+type cutter interface {
+	// cut is that weight, of query head g; false where every candidate survives. It is positive: what is no candidate weighs nothing.
+	cut(w *Work, g int, weights []float32, total float32) (least float32, ok bool)
+}
+
 // Prune implements Pruner.
 func (t topP) Prune(w *Work, g int, weights []float32, total float32, keep []uint16) {
+	if cut, ok := t.cut(w, g, weights, total); ok {
+		w.Kern.Lanes(keep, weights, cut)
+	} else {
+		w.keepAll(g)
+	}
+}
+
+// cut implements cutter.
+func (t topP) cut(w *Work, _ int, weights []float32, total float32) (least float32, ok bool) {
 	k := w.Kern
 	if t.p >= 1 {
-		w.keepAll(g)
-		return
+		return 0, false
 	}
 	floor := max(float32((1-t.p)*float64(total)/float64(len(weights)))*0.999, math.SmallestNonzeroFloat32)
 	rest := w.Scratch(len(weights) + PageTokens)
 	rest = rest[:k.Pack(rest, weights, floor)]
-	cut, rest := massThreshold(k, rest, float32(t.p)*total, floor)
-	k.Lanes(keep, weights, cut)
-	w.packed = rest
+	least, w.packed = massThreshold(k, rest, float32(t.p)*total, floor)
+	return least, true
 }
 
 // massThreshold is the largest t such that the elements of w at or above t sum to at least mass; floor if even all of them do not.
 // None is under floor, which is positive. What is found too light on the way is dropped from w: it returns the rest, in w's place, if w has room to be packed in.
 func massThreshold(k Kernels, w []float32, mass, floor float32) (t float32, rest []float32) {
-	if s, _ := k.Above(w, floor); s < mass || len(w) == 0 {
+	held, _ := k.Above(w, floor)
+	if held < mass || len(w) == 0 {
 		return floor, w
 	}
+	over := float32(0)                                              // what is at least hi holds
 	lo, hi := math.Float32bits(floor), math.Float32bits(k.Max(w))+1 // w ≥ lo holds the mass, w ≥ hi does not
 	nlo, nhi := len(w), 0
-	for hi-lo > 1 && nlo-nhi > 1 {
+	for turn := 0; hi-lo > 1 && nlo-nhi > 1; turn++ {
 		mid := lo + (hi-lo)/2
+		if turn%2 == 0 { // where a straight line has it, from end to end
+			mid = lo + min(max(uint32(float32(hi-lo)*((held-mass)/(held-over))), 1), hi-lo-1)
+		}
 		if s, n := k.Above(w, math.Float32frombits(mid)); s >= mass {
-			lo, nlo = mid, n
+			lo, nlo, held = mid, n, s
 			if n < len(w)/2 && cap(w) >= len(w)+PageTokens {
 				w = w[:k.Pack(w[:len(w)+PageTokens], w, math.Float32frombits(mid))]
 			}
 		} else {
-			hi, nhi = mid, n
+			hi, nhi, over = mid, n, s
 		}
 	}
 	return math.Float32frombits(lo), w

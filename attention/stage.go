@@ -211,14 +211,6 @@ func (w *Work) maskScratch(n int) []uint16 {
 	return w.masks[:n]
 }
 
-// countKept notes the survivors of each head's own.
-func (w *Work) countKept() {
-	n := len(w.Pages)
-	for g := range w.Group {
-		w.count.b1[g] = countLanes(w.keep[g*n:][:n])
-	}
-}
-
 // join sets dst to the union of the heads' masks.
 func (w *Work) join(dst, masks []uint16) {
 	n := len(w.Pages)

@@ -22,6 +22,25 @@ func packAVX512(dst *float32, w *float32, n int, t float32) (count uint64)
 //go:noescape
 func packLanesAVX512(dst *float32, w *float32, pages *int32, masks *uint16, own *uint16, n int)
 
+// splitLanesAVX512 is, for pages of 16 weights (attention.Portable.SplitLanes):
+//
+//	for j := range pages {
+//		keep[j], heavy[j] = bits i where w[16*j+i] >= least, and where it is >= much
+//		kept += number of bits in keep[j]
+//	}
+//
+//go:noescape
+func splitLanesAVX512(keep *uint16, heavy *uint16, w *float32, pages int, least float32, much float32) (kept uint64)
+
+// listLanesAVX512 is, for n ≥ 1, up to 15 more places being overwritten (attention.Portable.ListLanes):
+//
+//	for j := range n {
+//		append base[j]+i for each bit i set in masks[j]
+//	}
+//
+//go:noescape
+func listLanesAVX512(dst *int32, base *int32, masks *uint16, n int) (count uint64)
+
 // codeWeightsAVX512 is, for 1 ≤ n ≤ 128, bytes from n to the next multiple of 16 being zero:
 //
 //	for g := range heads {

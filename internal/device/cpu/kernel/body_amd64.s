@@ -93,6 +93,102 @@ page:
 	VZEROUPPER
 	RET
 
+// func splitLanesAVX512(keep *uint16, heavy *uint16, w *float32, pages int, least float32, much float32) (kept uint64)
+// Requires: AVX, AVX512BW, AVX512F, POPCNT
+TEXT ·splitLanesAVX512(SB), NOSPLIT, $0-48
+	MOVQ         keep+0(FP), AX
+	MOVQ         heavy+8(FP), CX
+	MOVQ         w+16(FP), DX
+	MOVQ         pages+24(FP), BX
+	VBROADCASTSS least+32(FP), Z0
+	VBROADCASTSS much+36(FP), Z1
+	XORQ         SI, SI
+	SUBQ         $0x02, BX
+	JL           rest
+
+pages:
+	VMOVUPS  (DX), Z2
+	VCMPPS   $0x1d, Z0, Z2, K1
+	VCMPPS   $0x1d, Z1, Z2, K2
+	VMOVUPS  64(DX), Z2
+	VCMPPS   $0x1d, Z0, Z2, K3
+	VCMPPS   $0x1d, Z1, Z2, K4
+	KUNPCKWD K1, K3, K1
+	KUNPCKWD K2, K4, K2
+	KMOVD    K1, DI
+	KMOVD    K2, (CX)
+	MOVL     DI, (AX)
+	POPCNTQ  DI, DI
+	ADDQ     DI, SI
+	SUBQ     $-128, DX
+	ADDQ     $0x04, AX
+	ADDQ     $0x04, CX
+	SUBQ     $0x02, BX
+	JGE      pages
+
+rest:
+	ADDQ    $0x02, BX
+	JZ      end
+	VMOVUPS (DX), Z2
+	VCMPPS  $0x1d, Z0, Z2, K1
+	VCMPPS  $0x1d, Z1, Z2, K2
+	KMOVW   K1, DI
+	KMOVW   K2, (CX)
+	MOVW    DI, (AX)
+	POPCNTQ DI, DI
+	ADDQ    DI, SI
+
+end:
+	MOVQ SI, kept+40(FP)
+	VZEROUPPER
+	RET
+
+// func listLanesAVX512(dst *int32, base *int32, masks *uint16, n int) (count uint64)
+// Requires: AVX, AVX512F, POPCNT
+TEXT ·listLanesAVX512(SB), NOSPLIT, $0-40
+	MOVQ      dst+0(FP), AX
+	MOVQ      base+8(FP), CX
+	MOVQ      masks+16(FP), DX
+	MOVQ      n+24(FP), BX
+	MOVQ      AX, SI
+	VMOVDQU32 listLanesPlaces<>+0(SB), Z0
+
+page:
+	MOVWQZX       (DX), DI
+	KMOVW         DI, K1
+	VPADDD.BCST   (CX), Z0, Z1
+	VPCOMPRESSD.Z Z1, K1, Z1
+	VMOVDQU32     Z1, (AX)
+	POPCNTQ       DI, DI
+	LEAQ          (AX)(DI*4), AX
+	ADDQ          $0x02, DX
+	ADDQ          $0x04, CX
+	DECQ          BX
+	JNZ           page
+	SUBQ          SI, AX
+	SHRQ          $0x02, AX
+	MOVQ          AX, count+32(FP)
+	VZEROUPPER
+	RET
+
+DATA listLanesPlaces<>+0(SB)/4, $0x00000000
+DATA listLanesPlaces<>+4(SB)/4, $0x00000001
+DATA listLanesPlaces<>+8(SB)/4, $0x00000002
+DATA listLanesPlaces<>+12(SB)/4, $0x00000003
+DATA listLanesPlaces<>+16(SB)/4, $0x00000004
+DATA listLanesPlaces<>+20(SB)/4, $0x00000005
+DATA listLanesPlaces<>+24(SB)/4, $0x00000006
+DATA listLanesPlaces<>+28(SB)/4, $0x00000007
+DATA listLanesPlaces<>+32(SB)/4, $0x00000008
+DATA listLanesPlaces<>+36(SB)/4, $0x00000009
+DATA listLanesPlaces<>+40(SB)/4, $0x0000000a
+DATA listLanesPlaces<>+44(SB)/4, $0x0000000b
+DATA listLanesPlaces<>+48(SB)/4, $0x0000000c
+DATA listLanesPlaces<>+52(SB)/4, $0x0000000d
+DATA listLanesPlaces<>+56(SB)/4, $0x0000000e
+DATA listLanesPlaces<>+60(SB)/4, $0x0000000f
+GLOBL listLanesPlaces<>(SB), RODATA|NOPTR, $64
+
 // func codeWeightsAVX512(dst *byte, steps *float32, w *float32, ld int, heads int, scale *float32, at *int32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2
 TEXT ·codeWeightsAVX512(SB), $512-64

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 	"testing"
 
 	"github.com/twilight-go/twilight/attention"
@@ -51,6 +52,10 @@ func TestPackLanes(t *testing.T) {
 			list := guarded[int32](t, pages)
 			for j := range list {
 				list[j] = int32(j + j/3)
+			}
+			rows, wantRows := guarded[int32](t, set+16), make([]int32, set+16)
+			if n := k.ListLanes(rows, list, masks); n != set || (attention.Portable{}).ListLanes(wantRows, list, masks) != set || !slices.Equal(rows[:set], wantRows[:set]) {
+				t.Fatalf("%d pages: %d rows %v, want %d: %v", pages, n, rows[:set], set, wantRows[:set])
 			}
 			w := guardedCopy(t, fillNormal(r, make([]float32, (pages+pages/3)*16)))
 			for _, o := range [][]uint16{nil, own} {

@@ -33,6 +33,35 @@ func (v vector) Pack(dst, w []float32, t float32) int {
 	return count + v.portable.Pack(dst[count:], w, t)
 }
 
+// SplitLanes implements attention.Kernels.
+func (v vector) SplitLanes(keep, heavy []uint16, w []float32, least, much float32) (kept int) {
+	pages := len(w) / attention.PageTokens
+	keep, heavy = keep[:pages], heavy[:pages]
+	if v.splitLanes != nil {
+		return int(v.splitLanes(ptr(keep), ptr(heavy), ptr(w), pages, least, much))
+	}
+	v.Lanes(keep, w, least)
+	v.Lanes(heavy, w, much)
+	for _, m := range keep {
+		kept += bits.OnesCount16(m)
+	}
+	return kept
+}
+
+// ListLanes implements attention.Kernels.
+func (v vector) ListLanes(dst, base []int32, masks []uint16) int {
+	n := len(masks)
+	if v.listLanes == nil || n == 0 {
+		return v.portable.ListLanes(dst, base, masks)
+	}
+	set := 0
+	for _, m := range masks {
+		set += bits.OnesCount16(m)
+	}
+	_, base = dst[:set+attention.PageTokens], base[:n]
+	return int(v.listLanes(ptr(dst), ptr(base), ptr(masks), n))
+}
+
 // PackLanes implements attention.Kernels.
 func (v vector) PackLanes(dst, w []float32, pages []int32, masks, own []uint16) {
 	n := len(pages)

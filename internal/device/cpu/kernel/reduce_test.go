@@ -3,6 +3,8 @@ package kernel
 import (
 	"fmt"
 	"math"
+	"math/bits"
+	"slices"
 	"testing"
 
 	"github.com/twilight-go/twilight/attention"
@@ -123,6 +125,17 @@ func TestAboveAndLanes(t *testing.T) {
 				for j, m := range mask {
 					if m != lanes[j] {
 						t.Fatalf("n %d t %v: page %d is %016b, want %016b", n, at, j, m, lanes[j])
+					}
+				}
+				keep, heavy, want := guarded[uint16](t, n/16), guarded[uint16](t, n/16), make([]uint16, n/16)
+				for _, much := range []float32{-inf, 3, 5, inf} {
+					kept := k.SplitLanes(keep, heavy, w, at, much)
+					attention.Portable{}.Lanes(want, w, much)
+					for _, m := range lanes {
+						kept -= bits.OnesCount16(m)
+					}
+					if kept != 0 || !slices.Equal(keep, lanes) || !slices.Equal(heavy, want) {
+						t.Fatalf("n %d t %v and %v: %016b and %016b, want %016b and %016b; %d counted too many", n, at, much, keep, heavy, lanes, want, kept)
 					}
 				}
 			}

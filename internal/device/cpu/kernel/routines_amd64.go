@@ -28,9 +28,11 @@ type routines struct {
 	above     func(w *float32, n int, t float32) (sum float32, count uint64)
 	lanes     func(mask *uint16, w *float32, pages int, t float32)
 
-	pack      func(dst, w *float32, n int, t float32) uint64
-	packLanes func(dst, w *float32, pages *int32, masks, own *uint16, n int)
-	codes32   []codesFunc // by query heads less one, 32 channels
+	listLanes  func(dst, base *int32, masks *uint16, n int) (count uint64)
+	splitLanes func(keep, heavy *uint16, w *float32, pages int, least, much float32) (kept uint64)
+	pack       func(dst, w *float32, n int, t float32) uint64
+	packLanes  func(dst, w *float32, pages *int32, masks, own *uint16, n int)
+	codes32    []codesFunc // by query heads less one, 32 channels
 
 	codeWeights func(dst *byte, steps, w *float32, ld, heads int, scale *float32, at *int32, n int)
 	codeRows    []codeRowsFunc // by query heads less one, 64 channels
@@ -78,7 +80,7 @@ var avx512 = routines{
 		accumulate6x64AVX512, accumulate7x64AVX512},
 	accumulate32: []accumulateFunc{accumulate1x32AVX512, accumulate2x32AVX512, accumulate3x32AVX512, accumulate4x32AVX512, accumulate5x32AVX512,
 		accumulate6x32AVX512, accumulate7x32AVX512},
-	pack: packAVX512, packLanes: packLanesAVX512,
+	listLanes: listLanesAVX512, splitLanes: splitLanesAVX512, pack: packAVX512, packLanes: packLanesAVX512,
 	codeWeights: codeWeightsAVX512, codeRows: []codeRowsFunc{codeRows1AVX512, codeRows2AVX512, codeRows3AVX512, codeRows4AVX512, codeRows5AVX512},
 	codes32: []codesFunc{codes1x32AVX512, codes2x32AVX512, codes3x32AVX512, codes4x32AVX512, codes5x32AVX512, codes6x32AVX512, codes7x32AVX512},
 	max:     maxAVX512, exp: expAVX512, weigh: weighAVX512, loud: louderAVX512, addScaled: addScaledAVX512, above: aboveAVX512, lanes: lanesAVX512,

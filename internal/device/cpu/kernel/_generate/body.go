@@ -12,6 +12,8 @@ import (
 func bodyFamily() {
 	pack512()
 	packLanes512()
+	splitLanes512()
+	listLanes512()
 	codeWeights512()
 	for h := 1; h <= codeHeads; h++ {
 		codeRows512(h)
@@ -80,6 +82,92 @@ func packLanes512() {
 	INCQ(j)
 	CMPQ(j, n)
 	JL(LabelRef("page"))
+	end()
+}
+
+func listLanes512() {
+	avx512.begin("listLanes", "(dst, base *int32, masks *uint16, n int) (count uint64)",
+		"is, for n ≥ 1, up to 15 more places being overwritten (attention.Portable.ListLanes):",
+		"",
+		"\tfor j := range n {",
+		"\t\tappend base[j]+i for each bit i set in masks[j]",
+		"\t}")
+	dst, base, masks, n, begin := arg("dst"), arg("base"), arg("masks"), arg("n"), GP64()
+	MOVQ(dst, begin)
+	places := GLOBL("listLanesPlaces", RODATA|NOPTR)
+	for i := range 16 {
+		DATA(4*i, U32(uint32(i)))
+	}
+	lanes := ZMM()
+	VMOVDQU32(places, lanes)
+	Label("page")
+	m, k, v := GP64(), K(), ZMM()
+	MOVWQZX(Mem{Base: masks}, m)
+	KMOVW(m.As32(), k)
+	VPADDD_BCST(Mem{Base: base}, lanes, v)
+	VPCOMPRESSD_Z(v, k, v)
+	VMOVDQU32(v, Mem{Base: dst})
+	POPCNTQ(m, m)
+	LEAQ(Mem{Base: dst, Index: m, Scale: 4}, dst)
+	ADDQ(U8(2), masks)
+	ADDQ(U8(4), base)
+	DECQ(n)
+	JNZ(LabelRef("page"))
+	SUBQ(begin, dst)
+	SHRQ(U8(2), dst)
+	Store(dst, ReturnIndex(0))
+	end()
+}
+
+// splitLanes512 takes two pages a turn, whose masks are one number.
+func splitLanes512() {
+	text("splitLanesAVX512", "(keep, heavy *uint16, w *float32, pages int, least, much float32) (kept uint64)", 0,
+		"splitLanesAVX512 is, for pages of 16 weights (attention.Portable.SplitLanes):",
+		"",
+		"\tfor j := range pages {",
+		"\t\tkeep[j], heavy[j] = bits i where w[16*j+i] >= least, and where it is >= much",
+		"\t\tkept += number of bits in keep[j]",
+		"\t}")
+	keep, heavy, w, pages := arg("keep"), arg("heavy"), arg("w"), arg("pages")
+	least, much := avx512.spread("least", 32), avx512.spread("much", 36)
+	kept, count := GP64(), GP64()
+	XORQ(kept, kept)
+	masks := func(disp int) (k, h OpmaskVirtual) {
+		v := ZMM()
+		k, h = K(), K()
+		VMOVUPS(Mem{Base: w, Disp: disp}, v)
+		VCMPPS(U8(atLeast), least, v, k)
+		VCMPPS(U8(atLeast), much, v, h)
+		return k, h
+	}
+	SUBQ(U8(2), pages)
+	JL(LabelRef("rest"))
+	Label("pages")
+	k0, h0 := masks(0)
+	k1, h1 := masks(64)
+	KUNPCKWD(k0, k1, k0)
+	KUNPCKWD(h0, h1, h0)
+	KMOVD(k0, count.As32())
+	KMOVD(h0, Mem{Base: heavy})
+	MOVL(count.As32(), Mem{Base: keep})
+	POPCNTQ(count, count)
+	ADDQ(count, kept)
+	SUBQ(I8(-128), w)
+	ADDQ(U8(4), keep)
+	ADDQ(U8(4), heavy)
+	SUBQ(U8(2), pages)
+	JGE(LabelRef("pages"))
+	Label("rest")
+	ADDQ(U8(2), pages)
+	JZ(LabelRef("end"))
+	k, h := masks(0)
+	KMOVW(k, count.As32())
+	KMOVW(h, Mem{Base: heavy})
+	MOVW(count.As16(), Mem{Base: keep})
+	POPCNTQ(count, count)
+	ADDQ(count, kept)
+	Label("end")
+	Store(kept, ReturnIndex(0))
 	end()
 }
 
