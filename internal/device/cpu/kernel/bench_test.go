@@ -156,6 +156,7 @@ func BenchmarkReduce(b *testing.B) {
 		run("above", func() { k.Above(x, 0.5) })
 		run("lanes", func() { k.Lanes(mask, x, 0.5) })
 		run("exp", func() { k.Exp(x, 4) })
+		run("weigh", func() { k.Weigh(x, 4) })
 	})
 }
 

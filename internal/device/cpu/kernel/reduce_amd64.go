@@ -122,7 +122,7 @@ func aboveAVX2(w *float32, n int, t float32) (sum float32, count uint64)
 //go:noescape
 func lanesAVX2(mask *uint16, w *float32, pages int, t float32)
 
-// weighAVX512 is, with a relative error under 7e-4, 1e38 for what is larger, and 0 for NaN and what is less than any float (attention.Portable.Weigh):
+// weighAVX512 is, with a relative error under 1e-4, +Inf for what is larger than any float, 0 for what is less, and NaN for NaN (attention.Portable.Weigh):
 //
 //	for i, v := range x[:n] {
 //		x[i] = exp(v - ref)

@@ -142,41 +142,33 @@ func (w width) exp(name, from string, bounded bool, doc string) {
 	end()
 }
 
-// weigh512 is exp for weights that only choose and sum. Its logarithm to base 2 as an integer of 15 places after the point is, shifted to the place of a float's exponent, 2^n·(1+f)
-// where 2^n·2^f is wanted: the quotient is a polynomial of degree 3 in 1+f, by Remez's exchange, with a relative error of 6.7e-4.
+// weigh512 is exp for weights that only choose and sum: of a logarithm to base 2, the whole part is an exponent and the rest goes through a polynomial of degree 3, by Remez's exchange.
 func weigh512() {
 	avx512.begin("weigh", "(x *float32, n int, ref float32) float32",
-		"is, with a relative error under 7e-4, 1e38 for what is larger, and 0 for NaN and what is less than any float (attention.Portable.Weigh):",
+		"is, with a relative error under 1e-4, +Inf for what is larger than any float, 0 for what is less, and NaN for NaN (attention.Portable.Weigh):",
 		"",
 		"\tfor i, v := range x[:n] {",
 		"\t\tx[i] = exp(v - ref)",
 		"\t\tsum += x[i]",
 		"\t}")
 	x, n := arg("x"), arg("n")
-	const unit, shift = 1 << 15, 8 // what is far out of range is still an integer
-	base, scale, bias := avx512.spread("ref", 16), avx512.splat(unit*math.Log2E), avx512.splat(127*unit)
-	VFNMADD213PS(bias, scale, base)
-	least, most, mantissa, one := avx512.zero(1)[0], avx512.splatBits(0x7f0000), avx512.splatBits(0x007fffff), avx512.splat(1)
+	base, scale := avx512.spread("ref", 16), avx512.splat(math.Log2E)
+	VMULPS(avx512.splat(-math.Log2E), base, base)
 	var c []VecVirtual
-	for _, v := range []float64{1.77561472363664, -1.3773075881250554, 0.7074758267945608, -0.10644569889408949} {
+	for _, v := range []float64{0.9999252303228532, 0.6958334729324412, 0.22606721530774987, 0.0780245389193896} {
 		c = append(c, avx512.splat(v))
 	}
 	sum := avx512.zero(4)
 	avx512.each(n, 4, func(s stream) {
-		const join = 0xea // the first two and, or the third
-		v, m, p := s.load(x), ZMM(), ZMM()
+		const aboveFloor = 0x09
+		v, f, p := s.load(x), ZMM(), ZMM()
 		VFMADD213PS(base, scale, v)
-		VCVTPS2DQ(v, v) // NaN becomes the least integer
-		VPMAXSD(least, v, v)
-		VPMINSD(most, v, v)
-		VPSLLD(U8(shift), v, v)
-		VMOVDQA32(v, m)
-		VPTERNLOGD(U8(join), one, mantissa, m)
+		VREDUCEPS(U8(aboveFloor), v, f)
 		VMOVAPS(c[3], p)
 		for i := 2; i >= 0; i-- {
-			VFMADD213PS(c[i], m, p)
+			VFMADD213PS(c[i], f, p)
 		}
-		VMULPS(p, v, v)
+		VSCALEFPS(v, p, v) // by 2 to the floor of v
 		s.store(v, x)
 		if s.k == nil {
 			VADDPS(v, sum[s.step], sum[s.step])
