@@ -292,7 +292,7 @@ func page8x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, co
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -305,7 +305,7 @@ func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -330,7 +330,7 @@ func labelsx1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -343,7 +343,7 @@ func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -368,7 +368,7 @@ func labelsx2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -381,7 +381,7 @@ func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -406,7 +406,7 @@ func labelsx3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -419,7 +419,7 @@ func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -444,7 +444,7 @@ func labelsx4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -457,7 +457,7 @@ func block2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -482,7 +482,7 @@ func labelsx5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -495,7 +495,7 @@ func block2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -520,7 +520,7 @@ func labelsx6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -533,7 +533,7 @@ func block2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -710,7 +710,7 @@ func page8x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, code
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -723,7 +723,7 @@ func block2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, pla
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block4x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -748,7 +748,7 @@ func labelsx1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, cod
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block2x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
@@ -761,7 +761,7 @@ func block2x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, pla
 //		}
 //	}
 //
-// Pages further on in the list, up to last, are prefetched with the heads of their blocks.
+// Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
 func block4x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)

@@ -89,7 +89,7 @@ func (v scan) emit() {
 	}
 	doc = append(doc, "\t\t}", "\t}")
 	if v.perBlock {
-		doc = append(doc, "", "Pages further on in the list, up to last, are prefetched with the heads of their blocks.")
+		doc = append(doc, "", "Pages further on in the list, up to last, are prefetched.")
 	}
 	run := 64 // bytes between the runs of a query
 	if v.perToken || v.perBlock {

@@ -45,32 +45,13 @@ type listed struct {
 func (l *listed) begin() {}
 
 func (l *listed) page() (p, code, next GPVirtual) {
-	last, before := GP64(), GP64()
+	last := GP64()
 	next = GP64()
 	LEAQ(Mem{Base: l.at, Disp: 4 * l.ahead}, next)
 	MOVQ(NewParamAddr("last", 96), last)
 	CMPQ(next, last)
 	CMOVQHI(last, next)
-	MOVLQSX(Mem{Base: next, Disp: -4}, before)
 	MOVLQSX(Mem{Base: next}, next)
-	SHRQ(U8(4), before)
-	MOVQ(next, last)
-	SHRQ(U8(4), last)
-	CMPQ(before, last)
-	JEQ(LabelRef("same"))
-	{ // the head of another block
-		head, left := GP64(), GP64()
-		MOVQ(last, head)
-		IMULQ(NewParamAddr("blockBytes", 48), head)
-		ADDQ(NewParamAddr("plane", 40), head)
-		MOVQ(NewParamAddr("headBytes", 56), left)
-		Label("head")
-		PREFETCHT0(Mem{Base: head})
-		ADDQ(U8(64), head)
-		SUBQ(U8(64), left)
-		JG(LabelRef("head"))
-	}
-	Label("same")
 	l.address(next)
 	code = GP64()
 	MOVLQSX(Mem{Base: l.at}, code)
