@@ -2,7 +2,7 @@
 // and the kernels are embedded.
 //
 // A decode step of attention is two launches. select runs the pipeline from page bounds to lists of survivors; attend reads the survivors, from a queue of work that the device
-// itself fills, so that one captured graph stays valid while budgets change. Dense attention is attend over whole sequences.
+// itself fills, so that one captured graph stays valid while budgets change. Dense attention is one launch, whole.
 package cuda
 
 import (
@@ -66,6 +66,7 @@ type Operator struct {
 	lib       *library
 	kernel    map[string]string // full names of kernels, by operation
 	attenders int               // blocks of attend that the device holds
+	wholes    int               // and of whole
 	// SelectThreads is the size of select's thread blocks, 128 or 256 (0: 256), and SelectRanks how many share a unit (0: chosen by the number of units).
 	SelectThreads, SelectRanks int
 	p                          params
@@ -125,6 +126,15 @@ func (o *Operator) rings(threads int) int {
 	return threads / 32 * slots * slot
 }
 
+// wholeRings is how much shared memory a thread block of whole has: WholeRing of kernels/whole.cuh for each of its four warps.
+func (o *Operator) wholeRings() int {
+	slots := 4
+	if o.Dim > 128 {
+		slots = 3
+	}
+	return 4 * slots * 16 * 2 * 2 * o.Dim
+}
+
 func (o *Operator) padded() int { return 1 << bits.Len(uint(o.Group-1)) }
 
 func (o *Operator) find(c *driver.Context) error {
@@ -134,7 +144,7 @@ func (o *Operator) find(c *driver.Context) error {
 	for _, name := range []string{"select", "attend"} {
 		o.kernel[name] = fmt.Sprintf("%s_%d_%d", name, o.Dim, o.padded())
 	}
-	o.kernel["plan"], o.kernel["copy"] = "plan", "copy"
+	o.kernel["whole"], o.kernel["copy"] = fmt.Sprintf("whole_%d", o.Dim), "copy"
 	for _, name := range o.kernel {
 		if err := o.lib.find(c, name); err != nil {
 			return err
@@ -148,8 +158,16 @@ func (o *Operator) find(c *driver.Context) error {
 			return err
 		}
 	}
+	if err := c.SetAttr(o.lib.fn[o.kernel["whole"]], driver.FuncMaxDynamicShared, o.wholeRings()); err != nil {
+		return err
+	}
 	per, err := c.Occupancy(o.lib.fn[o.kernel["attend"]], 128, 0)
+	if err != nil {
+		return err
+	}
 	o.attenders = max(per, 1) * o.lib.dev.Multiprocessor
+	per, err = c.Occupancy(o.lib.fn[o.kernel["whole"]], 128, o.wholeRings())
+	o.wholes = max(per, 1) * o.lib.dev.Multiprocessor
 	return err
 }
 
@@ -315,11 +333,10 @@ func (o *Operator) Attend(c *driver.Context, s driver.Stream, first, batch int, 
 func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode) error {
 	p := &o.hold
 	if m.Dense {
-		units := int(p.batch) * o.KVHeads
-		if err := o.launch(c, p, driver.Launch{Grid: [3]int{units}, Block: 32, Stream: s, Early: true}, "plan"); err != nil {
-			return err
-		}
-	} else if err := o.selectSurvivors(c, s, m); err != nil {
+		p.attenders = int32(o.wholes)
+		return o.launch(c, p, driver.Launch{Grid: [3]int{o.wholes}, Block: 128, Shared: o.wholeRings(), Stream: s, Early: true}, "whole")
+	}
+	if err := o.selectSurvivors(c, s, m); err != nil {
 		return err
 	}
 	return o.launch(c, p, driver.Launch{Grid: [3]int{o.attenders}, Block: 128, Stream: s, Early: true}, "attend")

@@ -1,15 +1,16 @@
-// attend is exact attention over survivors, or over whole sequences: a flash decode whose items of work are read from a queue that the device filled, so that a graph stays
-// valid whatever the budgets. Four warps share an item, sixteen tokens at a time each; the last to finish of a unit's items joins them. 128 threads.
+// attend is exact attention over survivors: a flash decode whose items of work are read from a queue that the device filled, so that a graph stays valid whatever the budgets.
+// whole is the same over whole sequences, whose items follow from their lengths. Four warps share an item, sixteen tokens at a time each; the last to finish of a unit's items
+// joins them. 128 threads.
 #pragma once
 #include "histogram.cuh"
+#include "whole.cuh"
 
-constexpr int TEAM = 4;
 constexpr int MAX_PARTS = 128;  // of a unit
 constexpr float NOTHING = -1e30f;
 
-template <int D> struct AttendShared {
-  static constexpr int STAGED = D <= 128 ? 1024 : 512;  // survivors whose places are looked up at once
-  float sums[TEAM][HEADS][D];
+template <int D, bool WHOLE> struct AttendShared {
+  static constexpr int STAGED = WHOLE ? 1 : D <= 128 ? 1024 : 512;  // survivors whose places are looked up at once
+  float sums[WHOLE ? 1 : TEAM][HEADS][D];  // whole sequences have them where their rings were
   float top[TEAM][HEADS], weight[TEAM][HEADS];
   int4 item;
   int ticket, last;
@@ -43,27 +44,37 @@ template <int D> struct Running {
   }
 };
 
-template <int D> __device__ void attend_items(const Params &p, int GP) {
-  SHARED_MEMORY(AttendShared<D>, sh);
-  constexpr int STAGED = AttendShared<D>::STAGED;
+template <int D, bool WHOLE> __device__ void attend_items(const Params &p, int GP) {
+  typedef AttendShared<D, WHOLE> Shared;
+  SHARED_MEMORY(Shared, sh);
+  constexpr int STAGED = Shared::STAGED;
+  DYNAMIC_MEMORY(memory);
+  float(*const sums)[HEADS][D] = WHOLE ? (float(*)[HEADS][D])memory : sh.sums;
   wait_for_previous();
   let_next_start();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, j = lane % 4, r = lane / 4, G = p.group;
   const size_t cap = (size_t)p.maxBlocks * BLOCK;
   // Thread 0 asks for the next item while the warps of this one are joined: not sooner, or the last items would wait for blocks that are not done.
   int ticket = blockIdx.x;
-  const int items = p.control[0];
-  int4 item = p.items[min(ticket, p.maxItems - 1)];
+  const int items = WHOLE ? 0 : p.control[0];
+  Items ofWhole;
+  auto look = [&] {
+    if constexpr (WHOLE) return ofWhole.find(p, __shfl_sync(~0u, ticket, 0), lane);
+    else return ticket < items ? p.items[min(ticket, p.maxItems - 1)] : make_int4(-1, 0, 0, 0);
+  };
+  int4 item = make_int4(-1, 0, 0, 0);
+  if (warp == 0) item = look();
   for (;;) {
     __syncthreads();
-    if (threadIdx.x == 0) sh.item = item, sh.ticket = ticket < items ? ticket : -1;
+    if (threadIdx.x == 0) sh.item = item;
     __syncthreads();
-    if (sh.ticket < 0) break;
+    if (sh.item.x < 0) break;
     const int unit = sh.item.x, rank = sh.item.y, part = sh.item.z, s = unit / p.kvHeads, h = unit % p.kvHeads;
     const int n = p.lens[s], blocks = (n + BLOCK - 1) / BLOCK;
     // Where the part stands among those of all ranks.
-    const int2 count = lane < p.ranks ? p.counts[unit * RANKS + lane] : make_int2(0, 0);
-    const bool dense = __shfl_sync(~0u, count.x, 0) < 0;
+    const int2 count = WHOLE ? make_int2(-1, p.window > 0 ? min(n, p.window) : n) : lane < p.ranks ? p.counts[unit * RANKS + lane] : make_int2(0, 0);
+    const bool dense = WHOLE || __shfl_sync(~0u, count.x, 0) < 0;
+    if (WHOLE && part == 0 && threadIdx.x == 0) p.counts[unit * RANKS] = count;
     const int ranks = dense ? 1 : p.ranks, ofRank = lane < ranks ? parts_of(p, count) : 0;
     const int allParts = __reduce_add_sync(~0u, ofRank), parts = __shfl_sync(~0u, ofRank, rank);
     const int place = __shfl_sync(~0u, before(ofRank, lane), rank) + part;
@@ -161,42 +172,15 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
     }
 
     u32 q[D / 8];
-    queries<D>(q, p, unit, lane);
-    int lo = firstExact, hi = dense ? lastExact : min(lo + STAGED, lastExact), i = lo + warp * 16;
-    u32 entry = 0, row = 0;
-    if (i < hi) survivor(i, lo, hi, false, entry, row);
-    for (;; i += TEAM * 16) {
-      if (i >= hi) {
-        if (hi == lastExact) break;
-        lo = hi, hi = min(lo + STAGED, lastExact), i = lo + warp * 16;
-        restage(lo, hi, false);
-        if (i >= hi) break;
-        survivor(i, lo, hi, false, entry, row);
-      }
-      u32 k[2][D / 8], v[4][D / 16];
-#pragma unroll
-      for (int tile = 0; tile < 2; tile++) load<D / 8>(k[tile], p.k + (size_t)__shfl_sync(~0u, row, tile * 8 + r) * D + j * (D / 4));
-#pragma unroll
-      for (int t = 0; t < 4; t++) {
-        const __half *at = p.v + (size_t)__shfl_sync(~0u, row, slot[t]) * D + r * 8;
-#pragma unroll
-        for (int half64 = 0; half64 < D / 64; half64++) {
-          u32 x[4];
-          load<4>(x, at + half64 * 64);
-#pragma unroll
-          for (int e = 0; e < 4; e++) v[t][half64 * 4 + e] = x[e];
-        }
-      }
-      u32 next = 0, nextRow = row;
-      if (i + TEAM * 16 < hi) survivor(i + TEAM * 16, lo, hi, false, next, nextRow);
+    if constexpr (WHOLE) WholeSlot<D>::channels(q, r < G ? p.q + ((size_t)unit * G + r) * D : nullptr, j);
+    else queries<D>(q, p, unit, lane);
+    // admitted takes in sixteen tokens, of which the thread holds rows of keys and of values: those that `in` has among them.
+    auto admitted = [&](const u32 (&k)[2][D / 8], const u32 (&v)[4][D / 16], auto in) {
       float c[2][4] = {}, x[4];
       products<D>(c[0], q, k[0]);
       products<D>(c[1], q, k[1]);
 #pragma unroll
-      for (int t = 0; t < 4; t++) {
-        const u32 e = __shfl_sync(~0u, entry, slot[t]);
-        x[t] = e >> 24 >> r & 1 ? c[t / 2][t % 2] * p.scale : NOTHING;
-      }
+      for (int t = 0; t < 4; t++) x[t] = in(t) ? c[t / 2][t % 2] * p.scale : NOTHING;
       u32 w[2];
       run.admit(x, w, low, lane);
 #pragma unroll
@@ -204,18 +188,62 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
         mma(run.sums[t], __byte_perm(v[0][t], v[1][t], 0x5410), __byte_perm(v[0][t], v[1][t], 0x7632),
             __byte_perm(v[2][t], v[3][t], 0x5410), __byte_perm(v[2][t], v[3][t], 0x7632), w[0], w[1]);
       }
-      entry = next, row = nextRow;
+    };
+    if constexpr (WHOLE) {
+      Stream<D> stream(((WholeRing<D> *)memory)[warp], p, table, h, skipped, firstExact + warp * 16, lastExact, lane);
+      for (int i = firstExact + warp * 16; i < lastExact; i += TEAM * 16) {
+        const WholeSlot<D> &rows = stream.next();
+        u32 k[2][D / 8], v[4][D / 16];
+#pragma unroll
+        for (int tile = 0; tile < 2; tile++) rows.keys(k[tile], tile * 8 + r, j);
+#pragma unroll
+        for (int t = 0; t < 4; t++) rows.values(v[t], slot[t], r);
+        admitted(k, v, [&](int t) { return i + slot[t] < lastExact; });
+      }
+      wait_copies<0>();
+    } else {
+      int lo = firstExact, hi = dense ? lastExact : min(lo + STAGED, lastExact), i = lo + warp * 16;
+      u32 entry = 0, row = 0;
+      if (i < hi) survivor(i, lo, hi, false, entry, row);
+      for (;; i += TEAM * 16) {
+        if (i >= hi) {
+          if (hi == lastExact) break;
+          lo = hi, hi = min(lo + STAGED, lastExact), i = lo + warp * 16;
+          restage(lo, hi, false);
+          if (i >= hi) break;
+          survivor(i, lo, hi, false, entry, row);
+        }
+        u32 k[2][D / 8], v[4][D / 16];
+#pragma unroll
+        for (int tile = 0; tile < 2; tile++) load<D / 8>(k[tile], p.k + (size_t)__shfl_sync(~0u, row, tile * 8 + r) * D + j * (D / 4));
+#pragma unroll
+        for (int t = 0; t < 4; t++) {
+          const __half *at = p.v + (size_t)__shfl_sync(~0u, row, slot[t]) * D + r * 8;
+#pragma unroll
+          for (int half64 = 0; half64 < D / 64; half64++) {
+            u32 x[4];
+            load<4>(x, at + half64 * 64);
+#pragma unroll
+            for (int e = 0; e < 4; e++) v[t][half64 * 4 + e] = x[e];
+          }
+        }
+        u32 next = 0, nextRow = row;
+        if (i + TEAM * 16 < hi) survivor(i + TEAM * 16, lo, hi, false, next, nextRow);
+        admitted(k, v, [&](int t) { return __shfl_sync(~0u, entry, slot[t]) >> 24 >> r & 1; });
+        entry = next, row = nextRow;
+      }
     }
     if (threadIdx.x == 0) ticket = gridDim.x + atomicAdd(&p.control[1], 1);
 
     // Join the warps.
     run.weight += __shfl_xor_sync(~0u, run.weight, 1), run.weight += __shfl_xor_sync(~0u, run.weight, 2);
+    if (WHOLE) __syncthreads();  // the rings are read
     if (j == 0) sh.top[warp][r] = run.top, sh.weight[warp][r] = run.weight;
 #pragma unroll
     for (int t = 0; t < D / 16; t++) {
       const int c = Running<D>::at(t, lane);
-      *(float2 *)&sh.sums[warp][2 * j][c] = make_float2(run.sums[t][0], run.sums[t][2]);
-      *(float2 *)&sh.sums[warp][2 * j + 1][c] = make_float2(run.sums[t][1], run.sums[t][3]);
+      *(float2 *)&sums[warp][2 * j][c] = make_float2(run.sums[t][0], run.sums[t][2]);
+      *(float2 *)&sums[warp][2 * j + 1][c] = make_float2(run.sums[t][1], run.sums[t][3]);
     }
     if ((p.flags & TAIL) && !dense) {  // what the survivors hold, over the ranks
       for (int g = warp; g < G; g += TEAM) {
@@ -226,7 +254,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
       }
     }
     __syncthreads();
-    if (threadIdx.x == 0) item = p.items[min(ticket, p.maxItems - 1)];
+    if (warp == 0) item = look();
     auto finish = [&](int g, int c, float sum, float weight) {
       float x = weight > 0 ? sum / weight : 0;
       if ((p.flags & TAIL) && !dense) {
@@ -241,7 +269,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
       for (int w = 0; w < TEAM; w++) top = fmaxf(top, sh.top[w][g]);
       for (int w = 0; w < TEAM; w++) {
         const float f = power(sh.top[w][g] - top);
-        weight += f * sh.weight[w][g], sum += f * sh.sums[w][g][c];
+        weight += f * sh.weight[w][g], sum += f * sums[w][g][c];
       }
       if (allParts == 1) {
         finish(g, c, sum, weight);
@@ -261,7 +289,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
     if (!sh.last) continue;
     __threadfence();
     const size_t first = (size_t)unit * p.maxParts;
-    float *share = &sh.sums[0][0][0];  // [parts][HEADS]: what each part's sums count, of the whole
+    float *share = &sums[0][0][0];  // [parts][HEADS]: what each part's sums count, of the whole
     static_assert(TEAM * HEADS * D >= MAX_PARTS * HEADS + TEAM * 32 * 4, "the shares of all parts, and a sum a thread, fit where the sums were");
     for (int g = warp; g < G; g += TEAM) {
       float top = NOTHING, weight = 0;
@@ -278,7 +306,7 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
     __syncthreads();
     // Four channels a thread; where that leaves threads over, they share the parts.
     constexpr int LANES = D / 4, ROWS = TEAM * 32 / LANES;
-    float4 *sums = (float4 *)(share + MAX_PARTS * HEADS);  // [ROWS][LANES]
+    float4 *lines = (float4 *)(share + MAX_PARTS * HEADS);  // [ROWS][LANES]
     const int line = threadIdx.x / LANES, c4 = threadIdx.x % LANES * 4, teams = G >= ROWS ? 1 : ROWS / G;
     for (int g0 = 0; g0 < G; g0 += ROWS / teams) {
       const int g = g0 + line / teams;
@@ -291,11 +319,11 @@ template <int D> __device__ void attend_items(const Params &p, int GP) {
           sum.x += f * x.x, sum.y += f * x.y, sum.z += f * x.z, sum.w += f * x.w;
         }
       }
-      sums[threadIdx.x] = sum;
+      lines[threadIdx.x] = sum;
       __syncthreads();
       if (line % teams == 0 && g < G) {
         for (int i = 1; i < teams; i++) {
-          const float4 x = sums[threadIdx.x + i * LANES];
+          const float4 x = lines[threadIdx.x + i * LANES];
           sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w;
         }
         finish(g, c4, sum.x, sh.weight[0][g]), finish(g, c4 + 1, sum.y, sh.weight[0][g]);

@@ -61,15 +61,3 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
   let_next_start();
   list_survivors(sh, p, u, r, found, every);
 }
-
-// plan makes the items of dense attention: grid batch·kvHeads, one warp.
-__device__ inline void plan_dense(const Params &p) {
-  wait_for_previous();
-  let_next_start();
-  const int unit = ordered_unit(p, blockIdx.x);
-  int n = p.lens[unit / p.kvHeads];
-  if (n <= 0) return;
-  if (p.window > 0) n = min(n, p.window);
-  if (threadIdx.x == 0) p.counts[unit * RANKS] = make_int2(-1, n);
-  enqueue(p, unit, 0, make_int2(-1, n), threadIdx.x);
-}

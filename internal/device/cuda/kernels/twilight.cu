@@ -16,19 +16,19 @@
 #define PARAMS const __grid_constant__ Params p
 
 #define SELECT(D, GP) KERNEL(SELECT_THREADS, SELECT_BLOCKS) select_##D##_##GP(PARAMS) { select_unit<D, GP>(p); }
-#define ATTEND(D, GP) KERNEL(128, D == 64 ? 4 : 3) attend_##D##_##GP(PARAMS) { attend_items<D>(p, GP); }
+#define ATTEND(D, GP) KERNEL(128, D == 64 ? 4 : 3) attend_##D##_##GP(PARAMS) { attend_items<D, false>(p, GP); }
+#define WHOLE(D) KERNEL(128, D == 64 ? 3 : 1) whole_##D(PARAMS) { attend_items<D, true>(p, 0); }
 #define ALL(D)                                                        \
   KERNEL(256) append_##D(PARAMS) { append_token<D>(p); }              \
   KERNEL(32) write_##D(PARAMS) { write_rows<D>(p); }                  \
   KERNEL(256) encode_##D(PARAMS) { encode_block<D>(p); }              \
   KERNEL(D) sums_##D(PARAMS) { running_sums<D>(p); }                \
   ATTEND(D, 1) ATTEND(D, 2) ATTEND(D, 4) ATTEND(D, 8)                 \
-  SELECT(D, 1) SELECT(D, 2) SELECT(D, 4) SELECT(D, 8)
+  SELECT(D, 1) SELECT(D, 2) SELECT(D, 4) SELECT(D, 8) WHOLE(D)
 
 ALL(64)
 ALL(128)
 ALL(256)
-KERNEL(32) plan(PARAMS) { plan_dense(p); }
 
 // The yardstick: a plain copy, 16 bytes a thread and turn. partial and out are the buffers, count the number of 16-byte words.
 KERNEL(512) copy(PARAMS) {
