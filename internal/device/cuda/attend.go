@@ -28,7 +28,7 @@ func (d *Device) Attend(a *device.Attention) error {
 				m = Mode{Dense: true}
 			}
 			for i := range s.N {
-				d.decode(a, cache, j, s.Row+i, n, m)
+				d.decode(a, cache, j, s.Row+i, n, cache.op.decided(m, reached(a.Segments[j:j+n], i)))
 			}
 		}
 		j += n
@@ -46,6 +46,14 @@ func (o *Operator) together(all []device.Segment, j int) int {
 			break
 		}
 		n++
+	}
+	return n
+}
+
+// reached is how many tokens sequences have with row i of a step.
+func reached(all []device.Segment, i int) (n int) {
+	for k := range all {
+		n += all[k].Pos + i + 1
 	}
 	return n
 }
@@ -115,9 +123,9 @@ func (d *Device) prompt(a *device.Attention, cache *Cache, j int) {
 func (d *Device) decode(a *device.Attention, cache *Cache, j, row, n int, m Mode) {
 	o := cache.op
 	p := d.params(a, cache, j, row)
-	p.batch, p.order, p.total = int32(n), 0, p.lens
+	p.batch, p.order = int32(n), 0
 	if n > 1 {
-		p.order, p.total = d.step.view.order+driver.Ptr(row*4), d.step.view.total+driver.Ptr(row*4)
+		p.order = d.step.view.order + driver.Ptr(row*4)
 	}
 	p.maxParts, p.ranks = int32(maxParts(n*a.KVHeads)), int32(o.ranks(n))
 	d.try(func(c *driver.Context) error {

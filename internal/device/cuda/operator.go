@@ -71,6 +71,7 @@ type Operator struct {
 	SelectThreads, SelectRanks int
 	p                          params
 	stride                     int
+	lens                       []int32 // as SetSequences was told
 	layers                     []slabs
 	owned                      []driver.Ptr
 	pinned                     [][]byte
@@ -247,6 +248,7 @@ func (o *Operator) SetSequences(c *driver.Context, tables [][]int32, lens []int3
 		all[i] = lens[i]
 	}
 	longestFirst(order, all, nil)
+	o.lens = all
 	if err := errors.Join(c.Upload(o.p.table, bytesOf(flat)), c.Upload(o.p.order, bytesOf(order))); err != nil {
 		return err
 	}
@@ -312,6 +314,9 @@ func (o *Operator) Select(c *driver.Context, s driver.Stream, first, batch int, 
 	if err := o.prepare(first, batch, m); err != nil {
 		return err
 	}
+	if m = o.decided(m, o.held(first, batch)); m.Dense {
+		return nil
+	}
 	o.hold.stages = int32(stages)
 	return o.selectSurvivors(c, s, m)
 }
@@ -321,12 +326,13 @@ func (o *Operator) ResetQueue(c *driver.Context, s driver.Stream) error {
 	return c.Fill(o.p.control, 0, 16, s)
 }
 
-// Attend queues the attention of sequences [first,first+batch) in the mode. It allocates nothing and can be captured.
+// Attend queues the attention of sequences [first,first+batch) in the mode. It allocates nothing and can be captured; a mode that leaves it open whether selecting pays is decided
+// by the lengths of now.
 func (o *Operator) Attend(c *driver.Context, s driver.Stream, first, batch int, m Mode) error {
 	if err := o.prepare(first, batch, m); err != nil {
 		return err
 	}
-	return o.attendHeld(c, s, m)
+	return o.attendHeld(c, s, o.decided(m, o.held(first, batch)))
 }
 
 // attendHeld is Attend of the sequences that o.hold says.
@@ -363,6 +369,22 @@ func (o *Operator) prepare(first, batch int, m Mode) error {
 	p.q += skip * driver.Ptr(o.KVHeads*o.Group*o.Dim*2)
 	p.out += skip * driver.Ptr(o.KVHeads*o.Group*o.Dim*2)
 	return nil
+}
+
+// decided is the mode of a step over so many tokens of all its sequences: dense, where it is left to the operator whether selecting pays, and it does not.
+func (o *Operator) decided(m Mode, tokens int) Mode {
+	if !m.Dense && m.DenseBelow == 0 && tokens*o.KVHeads < o.crossover(m) {
+		return Mode{Dense: true}
+	}
+	return m
+}
+
+// held is how many tokens sequences [first,first+batch) have.
+func (o *Operator) held(first, batch int) (n int) {
+	for _, l := range o.lens[first : first+batch] {
+		n += int(l)
+	}
+	return n
 }
 
 // crossover is the number of tokens, over all KV heads of a step, from which on selecting pays: select is a chain of dependent stages that takes some 30 µs however little there
@@ -418,10 +440,7 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 	}
 	p.keep, p.budget, p.exactMass, p.mass, p.denseBelow = m.Keep, int32(m.Pages), m.ExactMass, m.Mass, int32(m.DenseBelow)
 	if m.DenseBelow == 0 {
-		p.denseBelow, p.worthwhile = int32(m.MinContext), int32(o.crossover(m)/o.KVHeads)
-		if p.total == 0 {
-			p.denseBelow = int32(max(o.crossover(m)/units, m.MinContext))
-		}
+		p.denseBelow = int32(m.MinContext)
 	}
 	// Items that all find room at once: a second round costs more than what it balances. Small ones cost what it takes to begin them.
 	p.quantum, p.parts = int32(min(max(units*16, 128), 512)), int32(max(o.attenders/(units*int(p.ranks)), 1))

@@ -219,8 +219,10 @@ func TestDenseAgrees(t *testing.T) {
 	for i, s := range shapes {
 		t.Run(fmt.Sprintf("%d_%d", s.Dim, s.Group), func(t *testing.T) {
 			withRig(t, d, s, lengths, uint64(i), func(r *rig) {
-				for range 2 { // the second finds the queue as the first left it
-					out := r.run(Mode{Dense: true})
+				open := Twilight(0.9)
+				open.MinContext = 1                             // so few tokens are not worth a selection
+				for _, m := range []Mode{{Dense: true}, open} { // the second finds the queue as the first left it
+					out := r.run(m)
 					r.each(func(u, i int, h *refHead, q []float32) {
 						if e := apart(out[i*s.Dim:], h.dense(q)); !(e <= fp16Error) {
 							t.Errorf("sequence of %d, head %d: error %.2g", h.n, i, e)

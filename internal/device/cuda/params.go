@@ -11,7 +11,7 @@ type params struct {
 	valueScale                          driver.Ptr
 	valueSum                            driver.Ptr
 	tokenCodes, tokenScale              driver.Ptr
-	table, lens, total, order           driver.Ptr
+	table, lens, order                  driver.Ptr
 	q, out                              driver.Ptr
 	bases, scores, pages, logits, list  driver.Ptr
 	counts, reference, sums             driver.Ptr
@@ -23,7 +23,7 @@ type params struct {
 	batch, kvHeads, group               int32
 	tableStride, maxBlocks              int32
 	ranks, flags                        int32
-	denseBelow, worthwhile              int32
+	denseBelow                          int32
 	quantum, parts                      int32
 	processors, attenders               int32
 	maxItems, maxParts                  int32

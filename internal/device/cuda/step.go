@@ -53,7 +53,7 @@ type recording struct {
 const maxRecordings = 64
 
 // stateView is where the parts of a step's state are on the device.
-type stateView struct{ ids, pos, lens, logits, chosen, order, total, tables driver.Ptr }
+type stateView struct{ ids, pos, lens, logits, chosen, order, tables driver.Ptr }
 
 type turn struct {
 	x    *buffer
@@ -150,15 +150,20 @@ func (d *Device) formOf(p *device.Plan) (form []byte, same bool) {
 	add(int64(len(p.Logits)))
 	add(int64(p.Choice))
 	add(int64(uintptr(unsafe.Pointer(p.Cache.(*Cache)))))
+	op := p.Cache.(*Cache).op
 	for i := range p.Segments {
-		seg := &p.Segments[i]
-		if seg.Mode != device.Decode || seg.N != 1 {
+		if seg := &p.Segments[i]; seg.Mode != device.Decode || seg.N != 1 {
 			return nil, false
 		}
-		if i == 0 || seg.Pipeline != p.Segments[i-1].Pipeline {
-			add(int64(i))
-			add(int64(uintptr(unsafe.Pointer(seg.Pipeline))))
+	}
+	for i := 0; i < len(p.Segments); {
+		n, pipeline := op.together(p.Segments, i), p.Segments[i].Pipeline
+		add(int64(i))
+		add(int64(uintptr(unsafe.Pointer(pipeline))))
+		if m, err := ModeOf(pipeline); err == nil && op.decided(m, reached(p.Segments[i:i+n], 0)).Dense {
+			add(-1)
 		}
+		i += n
 	}
 	d.step.form = f
 	return f, true
@@ -168,7 +173,7 @@ func (d *Device) formOf(p *device.Plan) (form []byte, same bool) {
 func (d *Device) upload(c *driver.Context, p *device.Plan) error {
 	s, cache := &d.step, p.Cache.(*Cache)
 	stride, rows := cache.op.stride, d.maxRows
-	if need := (7*rows + rows*stride) * 4; need > s.room {
+	if need := (6*rows + rows*stride) * 4; need > s.room {
 		if err := d.forget(c); err != nil {
 			return err
 		}
@@ -190,7 +195,7 @@ func (d *Device) upload(c *driver.Context, p *device.Plan) error {
 		return err
 	}
 	part := func(i int) driver.Ptr { return s.at + driver.Ptr(i*rows*4) }
-	s.view = stateView{ids: part(0), pos: part(1), lens: part(2), logits: part(3), chosen: part(4), order: part(5), total: part(6), tables: part(7)}
+	s.view = stateView{ids: part(0), pos: part(1), lens: part(2), logits: part(3), chosen: part(4), order: part(5), tables: part(6)}
 	all := unsafe.Slice((*int32)(unsafe.Pointer(&s.host[0])), s.room/4)
 	copy(all, p.Tokens)
 	copy(all[rows:], p.Pos)
@@ -204,19 +209,14 @@ func (d *Device) upload(c *driver.Context, p *device.Plan) error {
 		if n := blocksOf(seg.Pos + seg.N); n > len(table) || n > stride {
 			return fmt.Errorf("cuda: sequence %d of a step reaches %d tokens: its table has %d blocks of %d, the cache was made for %d", i, seg.Pos+seg.N, len(table), attention.BlockTokens, stride)
 		}
-		copy(all[7*rows+i*stride:][:stride], table)
+		copy(all[6*rows+i*stride:][:stride], table)
 	}
 	for i := 0; i < len(p.Segments); {
 		n, row := cache.op.together(p.Segments, i), p.Segments[i].Row
 		if n > 1 {
-			sum := int32(0)
-			for _, n := range all[2*rows+row:][:n] {
-				sum += n
-			}
-			all[6*rows+row] = sum
 			s.keys = longestFirst(all[5*rows+row:][:n], all[2*rows+row:][:n], s.keys)
 		}
 		i += n
 	}
-	return c.UploadAsync(s.at, s.host[:(7*rows+len(p.Segments)*stride)*4], d.stream)
+	return c.UploadAsync(s.at, s.host[:(6*rows+len(p.Segments)*stride)*4], d.stream)
 }

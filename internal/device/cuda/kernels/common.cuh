@@ -33,7 +33,6 @@ struct Params {
   __half2 *tokenScale; // rows of one pair (step, low)
   const int *table;    // [batch][tableStride] block numbers
   const int *lens;     // [batch] tokens
-  const int *total;    // tokens of all sequences; null: not known
   const int *order;    // [batch] sequences as work on them begins, the longest first; null: as they come
   const __half *q;     // [batch][kvHeads·group][D]
   __half *out;         // as q
@@ -59,7 +58,6 @@ struct Params {
   // Numbers.
   int batch, kvHeads, group, tableStride, maxBlocks, ranks, flags;
   int denseBelow;      // shorter sequences are read whole
-  int worthwhile;      // and all are, where they have fewer tokens together, if that is known
   int quantum, parts;  // an item of survivors costs at least that much, 5 an exactly read token, 1 another; and a rank makes at most that many of ordinary size
   int processors, attenders;  // the device's multiprocessors, and the thread blocks of attend that it runs at once
   int maxItems;        // room in the queue

@@ -12,7 +12,7 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
   const Rank<GP> u(p);
   const int n = p.lens[u.sequence];
   if (n <= 0) return;
-  if (n < p.denseBelow || (p.total != nullptr && *p.total < p.worthwhile)) {
+  if (n < p.denseBelow) {
     if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(-1, n);
     if (u.rank == 0 && u.warp == 0) enqueue(p, u.unit, 0, make_int2(-1, n), u.lane);
     let_next_start();
