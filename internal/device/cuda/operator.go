@@ -66,7 +66,8 @@ type Operator struct {
 	lib       *library
 	kernel    map[string]string // full names of kernels, by operation
 	attenders int               // blocks of attend that the device holds
-	wholes    int               // and of whole
+	wholes    int               // of whole
+	ringed    int               // and of ringed
 	// SelectThreads is the size of select's thread blocks, 128 or 256 (0: 256), and SelectRanks how many share a unit (0: chosen by the number of units).
 	SelectThreads, SelectRanks int
 	p                          params
@@ -127,7 +128,7 @@ func (o *Operator) rings(threads int) int {
 	return threads / 32 * slots * slot
 }
 
-// wholeRings is how much shared memory a thread block of whole has: WholeRing of kernels/whole.cuh for each of its four warps.
+// wholeRings is how much shared memory a thread block of ringed has: WholeRing of kernels/whole.cuh for each of its four warps.
 func (o *Operator) wholeRings() int {
 	slots := 4
 	if o.Dim > 128 {
@@ -139,13 +140,13 @@ func (o *Operator) wholeRings() int {
 func (o *Operator) padded() int { return 1 << bits.Len(uint(o.Group-1)) }
 
 func (o *Operator) find(c *driver.Context) error {
-	for _, name := range []string{"append", "write", "encode", "sums"} {
+	for _, name := range []string{"append", "write", "encode", "sums", "whole", "ringed"} {
 		o.kernel[name] = fmt.Sprintf("%s_%d", name, o.Dim)
 	}
 	for _, name := range []string{"select", "attend"} {
 		o.kernel[name] = fmt.Sprintf("%s_%d_%d", name, o.Dim, o.padded())
 	}
-	o.kernel["whole"], o.kernel["copy"] = fmt.Sprintf("whole_%d", o.Dim), "copy"
+	o.kernel["copy"] = "copy"
 	for _, name := range o.kernel {
 		if err := o.lib.find(c, name); err != nil {
 			return err
@@ -159,17 +160,21 @@ func (o *Operator) find(c *driver.Context) error {
 			return err
 		}
 	}
-	if err := c.SetAttr(o.lib.fn[o.kernel["whole"]], driver.FuncMaxDynamicShared, o.wholeRings()); err != nil {
+	if err := c.SetAttr(o.lib.fn[o.kernel["ringed"]], driver.FuncMaxDynamicShared, o.wholeRings()); err != nil {
 		return err
 	}
-	per, err := c.Occupancy(o.lib.fn[o.kernel["attend"]], 128, 0)
-	if err != nil {
-		return err
+	for _, k := range []struct {
+		name   string
+		shared int
+		blocks *int
+	}{{"attend", 0, &o.attenders}, {"whole", 0, &o.wholes}, {"ringed", o.wholeRings(), &o.ringed}} {
+		per, err := c.Occupancy(o.lib.fn[o.kernel[k.name]], 128, k.shared)
+		if err != nil {
+			return err
+		}
+		*k.blocks = max(per, 1) * o.lib.dev.Multiprocessor
 	}
-	o.attenders = max(per, 1) * o.lib.dev.Multiprocessor
-	per, err = c.Occupancy(o.lib.fn[o.kernel["whole"]], 128, o.wholeRings())
-	o.wholes = max(per, 1) * o.lib.dev.Multiprocessor
-	return err
+	return nil
 }
 
 // A unit is cut into at most maxParts parts: few where there are many units.
@@ -339,8 +344,12 @@ func (o *Operator) Attend(c *driver.Context, s driver.Stream, first, batch int, 
 func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode) error {
 	p := &o.hold
 	if m.Dense {
-		p.attenders = int32(o.wholes)
-		return o.launch(c, p, driver.Launch{Grid: [3]int{o.wholes}, Block: 128, Shared: o.wholeRings(), Stream: s, Early: true}, "whole")
+		l, name := driver.Launch{Grid: [3]int{o.wholes}, Block: 128, Stream: s, Early: true}, "whole"
+		if o.throughRings(int(p.batch) * o.KVHeads) {
+			l.Grid[0], l.Shared, name = o.ringed, o.wholeRings(), "ringed"
+		}
+		p.attenders = int32(l.Grid[0])
+		return o.launch(c, p, l, name)
 	}
 	if err := o.selectSurvivors(c, s, m); err != nil {
 		return err
@@ -370,6 +379,10 @@ func (o *Operator) prepare(first, batch int, m Mode) error {
 	p.out += skip * driver.Ptr(o.KVHeads*o.Group*o.Dim*2)
 	return nil
 }
+
+// throughRings says whether whole sequences of so many units are read through rings: that pays for wide rows, one query head each, or where there are too few units to fill the device with
+// loads. Measured on an H100.
+func (o *Operator) throughRings(units int) bool { return o.Dim >= 128 && (o.Group == 1 || units <= 8) }
 
 // decided is the mode of a step over so many tokens of all its sequences: dense, where it is left to the operator whether selecting pays, and it does not.
 func (o *Operator) decided(m Mode, tokens int) Mode {

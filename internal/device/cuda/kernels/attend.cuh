@@ -1,5 +1,5 @@
 // attend is exact attention over survivors: a flash decode whose items of work are read from a queue that the device filled, so that a graph stays valid whatever the budgets.
-// whole is the same over whole sequences, whose items follow from their lengths. Four warps share an item, sixteen tokens at a time each; the last to finish of a unit's items
+// whole is the same over whole sequences, whose items follow from their lengths, and ringed reads them through rings of copies. Four warps share an item, sixteen tokens at a time each; the last to finish of a unit's items
 // joins them. 128 threads.
 #pragma once
 #include "histogram.cuh"
@@ -8,9 +8,9 @@
 constexpr int MAX_PARTS = 128;  // of a unit
 constexpr float NOTHING = -1e30f;
 
-template <int D, bool WHOLE> struct AttendShared {
+template <int D, bool WHOLE, bool RING> struct AttendShared {
   static constexpr int STAGED = WHOLE ? 1 : D <= 128 ? 1024 : 512;  // survivors whose places are looked up at once
-  float sums[WHOLE ? 1 : TEAM][HEADS][D];  // whole sequences have them where their rings were
+  float sums[RING ? 1 : TEAM][HEADS][D];  // or they are where the rings were
   float top[TEAM][HEADS], weight[TEAM][HEADS];
   int4 item;
   int ticket, last;
@@ -44,12 +44,12 @@ template <int D> struct Running {
   }
 };
 
-template <int D, bool WHOLE> __device__ void attend_items(const Params &p, int GP) {
-  typedef AttendShared<D, WHOLE> Shared;
+template <int D, bool WHOLE, bool RING> __device__ void attend_items(const Params &p, int GP) {
+  typedef AttendShared<D, WHOLE, RING> Shared;
   SHARED_MEMORY(Shared, sh);
   constexpr int STAGED = Shared::STAGED;
   DYNAMIC_MEMORY(memory);
-  float(*const sums)[HEADS][D] = WHOLE ? (float(*)[HEADS][D])memory : sh.sums;
+  float(*const sums)[HEADS][D] = RING ? (float(*)[HEADS][D])memory : sh.sums;
   wait_for_previous();
   let_next_start();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, j = lane % 4, r = lane / 4, G = p.group;
@@ -172,7 +172,7 @@ template <int D, bool WHOLE> __device__ void attend_items(const Params &p, int G
     }
 
     u32 q[D / 8];
-    if constexpr (WHOLE) WholeSlot<D>::channels(q, r < G ? p.q + ((size_t)unit * G + r) * D : nullptr, j);
+    if constexpr (RING) WholeSlot<D>::channels(q, r < G ? p.q + ((size_t)unit * G + r) * D : nullptr, j);
     else queries<D>(q, p, unit, lane);
     // admitted takes in sixteen tokens, of which the thread holds rows of keys and of values: those that `in` has among them.
     auto admitted = [&](const u32 (&k)[2][D / 8], const u32 (&v)[4][D / 16], auto in) {
@@ -189,7 +189,7 @@ template <int D, bool WHOLE> __device__ void attend_items(const Params &p, int G
             __byte_perm(v[2][t], v[3][t], 0x5410), __byte_perm(v[2][t], v[3][t], 0x7632), w[0], w[1]);
       }
     };
-    if constexpr (WHOLE) {
+    if constexpr (RING) {
       Stream<D> stream(((WholeRing<D> *)memory)[warp], p, table, h, skipped, firstExact + warp * 16, lastExact, lane);
       for (int i = firstExact + warp * 16; i < lastExact; i += TEAM * 16) {
         const WholeSlot<D> &rows = stream.next();
@@ -237,7 +237,7 @@ template <int D, bool WHOLE> __device__ void attend_items(const Params &p, int G
 
     // Join the warps.
     run.weight += __shfl_xor_sync(~0u, run.weight, 1), run.weight += __shfl_xor_sync(~0u, run.weight, 2);
-    if (WHOLE) __syncthreads();  // the rings are read
+    if (RING) __syncthreads();  // the rings are read
     if (j == 0) sh.top[warp][r] = run.top, sh.weight[warp][r] = run.weight;
 #pragma unroll
     for (int t = 0; t < D / 16; t++) {

@@ -16,8 +16,10 @@
 #define PARAMS const __grid_constant__ Params p
 
 #define SELECT(D, GP) KERNEL(SELECT_THREADS, SELECT_BLOCKS) select_##D##_##GP(PARAMS) { select_unit<D, GP>(p); }
-#define ATTEND(D, GP) KERNEL(128, D == 64 ? 4 : 3) attend_##D##_##GP(PARAMS) { attend_items<D, false>(p, GP); }
-#define WHOLE(D) KERNEL(128, D == 64 ? 3 : 1) whole_##D(PARAMS) { attend_items<D, true>(p, 0); }
+#define ATTEND(D, GP) KERNEL(128, D == 64 ? 4 : 3) attend_##D##_##GP(PARAMS) { attend_items<D, false, false>(p, GP); }
+#define WHOLE(D)                                                                                \
+  KERNEL(128, D == 64 ? 4 : 3) whole_##D(PARAMS) { attend_items<D, true, false>(p, 0); }        \
+  KERNEL(128, D == 64 ? 3 : 1) ringed_##D(PARAMS) { attend_items<D, true, true>(p, 0); }
 #define ALL(D)                                                        \
   KERNEL(256) append_##D(PARAMS) { append_token<D>(p); }              \
   KERNEL(32) write_##D(PARAMS) { write_rows<D>(p); }                  \
