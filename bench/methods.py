@@ -28,7 +28,7 @@ def top_p(n):
             yield f"{s}+int4+top-p:{p}"
         yield f"oracle-p:{p}"
         for keep in ("0.5", "0.25"):
-            yield f"quest:keep={keep},least=4096,shared,bounds=8+block-range+top-p:{p},union,exact=0.3,tail=mean"
+            yield f"quest:keep={keep},least=4096,reach=0.5,shared,bounds=8+block-range+top-p:{p},union,exact=0.3,tail=mean+when:dense-layers=0"
 
 
 def alone(selector, kept, n):
@@ -109,7 +109,7 @@ def order(label):
     name = stage.split(":")[0] + ("8" if "parts=8" in stage else "")
     if label == "dense":
         return (0,)
-    if "least=" in label:
+    if "least=" in label or label.startswith("twilight"):
         return (1, label)
     names = ["full", "streaming", "quest", "double-sparsity", "sparq", "tidal", "h2o", "snapkv", "hip", "double-p", "magicpig", "pqcache", "pqcache8", "oracle-k", "oracle-p"]
     return (2 + names.index(name), 0 if "top-p" in label or name == "oracle-p" else 1 if "top-k" in label else 2, label)
@@ -129,7 +129,7 @@ def whole(files):
 
 def slim(rows):
     for r in rows:
-        if r["kind"] != "text" or r["label"] not in SHOWN_HEADS and not ("least=" in r["label"] and "top-p:0.9," in r["label"]):
+        if r["kind"] != "text" or r["label"] not in SHOWN_HEADS and not r["label"].startswith("twilight"):
             r.pop("kept_heads", None)
             r.pop("mass_heads", None)
         if r["kind"] != "text":
