@@ -99,12 +99,12 @@ type Session struct {
 	eng   *Engine
 	seq   *kvcache.Sequence
 	pipe  *attention.Pipeline
-	step  model.Step
-	row   [1]int32
+	part  [1]part // of a step of this session alone
 	token [1]int32
-	seg   [1]device.Segment
 	draw  [1]*Sampler
 	drawn [1]int32
+	turn  uint64 // the last step that it was in, and where
+	place int
 	// Stats counts what the session's decode steps attended to.
 	Stats attention.Stats
 }
@@ -171,11 +171,9 @@ func (s *Session) Prefill(ctx context.Context, tokens []int32, progress func(don
 		if err := ctx.Err(); err != nil {
 			return nil, cached, err
 		}
-		n := min(s.eng.model.MaxRows(), len(tokens)-at)
-		want := []int32(nil)
+		n, want := min(s.eng.model.MaxRows(), len(tokens)-at), 0
 		if at+n == len(tokens) {
-			s.row[0] = int32(n - 1)
-			want = s.row[:]
+			want = 1
 		}
 		if logits, err = s.forward(tokens[at:at+n], device.Prompt, want); err != nil {
 			return nil, cached, err
@@ -189,50 +187,29 @@ func (s *Session) Prefill(ctx context.Context, tokens []int32, progress func(don
 
 // Step decodes one token and returns the logits after it, valid until the next step. ErrContext if the text is as long as the context.
 func (s *Session) Step(token int32) ([]float32, error) {
-	s.token[0], s.row[0] = token, 0
-	return s.forward(s.token[:], device.Decode, s.row[:])
+	s.token[0] = token
+	return s.forward(s.token[:], device.Decode, 1)
 }
 
 // next decodes one token and draws the one after it.
 func (s *Session) next(token int32, sampler *Sampler) (int32, error) {
-	s.token[0], s.row[0], s.draw[0] = token, 0, sampler
-	err := s.run(s.token[:], device.Decode, s.row[:], func(step *model.Step) error { return s.eng.draw(step, s.draw[:], s.drawn[:]) })
+	s.token[0], s.draw[0] = token, sampler
+	s.part[0] = part{s, s.token[:], device.Decode, 1}
+	err := s.eng.step(s.part[:], func(step *model.Step) error { return s.eng.draw(step, s.draw[:], s.drawn[:]) })
 	return s.drawn[0], err
 }
 
 // Score decodes known tokens, each as a step of its own would, and returns the logits after each. At most the model's MaxLogits tokens.
 func (s *Session) Score(tokens []int32) ([]float32, error) {
-	rows := make([]int32, len(tokens))
-	for i := range rows {
-		rows[i] = int32(i)
-	}
-	return s.forward(tokens, device.Decode, rows)
+	return s.forward(tokens, device.Decode, len(tokens))
 }
 
-func (s *Session) forward(tokens []int32, mode device.Mode, want []int32) (logits []float32, err error) {
-	err = s.run(tokens, mode, want, func(step *model.Step) (err error) {
+// forward is a step of this session alone. After an error the session is as before.
+func (s *Session) forward(tokens []int32, mode device.Mode, want int) (logits []float32, err error) {
+	s.part[0] = part{s, tokens, mode, want}
+	err = s.eng.step(s.part[:], func(step *model.Step) (err error) {
 		logits, err = s.eng.model.Forward(step)
 		return err
 	})
 	return logits, err
-}
-
-// run makes room for tokens and hands do the step of them. After an error the session is as before.
-func (s *Session) run(tokens []int32, mode device.Mode, want []int32, do func(*model.Step) error) error {
-	n := len(tokens)
-	if s.seq.Len()+n > s.eng.ctx {
-		return fmt.Errorf("engine: the text has %d tokens and %d more, but the context is %d: %w", s.seq.Len(), n, s.eng.ctx, ErrContext)
-	}
-	if err := s.seq.Reserve(n); err != nil {
-		return fmt.Errorf("engine: %w", err)
-	}
-	s.seg[0] = device.Segment{Seq: s.seq, N: n, Pos: s.seq.Len(), Mode: mode, Pipeline: s.pipe, Stats: &s.Stats, Observers: s.eng.watch}
-	s.step = model.Step{Tokens: tokens, Segments: s.seg[:], Logits: want, Cache: s.eng.cache}
-	if err := do(&s.step); err != nil {
-		s.seq.Abandon()
-		return fmt.Errorf("engine: %w", err)
-	}
-	s.seq.Advance(n)
-	s.seq.Tokens = append(s.seq.Tokens, tokens...)
-	return nil
 }
