@@ -96,6 +96,16 @@ func (m *Memory) find(selector string) State {
 	return nil
 }
 
+// Remembers reports whether what the pipeline chooses depends on more of a sequence than its cached keys and values: on what its selectors, or its audits, remember.
+func (p *Pipeline) Remembers() bool {
+	for _, sel := range p.chain {
+		if _, ok := sel.Selector.(Stateful); ok {
+			return true
+		}
+	}
+	return p.ensured != ""
+}
+
 // Fork is a copy for a fork of the sequence.
 func (m *Memory) Fork() Memory {
 	var f Memory

@@ -19,6 +19,8 @@ type Engine struct {
 	ctx   int
 	watch []*attention.Pipeline // what shows prompts to selectors
 	batch batch
+	// sequences is how many texts a scheduler has under way at most
+	sequences int
 }
 
 // Config says how much an engine caches and for whom.
@@ -32,6 +34,13 @@ type Config struct {
 
 // ErrContext is in the error of a prompt, or of a text that grew, beyond the context.
 var ErrContext = errors.New("context exceeded")
+
+var errEmpty = errors.New("engine: the prompt is empty")
+
+// tooLong is the error of a prompt of n tokens.
+func (e *Engine) tooLong(n int) error {
+	return fmt.Errorf("engine: the prompt has %d tokens, but the context is %d: %w", n, e.ctx, ErrContext)
+}
 
 // New makes an engine. It takes over neither the model nor its device.
 func New(m *model.Model, c Config) (*Engine, error) {
@@ -68,7 +77,7 @@ func New(m *model.Model, c Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine: a cache for %d tokens: %w", blocks*attention.BlockTokens, err)
 	}
-	return &Engine{model: m, cache: cache, ctx: c.Context, watch: attention.Observers(c.Pipelines)}, nil
+	return &Engine{model: m, cache: cache, ctx: c.Context, watch: attention.Observers(c.Pipelines), sequences: min(max(c.Sequences, 1), m.MaxRows(), m.MaxLogits())}, nil
 }
 
 // wholeLayers is how many layers at the start every sparse pipeline reads whole.
@@ -158,10 +167,10 @@ func (s *Session) Summary() attention.Summary { return s.Stats.Summary(s.eng.mod
 // A text that does not fit is ErrContext with both numbers, and the session is as before; a cancelled ctx leaves what was done.
 func (s *Session) Prefill(ctx context.Context, tokens []int32, progress func(done, total int)) (logits []float32, cached int, err error) {
 	if len(tokens) == 0 {
-		return nil, 0, fmt.Errorf("engine: the prompt is empty")
+		return nil, 0, errEmpty
 	}
 	if len(tokens) > s.eng.ctx {
-		return nil, 0, fmt.Errorf("engine: the prompt has %d tokens, but the context is %d: %w", len(tokens), s.eng.ctx, ErrContext)
+		return nil, 0, s.eng.tooLong(len(tokens))
 	}
 	for cached < min(len(tokens)-1, s.seq.Len()) && s.seq.Tokens[cached] == tokens[cached] {
 		cached++
