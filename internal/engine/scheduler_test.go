@@ -246,7 +246,7 @@ func TestSchedulerAllocations(t *testing.T) {
 		p.ctx = t.Context()
 		s.enqueue(p)
 	}
-	for range 10 {
+	for range 60 {
 		s.turn()
 	}
 	if n := testing.AllocsPerRun(100, func() { s.turn() }); n != 0 || len(s.writing) != 3 {
