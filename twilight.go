@@ -11,6 +11,7 @@
 package twilight
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,8 +48,8 @@ type Options struct {
 	Context   int    // tokens of the longest sequence; 0: what the model was trained for
 	Sequences int    // sequences of that length at once; 0: 1
 	Spare     int    // further cache blocks of attention.BlockTokens tokens, for forks that share most of theirs
-	BatchRows int    // rows of the largest step; 0: 512
-	ScoreRows int    // most tokens of one Session.Score; 0: 64
+	BatchRows int    // rows of the largest step, at least Sequences; 0: 512
+	ScoreRows int    // most tokens of one Session.Score, at least Sequences; 0: 64
 	// Watch is shown the queries of prompts beside the cached keys, chunk by chunk, layer by layer, KV heads concurrently. May be nil.
 	Watch func(*attention.Observation)
 	// Progress is told of bytes, for a person: stage is "downloading", "verifying" or the like, and at last "loading"; total is 0 if unknown. May be nil.
@@ -131,7 +132,7 @@ func Open(ctx context.Context, name string, o Options) (_ *Model, err error) {
 	}
 	m.dev = dev // not before: a failed device is a nil pointer in an interface, which is not nil
 	size := m.file.Size()
-	mod, err := model.Load(m.file, m.dev, model.Options{MaxRows: o.BatchRows, MaxLogits: o.ScoreRows, Progress: func(done int64) { progress("loading", done, size) }})
+	mod, err := model.Load(m.file, m.dev, model.Options{MaxRows: max(cmp.Or(o.BatchRows, 512), o.Sequences), MaxLogits: max(cmp.Or(o.ScoreRows, 64), o.Sequences), Progress: func(done int64) { progress("loading", done, size) }})
 	if err != nil {
 		return nil, err
 	}
