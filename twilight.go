@@ -47,7 +47,8 @@ type Options struct {
 	Threads   int    // 0: one a processor
 	Context   int    // tokens of the longest sequence; 0: what the model was trained for
 	Sequences int    // sequences of that length at once; 0: 1
-	Spare     int    // further cache blocks of attention.BlockTokens tokens, for forks that share most of theirs
+	Spare     int    // further cache blocks of attention.BlockTokens tokens, for forks that share most of theirs; negative: fewer, where not all sequences are that long
+	Fit       bool   // the cache takes what memory there is where it is less than all these need: fewer such texts, or shorter ones, are then cached at once
 	BatchRows int    // rows of the largest step, at least Sequences; 0: 512
 	ScoreRows int    // most tokens of one Session.Score, at least Sequences; 0: 64
 	// Watch is shown the queries of prompts beside the cached keys, chunk by chunk, layer by layer, KV heads concurrently. May be nil.
@@ -142,7 +143,7 @@ func Open(ctx context.Context, name string, o Options) (_ *Model, err error) {
 	if pipes, err = m.resolve(mod, pipes); err != nil {
 		return nil, err
 	}
-	m.eng, err = engine.New(mod, engine.Config{Context: o.Context, Sequences: o.Sequences, Spare: o.Spare, Pipelines: pipes})
+	m.eng, err = engine.New(mod, engine.Config{Context: o.Context, Sequences: o.Sequences, Spare: o.Spare, Fit: o.Fit, Pipelines: pipes})
 	return m, err
 }
 
@@ -220,6 +221,11 @@ func (m *Model) Hyper() model.Hyper { return m.eng.Model().Hyper }
 
 // Context is the longest sequence in tokens.
 func (m *Model) Context() int { return m.eng.Context() }
+
+// Room is how many texts of so many tokens the device has room for beside the weights, with what all specs of the model keep of them; 0: unknown.
+func (m *Model) Room(tokens int) int {
+	return m.eng.Room() / ((tokens + attention.BlockTokens - 1) / attention.BlockTokens)
+}
 
 // Device describes what the model runs on.
 func (m *Model) Device() string { return m.dev.Name() + " (" + m.dev.Description() + ")" }

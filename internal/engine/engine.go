@@ -21,13 +21,16 @@ type Engine struct {
 	batch batch
 	// sequences is how many texts a scheduler has under way at most
 	sequences int
+	room      device.Room
 }
 
 // Config says how much an engine caches and for whom.
 type Config struct {
 	Context   int // tokens of one sequence; 0: what the model was trained for
 	Sequences int // sequences of that length that fit at once; 0: 1
-	Spare     int // further blocks, for forks that share most of theirs
+	Spare     int // further blocks, for forks that share most of theirs; negative: fewer, where not all sequences are that long
+	// Fit takes fewer blocks where there is no room for all of these: as many as there is, at least for one sequence.
+	Fit bool
 	// Pipelines are those that sessions may use: the cache keeps the planes that they read.
 	Pipelines []*attention.Pipeline
 }
@@ -47,8 +50,9 @@ func New(m *model.Model, c Config) (*Engine, error) {
 	if c.Context == 0 {
 		c.Context = m.Context
 	}
-	if c.Context < 1 || c.Sequences < 0 || c.Spare < 0 {
-		return nil, fmt.Errorf("engine: a context of %d tokens for %d sequences: expected at least 1", c.Context, c.Sequences)
+	blocks := blocksOf(c.Context)*max(c.Sequences, 1) + c.Spare
+	if c.Context < 1 || c.Sequences < 0 || blocks < 1 {
+		return nil, fmt.Errorf("engine: a context of %d tokens for %d sequences, %d blocks: expected at least 1", c.Context, c.Sequences, blocks)
 	}
 	var planes []attention.Plane
 	seen := map[string]bool{}
@@ -71,13 +75,22 @@ func New(m *model.Model, c Config) (*Engine, error) {
 			}
 		}
 	}
-	blocks := (c.Context+attention.BlockTokens-1)/attention.BlockTokens*max(c.Sequences, 1) + c.Spare
-	cache, err := m.Device().Cache(kvcache.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Dim: m.HeadDim, Exact: m.Sliding,
-		Group: m.Group(), Sequences: max(c.Sequences, 1), Tokens: c.Context, Whole: wholeLayers(c.Pipelines)}, blocks, planes)
+	shape := kvcache.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Dim: m.HeadDim, Exact: m.Sliding, Group: m.Group(), Sequences: max(c.Sequences, 1), Tokens: c.Context, Whole: wholeLayers(c.Pipelines)}
+	room, err := m.Device().Room(shape, planes)
+	if err != nil {
+		return nil, fmt.Errorf("engine: %w", err)
+	}
+	if c.Fit {
+		if blocks = min(blocks, room.Blocks()); blocks < blocksOf(c.Context) {
+			return nil, fmt.Errorf("engine: a text of %d tokens needs a cache of %d blocks of %d tokens: there is room for %d (%d MiB are free, a step takes %d and a block %.1f)",
+				c.Context, blocksOf(c.Context), attention.BlockTokens, blocks, room.Free>>20, room.Step>>20, float64(room.Block)/(1<<20))
+		}
+	}
+	cache, err := m.Device().Cache(shape, blocks, planes)
 	if err != nil {
 		return nil, fmt.Errorf("engine: a cache for %d tokens: %w", blocks*attention.BlockTokens, err)
 	}
-	return &Engine{model: m, cache: cache, ctx: c.Context, watch: attention.Observers(c.Pipelines), sequences: min(max(c.Sequences, 1), m.MaxRows(), m.MaxLogits())}, nil
+	return &Engine{model: m, cache: cache, ctx: c.Context, watch: attention.Observers(c.Pipelines), sequences: min(shape.Sequences, m.MaxRows(), m.MaxLogits()), room: room}, nil
 }
 
 // wholeLayers is how many layers at the start every sparse pipeline reads whole.
@@ -99,6 +112,14 @@ func (e *Engine) Model() *model.Model { return e.model }
 
 // Context is the longest sequence in tokens.
 func (e *Engine) Context() int { return e.ctx }
+
+// Room is what there was room for, the engine's cache included: how many blocks of attention.BlockTokens tokens, for all pipelines, or 0 if that is unknown.
+func (e *Engine) Room() (blocks int) {
+	if e.room.Free == 0 {
+		return 0
+	}
+	return e.room.Blocks()
+}
 
 // Close frees the cache.
 func (e *Engine) Close() error { return e.cache.Close() }

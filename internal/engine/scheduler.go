@@ -3,6 +3,7 @@ package engine
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/twilight-go/twilight/internal/device"
 	"github.com/twilight-go/twilight/internal/model"
@@ -41,8 +42,9 @@ type Load struct {
 	Waiting, Reading, Writing int // texts
 	Free, Blocks              int // cache blocks; idle prompts may be given up for more
 	Prompt, Shared, Written   int // tokens of prompts, those of them that were found cached, and tokens written
-	Steps, Most               int // steps made, and texts in the largest of those that wrote
-	Preempted                 int // times that a text gave its blocks up for an older one
+	Most, Preempted           int // texts in the largest step that wrote, and times that a text gave its blocks up for an older one
+	Reads, Writes             int // steps that read prompts, and that wrote
+	ReadTime, WriteTime       time.Duration
 }
 
 // NewScheduler starts a scheduler. Until it is closed nobody else may step the engine's sessions. chunk is how many tokens of prompts are read at most between two tokens of a text
@@ -115,7 +117,14 @@ func (s *Scheduler) turn() bool {
 	s.schedule()
 	s.sweep()
 	if len(s.parts) > 0 {
-		s.settle(s.eng.step(s.parts, s.ops))
+		start := time.Now()
+		err := s.eng.step(s.parts, s.ops)
+		if took := time.Since(start); s.wrote {
+			s.did.Writes, s.did.WriteTime = s.did.Writes+1, s.did.WriteTime+took
+		} else {
+			s.did.Reads, s.did.ReadTime = s.did.Reads+1, s.did.ReadTime+took
+		}
+		s.settle(err)
 		s.sweep()
 	}
 	return s.report()
@@ -204,7 +213,6 @@ func (s *Scheduler) add(t *job, p part) {
 
 // run is what the step does.
 func (s *Scheduler) run(step *model.Step) error {
-	s.did.Steps++
 	if len(step.Logits) == 0 {
 		_, err := s.eng.model.Forward(step)
 		return err

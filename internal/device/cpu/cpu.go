@@ -90,6 +90,11 @@ func (d *Device) Alloc(rows, cols int) (device.Tensor, error) {
 	return device.Tensor{Rows: rows, Cols: cols, Data: mem.Slice[float32](a)}, nil
 }
 
+// Room implements device.Device.
+func (*Device) Room(s kvcache.Shape, planes []attention.Plane) (device.Room, error) {
+	return device.HostRoom(s, planes), nil
+}
+
 // Cache implements device.Device.
 func (d *Device) Cache(s kvcache.Shape, blocks int, planes []attention.Plane) (device.Cache, error) {
 	c, err := kvcache.NewHost(s, blocks, planes)
