@@ -59,7 +59,7 @@ func (c *benchServe) Run(con *console) error {
 	}
 	p := con.progress("req")
 	defer p.clear()
-	rows := [][]string{{"SPEC", "TOKENS/S", "× DENSE", "MS/TOKEN", "P99", "FIRST TOKEN S", "P99", "PROMPT TOKENS/S", "SHARED", "READ MS", "WRITE MS", "TEXTS", "MOST", "BEGUN AGAIN"}}
+	rows := [][]string{{"SPEC", "TOKENS/S", "× DENSE", "MS/TOKEN", "P99", "FIRST TOKEN S", "P99", "PROMPT TOKENS/S", "SHARED", "STEP MS", "WITH PROMPTS", "TEXTS", "MOST", "BEGUN AGAIN"}}
 	var failed error
 	b := bench.Serve{Model: c.Model, Text: text, Specs: c.specs(), Requests: c.Requests, Prompt: bench.Span{Least: c.Prompt[0], Most: c.Prompt[len(c.Prompt)-1]}, Answer: bench.Span{Least: c.Answer[0], Most: c.Answer[len(c.Answer)-1]},
 		Shared: c.Shared, Rate: c.Rate, Sequences: c.Sequences, Chunk: c.Chunk, Threads: cmp.Or(c.Threads, runtime.GOMAXPROCS(0)), Seed: c.Seed, Progress: p.report}
@@ -74,7 +74,7 @@ func (c *benchServe) Run(con *console) error {
 			factor = fmt.Sprintf("%.2f", r.DenseFactor)
 		}
 		rows = append(rows, []string{r.Spec, fmt.Sprintf("%.1f", r.TokensSec), factor, fmt.Sprintf("%.2f", r.MicrosToken/1e3), fmt.Sprintf("%.2f", r.MicrosP99/1e3), fmt.Sprintf("%.3f", r.First), fmt.Sprintf("%.3f", r.FirstP99),
-			fmt.Sprintf("%.0f", r.PromptSec), percent(float64(r.SharedTokens) / float64(r.PromptTokens)), fmt.Sprintf("%.2f", r.ReadStep/1e3), fmt.Sprintf("%.2f", r.WriteStep/1e3), fmt.Sprintf("%.1f", r.Batch), fmt.Sprint(r.Most), fmt.Sprint(r.Preempted)})
+			fmt.Sprintf("%.0f", r.PromptSec), percent(float64(r.SharedTokens) / float64(r.PromptTokens)), fmt.Sprintf("%.2f", r.WriteStep/1e3), fmt.Sprintf("%.2f", r.BusyStep/1e3), fmt.Sprintf("%.1f", r.Batch), fmt.Sprint(r.Most), fmt.Sprint(r.Preempted)})
 	}
 	m, err := con.open(ctx, c.Model, b.Options(c.options()), "")
 	if err != nil {

@@ -60,8 +60,8 @@ type ServeRow struct {
 	MicrosP99    float64 `json:"us_per_token_p99"`
 	First        float64 `json:"first_token_s"` // median
 	FirstP99     float64 `json:"first_token_s_p99"`
-	ReadStep     float64 `json:"read_step_us"`  // mean of the steps that read prompts
-	WriteStep    float64 `json:"write_step_us"` // and of those that write
+	WriteStep    float64 `json:"write_step_us"` // mean of the steps that write, while no prompt is read
+	BusyStep     float64 `json:"busy_step_us"`  // and of those that read a piece of one, with the write that follows
 	Batch        float64 `json:"batch"`         // texts in one of these, mean
 	Preempted    int     `json:"preempted"`
 	DenseFactor  float64 `json:"tokens_per_s_vs_dense"` // 0 if dense was not measured before
@@ -170,7 +170,7 @@ func (s *Serve) one(ctx context.Context, m *twilight.Model, spec string, all []*
 	seconds, l := time.Since(start).Seconds(), b.Load()
 	out := ServeRow{Op: "serve", Model: s.Model, Device: m.Device(), Threads: s.Threads, Spec: spec, Requests: len(all), Sequences: s.Sequences, Most: l.Most, Rate: s.Rate, PromptTokens: l.Prompt,
 		SharedTokens: l.Shared, AnswerTokens: l.Written, Seconds: seconds, TokensSec: float64(l.Written) / seconds, PromptSec: float64(l.Prompt-l.Shared) / seconds, Preempted: l.Preempted}
-	out.ReadStep, out.WriteStep = micros(l.ReadTime.Seconds())/float64(max(l.Reads, 1)), micros(l.WriteTime.Seconds())/float64(max(l.Writes, 1))
+	out.WriteStep, out.BusyStep = micros(l.PlainTime.Seconds())/float64(max(l.Plain, 1)), micros(l.BusyTime.Seconds())/float64(max(l.Reads, 1))
 	out.Batch = float64(l.Written-len(all)) / float64(max(l.Writes, 1)) // the first of each is a reading step's
 	var first, gaps Timing
 	for _, r := range all {

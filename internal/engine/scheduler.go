@@ -43,8 +43,9 @@ type Load struct {
 	Free, Blocks              int // cache blocks; idle prompts may be given up for more
 	Prompt, Shared, Written   int // tokens of prompts, those of them that were found cached, and tokens written
 	Most, Preempted           int // texts in the largest step that wrote, and times that a text gave its blocks up for an older one
-	Reads, Writes             int // steps that read prompts, and that wrote
-	ReadTime, WriteTime       time.Duration
+	Reads, Writes, Plain      int // steps that read prompts, that wrote, and of these those that followed another that did
+	// PlainTime is what these took, BusyTime what all other steps did: a device may still be reading when the step that writes begins.
+	PlainTime, BusyTime time.Duration
 }
 
 // NewScheduler starts a scheduler. Until it is closed nobody else may step the engine's sessions. chunk is how many tokens of prompts are read at most between two tokens of a text
@@ -112,6 +113,7 @@ func (s *Scheduler) loop() {
 
 // turn makes a step if there is one to make, and says whether there may be more to do.
 func (s *Scheduler) turn() bool {
+	after := s.wrote
 	s.cancelled()
 	s.join()
 	s.schedule()
@@ -119,15 +121,23 @@ func (s *Scheduler) turn() bool {
 	if len(s.parts) > 0 {
 		start := time.Now()
 		err := s.eng.step(s.parts, s.ops)
-		if took := time.Since(start); s.wrote {
-			s.did.Writes, s.did.WriteTime = s.did.Writes+1, s.did.WriteTime+took
-		} else {
-			s.did.Reads, s.did.ReadTime = s.did.Reads+1, s.did.ReadTime+took
-		}
+		s.clock(after, time.Since(start))
 		s.settle(err)
 		s.sweep()
 	}
 	return s.report()
+}
+
+// clock counts a step, after one that wrote or not.
+func (s *Scheduler) clock(after bool, took time.Duration) {
+	if !s.wrote {
+		s.did.Reads++
+	} else if s.did.Writes++; after {
+		s.did.Plain++
+		s.did.PlainTime += took
+		return
+	}
+	s.did.BusyTime += took
 }
 
 // cancelled ends the texts that nobody waits for any more.

@@ -9,8 +9,12 @@ import (
 )
 
 // countEvery is of how many steps of a pipeline one is counted, the first to begin with: reading the counts back takes time. Scored texts, many tokens a step, are
-// counted always, and so is the first step of a sequence's statistics, which a short answer would leave empty otherwise.
-const countEvery = 8
+// counted always, and so is the first step of a sequence's statistics, which a short answer would leave empty otherwise; but not where more than countFew decode together, and somebody
+// begins in nearly every step.
+const (
+	countEvery = 8
+	countFew   = 8
+)
 
 // counting is the scratch of count.
 type counting struct {
@@ -33,7 +37,7 @@ func (d *Device) count(p *device.Plan) error {
 	always := false
 	for i := range p.Segments {
 		if seg := &p.Segments[i]; seg.Mode == device.Decode && seg.Stats != nil && !seg.Pipeline.Spec().Dense() {
-			sparse, always = seg.Pipeline, always || seg.N > 1 || len(seg.Stats.Layers) == 0
+			sparse, always = seg.Pipeline, always || seg.N > 1 || len(seg.Stats.Layers) == 0 && len(p.Segments) <= countFew
 		}
 	}
 	if sparse == nil {

@@ -50,7 +50,7 @@ type recording struct {
 }
 
 // maxRecordings bounds the graphs that are kept. A server sees about as many forms as it has batch sizes.
-const maxRecordings = 64
+const maxRecordings = 256
 
 // stateView is where the parts of a step's state are on the device.
 type stateView struct{ ids, pos, lens, logits, chosen, order, tables driver.Ptr }
