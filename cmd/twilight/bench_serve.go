@@ -81,6 +81,10 @@ func (c *benchServe) Run(con *console) error {
 		return err
 	}
 	defer m.Close()
+	if n := m.Room(m.Context()); n > 0 && !c.JSON {
+		p.clear()
+		fmt.Fprintf(con.err, "room for %d texts of %d tokens at once\n", n, m.Context())
+	}
 	err = b.Run(ctx, m)
 	p.clear()
 	if len(rows) > 1 {

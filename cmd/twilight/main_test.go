@@ -330,6 +330,9 @@ func TestInspect(t *testing.T) {
 		if (m["sliding_layers"].(float64) > 0) != (arch == "gemma3") {
 			t.Errorf("%s has %v sliding layers", arch, m["sliding_layers"])
 		}
+		if r := must(t, "", "inspect", path, "--fit", "1000,5000", "-a", "dense", "-a", "twilight"); strings.Count(r.out, "5000") != 2 || strings.Contains(r.out, "%!") {
+			t.Errorf("%s", r.out)
+		}
 		if r := must(t, "", "inspect", path); !strings.Contains(r.out, "architecture "+arch) || strings.Contains(r.out, "%!") {
 			t.Errorf("%s", r.out)
 		}

@@ -70,7 +70,7 @@ type ServeRow struct {
 // Options are o with what the measurement needs of the model.
 func (s *Serve) Options(o twilight.Options) twilight.Options {
 	o.Attention, o.Also = s.Specs[0], s.Specs[1:]
-	o.Context, o.Sequences = max(o.Context, s.Prompt.Most+s.Answer.Most), s.Sequences
+	o.Context, o.Sequences, o.Fit = max(o.Context, s.Prompt.Most+s.Answer.Most), s.Sequences, true
 	return o
 }
 

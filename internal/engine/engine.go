@@ -54,28 +54,10 @@ func New(m *model.Model, c Config) (*Engine, error) {
 	if c.Context < 1 || c.Sequences < 0 || blocks < 1 {
 		return nil, fmt.Errorf("engine: a context of %d tokens for %d sequences, %d blocks: expected at least 1", c.Context, c.Sequences, blocks)
 	}
-	var planes []attention.Plane
-	seen := map[string]bool{}
-	takes, _ := m.Device().(interface {
-		Takes(*attention.Pipeline) error
-	})
-	for _, p := range c.Pipelines {
-		if takes != nil {
-			if err := takes.Takes(p); err != nil {
-				return nil, fmt.Errorf("engine: %w", err)
-			}
-		}
-		if err := p.Fits(attention.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Group: m.Group(), Dim: m.HeadDim}); err != nil {
-			return nil, fmt.Errorf("engine: %w", err)
-		}
-		for _, pl := range p.Planes() {
-			if !seen[pl.Name()] {
-				seen[pl.Name()] = true
-				planes = append(planes, pl)
-			}
-		}
+	shape, planes, err := layout(m.Device(), &m.Hyper, c)
+	if err != nil {
+		return nil, err
 	}
-	shape := kvcache.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Dim: m.HeadDim, Exact: m.Sliding, Group: m.Group(), Sequences: max(c.Sequences, 1), Tokens: c.Context, Whole: wholeLayers(c.Pipelines)}
 	room, err := m.Device().Room(shape, planes)
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
@@ -91,20 +73,6 @@ func New(m *model.Model, c Config) (*Engine, error) {
 		return nil, fmt.Errorf("engine: a cache for %d tokens: %w", blocks*attention.BlockTokens, err)
 	}
 	return &Engine{model: m, cache: cache, ctx: c.Context, watch: attention.Observers(c.Pipelines), sequences: min(shape.Sequences, m.MaxRows(), m.MaxLogits()), room: room}, nil
-}
-
-// wholeLayers is how many layers at the start every sparse pipeline reads whole.
-func wholeLayers(all []*attention.Pipeline) (n int) {
-	sparse := false
-	for _, p := range all {
-		if s := p.Spec(); !s.Dense() {
-			if !sparse || s.DenseLayers < n {
-				n = s.DenseLayers
-			}
-			sparse = true
-		}
-	}
-	return n
 }
 
 // Model is the engine's model.
