@@ -206,6 +206,48 @@ func TestSchedulerRefuses(t *testing.T) {
 	}
 }
 
+// A step that fails ends the texts that were in it, with what failed; the others are written.
+func TestSchedulerGoesOn(t *testing.T) {
+	r := newRig(t, "faulty", "llama", Config{Context: 640, Sequences: 2})
+	f := r.model.Device().(*faulty)
+	s := NewScheduler(r.Engine, r.tok, 0)
+	defer s.Close()
+	q := Request{Prompt: text(100), MaxTokens: 300, IgnoreEOG: true}
+	want, err := s.Generate(t.Context(), densely, q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := q
+	broken.Token = func(int32) { f.fail.CompareAndSwap(0, 1) }
+	if got, err := s.Generate(t.Context(), densely, broken); err == nil || !strings.Contains(err.Error(), "rows_norm: the device is tired") || !slices.Equal(got.Tokens, want.Tokens[:len(got.Tokens)]) {
+		t.Errorf("a step that failed: %v after %d tokens", err, len(got.Tokens))
+	}
+	f.fail.Store(0)
+	if got, err := s.Generate(t.Context(), densely, q); err != nil || !slices.Equal(got.Tokens, want.Tokens) {
+		t.Errorf("after a step that failed: %v, %v, expected %v", err, got.Tokens, want.Tokens)
+	}
+}
+
+func TestPlan(t *testing.T) {
+	r := newRig(t, "cpu", "llama", Config{Context: 600, Fit: true})
+	exact, planes := r.cache.BlockBytes()
+	c := Config{Context: 600, Sequences: 5, Pipelines: []*attention.Pipeline{densely, sparsely}}
+	n, bytes, host, err := Plan(r.model.Device(), &r.model.Hyper, 0, c)
+	if err != nil || n < 1 || bytes != int64(3*(exact+planes)) || host != 0 {
+		t.Errorf("%d texts of %d and %d bytes, %v: expected some of %d", n, bytes, host, err, 3*(exact+planes))
+	}
+	c.Pipelines = c.Pipelines[:1]
+	if m, less, _, err := Plan(r.model.Device(), &r.model.Hyper, 0, c); err != nil || less != int64(3*exact) || m < n/2 {
+		t.Errorf("densely %d texts of %d bytes, %v: expected %d", m, less, err, 3*exact)
+	}
+	if n, _, _, err := Plan(r.model.Device(), &r.model.Hyper, 1<<60, c); err != nil || r.room.Free > 0 && n != 0 {
+		t.Errorf("beside weights larger than any memory: %d, %v", n, err)
+	}
+	if blocks := r.Room(); blocks < 3 && r.room.Free > 0 {
+		t.Errorf("room for %d blocks", blocks)
+	}
+}
+
 // Closing ends what is under way.
 func TestSchedulerCloses(t *testing.T) {
 	r := newRig(t, "cpu", "llama", Config{Context: 640, Sequences: 2})
