@@ -164,7 +164,7 @@ func (d *Device) Alloc(rows, cols int) (device.Tensor, error) {
 	if err != nil {
 		return device.Tensor{}, err
 	}
-	b.half.scale, b.half.cols = b.scale, cols
+	b.half.scale, b.half.rows, b.half.cols = b.scale, padded, cols
 	d.buffers[uintptr(b.wide)] = b
 	return device.Tensor{Rows: rows, Cols: cols, Addr: uintptr(b.wide)}, nil
 }

@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
@@ -9,7 +10,7 @@ import (
 // halves is activations as products take them: row r of x is scale[r] times its fp16 values.
 type halves struct {
 	values, scale driver.Ptr // [rows][cols] fp16, [rows] float32
-	cols          int
+	rows, cols    int        // rows: that there is memory for
 }
 
 // product is one of several products of the same activations.
@@ -28,6 +29,12 @@ type linearParams struct {
 	product                                 [maxProducts]productParams
 	products, columns, units, ranks, panels int32
 	_                                       int32
+}
+
+// wideParams is WideParams of kernels/wide.cuh.
+type wideParams struct {
+	x driver.TensorMap
+	p linearParams
 }
 
 type productParams struct {
@@ -49,20 +56,28 @@ type argmaxParams struct {
 
 // findLinear looks the kernels of this file up.
 func (l *library) findLinear(c *driver.Context) error {
-	return l.find(c, "linear_1", "linear_2", "linear_4", "gemm_8", "gemm_16", "embed", "argmax", "top_tokens")
+	err := l.find(c, "linear_1", "linear_2", "linear_4", "gemm_8", "gemm_16", "embed", "argmax", "top_tokens")
+	if l.hopper {
+		err = errors.Join(err, l.findLarge(c, wideShared, "wide_96", "wide_128"))
+	}
+	return err
 }
 
 const (
 	linearRows = 32 // rows of activations that a thread block of the kernels for few rows takes at most
 	gemmTiles  = 4  // tiles of a thread block of the kernels for many
 	maxCluster = 8  // thread blocks that any Hopper device can run as a cluster
+
+	wideColumns, wideThreads = 256, 384      // rows of activations, threads of a thread block of the kernels for hundreds and more
+	wideShared               = 193<<10 + 512 // bytes: WideShared of kernels/wide.cuh, and what aligning it takes
 )
 
 // plan is how a launch runs.
 type plan struct {
 	kernel                 string
-	across, ranks, threads int // tiles of a thread block, thread blocks of a cluster, threads of a thread block
-	panels                 int // groups of rows of activations
+	across, ranks, threads int  // tiles of a thread block, thread blocks of a cluster, threads of a thread block
+	panels                 int  // groups of rows of activations
+	wide                   bool // the kernel is one of kernels/wide.cuh
 }
 
 // linear queues the products of rows of x with one to three weights, in one launch. It allocates nothing and can be captured.
@@ -70,35 +85,72 @@ func (l *library) linear(c *driver.Context, s driver.Stream, x halves, rows int,
 	if len(out) < 1 || len(out) > maxProducts || rows < 1 {
 		return fmt.Errorf("cuda: %d products of %d rows: expected 1 to %d of at least one row", len(out), rows, maxProducts)
 	}
-	tiles, groups := 0, 0
 	for _, o := range out {
 		if o.w.cols != x.cols {
 			return fmt.Errorf("cuda: product of %d columns with %s, which has %d", x.cols, o.w.name, o.w.cols)
 		}
-		tiles += o.w.tiles()
-		groups += (o.w.tiles() + gemmTiles - 1) / gemmTiles
 	}
-	return l.runLinear(c, s, l.plan(rows, tiles, groups, x.cols/unitCols), x, rows, out)
+	return l.runLinear(c, s, l.plan(rows, out), x, rows, out)
+}
+
+// groups is how many groups of so many tiles the weights make.
+func groups(out []product, tiles int) (n int) {
+	for _, o := range out {
+		n += (o.w.tiles() + tiles - 1) / tiles
+	}
+	return n
 }
 
 // runLinear queues the products as planned.
 func (l *library) runLinear(c *driver.Context, s driver.Stream, n plan, x halves, rows int, out []product) error {
 	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), ranks: int32(n.ranks), panels: int32(n.panels)}
-	groups := 0
 	for i, o := range out {
-		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups)}
-		groups += (o.w.tiles() + n.across - 1) / n.across
+		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups(out[:i], n.across))}
 	}
-	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{groups * n.panels * n.ranks}, Block: n.threads, Cluster: n.ranks, Stream: s, Early: true}, &p)
+	blocks := groups(out, n.across) * n.panels
+	if !n.wide {
+		return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{blocks * n.ranks}, Block: n.threads, Cluster: n.ranks, Stream: s, Early: true}, &p)
+	}
+	m, err := l.tensorMap(c, matrixAt{x.values, x.rows, x.cols, wideColumns})
+	if err != nil {
+		return err
+	}
+	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{min(blocks, l.dev.Multiprocessor)}, Block: n.threads, Shared: wideShared, Stream: s, Early: true}, &wideParams{m, p})
 }
 
-// plan decides how products of so many rows run, given the tiles of all their weights, the groups of gemmTiles that these make, and the units of a tile.
-func (l *library) plan(rows, tiles, groups, units int) plan {
+// plan decides how products of so many rows run.
+func (l *library) plan(rows int, out []product) plan {
+	tiles, units := groups(out, 1), out[0].w.cols/unitCols
 	// More than 32 rows go in panels where all thread blocks find room at once.
 	if n := (rows + linearRows - 1) / linearRows; n == 1 || n <= 8 && n*tiles <= 2*l.dev.Multiprocessor {
 		return l.planLinear(rows, tiles, units)
 	}
-	return l.planGemm(rows, groups, units)
+	if l.hopper && rows > 256 {
+		return l.planWide(rows, out)
+	}
+	return l.planGemm(rows, groups(out, gemmTiles), units)
+}
+
+// planWide takes as many rows of weights a tile as make the fewest turns of the multiprocessors, weighed by their length.
+func (l *library) planWide(rows int, out []product) plan {
+	best, least := plan{}, 0
+	for _, tiles := range []int{4, 3} {
+		n := widePlan(rows, tiles)
+		turns := (groups(out, tiles)*n.panels + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
+		if cost := turns * (tiles*16 + 4); least == 0 || cost < least {
+			best, least = n, cost
+		}
+	}
+	return best
+}
+
+// widePlan is a launch of the kernels for hundreds of rows and more, with 3 or 4 tiles of weights a thread block.
+func widePlan(rows, tiles int) plan {
+	n := plan{kernel: "wide_128", across: tiles, ranks: 1, threads: wideThreads, panels: (rows + wideColumns - 1) / wideColumns, wide: true}
+	if tiles == 3 {
+		n.kernel = "wide_96"
+	}
+	return n
 }
 
 // planLinear shares a tile's units among so many warps that small matrices too keep every multiprocessor reading, and that a warp still has some units to read.

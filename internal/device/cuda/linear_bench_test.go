@@ -36,7 +36,7 @@ var benchShapes = []struct {
 	{"f16.square", 2048, []int{2048}, []tensor.Type{tensor.F16}},
 }
 
-var benchRows = []int{1, 8, 16, 32, 48, 64, 96, 128, 192, 256}
+var benchRows = []int{1, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192}
 
 // benchBytes is what the copies of the weights that a benchmark goes through add up to: several times the L2 cache.
 const benchBytes = 400 << 20
@@ -77,6 +77,9 @@ func BenchmarkLinear(b *testing.B) {
 			b.Fatal(err)
 		}
 		for _, rows := range benchRows {
+			if rows > r.x.rows {
+				break
+			}
 			for _, n := range benchPlans(l, r.out[0], rows, shape.cols) {
 				name := fmt.Sprintf("%s/rows=%d", shape.name, rows)
 				if *benchKernels {
@@ -97,14 +100,13 @@ func BenchmarkLinear(b *testing.B) {
 
 // benchPlans are the ways to run a launch that are measured.
 func benchPlans(l *library, out []product, rows, cols int) (all []plan) {
-	tiles, groups := 0, 0
-	for _, o := range out {
-		tiles += o.w.tiles()
-		groups += (o.w.tiles() + gemmTiles - 1) / gemmTiles
-	}
-	chosen := l.plan(rows, tiles, groups, cols/unitCols)
+	tiles := groups(out, 1)
+	chosen := l.plan(rows, out)
 	if !*benchKernels {
 		return []plan{chosen}
+	}
+	if rows > 256 {
+		return []plan{widePlan(rows, 3), widePlan(rows, 4), l.planGemm(rows, groups(out, gemmTiles), cols/unitCols)}
 	}
 	for ranks := 1; ranks <= maxCluster; ranks *= 2 {
 		if rows <= 8*linearRows {
@@ -123,10 +125,10 @@ func benchPlans(l *library, out []product, rows, cols int) (all []plan) {
 	return all
 }
 
-// randomMatrix repeats a random row.
+// randomMatrix repeats some random rows.
 func randomMatrix(typ tensor.Type, rows, cols int) device.Matrix {
 	rng := rand.New(rand.NewPCG(1, uint64(rows)))
-	row := make([]float32, cols)
+	row := make([]float32, 32*cols)
 	for i := range row {
 		row[i] = float32(rng.NormFloat64() * 0.05)
 	}
@@ -134,10 +136,11 @@ func randomMatrix(typ tensor.Type, rows, cols int) device.Matrix {
 	if err != nil {
 		panic(err)
 	}
-	m := device.Matrix{Name: "random", Type: typ, Rows: rows, Cols: cols, Data: make([]byte, size, size*rows)}
+	m := device.Matrix{Name: "random", Type: typ, Rows: rows, Cols: cols, Data: make([]byte, 32*size, size*rows+32*size)}
 	if err := tensor.Encode(typ, m.Data, row); err != nil {
 		panic(err)
 	}
+	m.Data = m.Data[:min(len(m.Data), size*rows)]
 	for len(m.Data) < size*rows {
 		m.Data = append(m.Data, m.Data[:min(len(m.Data), size*rows-len(m.Data))]...)
 	}
@@ -162,7 +165,10 @@ func (r *linearBench) take(c *driver.Context, cols int, rows []int, types []tens
 		r.owned, err = append(r.owned, p), errors.Join(err, e)
 		return p
 	}
-	most := slices.Max(benchRows)
+	most := benchRows[len(benchRows)-1]
+	if rows[0] > 1<<16 { // a vocabulary: prompts have one row of it
+		most = 256
+	}
 	var images [][]byte
 	var one []product
 	for i, n := range rows {
@@ -174,8 +180,16 @@ func (r *linearBench) take(c *driver.Context, cols int, rows []int, types []tens
 		r.bytes += len(image)
 		r.outputs += n
 	}
-	r.x = halves{values: alloc(most * cols * 2), scale: alloc(most * 4), cols: cols}
-	if err = errors.Join(err, c.Fill(r.x.values, 0x20, most*cols*2, r.s), c.Fill(r.x.scale, 0x20, most*4, r.s), c.Wait(r.s)); err != nil {
+	r.x = halves{values: alloc(most * cols * 2), scale: alloc(most * 4), rows: most, cols: cols}
+	x, scale := make([]uint16, most*cols), make([]float32, most)
+	rng := rand.New(rand.NewPCG(3, 4))
+	for i := range x[:1<<16] {
+		x[i] = tensor.F32ToF16(float32(rng.NormFloat64()))
+	}
+	for i := 1 << 16; i < len(x); {
+		i += copy(x[i:], x[rng.IntN(1<<16-64):1<<16])
+	}
+	if err = errors.Join(err, c.Upload(r.x.values, bytesOf(x)), c.Upload(r.x.scale, bytesOf(scale))); err != nil {
 		return err
 	}
 	for range min(max(benchBytes/r.bytes, 2), 64) {

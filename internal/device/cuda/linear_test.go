@@ -115,7 +115,7 @@ func (b *bank) activations(rng *rand.Rand, rows, cols int) (halves, []float64) {
 			x[r*cols+c] = float64(tensor.F16ToF32(h[r*cols+c])) * float64(scale[r])
 		}
 	}
-	return halves{values: put(b, h), scale: put(b, scale), cols: cols}, x
+	return halves{values: put(b, h), scale: put(b, scale), rows: padded, cols: cols}, x
 }
 
 // hold compares a row of results with the product in float64. Rounding of scales and weights to fp16 is what may differ.
@@ -244,6 +244,9 @@ func TestLinearPlans(t *testing.T) {
 			few := b.l.planLinear(rows, 1, units)
 			few.ranks = ranks
 			plans := []plan{few, gemmPlan(rows, 8, ranks), gemmPlan(rows, 16, ranks)}
+			if b.l.hopper && ranks == 1 {
+				plans = append(plans, widePlan(rows, 3), widePlan(rows, 4))
+			}
 			few.threads = 96
 			for _, n := range append(plans, few) {
 				err := b.run(rng, rows, units*unitCols, []int{33, 130}, []tensor.Type{tensor.Q8_0, tensor.Q4_0}, func(x halves, out []product) error {
@@ -252,6 +255,28 @@ func TestLinearPlans(t *testing.T) {
 				if err != nil {
 					return err
 				}
+			}
+		}
+		return nil
+	})
+}
+
+// TestLinearWide runs the kernels for hundreds of rows: columns of several panels, rows of weights in tiles of several products and formats, more tiles than thread blocks.
+func TestLinearWide(t *testing.T) {
+	withLibrary(t, func(b *bank) error {
+		if !b.l.hopper {
+			return nil
+		}
+		defer func(n int) { b.l.dev.Multiprocessor = n }(b.l.dev.Multiprocessor)
+		b.l.dev.Multiprocessor = 3
+		rng := rand.New(rand.NewPCG(19, 20))
+		for _, tiles := range []int{3, 4} {
+			const rows, cols = 300, 352
+			err := b.run(rng, rows, cols, []int{33, 160, 7}, []tensor.Type{tensor.Q5_0, tensor.Q8_0, tensor.F16}, func(x halves, out []product) error {
+				return b.l.runLinear(b.c, 0, widePlan(rows, tiles), x, rows, out)
+			})
+			if err != nil {
+				return err
 			}
 		}
 		return nil
