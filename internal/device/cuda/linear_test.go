@@ -175,7 +175,7 @@ func (b *bank) run(rng *rand.Rand, rows, cols int, outputs []int, types []tensor
 		if err := b.c.Download(bytesOf(got), o.dst); err != nil {
 			return err
 		}
-		for r := range rows {
+		for r := 0; r < rows; r += 1 + rows/100 {
 			hold(b.t, fmt.Sprintf("%s, row %d of %d", o.w.name, r, rows), got[r*n:][:n], values[i], want[r*cols:][:cols], biases[i])
 		}
 		for _, v := range got[rows*n:] {
@@ -277,6 +277,17 @@ func TestLinearWide(t *testing.T) {
 			})
 			if err != nil {
 				return err
+			}
+			if emulated {
+				continue
+			}
+			for _, typ := range linearTypes {
+				err := b.run(rng, 2*rows, 8*cols, []int{1000, 3000}, []tensor.Type{typ}, func(x halves, out []product) error {
+					return b.l.runLinear(b.c, 0, widePlan(2*rows, tiles), x, 2*rows, out)
+				})
+				if err != nil {
+					return err
+				}
 			}
 		}
 		return nil
