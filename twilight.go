@@ -47,7 +47,7 @@ type Options struct {
 	Context   int    // tokens of the longest sequence; 0: what the model was trained for
 	Sequences int    // sequences of that length at once; 0: 1
 	Spare     int    // further cache blocks of attention.BlockTokens tokens, for forks that share most of theirs
-	BatchRows int    // rows of the largest step; 0: 512
+	BatchRows int    // rows of the largest step; 0: 512, on a GPU more as its memory allows
 	ScoreRows int    // most tokens of one Session.Score; 0: 64
 	// Watch is shown the queries of prompts beside the cached keys, chunk by chunk, layer by layer, KV heads concurrently. May be nil.
 	Watch func(*attention.Observation)
