@@ -59,7 +59,7 @@ func BenchmarkLinear(b *testing.B) {
 		if l, err = load(c, dev); err != nil {
 			return err
 		}
-		if err = errors.Join(l.findLinear(c), l.find(c, "copy")); err != nil {
+		if err = errors.Join(l.findLinear(c), l.find(c, "copy", "rows_gate")); err != nil {
 			return err
 		}
 		if s, err = c.NewStream(); err != nil {
@@ -106,7 +106,11 @@ func benchPlans(l *library, out []product, rows, cols int) (all []plan) {
 		return []plan{chosen}
 	}
 	if rows > 256 {
-		return []plan{widePlan(rows, 3), widePlan(rows, 4), l.planGemm(rows, groups(out, gemmTiles), cols/unitCols)}
+		all = []plan{widePlan(rows, 3), widePlan(rows, 4), l.planGemm(rows, groups(out, gemmTiles), cols/unitCols)}
+		if l.takesGated(rows, out) {
+			all = append(all, widePlan(rows, 2))
+		}
+		return all
 	}
 	for ranks := 1; ranks <= maxCluster; ranks *= 2 {
 		if rows <= 8*linearRows {
@@ -154,6 +158,7 @@ type linearBench struct {
 	copied         float64 // GB/s of the copy kernel
 	owned          []driver.Ptr
 	x              halves
+	over           driver.Ptr
 	out            [][]product // of each copy
 	bytes, outputs int
 }
@@ -180,6 +185,8 @@ func (r *linearBench) take(c *driver.Context, cols int, rows []int, types []tens
 		r.bytes += len(image)
 		r.outputs += n
 	}
+	r.over = alloc(4)
+	err = errors.Join(err, c.Upload(r.over, make([]byte, 4)))
 	r.x = halves{values: alloc(most * cols * 2), scale: alloc(most * 4), rows: most, cols: cols}
 	x, scale := make([]uint16, most*cols), make([]float32, most)
 	rng := rand.New(rand.NewPCG(3, 4))
@@ -215,7 +222,13 @@ func (r *linearBench) free(c *driver.Context) (err error) {
 }
 
 func (r *linearBench) measure(b *testing.B, c *driver.Context, n plan, rows int) error {
-	us, err := replay(c, r.s, max(b.N, 5), len(r.out), func(i int) error { return r.l.runLinear(c, r.s, n, r.x, rows, r.out[i]) })
+	us, err := replay(c, r.s, max(b.N, 5), len(r.out), func(i int) error {
+		if n.kernel != "wide_gated" {
+			return r.l.runLinear(c, r.s, n, r.x, rows, r.out[i])
+		}
+		o := gatedOp{x: r.x, out: [2]product(r.out[i]), rows: rows, dst: halves{values: r.out[i][0].dst, scale: r.x.scale}, over: r.over}
+		return r.l.gated(c, r.s, &o)
+	})
 	gbps := float64(r.bytes) / us / 1e3
 	b.ReportMetric(us, "µs")
 	b.ReportMetric(gbps, "GB/s")

@@ -133,7 +133,7 @@ func TestPrompt(t *testing.T) {
 	if !emulated {
 		for _, dim := range []int{64, 128, 256} {
 			for _, pos := range []int{0, 8000, 30011} {
-				cases = append(cases, promptCase{dim: dim, heads: 12, kvHeads: 2, rows: 1500, pos: pos}, promptCase{dim: dim, heads: 4, kvHeads: 1, rows: 333, pos: pos, window: 512})
+				cases = append(cases, promptCase{dim: dim, heads: 4, kvHeads: 2, rows: 1500, pos: pos}, promptCase{dim: dim, heads: 4, kvHeads: 1, rows: 333, pos: pos, window: 512})
 			}
 		}
 	}
@@ -142,7 +142,7 @@ func TestPrompt(t *testing.T) {
 		for _, c := range cases {
 			step := 1 + c.rows/25
 			if c.pos > 1000 {
-				step = 1 + c.rows/4
+				step = 1 + c.rows/3
 			}
 			if err := errors.Join(b.l.findRows(b.c, c.dim), b.checkPrompt(rng, c, step)); err != nil {
 				return err

@@ -98,9 +98,9 @@ func (l *library) widen(c *driver.Context, s driver.Stream, dst driver.Ptr, h ha
 	return l.rows(c, s, "rows_widen", rows, &rowParams{dst: dst, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols)})
 }
 
-// gate makes h = act(gate)·up of float32 rows.
-func (l *library) gate(c *driver.Context, s driver.Stream, gate, up driver.Ptr, act device.Activation, h halves, rows int) error {
-	return l.wholeRows(c, s, "rows_gate", &rowParams{x: gate, add: up, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols), act: int32(act)})
+// gate makes h = act(gate)·up of float32 rows; with only given, nothing while the int32 there is 0.
+func (l *library) gate(c *driver.Context, s driver.Stream, gate, up driver.Ptr, act device.Activation, h halves, rows int, only driver.Ptr) error {
+	return l.wholeRows(c, s, "rows_gate", &rowParams{x: gate, add: up, index: only, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols), act: int32(act)})
 }
 
 // add adds n float32 to dst.

@@ -63,6 +63,7 @@ PROMPT(64) PROMPT(128) PROMPT(256)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define FLASH(D) KERNEL(FLASH_THREADS, 1) flash_##D(const __grid_constant__ FlashParams p) { flash_tile<D>(p); }
 FLASH(64) FLASH(128) FLASH(256)
-#define WIDE(ROWS) KERNEL(WIDE_THREADS, 1) wide_##ROWS(const __grid_constant__ WideParams p) { wide_tiles<ROWS>(p); }
+#define WIDE(ROWS) KERNEL(WIDE_THREADS, 1) wide_##ROWS(const __grid_constant__ WideParams p) { wide_tiles<ROWS, false>(p); }
 WIDE(96) WIDE(128)
+KERNEL(WIDE_THREADS, 1) wide_gated(const __grid_constant__ WideParams p) { wide_tiles<128, true>(p); }
 #endif

@@ -1,9 +1,10 @@
 // Products of activations with weights, for hundreds of rows of activations and more, on Hopper: two warpgroups multiply 128 columns each with the same weights, which a third
 // decodes into shared memory while the activations are copied there. A thread block goes from tile to tile; decoding and copying run ahead. Each sum is the same however many
-// rows the product has.
+// rows the product has. A feed-forward layer's first two products and its gate are one kernel.
 #pragma once
 #include "hopper.cuh"
 #include "linear.cuh"
+#include "rows.cuh"
 
 constexpr int WIDE_GROUPS = 2, WIDE_COLUMNS = 128 * WIDE_GROUPS, WIDE_THREADS = 128 * (WIDE_GROUPS + 1), WIDE_STAGES = 4;
 
@@ -11,6 +12,10 @@ constexpr int WIDE_GROUPS = 2, WIDE_COLUMNS = 128 * WIDE_GROUPS, WIDE_THREADS = 
 struct WideParams {
   TensorMap x;
   LinearParams p;
+  __half *gated;  // [columns][rows]: act(product 0)·product 1, where that is what is wanted, and its scales, which are 1
+  float *scale;
+  int *over;      // gate: becomes 1 if a value is too large for fp16. Else if not null: nothing is done while it is 0
+  int act;
 };
 
 template <int ROWS> struct WideShared {
@@ -18,49 +23,102 @@ template <int ROWS> struct WideShared {
   Barrier full[WIDE_STAGES], done[WIDE_STAGES];
 };
 
-// wide_fill brings a tile's inputs, 64 of them at a time: step is the running number of these. Each of the warpgroup's warps decodes 32 rows of weights.
+// wide_fill brings a tile's inputs, 64 of them at a time: step is the running number of these. Each of the warpgroup's warps decodes 32 rows of weights, whose codes are read
+// several steps ahead.
 template <typename F, int ROWS> __device__ inline void wide_fill(const WideParams &f, WideShared<ROWS> &sh, const u8 *weights, bool there, int column, int &step) {
+  constexpr int AHEAD = ahead<F>(36);
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, row = lane / 4, odd = row % 2, units = f.p.units;
-  Fragment<F> next[2];
+  Fragment<F> next[AHEAD][2];
 #pragma unroll
-  for (int i = 0; i < 2; i++) next[i].load(weights + (size_t)i * F::BYTES, lane, there && i < units);
-  for (int unit = 0; unit < units; unit += 2, step++) {
-    const int stage = step % WIDE_STAGES;
-    barrier_wait(&sh.done[stage], (step / WIDE_STAGES & 1) ^ 1);
-    if (warp == 3 && lane == 0) {
-      barrier_announce(&sh.full[stage], sizeof sh.x[0]);
-      copy_tile(sh.x[stage], f.x, column, unit * UNIT, &sh.full[stage]);
-    }
-    if (warp * TILE < ROWS) {
-      u32 a[2][4][4];
+  for (int i = 0; i < 2 * AHEAD; i++) next[i / 2][i % 2].load(weights + (size_t)i * F::BYTES, lane, there && i < units);
+  for (int begin = 0; begin < units; begin += 2 * AHEAD) {
 #pragma unroll
-      for (int i = 0; i < 2; i++) {
-        next[i].weights(a[i]);
-        next[i].load(weights + (size_t)(unit + 2 + i) * F::BYTES, lane, there && unit + 2 + i < units);
+    for (int k = 0; k < AHEAD; k++) {
+      const int unit = begin + 2 * k, stage = step % WIDE_STAGES;
+      if (unit >= units) break;
+      barrier_wait(&sh.done[stage], (step / WIDE_STAGES & 1) ^ 1);
+      if (warp == 3 && lane == 0) {
+        barrier_announce(&sh.full[stage], sizeof sh.x[0]);
+        copy_tile(sh.x[stage], f.x, column, unit * UNIT, &sh.full[stage]);
       }
-      // Lanes of odd rows store the second unit first: eight lanes then store to all banks.
-      uint4 *to = (uint4 *)sh.w[stage] + (warp * TILE + row) * 8;
+      if (warp * TILE < ROWS) {
+        u32 a[2][4][4];
 #pragma unroll
-      for (int i = 0; i < 8; i++) {
-        const u32 (&x)[4] = a[0][i / 2], (&y)[4] = a[1][i / 2];
-        const bool second = odd ^ i % 2;
-        to[i / 2 * 64 + ((second * 4 + lane % 4) ^ row)] = second ? make_uint4(y[0], y[1], y[2], y[3]) : make_uint4(x[0], x[1], x[2], x[3]);
+        for (int i = 0; i < 2; i++) {
+          const int after = unit + 2 * AHEAD + i;
+          next[k][i].weights(a[i]);
+          next[k][i].load(weights + (size_t)after * F::BYTES, lane, there && after < units);
+        }
+        // Lanes of odd rows store the second unit first: eight lanes then store to all banks.
+        uint4 *to = (uint4 *)sh.w[stage] + (warp * TILE + row) * 8;
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+          const u32 (&x)[4] = a[0][i / 2], (&y)[4] = a[1][i / 2];
+          const bool second = odd ^ i % 2;
+          to[i / 2 * 64 + ((second * 4 + lane % 4) ^ row)] = second ? make_uint4(y[0], y[1], y[2], y[3]) : make_uint4(x[0], x[1], x[2], x[3]);
+        }
+        written();
+        __syncwarp();
       }
-      written();
-      __syncwarp();
+      if (lane == 0) barrier_arrive(&sh.full[stage]);
+      step++;
     }
-    if (lane == 0) barrier_arrive(&sh.full[stage]);
   }
 }
 
-// wide_tiles computes every gridDim.x-th tile of ROWS rows of weights and WIDE_COLUMNS columns.
-template <int ROWS> __device__ inline void wide_tiles(const WideParams &f) {
+// wide_store writes the products of a warpgroup's columns: rows of weights from first on.
+template <int ROWS> __device__ inline void wide_store(const WideParams &f, const Product &w, const float (&c)[ROWS / 2], int first, int column) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int e = 0; e < 2; e++, column += 8) {
+    if (column >= f.p.columns) continue;
+    const float scale = f.p.scale[column];
+    float *dst = w.dst + (size_t)column * w.rows;
+#pragma unroll
+    for (int i = 0; i < ROWS / 8; i++) {
+      const int row = first + lane % 4 * 2 + 8 * i;
+      float2 y = make_float2(c[4 * i + 2 * e] * scale, c[4 * i + 2 * e + 1] * scale);
+      if (w.bias && row < w.rows) y.x += w.bias[row];
+      if (w.bias && row + 1 < w.rows) y.y += w.bias[row + 1];
+      if (w.rows % 2 == 0) {
+        if (row < w.rows) *(float2 *)(dst + row) = y;
+      } else {
+        if (row < w.rows) dst[row] = y.x;
+        if (row + 1 < w.rows) dst[row + 1] = y.y;
+      }
+    }
+  }
+}
+
+// wide_gate writes what the gate makes of them: the first half of c is product 0's, the second product 1's.
+template <int ROWS> __device__ inline void wide_gate(const WideParams &f, const float (&c)[ROWS / 2], int first, int column) {
+  const int lane = threadIdx.x % 32, rows = f.p.product[0].rows;
+  bool over = false;
+#pragma unroll
+  for (int e = 0; e < 2; e++, column += 8) {
+    if (column >= f.p.columns) continue;
+    const float scale = f.p.scale[column];
+#pragma unroll
+    for (int i = 0; i < ROWS / 16; i++) {
+      const int row = first + lane % 4 * 2 + 8 * i, at = 4 * i + 2 * e;
+      const float x = activated(c[at] * scale, f.act) * (c[ROWS / 4 + at] * scale), y = activated(c[at + 1] * scale, f.act) * (c[ROWS / 4 + at + 1] * scale);
+      over |= fmaxf(fabsf(x), fabsf(y)) > 65504;
+      if (row < rows) *(__half2 *)(f.gated + (size_t)column * rows + row) = __floats2half2_rn(narrow(x), narrow(y));
+    }
+    if (first == 0 && lane % 4 == 0) f.scale[column] = 1;
+  }
+  if (over) *f.over = 1;
+}
+
+// wide_tiles computes every gridDim.x-th tile of ROWS rows of weights, or of half as many of each of two products that are gated, and WIDE_COLUMNS columns.
+template <int ROWS, bool GATED> __device__ inline void wide_tiles(const WideParams &f) {
+  constexpr int EACH = GATED ? ROWS / 2 : ROWS;  // rows of a product's weights in a tile
   const LinearParams &p = f.p;
   DYNAMIC_MEMORY(memory);
   WideShared<ROWS> &sh = *(WideShared<ROWS> *)(memory + (-shared_address(memory) & (ALIGNED - 1)));
   const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, steps = (p.units + 1) / 2;
-  const Product &last = p.product[p.products - 1];
-  const int tiles = (last.first + (last.rows + ROWS - 1) / ROWS) * p.panels;
+  const Product &last = p.product[GATED ? 0 : p.products - 1];
+  const int tiles = (last.first + (last.rows + EACH - 1) / EACH) * p.panels;
   if (threadIdx.x == 0) {
     for (int i = 0; i < WIDE_STAGES; i++) barrier_make(&sh.full[i], 5), barrier_make(&sh.done[i], WIDE_GROUPS * 4);
     barriers_made();
@@ -68,17 +126,16 @@ template <int ROWS> __device__ inline void wide_tiles(const WideParams &f) {
   __syncthreads();
   wait_for_previous();
   let_next_start();
+  if (!GATED && f.over != nullptr && *f.over == 0) return;
   int step = 0;
   if (group == WIDE_GROUPS) {
-    fewer_registers<104>();
     for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
-      const Product &w = product_of(p, t / p.panels);
-      const int tile = (t / p.panels - w.first) * (ROWS / TILE) + warp, column = t % p.panels * WIDE_COLUMNS;
+      const Product &w = GATED ? p.product[warp / (EACH / TILE)] : product_of(p, t / p.panels);
+      const int tile = (t / p.panels - (GATED ? 0 : w.first)) * (EACH / TILE) + (GATED ? warp % (EACH / TILE) : warp), column = t % p.panels * WIDE_COLUMNS;
       WITH_FORMAT(w.format, F, (wide_fill<F, ROWS>(f, sh, w.weight + (size_t)tile * p.units * F::BYTES, tile * TILE < w.rows, column, step)))
     }
     return;
   }
-  more_registers<200>();
   const u64 x = rows_of(shared_address(sh.x) + group * 128 * PANEL_BYTES), w = rows_of(shared_address(sh.w));
   for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
     float c[2][ROWS / 2];
@@ -98,29 +155,14 @@ template <int ROWS> __device__ inline void wide_tiles(const WideParams &f) {
     products_wait<0>();
     settled(c[0]), settled(c[1]);
     if (lane == 0) barrier_arrive(&sh.done[(step - 1) % WIDE_STAGES]);
-    const Product &w = product_of(p, t / p.panels);
-    const int first = (t / p.panels - w.first) * ROWS + lane % 4 * 2;
+    const int column = t % p.panels * WIDE_COLUMNS + group * 128 + warp * 16 + lane / 4;
 #pragma unroll
     for (int m = 0; m < 2; m++) {
-#pragma unroll
-      for (int e = 0; e < 2; e++) {
-        const int column = t % p.panels * WIDE_COLUMNS + group * 128 + m * 64 + warp * 16 + lane / 4 + 8 * e;
-        if (column >= p.columns) continue;
-        const float scale = p.scale[column];
-        float *dst = w.dst + (size_t)column * w.rows;
-#pragma unroll
-        for (int i = 0; i < ROWS / 8; i++) {
-          const int row = first + 8 * i;
-          float2 y = make_float2(c[m][4 * i + 2 * e] * scale, c[m][4 * i + 2 * e + 1] * scale);
-          if (w.bias && row < w.rows) y.x += w.bias[row];
-          if (w.bias && row + 1 < w.rows) y.y += w.bias[row + 1];
-          if (w.rows % 2 == 0) {
-            if (row < w.rows) *(float2 *)(dst + row) = y;
-          } else {
-            if (row < w.rows) dst[row] = y.x;
-            if (row + 1 < w.rows) dst[row + 1] = y.y;
-          }
-        }
+      if constexpr (GATED) {
+        wide_gate<ROWS>(f, c[m], t / p.panels * EACH, column + m * 64);
+      } else {
+        const Product &own = product_of(p, t / p.panels);
+        wide_store<ROWS>(f, own, c[m], (t / p.panels - own.first) * ROWS, column + m * 64);
       }
     }
   }
