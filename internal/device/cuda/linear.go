@@ -151,7 +151,7 @@ type gatedOp struct {
 
 // takesGated says whether gated can run two products.
 func (l *library) takesGated(rows int, out []product) bool {
-	return l.hopper && rows > wideRows && len(out) == 2 && out[0].bias == 0 && out[1].bias == 0 && out[0].w.rows == out[1].w.rows && out[0].w.rows%2 == 0
+	return l.hopper && rows > wideRows && len(out) == 2 && out[0].bias == 0 && out[1].bias == 0 && out[0].w.rows == out[1].w.rows && out[0].w.rows%8 == 0
 }
 
 // gated queues the operation in one kernel, and two more that do it again in three if the first found values that are too large. It allocates nothing.

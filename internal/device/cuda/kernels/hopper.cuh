@@ -17,7 +17,7 @@ struct alignas(64) TensorMap { u64 of[16]; };
 typedef u64 Barrier;
 
 // rows_of describes a tile, or a part of it from a multiple of 8 rows or of 16 columns within a panel on, to a product whose inputs are the columns.
-__device__ inline u64 rows_of(u32 address) { return (u64)1 << 62 | (u64)(ALIGNED >> 4) << 32 | 1 << 16 | (address & 0x3ffff) >> 4; }
+__device__ inline u64 rows_of(u32 address) { return (u64)(1u << 30 | ALIGNED >> 4) << 32 | (1u << 16 | (address & 0x3ffff) >> 4); }
 
 // columns_of describes a tile to a product whose inputs are the rows; its next panel is so many bytes further.
 __device__ inline u64 columns_of(u32 address, int panel) { return (u64)1 << 62 | (u64)(ALIGNED >> 4) << 32 | (u64)(panel >> 4) << 16 | (address & 0x3ffff) >> 4; }

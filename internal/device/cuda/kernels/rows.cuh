@@ -120,7 +120,7 @@ __device__ inline void widen_row(const RowParams &p) {
 }
 
 // activated: 0 is SiLU, 1 GELU by tanh.
-__device__ inline float activated(float x, int act) { return act == 0 ? x / (1 + expf(-x)) : 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))); }
+__device__ inline float activated(float x, int act) { return act == 0 ? __fdividef(x, 1 + power(-1.442695041f * x)) : 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))); }
 
 // gate_row: act(x)·add.
 __device__ inline void gate_row(const RowParams &p) {
