@@ -63,6 +63,9 @@ func Open(o Options) (_ *Device, err error) {
 		if d.stream, err = c.NewStream(); err != nil {
 			return err
 		}
+		if d.step.gating.op.over, err = d.place(c, make([]byte, 4)); err != nil {
+			return err
+		}
 		return d.lib.findLinear(c)
 	})
 	if err != nil {
@@ -163,9 +166,26 @@ func (d *Device) Alloc(rows, cols int) (device.Tensor, error) {
 	if err != nil {
 		return device.Tensor{}, err
 	}
-	b.half.scale, b.half.cols = b.scale, cols
+	b.half.scale, b.half.rows, b.half.cols = b.scale, padded, cols
 	d.buffers[uintptr(b.wide)] = b
 	return device.Tensor{Rows: rows, Cols: cols, Addr: uintptr(b.wide)}, nil
+}
+
+// PromptRows is how many rows of a prompt a step had best read, where a row's activations are so many values: as many as keep every multiprocessor busy to the end of each
+// operation, unless their memory were more than a sixteenth of what is free. Package model asks.
+func (d *Device) PromptRows(values int) int {
+	rows := 512
+	err := d.gpu.Do(func(c *driver.Context) error {
+		free, _, err := c.Memory()
+		for err == nil && rows < 4096 && 2*rows*values*6 <= free/16 {
+			rows *= 2
+		}
+		return err
+	})
+	if err != nil { // the next step's error, too
+		d.step.fail(err)
+	}
+	return rows
 }
 
 // Takes reports whether the device runs a pipeline; the error says what of it that it does not.

@@ -1,15 +1,17 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 
+	"github.com/twilight-go/twilight/internal/device"
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
 
 // halves is activations as products take them: row r of x is scale[r] times its fp16 values.
 type halves struct {
 	values, scale driver.Ptr // [rows][cols] fp16, [rows] float32
-	cols          int
+	rows, cols    int        // rows: that there is memory for
 }
 
 // product is one of several products of the same activations.
@@ -28,6 +30,14 @@ type linearParams struct {
 	product                                 [maxProducts]productParams
 	products, columns, units, ranks, panels int32
 	_                                       int32
+}
+
+// wideParams is WideParams of kernels/wide.cuh.
+type wideParams struct {
+	x                  driver.TensorMap
+	p                  linearParams
+	gated, scale, over driver.Ptr
+	act, _             int32
 }
 
 type productParams struct {
@@ -49,20 +59,29 @@ type argmaxParams struct {
 
 // findLinear looks the kernels of this file up.
 func (l *library) findLinear(c *driver.Context) error {
-	return l.find(c, "linear_1", "linear_2", "linear_4", "gemm_8", "gemm_16", "embed", "argmax", "top_tokens")
+	err := l.find(c, "linear_1", "linear_2", "linear_4", "gemm_8", "gemm_16", "embed", "argmax", "top_tokens")
+	if l.hopper {
+		err = errors.Join(err, l.findLarge(c, wideShared, "wide_96", "wide_128", "wide_gated"))
+	}
+	return err
 }
 
 const (
 	linearRows = 32 // rows of activations that a thread block of the kernels for few rows takes at most
 	gemmTiles  = 4  // tiles of a thread block of the kernels for many
 	maxCluster = 8  // thread blocks that any Hopper device can run as a cluster
+
+	wideRows                 = 256           // of activations, that other kernels take at most
+	wideColumns, wideThreads = 256, 384      // rows of activations, threads of a thread block of the kernels for hundreds and more
+	wideShared               = 193<<10 + 512 // bytes: WideShared of kernels/wide.cuh, and what aligning it takes
 )
 
 // plan is how a launch runs.
 type plan struct {
 	kernel                 string
-	across, ranks, threads int // tiles of a thread block, thread blocks of a cluster, threads of a thread block
-	panels                 int // groups of rows of activations
+	across, ranks, threads int  // tiles of a thread block, thread blocks of a cluster, threads of a thread block
+	panels                 int  // groups of rows of activations
+	wide                   bool // the kernel is one of kernels/wide.cuh
 }
 
 // linear queues the products of rows of x with one to three weights, in one launch. It allocates nothing and can be captured.
@@ -70,35 +89,114 @@ func (l *library) linear(c *driver.Context, s driver.Stream, x halves, rows int,
 	if len(out) < 1 || len(out) > maxProducts || rows < 1 {
 		return fmt.Errorf("cuda: %d products of %d rows: expected 1 to %d of at least one row", len(out), rows, maxProducts)
 	}
-	tiles, groups := 0, 0
 	for _, o := range out {
 		if o.w.cols != x.cols {
 			return fmt.Errorf("cuda: product of %d columns with %s, which has %d", x.cols, o.w.name, o.w.cols)
 		}
-		tiles += o.w.tiles()
-		groups += (o.w.tiles() + gemmTiles - 1) / gemmTiles
 	}
-	return l.runLinear(c, s, l.plan(rows, tiles, groups, x.cols/unitCols), x, rows, out)
+	return l.runLinear(c, s, l.plan(rows, out), x, rows, out)
+}
+
+// groups is how many groups of so many tiles the weights make.
+func groups(out []product, tiles int) (n int) {
+	for _, o := range out {
+		n += (o.w.tiles() + tiles - 1) / tiles
+	}
+	return n
 }
 
 // runLinear queues the products as planned.
 func (l *library) runLinear(c *driver.Context, s driver.Stream, n plan, x halves, rows int, out []product) error {
-	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), ranks: int32(n.ranks), panels: int32(n.panels)}
-	groups := 0
-	for i, o := range out {
-		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups)}
-		groups += (o.w.tiles() + n.across - 1) / n.across
+	if n.wide {
+		return l.runWide(c, s, n, x, rows, out, &wideParams{})
 	}
-	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{groups * n.panels * n.ranks}, Block: n.threads, Cluster: n.ranks, Stream: s, Early: true}, &p)
+	p := n.params(x, rows, out)
+	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{n.blocks(out) * n.ranks}, Block: n.threads, Cluster: n.ranks, Stream: s, Early: true}, &p)
 }
 
-// plan decides how products of so many rows run, given the tiles of all their weights, the groups of gemmTiles that these make, and the units of a tile.
-func (l *library) plan(rows, tiles, groups, units int) plan {
+// params are what all kernels of products take.
+func (n *plan) params(x halves, rows int, out []product) linearParams {
+	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), ranks: int32(n.ranks), panels: int32(n.panels)}
+	for i, o := range out {
+		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups(out[:i], n.across))}
+	}
+	return p
+}
+
+// blocks is how many pieces of work the plan makes.
+func (n *plan) blocks(out []product) int { return groups(out, n.across) * n.panels }
+
+// runWide queues products in one of the kernels of kernels/wide.cuh, of whose parameters p has the rest.
+func (l *library) runWide(c *driver.Context, s driver.Stream, n plan, x halves, rows int, out []product, p *wideParams) (err error) {
+	if p.x, err = l.tensorMap(c, matrixAt{x.values, x.rows, x.cols, wideColumns}); err != nil {
+		return err
+	}
+	p.p = n.params(x, rows, out)
+	blocks := n.blocks(out)
+	if p.gated != 0 {
+		blocks = n.blocks(out[:1])
+	}
+	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{min(blocks, l.dev.Multiprocessor)}, Block: n.threads, Shared: wideShared, Stream: s, Early: true}, p)
+}
+
+// gatedOp is a feed-forward layer's first two products and its gate: dst = act(out[0])·out[1].
+type gatedOp struct {
+	x    halves
+	out  [2]product // dst: memory for the products, which is written only if it must be
+	rows int
+	act  device.Activation
+	dst  halves
+	over driver.Ptr // int32, 0 at first: becomes 1 when a value was too large for fp16 and the rows needed scales
+}
+
+// takesGated says whether gated can run two products.
+func (l *library) takesGated(rows int, out []product) bool {
+	return l.hopper && rows > wideRows && len(out) == 2 && out[0].bias == 0 && out[1].bias == 0 && out[0].w.rows == out[1].w.rows && out[0].w.rows%8 == 0
+}
+
+// gated queues the operation in one kernel, and two more that do it again in three if the first found values that are too large. It allocates nothing.
+func (l *library) gated(c *driver.Context, s driver.Stream, o *gatedOp) error {
+	out := o.out[:]
+	p := wideParams{gated: o.dst.values, scale: o.dst.scale, over: o.over, act: int32(o.act)}
+	if err := l.runWide(c, s, widePlan(o.rows, 2), o.x, o.rows, out, &p); err != nil {
+		return err
+	}
+	if err := l.runWide(c, s, widePlan(o.rows, 4), o.x, o.rows, out, &wideParams{over: o.over}); err != nil {
+		return err
+	}
+	return l.gate(c, s, o.out[0].dst, o.out[1].dst, o.act, o.dst, o.rows, o.over)
+}
+
+// plan decides how products of so many rows run.
+func (l *library) plan(rows int, out []product) plan {
+	tiles, units := groups(out, 1), out[0].w.cols/unitCols
 	// More than 32 rows go in panels where all thread blocks find room at once.
 	if n := (rows + linearRows - 1) / linearRows; n == 1 || n <= 8 && n*tiles <= 2*l.dev.Multiprocessor {
 		return l.planLinear(rows, tiles, units)
 	}
-	return l.planGemm(rows, groups, units)
+	if l.hopper && rows > wideRows {
+		return l.planWide(rows, out)
+	}
+	return l.planGemm(rows, groups(out, gemmTiles), units)
+}
+
+// planWide takes as many rows of weights a tile as make the fewest turns of the multiprocessors, weighed by their length.
+func (l *library) planWide(rows int, out []product) plan {
+	best, least := plan{}, 0
+	for _, tiles := range []int{4, 3} {
+		n := widePlan(rows, tiles)
+		turns := (groups(out, tiles)*n.panels + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
+		if cost := turns * (tiles*16 + 4); least == 0 || cost < least {
+			best, least = n, cost
+		}
+	}
+	return best
+}
+
+// widePlan is a launch of the kernels for hundreds of rows and more, with 3 or 4 tiles of weights a thread block; with 2, of each of two products that are gated.
+func widePlan(rows, tiles int) plan {
+	kernel := [...]string{2: "wide_gated", 3: "wide_96", 4: "wide_128"}[tiles]
+	return plan{kernel: kernel, across: tiles, ranks: 1, threads: wideThreads, panels: (rows + wideColumns - 1) / wideColumns, wide: true}
 }
 
 // planLinear shares a tile's units among so many warps that small matrices too keep every multiprocessor reading, and that a warp still has some units to read.

@@ -36,7 +36,7 @@ var benchShapes = []struct {
 	{"f16.square", 2048, []int{2048}, []tensor.Type{tensor.F16}},
 }
 
-var benchRows = []int{1, 8, 16, 32, 48, 64, 96, 128, 192, 256}
+var benchRows = []int{1, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192}
 
 // benchBytes is what the copies of the weights that a benchmark goes through add up to: several times the L2 cache.
 const benchBytes = 400 << 20
@@ -59,7 +59,7 @@ func BenchmarkLinear(b *testing.B) {
 		if l, err = load(c, dev); err != nil {
 			return err
 		}
-		if err = errors.Join(l.findLinear(c), l.find(c, "copy")); err != nil {
+		if err = errors.Join(l.findLinear(c), l.find(c, "copy", "rows_gate")); err != nil {
 			return err
 		}
 		if s, err = c.NewStream(); err != nil {
@@ -77,6 +77,9 @@ func BenchmarkLinear(b *testing.B) {
 			b.Fatal(err)
 		}
 		for _, rows := range benchRows {
+			if rows > r.x.rows {
+				break
+			}
 			for _, n := range benchPlans(l, r.out[0], rows, shape.cols) {
 				name := fmt.Sprintf("%s/rows=%d", shape.name, rows)
 				if *benchKernels {
@@ -97,14 +100,17 @@ func BenchmarkLinear(b *testing.B) {
 
 // benchPlans are the ways to run a launch that are measured.
 func benchPlans(l *library, out []product, rows, cols int) (all []plan) {
-	tiles, groups := 0, 0
-	for _, o := range out {
-		tiles += o.w.tiles()
-		groups += (o.w.tiles() + gemmTiles - 1) / gemmTiles
-	}
-	chosen := l.plan(rows, tiles, groups, cols/unitCols)
+	tiles := groups(out, 1)
+	chosen := l.plan(rows, out)
 	if !*benchKernels {
 		return []plan{chosen}
+	}
+	if rows > 256 {
+		all = []plan{widePlan(rows, 3), widePlan(rows, 4), l.planGemm(rows, groups(out, gemmTiles), cols/unitCols)}
+		if l.takesGated(rows, out) {
+			all = append(all, widePlan(rows, 2))
+		}
+		return all
 	}
 	for ranks := 1; ranks <= maxCluster; ranks *= 2 {
 		if rows <= 8*linearRows {
@@ -123,10 +129,10 @@ func benchPlans(l *library, out []product, rows, cols int) (all []plan) {
 	return all
 }
 
-// randomMatrix repeats a random row.
+// randomMatrix repeats some random rows.
 func randomMatrix(typ tensor.Type, rows, cols int) device.Matrix {
 	rng := rand.New(rand.NewPCG(1, uint64(rows)))
-	row := make([]float32, cols)
+	row := make([]float32, 32*cols)
 	for i := range row {
 		row[i] = float32(rng.NormFloat64() * 0.05)
 	}
@@ -134,10 +140,11 @@ func randomMatrix(typ tensor.Type, rows, cols int) device.Matrix {
 	if err != nil {
 		panic(err)
 	}
-	m := device.Matrix{Name: "random", Type: typ, Rows: rows, Cols: cols, Data: make([]byte, size, size*rows)}
+	m := device.Matrix{Name: "random", Type: typ, Rows: rows, Cols: cols, Data: make([]byte, 32*size, size*rows+32*size)}
 	if err := tensor.Encode(typ, m.Data, row); err != nil {
 		panic(err)
 	}
+	m.Data = m.Data[:min(len(m.Data), size*rows)]
 	for len(m.Data) < size*rows {
 		m.Data = append(m.Data, m.Data[:min(len(m.Data), size*rows-len(m.Data))]...)
 	}
@@ -151,6 +158,7 @@ type linearBench struct {
 	copied         float64 // GB/s of the copy kernel
 	owned          []driver.Ptr
 	x              halves
+	over           driver.Ptr
 	out            [][]product // of each copy
 	bytes, outputs int
 }
@@ -162,7 +170,10 @@ func (r *linearBench) take(c *driver.Context, cols int, rows []int, types []tens
 		r.owned, err = append(r.owned, p), errors.Join(err, e)
 		return p
 	}
-	most := slices.Max(benchRows)
+	most := benchRows[len(benchRows)-1]
+	if rows[0] > 1<<16 { // a vocabulary: prompts have one row of it
+		most = 256
+	}
 	var images [][]byte
 	var one []product
 	for i, n := range rows {
@@ -174,8 +185,18 @@ func (r *linearBench) take(c *driver.Context, cols int, rows []int, types []tens
 		r.bytes += len(image)
 		r.outputs += n
 	}
-	r.x = halves{values: alloc(most * cols * 2), scale: alloc(most * 4), cols: cols}
-	if err = errors.Join(err, c.Fill(r.x.values, 0x20, most*cols*2, r.s), c.Fill(r.x.scale, 0x20, most*4, r.s), c.Wait(r.s)); err != nil {
+	r.over = alloc(4)
+	err = errors.Join(err, c.Upload(r.over, make([]byte, 4)))
+	r.x = halves{values: alloc(most * cols * 2), scale: alloc(most * 4), rows: most, cols: cols}
+	x, scale := make([]uint16, most*cols), make([]float32, most)
+	rng := rand.New(rand.NewPCG(3, 4))
+	for i := range x[:1<<16] {
+		x[i] = tensor.F32ToF16(float32(rng.NormFloat64()))
+	}
+	for i := 1 << 16; i < len(x); {
+		i += copy(x[i:], x[rng.IntN(1<<16-64):1<<16])
+	}
+	if err = errors.Join(err, c.Upload(r.x.values, bytesOf(x)), c.Upload(r.x.scale, bytesOf(scale))); err != nil {
 		return err
 	}
 	for range min(max(benchBytes/r.bytes, 2), 64) {
@@ -201,7 +222,13 @@ func (r *linearBench) free(c *driver.Context) (err error) {
 }
 
 func (r *linearBench) measure(b *testing.B, c *driver.Context, n plan, rows int) error {
-	us, err := replay(c, r.s, max(b.N, 5), len(r.out), func(i int) error { return r.l.runLinear(c, r.s, n, r.x, rows, r.out[i]) })
+	us, err := replay(c, r.s, max(b.N, 5), len(r.out), func(i int) error {
+		if n.kernel != "wide_gated" {
+			return r.l.runLinear(c, r.s, n, r.x, rows, r.out[i])
+		}
+		o := gatedOp{x: r.x, out: [2]product(r.out[i]), rows: rows, dst: halves{values: r.out[i][0].dst, scale: r.x.scale}, over: r.over}
+		return r.l.gated(c, r.s, &o)
+	})
 	gbps := float64(r.bytes) / us / 1e3
 	b.ReportMetric(us, "µs")
 	b.ReportMetric(gbps, "GB/s")

@@ -115,7 +115,7 @@ func (b *bank) activations(rng *rand.Rand, rows, cols int) (halves, []float64) {
 			x[r*cols+c] = float64(tensor.F16ToF32(h[r*cols+c])) * float64(scale[r])
 		}
 	}
-	return halves{values: put(b, h), scale: put(b, scale), cols: cols}, x
+	return halves{values: put(b, h), scale: put(b, scale), rows: padded, cols: cols}, x
 }
 
 // hold compares a row of results with the product in float64. Rounding of scales and weights to fp16 is what may differ.
@@ -175,7 +175,7 @@ func (b *bank) run(rng *rand.Rand, rows, cols int, outputs []int, types []tensor
 		if err := b.c.Download(bytesOf(got), o.dst); err != nil {
 			return err
 		}
-		for r := range rows {
+		for r := 0; r < rows; r += 1 + rows*n*cols/1e8 { // as many as do not take long
 			hold(b.t, fmt.Sprintf("%s, row %d of %d", o.w.name, r, rows), got[r*n:][:n], values[i], want[r*cols:][:cols], biases[i])
 		}
 		for _, v := range got[rows*n:] {
@@ -244,6 +244,9 @@ func TestLinearPlans(t *testing.T) {
 			few := b.l.planLinear(rows, 1, units)
 			few.ranks = ranks
 			plans := []plan{few, gemmPlan(rows, 8, ranks), gemmPlan(rows, 16, ranks)}
+			if b.l.hopper && ranks == 1 {
+				plans = append(plans, widePlan(rows, 3), widePlan(rows, 4))
+			}
 			few.threads = 96
 			for _, n := range append(plans, few) {
 				err := b.run(rng, rows, units*unitCols, []int{33, 130}, []tensor.Type{tensor.Q8_0, tensor.Q4_0}, func(x halves, out []product) error {
@@ -252,6 +255,105 @@ func TestLinearPlans(t *testing.T) {
 				if err != nil {
 					return err
 				}
+			}
+		}
+		return nil
+	})
+}
+
+// TestLinearWide runs the kernels for hundreds of rows: columns of several panels, rows of weights in tiles of several products and formats, more tiles than thread blocks.
+func TestLinearWide(t *testing.T) {
+	withLibrary(t, func(b *bank) error {
+		if !b.l.hopper {
+			return nil
+		}
+		defer func(n int) { b.l.dev.Multiprocessor = n }(b.l.dev.Multiprocessor)
+		b.l.dev.Multiprocessor = 3
+		rng := rand.New(rand.NewPCG(19, 20))
+		for _, tiles := range []int{3, 4} {
+			const rows, cols = 300, 352
+			err := b.run(rng, rows, cols, []int{33, 160, 7}, []tensor.Type{tensor.Q5_0, tensor.Q8_0, tensor.F16}, func(x halves, out []product) error {
+				return b.l.runLinear(b.c, 0, widePlan(rows, tiles), x, rows, out)
+			})
+			if err != nil {
+				return err
+			}
+			if emulated {
+				continue
+			}
+			for _, typ := range linearTypes {
+				err := b.run(rng, 2*rows, 4*cols, []int{200, 500}, []tensor.Type{typ}, func(x halves, out []product) error {
+					return b.l.runLinear(b.c, 0, widePlan(2*rows, tiles), x, 2*rows, out)
+				})
+				if err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// TestGated: two products and their gate in one kernel, ordinary values and such as fp16 takes only with a scale.
+func TestGated(t *testing.T) {
+	withLibrary(t, func(b *bank) error {
+		if !b.l.hopper {
+			return nil
+		}
+		const rows, cols, n = 270, 96, 160
+		rng := rand.New(rand.NewPCG(23, 24))
+		if err := b.l.find(b.c, "rows_gate"); err != nil {
+			return err
+		}
+		for _, c := range []struct {
+			act  device.Activation
+			size float64
+		}{{device.SiLU, 1}, {device.GELU, 1}, {device.SiLU, 1000}} {
+			x, values := b.activations(rng, rows, cols)
+			for i, v := range values {
+				values[i] = v * c.size
+			}
+			scale := make([]float32, rows)
+			if err := b.c.Download(bytesOf(scale), x.scale); err != nil {
+				return err
+			}
+			for i := range scale {
+				scale[i] *= float32(c.size)
+			}
+			x.scale = put(b, scale)
+			o := gatedOp{x: x, rows: rows, act: c.act, over: put(b, []int32{0}), dst: halves{values: put(b, make([]uint16, rows*n)), scale: put(b, make([]float32, rows)), rows: rows, cols: n}}
+			var w [2][]float32
+			for i, typ := range []tensor.Type{tensor.Q4_1, tensor.Q8_0} {
+				var m device.Matrix
+				m, w[i] = matrix(rng, typ, n, cols)
+				o.out[i] = product{w: b.weight(m), dst: put(b, make([]float32, rows*n))}
+			}
+			got, over := make([]uint16, rows*n), []int32{0}
+			if err := errors.Join(b.l.gated(b.c, 0, &o), b.c.Synchronize(), b.c.Download(bytesOf(got), o.dst.values), b.c.Download(bytesOf(scale), o.dst.scale), b.c.Download(bytesOf(over), o.over)); err != nil {
+				return err
+			}
+			if (over[0] != 0) != (c.size > 1) {
+				t.Errorf("values of size %g: over is %d", c.size, over[0])
+			}
+			var wrong, size float64
+			for r := range rows {
+				for i := range n {
+					var y [2]float64
+					for k := range y {
+						for j, v := range values[r*cols:][:cols] {
+							y[k] += v * float64(w[k][i*cols+j])
+						}
+					}
+					want := y[0] / (1 + math.Exp(-y[0])) * y[1]
+					if c.act == device.GELU {
+						want = 0.5 * y[0] * (1 + math.Tanh(0.7978845608*(y[0]+0.044715*y[0]*y[0]*y[0]))) * y[1]
+					}
+					d := float64(tensor.F16ToF32(got[r*n+i]))*float64(scale[r]) - want
+					wrong, size = wrong+d*d, size+want*want
+				}
+			}
+			if e := math.Sqrt(wrong / size); !(e <= 2e-3) {
+				t.Errorf("activation %d of values of size %g: relative error %g", c.act, c.size, e)
 			}
 		}
 		return nil

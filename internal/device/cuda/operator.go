@@ -101,8 +101,8 @@ func (s *Shape) check() error {
 		return fmt.Errorf("cuda: attention of %d sequences, %d KV heads, groups of %d, %d channels, %d tokens: expected 64, 128 or 256 channels, groups of at most %d, under 2^24 tokens",
 			s.Batch, s.KVHeads, s.Group, s.Dim, s.Tokens, maxGroup)
 	}
-	if float64(s.Blocks)*float64(s.KVHeads)*attention.BlockTokens >= 1<<32 {
-		return fmt.Errorf("cuda: %d blocks of %d KV heads: expected under 2^32 rows", s.Blocks, s.KVHeads)
+	if float64(s.Blocks)*float64(s.KVHeads)*attention.BlockTokens >= 1<<31 {
+		return fmt.Errorf("cuda: %d blocks of %d KV heads: expected under 2^31 rows", s.Blocks, s.KVHeads)
 	}
 	return nil
 }

@@ -4,8 +4,10 @@
 #include "select.cuh"
 #include "attend.cuh"
 #include "prompt.cuh"
+#include "flash.cuh"
 #include "rows.cuh"
 #include "gemm.cuh"
+#include "wide.cuh"
 #include "top.cuh"
 
 #ifndef SELECT_THREADS
@@ -56,3 +58,12 @@ WHOLE_ROWS(rows_norm, norm_row) WHOLE_ROWS(rows_prepare, prepare_row) WHOLE_ROWS
 KERNEL(ROW_THREADS) rows_heads(const __grid_constant__ HeadsParams p) { turn_heads(p); }
 #define PROMPT(D) KERNEL(PROMPT_WARPS * 32) prompt_##D(const __grid_constant__ PromptParams p) { prompt_tile<D>(p); }
 PROMPT(64) PROMPT(128) PROMPT(256)
+
+// Kernels that only Hopper's image has.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define FLASH(D) KERNEL(FLASH_THREADS, 1) flash_##D(const __grid_constant__ FlashParams p) { flash_tile<D>(p); }
+FLASH(64) FLASH(128) FLASH(256)
+#define WIDE(ROWS) KERNEL(WIDE_THREADS, 1) wide_##ROWS(const __grid_constant__ WideParams p) { wide_tiles<ROWS, false>(p); }
+WIDE(96) WIDE(128)
+KERNEL(WIDE_THREADS, 1) wide_gated(const __grid_constant__ WideParams p) { wide_tiles<128, true>(p); }
+#endif
