@@ -55,6 +55,9 @@ func (p *pool) Run(n int, t attention.Task) {
 	p.task = nil
 }
 
+// Workers implements attention.Runner.
+func (p *pool) Workers() int { return len(p.workers) + 1 }
+
 func (p *pool) start(n int, t attention.Task) {
 	p.task, p.n = t, int64(n)
 	p.next.Store(0)
