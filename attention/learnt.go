@@ -1,13 +1,18 @@
 package attention
 
+import "sync"
+
 // learnt is the State of selectors that learn from a sequence's keys how to encode them: for each KV head what was learnt, and the codes of its tokens by block. Both are made as
-// late as a decode step first reads them: what is learnt from the tokens cached then, codes of tokens as they come. A truncation below the tokens that were learnt from drops
-// what was learnt. Blocks are shared with forks until one of them writes.
+// late as a decode step first reads them: what is learnt from the tokens before that step's own, codes of tokens as they come. A truncation to the tokens that were learnt from, or
+// below, drops what was learnt. Blocks are shared with forks until one of them writes. Forks that take their first step where they parted learn together: see joining.
 //
 // P is what is learnt, never changed afterwards; C is the element of a block's codes.
 type learnt[P any, C uint8 | uint64] struct {
 	kvHeads int
 	heads   []learntHead[P, C]
+	parted  *learnt[P, C] // what all forks know of the first at tokens, guarded by its locks; nil: there are none
+	at      int
+	locks   []sync.Mutex // by head, of what is somebody's parted
 }
 
 type learntHead[P any, C uint8 | uint64] struct {
@@ -26,25 +31,44 @@ func newLearnt[P any, C uint8 | uint64](s Shape) *learnt[P, C] {
 	return &learnt[P, C]{kvHeads: s.KVHeads, heads: make([]learntHead[P, C], s.Layers*s.KVHeads)}
 }
 
+// join implements joining.
+func (l *learnt[P, C]) join(common State, n int) {
+	l.parted, l.at = common.(interface{ own() *learnt[P, C] }).own(), n
+}
+
+// lead implements joining.
+func (l *learnt[P, C]) lead() { l.locks = make([]sync.Mutex, len(l.heads)) }
+
+// own is what selectors with a State of their own have in it.
+func (l *learnt[P, C]) own() *learnt[P, C] { return l }
+
 // Fork implements State.
 func (l *learnt[P, C]) Fork() State {
 	f := &learnt[P, C]{kvHeads: l.kvHeads, heads: make([]learntHead[P, C], len(l.heads))}
 	for i := range l.heads {
-		h := &l.heads[i]
-		for b := range h.blocks {
-			h.blocks[b].shared = true
-		}
-		f.heads[i] = *h
-		f.heads[i].blocks = append([]codeBlock[C](nil), h.blocks...)
+		f.heads[i] = l.heads[i].fork()
 	}
+	return f
+}
+
+// fork shares the blocks.
+func (h *learntHead[P, C]) fork() learntHead[P, C] {
+	for b := range h.blocks {
+		h.blocks[b].shared = true
+	}
+	f := *h
+	f.blocks = append([]codeBlock[C](nil), h.blocks...)
 	return f
 }
 
 // Truncate implements State.
 func (l *learnt[P, C]) Truncate(n int) {
+	if n < l.at {
+		l.parted = nil
+	}
 	for i := range l.heads {
 		switch h := &l.heads[i]; {
-		case n < h.from:
+		case n <= h.from:
 			*h = learntHead[P, C]{}
 		case n < h.n:
 			h.n = n
@@ -53,16 +77,30 @@ func (l *learnt[P, C]) Truncate(n int) {
 	}
 }
 
-// head is what is known of the KV head at work, brought up to date: learn is called if nothing was learnt yet, and encode for the tokens [from,to) of block b that have no
-// codes, in order and never across blocks. A block has size elements, zero when it is new; those of tokens that were dropped are written over.
-func (l *learnt[P, C]) head(w *Work, size int, learn func(*Work) *P, encode func(w *Work, p *P, codes []C, b, from, to int)) *learntHead[P, C] {
-	h := &l.heads[w.Layer()*l.kvHeads+w.KVHead()]
-	if h.params == nil {
-		h.params, h.from = learn(w), w.Head.N
+// head is what is known of the KV head at work, brought up to date: learn is called for its first n tokens if nothing was learnt yet, and encode for the tokens [from,to) of block
+// b that have no codes, in order and never across blocks. A block has size elements, zero when it is new; those of tokens that were dropped are written over.
+func (l *learnt[P, C]) head(w *Work, size int, learn func(w *Work, n int) *P, encode func(w *Work, p *P, codes []C, b, from, to int)) *learntHead[P, C] {
+	i, before := w.Layer()*l.kvHeads+w.KVHead(), max(w.Head.N-1, 1)
+	h := &l.heads[i]
+	if h.params == nil && l.parted != nil && l.at == before {
+		l.parted.locks[i].Lock()
+		common := &l.parted.heads[i]
+		common.reach(w, before, before, size, learn, encode)
+		*h = common.fork()
+		l.parted.locks[i].Unlock()
 	}
-	for h.n < w.Head.N {
+	h.reach(w, before, w.Head.N, size, learn, encode)
+	return h
+}
+
+// reach learns from so many tokens, unless something was learnt already, and encodes up to n.
+func (h *learntHead[P, C]) reach(w *Work, from, n, size int, learn func(w *Work, n int) *P, encode func(w *Work, p *P, codes []C, b, from, to int)) {
+	if h.params == nil {
+		h.params, h.from = learn(w, from), from
+	}
+	for h.n < n {
 		b, from := h.n/BlockTokens, h.n%BlockTokens
-		to := min(BlockTokens, w.Head.N-b*BlockTokens)
+		to := min(BlockTokens, n-b*BlockTokens)
 		if b == len(h.blocks) {
 			h.blocks = append(h.blocks, codeBlock[C]{codes: make([]C, size)})
 		} else if h.blocks[b].shared {
@@ -71,5 +109,4 @@ func (l *learnt[P, C]) head(w *Work, size int, learn func(*Work) *P, encode func
 		encode(w, h.params, h.blocks[b].codes, b, from, to)
 		h.n = b*BlockTokens + to
 	}
-	return h
 }

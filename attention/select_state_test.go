@@ -32,7 +32,7 @@ func (p *play) fresh() *play { return &play{text: p.text, head: p.head, pipe: p.
 
 func (p *play) fork() *play {
 	f := p.fresh()
-	f.mem = p.mem.Fork()
+	f.mem = p.mem.Fork(p.head.N)
 	return f
 }
 

@@ -1,6 +1,9 @@
 package attention
 
-import "fmt"
+import (
+	"fmt"
+	"sync"
+)
 
 // Shape is the geometry that a State is made for.
 type Shape struct {
@@ -15,6 +18,12 @@ type Stateful interface {
 	Selector
 	// NewState makes the memory of one sequence, for all layers and KV heads. What belongs to different KV heads of a layer is used concurrently; layers follow one another.
 	NewState(s Shape) State
+}
+
+// Remembering is a Stateful selector of whose arguments some do not matter to what it remembers: selectors that name it alike share it in every sequence.
+type Remembering interface {
+	Stateful
+	Remembers() string
 }
 
 // State is what a Stateful selector remembers of one sequence.
@@ -64,19 +73,55 @@ type Observation struct {
 }
 
 // Memory is what the Stateful selectors of all pipelines remember of one sequence, and what audits said of it. The zero value is empty. The sequence owns it: it forks, truncates and
-// clears it with itself. Two pipelines with the same selector share its memory of a sequence.
-type Memory struct{ kept []memo }
+// clears it with itself. Two pipelines with the same selector, or with selectors that remember the same, share its memory of a sequence.
+type Memory struct {
+	kept   []memo
+	parted *parting
+}
 
 type memo struct {
-	selector string // canonical text; of an ensuring pipeline its own name
-	state    State
+	name  string // what the selector remembers by; of an ensuring pipeline its own name
+	state State
+}
+
+// parting is what forks of a sequence learn of the tokens that they share, once for all of them. They may do so concurrently.
+type parting struct {
+	at   int // tokens
+	mu   sync.Mutex
+	kept []memo
+}
+
+// joining is a State that is expensive to make of a text, and that forks of one make together.
+type joining interface {
+	State
+	// join says what holds what is learnt of the first n tokens, for all forks: a state of the same selector that leads.
+	join(common State, n int)
+	// lead makes it that of a parting.
+	lead()
+}
+
+// state is what forks have in common, made as the first of them asks.
+func (p *parting) state(name string, st Stateful, s Shape) State {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if at := findMemo(p.kept, name); at != nil {
+		return at
+	}
+	common := st.NewState(s)
+	common.(joining).lead()
+	p.kept = append(p.kept, memo{name, common})
+	return common
 }
 
 // Prepare makes what the pipeline's selectors need and the memory does not have yet. Devices call it before they add calls of the sequence.
 func (m *Memory) Prepare(p *Pipeline, s Shape) {
 	for _, sel := range p.chain {
-		if st, ok := sel.Selector.(Stateful); ok && m.find(sel.text) == nil {
-			m.kept = append(m.kept, memo{sel.text, st.NewState(s)})
+		if st, ok := sel.Selector.(Stateful); ok && m.find(sel.memory) == nil {
+			made := st.NewState(s)
+			if j, ok := made.(joining); ok && m.parted != nil {
+				j.join(m.parted.state(sel.memory, st, s), m.parted.at)
+			}
+			m.kept = append(m.kept, memo{sel.memory, made})
 		}
 	}
 	if p.ensured != "" && m.find(p.ensured) == nil {
@@ -85,22 +130,30 @@ func (m *Memory) Prepare(p *Pipeline, s Shape) {
 }
 
 // find is the state of a selector, nil if there is none.
-func (m *Memory) find(selector string) State {
-	if m != nil {
-		for i := range m.kept {
-			if m.kept[i].selector == selector {
-				return m.kept[i].state
-			}
+func (m *Memory) find(name string) State {
+	if m == nil {
+		return nil
+	}
+	return findMemo(m.kept, name)
+}
+
+func findMemo(kept []memo, name string) State {
+	for i := range kept {
+		if kept[i].name == name {
+			return kept[i].state
 		}
 	}
 	return nil
 }
 
-// Fork is a copy for a fork of the sequence.
-func (m *Memory) Fork() Memory {
-	var f Memory
+// Fork is a copy for a fork of the sequence, which has n tokens.
+func (m *Memory) Fork(n int) Memory {
+	if m.parted == nil || m.parted.at != n {
+		m.parted = &parting{at: n}
+	}
+	f := Memory{parted: m.parted}
 	for _, k := range m.kept {
-		f.kept = append(f.kept, memo{k.selector, k.state.Fork()})
+		f.kept = append(f.kept, memo{k.name, k.state.Fork()})
 	}
 	return f
 }
@@ -109,6 +162,9 @@ func (m *Memory) Fork() Memory {
 func (m *Memory) Truncate(n int) {
 	if n == 0 {
 		m.kept = m.kept[:0]
+	}
+	if m.parted != nil && n < m.parted.at {
+		m.parted = nil
 	}
 	for _, k := range m.kept {
 		k.state.Truncate(n)
@@ -167,7 +223,7 @@ func (p *Pipeline) Observe(m *Memory, o Observation) {
 	}
 	for _, sel := range p.chain {
 		if ob, ok := sel.Selector.(Observer); ok {
-			o.State = m.find(sel.text)
+			o.State = m.find(sel.memory)
 			ob.Observe(&o)
 		}
 	}
