@@ -2,6 +2,7 @@ package eval
 
 import (
 	"cmp"
+	"math"
 	"slices"
 )
 
@@ -127,6 +128,7 @@ func summarizeSamples(rows []*Row, dense map[key]*Row, seed uint64) Summary {
 		s.OutErr += share * r.OutErr
 		s.Seconds += share * r.Seconds
 	}
+	s.averageAudits(rows, count)
 	score := Bootstrap(scores, seed)
 	s.Score = &score
 	if len(diffs) == len(rows) {
@@ -134,6 +136,32 @@ func summarizeSamples(rows []*Row, dense map[key]*Row, seed uint64) Summary {
 		s.VsDense = &diff
 	}
 	return s
+}
+
+// averageAudits sets what the audits say of samples taken together: the mean of what they say of each, and the half-width that independent errors have. Samples that were not
+// audited, or too seldom to say anything, are left out; where nothing is known of any, the half-width is 1. count is the samples of a task, which count as much as any other's.
+func (s *Summary) averageAudits(rows []*Row, count map[string]int) {
+	var sum, square, weight, all, weights float64
+	for _, r := range rows {
+		if r.Audits == 0 {
+			continue
+		}
+		share := 1 / float64(count[r.Task])
+		s.Audits += r.Audits
+		all += share * r.AuditMass
+		weights += share
+		if r.AuditHalf < 1 {
+			sum += share * r.AuditMass
+			square += share * share * r.AuditHalf * r.AuditHalf
+			weight += share
+		}
+	}
+	switch {
+	case weight > 0:
+		s.AuditMass, s.AuditHalf = sum/weight, math.Sqrt(square)/weight
+	case weights > 0:
+		s.AuditMass, s.AuditHalf = all/weights, 1
+	}
 }
 
 func summarizeText(r, dense *Row, seed uint64) Summary {
