@@ -79,6 +79,9 @@ func (s *h2oState) Truncate(n int) {
 // forget drops what was decoded.
 func (b *h2oBook) forget() { b.n, b.counted, b.sum, b.alive = 0, 0, b.sum[:0], b.alive[:0] }
 
+// Observed implements Observer.
+func (s h2o) Observed() int { return s.observe }
+
 // Observe implements Observer.
 func (s h2o) Observe(o *Observation) {
 	st := o.State.(*h2oState)

@@ -74,6 +74,9 @@ func (s *snapState) Truncate(n int) {
 	}
 }
 
+// Observed implements Observer.
+func (s snapkv) Observed() int { return s.window }
+
 // Observe implements Observer.
 func (s snapkv) Observe(o *Observation) {
 	h := o.State.(*snapState).head(o.Layer, o.KVHead)

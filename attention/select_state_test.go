@@ -276,6 +276,11 @@ func TestObservers(t *testing.T) {
 			}
 		}
 	}
+	for spec, want := range map[string]int{"quest": 0, "h2o": 64, "snapkv:window=80>h2o": 80, "snapkv>h2o:observe=0": math.MaxInt} {
+		if got := MustNew(spec).Observed(); got != want {
+			t.Errorf("%s has to see %d queries, want %d", spec, got, want)
+		}
+	}
 	if watched != 1 || len(shown) != 2 || shown["h2o"] != 1 || shown["snapkv"] != 1 {
 		t.Errorf("shown: %v, watching: %d", shown, watched)
 	}

@@ -2,6 +2,7 @@ package attention
 
 import (
 	"fmt"
+	"math"
 	"sync"
 )
 
@@ -59,6 +60,8 @@ type Observer interface {
 	// Observe is called once for each layer, KV head and chunk of a prompt, in the order of the chunks, after the chunk's keys are cached. KV heads are
 	// observed concurrently.
 	Observe(o *Observation)
+	// Observed is how many of the prompt's last queries matter; 0: all.
+	Observed() int
 }
 
 // Observation is a chunk of a prompt as one KV head of one layer sees it.
@@ -176,17 +179,20 @@ func Watch(f func(*Observation)) *Pipeline {
 	return &Pipeline{spec: Spec{Select: Part{Name: "dense"}}, watch: f}
 }
 
-// Observes reports whether a selector of the pipeline has to see the prompt's queries: Observe is then to be called for every layer and chunk.
-func (p *Pipeline) Observes() bool {
+// Observed is how many of a prompt's last queries selectors of the pipeline have to see, 0 where none has to: Observe is then to be called for every layer and chunk.
+func (p *Pipeline) Observed() (n int) {
 	if p.watch != nil {
-		return true
+		return math.MaxInt
 	}
 	for _, sel := range p.chain {
-		if _, ok := sel.Selector.(Observer); ok {
-			return true
+		if o, ok := sel.Selector.(Observer); ok {
+			if o.Observed() == 0 {
+				return math.MaxInt
+			}
+			n = max(n, o.Observed())
 		}
 	}
-	return false
+	return n
 }
 
 // Observers is what shows prompts to all selectors of the pipelines that ask for them: each once, however many pipelines share it, in every layer that one of them
