@@ -1,18 +1,15 @@
 package attention
 
-import "sync"
-
 // learnt is the State of selectors that learn from a sequence's keys how to encode them: for each KV head what was learnt, and the codes of its tokens by block. Both are made as
 // late as a decode step first reads them: what is learnt from the tokens before that step's own, codes of tokens as they come. A truncation to the tokens that were learnt from, or
-// below, drops what was learnt. Blocks are shared with forks until one of them writes. Forks that take their first step where they parted learn together: see joining.
+// below, drops what was learnt. Blocks are shared with forks until one of them writes. Forks that take their first step where they parted learn together.
 //
 // P is what is learnt, never changed afterwards; C is the element of a block's codes.
 type learnt[P any, C uint8 | uint64] struct {
+	name    string // what it remembers by
 	kvHeads int
 	heads   []learntHead[P, C]
-	parted  *learnt[P, C] // what all forks know of the first at tokens, guarded by its locks; nil: there are none
-	at      int
-	locks   []sync.Mutex // by head, of what is somebody's parted
+	common  *common[learntHead[P, C]] // nil: there are no forks
 }
 
 type learntHead[P any, C uint8 | uint64] struct {
@@ -27,35 +24,34 @@ type codeBlock[C uint8 | uint64] struct {
 	shared bool
 }
 
-func newLearnt[P any, C uint8 | uint64](s Shape) *learnt[P, C] {
-	return &learnt[P, C]{kvHeads: s.KVHeads, heads: make([]learntHead[P, C], s.Layers*s.KVHeads)}
+func newLearnt[P any, C uint8 | uint64](name string, s Shape) *learnt[P, C] {
+	return &learnt[P, C]{name: name, kvHeads: s.KVHeads, heads: make([]learntHead[P, C], s.Layers*s.KVHeads)}
 }
 
 // join implements joining.
-func (l *learnt[P, C]) join(common State, n int) {
-	l.parted, l.at = common.(interface{ own() *learnt[P, C] }).own(), n
+func (l *learnt[P, C]) join(p *parting) {
+	l.common = commonOf[learntHead[P, C]](p, l.name, len(l.heads))
 }
-
-// lead implements joining.
-func (l *learnt[P, C]) lead() { l.locks = make([]sync.Mutex, len(l.heads)) }
-
-// own is what selectors with a State of their own have in it.
-func (l *learnt[P, C]) own() *learnt[P, C] { return l }
 
 // Fork implements State.
 func (l *learnt[P, C]) Fork() State {
-	f := &learnt[P, C]{kvHeads: l.kvHeads, heads: make([]learntHead[P, C], len(l.heads))}
+	f := &learnt[P, C]{name: l.name, kvHeads: l.kvHeads, heads: make([]learntHead[P, C], len(l.heads))}
 	for i := range l.heads {
-		f.heads[i] = l.heads[i].fork()
+		f.heads[i] = l.heads[i].share().fork()
 	}
 	return f
 }
 
-// fork shares the blocks.
-func (h *learntHead[P, C]) fork() learntHead[P, C] {
+// share makes the blocks such as forks may have too.
+func (h *learntHead[P, C]) share() *learntHead[P, C] {
 	for b := range h.blocks {
 		h.blocks[b].shared = true
 	}
+	return h
+}
+
+// fork is a copy of what is shared.
+func (h *learntHead[P, C]) fork() learntHead[P, C] {
 	f := *h
 	f.blocks = append([]codeBlock[C](nil), h.blocks...)
 	return f
@@ -63,8 +59,8 @@ func (h *learntHead[P, C]) fork() learntHead[P, C] {
 
 // Truncate implements State.
 func (l *learnt[P, C]) Truncate(n int) {
-	if n < l.at {
-		l.parted = nil
+	if l.common != nil && n < l.common.at {
+		l.common = nil
 	}
 	for i := range l.heads {
 		switch h := &l.heads[i]; {
@@ -82,12 +78,12 @@ func (l *learnt[P, C]) Truncate(n int) {
 func (l *learnt[P, C]) head(w *Work, size int, learn func(w *Work, n int) *P, encode func(w *Work, p *P, codes []C, b, from, to int)) *learntHead[P, C] {
 	i, before := w.Layer()*l.kvHeads+w.KVHead(), max(w.Head.N-1, 1)
 	h := &l.heads[i]
-	if h.params == nil && l.parted != nil && l.at == before {
-		l.parted.locks[i].Lock()
-		common := &l.parted.heads[i]
-		common.reach(w, before, before, size, learn, encode)
-		*h = common.fork()
-		l.parted.locks[i].Unlock()
+	if h.params == nil && l.common.covers(before) {
+		made := l.common.head(i, func() (made learntHead[P, C]) {
+			made.reach(w, before, before, size, learn, encode)
+			return *made.share()
+		})
+		*h = made.fork()
 	}
 	h.reach(w, before, w.Head.N, size, learn, encode)
 	return h

@@ -1,6 +1,7 @@
 package attention
 
 import (
+	"fmt"
 	"math"
 	"math/bits"
 	"math/rand/v2"
@@ -72,7 +73,7 @@ func (s magicpig) NewState(sh Shape) State {
 	for i := range logs {
 		logs[i] = float32(-math.Log(s.odds(pigCos * (2*float64(i)/pigSteps - 1))))
 	}
-	return pigState{newLearnt[pigHash, uint64](sh), planes, logs}
+	return pigState{newLearnt[pigHash, uint64](fmt.Sprint("magicpig ", s), sh), planes, logs}
 }
 
 // rarity is −ln of the odds of a key at this cosine.

@@ -66,7 +66,7 @@ func (s pqcache) Remembers() string {
 }
 
 // NewState implements Stateful.
-func (s pqcache) NewState(sh Shape) State { return newLearnt[pqBooks, uint8](sh) }
+func (s pqcache) NewState(sh Shape) State { return newLearnt[pqBooks, uint8](s.Remembers(), sh) }
 
 // split is the number of parts for dim channels: fewer than asked for where these do not divide them.
 func (s pqcache) split(dim int) int {

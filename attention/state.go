@@ -3,7 +3,6 @@ package attention
 import (
 	"fmt"
 	"math"
-	"sync"
 )
 
 // Shape is the geometry that a State is made for.
@@ -87,43 +86,12 @@ type memo struct {
 	state State
 }
 
-// parting is what forks of a sequence learn of the tokens that they share, once for all of them. They may do so concurrently.
-type parting struct {
-	at   int // tokens
-	mu   sync.Mutex
-	kept []memo
-}
-
-// joining is a State that is expensive to make of a text, and that forks of one make together.
-type joining interface {
-	State
-	// join says what holds what is learnt of the first n tokens, for all forks: a state of the same selector that leads.
-	join(common State, n int)
-	// lead makes it that of a parting.
-	lead()
-}
-
-// state is what forks have in common, made as the first of them asks.
-func (p *parting) state(name string, st Stateful, s Shape) State {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if at := findMemo(p.kept, name); at != nil {
-		return at
-	}
-	common := st.NewState(s)
-	common.(joining).lead()
-	p.kept = append(p.kept, memo{name, common})
-	return common
-}
-
 // Prepare makes what the pipeline's selectors need and the memory does not have yet. Devices call it before they add calls of the sequence.
 func (m *Memory) Prepare(p *Pipeline, s Shape) {
 	for _, sel := range p.chain {
 		if st, ok := sel.Selector.(Stateful); ok && m.find(sel.memory) == nil {
 			made := st.NewState(s)
-			if j, ok := made.(joining); ok && m.parted != nil {
-				j.join(m.parted.state(sel.memory, st, s), m.parted.at)
-			}
+			m.parted.joined(made)
 			m.kept = append(m.kept, memo{sel.memory, made})
 		}
 	}
@@ -134,16 +102,11 @@ func (m *Memory) Prepare(p *Pipeline, s Shape) {
 
 // find is the state of a selector, nil if there is none.
 func (m *Memory) find(name string) State {
-	if m == nil {
-		return nil
-	}
-	return findMemo(m.kept, name)
-}
-
-func findMemo(kept []memo, name string) State {
-	for i := range kept {
-		if kept[i].name == name {
-			return kept[i].state
+	if m != nil {
+		for i := range m.kept {
+			if m.kept[i].name == name {
+				return m.kept[i].state
+			}
 		}
 	}
 	return nil
@@ -156,7 +119,9 @@ func (m *Memory) Fork(n int) Memory {
 	}
 	f := Memory{parted: m.parted}
 	for _, k := range m.kept {
-		f.kept = append(f.kept, memo{k.name, k.state.Fork()})
+		made := k.state.Fork()
+		f.parted.joined(made)
+		f.kept = append(f.kept, memo{k.name, made})
 	}
 	return f
 }
