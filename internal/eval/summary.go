@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"math"
 	"slices"
+
+	"github.com/twilight-go/twilight/internal/eval/grid"
 )
 
 // Summary is what a spec did with all samples of a task at one length, or with a text.
@@ -43,7 +45,7 @@ func (r *Row) question() key {
 const Average = "average"
 
 // Summarize reduces rows to one summary for each task, length and spec, in the order in which those first stand in the rows; a task's samples are averaged. Where there are
-// several tasks of questions, their average at each length follows. Intervals are drawn from the seed, and do not depend on the order of rows.
+// several tasks of questions, their average at each length follows; needles asked at depths are a task of their own, and not in it. Intervals are drawn from the seed, and do not depend on the order of rows.
 func Summarize(rows []Row, seed uint64) []Summary {
 	type group struct {
 		key
@@ -73,6 +75,9 @@ func Summarize(rows []Row, seed uint64) []Summary {
 		case KindSample:
 			k.sample, k.prompt = "", ""
 			order = add(order, group{k, r.Metric}, r)
+			if _, ok := grid.Depth(r.Sample); ok {
+				continue
+			}
 			tasks[r.Task] = true
 			k.task = Average
 			averages = add(averages, group{key: k}, r)
