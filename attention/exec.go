@@ -125,7 +125,7 @@ func (x *Exec) Add(c Call) error {
 		x.binds[c.Pipeline] = b
 	}
 	for i := 0; !c.Exact && i < len(c.Pipeline.chain); i++ {
-		if _, ok := c.Pipeline.chain[i].Selector.(Stateful); ok && c.Memory.find(c.Pipeline.chain[i].text) == nil {
+		if _, ok := c.Pipeline.chain[i].Selector.(Stateful); ok && c.Memory.find(c.Pipeline.chain[i].memory) == nil {
 			return fmt.Errorf("attention: %s: the call brings no memory of its sequence for %s, expected one made ready by Prepare", c.Pipeline.spec, c.Pipeline.chain[i].text)
 		}
 	}
