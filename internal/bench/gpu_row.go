@@ -65,7 +65,7 @@ func (p *gpuPoint) stages(r *AttentionRow, m cuda.Mode, steps int) error {
 	before := 0.0
 	for n := 1; n <= cuda.Stages && !m.Dense; n++ {
 		us, err := p.time(steps, func(i int) error {
-			return errors.Join(p.op.Select(p.c, p.stream, i*r.Batch, r.Batch, m, n%cuda.Stages), p.op.ResetQueue(p.c, p.stream)) // 0: all of them
+			return errors.Join(p.op.Select(p.c, p.stream, i*r.Batch, r.Batch, m, n), p.op.ResetQueue(p.c, p.stream))
 		})
 		if err != nil {
 			return err

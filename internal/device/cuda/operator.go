@@ -2,7 +2,8 @@
 // and the kernels are embedded.
 //
 // A decode step of attention is two launches. select runs the pipeline from page bounds to lists of survivors; attend reads the survivors, from a queue of work that the device
-// itself fills, so that one captured graph stays valid while budgets change. Dense attention is one launch, whole.
+// itself fills, so that one captured graph stays valid while budgets change. Steps of few units are one launch, fused, in which a cluster of thread blocks does both. Dense attention is one
+// launch, whole.
 package cuda
 
 import (
@@ -70,6 +71,8 @@ type Operator struct {
 	ringed    int               // and of ringed
 	// SelectThreads is the size of select's thread blocks, 128 or 256 (0: 256), and SelectRanks how many share a unit (0: chosen by the number of units).
 	SelectThreads, SelectRanks int
+	// FusedUnits is how many units (KV heads of a step's sequences) a sparse step may have to be one launch.
+	FusedUnits int
 	p                          params
 	stride                     int
 	lens                       []int32 // as SetSequences was told
@@ -109,7 +112,7 @@ func (s *Shape) check() error {
 
 // newOperator is New with kernels that are loaded already.
 func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
-	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}}
+	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}, FusedUnits: fusedUnits}
 	if err := o.find(c); err != nil {
 		return nil, err
 	}
@@ -143,7 +146,7 @@ func (o *Operator) find(c *driver.Context) error {
 	for _, name := range []string{"append", "write", "encode", "sums", "whole", "ringed"} {
 		o.kernel[name] = fmt.Sprintf("%s_%d", name, o.Dim)
 	}
-	for _, name := range []string{"select", "attend"} {
+	for _, name := range []string{"select", "attend", "fused"} {
 		o.kernel[name] = fmt.Sprintf("%s_%d_%d", name, o.Dim, o.padded())
 	}
 	o.kernel["copy"] = "copy"
@@ -156,8 +159,13 @@ func (o *Operator) find(c *driver.Context) error {
 		return err
 	}
 	if o.lib.hopper {
-		if err := c.SetAttr(o.lib.fn[o.kernel["select"]], driver.FuncNonPortableCluster, 1); err != nil {
+		if err := c.SetAttr(o.lib.fn[o.kernel["fused"]], driver.FuncMaxDynamicShared, sharedRoom); err != nil {
 			return err
+		}
+		for _, name := range []string{"select", "fused"} {
+			if err := c.SetAttr(o.lib.fn[o.kernel[name]], driver.FuncNonPortableCluster, 1); err != nil {
+				return err
+			}
 		}
 	}
 	if err := c.SetAttr(o.lib.fn[o.kernel["ringed"]], driver.FuncMaxDynamicShared, o.wholeRings()); err != nil {
@@ -323,7 +331,10 @@ func (o *Operator) Select(c *driver.Context, s driver.Stream, first, batch int, 
 		return nil
 	}
 	o.hold.stages = int32(stages)
-	return o.selectSurvivors(c, s, m)
+	if o.configure(m); o.fuses(int(o.hold.batch)*o.KVHeads, int(o.hold.ranks)) {
+		return o.fused(c, s)
+	}
+	return o.selectSurvivors(c, s)
 }
 
 // ResetQueue queues the emptying of the queue of work.
@@ -351,7 +362,10 @@ func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode) error 
 		p.attenders = int32(l.Grid[0])
 		return o.launch(c, p, l, name)
 	}
-	if err := o.selectSurvivors(c, s, m); err != nil {
+	if o.configure(m); o.fuses(int(p.batch)*o.KVHeads, int(p.ranks)) {
+		return o.fused(c, s)
+	}
+	if err := o.selectSurvivors(c, s); err != nil {
 		return err
 	}
 	return o.launch(c, p, driver.Launch{Grid: [3]int{o.attenders}, Block: 128, Stream: s, Early: true}, "attend")
@@ -440,9 +454,9 @@ func (o *Operator) threads() int {
 	return maxThreads
 }
 
-func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) error {
+// configure sets the launch's parameters to those of a sparse mode.
+func (o *Operator) configure(m Mode) {
 	p := &o.hold
-	units := int(p.batch) * o.KVHeads
 	for _, f := range []struct {
 		on   bool
 		flag int32
@@ -455,6 +469,11 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 	if m.DenseBelow == 0 {
 		p.denseBelow = int32(m.MinContext)
 	}
+}
+
+func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream) error {
+	p := &o.hold
+	units := int(p.batch) * o.KVHeads
 	// Items that all find room at once: a second round costs more than what it balances. Small ones cost what it takes to begin them.
 	p.quantum, p.parts = int32(min(max(units*16, 128), 512)), int32(max(o.attenders/(units*int(p.ranks)), 1))
 	threads := o.threads()

@@ -50,6 +50,6 @@ const (
 	flagEveryPage  = 16
 	flagLone       = 32
 
-	// Stages are the stages of select: blocks' bases, page bounds, candidates, estimates, thresholds, lists.
+	// Stages are the stages of select: its beginning, page bounds, candidates, estimates, thresholds, lists.
 	Stages = 6
 )

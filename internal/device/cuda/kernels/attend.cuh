@@ -3,10 +3,10 @@
 // joins them. 128 threads.
 #pragma once
 #include "histogram.cuh"
+#include "running.cuh"
 #include "whole.cuh"
 
 constexpr int MAX_PARTS = 128;  // of a unit
-constexpr float NOTHING = -1e30f;
 
 template <int D, bool WHOLE, bool RING> struct AttendShared {
   static constexpr int STAGED = WHOLE ? 1 : D <= 128 ? 1024 : 512;  // survivors whose places are looked up at once
@@ -16,32 +16,6 @@ template <int D, bool WHOLE, bool RING> struct AttendShared {
   int ticket, last;
   float held[HEADS];
   uint2 staged[2][STAGED];  // of exactly read survivors and of the others: token | heads << 24, and its row
-};
-
-// Running softmax of a warp. A thread holds the maximum and its share of the weights of head lane/4, and sums of heads lane%4·2 and +1 for D/8 channels: of tile i
-// (group i/2, pair i%2) channels at(i) and at(i)+1.
-template <int D> struct Running {
-  float top = NOTHING, weight = 0, sums[D / 16][4] = {};
-  __device__ static int at(int i, int lane) { return i / 4 * 64 + lane / 4 * 8 + i / 2 % 2 * 4 + i % 2 * 2; }
-
-  // admit takes in the logits (octaves) of the thread's head and four tokens, and returns their weights as the tensor cores take them; `scale` tells others of shrunken sums.
-  __device__ void admit(const float (&x)[4], u32 (&w)[2], float (&low)[4], int lane) {
-    float m = fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
-    m = fmaxf(m, __shfl_xor_sync(~0u, m, 1)), m = fmaxf(m, __shfl_xor_sync(~0u, m, 2));
-    m = fmaxf(m, top);
-    if (__any_sync(~0u, m > top)) {
-      const float shrink = power(top - m);
-      weight *= shrink, top = m;
-      const float a = __shfl_sync(~0u, shrink, lane % 4 * 8), b = __shfl_sync(~0u, shrink, lane % 4 * 8 + 4);
-#pragma unroll
-      for (int i = 0; i < D / 16; i++) sums[i][0] *= a, sums[i][1] *= b, sums[i][2] *= a, sums[i][3] *= b;
-      low[0] *= a, low[1] *= b;
-    }
-    const __half2 u = __floats2half2_rn(power(x[0] - top), power(x[1] - top)), v = __floats2half2_rn(power(x[2] - top), power(x[3] - top));
-    const float2 fu = __half22float2(u), fv = __half22float2(v);
-    weight += fu.x + fu.y + fv.x + fv.y;  // as rounded, so that weights and sums agree
-    w[0] = bits(u), w[1] = bits(v);
-  }
 };
 
 template <int D, bool WHOLE, bool RING> __device__ void attend_items(const Params &p, int GP) {

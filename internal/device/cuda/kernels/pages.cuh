@@ -10,121 +10,129 @@ template <int D> __device__ inline void scaled_queries(u32 (&q)[D / 8], const Pa
   for (int i = 0; i < D / 8; i++) q[i] = times(q[i], i % 2 ? odd : even);
 }
 
+// page_row is the first row of a page of the head.
+template <int GP> __device__ inline size_t page_row(const Params &p, const Rank<GP> &u, int page) {
+  return ((size_t)p.table[u.sequence * p.tableStride + page / PAGES] * p.kvHeads + u.head) * BLOCK + page % PAGES * PAGE;
+}
+
 // exact_page is the exact logits of a page's tokens, in octaves: x[0] and x[1] are token lane/4 with heads lane%4·2 and +1, x[2] and x[3] token lane/4+8. Their largest
 // raises the reference. One warp calls it.
-template <int D, int GP> __device__ inline void exact_page(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, int page, float (&x)[4]) {
+template <int D, int GP> __device__ inline void exact_page(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, int n, int page, float (&x)[4]) {
   const int j = u.lane % 4, row = u.lane / 4;
-  const size_t at = r.slab(p, u, page / PAGES) * BLOCK + page % PAGES * PAGE;
+  const size_t at = page_row(p, u, page);
   u32 q[D / 8], k[2][D / 8];
   queries<D>(q, p, u.unit, u.lane);
 #pragma unroll
   for (int i = 0; i < 2; i++) {
     const int token = row + i * 8;
-    load<D / 8>(k[i], p.k + (at + (page * PAGE + token < r.n ? token : 0)) * D + j * (D / 4));
+    load<D / 8>(k[i], p.k + (at + (page * PAGE + token < n ? token : 0)) * D + j * (D / 4));
   }
   transposed<D>(x, k[0], k[1], q);
 #pragma unroll
   for (int i = 0; i < 4; i++) x[i] *= p.scale;
-  const bool second = page * PAGE + row + 8 < r.n;
+  const bool second = page * PAGE + row + 8 < n;
   float a = x[0], b = x[1];
   if (second) a = fmaxf(a, x[2]), b = fmaxf(b, x[3]);
-  if (page * PAGE + row >= r.n) a = b = -INFINITY;
+  if (page * PAGE + row >= n) a = b = -INFINITY;
   for (int d = 4; d < 32; d *= 2) a = fmaxf(a, __shfl_xor_sync(~0u, a, d)), b = fmaxf(b, __shfl_xor_sync(~0u, b, d));
   if (row == 0) atomicMax(&sh.reference[2 * j], ordered(a)), atomicMax(&sh.reference[2 * j + 1], ordered(b));
 }
 
-// block_bases makes, for sixteen blocks at a time, what all codes of a block share: the logit of its low; and by how much noise in the codes inflates the estimated weights on
-// average, exp(σ²/2) with σ² = Σ q²·step²/12/D, which the tail takes back.
-template <int D, int GP> __device__ inline void block_bases(const Params &p, const Rank<GP> &u, const Range<GP> &r) {
-  const int j = u.lane % 4, row = u.lane / 4;
-  for (int b0 = r.first + (u.warp + u.warps - 2) % u.warps * 16; b0 < r.end; b0 += u.warps * 16) {  // warps 0 and 1 have begun with a page each
-    u32 q[D / 8], low[2][D / 8], step[2][D / 8];
-    queries<D>(q, p, u.unit, u.lane);
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      const __half *at = p.range + r.slab(p, u, min(b0 + row + i * 8, r.end - 1)) * 2 * D + j * (D / 4);
-      load<D / 8>(low[i], at);
-      if (p.flags & TAIL) load<D / 8>(step[i], at + D);
-    }
-    float c[4] = {}, noise[4] = {};
-    transposed<D>(c, low[0], low[1], q);
-    if (p.flags & TAIL) {
-      const __half2 most = __float2half2_rn(200), quarter = __float2half2_rn(0.25f);  // squares stay finite
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-#pragma unroll
-        for (int k = 0; k < D / 8; k++) {
-          const __half2 x = __hmin2(halves(step[i][k]), most);
-          step[i][k] = bits(__hmul2(x, x));
-        }
-      }
-#pragma unroll
-      for (int k = 0; k < D / 8; k++) {
-        const __half2 x = __hmin2(__hmul2(__habs2(halves(q[k])), quarter), most);
-        q[k] = bits(__hmul2(x, x));
-      }
-      transposed<D>(noise, step[0], step[1], q);
-    }
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      if (b0 + row + i * 8 >= r.end) continue;
-      float *out = r.bases + (b0 + row + i * 8) * 2 * HEADS + 2 * j;
-      constexpr float HALF_VARIANCE = 16.0f / 12 / 2 / D * 1.44269504f;  // in octaves
-      *(float2 *)out = make_float2(c[2 * i] * p.scale, c[2 * i + 1] * p.scale);
-      *(float2 *)(out + HEADS) = make_float2(power(-HALF_VARIANCE * noise[2 * i]), power(-HALF_VARIANCE * noise[2 * i + 1]));
-    }
-  }
+// expect_page asks for what exact_page will read.
+template <int D, int GP> __device__ inline void expect_page(const Params &p, const Rank<GP> &u, int page) {
+  const __half *at = p.k + page_row(p, u, page) * D;
+  for (int i = u.lane * 64; i < PAGE * D; i += 32 * 64) prefetch(at + i);
 }
 
-// scan_pages makes the upper bounds of the pages' logits, q⁺·largest + q⁻·smallest, and their extremes over the unit.
-template <int D, int GP> __device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, const u32 (&q)[D / 8]) {
+// scan_pages makes what all codes of a block share: the logit of its low; and by how much noise in the codes inflates the estimated weights on average, exp(σ²/2) with
+// σ² = Σ q²·step²/12/D, which the tail takes back. And, but with `every`, upper bounds of the pages' logits, q⁺·largest + q⁻·smallest, and their extremes over the rank.
+template <int D, int GP, bool LOCAL>
+__device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const u32 (&q)[D / 8], bool every) {
   const int j = u.lane % 4, row = u.lane / 4;
   float top[2] = {-INFINITY, -INFINITY}, bottom[2] = {INFINITY, INFINITY};
-  for (int b = r.first + u.warp; b < r.end; b += u.warps) {
+  for (int b = u.warp; b < r.own; b += u.warps) {
     const size_t bh = r.slab(p, u, b);
-    if (b + u.warps < r.end) {
+    if (!LOCAL && b + u.warps < r.own) {
       const size_t ahead = r.slab(p, u, b + u.warps);
-      if (u.lane < PAGES * D / 128) prefetch(p.bounds + ahead * PAGES * D + u.lane * 128);
-      else if (u.lane - PAGES * D / 128 < D * 2 / 128) prefetch((const u8 *)p.range + ahead * D * 4 + D * 2 + (u.lane - PAGES * D / 128) * 128);
+      if (u.lane < D * 4 / 128) prefetch((const u8 *)p.range + ahead * D * 4 + u.lane * 128);
+      else if (!every && u.lane - D * 4 / 128 < PAGES * D / 128) prefetch(p.bounds + ahead * PAGES * D + (u.lane - D * 4 / 128) * 128);
     }
-    u32 step[D / 8], codes[2][2][D / 32];
-    load<D / 8>(step, p.range + (bh * 2 + 1) * D + j * (D / 4));
+    u32 low[D / 8], a[D / 8], codes[2][2][D / 32];
+    const __half *const range = p.range + bh * 2 * D + j * (D / 4);
+    load<D / 8>(low, range);
+    load<D / 8>(a, range + D);
+    if (!every) {
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-      const u8 *at = p.bounds + (bh * PAGES + i * 8 + row) * D + j * (D / 8);
-      load<D / 32>(codes[i][0], at);
-      load<D / 32>(codes[i][1], at + D / 2);
+      for (int i = 0; i < 2; i++) {
+        const u8 *at = p.bounds + (bh * PAGES + i * 8 + row) * D + j * (D / 8);
+        load<D / 32>(codes[i][0], at);
+        load<D / 32>(codes[i][1], at + D / 2);
+      }
     }
-    const float2 base = *(const float2 *)(r.bases + b * 2 * HEADS + 2 * j);
+    float base[4] = {}, noise[4] = {};
+    {
+      // Queries are scaled: by QUERY_SCALE, and the odd pairs by a sixteenth besides.
+      const u32 sixteenth = bits(__float2half2_rn(0.0625f));
+      u32 even[D / 8];
+#pragma unroll
+      for (int i = 0; i < D / 8; i++) even[i] = i % 2 ? low[i] : times(low[i], sixteenth);
+      transposed<D>(base, even, even, q);
+    }
+    const float2 origin = make_float2(base[0] * (16 / QUERY_SCALE * p.scale), base[1] * (16 / QUERY_SCALE * p.scale));
+#pragma unroll
+    for (int i = 0; i < D / 8; i++) a[i] = times(q[i], a[i]);
+    if (p.flags & TAIL) {
+      const __half2 most = __float2half2_rn(200);  // squares stay finite
+      const u32 one = bits(__float2half2_rn(1)), odd = bits(__float2half2_rn(256));
+      u32 square[D / 8], ones[D / 8];
+#pragma unroll
+      for (int i = 0; i < D / 8; i++) {
+        const __half2 x = __hmin2(__habs2(halves(a[i])), most);
+        square[i] = bits(__hmul2(x, x)), ones[i] = i % 2 ? odd : one;
+      }
+      transposed<D>(noise, ones, ones, square);
+    }
+    constexpr float HALF_VARIANCE = 1 / (QUERY_SCALE * QUERY_SCALE) / 12 / 2 / D * 1.44269504f;  // in octaves
+    if (row == 0) {
+      float *const out = r.bases + b * 2 * HEADS + 2 * j;
+      *(float2 *)out = origin;
+      *(float2 *)(out + HEADS) = make_float2(power(-HALF_VARIANCE * noise[0]), power(-HALF_VARIANCE * noise[1]));
+    }
+    if (every) continue;
     u32 up[D / 8];
 #pragma unroll
     for (int i = 0; i < D / 8; i++) {
-      const __half2 a = __hmul2(halves(q[i]), halves(step[i])), zero = __float2half2_rn(0);
-      up[i] = bits(__hmax2(a, zero)), step[i] = bits(__hsub2(a, halves(up[i])));
+      const __half2 zero = __float2half2_rn(0), x = halves(a[i]);
+      up[i] = bits(__hmax2(x, zero)), a[i] = bits(__hsub2(x, halves(up[i])));
     }
     float c[4] = {}, d[4] = {};
     coded<D>(c, codes[0][0], codes[1][0], up);
-    coded<D>(d, codes[0][1], codes[1][1], step);
+    coded<D>(d, codes[0][1], codes[1][1], a);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      const int page = b * PAGES + i * 8 + row;
-      const float x = base.x + (c[2 * i] + d[2 * i]) * (CODED * p.scale), y = base.y + (c[2 * i + 1] + d[2 * i + 1]) * (CODED * p.scale);
+      const int local = b * PAGES + i * 8 + row, page = r.page(local);
+      const float x = origin.x + (c[2 * i] + d[2 * i]) * (CODED * p.scale), y = origin.y + (c[2 * i + 1] + d[2 * i + 1]) * (CODED * p.scale);
       if (page < r.encoded && page != r.newest) {
         if (2 * j < GP) {
-          if (GP > 1) *(float2 *)(r.scores + (size_t)page * GP + 2 * j) = make_float2(x, y);
-          else r.scores[page] = x;
+          if (GP > 1) *(float2 *)(r.scores + (size_t)local * GP + 2 * j) = make_float2(x, y);
+          else r.scores[local] = x;
         }
         top[0] = fmaxf(top[0], x), bottom[0] = fminf(bottom[0], x);
         top[1] = fmaxf(top[1], y), bottom[1] = fminf(bottom[1], y);
       }
     }
   }
+  if (every) return;
 #pragma unroll
   for (int i = 0; i < 2; i++) {
     for (int d = 4; d < 32; d *= 2) top[i] = fmaxf(top[i], __shfl_xor_sync(~0u, top[i], d)), bottom[i] = fminf(bottom[i], __shfl_xor_sync(~0u, bottom[i], d));
     if (row == 0) atomicMax(&sh.top[2 * j + i], ordered(top[i])), atomicMax(&sh.bottom[2 * j + i], ordered(-bottom[i]));
   }
-  u.sync();
+}
+
+// choose_pages marks the best pages by a histogram of the distance to the best; with one list for the group, by the head to which a page matters most. It lists the rank's
+// candidates in order and returns how many they are. The unit has synced since its pages were scanned, and must wait once more before it counts anew: some may still look.
+template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r) {
   for (int g = u.warp; g < u.G; g += u.warps) {  // a lane for each rank
     int top = ordered(-INFINITY), bottom = top;
     if (u.lane < u.ranks) top = peek(&sh.top[g], u.lane), bottom = peek(&sh.bottom[g], u.lane);
@@ -132,15 +140,9 @@ template <int D, int GP> __device__ inline void scan_pages(SelectShared<GP> &sh,
     if (u.lane == 0) sh.best[g] = unordered(top), sh.span[g] = fmaxf(unordered(top) + unordered(bottom), 1e-6f);
   }
   __syncthreads();
-}
-
-// choose_pages marks the best pages by a histogram of the distance to the best; with one list for the group, by the head to which a page matters most. It lists the rank's
-// candidates in order and returns how many they are.
-template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r) {
   const bool shared = p.flags & SHARED;
-  const int lists = shared ? 1 : u.G, old = r.encoded - (r.newest < r.encoded);
+  const int lists = shared ? 1 : u.G, old = r.encoded - (r.newest < r.encoded), pages = r.own * PAGES;
   const int budget = min(max(p.budget, (int)(p.keep * (r.newest + 1) + 0.5f)), old);
-  const int firstPage = r.first * PAGES, endPage = r.end * PAGES;
   float best[GP], perBin[GP], widest = 0;
 #pragma unroll
   for (int g = 0; g < GP; g++) {
@@ -149,11 +151,13 @@ template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const
   }
   const u32 one = one_of(p);
   // The bin replaces the score that it came from; the same thread reads it again below.
+  auto scored = [&](int i) { return i < pages && r.page(i) < r.encoded && r.page(i) != r.newest; };
+  const int each = (pages + u.warps * 32 - 1) / (u.warps * 32) * 32, from = u.warp * each, to = min(from + each, pages);  // a warp a range of pages
 #pragma unroll 4
-  for (int page = firstPage + threadIdx.x; page < min(endPage, r.encoded); page += blockDim.x) {
-    if (page == r.newest) continue;
+  for (int i = from + u.lane; i < to; i += 32) {
+    if (!scored(i)) continue;
     float x[GP], least = INFINITY;
-    float *at = r.scores + (size_t)page * GP;
+    float *at = r.scores + (size_t)i * GP;
 #pragma unroll
     for (int g = 0; g < GP; g++) {
       x[g] = best[g] - at[g];
@@ -173,25 +177,25 @@ template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const
       }
     }
   }
+  __syncthreads();
+  gather<false>(sh, u, lists);
   u.sync();
-  join(sh, u, lists);
-  for (int l = u.rank + u.warp * u.ranks; l < lists; l += u.ranks * u.warps) {
-    const int bin = last_bin(sh, l, budget, u.lane);
-    if (u.lane < u.ranks) poke(&sh.pageBin[l], u.lane, bin);
+  for (int l = u.warp; l < lists; l += u.warps) {
+    const int bin = last_bin(sh, u, l, budget);
+    if (u.lane == 0) sh.pageBin[l] = bin;
   }
-  u.sync();
-  clear(sh);
-  // Marks first, a warp a range of pages; then the list, once it is known how many lie before.
-  const int each = (endPage - firstPage + u.warps * 32 - 1) / (u.warps * 32) * 32, from = firstPage + u.warp * each, to = min(from + each, endPage);
+  __syncthreads();
+  u.arrive();
+  // Marks first; then the list, once it is known how many lie before.
   int count = 0;
-  for (int page = from + u.lane; page - u.lane < to; page += 32) {
+  for (int i = from + u.lane; i - u.lane < to; i += 32) {
     u32 who = 0;
-    if (page >= to) {
+    if (i >= to) {
       // beyond the warp's range
-    } else if (page == r.newest) {
+    } else if (r.page(i) == r.newest) {
       who = 0xff;
-    } else if (page < r.encoded && budget > 0) {
-      const int *at = (const int *)r.scores + (size_t)page * GP;
+    } else if (scored(i) && budget > 0) {
+      const int *at = (const int *)r.scores + (size_t)i * GP;
       if (shared) {
         who = at[0] <= sh.pageBin[0] ? 0xff : 0;
       } else {
@@ -201,7 +205,7 @@ template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const
         }
       }
     }
-    if (page < to) r.marks[page] = who;
+    if (i < to) r.marks[i] = who;
     count += __popc(__ballot_sync(~0u, who != 0));
   }
   if (u.lane == 0) sh.found[0][u.warp] = count;
@@ -211,12 +215,11 @@ template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const
     if (w < u.warp) at += sh.found[0][w];
     found += sh.found[0][w];
   }
-  for (int page = from + u.lane; page - u.lane < to; page += 32) {
-    const bool in = page < to && r.marks[page] != 0;
+  for (int i = from + u.lane; i - u.lane < to; i += 32) {
+    const bool in = i < to && r.marks[i] != 0;
     const u32 marked = __ballot_sync(~0u, in);
-    if (in) r.candidate[at + __popc(marked & ((1u << u.lane) - 1))] = page;
+    if (in) r.candidate[at + __popc(marked & ((1u << u.lane) - 1))] = i;
     at += __popc(marked);
   }
-  __syncthreads();
   return found;
 }

@@ -2,8 +2,12 @@
 #pragma once
 #include "estimate.cuh"
 
-template <int GP>
-__device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, int found, bool every) {
+// window_end is the upper end of a head's window of weights, in octaves.
+template <int GP> __device__ inline float window_end(const SelectShared<GP> &sh, int g) { return unordered(sh.reference[g]) + (WINDOW - 1) * (1.0f / PER_OCTAVE); }
+
+// list_survivors returns how many are read exactly and how many are not. Tokens are the sequence's, or with LOCAL the range's.
+template <int GP, bool LOCAL>
+__device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, int found, bool every) {
   constexpr int WORDS = (GP + 1) / 2, TURNS = 4;  // a warp takes 32 tokens a turn
   const bool perHead = p.flags & PER_HEAD;
   const int lane = u.lane, warp = u.warp, G = u.G;
@@ -35,7 +39,7 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
 #pragma unroll
     for (int t = 0; t < TURNS; t++) {
       const int i = first + 2 * t + lane / 16;
-      ahead[t] = i < found ? every ? r.first * PAGES + i : r.candidate[i] : -1;
+      ahead[t] = i < found ? every ? i : r.candidate[i] : -1;
     }
   };
   auto fetch = [&](Turns &v) {
@@ -51,8 +55,8 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
     for (int i = 0; i < WORDS; i++) least = __viaddmin_s16x2(d[i], beyond[i], least);
     return (least & 0x80008000) != 0;
   };
-  u32 *list = p.list + (size_t)u.unit * p.maxBlocks * BLOCK;
-  const int start = r.first * BLOCK, end = r.end * BLOCK;
+  u32 *const list = r.list;
+  const int end = r.own * BLOCK, newest = r.newestHere ? r.pages() - 1 : -1, skipped = LOCAL ? 0 : r.first * BLOCK;
   int exact = 0, others = 0;
   Turns v;
   const int turn = u.warps * 2 * TURNS;  // pages
@@ -65,10 +69,10 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
       bool inA = false, in = false;
       u32 heads = 0xff;
       if (token >= 0) {
-        const bool newest = token / PAGE == r.newest;
-        in = newest ? token < r.n : near(v.d[t], beyondB);
-        inA = newest || perHead ? in : near(v.d[t], beyondA);
-        if (perHead && !newest) {
+        const bool young = token / PAGE == newest;
+        in = young ? token % PAGE <= (r.n - 1) % PAGE : near(v.d[t], beyondB);
+        inA = young || perHead ? in : near(v.d[t], beyondA);
+        if (perHead && !young) {
           heads = 0;
 #pragma unroll
           for (int i = 0; i < WORDS; i++) {
@@ -77,7 +81,7 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
           }
         }
       }
-      entry[t] = (u32)token | heads << 24;
+      entry[t] = (u32)(token + skipped) | heads << 24;
       a[t] = __ballot_sync(~0u, inA), body[t] = __ballot_sync(~0u, in && !inA);
       count += __popc(a[t]) | __popc(body[t]) << 16;
     }
@@ -89,7 +93,7 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
       if (w == warp) below = sum;
       sum += sh.found[round][w];
     }
-    int atA = start + exact + (below & 0xffff), atB = end - 1 - others - (below >> 16);
+    int atA = exact + (below & 0xffff), atB = end - 1 - others - (below >> 16);
     const u32 lower = (1u << lane) - 1;
 #pragma unroll
     for (int t = 0; t < TURNS; t++) {
@@ -101,40 +105,47 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
   }
   if (warp == 0) {
     if (lane == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(exact, others);
-    enqueue(p, u.unit, u.rank, make_int2(exact, others), lane);
-    if (u.rank == 0 && lane < G) p.reference[u.unit * HEADS + lane] = unordered(sh.reference[lane]) + (WINDOW - 1) * (1.0f / PER_OCTAVE);
+    if constexpr (!LOCAL) {
+      enqueue(p, u.unit, u.rank, make_int2(exact, others), lane);
+      if (u.rank == 0 && lane < G) p.reference[u.unit * HEADS + lane] = window_end(sh, lane);
+    }
   }
   __syncthreads();
-  // What the listed tokens weigh, and of that what a head owes to the others' survivors: the histogram has it among the rest.
+  // What the listed tokens weigh, and of that what a head owes to the others' survivors, which the histogram has among the rest; and how many are the head's own.
   float kept[GP], owed[GP];
+  int own[GP];
 #pragma unroll
-  for (int g = 0; g < GP; g++) kept[g] = owed[g] = 0;
+  for (int g = 0; g < GP; g++) kept[g] = owed[g] = 0, own[g] = 0;
 #pragma unroll 4
   for (int i = threadIdx.x; i < exact + others; i += blockDim.x) {
-    const u32 entry = list[i < exact ? start + i : end - 1 - (i - exact)];
+    const u32 entry = list[i < exact ? i : end - 1 - (i - exact)];
     u32 d[WORDS];
-    distances(d, entry & 0xffffff);
+    distances(d, (entry & 0xffffff) - skipped);
 #pragma unroll
     for (int g = 0; g < GP; g++) {
       const int x = d[g / 2] >> 16 * (g % 2) & 0xffff;
       const float w = x == NONE || !(entry >> (24 + g) & 1) ? 0 : power(x * (-1.0f / PER_OCTAVE));
       kept[g] += w;
-      if (x < FAR && x >> BIN_SHIFT > sh.threshold[g].last) owed[g] += w;
+      if (x >= FAR) continue;
+      if (x >> BIN_SHIFT > sh.threshold[g].last) owed[g] += w;
+      else own[g]++;
     }
   }
 #pragma unroll
   for (int g = 0; g < GP; g++) {
     for (int d = 16; d > 0; d /= 2) kept[g] += __shfl_xor_sync(~0u, kept[g], d), owed[g] += __shfl_xor_sync(~0u, owed[g], d);
-    if (lane == 0) sh.mass[warp][g][0] = kept[g], sh.mass[warp][g][1] = owed[g];
+    const int count = __reduce_add_sync(~0u, own[g]);
+    if (lane == 0) sh.mass[warp][g][0] = kept[g], sh.mass[warp][g][1] = owed[g], sh.mass[warp][g][2] = count;
   }
   __syncthreads();
   if (threadIdx.x < G) {
     const int g = threadIdx.x;
-    const bool joins = g % u.ranks == u.rank;
-    float kept = 0, owed = 0;
-    for (int w = 0; w < u.warps; w++) kept += sh.mass[w][g][0], owed += sh.mass[w][g][1];
+    float kept = 0, owed = 0, own = 0;
+    for (int w = 0; w < u.warps; w++) kept += sh.mass[w][g][0], owed += sh.mass[w][g][1], own += sh.mass[w][g][2];
     const Threshold &t = sh.threshold[g];
-    p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] =
-        make_float4(kept + ((joins ? t.rest : 0) - owed) * t.shrink, kept, joins ? sh.own[g] : 0, sh.candidates[g]);
+    const float all = kept + ((u.rank == 0 ? t.rest : 0) - owed) * t.shrink;
+    sh.held[g] = make_float2(all, kept);
+    p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(all, kept, own, sh.candidates[g]);
   }
+  return make_int2(exact, others);
 }
