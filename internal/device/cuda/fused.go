@@ -8,8 +8,8 @@ import (
 // sharedRoom is how much shared memory a thread block of fused may ask for: what a multiprocessor has, less what the kernel declares.
 const sharedRoom = 187 << 10
 
-// fusedUnits is how many KV heads of a step's sequences are few. Measured on an H100.
-const fusedUnits = 64
+// How many KV heads of a step's sequences are few. Measured on an H100.
+const fusedUnits, clusterUnits = 64, 16
 
 // fusedShared is how much shared memory a thread block of fused asks for, if so many share a unit: rings, and Range of kernels/histogram.cuh for as many blocks as a sequence may have.
 func (o *Operator) fusedShared(ranks int) int {
@@ -28,4 +28,34 @@ func (o *Operator) fused(c *driver.Context, s driver.Stream) error {
 	p := &o.hold
 	ranks := int(p.ranks)
 	return o.launch(c, p, driver.Launch{Grid: [3]int{int(p.batch) * o.KVHeads * ranks}, Block: maxThreads, Shared: o.fusedShared(ranks), Stream: s, Cluster: ranks, Early: true}, "fused")
+}
+
+// clusterRings is the warps of a thread block of cluster, and their shared memory: ClusterRing of kernels/cluster.cuh.
+func (o *Operator) clusterRings() (warps, shared int) {
+	warps, slots := 8, 3
+	switch o.Dim {
+	case 64:
+		slots = 4
+	case 256:
+		warps = 4
+	}
+	return warps, warps * slots * 16 * 2 * 2 * o.Dim
+}
+
+// clusters is how whole sequences of few units are cut: how many thread blocks a cluster has, and how many clusters a unit. Large clusters leave less to join, but not if an eighth of the
+// device is idle for it. 0: units are many, or would leave more than a quarter idle.
+func (o *Operator) clusters(units int) (ranks, parts int) {
+	if !o.lib.hopper || units > o.ClusterUnits {
+		return 0, 0
+	}
+	room, used := o.lib.dev.Multiprocessor/maxRanks*maxRanks, 0 // the device's multiprocessors stand in groups of at least so many
+	for r := maxRanks; r > 1; r /= 2 {
+		if n := min(room/r/units, maxRanks); n*r*units > used+used/8 {
+			ranks, parts, used = r, n, n*r*units
+		}
+	}
+	if 4*used < 3*room {
+		return 0, 0
+	}
+	return ranks, parts
 }

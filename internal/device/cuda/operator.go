@@ -71,15 +71,15 @@ type Operator struct {
 	ringed    int               // and of ringed
 	// SelectThreads is the size of select's thread blocks, 128 or 256 (0: 256), and SelectRanks how many share a unit (0: chosen by the number of units).
 	SelectThreads, SelectRanks int
-	// FusedUnits is how many units (KV heads of a step's sequences) a sparse step may have to be one launch.
-	FusedUnits int
-	p                          params
-	stride                     int
-	lens                       []int32 // as SetSequences was told
-	layers                     []slabs
-	owned                      []driver.Ptr
-	pinned                     [][]byte
-	hold                       params // the launch's copy: on the heap, and not allocated anew
+	// FusedUnits is how many units (KV heads of a step's sequences) a sparse step may have to be one launch, and ClusterUnits a dense one for clusters to attend to them.
+	FusedUnits, ClusterUnits int
+	p          params
+	stride     int
+	lens       []int32 // as SetSequences was told
+	layers     []slabs
+	owned      []driver.Ptr
+	pinned     [][]byte
+	hold       params // the launch's copy: on the heap, and not allocated anew
 }
 
 // New allocates an operator's cache and scratch. Tables and lengths are set by SetSequences.
@@ -112,7 +112,7 @@ func (s *Shape) check() error {
 
 // newOperator is New with kernels that are loaded already.
 func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
-	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}, FusedUnits: fusedUnits}
+	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}, FusedUnits: fusedUnits, ClusterUnits: clusterUnits}
 	if err := o.find(c); err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func (o *Operator) wholeRings() int {
 func (o *Operator) padded() int { return 1 << bits.Len(uint(o.Group-1)) }
 
 func (o *Operator) find(c *driver.Context) error {
-	for _, name := range []string{"append", "write", "encode", "sums", "whole", "ringed"} {
+	for _, name := range []string{"append", "write", "encode", "sums", "whole", "ringed", "cluster"} {
 		o.kernel[name] = fmt.Sprintf("%s_%d", name, o.Dim)
 	}
 	for _, name := range []string{"select", "attend", "fused"} {
@@ -162,7 +162,11 @@ func (o *Operator) find(c *driver.Context) error {
 		if err := c.SetAttr(o.lib.fn[o.kernel["fused"]], driver.FuncMaxDynamicShared, sharedRoom); err != nil {
 			return err
 		}
-		for _, name := range []string{"select", "fused"} {
+		_, rings := o.clusterRings()
+		if err := c.SetAttr(o.lib.fn[o.kernel["cluster"]], driver.FuncMaxDynamicShared, rings); err != nil {
+			return err
+		}
+		for _, name := range []string{"select", "fused", "cluster"} {
 			if err := c.SetAttr(o.lib.fn[o.kernel[name]], driver.FuncNonPortableCluster, 1); err != nil {
 				return err
 			}
@@ -205,14 +209,14 @@ func (o *Operator) alloc(c *driver.Context) error {
 		{&p.q, queries}, {&p.out, queries}, {&p.bases, units * maxBlocks * maxGroup * 8}, {&p.scores, units * o.padded() * maxBlocks * attention.BlockPages * 4},
 		{&p.pages, units * maxBlocks * attention.BlockPages}, {&p.logits, units * cap * o.padded() * 2}, {&p.list, units * cap * 4},
 		{&p.reference, units * maxGroup * 4}, {&p.items, items * 16}, {&p.control, 16}, {&p.partial, items * maxGroup * o.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
-		{&p.arrived, units * 4}, {&p.newK, units * o.Dim * 2}, {&p.newV, units * o.Dim * 2}})
+		{&p.arrived, units * maxRanks * 4}, {&p.newK, units * o.Dim * 2}, {&p.newV, units * o.Dim * 2}})
 	if err != nil {
 		return err
 	}
 	for _, z := range []struct {
 		at    driver.Ptr
 		bytes int
-	}{{p.control, 16}, {p.arrived, units * 4}} {
+	}{{p.control, 16}, {p.arrived, units * maxRanks * 4}} {
 		if err := c.Fill(z.at, 0, z.bytes, 0); err != nil {
 			return err
 		}
@@ -355,8 +359,14 @@ func (o *Operator) Attend(c *driver.Context, s driver.Stream, first, batch int, 
 func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode) error {
 	p := &o.hold
 	if m.Dense {
+		units := int(p.batch) * o.KVHeads
+		if ranks, parts := o.clusters(units); ranks > 0 {
+			p.ranks, p.parts = int32(ranks), int32(parts)
+			warps, shared := o.clusterRings()
+			return o.launch(c, p, driver.Launch{Grid: [3]int{units * parts * ranks}, Block: 32 * warps, Shared: shared, Stream: s, Cluster: ranks, Early: true}, "cluster")
+		}
 		l, name := driver.Launch{Grid: [3]int{o.wholes}, Block: 128, Stream: s, Early: true}, "whole"
-		if o.throughRings(int(p.batch) * o.KVHeads) {
+		if o.throughRings(units) {
 			l.Grid[0], l.Shared, name = o.ringed, o.wholeRings(), "ringed"
 		}
 		p.attenders = int32(l.Grid[0])

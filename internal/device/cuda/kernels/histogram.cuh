@@ -34,10 +34,10 @@ __device__ inline int ordered_unit(const Params &p, int i) { return p.order == n
 
 // Rank is a thread block's share of a unit, and a thread's place in it.
 template <int GP> struct Rank {
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, ranks, rank, unit, sequence, head, G;
-  __device__ Rank(const Params &p) : ranks(p.ranks), G(p.group) {
-    rank = ranks > 1 ? cluster_rank() : 0;
-    unit = ordered_unit(p, blockIdx.x / ranks);
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, ranks, rank, part, unit, sequence, head, G;
+  __device__ Rank(const Params &p, int parts = 1) : ranks(p.ranks), G(p.group) {  // parts: clusters of a unit
+    rank = ranks > 1 ? cluster_rank() : 0, part = blockIdx.x / ranks % parts;
+    unit = ordered_unit(p, blockIdx.x / ranks / parts);
     sequence = unit / p.kvHeads, head = unit % p.kvHeads;
   }
   // sync waits for all threads of the unit: arrive and then wait, between which a thread may do what others do not wait for.

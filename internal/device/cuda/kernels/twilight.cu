@@ -21,7 +21,8 @@
 #define ATTEND(D, GP) KERNEL(128, D == 64 ? 4 : 3) attend_##D##_##GP(PARAMS) { attend_items<D, false, false>(p, GP); }
 #define WHOLE(D)                                                                                \
   KERNEL(128, D == 64 ? 4 : 3) whole_##D(PARAMS) { attend_items<D, true, false>(p, 0); }        \
-  KERNEL(128, D == 64 ? 3 : 1) ringed_##D(PARAMS) { attend_items<D, true, true>(p, 0); }
+  KERNEL(128, D == 64 ? 3 : 1) ringed_##D(PARAMS) { attend_items<D, true, true>(p, 0); }        \
+  KERNEL(D == 256 ? 128 : 256, 1) cluster_##D(PARAMS) { whole_unit<D>(p); }
 #define ALL(D)                                                        \
   KERNEL(256) append_##D(PARAMS) { append_token<D>(p); }              \
   KERNEL(32) write_##D(PARAMS) { write_rows<D>(p); }                  \

@@ -50,21 +50,21 @@ template <int D> struct WholeSlot {
 };
 
 // WholeRing is a warp's; operator.go knows the size.
-template <int D> struct WholeRing {
-  static constexpr int SLOTS = D <= 128 ? 4 : 3;
+template <int D, int SLOTS_ = D <= 128 ? 4 : 3> struct WholeRing {
+  static constexpr int SLOTS = SLOTS_;
   WholeSlot<D> slot[SLOTS];
 };
 
-// Stream has tokens [first,end) of a head, sixteen of every TEAM·16, pass through a warp's ring.
-template <int D> struct Stream {
-  static constexpr int SLOTS = WholeRing<D>::SLOTS, CHUNKS = WholeSlot<D>::CHUNKS;
-  WholeRing<D> &ring;
+// Stream has tokens [first,end) of a head, sixteen of every WARPS·16, pass through a warp's ring.
+template <int D, int WARPS = TEAM, typename Ring = WholeRing<D>> struct Stream {
+  static constexpr int SLOTS = Ring::SLOTS, CHUNKS = WholeSlot<D>::CHUNKS;
+  Ring &ring;
   const Params &p;
   const int *table;
   int head, skipped, asked, end, lane, fill = 0, here = 0;
   u32 row;  // of token lane%16 of those asked for next
 
-  __device__ Stream(WholeRing<D> &ring, const Params &p, const int *table, int head, int skipped, int first, int end, int lane)
+  __device__ Stream(Ring &ring, const Params &p, const int *table, int head, int skipped, int first, int end, int lane)
       : ring(ring), p(p), table(table), head(head), skipped(skipped), asked(first), end(end), lane(lane) {
     find();
     for (int i = 0; i < SLOTS - 1; i++) ask();
@@ -85,7 +85,7 @@ template <int D> struct Stream {
         copy_async(&x.k[to][x.keyAt(to, chunk)], p.k + from);
         copy_async(&x.v[to][x.valueAt(to, chunk)], p.v + from);
       }
-      asked += TEAM * 16, fill = fill + 1 == SLOTS ? 0 : fill + 1;
+      asked += WARPS * 16, fill = fill + 1 == SLOTS ? 0 : fill + 1;
       find();
     }
     commit_copies();
