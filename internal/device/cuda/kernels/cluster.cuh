@@ -64,7 +64,7 @@ template <int D, int GP> __device__ inline void join_unit(ClusterJoin &sh, Runni
   }
   __syncthreads();
   for (int i = threadIdx.x; i < own;) {
-    const int g = (first + i) / D, c = (first + i) % D;
+    const int g = (first + i) / D;
     float y = 0;
 #pragma unroll
     for (int k = 0; k < RANKS; k++) y += k < u.ranks ? x[k] * sh.share[g][k] : 0;
