@@ -60,12 +60,12 @@ func (p *gpuPoint) measure(r *AttentionRow, m cuda.Mode, dense *AttentionRow) (e
 	return p.account(r, m)
 }
 
-// stages times the operator's stages, each as what it adds when the first launch ends after it, and the second launch as the rest of the whole step.
+// stages times the operator's stages, each as what it adds when the launch ends after it, and the last as the rest of the whole step.
 func (p *gpuPoint) stages(r *AttentionRow, m cuda.Mode, steps int) error {
 	before := 0.0
 	for n := 1; n <= cuda.Stages && !m.Dense; n++ {
 		us, err := p.time(steps, func(i int) error {
-			return errors.Join(p.op.Select(p.c, p.stream, i*r.Batch, r.Batch, m, n%cuda.Stages), p.op.ResetQueue(p.c, p.stream)) // 0: all of them
+			return p.op.Select(p.c, p.stream, i*r.Batch, r.Batch, m, n)
 		})
 		if err != nil {
 			return err

@@ -1,8 +1,8 @@
 // Package cuda runs whole models (Device) and, by itself, the attention operator (Operator) on NVIDIA GPUs, from a binary without cgo: the driver is loaded at run time
 // and the kernels are embedded.
 //
-// A decode step of attention is two launches. select runs the pipeline from page bounds to lists of survivors; attend reads the survivors, from a queue of work that the device
-// itself fills, so that one captured graph stays valid while budgets change. Dense attention is one launch, whole.
+// A sparse decode step of attention is one launch, select, whose thread blocks attend to what they have selected, so that one captured graph stays valid while budgets change. Dense attention
+// is one launch, whole.
 package cuda
 
 import (
@@ -63,11 +63,10 @@ func Twilight(p float32) Mode {
 // Operator is a cache on a device and the kernels over it, a layer at a time. All methods but Close must be called inside Device.Do of its device.
 type Operator struct {
 	Shape
-	lib       *library
-	kernel    map[string]string // full names of kernels, by operation
-	attenders int               // blocks of attend that the device holds
-	wholes    int               // of whole
-	ringed    int               // and of ringed
+	lib    *library
+	kernel map[string]string // full names of kernels, by operation
+	wholes int               // blocks of whole that the device holds
+	ringed int               // and of ringed
 	// SelectThreads is the size of select's thread blocks, 128 or 256 (0: 256), and SelectRanks how many share a unit (0: chosen by the number of units).
 	SelectThreads, SelectRanks int
 	p                          params
@@ -119,13 +118,13 @@ func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
 	return o, nil
 }
 
-// rings is how much shared memory a thread block of select has for candidate pages: Ring of kernels/estimate.cuh for every warp.
+// rings is how much dynamic shared memory a thread block of select has: WarpMemory of kernels/attend.cuh for every warp.
 func (o *Operator) rings(threads int) int {
 	slots, slot := 768/o.Dim, attention.PageTokens*o.Dim/2+2*o.Dim+4*maxGroup+16
 	if o.Dim > 128 {
 		slots = 4
 	}
-	return threads / 32 * slots * slot
+	return threads / 32 * max(slots*slot, 8192)
 }
 
 // wholeRings is how much shared memory a thread block of ringed has: WholeRing of kernels/whole.cuh for each of its four warps.
@@ -143,9 +142,7 @@ func (o *Operator) find(c *driver.Context) error {
 	for _, name := range []string{"append", "write", "encode", "sums", "whole", "ringed"} {
 		o.kernel[name] = fmt.Sprintf("%s_%d", name, o.Dim)
 	}
-	for _, name := range []string{"select", "attend"} {
-		o.kernel[name] = fmt.Sprintf("%s_%d_%d", name, o.Dim, o.padded())
-	}
+	o.kernel["select"] = fmt.Sprintf("select_%d_%d", o.Dim, o.padded())
 	o.kernel["copy"] = "copy"
 	for _, name := range o.kernel {
 		if err := o.lib.find(c, name); err != nil {
@@ -167,7 +164,7 @@ func (o *Operator) find(c *driver.Context) error {
 		name   string
 		shared int
 		blocks *int
-	}{{"attend", 0, &o.attenders}, {"whole", 0, &o.wholes}, {"ringed", o.wholeRings(), &o.ringed}} {
+	}{{"whole", 0, &o.wholes}, {"ringed", o.wholeRings(), &o.ringed}} {
 		per, err := c.Occupancy(o.lib.fn[o.kernel[k.name]], 128, k.shared)
 		if err != nil {
 			return err
@@ -177,10 +174,10 @@ func (o *Operator) find(c *driver.Context) error {
 	return nil
 }
 
-// A unit is cut into at most maxParts parts: few where there are many units.
+// A unit that is read whole is cut into at most maxParts parts: few where there are many units.
 func maxParts(units int) int { return min(max(maxItems/units, 4), 128) }
 
-// maxItems is how many items the queue of work holds, unless more than a quarter as many units need more.
+// maxItems is how many parts there may be in all, unless more than a quarter as many units need more.
 const maxItems = 8192
 
 func (o *Operator) alloc(c *driver.Context) error {
@@ -189,14 +186,15 @@ func (o *Operator) alloc(c *driver.Context) error {
 	p := &o.p
 	o.stride = maxBlocks
 	*p = params{batch: int32(o.Batch), kvHeads: int32(o.KVHeads), group: int32(o.Group), tableStride: int32(maxBlocks), maxBlocks: int32(maxBlocks),
-		scale: float32(math.Log2E / math.Sqrt(float64(o.Dim))), processors: int32(o.lib.dev.Multiprocessor), attenders: int32(o.attenders), maxItems: int32(items)}
+		scale: float32(math.Log2E / math.Sqrt(float64(o.Dim))), processors: int32(o.lib.dev.Multiprocessor)}
 	if err := o.allocLayers(c); err != nil {
 		return err
 	}
 	err := o.take(c, []need{{&p.table, o.Batch * maxBlocks * 4}, {&p.lens, o.Batch * 4}, {&p.order, o.Batch * 4},
 		{&p.q, queries}, {&p.out, queries}, {&p.bases, units * maxBlocks * maxGroup * 8}, {&p.scores, units * o.padded() * maxBlocks * attention.BlockPages * 4},
-		{&p.pages, units * maxBlocks * attention.BlockPages}, {&p.logits, units * cap * o.padded() * 2}, {&p.list, units * cap * 4},
-		{&p.reference, units * maxGroup * 4}, {&p.items, items * 16}, {&p.control, 16}, {&p.partial, items * maxGroup * o.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
+		{&p.pages, units * maxBlocks * attention.BlockPages}, {&p.candidates, units * maxBlocks * attention.BlockPages * 4},
+		{&p.logits, units * cap * o.padded() * 2}, {&p.list, units * cap * 4},
+		{&p.reference, units * maxGroup * 4}, {&p.control, 16}, {&p.partial, items * maxGroup * o.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
 		{&p.arrived, units * 4}, {&p.newK, units * o.Dim * 2}, {&p.newV, units * o.Dim * 2}})
 	if err != nil {
 		return err
@@ -313,8 +311,7 @@ func (o *Operator) Append(c *driver.Context, s driver.Stream, batch int) error {
 	return o.launch(c, &o.p, driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: 256, Stream: s, Early: true}, "append")
 }
 
-// Select queues the first half of a sparse step alone, or its first stages of Stages, for measuring: Attend runs both halves. The queue of work that it fills must be emptied by
-// ResetQueue.
+// Select queues the first of the Stages of a sparse step, for measuring; 0 is all of them.
 func (o *Operator) Select(c *driver.Context, s driver.Stream, first, batch int, m Mode, stages int) error {
 	if err := o.prepare(first, batch, m); err != nil {
 		return err
@@ -324,11 +321,6 @@ func (o *Operator) Select(c *driver.Context, s driver.Stream, first, batch int, 
 	}
 	o.hold.stages = int32(stages)
 	return o.selectSurvivors(c, s, m)
-}
-
-// ResetQueue queues the emptying of the queue of work.
-func (o *Operator) ResetQueue(c *driver.Context, s driver.Stream) error {
-	return c.Fill(o.p.control, 0, 16, s)
 }
 
 // Attend queues the attention of sequences [first,first+batch) in the mode. It allocates nothing and can be captured; a mode that leaves it open whether selecting pays is decided
@@ -351,10 +343,7 @@ func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode) error 
 		p.attenders = int32(l.Grid[0])
 		return o.launch(c, p, l, name)
 	}
-	if err := o.selectSurvivors(c, s, m); err != nil {
-		return err
-	}
-	return o.launch(c, p, driver.Launch{Grid: [3]int{o.attenders}, Block: 128, Stream: s, Early: true}, "attend")
+	return o.selectSurvivors(c, s, m)
 }
 
 // prepare sets the launch's parameters to those of sequences [first,first+batch).
@@ -455,8 +444,6 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 	if m.DenseBelow == 0 {
 		p.denseBelow = int32(m.MinContext)
 	}
-	// Items that all find room at once: a second round costs more than what it balances. Small ones cost what it takes to begin them.
-	p.quantum, p.parts = int32(min(max(units*16, 128), 512)), int32(max(o.attenders/(units*int(p.ranks)), 1))
 	threads := o.threads()
 	return o.launch(c, p, driver.Launch{Grid: [3]int{units * int(p.ranks)}, Block: threads, Shared: o.rings(threads), Stream: s, Cluster: int(p.ranks), Early: true}, "select")
 }

@@ -4,7 +4,7 @@
 #include "pages.cuh"
 
 // A warp's ring of candidate pages in shared memory, which copies fill while the warp computes: a page's codes; its block's steps, or its tokens' scales; the logits of its
-// block's low; and which page it is. operator.go knows the size.
+// block's low; and which page it is.
 template <int D> struct Slot {
   u8 codes[PAGE * D / 2];
   __half step[D];
@@ -35,7 +35,7 @@ __device__ inline void count_distance(u32 *histogram, u32 *elsewhere, u32 distan
 // estimate_logits estimates the logits of the candidates and counts them by weight. `fresh` is warp 0's: the exact logits of the newest page. With `every`, each page is a
 // candidate and is marked here. A warp goes through a run of the rank's candidates, two at a time, while those that follow are on their way to its ring.
 template <int D, int GP, bool SHARED_LIST, bool BY_TOKEN>
-__device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every) {
+__device__ inline void estimate_logits(SelectShared<GP> &sh, Ring<D> &ring, const Params &p, const Rank<GP> &u, const Range<GP> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every) {
   constexpr bool PAIRS = GP == HEADS;
   constexpr int STARTS = PAIRS ? 2 : GP, SLOTS = Ring<D>::SLOTS;
   const int j = u.lane % 4, row = u.lane / 4;
@@ -120,8 +120,6 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
 #pragma unroll
     for (int i = 0; i < STARTS; i++) sum[i] = (PAIRS ? c[i % 2] : __shfl_sync(~0u, c[i % 2], i / 2)) * steps;
   }
-  DYNAMIC_MEMORY(memory);
-  Ring<D> &ring = ((Ring<D> *)memory)[u.warp];
   // The warp's run, 32 candidates at a time: a lane holds a page, its block's slab and whose candidate it is; and those of the next 32.
   const int old = found - newestHere, from = (int)((long long)old * u.warp / u.warps), to = (int)((long long)old * (u.warp + 1) / u.warps);
   int begin = from, page = -1, pageAhead = -1;

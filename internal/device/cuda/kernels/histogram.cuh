@@ -21,6 +21,8 @@ template <int GP> struct SelectShared {
   u32 own[HEADS], candidates[HEADS];  // tokens, in the rank that joins the head
   float best[HEADS], span[HEADS];
   float mass[WARPS][GP][2];
+  float all[HEADS], kept[HEADS];  // estimated mass of the rank's candidates, and of what survived of them
+  float tops[WARPS][HEADS], weights[WARPS][HEADS];
   u32 found[2][WARPS];
 };
 
@@ -52,7 +54,7 @@ template <int GP> struct Range {
   float *bases, *scores;
   u8 *marks;
   short *logits;
-  int *candidate;  // the list of candidate pages takes the place of scores that were read before
+  int *candidate;  // the rank's list
   __device__ Range(const Params &p, const Rank<GP> &u, int n) : n(n) {
     const int blocks = (n + BLOCK - 1) / BLOCK;
     first = blocks * u.rank / u.ranks, end = blocks * (u.rank + 1) / u.ranks;
@@ -63,7 +65,7 @@ template <int GP> struct Range {
     scores = p.scores + blockCap * PAGES * GP;
     marks = p.pages + blockCap * PAGES;
     logits = p.logits + blockCap * BLOCK * GP;
-    candidate = (int *)scores + first * PAGES * GP;
+    candidate = p.candidates + blockCap * PAGES + first * PAGES;
   }
   // pages is the number of pages in the range, the newest included.
   __device__ int pages() const { return max(min(end * PAGES, newest + 1) - first * PAGES, 0); }

@@ -181,28 +181,25 @@ template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const
   }
   u.sync();
   clear(sh);
-  // Marks first, a warp a range of pages; then the list, once it is known how many lie before.
+  // A warp marks a range of pages, and lists those of them that are candidates once it is known how many lie before.
   const int each = (endPage - firstPage + u.warps * 32 - 1) / (u.warps * 32) * 32, from = firstPage + u.warp * each, to = min(from + each, endPage);
+  auto who = [&](int page) -> u32 {
+    if (page == r.newest) return 0xff;
+    if (page >= min(to, r.encoded) || budget <= 0) return 0;
+    const int *at = (const int *)r.scores + (size_t)page * GP;
+    if (shared) return at[0] <= sh.pageBin[0] ? 0xff : 0;
+    u32 heads = 0;
+#pragma unroll
+    for (int g = 0; g < GP; g++) {
+      if (g < u.G) heads |= (at[g] <= sh.pageBin[g] ? 1u : 0u) << g;
+    }
+    return heads;
+  };
   int count = 0;
   for (int page = from + u.lane; page - u.lane < to; page += 32) {
-    u32 who = 0;
-    if (page >= to) {
-      // beyond the warp's range
-    } else if (page == r.newest) {
-      who = 0xff;
-    } else if (page < r.encoded && budget > 0) {
-      const int *at = (const int *)r.scores + (size_t)page * GP;
-      if (shared) {
-        who = at[0] <= sh.pageBin[0] ? 0xff : 0;
-      } else {
-#pragma unroll
-        for (int g = 0; g < GP; g++) {
-          if (g < u.G) who |= (at[g] <= sh.pageBin[g] ? 1u : 0u) << g;
-        }
-      }
-    }
-    if (page < to) r.marks[page] = who;
-    count += __popc(__ballot_sync(~0u, who != 0));
+    const u32 heads = page < to ? who(page) : 0;
+    if (page < to) r.marks[page] = heads;
+    count += __popc(__ballot_sync(~0u, heads != 0));
   }
   if (u.lane == 0) sh.found[0][u.warp] = count;
   __syncthreads();
@@ -212,7 +209,7 @@ template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const
     found += sh.found[0][w];
   }
   for (int page = from + u.lane; page - u.lane < to; page += 32) {
-    const bool in = page < to && r.marks[page] != 0;
+    const bool in = page < to && who(page) != 0;
     const u32 marked = __ballot_sync(~0u, in);
     if (in) r.candidate[at + __popc(marked & ((1u << u.lane) - 1))] = page;
     at += __popc(marked);

@@ -1,10 +1,11 @@
-// select runs Twilight's pipeline up to the lists of survivors, in one launch: page bounds → candidate pages → estimated logits → threshold on the weights → lists.
+// select is a sparse step of attention in one launch: page bounds → candidate pages → estimated logits → threshold on the weights → lists of survivors → attention over those.
 // A cluster of `ranks` thread blocks shares a unit, each a range of its blocks. Grid: batch·kvHeads·ranks, 128 or 256 threads; GP is the group rounded up to a power of two.
 #pragma once
 #include "histogram.cuh"
 #include "pages.cuh"
 #include "estimate.cuh"
 #include "survivors.cuh"
+#include "attend.cuh"
 
 template <int D, int GP> __device__ void select_unit(const Params &p) {
   SHARED_MEMORY(SelectShared<GP>, sh);
@@ -12,13 +13,16 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
   const Rank<GP> u(p);
   const int n = p.lens[u.sequence];
   if (n <= 0) return;
+  Range<GP> r(p, u, n);
   if (n < p.denseBelow) {
-    if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(-1, n);
-    if (u.rank == 0 && u.warp == 0) enqueue(p, u.unit, 0, make_int2(-1, n), u.lane);
     let_next_start();
+    if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(-1, n);
+    attend_survivors<D>(sh, p, u, r, make_int2(max(min(r.end * BLOCK, n) - r.first * BLOCK, 0), 0), true);
     return;
   }
-  const Range<GP> r(p, u, n);
+  // Scores that find room in shared memory stay there.
+  DYNAMIC_MEMORY(memory);
+  if ((r.end - r.first) * PAGES * GP * sizeof(float) <= u.warps * sizeof(WarpMemory<D, GP>)) r.scores = (float *)memory - r.first * PAGES * GP;
   clear(sh);
   if (threadIdx.x < HEADS) {
     sh.top[threadIdx.x] = sh.bottom[threadIdx.x] = ordered(-INFINITY);
@@ -53,11 +57,14 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
   }
   if (ends(3)) return;
   const bool shared = every || p.flags & SHARED;
-  if (p.flags & TOKEN_CODES) shared ? estimate_logits<D, GP, true, true>(sh, p, u, r, q, fresh, found, every) : estimate_logits<D, GP, false, true>(sh, p, u, r, q, fresh, found, every);
-  else shared ? estimate_logits<D, GP, true, false>(sh, p, u, r, q, fresh, found, every) : estimate_logits<D, GP, false, false>(sh, p, u, r, q, fresh, found, every);
+  Ring<D> &ring = ((WarpMemory<D, GP> *)memory)[u.warp].candidates;
+  if (p.flags & TOKEN_CODES) shared ? estimate_logits<D, GP, true, true>(sh, ring, p, u, r, q, fresh, found, every) : estimate_logits<D, GP, false, true>(sh, ring, p, u, r, q, fresh, found, every);
+  else shared ? estimate_logits<D, GP, true, false>(sh, ring, p, u, r, q, fresh, found, every) : estimate_logits<D, GP, false, false>(sh, ring, p, u, r, q, fresh, found, every);
   if (ends(4)) return;
   find_thresholds(sh, p, u);
   if (ends(5)) return;
   let_next_start();
-  list_survivors(sh, p, u, r, found, every);
+  const int2 count = list_survivors(sh, p, u, r, found, every);
+  if (ends(6)) return;
+  attend_survivors<D>(sh, p, u, r, count, false);
 }

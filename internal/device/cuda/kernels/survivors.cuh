@@ -1,9 +1,10 @@
-// The last stage of select: the list of survivors, what mass they hold, and the items of work that they make.
+// The list of survivors, and what mass they hold.
 #pragma once
 #include "estimate.cuh"
 
+// list_survivors returns how many the rank has listed: to be read exactly, and others.
 template <int GP>
-__device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, int found, bool every) {
+__device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, int found, bool every) {
   constexpr int WORDS = (GP + 1) / 2, TURNS = 4;  // a warp takes 32 tokens a turn
   const bool perHead = p.flags & PER_HEAD;
   const int lane = u.lane, warp = u.warp, G = u.G;
@@ -54,6 +55,11 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
   u32 *list = p.list + (size_t)u.unit * p.maxBlocks * BLOCK;
   const int start = r.first * BLOCK, end = r.end * BLOCK;
   int exact = 0, others = 0;
+  // What the listed tokens weigh, and of that what a head owes to the others' survivors: the histogram has it among the rest.
+  float kept[GP], owed[GP];
+  int last[GP];
+#pragma unroll
+  for (int g = 0; g < GP; g++) kept[g] = owed[g] = 0, last[g] = sh.threshold[g].last;
   Turns v;
   const int turn = u.warps * 2 * TURNS;  // pages
   look(warp * 2 * TURNS), fetch(v), look(turn + warp * 2 * TURNS);
@@ -79,6 +85,15 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
       }
       entry[t] = (u32)token | heads << 24;
       a[t] = __ballot_sync(~0u, inA), body[t] = __ballot_sync(~0u, in && !inA);
+      if ((a[t] | body[t]) != 0) {
+#pragma unroll
+        for (int g = 0; g < GP; g++) {
+          const int x = v.d[t][g / 2] >> 16 * (g % 2) & 0xffff;
+          const float w = !in || x == NONE || !(heads >> g & 1) ? 0 : power(x * (-1.0f / PER_OCTAVE));
+          kept[g] += w;
+          if (x < FAR && x >> BIN_SHIFT > last[g]) owed[g] += w;
+        }
+      }
       count += __popc(a[t]) | __popc(body[t]) << 16;
     }
     if (lane == 0) sh.found[round][warp] = count;
@@ -99,29 +114,8 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
     }
     exact += sum & 0xffff, others += sum >> 16;
   }
-  if (warp == 0) {
-    if (lane == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(exact, others);
-    enqueue(p, u.unit, u.rank, make_int2(exact, others), lane);
-    if (u.rank == 0 && lane < G) p.reference[u.unit * HEADS + lane] = unordered(sh.reference[lane]) + (WINDOW - 1) * (1.0f / PER_OCTAVE);
-  }
-  __syncthreads();
-  // What the listed tokens weigh, and of that what a head owes to the others' survivors: the histogram has it among the rest.
-  float kept[GP], owed[GP];
-#pragma unroll
-  for (int g = 0; g < GP; g++) kept[g] = owed[g] = 0;
-#pragma unroll 4
-  for (int i = threadIdx.x; i < exact + others; i += blockDim.x) {
-    const u32 entry = list[i < exact ? start + i : end - 1 - (i - exact)];
-    u32 d[WORDS];
-    distances(d, entry & 0xffffff);
-#pragma unroll
-    for (int g = 0; g < GP; g++) {
-      const int x = d[g / 2] >> 16 * (g % 2) & 0xffff;
-      const float w = x == NONE || !(entry >> (24 + g) & 1) ? 0 : power(x * (-1.0f / PER_OCTAVE));
-      kept[g] += w;
-      if (x < FAR && x >> BIN_SHIFT > sh.threshold[g].last) owed[g] += w;
-    }
-  }
+  if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(exact, others);
+  if (u.rank == 0 && threadIdx.x < G) p.reference[u.unit * HEADS + threadIdx.x] = unordered(sh.reference[threadIdx.x]) + (WINDOW - 1) * (1.0f / PER_OCTAVE);
 #pragma unroll
   for (int g = 0; g < GP; g++) {
     for (int d = 16; d > 0; d /= 2) kept[g] += __shfl_xor_sync(~0u, kept[g], d), owed[g] += __shfl_xor_sync(~0u, owed[g], d);
@@ -134,7 +128,9 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
     float kept = 0, owed = 0;
     for (int w = 0; w < u.warps; w++) kept += sh.mass[w][g][0], owed += sh.mass[w][g][1];
     const Threshold &t = sh.threshold[g];
-    p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] =
-        make_float4(kept + ((joins ? t.rest : 0) - owed) * t.shrink, kept, joins ? sh.own[g] : 0, sh.candidates[g]);
+    sh.all[g] = kept + ((joins ? t.rest : 0) - owed) * t.shrink, sh.kept[g] = kept;
+    p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(sh.all[g], kept, joins ? sh.own[g] : 0, sh.candidates[g]);
   }
+  __syncthreads();
+  return make_int2(exact, others);
 }
