@@ -31,10 +31,10 @@ type pace struct {
 	copyBytes       int
 }
 
-// gpuStages are the operator's stages in order: those up to the lists of survivors, and attention.
-var gpuStages = [...]string{"begin", "scan", "choose", "estimate", "prune", "list", "attend"}
+// gpuStages are the operator's stages in order.
+var gpuStages = [...]string{"bases", "scan", "choose", "estimate", "prune", "list", "attend"}
 
-// GPUStageNames are the keys of AttentionRow.Stages on a GPU, in the order in which stages run: the launch itself, page bounds, candidates, codes, thresholds, lists of
+// GPUStageNames are the keys of AttentionRow.Stages on a GPU, in the order in which stages run: the queries' products with blocks' origins, page bounds, candidates, codes, thresholds, lists of
 // survivors, and attention over those.
 func GPUStageNames() []string { return gpuStages[:] }
 

@@ -53,10 +53,10 @@ func (p *gpuPoint) measure(r *AttentionRow, m cuda.Mode, dense *AttentionRow) (e
 		return nil
 	}
 	r.Speedup = dense.Micros / r.Micros
-	few := o.FusedUnits
-	o.FusedUnits = 0 // two launches have the same survivors, and leave lists of them
+	few := o.FewUnits
+	o.FewUnits = 0 // the kernel for few units leaves nothing to read back but the output; the other has the same survivors
 	err = errors.Join(o.Attend(p.c, p.stream, 0, r.Batch, m), p.c.Wait(p.stream))
-	if o.FusedUnits = few; err != nil {
+	if o.FewUnits = few; err != nil {
 		return err
 	}
 	heads := r.Batch * r.Heads
@@ -66,12 +66,12 @@ func (p *gpuPoint) measure(r *AttentionRow, m cuda.Mode, dense *AttentionRow) (e
 	return p.account(r, m)
 }
 
-// stages times the operator's stages, each as what it adds when the first launch ends after it, and the second launch as the rest of the whole step.
+// stages times the operator's stages, each as what it adds when the launch ends after it, and the last as the rest of the whole step.
 func (p *gpuPoint) stages(r *AttentionRow, m cuda.Mode, steps int) error {
 	before := 0.0
 	for n := 1; n <= cuda.Stages && !m.Dense; n++ {
 		us, err := p.time(steps, func(i int) error {
-			return errors.Join(p.op.Select(p.c, p.stream, i*r.Batch, r.Batch, m, n), p.op.ResetQueue(p.c, p.stream))
+			return p.op.Select(p.c, p.stream, i*r.Batch, r.Batch, m, n)
 		})
 		if err != nil {
 			return err

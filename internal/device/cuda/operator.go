@@ -1,9 +1,8 @@
 // Package cuda runs whole models (Device) and, by itself, the attention operator (Operator) on NVIDIA GPUs, from a binary without cgo: the driver is loaded at run time
 // and the kernels are embedded.
 //
-// A decode step of attention is two launches. select runs the pipeline from page bounds to lists of survivors; attend reads the survivors, from a queue of work that the device
-// itself fills, so that one captured graph stays valid while budgets change. Steps of few units are one launch, fused, in which a cluster of thread blocks does both. Dense attention is one
-// launch, whole.
+// A sparse decode step of attention is one launch, select, whose thread blocks attend to what they have selected, so that one captured graph stays valid while budgets change. Dense attention
+// is one launch, whole.
 package cuda
 
 import (
@@ -64,22 +63,21 @@ func Twilight(p float32) Mode {
 // Operator is a cache on a device and the kernels over it, a layer at a time. All methods but Close must be called inside Device.Do of its device.
 type Operator struct {
 	Shape
-	lib       *library
-	kernel    map[string]string // full names of kernels, by operation
-	attenders int               // blocks of attend that the device holds
-	wholes    int               // of whole
-	ringed    int               // and of ringed
+	lib    *library
+	kernel map[string]string // full names of kernels, by operation
+	wholes int               // blocks of whole that the device holds
+	ringed int               // and of ringed
 	// SelectThreads is the size of select's thread blocks, 128 or 256 (0: 256), and SelectRanks how many share a unit (0: chosen by the number of units).
 	SelectThreads, SelectRanks int
-	// FusedUnits is how many units (KV heads of a step's sequences) a sparse step may have to be one launch, and ClusterUnits a dense one for clusters to attend to them.
-	FusedUnits, ClusterUnits int
-	p          params
-	stride     int
-	lens       []int32 // as SetSequences was told
-	layers     []slabs
-	owned      []driver.Ptr
-	pinned     [][]byte
-	hold       params // the launch's copy: on the heap, and not allocated anew
+	// FewUnits and ClusterUnits are how many units (KV heads of a step's sequences) sparse and dense steps may have to be done by the kernels for few.
+	FewUnits, ClusterUnits int
+	p                      params
+	stride                 int
+	lens                   []int32 // as SetSequences was told
+	layers                 []slabs
+	owned                  []driver.Ptr
+	pinned                 [][]byte
+	hold                   params // the launch's copy: on the heap, and not allocated anew
 }
 
 // New allocates an operator's cache and scratch. Tables and lengths are set by SetSequences.
@@ -112,7 +110,7 @@ func (s *Shape) check() error {
 
 // newOperator is New with kernels that are loaded already.
 func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
-	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}, FusedUnits: fusedUnits, ClusterUnits: clusterUnits}
+	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}, FewUnits: fewUnits, ClusterUnits: clusterUnits}
 	if err := o.find(c); err != nil {
 		return nil, err
 	}
@@ -122,13 +120,13 @@ func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
 	return o, nil
 }
 
-// rings is how much shared memory a thread block of select has for candidate pages: Ring of kernels/estimate.cuh for every warp.
+// rings is how much dynamic shared memory a thread block of select has: WarpMemory of kernels/attend.cuh for every warp.
 func (o *Operator) rings(threads int) int {
 	slots, slot := 768/o.Dim, attention.PageTokens*o.Dim/2+2*o.Dim+4*maxGroup+16
 	if o.Dim > 128 {
 		slots = 4
 	}
-	return threads / 32 * slots * slot
+	return threads / 32 * max(slots*slot, 8192)
 }
 
 // wholeRings is how much shared memory a thread block of ringed has: WholeRing of kernels/whole.cuh for each of its four warps.
@@ -146,7 +144,7 @@ func (o *Operator) find(c *driver.Context) error {
 	for _, name := range []string{"append", "write", "encode", "sums", "whole", "ringed", "cluster"} {
 		o.kernel[name] = fmt.Sprintf("%s_%d", name, o.Dim)
 	}
-	for _, name := range []string{"select", "attend", "fused"} {
+	for _, name := range []string{"select", "few"} {
 		o.kernel[name] = fmt.Sprintf("%s_%d_%d", name, o.Dim, o.padded())
 	}
 	o.kernel["copy"] = "copy"
@@ -159,14 +157,11 @@ func (o *Operator) find(c *driver.Context) error {
 		return err
 	}
 	if o.lib.hopper {
-		if err := c.SetAttr(o.lib.fn[o.kernel["fused"]], driver.FuncMaxDynamicShared, sharedRoom); err != nil {
-			return err
-		}
 		_, rings := o.clusterRings()
-		if err := c.SetAttr(o.lib.fn[o.kernel["cluster"]], driver.FuncMaxDynamicShared, rings); err != nil {
+		if err := errors.Join(c.SetAttr(o.lib.fn[o.kernel["few"]], driver.FuncMaxDynamicShared, sharedRoom), c.SetAttr(o.lib.fn[o.kernel["cluster"]], driver.FuncMaxDynamicShared, rings)); err != nil {
 			return err
 		}
-		for _, name := range []string{"select", "fused", "cluster"} {
+		for _, name := range []string{"select", "few", "cluster"} {
 			if err := c.SetAttr(o.lib.fn[o.kernel[name]], driver.FuncNonPortableCluster, 1); err != nil {
 				return err
 			}
@@ -179,7 +174,7 @@ func (o *Operator) find(c *driver.Context) error {
 		name   string
 		shared int
 		blocks *int
-	}{{"attend", 0, &o.attenders}, {"whole", 0, &o.wholes}, {"ringed", o.wholeRings(), &o.ringed}} {
+	}{{"whole", 0, &o.wholes}, {"ringed", o.wholeRings(), &o.ringed}} {
 		per, err := c.Occupancy(o.lib.fn[o.kernel[k.name]], 128, k.shared)
 		if err != nil {
 			return err
@@ -189,10 +184,10 @@ func (o *Operator) find(c *driver.Context) error {
 	return nil
 }
 
-// A unit is cut into at most maxParts parts: few where there are many units.
+// A unit that is read whole is cut into at most maxParts parts: few where there are many units.
 func maxParts(units int) int { return min(max(maxItems/units, 4), 128) }
 
-// maxItems is how many items the queue of work holds, unless more than a quarter as many units need more.
+// maxItems is how many parts there may be in all, unless more than a quarter as many units need more.
 const maxItems = 8192
 
 func (o *Operator) alloc(c *driver.Context) error {
@@ -201,14 +196,15 @@ func (o *Operator) alloc(c *driver.Context) error {
 	p := &o.p
 	o.stride = maxBlocks
 	*p = params{batch: int32(o.Batch), kvHeads: int32(o.KVHeads), group: int32(o.Group), tableStride: int32(maxBlocks), maxBlocks: int32(maxBlocks),
-		scale: float32(math.Log2E / math.Sqrt(float64(o.Dim))), processors: int32(o.lib.dev.Multiprocessor), attenders: int32(o.attenders), maxItems: int32(items)}
+		scale: float32(math.Log2E / math.Sqrt(float64(o.Dim))), processors: int32(o.lib.dev.Multiprocessor)}
 	if err := o.allocLayers(c); err != nil {
 		return err
 	}
 	err := o.take(c, []need{{&p.table, o.Batch * maxBlocks * 4}, {&p.lens, o.Batch * 4}, {&p.order, o.Batch * 4},
 		{&p.q, queries}, {&p.out, queries}, {&p.bases, units * maxBlocks * maxGroup * 8}, {&p.scores, units * o.padded() * maxBlocks * attention.BlockPages * 4},
-		{&p.pages, units * maxBlocks * attention.BlockPages}, {&p.logits, units * cap * o.padded() * 2}, {&p.list, units * cap * 4},
-		{&p.reference, units * maxGroup * 4}, {&p.items, items * 16}, {&p.control, 16}, {&p.partial, items * maxGroup * o.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
+		{&p.pages, units * maxBlocks * attention.BlockPages}, {&p.candidates, units * maxBlocks * attention.BlockPages * 4},
+		{&p.logits, units * cap * o.padded() * 2}, {&p.list, units * cap * 4},
+		{&p.reference, units * maxGroup * 4}, {&p.control, 16}, {&p.partial, items * maxGroup * o.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
 		{&p.arrived, units * maxRanks * 4}, {&p.newK, units * o.Dim * 2}, {&p.newV, units * o.Dim * 2}})
 	if err != nil {
 		return err
@@ -325,8 +321,7 @@ func (o *Operator) Append(c *driver.Context, s driver.Stream, batch int) error {
 	return o.launch(c, &o.p, driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: 256, Stream: s, Early: true}, "append")
 }
 
-// Select queues the first half of a sparse step alone, or its first stages of Stages, for measuring: Attend runs both halves. The queue of work that it fills must be emptied by
-// ResetQueue.
+// Select queues the first of the Stages of a sparse step, for measuring; 0 is all of them.
 func (o *Operator) Select(c *driver.Context, s driver.Stream, first, batch int, m Mode, stages int) error {
 	if err := o.prepare(first, batch, m); err != nil {
 		return err
@@ -335,15 +330,7 @@ func (o *Operator) Select(c *driver.Context, s driver.Stream, first, batch int, 
 		return nil
 	}
 	o.hold.stages = int32(stages)
-	if o.configure(m); o.fuses(int(o.hold.batch)*o.KVHeads, int(o.hold.ranks)) {
-		return o.fused(c, s)
-	}
-	return o.selectSurvivors(c, s)
-}
-
-// ResetQueue queues the emptying of the queue of work.
-func (o *Operator) ResetQueue(c *driver.Context, s driver.Stream) error {
-	return c.Fill(o.p.control, 0, 16, s)
+	return o.selectSurvivors(c, s, m)
 }
 
 // Attend queues the attention of sequences [first,first+batch) in the mode. It allocates nothing and can be captured; a mode that leaves it open whether selecting pays is decided
@@ -361,9 +348,7 @@ func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode) error 
 	if m.Dense {
 		units := int(p.batch) * o.KVHeads
 		if ranks, parts := o.clusters(units); ranks > 0 {
-			p.ranks, p.parts = int32(ranks), int32(parts)
-			warps, shared := o.clusterRings()
-			return o.launch(c, p, driver.Launch{Grid: [3]int{units * parts * ranks}, Block: 32 * warps, Shared: shared, Stream: s, Cluster: ranks, Early: true}, "cluster")
+			return o.cluster(c, s, ranks, parts)
 		}
 		l, name := driver.Launch{Grid: [3]int{o.wholes}, Block: 128, Stream: s, Early: true}, "whole"
 		if o.throughRings(units) {
@@ -372,13 +357,7 @@ func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode) error 
 		p.attenders = int32(l.Grid[0])
 		return o.launch(c, p, l, name)
 	}
-	if o.configure(m); o.fuses(int(p.batch)*o.KVHeads, int(p.ranks)) {
-		return o.fused(c, s)
-	}
-	if err := o.selectSurvivors(c, s); err != nil {
-		return err
-	}
-	return o.launch(c, p, driver.Launch{Grid: [3]int{o.attenders}, Block: 128, Stream: s, Early: true}, "attend")
+	return o.selectSurvivors(c, s, m)
 }
 
 // prepare sets the launch's parameters to those of sequences [first,first+batch).
@@ -464,9 +443,9 @@ func (o *Operator) threads() int {
 	return maxThreads
 }
 
-// configure sets the launch's parameters to those of a sparse mode.
-func (o *Operator) configure(m Mode) {
+func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) error {
 	p := &o.hold
+	units := int(p.batch) * o.KVHeads
 	for _, f := range []struct {
 		on   bool
 		flag int32
@@ -479,15 +458,12 @@ func (o *Operator) configure(m Mode) {
 	if m.DenseBelow == 0 {
 		p.denseBelow = int32(m.MinContext)
 	}
-}
-
-func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream) error {
-	p := &o.hold
-	units := int(p.batch) * o.KVHeads
-	// Items that all find room at once: a second round costs more than what it balances. Small ones cost what it takes to begin them.
-	p.quantum, p.parts = int32(min(max(units*16, 128), 512)), int32(max(o.attenders/(units*int(p.ranks)), 1))
-	threads := o.threads()
-	return o.launch(c, p, driver.Launch{Grid: [3]int{units * int(p.ranks)}, Block: threads, Shared: o.rings(threads), Stream: s, Cluster: int(p.ranks), Early: true}, "select")
+	threads, ranks := o.threads(), int(p.ranks)
+	l, name := driver.Launch{Grid: [3]int{units * ranks}, Block: threads, Shared: o.rings(threads), Stream: s, Cluster: ranks, Early: true}, "select"
+	if o.few(units, ranks) {
+		l.Block, l.Shared, name = maxThreads, o.fewShared(ranks), "few"
+	}
+	return o.launch(c, p, l, name)
 }
 
 // Copy queues a plain copy of bytes within the device, the yardstick of what its memory can do.

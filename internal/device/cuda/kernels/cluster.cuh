@@ -1,6 +1,5 @@
 // What clusters of thread blocks do for steps of few units: they join outputs through each other's memory, and so attend to whole sequences.
 #pragma once
-#include "running.cuh"
 #include "whole.cuh"
 
 // ClusterJoin is what thread blocks tell each other of their parts of a unit.
@@ -13,23 +12,16 @@ struct ClusterJoin {
   int last;
 };
 
-// join_unit makes a unit's output of what the warps of its ranks have summed, through `sums`, [warps][G][D] of shared memory; each rank its share of it. If several clusters have `parts` of
-// a unit, the last of each rank's joins those. `held` is the mass and what survivors hold of it; null if all was read. After it a rank's memory must outlive its readers.
-template <int D, int GP> __device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, const Params &p, const Rank<GP> &u, int n, int parts, const float2 *held) {
-  const int j = u.lane % 4, r = u.lane / 4, all = u.G * D;
-  run.weight += __shfl_xor_sync(~0u, run.weight, 1), run.weight += __shfl_xor_sync(~0u, run.weight, 2);
-  if (j == 0) sh.top[u.warp][r] = run.top, sh.weight[u.warp][r] = run.weight;
-  float *const mine = sums + u.warp * all;
-#pragma unroll
-  for (int t = 0; t < D / 16; t++) {
-    const int c = Running<D>::at(t, u.lane);
-    if (2 * j < u.G) *(float2 *)&mine[2 * j * D + c] = make_float2(run.sums[t][0], run.sums[t][2]);
-    if (2 * j + 1 < u.G) *(float2 *)&mine[(2 * j + 1) * D + c] = make_float2(run.sums[t][1], run.sums[t][3]);
-  }
+// join_unit makes a unit's output of what the warps of its ranks have summed, through `sums` in shared memory, [HEADS][D] at every multiple of `stride`; each rank its share of it. If several
+// clusters have `parts` of a unit, the last of each rank's joins those. `held` is the mass and what survivors hold of it; null if all was read.
+template <int D, int GP>
+__device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, int stride, const Params &p, const Rank<GP> &u, int n, int parts, const float2 *held) {
+  const int all = u.G * D;
+  run.leave(sh.top[u.warp], sh.weight[u.warp], (float(*)[D])(sums + u.warp * stride), u.lane);
   // The rank's share of the output, and what the tail adds there.
   const int own = all / u.ranks, first = own * u.rank;
   const float *const mean = p.valueSum + (((size_t)p.table[u.sequence * p.tableStride + (n - 1) / BLOCK] * p.kvHeads + u.head) * 2 + 1) * D;
-  float tail = held && threadIdx.x < own ? mean[(first + threadIdx.x) % D] : 0;
+  float tail = held && u.ranks > 1 && threadIdx.x < own ? mean[(first + threadIdx.x) % D] : 0;
   __syncthreads();
   for (int i = threadIdx.x; i < all; i += blockDim.x) {
     const int g = i / D;
@@ -37,11 +29,17 @@ template <int D, int GP> __device__ inline void join_unit(ClusterJoin &sh, Runni
     for (int w = 0; w < u.warps; w++) top = fmaxf(top, sh.top[w][g]);
     for (int w = 0; w < u.warps; w++) {
       const float f = power(sh.top[w][g] - top);
-      weight += f * sh.weight[w][g], sum += f * sums[w * all + i];
+      weight += f * sh.weight[w][g], sum += f * sums[w * stride + i];
+    }
+    if (u.ranks == 1 && parts == 1) {
+      const float x = weight > 0 ? sum / weight : 0, share = held ? fminf(held[g].y / held[g].x, 1.0f) : 1;
+      p.out[(size_t)u.unit * all + i] = __float2half_rn(held ? share * x + (1 - share) / n * mean[i % D] : x);
+      continue;
     }
     sums[i] = sum;
     if (i % D == 0) sh.ofRank[0][g] = top, sh.ofRank[1][g] = weight;
   }
+  if (u.ranks == 1 && parts == 1) return;
   u.sync();
   float x[RANKS];
   auto fetch = [&](int i) {
@@ -73,7 +71,7 @@ template <int D, int GP> __device__ inline void join_unit(ClusterJoin &sh, Runni
     else p.out[(size_t)u.unit * all + first + i] = __float2half_rn(y);
     if ((i += blockDim.x) < own) fetch(i), tail = held ? mean[(first + i) % D] : 0;
   }
-  if (parts == 1) return;
+  if (parts == 1) return u.sync();  // no rank leaves while others look at its memory
   const size_t at = (size_t)u.unit * p.maxParts;
   if (threadIdx.x < u.G) p.partialTop[(at + u.part) * HEADS + threadIdx.x] = sh.ofUnit[threadIdx.x];  // by all ranks: each waits for its own only
   __threadfence();
@@ -84,7 +82,8 @@ template <int D, int GP> __device__ inline void join_unit(ClusterJoin &sh, Runni
     if (sh.last) *arrived = 0;
   }
   __syncthreads();
-  if (!sh.last) return;
+  u.arrive();
+  if (!sh.last) return u.wait();
   __threadfence();
   for (int i = threadIdx.x; i < own; i += blockDim.x) {
     float y[RANKS], top = NOTHING, weight = 0, sum = 0;
@@ -103,6 +102,7 @@ template <int D, int GP> __device__ inline void join_unit(ClusterJoin &sh, Runni
     }
     p.out[(size_t)u.unit * all + first + i] = __float2half_rn(weight > 0 ? sum / weight : 0);
   }
+  u.wait();
 }
 
 // ClusterRing is what rows of whole sequences pass through; operator.go knows the size.
@@ -131,16 +131,11 @@ template <int D> __device__ void whole_unit(const Params &p) {
   WholeSlot<D>::channels(q, r < u.G ? p.q + ((size_t)u.unit * u.G + r) * D : nullptr, u.lane % 4);
   Running<D> run;
   for (int i = first + u.warp * 16; i < last; i += Rings::TEAM * 16) {
-    const WholeSlot<D> &rows = stream.next();
-    RowTile<D> tile;
-#pragma unroll
-    for (int k = 0; k < 2; k++) rows.keys(tile.k[k], k * 8 + r, u.lane % 4);
-#pragma unroll
-    for (int t = 0; t < 4; t++) rows.values(tile.v[t], slot(t, u.lane), r);
-    run.rows(tile, q, p.scale, u.lane, [&](int t) { return i + slot(t, u.lane) < last; });
+    u32 k[2][D / 8], v[4][D / 16];
+    stream.next().rows(k, v, u.lane);
+    admit_rows(run, q, k, v, p.scale, last - i, u.lane);
   }
   wait_copies<0>();
   __syncthreads();  // the rings are read
-  join_unit<D>(sh, run, (float *)memory, p, u, n, p.parts, nullptr);
-  u.sync();  // no rank leaves while others look at its memory
+  join_unit<D>(sh, run, (float *)memory, HEADS * D, p, u, n, p.parts, nullptr);
 }

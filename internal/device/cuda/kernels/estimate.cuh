@@ -35,7 +35,7 @@ __device__ inline void count_distance(u32 *histogram, u32 *elsewhere, u32 distan
 // estimate_logits estimates the logits of the candidates and counts them by weight. `fresh` is warp 0's: the exact logits of the newest page. With `every`, each page is a
 // candidate and is marked here. A warp goes through a run of the rank's candidates, two at a time, while those that follow are on their way to its ring.
 template <int D, int GP, bool SHARED_LIST, bool BY_TOKEN, bool LOCAL>
-__device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every, void *rings) {
+__device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every, Ring<D> &ring) {
   constexpr bool PAIRS = GP == HEADS;
   constexpr int STARTS = PAIRS ? 2 : GP, SLOTS = Ring<D>::SLOTS;
   const int j = u.lane % 4, row = u.lane / 4;
@@ -120,7 +120,6 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
 #pragma unroll
     for (int i = 0; i < STARTS; i++) sum[i] = (PAIRS ? c[i % 2] : __shfl_sync(~0u, c[i % 2], i / 2)) * steps;
   }
-  Ring<D> &ring = ((Ring<D> *)rings)[u.warp];
   // The warp's run, 32 candidates at a time: a lane holds a page, its block's slab and whose candidate it is; and those of the next 32.
   const int old = found - r.newestHere, from = (int)((long long)old * u.warp / u.warps), to = (int)((long long)old * (u.warp + 1) / u.warps);
   int begin = from, page = -1, pageAhead = -1;

@@ -22,7 +22,7 @@ template <int GP> struct SelectShared {
   u32 candidates[HEADS];          // tokens
   float best[HEADS], span[HEADS];
   float mass[WARPS][GP][3];
-  float2 held[HEADS];             // estimated mass of the unit that the rank answers for, and of that its survivors'
+  float2 held[HEADS];             // estimated mass of the rank's candidates, and of what survived of them
   u32 found[2][WARPS];
 };
 
@@ -72,7 +72,7 @@ template <int GP, bool LOCAL> struct Range {
   float *bases, *scores;
   u8 *marks;
   short *logits;
-  int *candidate;  // the list of candidate pages takes the place of scores that were read before
+  int *candidate;  // pages that are
   u32 *list;
   __device__ Range(const Params &p, const Rank<GP> &u, int n, void *memory) : n(n), newest((n - 1) / PAGE), encoded(n / PAGE) {
     const int blocks = (n + BLOCK - 1) / BLOCK;
@@ -83,16 +83,17 @@ template <int GP, bool LOCAL> struct Range {
       first = blocks * u.rank / u.ranks, turn = 0, own = blocks * (u.rank + 1) / u.ranks - first;
       const size_t at = (size_t)u.unit * p.maxBlocks + first;
       table = p.table + u.sequence * p.tableStride + first;
-      bases = p.bases + at * 2 * HEADS, scores = p.scores + at * PAGES * GP, marks = p.pages + at * PAGES, logits = p.logits + at * BLOCK * GP, list = p.list + at * BLOCK;
+      bases = p.bases + at * 2 * HEADS, scores = p.scores + at * PAGES * GP, marks = p.pages + at * PAGES, candidate = p.candidates + at * PAGES;
+      logits = p.logits + at * BLOCK * GP, list = p.list + at * BLOCK;
     }
-    candidate = (int *)scores;
     newestHere = own > 0 && block(own - 1) == newest / PAGES;
   }
   // room is how many blocks a rank's memory is laid out for; operator.go knows what they take.
   __device__ static int room(const Params &p, const Rank<GP> &u) { return (p.maxBlocks + u.ranks - 1) / u.ranks; }
   __device__ void place(void *memory, int room) {
     list = (u32 *)memory, scores = (float *)(list + room * BLOCK), bases = scores + room * PAGES * GP, logits = (short *)(bases + room * 2 * HEADS);
-    table = (int *)(logits + room * BLOCK * GP), marks = (u8 *)(table + room);
+    candidate = (int *)(logits + room * BLOCK * GP);
+    table = candidate + room * PAGES, marks = (u8 *)(table + room);
   }
   __device__ int block(int i) const { return first + (i << turn); }
   __device__ int page(int i) const { return block(i / PAGES) * PAGES + i % PAGES; }  // of the sequence

@@ -44,24 +44,96 @@ template <int D, int GP> __device__ inline void expect_page(const Params &p, con
   for (int i = u.lane * 64; i < PAGE * D; i += 32 * 64) prefetch(at + i);
 }
 
-// scan_pages makes what all codes of a block share: the logit of its low; and by how much noise in the codes inflates the estimated weights on average, exp(σ²/2) with
-// σ² = Σ q²·step²/12/D, which the tail takes back. And, but with `every`, upper bounds of the pages' logits, q⁺·largest + q⁻·smallest, and their extremes over the rank.
+// block_bases makes, for sixteen blocks at a time, what all codes of a block share: the logit of its low; and by how much noise in the codes inflates the estimated weights on
+// average, exp(σ²/2) with σ² = Σ q²·step²/12/D, which the tail takes back.
+template <int D, int GP> __device__ inline void block_bases(const Params &p, const Rank<GP> &u, const Range<GP, false> &r) {
+  const int j = u.lane % 4, row = u.lane / 4;
+  for (int b0 = (u.warp + u.warps - 2) % u.warps * 16; b0 < r.own; b0 += u.warps * 16) {  // warps 0 and 1 have begun with a page each
+    u32 q[D / 8], low[2][D / 8], step[2][D / 8];
+    queries<D>(q, p, u.unit, u.lane);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const __half *at = p.range + r.slab(p, u, min(b0 + row + i * 8, r.own - 1)) * 2 * D + j * (D / 4);
+      load<D / 8>(low[i], at);
+      if (p.flags & TAIL) load<D / 8>(step[i], at + D);
+    }
+    float c[4] = {}, noise[4] = {};
+    transposed<D>(c, low[0], low[1], q);
+    if (p.flags & TAIL) {
+      const __half2 most = __float2half2_rn(200), quarter = __float2half2_rn(0.25f);  // squares stay finite
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+#pragma unroll
+        for (int k = 0; k < D / 8; k++) {
+          const __half2 x = __hmin2(halves(step[i][k]), most);
+          step[i][k] = bits(__hmul2(x, x));
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < D / 8; k++) {
+        const __half2 x = __hmin2(__hmul2(__habs2(halves(q[k])), quarter), most);
+        q[k] = bits(__hmul2(x, x));
+      }
+      transposed<D>(noise, step[0], step[1], q);
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      if (b0 + row + i * 8 >= r.own) continue;
+      float *out = r.bases + (b0 + row + i * 8) * 2 * HEADS + 2 * j;
+      constexpr float HALF_VARIANCE = 16.0f / 12 / 2 / D * 1.44269504f;  // in octaves
+      *(float2 *)out = make_float2(c[2 * i] * p.scale, c[2 * i + 1] * p.scale);
+      *(float2 *)(out + HEADS) = make_float2(power(-HALF_VARIANCE * noise[2 * i]), power(-HALF_VARIANCE * noise[2 * i + 1]));
+    }
+  }
+}
+
+// block_base is the same for one block, by a warp that has its lows and the queries times its steps at hand: it returns the logits of heads lane%4·2 and +1.
+template <int D> __device__ inline float2 block_base(float *out, const Params &p, int lane, const u32 (&low)[D / 8], const u32 (&q)[D / 8], const u32 (&stepped)[D / 8]) {
+  float c[4] = {}, noise[4] = {};
+  {
+    const u32 sixteenth = bits(__float2half2_rn(0.0625f));  // as the queries' odd pairs are
+    u32 rows[D / 8];
+#pragma unroll
+    for (int i = 0; i < D / 8; i++) rows[i] = i % 2 ? low[i] : times(low[i], sixteenth);
+    transposed<D>(c, rows, rows, q);
+  }
+  if (p.flags & TAIL) {
+    const __half2 most = __float2half2_rn(200);  // squares stay finite
+    u32 square[D / 8], ones[D / 8];
+#pragma unroll
+    for (int i = 0; i < D / 8; i++) {
+      const __half2 x = __hmin2(__habs2(halves(stepped[i])), most);
+      square[i] = bits(__hmul2(x, x)), ones[i] = bits(__float2half2_rn(i % 2 ? 256 : 1));
+    }
+    transposed<D>(noise, ones, ones, square);
+  }
+  const float2 base = make_float2(c[0] * (16 / QUERY_SCALE * p.scale), c[1] * (16 / QUERY_SCALE * p.scale));
+  if (lane < 4) {
+    constexpr float HALF_VARIANCE = 1 / (QUERY_SCALE * QUERY_SCALE) / 12 / 2 / D * 1.44269504f;
+    *(float2 *)(out + 2 * lane) = base;
+    *(float2 *)(out + HEADS + 2 * lane) = make_float2(power(-HALF_VARIANCE * noise[0]), power(-HALF_VARIANCE * noise[1]));
+  }
+  return base;
+}
+
+// scan_pages makes the upper bounds of the pages' logits, q⁺·largest + q⁻·smallest, and their extremes over the rank. With LOCAL it makes the blocks' bases on the way, and with `every`
+// nothing else.
 template <int D, int GP, bool LOCAL>
 __device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const u32 (&q)[D / 8], bool every) {
   const int j = u.lane % 4, row = u.lane / 4;
   float top[2] = {-INFINITY, -INFINITY}, bottom[2] = {INFINITY, INFINITY};
   for (int b = u.warp; b < r.own; b += u.warps) {
     const size_t bh = r.slab(p, u, b);
-    if (!LOCAL && b + u.warps < r.own) {
+    if (b + u.warps < r.own) {
       const size_t ahead = r.slab(p, u, b + u.warps);
-      if (u.lane < D * 4 / 128) prefetch((const u8 *)p.range + ahead * D * 4 + u.lane * 128);
-      else if (!every && u.lane - D * 4 / 128 < PAGES * D / 128) prefetch(p.bounds + ahead * PAGES * D + (u.lane - D * 4 / 128) * 128);
+      if (u.lane < PAGES * D / 128) prefetch(p.bounds + ahead * PAGES * D + u.lane * 128);
+      else if (u.lane - PAGES * D / 128 < D * 2 / 128) prefetch((const u8 *)p.range + ahead * D * 4 + D * 2 + (u.lane - PAGES * D / 128) * 128);
     }
-    u32 low[D / 8], a[D / 8], codes[2][2][D / 32];
+    u32 low[D / 8], step[D / 8], codes[2][2][D / 32];
     const __half *const range = p.range + bh * 2 * D + j * (D / 4);
-    load<D / 8>(low, range);
-    load<D / 8>(a, range + D);
-    if (!every) {
+    if (LOCAL) load<D / 8>(low, range);
+    load<D / 8>(step, range + D);
+    if (!LOCAL || !every) {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         const u8 *at = p.bounds + (bh * PAGES + i * 8 + row) * D + j * (D / 8);
@@ -69,49 +141,28 @@ __device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const R
         load<D / 32>(codes[i][1], at + D / 2);
       }
     }
-    float base[4] = {}, noise[4] = {};
-    {
-      // Queries are scaled: by QUERY_SCALE, and the odd pairs by a sixteenth besides.
-      const u32 sixteenth = bits(__float2half2_rn(0.0625f));
-      u32 even[D / 8];
 #pragma unroll
-      for (int i = 0; i < D / 8; i++) even[i] = i % 2 ? low[i] : times(low[i], sixteenth);
-      transposed<D>(base, even, even, q);
+    for (int i = 0; i < D / 8; i++) step[i] = times(q[i], step[i]);
+    float2 base;
+    if constexpr (LOCAL) {
+      base = block_base<D>(r.bases + b * 2 * HEADS, p, u.lane, low, q, step);
+      if (every) continue;
+    } else {
+      base = *(const float2 *)(r.bases + b * 2 * HEADS + 2 * j);
     }
-    const float2 origin = make_float2(base[0] * (16 / QUERY_SCALE * p.scale), base[1] * (16 / QUERY_SCALE * p.scale));
-#pragma unroll
-    for (int i = 0; i < D / 8; i++) a[i] = times(q[i], a[i]);
-    if (p.flags & TAIL) {
-      const __half2 most = __float2half2_rn(200);  // squares stay finite
-      const u32 one = bits(__float2half2_rn(1)), odd = bits(__float2half2_rn(256));
-      u32 square[D / 8], ones[D / 8];
-#pragma unroll
-      for (int i = 0; i < D / 8; i++) {
-        const __half2 x = __hmin2(__habs2(halves(a[i])), most);
-        square[i] = bits(__hmul2(x, x)), ones[i] = i % 2 ? odd : one;
-      }
-      transposed<D>(noise, ones, ones, square);
-    }
-    constexpr float HALF_VARIANCE = 1 / (QUERY_SCALE * QUERY_SCALE) / 12 / 2 / D * 1.44269504f;  // in octaves
-    if (row == 0) {
-      float *const out = r.bases + b * 2 * HEADS + 2 * j;
-      *(float2 *)out = origin;
-      *(float2 *)(out + HEADS) = make_float2(power(-HALF_VARIANCE * noise[0]), power(-HALF_VARIANCE * noise[1]));
-    }
-    if (every) continue;
     u32 up[D / 8];
 #pragma unroll
     for (int i = 0; i < D / 8; i++) {
-      const __half2 zero = __float2half2_rn(0), x = halves(a[i]);
-      up[i] = bits(__hmax2(x, zero)), a[i] = bits(__hsub2(x, halves(up[i])));
+      const __half2 zero = __float2half2_rn(0), x = halves(step[i]);
+      up[i] = bits(__hmax2(x, zero)), step[i] = bits(__hsub2(x, halves(up[i])));
     }
     float c[4] = {}, d[4] = {};
     coded<D>(c, codes[0][0], codes[1][0], up);
-    coded<D>(d, codes[0][1], codes[1][1], a);
+    coded<D>(d, codes[0][1], codes[1][1], step);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       const int local = b * PAGES + i * 8 + row, page = r.page(local);
-      const float x = origin.x + (c[2 * i] + d[2 * i]) * (CODED * p.scale), y = origin.y + (c[2 * i + 1] + d[2 * i + 1]) * (CODED * p.scale);
+      const float x = base.x + (c[2 * i] + d[2 * i]) * (CODED * p.scale), y = base.y + (c[2 * i + 1] + d[2 * i + 1]) * (CODED * p.scale);
       if (page < r.encoded && page != r.newest) {
         if (2 * j < GP) {
           if (GP > 1) *(float2 *)(r.scores + (size_t)local * GP + 2 * j) = make_float2(x, y);
@@ -122,7 +173,7 @@ __device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const R
       }
     }
   }
-  if (every) return;
+  if (LOCAL && every) return;
 #pragma unroll
   for (int i = 0; i < 2; i++) {
     for (int d = 4; d < 32; d *= 2) top[i] = fmaxf(top[i], __shfl_xor_sync(~0u, top[i], d)), bottom[i] = fminf(bottom[i], __shfl_xor_sync(~0u, bottom[i], d));
@@ -186,27 +237,24 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
   }
   __syncthreads();
   u.arrive();
-  // Marks first; then the list, once it is known how many lie before.
+  // A warp marks a range of pages, and lists those of them that are candidates once it is known how many lie before.
+  auto who = [&](int i) -> u32 {
+    if (r.page(i) == r.newest) return 0xff;
+    if (!scored(i) || budget <= 0) return 0;
+    const int *at = (const int *)r.scores + (size_t)i * GP;
+    if (shared) return at[0] <= sh.pageBin[0] ? 0xff : 0;
+    u32 heads = 0;
+#pragma unroll
+    for (int g = 0; g < GP; g++) {
+      if (g < u.G) heads |= (at[g] <= sh.pageBin[g] ? 1u : 0u) << g;
+    }
+    return heads;
+  };
   int count = 0;
   for (int i = from + u.lane; i - u.lane < to; i += 32) {
-    u32 who = 0;
-    if (i >= to) {
-      // beyond the warp's range
-    } else if (r.page(i) == r.newest) {
-      who = 0xff;
-    } else if (scored(i) && budget > 0) {
-      const int *at = (const int *)r.scores + (size_t)i * GP;
-      if (shared) {
-        who = at[0] <= sh.pageBin[0] ? 0xff : 0;
-      } else {
-#pragma unroll
-        for (int g = 0; g < GP; g++) {
-          if (g < u.G) who |= (at[g] <= sh.pageBin[g] ? 1u : 0u) << g;
-        }
-      }
-    }
-    if (i < to) r.marks[i] = who;
-    count += __popc(__ballot_sync(~0u, who != 0));
+    const u32 heads = i < to ? who(i) : 0;
+    if (i < to) r.marks[i] = heads;
+    count += __popc(__ballot_sync(~0u, heads != 0));
   }
   if (u.lane == 0) sh.found[0][u.warp] = count;
   __syncthreads();
@@ -216,7 +264,7 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
     found += sh.found[0][w];
   }
   for (int i = from + u.lane; i - u.lane < to; i += 32) {
-    const bool in = i < to && r.marks[i] != 0;
+    const bool in = i < to && who(i) != 0;
     const u32 marked = __ballot_sync(~0u, in);
     if (in) r.candidate[at + __popc(marked & ((1u << u.lane) - 1))] = i;
     at += __popc(marked);

@@ -1,13 +1,21 @@
-// select runs Twilight's pipeline up to the lists of survivors, in one launch: page bounds → candidate pages → estimated logits → threshold on the weights → lists.
-// A cluster of `ranks` thread blocks shares a unit, each a range of its blocks. Grid: batch·kvHeads·ranks, 128 or 256 threads; GP is the group rounded up to a power of two.
+// select is a sparse step of attention in one launch: page bounds → candidate pages → estimated logits → threshold on the weights → lists of survivors → attention over those.
+// A cluster of `ranks` thread blocks shares a unit. Grid: batch·kvHeads·ranks, 128 or 256 threads; GP is the group rounded up to a power of two. `few` is the same for steps of few units, which
+// wait for memory more often than they use it: 256 threads, each rank every ranks-th block of the unit, what one stage leaves for the next in shared memory.
 #pragma once
 #include "histogram.cuh"
 #include "pages.cuh"
 #include "estimate.cuh"
 #include "survivors.cuh"
+#include "attend.cuh"
 
-// survivors_of runs the pipeline and returns how many survivors the rank has listed; none if p.stages ends it. After it the unit has to wait, once.
-template <int D, int GP, bool LOCAL> __device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, void *rings) {
+// survivors_of runs the stages up to the lists, and returns how many survivors the rank has listed: exactly read ones, others; or −1 if p.stages ends it. The unit has to wait then, once.
+template <int D, int GP, bool LOCAL>
+__device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, WarpMemory<D, GP> *memory) {
+  auto ends = [&](int stage) {  // true if that is all that is measured
+    if (p.stages == stage) u.arrive();
+    return p.stages == stage;
+  };
+  const int2 nothing = make_int2(-1, -1);
   // The newest page has no codes, or they are young: its logits are exact. Those of the first page, exact as well, often are the largest.
   if (u.warp < 2) expect_page<D>(p, u, u.warp == 0 ? r.newest : 0);
   clear(sh);
@@ -16,13 +24,13 @@ template <int D, int GP, bool LOCAL> __device__ inline int2 survivors_of(SelectS
     sh.reference[threadIdx.x] = ordered(-INFINITY);
     sh.shrink[threadIdx.x] = 0, sh.candidates[threadIdx.x] = 0;
   }
+  if constexpr (!LOCAL) block_bases<D>(p, u, r);
   u32 q[D / 8];
   scaled_queries<D>(q, p, u.unit, u.lane);
   __syncthreads();
-  const bool every = p.flags & EVERY_PAGE;
-  const int2 nothing = make_int2(0, 0);
-  if (p.stages == 1) return u.arrive(), nothing;
-  scan_pages<D>(sh, p, u, r, q, every);
+  if (ends(1)) return nothing;
+  const bool every = p.flags & EVERY_PAGE, shared = every || p.flags & SHARED;
+  if (LOCAL || !every) scan_pages<D>(sh, p, u, r, q, every);
   u.arrive();
   float fresh[4] = {};
   if (u.warp == 0) exact_page<D>(sh, p, u, r.n, r.newest, fresh);
@@ -31,43 +39,63 @@ template <int D, int GP, bool LOCAL> __device__ inline int2 survivors_of(SelectS
     exact_page<D>(sh, p, u, r.n, 0, first);
   }
   u.wait();
+  if (ends(2)) return nothing;
   int found = r.pages();
-  if (p.stages == 2) return u.arrive(), nothing;
   if (!every) {
     found = choose_pages(sh, p, u, r);
     u.wait();
     clear(sh);
   }
   __syncthreads();
-  if (p.stages == 3) return u.arrive(), nothing;
-  const bool shared = every || p.flags & SHARED;
+  if (ends(3)) return nothing;
+  Ring<D> &ring = memory[u.warp].candidates;
   if (p.flags & TOKEN_CODES) {
-    if (shared) estimate_logits<D, GP, true, true>(sh, p, u, r, q, fresh, found, every, rings);
-    else estimate_logits<D, GP, false, true>(sh, p, u, r, q, fresh, found, every, rings);
+    if (shared) estimate_logits<D, GP, true, true>(sh, p, u, r, q, fresh, found, every, ring);
+    else estimate_logits<D, GP, false, true>(sh, p, u, r, q, fresh, found, every, ring);
   } else {
-    if (shared) estimate_logits<D, GP, true, false>(sh, p, u, r, q, fresh, found, every, rings);
-    else estimate_logits<D, GP, false, false>(sh, p, u, r, q, fresh, found, every, rings);
+    if (shared) estimate_logits<D, GP, true, false>(sh, p, u, r, q, fresh, found, every, ring);
+    else estimate_logits<D, GP, false, false>(sh, p, u, r, q, fresh, found, every, ring);
   }
-  if (p.stages == 4) return u.arrive(), nothing;
+  if (ends(4)) return nothing;
   find_thresholds(sh, p, u);
   if (p.stages == 5) return nothing;
   let_next_start();
-  return list_survivors(sh, p, u, r, found, every);
+  const int2 count = list_survivors(sh, p, u, r, found, every);
+  return p.stages == 6 ? nothing : count;
 }
 
-template <int D, int GP> __device__ void select_unit(const Params &p) {
-  SHARED_MEMORY(SelectShared<GP>, sh);
-  DYNAMIC_MEMORY(memory);
+template <int GP> struct StepShared {
+  SelectShared<GP> select;
+  ClusterJoin join;
+};
+
+template <int D, int GP, bool LOCAL> __device__ void select_unit(const Params &p) {
+  typedef StepShared<GP> Shared;
+  SHARED_MEMORY(Shared, sh);
+  DYNAMIC_MEMORY(dynamic);
+  WarpMemory<D, GP> *const memory = (WarpMemory<D, GP> *)dynamic;
   wait_for_previous();
   const Rank<GP> u(p);
-  const int n = p.lens[u.sequence];
+  // Blocks are looked up while the sequence's length is on its way, those that it does not reach as well.
+  const int room = LOCAL ? Range<GP, LOCAL>::room(p, u) : 0, block = threadIdx.x * u.ranks + u.rank;
+  const int at = threadIdx.x < room && block < p.maxBlocks ? p.table[u.sequence * p.tableStride + block] : 0, n = p.lens[u.sequence];
   if (n <= 0) return;
-  if (n < p.denseBelow) {
-    if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(-1, n);
-    if (u.rank == 0 && u.warp == 0) enqueue(p, u.unit, 0, make_int2(-1, n), u.lane);
-    let_next_start();
-    return;
+  Range<GP, LOCAL> r(p, u, n, memory + u.warps);
+  if constexpr (LOCAL) {
+    if (threadIdx.x < room) ((int *)r.table)[threadIdx.x] = at;
+    __syncthreads();
   }
-  survivors_of<D>(sh, p, u, Range<GP, false>(p, u, n, nullptr), memory);
-  u.wait();  // no rank leaves while others look at its memory
+  const bool whole = n < p.denseBelow;
+  int2 count = make_int2(r.tokens(), 0);
+  if (whole) {
+    let_next_start();
+    if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(-1, n);
+  } else {
+    // Scores that find room in shared memory stay there.
+    if (!LOCAL && r.own * PAGES * GP * sizeof(float) <= u.warps * sizeof(WarpMemory<D, GP>)) r.scores = (float *)memory;
+    count = survivors_of<D>(sh.select, p, u, r, memory);
+    u.wait();
+    if (count.x < 0) return;
+  }
+  attend_survivors<D>(sh.select, sh.join, memory, p, u, r, count, whole);
 }

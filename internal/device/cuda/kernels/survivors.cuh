@@ -1,11 +1,11 @@
-// The last stage of select: the list of survivors, what mass they hold, and the items of work that they make.
+// The list of survivors, and what mass they hold.
 #pragma once
 #include "estimate.cuh"
 
 // window_end is the upper end of a head's window of weights, in octaves.
 template <int GP> __device__ inline float window_end(const SelectShared<GP> &sh, int g) { return unordered(sh.reference[g]) + (WINDOW - 1) * (1.0f / PER_OCTAVE); }
 
-// list_survivors returns how many are read exactly and how many are not. Tokens are the sequence's, or with LOCAL the range's.
+// list_survivors returns how many the rank has listed: to be read exactly, and others.
 template <int GP, bool LOCAL>
 __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, int found, bool every) {
   constexpr int WORDS = (GP + 1) / 2, TURNS = 4;  // a warp takes 32 tokens a turn
@@ -56,8 +56,13 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
     return (least & 0x80008000) != 0;
   };
   u32 *const list = r.list;
-  const int end = r.own * BLOCK, newest = r.newestHere ? r.pages() - 1 : -1, skipped = LOCAL ? 0 : r.first * BLOCK;
+  const int end = r.own * BLOCK, newest = r.newestHere ? r.pages() - 1 : -1;
   int exact = 0, others = 0;
+  // What the listed tokens weigh, and of that what a head owes to the others' survivors, which the histogram has among the rest; and how many are its own.
+  float kept[GP], owed[GP];
+  int last[GP], own[GP];
+#pragma unroll
+  for (int g = 0; g < GP; g++) kept[g] = owed[g] = 0, own[g] = 0, last[g] = sh.threshold[g].last;
   Turns v;
   const int turn = u.warps * 2 * TURNS;  // pages
   look(warp * 2 * TURNS), fetch(v), look(turn + warp * 2 * TURNS);
@@ -81,8 +86,19 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
           }
         }
       }
-      entry[t] = (u32)(token + skipped) | heads << 24;
+      entry[t] = (u32)token | heads << 24;
       a[t] = __ballot_sync(~0u, inA), body[t] = __ballot_sync(~0u, in && !inA);
+      if ((a[t] | body[t]) != 0) {
+#pragma unroll
+        for (int g = 0; g < GP; g++) {
+          const int x = v.d[t][g / 2] >> 16 * (g % 2) & 0xffff;
+          const float w = !in || x == NONE || !(heads >> g & 1) ? 0 : power(x * (-1.0f / PER_OCTAVE));
+          const bool far = x >> BIN_SHIFT > last[g];
+          kept[g] += w;
+          if (x < FAR && far) owed[g] += w;
+          if (x < FAR && !far && in) own[g]++;
+        }
+      }
       count += __popc(a[t]) | __popc(body[t]) << 16;
     }
     if (lane == 0) sh.found[round][warp] = count;
@@ -103,34 +119,8 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
     }
     exact += sum & 0xffff, others += sum >> 16;
   }
-  if (warp == 0) {
-    if (lane == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(exact, others);
-    if constexpr (!LOCAL) {
-      enqueue(p, u.unit, u.rank, make_int2(exact, others), lane);
-      if (u.rank == 0 && lane < G) p.reference[u.unit * HEADS + lane] = window_end(sh, lane);
-    }
-  }
-  __syncthreads();
-  // What the listed tokens weigh, and of that what a head owes to the others' survivors, which the histogram has among the rest; and how many are the head's own.
-  float kept[GP], owed[GP];
-  int own[GP];
-#pragma unroll
-  for (int g = 0; g < GP; g++) kept[g] = owed[g] = 0, own[g] = 0;
-#pragma unroll 4
-  for (int i = threadIdx.x; i < exact + others; i += blockDim.x) {
-    const u32 entry = list[i < exact ? i : end - 1 - (i - exact)];
-    u32 d[WORDS];
-    distances(d, (entry & 0xffffff) - skipped);
-#pragma unroll
-    for (int g = 0; g < GP; g++) {
-      const int x = d[g / 2] >> 16 * (g % 2) & 0xffff;
-      const float w = x == NONE || !(entry >> (24 + g) & 1) ? 0 : power(x * (-1.0f / PER_OCTAVE));
-      kept[g] += w;
-      if (x >= FAR) continue;
-      if (x >> BIN_SHIFT > sh.threshold[g].last) owed[g] += w;
-      else own[g]++;
-    }
-  }
+  if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(exact, others);
+  if (!LOCAL && u.rank == 0 && threadIdx.x < G) p.reference[u.unit * HEADS + threadIdx.x] = window_end(sh, threadIdx.x);
 #pragma unroll
   for (int g = 0; g < GP; g++) {
     for (int d = 16; d > 0; d /= 2) kept[g] += __shfl_xor_sync(~0u, kept[g], d), owed[g] += __shfl_xor_sync(~0u, owed[g], d);
@@ -147,5 +137,6 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
     sh.held[g] = make_float2(all, kept);
     p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(all, kept, own, sh.candidates[g]);
   }
+  __syncthreads();
   return make_int2(exact, others);
 }

@@ -44,9 +44,10 @@ struct Block {
   alignas(256) char dynamic[227 << 10];
 };
 
-struct Copy {  // of 16 bytes, not yet seen to have happened; without a destination the end of a group
+struct Copy {  // not yet seen to have happened; without a destination the end of a group
   void *to;
   const void *from;
+  int bytes;
 };
 
 struct Fibre {
@@ -222,14 +223,14 @@ static inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 static inline u32 *remote(const void *shared, int rank) { return (u32 *)(blocks[rank]->memory + ((const char *)shared - current->block->memory)); }
 static inline u32 peek(const void *shared, int rank) { return *remote(shared, rank); }
 template <int N> void stream(u32 (&w)[N], const void *at, bool there) { there ? memcpy(w, at, sizeof w) : memset(w, 0, sizeof w); }
-static inline void copy_async(void *shared, const void *global) { current->copies.push_back({shared, global}); }
+template <int BYTES = 16> void copy_async(void *shared, const void *global) { current->copies.push_back({shared, global, BYTES}); }
 static inline void commit_copies() { current->copies.push_back({}); }
 template <int N> void wait_copies() {  // no copy happens before it must
   std::vector<Copy> &c = current->copies;
   long groups = std::count_if(c.begin(), c.end(), [](Copy x) { return !x.to; });
   size_t i = 0;
   for (; groups > N; i++) {
-    if (c[i].to) memcpy(c[i].to, c[i].from, 16);
+    if (c[i].to) memcpy(c[i].to, c[i].from, c[i].bytes);
     else groups--;
   }
   c.erase(c.begin(), c.begin() + i);

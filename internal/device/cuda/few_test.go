@@ -7,20 +7,20 @@ import (
 	"testing"
 )
 
-// TestFused: one launch gives what two give, which TestSparseAgrees holds against the reference.
-func TestFused(t *testing.T) {
+// TestFewUnits: the kernel for few units gives what the other gives, which TestSparseAgrees holds against the reference.
+func TestFewUnits(t *testing.T) {
 	d := gpu(t)
 	for i, s := range shapes {
 		for _, lens := range [][]int32{lengths, long} {
 			t.Run(fmt.Sprintf("%d_%d_%d", s.Dim, s.Group, len(lens)), func(t *testing.T) {
 				withRig(t, d, s, lens, uint64(300+i), func(r *rig) {
 					units := len(lens) * s.KVHeads
-					if !r.o.fuses(units, r.o.ranks(len(lens))) {
-						t.Fatalf("%d units of %d ranks are not fused", units, r.o.ranks(len(lens)))
+					if !r.o.few(units, r.o.ranks(len(lens))) {
+						t.Fatalf("%d units of %d ranks are not few", units, r.o.ranks(len(lens)))
 					}
 					for name, m := range modes {
 						m.DenseBelow = 20 // the shortest are read whole
-						r.compareFused(name, m)
+						r.compareFew(name, m)
 					}
 				})
 			})
@@ -28,7 +28,7 @@ func TestFused(t *testing.T) {
 	}
 }
 
-func (r *rig) compareFused(name string, m Mode) {
+func (r *rig) compareFew(name string, m Mode) {
 	t, o, batch := r.t, r.o, len(r.lens)
 	got := r.run(m)
 	stats, err := o.Stats(r.c, batch)
@@ -36,8 +36,8 @@ func (r *rig) compareFused(name string, m Mode) {
 	if !slices.Equal(got, r.run(m)) {
 		t.Errorf("%s: two runs differ", name)
 	}
-	o.FusedUnits = 0
-	defer func() { o.FusedUnits = fusedUnits }()
+	o.FewUnits = 0
+	defer func() { o.FewUnits = fewUnits }()
 	want := r.run(m)
 	apartStats, err := o.Stats(r.c, batch)
 	r.must(err)
