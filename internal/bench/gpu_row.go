@@ -54,9 +54,9 @@ func (p *gpuPoint) measure(r *AttentionRow, m cuda.Mode, dense *AttentionRow) (e
 	}
 	r.Speedup = dense.Micros / r.Micros
 	few := o.FewUnits
+	defer func() { o.FewUnits = few }()
 	o.FewUnits = 0 // the kernel for few units leaves nothing to read back but the output; the other has the same survivors
-	err = errors.Join(o.Attend(p.c, p.stream, 0, r.Batch, m), p.c.Wait(p.stream))
-	if o.FewUnits = few; err != nil {
+	if err := errors.Join(o.Attend(p.c, p.stream, 0, r.Batch, m), p.c.Wait(p.stream)); err != nil {
 		return err
 	}
 	heads := r.Batch * r.Heads

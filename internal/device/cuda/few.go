@@ -1,6 +1,8 @@
 package cuda
 
 import (
+	"errors"
+
 	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
@@ -18,9 +20,58 @@ func (o *Operator) fewShared(ranks int) int {
 	return o.rings(maxThreads) + own*(4*tokens+4*pages*group+8*maxGroup+2*tokens*group+4*pages+4+pages)
 }
 
-// few says whether a sparse step of so many units is one of few: where a cluster has each unit to itself, and room for it.
-func (o *Operator) few(units, ranks int) bool {
-	return ranks > 1 && units <= o.FewUnits && o.fewShared(ranks) <= sharedRoom
+// fewLaunch is the launch of few for so many units, each shared by a cluster.
+func (o *Operator) fewLaunch(units, ranks int, s driver.Stream) driver.Launch {
+	return driver.Launch{Grid: [3]int{units * ranks}, Block: maxThreads, Shared: o.fewShared(ranks), Stream: s, Cluster: ranks, Early: true}
+}
+
+// clusterLaunch is the launch of cluster for so many units, each cut among so many clusters.
+func (o *Operator) clusterLaunch(units, parts, ranks int, s driver.Stream) driver.Launch {
+	warps, shared := o.clusterRings()
+	return driver.Launch{Grid: [3]int{units * parts * ranks}, Block: 32 * warps, Shared: shared, Stream: s, Cluster: ranks, Early: true}
+}
+
+// findFew readies the kernels for few units. A cluster stands within one of the device's groups of multiprocessors, whose sizes differ: the driver knows how many find room.
+func (o *Operator) findFew(c *driver.Context) error {
+	few, cluster := o.lib.fn[o.kernel["few"]], o.lib.fn[o.kernel["cluster"]]
+	_, rings := o.clusterRings()
+	if err := errors.Join(c.SetAttr(few, driver.FuncMaxDynamicShared, sharedRoom), c.SetAttr(cluster, driver.FuncMaxDynamicShared, rings)); err != nil {
+		return err
+	}
+	for r := 2; r <= maxRanks; r *= 2 {
+		l := o.clusterLaunch(1, 1, r, 0)
+		l.Function, l.Early = cluster, false
+		n, err := c.Clusters(&l)
+		if err != nil {
+			return err
+		}
+		o.rooms[1][r] = n
+		if l = o.fewLaunch(1, r, 0); l.Shared > sharedRoom {
+			continue
+		}
+		l.Function, l.Early = few, false
+		if o.rooms[0][r], err = c.Clusters(&l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// few is how many thread blocks share a unit in a sparse step of so many, if that is one of few: as many as find room, but waiting for each other takes sixteen longer than it saves them.
+// 0: it is none.
+func (o *Operator) few(units int) int {
+	if !o.lib.hopper || units > o.FewUnits {
+		return 0
+	}
+	if o.SelectRanks != 0 {
+		return o.SelectRanks
+	}
+	for r := 8; r > 1; r /= 2 {
+		if units <= o.rooms[0][r] {
+			return r
+		}
+	}
+	return 0
 }
 
 // clusterRings is the warps of a thread block of cluster, and their shared memory: ClusterRing of kernels/cluster.cuh.
@@ -35,28 +86,20 @@ func (o *Operator) clusterRings() (warps, shared int) {
 	return warps, warps * slots * 16 * 2 * 2 * o.Dim
 }
 
-// clusters is how whole sequences of few units are cut: how many thread blocks a cluster has, and how many clusters a unit. Large clusters leave less to join, but not if an eighth of the
-// device is idle for it. 0: units are many, or would leave more than a quarter idle.
+// clusters is how whole sequences of few units are cut: how many thread blocks a cluster has, and how many clusters a unit. Large clusters leave less to join, but not if an eighth more of the
+// device would work otherwise. 0: units are many, or would leave half of it idle.
 func (o *Operator) clusters(units int) (ranks, parts int) {
 	if !o.lib.hopper || units > o.ClusterUnits {
 		return 0, 0
 	}
-	room, used := o.lib.dev.Multiprocessor/maxRanks*maxRanks, 0 // the device's multiprocessors stand in groups of at least so many
-	for r := maxRanks; r > 1; r /= 2 {
-		if n := min(room/r/units, maxRanks); n*r*units > used+used/8 {
+	used := 0
+	for r := 8; r > 1; r /= 2 {
+		if n := min(o.rooms[1][r]/units, maxRanks); n*r*units > used+used/8 {
 			ranks, parts, used = r, n, n*r*units
 		}
 	}
-	if 4*used < 3*room {
+	if 2*used < o.lib.dev.Multiprocessor {
 		return 0, 0
 	}
 	return ranks, parts
-}
-
-// cluster queues dense attention of o.hold in clusters.
-func (o *Operator) cluster(c *driver.Context, s driver.Stream, ranks, parts int) error {
-	p := &o.hold
-	p.ranks, p.parts = int32(ranks), int32(parts)
-	warps, shared := o.clusterRings()
-	return o.launch(c, p, driver.Launch{Grid: [3]int{int(p.batch) * o.KVHeads * parts * ranks}, Block: 32 * warps, Shared: shared, Stream: s, Cluster: ranks, Early: true}, "cluster")
 }

@@ -71,6 +71,7 @@ type Operator struct {
 	SelectThreads, SelectRanks int
 	// FewUnits and ClusterUnits are how many units (KV heads of a step's sequences) sparse and dense steps may have to be done by the kernels for few.
 	FewUnits, ClusterUnits int
+	rooms                  [2][maxRanks + 1]int // clusters that the device holds at once, of few and of cluster, by their thread blocks
 	p                      params
 	stride                 int
 	lens                   []int32 // as SetSequences was told
@@ -111,6 +112,7 @@ func (s *Shape) check() error {
 // newOperator is New with kernels that are loaded already.
 func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
 	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}, FewUnits: fewUnits, ClusterUnits: clusterUnits}
+	o.stride = (s.Tokens + attention.BlockTokens - 1) / attention.BlockTokens
 	if err := o.find(c); err != nil {
 		return nil, err
 	}
@@ -157,14 +159,13 @@ func (o *Operator) find(c *driver.Context) error {
 		return err
 	}
 	if o.lib.hopper {
-		_, rings := o.clusterRings()
-		if err := errors.Join(c.SetAttr(o.lib.fn[o.kernel["few"]], driver.FuncMaxDynamicShared, sharedRoom), c.SetAttr(o.lib.fn[o.kernel["cluster"]], driver.FuncMaxDynamicShared, rings)); err != nil {
-			return err
-		}
 		for _, name := range []string{"select", "few", "cluster"} {
 			if err := c.SetAttr(o.lib.fn[o.kernel[name]], driver.FuncNonPortableCluster, 1); err != nil {
 				return err
 			}
+		}
+		if err := o.findFew(c); err != nil {
+			return err
 		}
 	}
 	if err := c.SetAttr(o.lib.fn[o.kernel["ringed"]], driver.FuncMaxDynamicShared, o.wholeRings()); err != nil {
@@ -191,10 +192,9 @@ func maxParts(units int) int { return min(max(maxItems/units, 4), 128) }
 const maxItems = 8192
 
 func (o *Operator) alloc(c *driver.Context) error {
-	units, maxBlocks := o.Batch*o.KVHeads, (o.Tokens+attention.BlockTokens-1)/attention.BlockTokens
+	units, maxBlocks := o.Batch*o.KVHeads, o.stride
 	cap, items, queries := maxBlocks*attention.BlockTokens, max(maxItems, 4*units), units*o.Group*o.Dim*2
 	p := &o.p
-	o.stride = maxBlocks
 	*p = params{batch: int32(o.Batch), kvHeads: int32(o.KVHeads), group: int32(o.Group), tableStride: int32(maxBlocks), maxBlocks: int32(maxBlocks),
 		scale: float32(math.Log2E / math.Sqrt(float64(o.Dim))), processors: int32(o.lib.dev.Multiprocessor)}
 	if err := o.allocLayers(c); err != nil {
@@ -348,7 +348,8 @@ func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode) error 
 	if m.Dense {
 		units := int(p.batch) * o.KVHeads
 		if ranks, parts := o.clusters(units); ranks > 0 {
-			return o.cluster(c, s, ranks, parts)
+			p.ranks, p.parts = int32(ranks), int32(parts)
+			return o.launch(c, p, o.clusterLaunch(units, parts, ranks, s), "cluster")
 		}
 		l, name := driver.Launch{Grid: [3]int{o.wholes}, Block: 128, Stream: s, Early: true}, "whole"
 		if o.throughRings(units) {
@@ -420,6 +421,9 @@ func (o *Operator) crossover(m Mode) int {
 // ranks is how many thread blocks share a unit in select: as many as leave a multiprocessor each. Larger clusters wait for room side by side and for each other.
 func (o *Operator) ranks(batch int) int {
 	n, units, room := 1, batch*o.KVHeads, o.lib.dev.Multiprocessor
+	if few := o.few(units); few > 0 {
+		return few
+	}
 	if o.SelectRanks != 0 && o.lib.hopper {
 		return o.SelectRanks
 	}
@@ -460,8 +464,8 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 	}
 	threads, ranks := o.threads(), int(p.ranks)
 	l, name := driver.Launch{Grid: [3]int{units * ranks}, Block: threads, Shared: o.rings(threads), Stream: s, Cluster: ranks, Early: true}, "select"
-	if o.few(units, ranks) {
-		l.Block, l.Shared, name = maxThreads, o.fewShared(ranks), "few"
+	if o.few(units) > 0 {
+		l, name = o.fewLaunch(units, ranks, s), "few"
 	}
 	return o.launch(c, p, l, name)
 }

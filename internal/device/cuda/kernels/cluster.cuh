@@ -117,16 +117,18 @@ template <int D> __device__ void whole_unit(const Params &p) {
   typedef ClusterRing<D> Rings;
   SHARED_MEMORY(ClusterJoin, sh);
   DYNAMIC_MEMORY(memory);
-  wait_for_previous();
-  let_next_start();
+  // Lengths and tables are there before the launch ahead begins, and so are all tokens but the newest.
   const Rank<HEADS> u(p, p.parts);
   const int n = p.lens[u.sequence], r = u.lane / 4;
-  if (n <= 0) return;
   const int skipped = p.window > 0 ? max(n - p.window, 0) : 0, tokens = n - skipped, tiles = (tokens + 15) / 16;  // skipped: out of sight
   const int piece = u.part * u.ranks + u.rank, pieces = p.parts * u.ranks;
   const int first = (int)((long long)tiles * piece / pieces) * 16, last = min((int)((long long)tiles * (piece + 1) / pieces) * 16, tokens);
-  if (piece == 0 && threadIdx.x == 0) p.counts[u.unit * RANKS] = make_int2(-1, tokens);
+  if (last == tokens) wait_for_previous();
   Stream<D, Rings::TEAM, typename Rings::Warp> stream(((Rings *)memory)->warp[u.warp], p, p.table + u.sequence * p.tableStride, u.head, skipped, first + u.warp * 16, last, u.lane);
+  if (last != tokens) wait_for_previous();
+  let_next_start();
+  if (n <= 0) return;
+  if (piece == 0 && threadIdx.x == 0) p.counts[u.unit * RANKS] = make_int2(-1, tokens);
   u32 q[D / 8];
   WholeSlot<D>::channels(q, r < u.G ? p.q + ((size_t)u.unit * u.G + r) * D : nullptr, u.lane % 4);
   Running<D> run;

@@ -134,9 +134,11 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
       if (every) r.marks[pageAhead] = 0xff;
     }
   };
-  auto advance = [&] {
+  auto turn = [&] {
     page = pageAhead, place = placeAhead, who = whoAhead;
     ahead(begin + 32);
+  };
+  auto account = [&] {
     if (SHARED_LIST) {
       const int n = __popc(__ballot_sync(~0u, page >= 0)) * PAGE;
       if (u.lane < u.G) atomicAdd(&sh.candidates[u.lane], n);
@@ -159,7 +161,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   const float *const basesOfLane = r.bases + u.lane * 4;
   auto ask = [&](int i, Slot<D> &x) {
     if (i < to) {
-      if (i >= begin + 32) begin += 32, advance();
+      if (i >= begin + 32) begin += 32, turn(), account();
       const int mine = __shfl_sync(~0u, page, i - begin);
       const u32 at = __shfl_sync(~0u, place, i - begin), whose = SHARED_LIST ? 0xff : __shfl_sync(~0u, who, i - begin);
       if (u.lane == 0) x.page = mine, x.who = whose;
@@ -208,12 +210,13 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     }
   };
   ahead(from);
-  advance();
+  turn();
   Slot<D> *here = ring.slot, *fill = ring.slot, *const end = ring.slot + SLOTS;
   for (int i = 0; i < SLOTS - 2; i += 2, fill += 2) {
     ask(from + i, fill[0]), ask(from + i + 1, fill[1]);
     commit_copies();
   }
+  account();  // while they are on their way
   for (int i = from; i < to; i += 2) {
     wait_copies<SLOTS / 2 - 2>();
     __syncwarp();  // everybody's copies, and nobody reads the slots that are filled next

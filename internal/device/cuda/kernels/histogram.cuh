@@ -108,6 +108,16 @@ template <int GP> __device__ inline void clear(SelectShared<GP> &sh) {
   for (int i = threadIdx.x; i < GP * BINS; i += blockDim.x) sh.histogram[i / BINS][i % BINS] = 0;
 }
 
+// prepare makes it ready for a unit.
+template <int GP> __device__ inline void prepare(SelectShared<GP> &sh) {
+  clear(sh);
+  if (threadIdx.x < HEADS) {
+    sh.top[threadIdx.x] = sh.bottom[threadIdx.x] = ordered(-INFINITY);
+    sh.reference[threadIdx.x] = ordered(-INFINITY);
+    sh.shrink[threadIdx.x] = 0, sh.candidates[threadIdx.x] = 0;
+  }
+}
+
 // before sums over the lanes below.
 template <typename T> __device__ inline T before(T x, int lane) {
   T sum = x;

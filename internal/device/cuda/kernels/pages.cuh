@@ -116,6 +116,15 @@ template <int D> __device__ inline float2 block_base(float *out, const Params &p
   return base;
 }
 
+// expect_blocks asks for what scan_pages will read.
+template <int D, int GP, bool LOCAL> __device__ inline void expect_blocks(const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r) {
+  for (int b = u.warp; b < r.own; b += u.warps) {
+    const size_t bh = r.slab(p, u, b);
+    if (u.lane < PAGES * D / 128) prefetch(p.bounds + bh * PAGES * D + u.lane * 128);
+    else if (u.lane - PAGES * D / 128 < D * 4 / 128) prefetch((const u8 *)p.range + bh * D * 4 + (u.lane - PAGES * D / 128) * 128);
+  }
+}
+
 // scan_pages makes the upper bounds of the pages' logits, q⁺·largest + q⁻·smallest, and their extremes over the rank. With LOCAL it makes the blocks' bases on the way, and with `every`
 // nothing else.
 template <int D, int GP, bool LOCAL>
@@ -124,7 +133,7 @@ __device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const R
   float top[2] = {-INFINITY, -INFINITY}, bottom[2] = {INFINITY, INFINITY};
   for (int b = u.warp; b < r.own; b += u.warps) {
     const size_t bh = r.slab(p, u, b);
-    if (b + u.warps < r.own) {
+    if (!LOCAL && b + u.warps < r.own) {
       const size_t ahead = r.slab(p, u, b + u.warps);
       if (u.lane < PAGES * D / 128) prefetch(p.bounds + ahead * PAGES * D + u.lane * 128);
       else if (u.lane - PAGES * D / 128 < D * 2 / 128) prefetch((const u8 *)p.range + ahead * D * 4 + D * 2 + (u.lane - PAGES * D / 128) * 128);

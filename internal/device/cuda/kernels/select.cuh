@@ -16,22 +16,15 @@ __device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const
     return p.stages == stage;
   };
   const int2 nothing = make_int2(-1, -1);
-  // The newest page has no codes, or they are young: its logits are exact. Those of the first page, exact as well, often are the largest.
-  if (u.warp < 2) expect_page<D>(p, u, u.warp == 0 ? r.newest : 0);
-  clear(sh);
-  if (threadIdx.x < HEADS) {
-    sh.top[threadIdx.x] = sh.bottom[threadIdx.x] = ordered(-INFINITY);
-    sh.reference[threadIdx.x] = ordered(-INFINITY);
-    sh.shrink[threadIdx.x] = 0, sh.candidates[threadIdx.x] = 0;
-  }
   if constexpr (!LOCAL) block_bases<D>(p, u, r);
   u32 q[D / 8];
   scaled_queries<D>(q, p, u.unit, u.lane);
-  __syncthreads();
+  if (!LOCAL) __syncthreads();
   if (ends(1)) return nothing;
   const bool every = p.flags & EVERY_PAGE, shared = every || p.flags & SHARED;
   if (LOCAL || !every) scan_pages<D>(sh, p, u, r, q, every);
   u.arrive();
+  // The newest page has no codes, or they are young: its logits are exact. Those of the first page, exact as well, often are the largest.
   float fresh[4] = {};
   if (u.warp == 0) exact_page<D>(sh, p, u, r.n, r.newest, fresh);
   if (u.warp == 1) {
@@ -74,18 +67,19 @@ template <int D, int GP, bool LOCAL> __device__ void select_unit(const Params &p
   SHARED_MEMORY(Shared, sh);
   DYNAMIC_MEMORY(dynamic);
   WarpMemory<D, GP> *const memory = (WarpMemory<D, GP> *)dynamic;
-  wait_for_previous();
+  // Lengths and tables are there before the launch ahead begins. Blocks are looked up while the length is on its way, those that the sequence does not reach as well.
   const Rank<GP> u(p);
-  // Blocks are looked up while the sequence's length is on its way, those that it does not reach as well.
   const int room = LOCAL ? Range<GP, LOCAL>::room(p, u) : 0, block = threadIdx.x * u.ranks + u.rank;
   const int at = threadIdx.x < room && block < p.maxBlocks ? p.table[u.sequence * p.tableStride + block] : 0, n = p.lens[u.sequence];
-  if (n <= 0) return;
-  Range<GP, LOCAL> r(p, u, n, memory + u.warps);
-  if constexpr (LOCAL) {
-    if (threadIdx.x < room) ((int *)r.table)[threadIdx.x] = at;
-    __syncthreads();
-  }
   const bool whole = n < p.denseBelow;
+  Range<GP, LOCAL> r(p, u, n, memory + u.warps);
+  if (LOCAL && threadIdx.x < room) ((int *)r.table)[threadIdx.x] = at;
+  prepare(sh.select);
+  __syncthreads();
+  if (!whole && u.warp < 2) expect_page<D>(p, u, u.warp == 0 ? r.newest : 0);
+  if (LOCAL && !whole) expect_blocks<D>(p, u, r);
+  wait_for_previous();
+  if (n <= 0) return;
   int2 count = make_int2(r.tokens(), 0);
   if (whole) {
     let_next_start();
