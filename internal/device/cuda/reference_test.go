@@ -189,6 +189,20 @@ func (h *refHead) bound(q []float32, page int) (s, magnitude float64) {
 	return s * f, magnitude * f
 }
 
+// blockBound is the upper bound of the logits in a block, in octaves, and the magnitude of its terms.
+func (h *refHead) blockBound(q []float32, b int) (s, magnitude float64) {
+	for c, x := range q {
+		low, rest := float64(h.low[b*h.dim+c]), 0.0
+		if x > 0 {
+			rest = 15 * float64(h.step[b*h.dim+c])
+		}
+		s += float64(x) * (low + rest)
+		magnitude += math.Abs(float64(x)) * (math.Abs(low) + rest)
+	}
+	f := math.Log2E / math.Sqrt(float64(h.dim))
+	return s * f, magnitude * f
+}
+
 // value is channel c of token t, exactly or from codes.
 func (h *refHead) value(t, c int, exact bool) float64 {
 	if exact {

@@ -51,7 +51,7 @@ template <int GP> struct Rank {
 template <int GP> struct Range {
   int n, first, end, newest, encoded;  // tokens; blocks; pages
   const int *table;
-  float *bases, *scores;
+  float *bases, *scores;  // of the unit's blocks, and of the pages that the rank scans
   u8 *marks;
   short *logits;
   int *candidate;  // the rank's list
@@ -62,7 +62,7 @@ template <int GP> struct Range {
     table = p.table + u.sequence * p.tableStride;
     const size_t blockCap = (size_t)u.unit * p.maxBlocks;
     bases = p.bases + blockCap * 2 * HEADS;
-    scores = p.scores + blockCap * PAGES * GP;
+    scores = p.scores + (blockCap + first) * PAGES * GP;
     marks = p.pages + blockCap * PAGES;
     logits = p.logits + blockCap * BLOCK * GP;
     candidate = p.candidates + blockCap * PAGES + first * PAGES;

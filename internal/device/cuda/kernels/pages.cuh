@@ -34,8 +34,8 @@ template <int D, int GP> __device__ inline void exact_page(SelectShared<GP> &sh,
 }
 
 // block_bases makes, for sixteen blocks at a time, what all codes of a block share: the logit of its low; and by how much noise in the codes inflates the estimated weights on
-// average, exp(σ²/2) with σ² = Σ q²·step²/12/D, which the tail takes back.
-template <int D, int GP> __device__ inline void block_bases(const Params &p, const Rank<GP> &u, const Range<GP> &r) {
+// average, exp(σ²/2) with σ² = Σ q²·step²/12/D, which the tail takes back. With `bounds`, upper bounds of the logits in each of the rank's blocks as well, [blocks][GP].
+template <int D, int GP> __device__ inline void block_bases(const Params &p, const Rank<GP> &u, const Range<GP> &r, float *bounds) {
   const int j = u.lane % 4, row = u.lane / 4;
   for (int b0 = r.first + (u.warp + u.warps - 2) % u.warps * 16; b0 < r.end; b0 += u.warps * 16) {  // warps 0 and 1 have begun with a page each
     u32 q[D / 8], low[2][D / 8], step[2][D / 8];
@@ -44,10 +44,22 @@ template <int D, int GP> __device__ inline void block_bases(const Params &p, con
     for (int i = 0; i < 2; i++) {
       const __half *at = p.range + r.slab(p, u, min(b0 + row + i * 8, r.end - 1)) * 2 * D + j * (D / 4);
       load<D / 8>(low[i], at);
-      if (p.flags & TAIL) load<D / 8>(step[i], at + D);
+      if ((p.flags & TAIL) || bounds != nullptr) load<D / 8>(step[i], at + D);
     }
     float c[4] = {}, noise[4] = {};
     transposed<D>(c, low[0], low[1], q);
+    if (bounds != nullptr) {
+      u32 up[D / 8];
+      float above[4] = {};
+#pragma unroll
+      for (int k = 0; k < D / 8; k++) up[k] = bits(__hmax2(halves(q[k]), __float2half2_rn(0)));
+      transposed<D>(above, step[0], step[1], up);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int block = b0 + row + i / 2 * 8, g = 2 * j + i % 2;
+        if (block < r.end && g < GP) bounds[(block - r.first) * GP + g] = (c[i] + 15 * above[i]) * p.scale;
+      }
+    }
     if (p.flags & TAIL) {
       const __half2 most = __float2half2_rn(200), quarter = __float2half2_rn(0.25f);  // squares stay finite
 #pragma unroll
@@ -76,14 +88,69 @@ template <int D, int GP> __device__ inline void block_bases(const Params &p, con
   }
 }
 
-// scan_pages makes the upper bounds of the pages' logits, q⁺·largest + q⁻·smallest, and their extremes over the unit.
-template <int D, int GP> __device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, const u32 (&q)[D / 8]) {
+// Scanned is which blocks' pages are looked at: those of a list, or all of the rank's.
+struct Scanned {
+  const int *list;
+  int first, count;
+  __device__ int block(int i) const { return list == nullptr ? first + i : list[i]; }
+};
+
+// page_budget is how many pages of a unit are candidates, beside the newest.
+template <int GP> __device__ inline int page_budget(const Params &p, const Range<GP> &r) {
+  return min(max(p.budget, (int)(p.keep * (r.newest + 1) + 0.5f)), r.encoded - (r.newest < r.encoded));
+}
+
+// choose_blocks lists at least `count` of the blocks, those with the largest bounds for one of the heads and the newest. `bounds` are overwritten; nobody else marks pages before.
+template <int GP> __device__ inline Scanned choose_blocks(SelectShared<GP> &sh, const Rank<GP> &u, const Range<GP> &r, int count, float *bounds, int *list) {
+  constexpr float PER_BLOCK_BIN = 8;  // to an octave; what is farther than all bins is looked at only if everything is
+  const int blocks = r.end - r.first;
+  __syncthreads();
+  for (int g = u.warp; g < u.G; g += u.warps) {
+    float best = -INFINITY;
+    for (int b = u.lane; b < blocks; b += 32) best = fmaxf(best, bounds[b * GP + g]);
+    for (int d = 16; d > 0; d /= 2) best = fmaxf(best, __shfl_xor_sync(~0u, best, d));
+    if (u.lane == 0) sh.best[g] = best;
+  }
+  __syncthreads();
+  for (int b = threadIdx.x; b < blocks; b += blockDim.x) {
+    float least = INFINITY;
+#pragma unroll
+    for (int g = 0; g < GP; g++) {
+      if (g < u.G) least = fminf(least, sh.best[g] - bounds[b * GP + g]);
+    }
+    const int bin = (int)fminf(least * PER_BLOCK_BIN, BINS - 1);
+    ((int *)bounds)[b * GP] = bin;
+    atomicAdd(&sh.histogram[0][bin], 1u);
+    ((uint4 *)r.marks)[r.first + b] = make_uint4(0, 0, 0, 0);
+  }
+  __syncthreads();
+  if (u.warp == 0) {
+    const int last = last_bin(sh, 0, count, u.lane);
+    int n = 0;
+    for (int b = u.lane; b - u.lane < blocks; b += 32) {
+      const bool in = b < blocks && (((const int *)bounds)[b * GP] <= last || r.first + b == r.newest / PAGES);
+      const u32 all = __ballot_sync(~0u, in);
+      if (in) list[n + __popc(all & ((1u << u.lane) - 1))] = r.first + b;
+      n += __popc(all);
+    }
+    if (u.lane == 0) sh.found[0][0] = n;
+    __syncwarp();
+    for (int i = u.lane; i < BINS; i += 32) sh.histogram[0][i] = 0;
+  }
+  __syncthreads();
+  return Scanned{list, r.first, (int)sh.found[0][0]};
+}
+
+// scan_pages makes the upper bounds of the pages' logits, q⁺·largest + q⁻·smallest, in the order of the scanned blocks, and their extremes over the unit.
+template <int D, int GP>
+__device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, const Scanned &scanned, const u32 (&q)[D / 8]) {
   const int j = u.lane % 4, row = u.lane / 4;
   float top[2] = {-INFINITY, -INFINITY}, bottom[2] = {INFINITY, INFINITY};
-  for (int b = r.first + u.warp; b < r.end; b += u.warps) {
+  for (int at = u.warp; at < scanned.count; at += u.warps) {
+    const int b = scanned.block(at);
     const size_t bh = r.slab(p, u, b);
-    if (b + u.warps < r.end) {
-      const size_t ahead = r.slab(p, u, b + u.warps);
+    if (at + u.warps < scanned.count) {
+      const size_t ahead = r.slab(p, u, scanned.block(at + u.warps));
       if (u.lane < PAGES * D / 128) prefetch(p.bounds + ahead * PAGES * D + u.lane * 128);
       else if (u.lane - PAGES * D / 128 < D * 2 / 128) prefetch((const u8 *)p.range + ahead * D * 4 + D * 2 + (u.lane - PAGES * D / 128) * 128);
     }
@@ -111,8 +178,9 @@ template <int D, int GP> __device__ inline void scan_pages(SelectShared<GP> &sh,
       const float x = base.x + (c[2 * i] + d[2 * i]) * (CODED * p.scale), y = base.y + (c[2 * i + 1] + d[2 * i + 1]) * (CODED * p.scale);
       if (page < r.encoded && page != r.newest) {
         if (2 * j < GP) {
-          if (GP > 1) *(float2 *)(r.scores + (size_t)page * GP + 2 * j) = make_float2(x, y);
-          else r.scores[page] = x;
+          float *const score = r.scores + (at * PAGES + i * 8 + row) * GP + 2 * j;
+          if (GP > 1) *(float2 *)score = make_float2(x, y);
+          else *score = x;
         }
         top[0] = fmaxf(top[0], x), bottom[0] = fminf(bottom[0], x);
         top[1] = fmaxf(top[1], y), bottom[1] = fminf(bottom[1], y);
@@ -136,11 +204,10 @@ template <int D, int GP> __device__ inline void scan_pages(SelectShared<GP> &sh,
 
 // choose_pages marks the best pages by a histogram of the distance to the best; with one list for the group, by the head to which a page matters most. It lists the rank's
 // candidates in order and returns how many they are.
-template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r) {
+template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, const Scanned &scanned) {
   const bool shared = p.flags & SHARED;
-  const int lists = shared ? 1 : u.G, old = r.encoded - (r.newest < r.encoded);
-  const int budget = min(max(p.budget, (int)(p.keep * (r.newest + 1) + 0.5f)), old);
-  const int firstPage = r.first * PAGES, endPage = r.end * PAGES;
+  const int lists = shared ? 1 : u.G, budget = page_budget(p, r), pages = scanned.count * PAGES;
+  auto page_of = [&](int i) { return scanned.block(i / PAGES) * PAGES + i % PAGES; };
   float best[GP], perBin[GP], widest = 0;
 #pragma unroll
   for (int g = 0; g < GP; g++) {
@@ -150,10 +217,11 @@ template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const
   const u32 one = one_of(p);
   // The bin replaces the score that it came from; the same thread reads it again below.
 #pragma unroll 4
-  for (int page = firstPage + threadIdx.x; page < min(endPage, r.encoded); page += blockDim.x) {
-    if (page == r.newest) continue;
+  for (int i = threadIdx.x; i < pages; i += blockDim.x) {
+    const int page = page_of(i);
+    if (page >= r.encoded || page == r.newest) continue;
     float x[GP], least = INFINITY;
-    float *at = r.scores + (size_t)page * GP;
+    float *at = r.scores + i * GP;
 #pragma unroll
     for (int g = 0; g < GP; g++) {
       x[g] = best[g] - at[g];
@@ -182,11 +250,11 @@ template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const
   u.sync();
   clear(sh);
   // A warp marks a range of pages, and lists those of them that are candidates once it is known how many lie before.
-  const int each = (endPage - firstPage + u.warps * 32 - 1) / (u.warps * 32) * 32, from = firstPage + u.warp * each, to = min(from + each, endPage);
-  auto who = [&](int page) -> u32 {
+  const int each = (pages + u.warps * 32 - 1) / (u.warps * 32) * 32, from = u.warp * each, to = min(from + each, pages);
+  auto who = [&](int i, int page) -> u32 {
     if (page == r.newest) return 0xff;
-    if (page >= min(to, r.encoded) || budget <= 0) return 0;
-    const int *at = (const int *)r.scores + (size_t)page * GP;
+    if (page >= r.encoded || budget <= 0) return 0;
+    const int *at = (const int *)r.scores + i * GP;
     if (shared) return at[0] <= sh.pageBin[0] ? 0xff : 0;
     u32 heads = 0;
 #pragma unroll
@@ -196,9 +264,10 @@ template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const
     return heads;
   };
   int count = 0;
-  for (int page = from + u.lane; page - u.lane < to; page += 32) {
-    const u32 heads = page < to ? who(page) : 0;
-    if (page < to) r.marks[page] = heads;
+  for (int i = from + u.lane; i - u.lane < to; i += 32) {
+    const int page = i < to ? page_of(i) : 0;
+    const u32 heads = i < to ? who(i, page) : 0;
+    if (i < to) r.marks[page] = heads;
     count += __popc(__ballot_sync(~0u, heads != 0));
   }
   if (u.lane == 0) sh.found[0][u.warp] = count;
@@ -208,8 +277,9 @@ template <int GP> __device__ inline int choose_pages(SelectShared<GP> &sh, const
     if (w < u.warp) at += sh.found[0][w];
     found += sh.found[0][w];
   }
-  for (int page = from + u.lane; page - u.lane < to; page += 32) {
-    const bool in = page < to && who(page) != 0;
+  for (int i = from + u.lane; i - u.lane < to; i += 32) {
+    const int page = i < to ? page_of(i) : 0;
+    const bool in = i < to && who(i, page) != 0;
     const u32 marked = __ballot_sync(~0u, in);
     if (in) r.candidate[at + __popc(marked & ((1u << u.lane) - 1))] = page;
     at += __popc(marked);

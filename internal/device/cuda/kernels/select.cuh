@@ -20,9 +20,6 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
     attend_survivors<D>(sh, p, u, r, make_int2(max(min(r.end * BLOCK, n) - r.first * BLOCK, 0), 0), true);
     return;
   }
-  // Scores that find room in shared memory stay there.
-  DYNAMIC_MEMORY(memory);
-  if ((r.end - r.first) * PAGES * GP * sizeof(float) <= u.warps * sizeof(WarpMemory<D, GP>)) r.scores = (float *)memory - r.first * PAGES * GP;
   clear(sh);
   if (threadIdx.x < HEADS) {
     sh.top[threadIdx.x] = sh.bottom[threadIdx.x] = ordered(-INFINITY);
@@ -38,8 +35,14 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
     float first[4] = {};
     exact_page<D>(sh, p, u, r, 0, first);
   }
-  block_bases<D>(p, u, r);
-  const bool every = p.flags & EVERY_PAGE;
+  // Where a unit has one thread block, memory's speed bounds the scan: only blocks whose bounds are the largest are looked into, with three times the pages that are chosen.
+  const bool every = p.flags & EVERY_PAGE, shared = every || p.flags & SHARED;
+  const int blocks = r.end - r.first, looked = (3 * page_budget(p, r) + PAGES - 1) / PAGES + 1, rooms = u.warps * sizeof(WarpMemory<D, GP>) / sizeof(float);
+  const bool coarse = u.ranks == 1 && shared && !every && looked * 8 < blocks * 7 && blocks * (1 + GP) <= rooms;
+  DYNAMIC_MEMORY(memory);
+  int *const list = (int *)memory;
+  float *const bounds = coarse ? (float *)memory + blocks : nullptr;
+  block_bases<D>(p, u, r, bounds);
   u32 q[D / 8];
   scaled_queries<D>(q, p, u.unit, u.lane);
   __syncthreads();
@@ -51,12 +54,16 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
   if (ends(1)) return;
   int found = r.pages();
   if (!every) {
-    scan_pages<D>(sh, p, u, r, q);
+    Scanned scanned{nullptr, r.first, blocks};
+    if (coarse) scanned = choose_blocks(sh, u, r, looked, bounds, list);
+    // Scores that find room in shared memory stay there.
+    const int listed = coarse ? (scanned.count + 3) / 4 * 4 : 0;
+    if (listed + scanned.count * PAGES * GP <= rooms) r.scores = (float *)memory + listed;
+    scan_pages<D>(sh, p, u, r, scanned, q);
     if (ends(2)) return;
-    found = choose_pages(sh, p, u, r);
+    found = choose_pages(sh, p, u, r, scanned);
   }
   if (ends(3)) return;
-  const bool shared = every || p.flags & SHARED;
   Ring<D> &ring = ((WarpMemory<D, GP> *)memory)[u.warp].candidates;
   if (p.flags & TOKEN_CODES) shared ? estimate_logits<D, GP, true, true>(sh, ring, p, u, r, q, fresh, found, every) : estimate_logits<D, GP, false, true>(sh, ring, p, u, r, q, fresh, found, every);
   else shared ? estimate_logits<D, GP, true, false>(sh, ring, p, u, r, q, fresh, found, every) : estimate_logits<D, GP, false, false>(sh, ring, p, u, r, q, fresh, found, every);
