@@ -50,14 +50,16 @@ template <int D, int GP> union WarpMemory {
   float sums[HEADS][D];
 };
 
-// attend_coded takes in survivors [from,to) as codes with their estimated logits; `list` is the entry of the first, and they follow downwards.
+// attend_coded takes in survivors [from,to) as codes with their estimated logits; `list` is the entry of the first, and they follow downwards. It returns what the thread's share of them
+// weighs for head lane/4, and what of that the head owes to the others' survivors.
 template <int D, int GP>
-__device__ inline void attend_coded(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r,
+__device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r,
                                     const u32 *list, int from, int to) {
   typedef CodedSlot<D, GP> Slot;
   constexpr int SLOTS = WarpMemory<D, GP>::SLOTS, CHUNKS = Slot::CHUNKS;
   static_assert(SLOTS >= 2, "one is read while others are filled");
-  if (from >= to) return;
+  float2 mass = make_float2(0, 0);
+  if (from >= to) return mass;
   const int lane = u.lane, j = lane % 4, head = lane / 4;
   Places at(list, -1, from, to, r.table, p.kvHeads, u.head, lane);
   auto ask = [&](int i, Slot &x) {
@@ -84,6 +86,7 @@ __device__ inline void attend_coded(Running<D> &run, float (&low)[4], WarpMemory
     commit_copies();
   };
   const float reference = head < u.G ? unordered(sh.reference[head]) + (WINDOW - 1) * (1.0f / PER_OCTAVE) : 0;
+  const int last = head < u.G ? sh.threshold[head].last : BINS - 1;
   for (int i = 0; i < SLOTS - 1; i++) ask(from + i * 16, memory.coded[i]);
   int here = 0, fill = SLOTS - 1;
   for (int i = from; i < to; i += 16) {
@@ -102,7 +105,10 @@ __device__ inline void attend_coded(Running<D> &run, float (&low)[4], WarpMemory
       u32 distance = 0;
       if constexpr (GP == 1) distance = slot.logits[token][0] >> (slot.odd >> token & 1) * 16 & 0xffff;
       else if (head < GP) distance = slot.logits[token][head / 2] >> head % 2 * 16 & 0xffff;
-      x[k] = i + token >= to ? NOTHING : head < u.G ? reference - (int)distance * (1.0f / PER_OCTAVE) : 0;
+      const float octaves = (int)distance * (-1.0f / PER_OCTAVE), weight = i + token >= to || distance == NONE ? 0 : power(octaves);
+      x[k] = i + token >= to ? NOTHING : head < u.G ? reference + octaves : 0;
+      mass.x += weight;
+      if (distance < FAR && (int)(distance >> BIN_SHIFT) > last) mass.y += weight;
     }
     u32 w[2], lows[2] = {0, 0};
     run.admit(x, w, low, lane);
@@ -125,6 +131,7 @@ __device__ inline void attend_coded(Running<D> &run, float (&low)[4], WarpMemory
   }
   wait_copies<0>();
   __syncwarp();
+  return mass;
 }
 
 // attend_exactly takes in survivors [from,to) of a list, or of all tokens if there is none.
@@ -188,45 +195,65 @@ __device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemo
   __syncwarp();
 }
 
-// attend_survivors is the attention of a unit, of which this rank has listed so many survivors: exactly read ones, and others; `whole` says that it reads its range of tokens whole
-// instead. `share` is what the listed tokens weigh, of what the rank's tokens do.
+// attend_survivors is the attention of a unit, of which this rank has listed so many survivors: exactly read ones, and others; `whole` says that it reads so many tokens of its range instead.
 template <int D, int GP>
 __device__ inline void attend_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, int2 count, bool whole) {
   DYNAMIC_MEMORY(dynamic);
   WarpMemory<D, GP> *const memory = (WarpMemory<D, GP> *)dynamic;
   const u32 *list = p.list + (size_t)u.unit * p.maxBlocks * BLOCK;
-  // A warp has a run of whole tiles of sixteen, but for the last.
-  auto cut = [&](int n, int i) { return min((int)((long long)((n + 15) / 16) * i / u.warps) * 16, n); };
+  const int lane = u.lane, warp = u.warp, n = r.n;
+  const bool tail = (p.flags & TAIL) && !whole;
+  const float *const sums = p.valueSum + (r.slab(p, u, (n - 1) / BLOCK) * 2 + 1) * D;  // of all values
+  const float sum = tail ? sums[threadIdx.x % D] : 0;  // of the thread's channel, which is the same in all heads unless threads are few
+  // Tiles of sixteen, first of those read as codes; one that is read exactly costs as much as EXACT of them. A warp has a run.
+  constexpr int EXACT = 3;
+  const int coded = (count.y + 15) / 16, cost = coded + (count.x + 15) / 16 * EXACT;
+  auto cut = [&](int w) { return (int)((long long)cost * w / u.warps); };
+  auto codedOf = [&](int w) { return min(min(cut(w), coded) * 16, count.y); };
+  auto exactOf = [&](int w) { return min((max(cut(w) - coded, 0) + EXACT - 1) / EXACT * 16, count.x); };
   Running<D> run;
   float low[4] = {};  // row lane/4: group of channels; heads as the sums
-  attend_coded<D>(run, low, memory[u.warp], sh, p, u, r, list + r.end * BLOCK - 1, cut(count.y, u.warp), cut(count.y, u.warp + 1));
+  float2 mass = attend_coded<D>(run, low, memory[warp], sh, p, u, r, list + r.end * BLOCK - 1, codedOf(warp), codedOf(warp + 1));
   const int skipped = whole ? r.first * BLOCK : 0;
-  attend_exactly<D>(run, low, memory[u.warp], p, u, r, whole ? nullptr : list + r.first * BLOCK, skipped + cut(count.x, u.warp), skipped + cut(count.x, u.warp + 1));
-  run.leave(sh.tops[u.warp], sh.weights[u.warp], memory[u.warp].sums, u.lane);
+  attend_exactly<D>(run, low, memory[warp], p, u, r, whole ? nullptr : list + r.first * BLOCK, skipped + exactOf(warp), skipped + exactOf(warp + 1));
+  run.leave(sh.tops[warp], sh.weights[warp], memory[warp].sums, lane);
+  if (!whole) {
+    __syncwarp();
+    for (int d = 1; d < 4; d *= 2) mass.x += __shfl_xor_sync(~0u, mass.x, d), mass.y += __shfl_xor_sync(~0u, mass.y, d);
+    if (lane % 4 == 0 && lane / 4 < GP) sh.mass[warp][lane / 4].x += mass.x, sh.mass[warp][lane / 4].y += mass.y;
+  }
   __syncthreads();
-  const int n = r.n;
-  const float *const mean = p.valueSum + (r.slab(p, u, (n - 1) / BLOCK) * 2 + 1) * D;
-  auto finish = [&](int g, int c, float sum, float weight, float all, float kept) {
-    float x = weight > 0 ? sum / weight : 0;
-    if ((p.flags & TAIL) && !whole) {
+  if (!whole && threadIdx.x < u.G) {
+    const int g = threadIdx.x;
+    const bool joins = g % u.ranks == u.rank;
+    float kept = 0, owed = 0;
+    for (int w = 0; w < u.warps; w++) kept += sh.mass[w][g].x, owed += sh.mass[w][g].y;
+    const Threshold &t = sh.threshold[g];
+    sh.all[g] = kept + ((joins ? t.rest : 0) - owed) * t.shrink, sh.kept[g] = kept;
+    p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(sh.all[g], kept, joins ? sh.own[g] : 0, sh.candidates[g]);
+  }
+  __syncthreads();
+  auto finish = [&](int g, int c, float x, float weight, float all, float kept) {
+    x = weight > 0 ? x / weight : 0;
+    if (tail) {
       const float held = fminf(kept / all, 1.0f);
-      x = held * x + (1 - held) / n * mean[c];
+      x = held * x + (1 - held) / n * (blockDim.x % D == 0 ? sum : sums[c]);
     }
     p.out[((size_t)u.unit * u.G + g) * D + c] = __float2half_rn(x);
   };
   float *const joined = (float *)sh.histogram;  // [G][D]: nobody counts any more
   for (int i = threadIdx.x; i < u.G * D; i += blockDim.x) {
     const int g = i / D, c = i % D;
-    float top = NOTHING, weight = 0, sum = 0;
+    float top = NOTHING, weight = 0, x = 0;
     for (int w = 0; w < u.warps; w++) top = fmaxf(top, sh.tops[w][g]);
     for (int w = 0; w < u.warps; w++) {
       const float f = power(sh.tops[w][g] - top);
-      weight += f * sh.weights[w][g], sum += f * memory[w].sums[g][c];
+      weight += f * sh.weights[w][g], x += f * memory[w].sums[g][c];
     }
     if (u.ranks == 1) {
-      finish(g, c, sum, weight, sh.all[g], sh.kept[g]);
+      finish(g, c, x, weight, sh.all[g], sh.kept[g]);
     } else {
-      joined[i] = sum;
+      joined[i] = x;
       if (c == 0) sh.top[g] = __float_as_int(top), sh.span[g] = weight;
     }
   }
@@ -234,12 +261,12 @@ __device__ inline void attend_survivors(SelectShared<GP> &sh, const Params &p, c
   u.sync();
   for (int i = u.rank * blockDim.x + threadIdx.x; i < u.G * D; i += u.ranks * blockDim.x) {
     const int g = i / D;
-    float tops[RANKS], weights[RANKS], sums[RANKS], top = NOTHING, weight = 0, sum = 0, all = 0, kept = 0;
+    float tops[RANKS], weights[RANKS], parts[RANKS], top = NOTHING, weight = 0, x = 0, all = 0, kept = 0;
 #pragma unroll
     for (int k = 0; k < RANKS; k++) {
       const bool in = k < u.ranks;
       tops[k] = in ? __int_as_float(peek(&sh.top[g], k)) : NOTHING, weights[k] = in ? __int_as_float(peek(&sh.span[g], k)) : 0;
-      sums[k] = in ? __int_as_float(peek(&joined[i], k)) : 0;
+      parts[k] = in ? __int_as_float(peek(&joined[i], k)) : 0;
       if (in && !whole) all += __int_as_float(peek(&sh.all[g], k)), kept += __int_as_float(peek(&sh.kept[g], k));
     }
 #pragma unroll
@@ -247,9 +274,9 @@ __device__ inline void attend_survivors(SelectShared<GP> &sh, const Params &p, c
 #pragma unroll
     for (int k = 0; k < RANKS; k++) {
       const float f = power(tops[k] - top);
-      weight += f * weights[k], sum += f * sums[k];
+      weight += f * weights[k], x += f * parts[k];
     }
-    finish(g, i % D, sum, weight, all, kept);
+    finish(g, i % D, x, weight, all, kept);
   }
   u.sync();  // nobody leaves while others look
 }

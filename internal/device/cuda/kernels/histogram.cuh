@@ -20,7 +20,7 @@ template <int GP> struct SelectShared {
   int shrink[HEADS];              // of the candidate pages, summed: 4096 a page
   u32 own[HEADS], candidates[HEADS];  // tokens, in the rank that joins the head
   float best[HEADS], span[HEADS];
-  float mass[WARPS][GP][2];
+  float2 mass[WARPS][GP];  // of a warp's exactly read survivors: what they weigh, and of that what a head owes to the others' survivors, which the histogram has among the rest
   float all[HEADS], kept[HEADS];  // estimated mass of the rank's candidates, and of what survived of them
   float tops[WARPS][HEADS], weights[WARPS][HEADS];
   u32 found[2][WARPS];

@@ -71,7 +71,7 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
   find_thresholds(sh, p, u);
   if (ends(5)) return;
   let_next_start();
-  const int2 count = list_survivors(sh, p, u, r, found, every);
+  const int2 count = list_survivors(sh, p, u, r, (Near *)memory, found, every);
   if (ends(6)) return;
   attend_survivors<D>(sh, p, u, r, count, false);
 }
