@@ -13,10 +13,10 @@ import (
 var modes = map[string]Mode{
 	"paper":             Paper(0.85),
 	"paper_all_pages":   {Keep: 1, ExactMass: 0.95, Mass: 0.95, PerHead: true, TokenCodes: true},
-	"union":             {Keep: 0.25, ExactMass: 0.9, Mass: 0.9},
-	"shared_pages":      {Pages: 100, Shared: true, ExactMass: 0.9, Mass: 0.9, Tail: true},
+	"union":             {Keep: 0.25, Reach: 0.75, ExactMass: 0.9, Mass: 0.9},
+	"shared_pages":      {Pages: 100, Reach: 1, Shared: true, ExactMass: 0.9, Mass: 0.9, Tail: true},
 	"twilight":          Twilight(0.9),
-	"twilight_per_page": {Keep: 0.5, ExactMass: 0.3, Mass: 0.95, Tail: true},
+	"twilight_per_page": {Keep: 0.5, Reach: 0.5, ExactMass: 0.3, Mass: 0.95, Tail: true},
 	"every_page":        {Keep: 1, ExactMass: 0.3, Mass: 0.9, Tail: true},
 	"all":               {Keep: 1, Shared: true, ExactMass: 1, Mass: 1},
 }
@@ -91,7 +91,7 @@ func (r *rig) compareSparse(name string, out []float32, m Mode) {
 			worst, best := math.Inf(1), math.Inf(-1)
 			slack := 0.0
 			for p := range old {
-				s, mag := h.bound(q, p)
+				s, mag := h.bound(q, p, float64(m.Reach))
 				slack = max(slack, mag*2e-3)
 				if x.pages[p]>>g&1 != 0 {
 					worst = min(worst, s)
@@ -249,7 +249,7 @@ func TestManyUnits(t *testing.T) {
 // TestBlocksFirst: a unit with one thread block chooses among the pages of the blocks whose bounds are the largest.
 func TestBlocksFirst(t *testing.T) {
 	d := gpu(t)
-	m := Mode{Keep: 0.1, Shared: true, ExactMass: 0.3, Mass: 0.9, Tail: true, DenseBelow: 1}
+	m := Mode{Keep: 0.1, Reach: 0.5, Shared: true, ExactMass: 0.3, Mass: 0.9, Tail: true, DenseBelow: 1}
 	for _, s := range []Shape{{Dim: 64, KVHeads: 1, Group: 7}, {Dim: 128, KVHeads: 1, Group: 1}} {
 		withRig(t, d, s, []int32{4321}, uint64(s.Dim), func(r *rig) {
 			r.o.SelectRanks = 1
@@ -283,7 +283,7 @@ func TestBlocksFirst(t *testing.T) {
 			looked := (3*int(m.Keep*float32(newest+1)+0.5)+attention.BlockPages-1)/attention.BlockPages + 1
 			last := sorted[looked-1]
 			in := func(page int) bool { return blocks[page/attention.BlockPages] <= last-slack-0.125 && page != newest }
-			least := distances(h.encodedPages, in, h.bound)
+			least := distances(h.encodedPages, in, func(q []float32, page int) (float64, float64) { return h.bound(q, page, float64(m.Reach)) })
 			worst, best := 0.0, math.Inf(1)
 			for page, who := range pages[:h.encodedPages] {
 				if who != 0 && page != newest && blocks[page/attention.BlockPages] > last+slack+0.125 && page/attention.BlockPages != newest/attention.BlockPages {

@@ -1,4 +1,4 @@
-// The first stages of select: upper bounds of pages' logits, and the best pages as candidates.
+// The first stages of select: scores of pages by their bounds, and the best pages as candidates.
 #pragma once
 #include "histogram.cuh"
 
@@ -34,7 +34,8 @@ template <int D, int GP> __device__ inline void exact_page(SelectShared<GP> &sh,
 }
 
 // block_bases makes, for sixteen blocks at a time, what all codes of a block share: the logit of its low; and by how much noise in the codes inflates the estimated weights on
-// average, exp(σ²/2) with σ² = Σ q²·step²/12/D, which the tail takes back. With `bounds`, upper bounds of the logits in each of the rank's blocks as well, [blocks][GP].
+// average, exp(σ²/2) with σ² = Σ q²·step²/12/D, which the tail takes back. With `bounds`, how high logits
+// may be in each of the rank's blocks as well, half of the way from the middle of its channels' ranges to their far ends: [blocks][GP].
 template <int D, int GP> __device__ inline void block_bases(const Params &p, const Rank<GP> &u, const Range<GP> &r, float *bounds) {
   const int j = u.lane % 4, row = u.lane / 4;
   for (int b0 = r.first + (u.warp + u.warps - 2) % u.warps * 16; b0 < r.end; b0 += u.warps * 16) {  // warps 0 and 1 have begun with a page each
@@ -52,7 +53,7 @@ template <int D, int GP> __device__ inline void block_bases(const Params &p, con
       u32 up[D / 8];
       float above[4] = {};
 #pragma unroll
-      for (int k = 0; k < D / 8; k++) up[k] = bits(__hmax2(halves(q[k]), __float2half2_rn(0)));
+      for (int k = 0; k < D / 8; k++) up[k] = bits(__hmax2(__hmul2(halves(q[k]), __float2half2_rn(0.75f)), __hmul2(halves(q[k]), __float2half2_rn(0.25f))));
       transposed<D>(above, step[0], step[1], up);
 #pragma unroll
       for (int i = 0; i < 4; i++) {
@@ -141,10 +142,12 @@ template <int GP> __device__ inline Scanned choose_blocks(SelectShared<GP> &sh, 
   return Scanned{list, r.first, (int)sh.found[0][0]};
 }
 
-// scan_pages makes the upper bounds of the pages' logits, q⁺·largest + q⁻·smallest, in the order of the scanned blocks, and their extremes over the unit.
+// scan_pages makes the scores of pages, in the order of the scanned blocks, and their extremes over the unit: upper bounds of their logits, q⁺·largest + q⁻·smallest, or what lies p.reach of
+// the way there from the middle.
 template <int D, int GP>
 __device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, const Scanned &scanned, const u32 (&q)[D / 8]) {
   const int j = u.lane % 4, row = u.lane / 4;
+  const __half2 far = __float2half2_rn((1 + p.reach) / 2), near = __float2half2_rn((1 - p.reach) / 2);
   float top[2] = {-INFINITY, -INFINITY}, bottom[2] = {INFINITY, INFINITY};
   for (int at = u.warp; at < scanned.count; at += u.warps) {
     const int b = scanned.block(at);
@@ -166,8 +169,8 @@ __device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const R
     u32 up[D / 8];
 #pragma unroll
     for (int i = 0; i < D / 8; i++) {
-      const __half2 a = __hmul2(halves(q[i]), halves(step[i])), zero = __float2half2_rn(0);
-      up[i] = bits(__hmax2(a, zero)), step[i] = bits(__hsub2(a, halves(up[i])));
+      const __half2 a = __hmul2(halves(q[i]), halves(step[i]));
+      up[i] = bits(__hmax2(__hmul2(a, far), __hmul2(a, near))), step[i] = bits(__hsub2(a, halves(up[i])));
     }
     float c[4] = {}, d[4] = {};
     coded<D>(c, codes[0][0], codes[1][0], up);

@@ -35,7 +35,7 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
     float first[4] = {};
     exact_page<D>(sh, p, u, r, 0, first);
   }
-  // Where a unit has one thread block, memory's speed bounds the scan: only blocks whose bounds are the largest are looked into, with three times the pages that are chosen.
+  // Where a unit has one thread block, memory's speed bounds the scan: only blocks where logits may be highest are looked into, with three times the pages that are chosen.
   const bool every = p.flags & EVERY_PAGE, shared = every || p.flags & SHARED;
   const int blocks = r.end - r.first, looked = (3 * page_budget(p, r) + PAGES - 1) / PAGES + 1, rooms = u.warps * sizeof(WarpMemory<D, GP>) / sizeof(float);
   const bool coarse = u.ranks == 1 && shared && !every && looked * 8 < blocks * 7 && blocks * (1 + GP) <= rooms;
