@@ -39,6 +39,7 @@ type Mode struct {
 	Dense  bool    // read everything; nothing else counts
 	Keep   float32 // share of the pages that are candidates, per query head or, if Shared, per group
 	Pages  int     // but at least this many
+	Reach  float32 // share of the way from the middle of a page's bounds to their far end that counts for its score; 1: the paper's upper bound
 	Shared bool    // one page list for the group, by the head to which a page matters most
 	// Mass is the share of the candidates' estimated mass that survives, and ExactMass of that what is read exactly; the other survivors count with their estimated logit
 	// and a 4-bit value. Equal: all is read exactly.
@@ -52,12 +53,12 @@ type Mode struct {
 
 // Paper is the pipeline of the Twilight paper (arXiv 2502.02770): pages per head, INT4 keys, top-p, exact attention per head.
 func Paper(p float32) Mode {
-	return Mode{Keep: 0.25, ExactMass: p, Mass: p, PerHead: true, TokenCodes: true}
+	return Mode{Keep: 0.25, Reach: 1, ExactMass: p, Mass: p, PerHead: true, TokenCodes: true}
 }
 
 // Twilight is the house's pipeline: one page list for the group, precision by weight and a tail.
 func Twilight(p float32) Mode {
-	return Mode{Keep: 0.25, Shared: true, ExactMass: 0.3, Mass: p, Tail: true}
+	return Mode{Keep: 0.25, Reach: 0.5, Shared: true, ExactMass: 0.3, Mass: p, Tail: true}
 }
 
 // Operator is a cache on a device and the kernels over it, a layer at a time. All methods but Close must be called inside Device.Do of its device.
@@ -458,7 +459,7 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 			p.flags |= f.flag
 		}
 	}
-	p.keep, p.budget, p.exactMass, p.mass, p.denseBelow = m.Keep, int32(m.Pages), m.ExactMass, m.Mass, int32(m.DenseBelow)
+	p.keep, p.reach, p.budget, p.exactMass, p.mass, p.denseBelow = m.Keep, m.Reach, int32(m.Pages), m.ExactMass, m.Mass, int32(m.DenseBelow)
 	if m.DenseBelow == 0 {
 		p.denseBelow = int32(m.MinContext)
 	}

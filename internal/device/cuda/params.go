@@ -27,7 +27,7 @@ type params struct {
 	denseBelow                       int32
 	processors, attenders            int32
 	maxParts, parts                  int32
-	scale, keep                      float32
+	scale, keep, reach               float32
 	budget                           int32
 	exactMass, mass                  float32
 	stages                           int32

@@ -13,16 +13,20 @@ struct ClusterJoin {
 };
 
 // join_unit makes a unit's output of what the warps of its ranks have summed, through `sums` in shared memory, [HEADS][D] at every multiple of `stride`; each rank its share of it. If several
-// clusters have `parts` of a unit, the last of each rank's joins those. `held` is the mass and what survivors hold of it; null if all was read.
-template <int D, int GP>
-__device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, int stride, const Params &p, const Rank<GP> &u, int n, int parts, const float2 *held) {
+// clusters have `parts` of a unit, the last of each rank's joins those. With `tail` it adds what is not held: weigh(g) makes held[g], the mass of the rank's candidates and what survivors hold
+// of it, once all warps have come here.
+template <int D, int GP, typename Weigh>
+__device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, int stride, const Params &p, const Rank<GP> &u, int n, int parts, const float2 *held, bool tail, Weigh weigh) {
   const int all = u.G * D;
   run.leave(sh.top[u.warp], sh.weight[u.warp], (float(*)[D])(sums + u.warp * stride), u.lane);
   // The rank's share of the output, and what the tail adds there.
   const int own = all / u.ranks, first = own * u.rank;
   const float *const mean = p.valueSum + (((size_t)p.table[u.sequence * p.tableStride + (n - 1) / BLOCK] * p.kvHeads + u.head) * 2 + 1) * D;
-  float tail = held && u.ranks > 1 && threadIdx.x < own ? mean[(first + threadIdx.x) % D] : 0;
+  float channel = tail ? mean[(first + threadIdx.x) % D] : 0;
   __syncthreads();
+  const bool alone = u.ranks == 1 && parts == 1;
+  if (threadIdx.x < u.G) weigh(threadIdx.x);
+  if (alone && tail) __syncthreads();
   for (int i = threadIdx.x; i < all; i += blockDim.x) {
     const int g = i / D;
     float top = NOTHING, weight = 0, sum = 0;
@@ -31,15 +35,15 @@ __device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, 
       const float f = power(sh.top[w][g] - top);
       weight += f * sh.weight[w][g], sum += f * sums[w * stride + i];
     }
-    if (u.ranks == 1 && parts == 1) {
-      const float x = weight > 0 ? sum / weight : 0, share = held ? fminf(held[g].y / held[g].x, 1.0f) : 1;
-      p.out[(size_t)u.unit * all + i] = __float2half_rn(held ? share * x + (1 - share) / n * mean[i % D] : x);
+    if (alone) {
+      const float x = weight > 0 ? sum / weight : 0, share = tail ? fminf(held[g].y / held[g].x, 1.0f) : 1;
+      p.out[(size_t)u.unit * all + i] = __float2half_rn(tail ? share * x + (1 - share) / n * (blockDim.x % D == 0 ? channel : mean[i % D]) : x);
       continue;
     }
     sums[i] = sum;
     if (i % D == 0) sh.ofRank[0][g] = top, sh.ofRank[1][g] = weight;
   }
-  if (u.ranks == 1 && parts == 1) return;
+  if (alone) return;
   u.sync();
   float x[RANKS];
   auto fetch = [&](int i) {
@@ -50,7 +54,7 @@ __device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, 
   for (int g = u.warp; g < u.G; g += u.warps) {
     const bool there = u.lane < u.ranks;
     const float top = there ? __int_as_float(peek(&sh.ofRank[0][g], u.lane)) : NOTHING, weight = there ? __int_as_float(peek(&sh.ofRank[1][g], u.lane)) : 0;
-    float mass = there && held ? __int_as_float(peek(&held[g].x, u.lane)) : 0, kept = there && held ? __int_as_float(peek(&held[g].y, u.lane)) : 0, most = top;
+    float mass = there && tail ? __int_as_float(peek(&held[g].x, u.lane)) : 0, kept = there && tail ? __int_as_float(peek(&held[g].y, u.lane)) : 0, most = top;
     for (int d = RANKS / 2; d > 0; d /= 2) {
       most = fmaxf(most, __shfl_xor_sync(~0u, most, d)), mass += __shfl_xor_sync(~0u, mass, d), kept += __shfl_xor_sync(~0u, kept, d);
     }
@@ -58,7 +62,7 @@ __device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, 
     float sum = f * weight;
     for (int d = RANKS / 2; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
     if (u.lane < RANKS) sh.share[g][u.lane] = parts > 1 ? f : sum > 0 ? f / sum : 0;
-    if (u.lane == 0) sh.held[g] = held ? fminf(kept / mass, 1.0f) : 1, sh.ofUnit[g] = make_float2(most, sum);
+    if (u.lane == 0) sh.held[g] = tail ? fminf(kept / mass, 1.0f) : 1, sh.ofUnit[g] = make_float2(most, sum);
   }
   __syncthreads();
   for (int i = threadIdx.x; i < own;) {
@@ -66,10 +70,10 @@ __device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, 
     float y = 0;
 #pragma unroll
     for (int k = 0; k < RANKS; k++) y += k < u.ranks ? x[k] * sh.share[g][k] : 0;
-    if (held) y = sh.held[g] * y + (1 - sh.held[g]) / n * tail;
+    if (tail) y = sh.held[g] * y + (1 - sh.held[g]) / n * channel;
     if (parts > 1) p.partial[((size_t)u.unit * p.maxParts + u.part) * HEADS * D + first + i] = y;
     else p.out[(size_t)u.unit * all + first + i] = __float2half_rn(y);
-    if ((i += blockDim.x) < own) fetch(i), tail = held ? mean[(first + i) % D] : 0;
+    if ((i += blockDim.x) < own) fetch(i), channel = tail ? mean[(first + i) % D] : 0;
   }
   if (parts == 1) return u.sync();  // no rank leaves while others look at its memory
   const size_t at = (size_t)u.unit * p.maxParts;
@@ -139,5 +143,5 @@ template <int D> __device__ void whole_unit(const Params &p) {
   }
   wait_copies<0>();
   __syncthreads();  // the rings are read
-  join_unit<D>(sh, run, (float *)memory, HEADS * D, p, u, n, p.parts, nullptr);
+  join_unit<D>(sh, run, (float *)memory, HEADS * D, p, u, n, p.parts, nullptr, false, [](int) {});
 }

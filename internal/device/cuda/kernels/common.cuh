@@ -38,7 +38,7 @@ struct Params {
   __half *out;         // as q
   // Scratch, per unit.
   float *bases;        // [maxBlocks][2·HEADS] per block and head: logit of the block's low, in octaves; what the tail counts of an estimated weight
-  float *scores;       // [maxBlocks·16][G] upper bounds of pages' logits, where shared memory has no room for them
+  float *scores;       // [maxBlocks·16][G] of pages, where shared memory has no room for them
   u8 *pages;           // [maxBlocks·16] heads that a page is a candidate of
   int *candidates;     // [maxBlocks·16] pages that are, by rank
   short *logits;       // [maxBlocks·256][G] estimated: how far they lie below the window's upper end
@@ -62,6 +62,7 @@ struct Params {
   int maxParts, parts; // of a unit that is read whole: at most; in cluster
   float scale;         // of logits, in octaves: log2(e)/sqrt(D)
   float keep;          // share of the pages that are candidates
+  float reach;         // of the way from the middle of a page's bounds to their far end, that its score goes
   int budget;          // but at least that many pages
   float exactMass, mass;  // estimated mass of the exactly read survivors, and of all
   int stages;          // how many stages of select run, for measuring; 0: all

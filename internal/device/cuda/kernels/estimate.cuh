@@ -274,4 +274,14 @@ template <int GP> __device__ inline void find_thresholds(SelectShared<GP> &sh, c
   }
   __syncthreads();
   u.arrive();
+  for (int g = u.warp; g < u.G; g += u.warps) {  // for statistics
+    int own = 0;
+#pragma unroll 8
+    for (int i = 0; i < EACH; i++) {
+      const int bin = own_bin(i, u.lane);
+      own += bin <= sh.threshold[g].last ? sh.histogram[g][bin] : 0;
+    }
+    own = __reduce_add_sync(~0u, own);
+    if (u.lane == 0) sh.own[g] = own;
+  }
 }

@@ -19,9 +19,9 @@ template <int GP> struct SelectShared {
   int pageBin[HEADS];             // last bin of pages that are candidates
   int top[HEADS], bottom[HEADS], reference[HEADS];
   int shrink[HEADS];              // of the candidate pages, summed: 4096 a page
-  u32 candidates[HEADS];          // tokens
+  u32 own[HEADS], candidates[HEADS];  // tokens of the rank
   float best[HEADS], span[HEADS];
-  float mass[WARPS][GP][3];
+  float2 mass[WARPS][GP];  // of a warp's exactly read survivors: what they weigh, and of that what a head owes to the others' survivors, which the histogram has among the rest
   float2 held[HEADS];             // estimated mass of the rank's candidates, and of what survived of them
   u32 found[2][WARPS];
 };
@@ -69,7 +69,7 @@ template <int GP, bool LOCAL> struct Range {
   int first, turn;              // block i of the rank is first + i·2^turn
   bool newestHere;              // the newest page is the rank's last one
   const int *table;             // of the rank's blocks
-  float *bases, *scores;
+  float *bases, *scores;  // of blocks, and of the pages that are scanned
   u8 *marks;
   short *logits;
   int *candidate;  // pages that are

@@ -1,4 +1,4 @@
-// The first stages of select: upper bounds of pages' logits, and the best pages as candidates.
+// The first stages of select: scores of pages by their bounds, and the best pages as candidates.
 #pragma once
 #include "histogram.cuh"
 
@@ -45,20 +45,33 @@ template <int D, int GP> __device__ inline void expect_page(const Params &p, con
 }
 
 // block_bases makes, for sixteen blocks at a time, what all codes of a block share: the logit of its low; and by how much noise in the codes inflates the estimated weights on
-// average, exp(σ²/2) with σ² = Σ q²·step²/12/D, which the tail takes back.
-template <int D, int GP> __device__ inline void block_bases(const Params &p, const Rank<GP> &u, const Range<GP, false> &r) {
+// average, exp(σ²/2) with σ² = Σ q²·step²/12/D, which the tail takes back. With `bounds`, how high logits
+// may be in each of the rank's blocks as well, half of the way from the middle of its channels' ranges to their far ends: [blocks][GP].
+template <int D, int GP> __device__ inline void block_bases(const Params &p, const Rank<GP> &u, const Range<GP, false> &r, float *bounds) {
   const int j = u.lane % 4, row = u.lane / 4;
-  for (int b0 = (u.warp + u.warps - 2) % u.warps * 16; b0 < r.own; b0 += u.warps * 16) {  // warps 0 and 1 have begun with a page each
+  for (int b0 = u.warp * 16; b0 < r.own; b0 += u.warps * 16) {
     u32 q[D / 8], low[2][D / 8], step[2][D / 8];
     queries<D>(q, p, u.unit, u.lane);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       const __half *at = p.range + r.slab(p, u, min(b0 + row + i * 8, r.own - 1)) * 2 * D + j * (D / 4);
       load<D / 8>(low[i], at);
-      if (p.flags & TAIL) load<D / 8>(step[i], at + D);
+      if ((p.flags & TAIL) || bounds != nullptr) load<D / 8>(step[i], at + D);
     }
     float c[4] = {}, noise[4] = {};
     transposed<D>(c, low[0], low[1], q);
+    if (bounds != nullptr) {
+      u32 up[D / 8];
+      float above[4] = {};
+#pragma unroll
+      for (int k = 0; k < D / 8; k++) up[k] = bits(__hmax2(__hmul2(halves(q[k]), __float2half2_rn(0.75f)), __hmul2(halves(q[k]), __float2half2_rn(0.25f))));
+      transposed<D>(above, step[0], step[1], up);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int block = b0 + row + i / 2 * 8, g = 2 * j + i % 2;
+        if (block < r.own && g < GP) bounds[block * GP + g] = (c[i] + 15 * above[i]) * p.scale;
+      }
+    }
     if (p.flags & TAIL) {
       const __half2 most = __float2half2_rn(200), quarter = __float2half2_rn(0.25f);  // squares stay finite
 #pragma unroll
@@ -125,16 +138,74 @@ template <int D, int GP, bool LOCAL> __device__ inline void expect_blocks(const 
   }
 }
 
-// scan_pages makes the upper bounds of the pages' logits, q⁺·largest + q⁻·smallest, and their extremes over the rank. With LOCAL it makes the blocks' bases on the way, and with `every`
-// nothing else.
+// Scanned is which blocks' pages are looked at: those of a list, or all of the rank's.
+struct Scanned {
+  const int *list;
+  int count;
+  __device__ int block(int i) const { return list == nullptr ? i : list[i]; }
+  __device__ int page(int i) const { return block(i / PAGES) * PAGES + i % PAGES; }
+};
+
+// page_budget is how many pages of a unit are candidates, beside the newest.
+template <int GP, bool LOCAL> __device__ inline int page_budget(const Params &p, const Range<GP, LOCAL> &r) {
+  return min(max(p.budget, (int)(p.keep * (r.newest + 1) + 0.5f)), r.encoded - (r.newest < r.encoded));
+}
+
+// choose_blocks lists at least `count` of the blocks, those with the largest bounds for one of the heads and the newest. `bounds` are overwritten; nobody else marks pages before.
+template <int GP> __device__ inline Scanned choose_blocks(SelectShared<GP> &sh, const Rank<GP> &u, const Range<GP, false> &r, int count, float *bounds, int *list) {
+  constexpr float PER_BLOCK_BIN = 8;  // to an octave; what is farther than all bins is looked at only if everything is
+  const int blocks = r.own;
+  __syncthreads();
+  for (int g = u.warp; g < u.G; g += u.warps) {
+    float best = -INFINITY;
+    for (int b = u.lane; b < blocks; b += 32) best = fmaxf(best, bounds[b * GP + g]);
+    for (int d = 16; d > 0; d /= 2) best = fmaxf(best, __shfl_xor_sync(~0u, best, d));
+    if (u.lane == 0) sh.best[g] = best;
+  }
+  __syncthreads();
+  for (int b = threadIdx.x; b < blocks; b += blockDim.x) {
+    float least = INFINITY;
+#pragma unroll
+    for (int g = 0; g < GP; g++) {
+      if (g < u.G) least = fminf(least, sh.best[g] - bounds[b * GP + g]);
+    }
+    const int bin = (int)fminf(least * PER_BLOCK_BIN, BINS - 1);
+    ((int *)bounds)[b * GP] = bin;
+    atomicAdd(&sh.histogram[0][bin], 1u);
+    ((uint4 *)r.marks)[b] = make_uint4(0, 0, 0, 0);
+  }
+  __syncthreads();
+  if (u.warp == 0) {
+    gather<false>(sh, u, 1);
+    __syncwarp();
+    const int last = last_bin(sh, u, 0, count);
+    int n = 0;
+    for (int b = u.lane; b - u.lane < blocks; b += 32) {
+      const bool in = b < blocks && (((const int *)bounds)[b * GP] <= last || r.block(b) == r.newest / PAGES);
+      const u32 all = __ballot_sync(~0u, in);
+      if (in) list[n + __popc(all & ((1u << u.lane) - 1))] = b;
+      n += __popc(all);
+    }
+    if (u.lane == 0) sh.found[0][0] = n;
+    __syncwarp();
+    for (int i = u.lane; i < BINS; i += 32) sh.histogram[0][i] = 0;
+  }
+  __syncthreads();
+  return Scanned{list, (int)sh.found[0][0]};
+}
+
+// scan_pages makes the scores of pages, in the order of the scanned blocks, and their extremes over the rank: upper bounds of their logits, q⁺·largest + q⁻·smallest, or what lies p.reach of
+// the way there from the middle. With LOCAL it makes the blocks' bases on the way, and with `every` nothing else.
 template <int D, int GP, bool LOCAL>
-__device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const u32 (&q)[D / 8], bool every) {
+__device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const Scanned &scanned, const u32 (&q)[D / 8], bool every) {
   const int j = u.lane % 4, row = u.lane / 4;
+  const __half2 far = __float2half2_rn((1 + p.reach) / 2), near = __float2half2_rn((1 - p.reach) / 2);
   float top[2] = {-INFINITY, -INFINITY}, bottom[2] = {INFINITY, INFINITY};
-  for (int b = u.warp; b < r.own; b += u.warps) {
+  for (int at = u.warp; at < scanned.count; at += u.warps) {
+    const int b = scanned.block(at);
     const size_t bh = r.slab(p, u, b);
-    if (!LOCAL && b + u.warps < r.own) {
-      const size_t ahead = r.slab(p, u, b + u.warps);
+    if (!LOCAL && at + u.warps < scanned.count) {
+      const size_t ahead = r.slab(p, u, scanned.block(at + u.warps));
       if (u.lane < PAGES * D / 128) prefetch(p.bounds + ahead * PAGES * D + u.lane * 128);
       else if (u.lane - PAGES * D / 128 < D * 2 / 128) prefetch((const u8 *)p.range + ahead * D * 4 + D * 2 + (u.lane - PAGES * D / 128) * 128);
     }
@@ -162,20 +233,21 @@ __device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const R
     u32 up[D / 8];
 #pragma unroll
     for (int i = 0; i < D / 8; i++) {
-      const __half2 zero = __float2half2_rn(0), x = halves(step[i]);
-      up[i] = bits(__hmax2(x, zero)), step[i] = bits(__hsub2(x, halves(up[i])));
+      const __half2 a = halves(step[i]);
+      up[i] = bits(__hmax2(__hmul2(a, far), __hmul2(a, near))), step[i] = bits(__hsub2(a, halves(up[i])));
     }
     float c[4] = {}, d[4] = {};
     coded<D>(c, codes[0][0], codes[1][0], up);
     coded<D>(d, codes[0][1], codes[1][1], step);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      const int local = b * PAGES + i * 8 + row, page = r.page(local);
+      const int page = r.page(b * PAGES + i * 8 + row);
       const float x = base.x + (c[2 * i] + d[2 * i]) * (CODED * p.scale), y = base.y + (c[2 * i + 1] + d[2 * i + 1]) * (CODED * p.scale);
       if (page < r.encoded && page != r.newest) {
         if (2 * j < GP) {
-          if (GP > 1) *(float2 *)(r.scores + (size_t)local * GP + 2 * j) = make_float2(x, y);
-          else r.scores[local] = x;
+          float *const score = r.scores + (at * PAGES + i * 8 + row) * GP + 2 * j;
+          if (GP > 1) *(float2 *)score = make_float2(x, y);
+          else *score = x;
         }
         top[0] = fmaxf(top[0], x), bottom[0] = fminf(bottom[0], x);
         top[1] = fmaxf(top[1], y), bottom[1] = fminf(bottom[1], y);
@@ -192,7 +264,7 @@ __device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const R
 
 // choose_pages marks the best pages by a histogram of the distance to the best; with one list for the group, by the head to which a page matters most. It lists the rank's
 // candidates in order and returns how many they are. The unit has synced since its pages were scanned, and must wait once more before it counts anew: some may still look.
-template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r) {
+template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const Scanned &scanned) {
   for (int g = u.warp; g < u.G; g += u.warps) {  // a lane for each rank
     int top = ordered(-INFINITY), bottom = top;
     if (u.lane < u.ranks) top = peek(&sh.top[g], u.lane), bottom = peek(&sh.bottom[g], u.lane);
@@ -201,8 +273,7 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
   }
   __syncthreads();
   const bool shared = p.flags & SHARED;
-  const int lists = shared ? 1 : u.G, old = r.encoded - (r.newest < r.encoded), pages = r.own * PAGES;
-  const int budget = min(max(p.budget, (int)(p.keep * (r.newest + 1) + 0.5f)), old);
+  const int lists = shared ? 1 : u.G, budget = page_budget(p, r), pages = scanned.count * PAGES;
   float best[GP], perBin[GP], widest = 0;
 #pragma unroll
   for (int g = 0; g < GP; g++) {
@@ -211,13 +282,12 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
   }
   const u32 one = one_of(p);
   // The bin replaces the score that it came from; the same thread reads it again below.
-  auto scored = [&](int i) { return i < pages && r.page(i) < r.encoded && r.page(i) != r.newest; };
-  const int each = (pages + u.warps * 32 - 1) / (u.warps * 32) * 32, from = u.warp * each, to = min(from + each, pages);  // a warp a range of pages
 #pragma unroll 4
-  for (int i = from + u.lane; i < to; i += 32) {
-    if (!scored(i)) continue;
+  for (int i = threadIdx.x; i < pages; i += blockDim.x) {
+    const int page = r.page(scanned.page(i));
+    if (page >= r.encoded || page == r.newest) continue;
     float x[GP], least = INFINITY;
-    float *at = r.scores + (size_t)i * GP;
+    float *at = r.scores + i * GP;
 #pragma unroll
     for (int g = 0; g < GP; g++) {
       x[g] = best[g] - at[g];
@@ -247,10 +317,12 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
   __syncthreads();
   u.arrive();
   // A warp marks a range of pages, and lists those of them that are candidates once it is known how many lie before.
+  const int each = (pages + u.warps * 32 - 1) / (u.warps * 32) * 32, from = u.warp * each, to = min(from + each, pages);
   auto who = [&](int i) -> u32 {
-    if (r.page(i) == r.newest) return 0xff;
-    if (!scored(i) || budget <= 0) return 0;
-    const int *at = (const int *)r.scores + (size_t)i * GP;
+    const int page = r.page(scanned.page(i));
+    if (page == r.newest) return 0xff;
+    if (page >= r.encoded || budget <= 0) return 0;
+    const int *at = (const int *)r.scores + i * GP;
     if (shared) return at[0] <= sh.pageBin[0] ? 0xff : 0;
     u32 heads = 0;
 #pragma unroll
@@ -262,7 +334,7 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
   int count = 0;
   for (int i = from + u.lane; i - u.lane < to; i += 32) {
     const u32 heads = i < to ? who(i) : 0;
-    if (i < to) r.marks[i] = heads;
+    if (i < to) r.marks[scanned.page(i)] = heads;
     count += __popc(__ballot_sync(~0u, heads != 0));
   }
   if (u.lane == 0) sh.found[0][u.warp] = count;
@@ -275,7 +347,7 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
   for (int i = from + u.lane; i - u.lane < to; i += 32) {
     const bool in = i < to && who(i) != 0;
     const u32 marked = __ballot_sync(~0u, in);
-    if (in) r.candidate[at + __popc(marked & ((1u << u.lane) - 1))] = i;
+    if (in) r.candidate[at + __popc(marked & ((1u << u.lane) - 1))] = scanned.page(i);
     at += __popc(marked);
   }
   return found;

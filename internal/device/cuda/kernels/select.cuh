@@ -10,32 +10,48 @@
 
 // survivors_of runs the stages up to the lists, and returns how many survivors the rank has listed: exactly read ones, others; or −1 if p.stages ends it. The unit has to wait then, once.
 template <int D, int GP, bool LOCAL>
-__device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, WarpMemory<D, GP> *memory) {
+__device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, Range<GP, LOCAL> &r, WarpMemory<D, GP> *memory) {
   auto ends = [&](int stage) {  // true if that is all that is measured
     if (p.stages == stage) u.arrive();
     return p.stages == stage;
   };
   const int2 nothing = make_int2(-1, -1);
-  if constexpr (!LOCAL) block_bases<D>(p, u, r);
+  // The newest page has no codes, or they are young: its logits are exact. Those of the first page, exact as well, often are the largest.
+  float fresh[4] = {};
+  auto edges = [&] {
+    if (u.warp == 0) exact_page<D>(sh, p, u, r.n, r.newest, fresh);
+    if (u.warp == 1) {
+      float first[4] = {};
+      exact_page<D>(sh, p, u, r.n, 0, first);
+    }
+  };
+  const bool every = p.flags & EVERY_PAGE, shared = every || p.flags & SHARED;
+  Scanned scanned{nullptr, r.own};
+  // Where a unit has one thread block, memory's speed bounds the scan: only blocks where logits may be highest are looked into, with three times the pages that are chosen.
+  const int looked = (3 * page_budget(p, r) + PAGES - 1) / PAGES + 1, rooms = u.warps * sizeof(WarpMemory<D, GP>) / sizeof(float);
+  const bool coarse = !LOCAL && u.ranks == 1 && shared && !every && looked * 8 < r.own * 7 && r.own * (1 + GP) <= rooms;
+  if constexpr (!LOCAL) {
+    edges();
+    block_bases<D>(p, u, r, coarse ? (float *)memory + r.own : nullptr);
+  }
   u32 q[D / 8];
   scaled_queries<D>(q, p, u.unit, u.lane);
   if (!LOCAL) __syncthreads();
   if (ends(1)) return nothing;
-  const bool every = p.flags & EVERY_PAGE, shared = every || p.flags & SHARED;
-  if (LOCAL || !every) scan_pages<D>(sh, p, u, r, q, every);
-  u.arrive();
-  // The newest page has no codes, or they are young: its logits are exact. Those of the first page, exact as well, often are the largest.
-  float fresh[4] = {};
-  if (u.warp == 0) exact_page<D>(sh, p, u, r.n, r.newest, fresh);
-  if (u.warp == 1) {
-    float first[4] = {};
-    exact_page<D>(sh, p, u, r.n, 0, first);
+  if constexpr (!LOCAL) {
+    if (coarse) scanned = choose_blocks(sh, u, r, looked, (float *)memory + r.own, (int *)memory);
+    // Scores that find room in shared memory stay there.
+    const int listed = coarse ? (scanned.count + 3) / 4 * 4 : 0;
+    if (listed + scanned.count * PAGES * GP <= rooms) r.scores = (float *)memory + listed;
   }
+  if (LOCAL || !every) scan_pages<D>(sh, p, u, r, scanned, q, every);
+  u.arrive();
+  if (LOCAL) edges();
   u.wait();
   if (ends(2)) return nothing;
   int found = r.pages();
   if (!every) {
-    found = choose_pages(sh, p, u, r);
+    found = choose_pages(sh, p, u, r, scanned);
     u.wait();
     clear(sh);
   }
@@ -53,7 +69,7 @@ __device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const
   find_thresholds(sh, p, u);
   if (p.stages == 5) return nothing;
   let_next_start();
-  const int2 count = list_survivors(sh, p, u, r, found, every);
+  const int2 count = list_survivors(sh, p, u, r, (Near *)memory, found, every);
   return p.stages == 6 ? nothing : count;
 }
 
@@ -85,8 +101,6 @@ template <int D, int GP, bool LOCAL> __device__ void select_unit(const Params &p
     let_next_start();
     if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(-1, n);
   } else {
-    // Scores that find room in shared memory stay there.
-    if (!LOCAL && r.own * PAGES * GP * sizeof(float) <= u.warps * sizeof(WarpMemory<D, GP>)) r.scores = (float *)memory;
     count = survivors_of<D>(sh.select, p, u, r, memory);
     u.wait();
     if (count.x < 0) return;
