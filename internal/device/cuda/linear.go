@@ -49,13 +49,28 @@ type argmaxParams struct {
 
 // findLinear looks the kernels of this file up.
 func (l *library) findLinear(c *driver.Context) error {
-	return l.find(c, "linear_1", "linear_2", "linear_4", "gemm_8", "gemm_16", "embed", "argmax", "top_tokens")
+	if err := l.find(c, "gemm_8", "gemm_16", "embed", "argmax", "top_tokens"); err != nil {
+		return err
+	}
+	for _, name := range []string{"linear_1", "linear_2", "linear_4", "panel_8", "panel_12", "panel_16"} {
+		if err := l.find(c, name); err != nil {
+			return err
+		}
+		if err := c.SetAttr(l.fn[name], driver.FuncMaxDynamicShared, l.dev.SharedBytes); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const (
-	linearRows = 32 // rows of activations that a thread block of the kernels for few rows takes at most
-	gemmTiles  = 4  // tiles of a thread block of the kernels for many
-	maxCluster = 8  // thread blocks that any Hopper device can run as a cluster
+	linearRows = 32  // rows of activations that a thread block of the kernels for few rows takes at most
+	panelRows  = 128 // and of the kernels for a panel of more
+	gemmTiles  = 4   // tiles of a thread block of the kernels for many
+	maxCluster = 8   // thread blocks that any Hopper device can run as a cluster
+
+	ring                  = 4 // RING of kernels/linear.cuh
+	panelSlots, panelStep = 5, 2
 )
 
 // plan is how a launch runs.
@@ -63,22 +78,26 @@ type plan struct {
 	kernel                 string
 	across, ranks, threads int // tiles of a thread block, thread blocks of a cluster, threads of a thread block
 	panels                 int // groups of rows of activations
+	shared                 int // bytes of shared memory that a thread block asks for
 }
+
+// work is what a launch multiplies: rows of activations with all weights' tiles, in units of at most so many bytes, of which a tile has so many.
+type work struct{ rows, tiles, units, unitBytes int }
 
 // linear queues the products of rows of x with one to three weights, in one launch. It allocates nothing and can be captured.
 func (l *library) linear(c *driver.Context, s driver.Stream, x halves, rows int, out []product) error {
 	if len(out) < 1 || len(out) > maxProducts || rows < 1 {
 		return fmt.Errorf("cuda: %d products of %d rows: expected 1 to %d of at least one row", len(out), rows, maxProducts)
 	}
-	tiles, groups := 0, 0
+	k := work{rows: rows, units: x.cols / unitCols}
 	for _, o := range out {
 		if o.w.cols != x.cols {
 			return fmt.Errorf("cuda: product of %d columns with %s, which has %d", x.cols, o.w.name, o.w.cols)
 		}
-		tiles += o.w.tiles()
-		groups += (o.w.tiles() + gemmTiles - 1) / gemmTiles
+		k.tiles += o.w.tiles()
+		k.unitBytes = max(k.unitBytes, layouts[o.w.layout].unit)
 	}
-	return l.runLinear(c, s, l.plan(rows, tiles, groups, x.cols/unitCols), x, rows, out)
+	return l.runLinear(c, s, l.plan(k), x, rows, out)
 }
 
 // runLinear queues the products as planned.
@@ -89,57 +108,87 @@ func (l *library) runLinear(c *driver.Context, s driver.Stream, n plan, x halves
 		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups)}
 		groups += (o.w.tiles() + n.across - 1) / n.across
 	}
-	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{groups * n.panels * n.ranks}, Block: n.threads, Cluster: n.ranks, Stream: s, Early: true}, &p)
+	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{groups * n.panels * n.ranks}, Block: n.threads, Shared: n.shared, Cluster: n.ranks, Stream: s, Early: true}, &p)
 }
 
-// plan decides how products of so many rows run, given the tiles of all their weights, the groups of gemmTiles that these make, and the units of a tile.
-func (l *library) plan(rows, tiles, groups, units int) plan {
-	// More than 32 rows go in panels where all thread blocks find room at once.
-	if n := (rows + linearRows - 1) / linearRows; n == 1 || n <= 8 && n*tiles <= 2*l.dev.Multiprocessor {
-		return l.planLinear(rows, tiles, units)
+// plan decides how products run.
+func (l *library) plan(k work) plan {
+	switch {
+	case k.rows <= linearRows:
+		return l.planLinear(k)
+	case k.rows <= panelRows && l.hopper && k.units%panelStep == 0:
+		return l.planPanel(k)
 	}
-	return l.planGemm(rows, groups, units)
+	return l.planGemm(k)
 }
 
 // planLinear shares a tile's units among so many warps that small matrices too keep every multiprocessor reading, and that a warp still has some units to read.
-// Up to linearRows rows it does not depend on their number, and so neither does the order of additions.
-func (l *library) planLinear(rows, tiles, units int) plan {
-	n := plan{kernel: "linear_1", across: 1, ranks: 1, threads: 256, panels: (rows + linearRows - 1) / linearRows}
+// It does not depend on the number of rows, and so neither does the order of additions.
+func (l *library) planLinear(k work) plan {
+	ranks, threads := 1, 256
+	for l.hopper && ranks < maxCluster && 2*k.tiles*ranks <= 3*l.dev.Multiprocessor/2 && k.units >= 2*ranks*8*3 {
+		ranks *= 2
+	}
+	if k.tiles >= 8*l.dev.Multiprocessor && k.units < 64 || linearPlan(k, 4, ranks, threads).shared > l.dev.SharedBytes {
+		threads = 128
+	}
 	switch {
-	case rows > 16:
-		n.kernel = "linear_4"
-	case rows > 8:
-		n.kernel = "linear_2"
+	case k.rows > 16:
+		return linearPlan(k, 4, ranks, threads)
+	case k.rows > 8:
+		return linearPlan(k, 2, ranks, threads)
 	}
-	room := 3 * l.dev.Multiprocessor / 2
-	if n.panels > 1 {
-		room = 2 * l.dev.Multiprocessor
+	return linearPlan(k, 1, ranks, threads)
+}
+
+// linearPlan is a launch of the kernels for few rows, with 1, 2 or 4 tiles of 8 rows in a panel.
+func linearPlan(k work, tiles, ranks, threads int) plan {
+	return plan{kernel: [...]string{1: "linear_1", 2: "linear_2", 4: "linear_4"}[tiles], across: 1, ranks: ranks, threads: threads, panels: (k.rows + 8*tiles - 1) / (8 * tiles),
+		shared: threads/32*ring*(k.unitBytes+512*tiles) + (2*tiles+ranks)*512}
+}
+
+// planPanel takes the panel that holds all rows, and the largest clusters that find room at once. These do not depend on the number of rows.
+func (l *library) planPanel(k work) plan {
+	const across = 4
+	ranks, groups := 1, (k.tiles+across-1)/across
+	for ranks < maxCluster && 2*groups*ranks <= 5*l.dev.Multiprocessor/2 && k.units >= 2*ranks*panelStep*2 {
+		ranks *= 2
 	}
-	for l.hopper && n.ranks < maxCluster && 2*tiles*n.panels*n.ranks <= room && units >= 2*n.ranks*8*3 {
-		n.ranks *= 2
+	switch {
+	case k.rows > 96:
+		return panelPlan(k, 16, ranks, across)
+	case k.rows > 64:
+		return panelPlan(k, 12, ranks, across)
 	}
-	if tiles >= 8*l.dev.Multiprocessor && units < 64 {
-		n.threads = 128
+	return panelPlan(k, 8, ranks, across)
+}
+
+// panelPlan is a launch of the kernels for a panel of more, of 8, 12 or 16 tiles of 8 rows; thread blocks have four or eight tiles of weights.
+func panelPlan(k work, tiles, ranks, across int) plan {
+	steps, sums := panelSlots*(across*panelStep*k.unitBytes+1024*tiles), (tiles+ranks-1)/ranks*ranks*across*1024
+	if ranks == 1 {
+		sums = 0
 	}
-	return n
+	return plan{kernel: [...]string{8: "panel_8", 12: "panel_12", 16: "panel_16"}[tiles], across: across, ranks: ranks, threads: 32 * across, panels: (k.rows + 8*tiles - 1) / (8 * tiles), shared: max(steps, sums)}
 }
 
 // planGemm chooses the panel and the cluster: for hundreds of rows by what the busiest multiprocessor does, products and the joining of sums; for fewer, which wait for memory
 // rather than compute, the largest clusters that find room at once, three thread blocks a multiprocessor.
-func (l *library) planGemm(rows, groups, units int) plan {
-	if rows <= 256 {
-		n := gemmPlan(rows, 8, 1)
-		for l.hopper && n.ranks < maxCluster && 2*n.ranks <= units && 2*groups*n.panels*n.ranks <= 3*l.dev.Multiprocessor {
+func (l *library) planGemm(k work) plan {
+	groups := (k.tiles + gemmTiles - 1) / gemmTiles
+	if k.rows <= 256 {
+		n := gemmPlan(k.rows, 8, 1)
+		for l.hopper && n.ranks < maxCluster && 2*n.ranks <= k.units && 2*groups*n.panels*n.ranks <= 3*l.dev.Multiprocessor {
 			n.ranks *= 2
 		}
 		return n
 	}
 	best, least := plan{}, 0
 	for _, tiles := range []int{16, 8} {
-		for ranks := 1; ranks <= maxCluster && ranks <= units && (ranks == 1 || l.hopper); ranks *= 2 {
-			n := gemmPlan(rows, tiles, ranks)
+		for ranks := 1; ranks <= maxCluster && ranks <= k.units && (ranks == 1 || l.hopper); ranks *= 2 {
+			n := gemmPlan(k.rows, tiles, ranks)
 			turns := (groups*n.panels*ranks + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
-			cost := (units+ranks-1)/ranks*(tiles*4+16) + tiles*8 + 100
+			cost := (k.units+ranks-1)/ranks*(tiles*4+16) + tiles*8 + 100
 			if ranks > 1 {
 				cost += tiles*8 + 50
 			}

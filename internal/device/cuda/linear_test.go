@@ -232,7 +232,7 @@ func TestLinearDeep(t *testing.T) {
 	})
 }
 
-// TestLinearPlans runs all kernels with all sizes of clusters, whatever would be chosen; with ranks that have no units, too.
+// TestLinearPlans runs all kernels with all sizes of clusters and thread blocks, whatever would be chosen; with ranks that have no units, too.
 func TestLinearPlans(t *testing.T) {
 	withLibrary(t, func(b *bank) error {
 		rng := rand.New(rand.NewPCG(17, 18))
@@ -240,17 +240,24 @@ func TestLinearPlans(t *testing.T) {
 			if !b.l.hopper && ranks > 1 {
 				break
 			}
-			const rows, units = 20, 13
-			few := b.l.planLinear(rows, 1, units)
-			few.ranks = ranks
-			plans := []plan{few, gemmPlan(rows, 8, ranks), gemmPlan(rows, 16, ranks)}
-			few.threads = 96
-			for _, n := range append(plans, few) {
-				err := b.run(rng, rows, units*unitCols, []int{33, 130}, []tensor.Type{tensor.Q8_0, tensor.Q4_0}, func(x halves, out []product) error {
-					return b.l.runLinear(b.c, 0, n, x, rows, out)
+			k := work{rows: 20, units: 13, unitBytes: layouts[w8].unit}
+			even := work{rows: 75, units: 14, unitBytes: layouts[w8].unit}
+			plans := map[plan]work{gemmPlan(k.rows, 8, ranks): k, gemmPlan(k.rows, 16, ranks): k}
+			for _, threads := range []int{96, 256} {
+				plans[linearPlan(k, 4, ranks, threads)] = k
+			}
+			for _, tiles := range []int{8, 12, 16} {
+				if b.l.hopper {
+					plans[panelPlan(even, tiles, ranks, 4)] = even
+					plans[panelPlan(even, tiles, ranks, 8)] = even
+				}
+			}
+			for n, k := range plans {
+				err := b.run(rng, k.rows, k.units*unitCols, []int{33, 130}, []tensor.Type{tensor.Q8_0, tensor.Q4_0}, func(x halves, out []product) error {
+					return b.l.runLinear(b.c, 0, n, x, k.rows, out)
 				})
 				if err != nil {
-					return err
+					return fmt.Errorf("%+v: %w", n, err)
 				}
 			}
 		}
@@ -278,27 +285,29 @@ func TestLinearShapes(t *testing.T) {
 	}
 }
 
-// TestLinearAlone shows that a row's results do not depend on how many others there are, up to linearRows.
+// TestLinearAlone shows that a row's results do not depend on how many others there are, up to linearRows, and neither from there up to panelRows.
 func TestLinearAlone(t *testing.T) {
 	withLibrary(t, func(b *bank) error {
 		const cols, n = 1024, 64
 		rng := rand.New(rand.NewPCG(9, 10))
 		m, _ := matrix(rng, tensor.Q4_K, n, cols)
 		w := b.weight(m)
-		x, _ := b.activations(rng, linearRows, cols)
-		var first []float32
-		for _, rows := range []int{1, 9, linearRows} {
-			got := make([]float32, rows*n)
-			dst := put(b, got)
-			if err := errors.Join(b.l.linear(b.c, 0, x, rows, []product{{w: w, dst: dst}}), b.c.Synchronize(), b.c.Download(bytesOf(got), dst)); err != nil {
-				return err
-			}
-			if first == nil {
-				first = got
-			}
-			for i, v := range first {
-				if got[i] != v {
-					return fmt.Errorf("%d rows: output %d of the first is %g, alone %g", rows, i, got[i], v)
+		x, _ := b.activations(rng, panelRows, cols)
+		for _, counts := range [][]int{{1, 9, linearRows}, {linearRows + 1, 80, panelRows}} {
+			var first []float32
+			for _, rows := range counts {
+				got := make([]float32, rows*n)
+				dst := put(b, got)
+				if err := errors.Join(b.l.linear(b.c, 0, x, rows, []product{{w: w, dst: dst}}), b.c.Synchronize(), b.c.Download(bytesOf(got), dst)); err != nil {
+					return err
+				}
+				if first == nil {
+					first = got
+				}
+				for i, v := range first {
+					if got[i] != v {
+						return fmt.Errorf("%d rows: output %d is %g, of %d rows %g", rows, i, got[i], counts[0], v)
+					}
 				}
 			}
 		}
