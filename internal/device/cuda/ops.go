@@ -35,26 +35,28 @@ func (d *Device) flush() {
 	}
 	for _, t := range s.turns {
 		d.try(func(c *driver.Context) error {
-			freq, err := d.frequencies(c, t.rope)
+			p, err := d.turning(c, t.rope, t.dim)
 			if err != nil {
 				return err
 			}
-			return d.lib.rope(c, d.stream, t.x.wide, freq, s.view.pos, len(s.plan.Tokens), t.x.col/t.dim, t.dim, len(t.rope.Freq), float32(t.rope.Magnitude), t.rope.Interleaved)
+			p.x[0], p.heads[0], p.rows = t.x.wide, int32(t.x.col/t.dim), int32(len(s.plan.Tokens))
+			return d.lib.turn(c, d.stream, &p)
 		})
 	}
 	s.turns = s.turns[:0]
 }
 
-func (d *Device) frequencies(c *driver.Context, r *device.Rope) (driver.Ptr, error) {
+// turning are the parameters of a rotation of the step's rows.
+func (d *Device) turning(c *driver.Context, r *device.Rope, dim int) (headsParams, error) {
 	p, ok := d.angles[r]
 	if !ok {
 		var err error
 		if p, err = d.place(c, bytesOf(r.Freq)); err != nil {
-			return 0, err
+			return headsParams{}, err
 		}
 		d.angles[r] = p
 	}
-	return p, nil
+	return turning(r, p, d.step.view.pos, dim)
 }
 
 // widen makes a buffer's float32 form.

@@ -169,37 +169,43 @@ __device__ inline void turn_of(const HeadsParams &p, int row, int pair, float &c
 
 struct HeadsShared { float c[128], s[128]; };
 
+// begin_turning makes the angles of a row. A barrier must follow.
+__device__ inline void begin_turning(const HeadsParams &p, HeadsShared &sh, int row) {
+  for (int i = threadIdx.x; i < p.pairs; i += blockDim.x) turn_of(p, row, i, sh.c[i], sh.s[i]);
+}
+
+// Turned is pair k of a head's channels, turned if it is one of `pairs`: channels a and b became x and y. Those beyond the rotated ones pair up as they come.
+struct Turned {
+  int a, b;
+  float x, y;
+  __device__ Turned(const HeadsParams &p, const HeadsShared &sh, const float *head, int k, int pairs) {
+    const bool apart = k < pairs && !p.interleaved;
+    a = apart ? k : 2 * k, b = apart ? k + pairs : 2 * k + 1;
+    x = head[a], y = head[b];
+    if (k < pairs) {
+      const float u = x * sh.c[k] - y * sh.s[k], v = x * sh.s[k] + y * sh.c[k];
+      x = u, y = v;
+    }
+  }
+};
+
 __device__ inline void turn_heads(const HeadsParams &p) {
   SHARED_MEMORY(HeadsShared, sh);
   wait_for_previous();
   let_next_start();
-  const int row = blockIdx.x;
-  for (int i = threadIdx.x; i < p.pairs; i += blockDim.x) turn_of(p, row, i, sh.c[i], sh.s[i]);
+  const int row = blockIdx.x, half_dim = p.dim / 2;
+  begin_turning(p, sh, row);
   __syncthreads();
   for (int part = 0; part < 3; part++) {
     if (p.x[part] == nullptr) continue;
-    const size_t at = (size_t)row * p.heads[part] * p.dim;
-    const int half_dim = p.dim / 2, pairs = part < 2 ? p.pairs : 0;
     for (int i = threadIdx.x; i < p.heads[part] * half_dim; i += blockDim.x) {
-      const int head = i / half_dim, k = i % half_dim;
-      int a, b;  // the two channels of the pair; those beyond the rotated ones pair up as they come
-      if (k >= pairs) {
-        a = 2 * k, b = a + 1;
-      } else if (p.interleaved) {
-        a = 2 * k, b = a + 1;
-      } else {
-        a = k, b = k + pairs;
-      }
-      const size_t at_a = at + head * p.dim + a, at_b = at + head * p.dim + b;
-      float x = p.x[part][at_a], y = p.x[part][at_b];
-      if (k < pairs) {
-        const float u = x * sh.c[k] - y * sh.s[k], v = x * sh.s[k] + y * sh.c[k];
-        x = u, y = v;
-      }
+      const size_t at = ((size_t)row * p.heads[part] + i / half_dim) * p.dim;
+      float *x = p.x[part] + at;
+      const Turned t(p, sh, x, i % half_dim, part < 2 ? p.pairs : 0);
       if (p.dst[part] != nullptr) {
-        p.dst[part][at_a] = __float2half_rn(narrow(x)), p.dst[part][at_b] = __float2half_rn(narrow(y));
+        p.dst[part][at + t.a] = __float2half_rn(narrow(t.x)), p.dst[part][at + t.b] = __float2half_rn(narrow(t.y));
       } else {
-        p.x[part][at_a] = x, p.x[part][at_b] = y;
+        x[t.a] = t.x, x[t.b] = t.y;
       }
     }
   }

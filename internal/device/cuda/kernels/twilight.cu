@@ -22,7 +22,7 @@
   KERNEL(128, D == 64 ? 4 : 3) whole_##D(PARAMS) { attend_items<D, true, false>(p, 0); }        \
   KERNEL(128, D == 64 ? 3 : 1) ringed_##D(PARAMS) { attend_items<D, true, true>(p, 0); }
 #define ALL(D)                                                        \
-  KERNEL(256) append_##D(PARAMS) { append_token<D>(p); }              \
+  KERNEL(256) append_##D(const __grid_constant__ AppendParams p) { append_token<D>(p); } \
   KERNEL(32) write_##D(PARAMS) { write_rows<D>(p); }                  \
   KERNEL(256) encode_##D(PARAMS) { encode_block<D>(p); }              \
   KERNEL(D) sums_##D(PARAMS) { running_sums<D>(p); }                \

@@ -258,7 +258,7 @@ static inline short nearest(float x) { return (short)std::min(std::max(rintf(x),
 
 // A launch brings a block of parameters as large as any kernel's. The kernel takes a structure by value, which lies at the start of the block.
 struct Block512 { char bytes[512]; };
-static_assert(sizeof(Params) <= sizeof(Block512) && sizeof(LinearParams) <= sizeof(Block512), "library.go's paramWords");
+static_assert(sizeof(AppendParams) <= sizeof(Block512) && sizeof(LinearParams) <= sizeof(Block512), "library.go's paramWords");
 extern "C" const unsigned emulated_params = sizeof(Block512);
 
 extern "C" void *emulated_kernel(const char *name) {
