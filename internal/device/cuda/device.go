@@ -3,6 +3,7 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/device"
@@ -18,12 +19,13 @@ type Device struct {
 	stream  driver.Stream
 	offload bool
 
-	buffers map[uintptr]*buffer
-	ones    driver.Ptr                  // scales of rows that need none
-	vectors map[*float32]driver.Ptr     // norm weights and biases, taken in when first seen
-	angles  map[*device.Rope]driver.Ptr // frequencies, float64
-	owned   []driver.Ptr
-	maxRows int
+	buffers    map[uintptr]*buffer
+	ones       driver.Ptr                  // scales of rows that need none
+	gatedScale driver.Ptr                  // of rows of gates
+	vectors    map[*float32]driver.Ptr     // norm weights and biases, taken in when first seen
+	angles     map[*device.Rope]driver.Ptr // frequencies, float64
+	owned      []driver.Ptr
+	maxRows    int
 
 	step     step
 	lists    lists
@@ -143,11 +145,10 @@ func (d *Device) Alloc(rows, cols int) (device.Tensor, error) {
 	b := &buffer{rows: rows, col: cols}
 	err := d.gpu.Do(func(c *driver.Context) (err error) {
 		if rows > d.maxRows {
-			ones := make([]float32, padded)
-			for i := range ones {
-				ones[i] = 1
+			if d.ones, err = d.place(c, bytesOf(slices.Repeat([]float32{1}, padded))); err != nil {
+				return err
 			}
-			if d.ones, err = d.place(c, bytesOf(ones)); err != nil {
+			if d.gatedScale, err = d.place(c, bytesOf(slices.Repeat([]float32{gatedParts}, padded))); err != nil {
 				return err
 			}
 			d.maxRows = rows

@@ -3,6 +3,7 @@ package cuda
 import (
 	"fmt"
 
+	"github.com/twilight-go/twilight/internal/device"
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
 
@@ -22,12 +23,22 @@ type product struct {
 // maxProducts is how many products a launch takes.
 const maxProducts = 3
 
+// gating says that of two products the first is a gate and the second what it lets through: their product, divided by gatedParts, is all that is wanted.
+type gating struct {
+	dst driver.Ptr // fp16 [rows][w.rows]; 0: the products are wanted
+	act device.Activation
+}
+
+// gatedParts is GATED of kernels/linear.cuh.
+const gatedParts = 64
+
 // linearParams is LinearParams of kernels/linear.cuh, field by field, and productParams its Product.
 type linearParams struct {
 	x, scale                                driver.Ptr
 	product                                 [maxProducts]productParams
 	products, columns, units, ranks, panels int32
-	_                                       int32
+	act                                     int32
+	gated                                   driver.Ptr
 }
 
 type productParams struct {
@@ -82,14 +93,26 @@ type plan struct {
 }
 
 // work is what a launch multiplies: rows of activations with all weights' tiles, in units of at most so many bytes, of which a tile has so many.
-type work struct{ rows, tiles, units, unitBytes int }
+type work struct {
+	rows, tiles, units, unitBytes int
+	gated                         bool // half of the tiles are a gate's, and a thread block has as many of both
+}
+
+// gates says whether two products of so many rows can be a gate's.
+func (l *library) gates(rows int, out []device.Linear) bool {
+	if len(out) != 2 || rows > linearRows && !l.takesPanel(work{rows: rows, units: out[0].W.(*weight).cols / unitCols}) {
+		return false
+	}
+	a, b := out[0].W.(*weight), out[1].W.(*weight)
+	return a.rows == b.rows && a.cols == b.cols && a.layout == b.layout
+}
 
 // linear queues the products of rows of x with one to three weights, in one launch. It allocates nothing and can be captured.
-func (l *library) linear(c *driver.Context, s driver.Stream, x halves, rows int, out []product) error {
+func (l *library) linear(c *driver.Context, s driver.Stream, x halves, rows int, out []product, g gating) error {
 	if len(out) < 1 || len(out) > maxProducts || rows < 1 {
 		return fmt.Errorf("cuda: %d products of %d rows: expected 1 to %d of at least one row", len(out), rows, maxProducts)
 	}
-	k := work{rows: rows, units: x.cols / unitCols}
+	k := work{rows: rows, units: x.cols / unitCols, gated: g.dst != 0}
 	for _, o := range out {
 		if o.w.cols != x.cols {
 			return fmt.Errorf("cuda: product of %d columns with %s, which has %d", x.cols, o.w.name, o.w.cols)
@@ -97,16 +120,20 @@ func (l *library) linear(c *driver.Context, s driver.Stream, x halves, rows int,
 		k.tiles += o.w.tiles()
 		k.unitBytes = max(k.unitBytes, layouts[o.w.layout].unit)
 	}
-	return l.runLinear(c, s, l.plan(k), x, rows, out)
+	return l.runLinear(c, s, l.plan(k), x, rows, out, g)
 }
 
 // runLinear queues the products as planned.
-func (l *library) runLinear(c *driver.Context, s driver.Stream, n plan, x halves, rows int, out []product) error {
-	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), ranks: int32(n.ranks), panels: int32(n.panels)}
+func (l *library) runLinear(c *driver.Context, s driver.Stream, n plan, x halves, rows int, out []product, g gating) error {
+	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), ranks: int32(n.ranks), panels: int32(n.panels),
+		act: int32(g.act), gated: g.dst}
 	groups := 0
 	for i, o := range out {
 		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups)}
 		groups += (o.w.tiles() + n.across - 1) / n.across
+	}
+	if g.dst != 0 { // a thread block has tiles of both
+		groups = (out[0].w.tiles() + max(n.across/2, 1) - 1) / max(n.across/2, 1)
 	}
 	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{groups * n.panels * n.ranks}, Block: n.threads, Shared: n.shared, Cluster: n.ranks, Stream: s, Early: true}, &p)
 }
@@ -116,20 +143,27 @@ func (l *library) plan(k work) plan {
 	switch {
 	case k.rows <= linearRows:
 		return l.planLinear(k)
-	case k.rows <= panelRows && l.hopper && k.units%panelStep == 0:
+	case l.takesPanel(k):
 		return l.planPanel(k)
 	}
 	return l.planGemm(k)
 }
 
+func (l *library) takesPanel(k work) bool {
+	return k.rows <= panelRows && l.hopper && k.units%panelStep == 0
+}
+
 // planLinear shares a tile's units among so many warps that small matrices too keep every multiprocessor reading, and that a warp still has some units to read.
 // It does not depend on the number of rows, and so neither does the order of additions.
 func (l *library) planLinear(k work) plan {
-	ranks, threads := 1, 256
-	for l.hopper && ranks < maxCluster && 2*k.tiles*ranks <= 3*l.dev.Multiprocessor/2 && k.units >= 2*ranks*8*3 {
+	ranks, threads, blocks := 1, 256, k.tiles
+	if k.gated {
+		blocks /= 2
+	}
+	for l.hopper && ranks < maxCluster && 2*blocks*ranks <= 3*l.dev.Multiprocessor/2 && k.units >= 2*ranks*8*3 {
 		ranks *= 2
 	}
-	if k.tiles >= 8*l.dev.Multiprocessor && k.units < 64 || linearPlan(k, 4, ranks, threads).shared > l.dev.SharedBytes {
+	if blocks >= 8*l.dev.Multiprocessor && k.units < 64 || linearPlan(k, 4, ranks, threads).shared > l.dev.SharedBytes {
 		threads = 128
 	}
 	switch {
@@ -144,7 +178,7 @@ func (l *library) planLinear(k work) plan {
 // linearPlan is a launch of the kernels for few rows, with 1, 2 or 4 tiles of 8 rows in a panel.
 func linearPlan(k work, tiles, ranks, threads int) plan {
 	return plan{kernel: [...]string{1: "linear_1", 2: "linear_2", 4: "linear_4"}[tiles], across: 1, ranks: ranks, threads: threads, panels: (k.rows + 8*tiles - 1) / (8 * tiles),
-		shared: threads/32*ring*(k.unitBytes+512*tiles) + (2*tiles+ranks)*512}
+		shared: threads/32*ring*(k.unitBytes+512*tiles) + 2*(2*tiles+ranks)*512}
 }
 
 // planPanel takes the panel that holds all rows, and the largest clusters that find room at once. These do not depend on the number of rows.
@@ -166,7 +200,7 @@ func (l *library) planPanel(k work) plan {
 // panelPlan is a launch of the kernels for a panel of more, of 8, 12 or 16 tiles of 8 rows; thread blocks have four or eight tiles of weights.
 func panelPlan(k work, tiles, ranks, across int) plan {
 	steps, sums := panelSlots*(across*panelStep*k.unitBytes+1024*tiles), (tiles+ranks-1)/ranks*ranks*across*1024
-	if ranks == 1 {
+	if ranks == 1 && !k.gated {
 		sums = 0
 	}
 	return plan{kernel: [...]string{8: "panel_8", 12: "panel_12", 16: "panel_16"}[tiles], across: across, ranks: ranks, threads: 32 * across, panels: (k.rows + 8*tiles - 1) / (8 * tiles), shared: max(steps, sums)}

@@ -16,7 +16,7 @@ import (
 
 var benchKernels = flag.Bool("kernels", false, "BenchmarkLinear tries every way to run a launch, not the chosen one alone")
 
-// benchShapes are the launches of the models' steps: inputs, outputs and formats.
+// benchShapes are the launches of the models' steps: inputs, outputs and formats; two products are a gate's.
 var benchShapes = []struct {
 	name string
 	cols int
@@ -161,6 +161,7 @@ type linearBench struct {
 	copied         float64 // GB/s of the copy kernel
 	owned          []driver.Ptr
 	x              halves
+	gating         gating
 	out            [][]product // of each copy
 	bytes, outputs int
 }
@@ -183,6 +184,9 @@ func (r *linearBench) take(c *driver.Context, cols int, rows []int, types []tens
 		images, one = append(images, image), append(one, product{w: w, dst: alloc(most * n * 4)})
 		r.bytes += len(image)
 		r.outputs += n
+	}
+	if len(rows) == 2 {
+		r.gating.dst = alloc(most * rows[0] * 2)
 	}
 	r.x = halves{values: alloc(most * cols * 2), scale: alloc(most * 4), cols: cols}
 	if err = errors.Join(err, c.Fill(r.x.values, 0x20, most*cols*2, r.s), c.Fill(r.x.scale, 0x20, most*4, r.s), c.Wait(r.s)); err != nil {
@@ -212,7 +216,7 @@ func (r *linearBench) free(c *driver.Context) (err error) {
 
 // work is a launch of so many rows.
 func (r *linearBench) work(rows int) work {
-	k := work{rows: rows, units: r.x.cols / unitCols}
+	k := work{rows: rows, units: r.x.cols / unitCols, gated: r.gating.dst != 0}
 	for _, o := range r.out[0] {
 		k.tiles += o.w.tiles()
 		k.unitBytes = max(k.unitBytes, layouts[o.w.layout].unit)
@@ -221,7 +225,7 @@ func (r *linearBench) work(rows int) work {
 }
 
 func (r *linearBench) time(c *driver.Context, n plan, rows, times int) (float64, error) {
-	return replay(c, r.s, times, len(r.out), func(i int) error { return r.l.runLinear(c, r.s, n, r.x, rows, r.out[i]) })
+	return replay(c, r.s, times, len(r.out), func(i int) error { return r.l.runLinear(c, r.s, n, r.x, rows, r.out[i], r.gating) })
 }
 
 // compare prints what the bytes alone would take, what the chosen plan does and what the three fastest do.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -140,7 +141,7 @@ func hold(t *testing.T, what string, got []float32, w []float32, x []float64, bi
 
 // products runs several products of one x in a launch and holds them against float64.
 func (b *bank) products(rng *rand.Rand, rows, cols int, outputs []int, types []tensor.Type) error {
-	return b.run(rng, rows, cols, outputs, types, func(x halves, out []product) error { return b.l.linear(b.c, 0, x, rows, out) })
+	return b.run(rng, rows, cols, outputs, types, func(x halves, out []product) error { return b.l.linear(b.c, 0, x, rows, out, gating{}) })
 }
 
 // run does so by a launch of the caller's.
@@ -254,7 +255,7 @@ func TestLinearPlans(t *testing.T) {
 			}
 			for n, k := range plans {
 				err := b.run(rng, k.rows, k.units*unitCols, []int{33, 130}, []tensor.Type{tensor.Q8_0, tensor.Q4_0}, func(x halves, out []product) error {
-					return b.l.runLinear(b.c, 0, n, x, k.rows, out)
+					return b.l.runLinear(b.c, 0, n, x, k.rows, out, gating{})
 				})
 				if err != nil {
 					return fmt.Errorf("%+v: %w", n, err)
@@ -263,6 +264,70 @@ func TestLinearPlans(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestLinearGate holds gates that products make themselves against the gate of the products, with all sizes of clusters.
+func TestLinearGate(t *testing.T) {
+	withLibrary(t, func(b *bank) error {
+		rng := rand.New(rand.NewPCG(19, 20))
+		for ranks := 1; ranks <= maxCluster && (ranks == 1 || b.l.hopper); ranks *= 2 {
+			few, many := work{rows: 11, units: 6, unitBytes: layouts[w4m].unit, gated: true}, work{rows: 70, units: 6, unitBytes: layouts[w4m].unit, gated: true}
+			plans := map[plan]work{linearPlan(few, 2, ranks, 128): few, linearPlan(few, 4, ranks, 256): few}
+			if b.l.hopper {
+				plans[panelPlan(many, 8, ranks, 4)], plans[panelPlan(many, 12, ranks, 8)] = many, many
+			}
+			for n, k := range plans {
+				if err := b.gate(rng, n, k, 90, device.Activation(ranks%2)); err != nil {
+					return fmt.Errorf("%+v: %w", n, err)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func (b *bank) gate(rng *rand.Rand, n plan, k work, outputs int, act device.Activation) error {
+	cols := k.units * unitCols
+	x, want := b.activations(rng, k.rows, cols)
+	var out []product
+	var values [2][]float32
+	for i := range values {
+		var m device.Matrix
+		m, values[i] = matrix(rng, tensor.Q4_1, outputs, cols)
+		out = append(out, product{w: b.weight(m)})
+	}
+	got := slices.Repeat([]uint16{0x7e00}, (k.rows+1)*outputs)
+	dst := put(b, got)
+	if err := errors.Join(b.l.runLinear(b.c, 0, n, x, k.rows, out, gating{dst, act}), b.c.Synchronize(), b.c.Download(bytesOf(got), dst)); err != nil {
+		return err
+	}
+	for r := range k.rows {
+		var wrong, size float64
+		for i, h := range got[r*outputs:][:outputs] {
+			var sum [2]float64
+			for kind := range sum {
+				for c, v := range want[r*cols:][:cols] {
+					sum[kind] += v * float64(values[kind][i*cols+c])
+				}
+			}
+			g := sum[0] / (1 + math.Exp(-sum[0]))
+			if act == device.GELU {
+				g = 0.5 * sum[0] * (1 + math.Tanh(0.7978845608*(sum[0]+0.044715*sum[0]*sum[0]*sum[0])))
+			}
+			v := float64(tensor.F16ToF32(h)) * gatedParts
+			wrong += (v - g*sum[1]) * (v - g*sum[1])
+			size += g * sum[1] * g * sum[1]
+		}
+		if e := math.Sqrt(wrong / size); !(e <= 4e-3) {
+			return fmt.Errorf("row %d: relative error %g", r, e)
+		}
+	}
+	for _, h := range got[k.rows*outputs:] {
+		if h != 0x7e00 {
+			return fmt.Errorf("wrote beyond row %d", k.rows)
+		}
+	}
+	return nil
 }
 
 // TestLinearShapes has the shapes of real models, on a GPU only.
@@ -298,7 +363,7 @@ func TestLinearAlone(t *testing.T) {
 			for _, rows := range counts {
 				got := make([]float32, rows*n)
 				dst := put(b, got)
-				if err := errors.Join(b.l.linear(b.c, 0, x, rows, []product{{w: w, dst: dst}}), b.c.Synchronize(), b.c.Download(bytesOf(got), dst)); err != nil {
+				if err := errors.Join(b.l.linear(b.c, 0, x, rows, []product{{w: w, dst: dst}}, gating{}), b.c.Synchronize(), b.c.Download(bytesOf(got), dst)); err != nil {
 					return err
 				}
 				if first == nil {

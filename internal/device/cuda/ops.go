@@ -24,9 +24,18 @@ func (d *Device) vector(c *driver.Context, v []float32) (driver.Ptr, error) {
 	return p, nil
 }
 
+// ungated queues the products that waited for a Gate that did not come.
+func (d *Device) ungated() {
+	if g := &d.step.gating; g.x != nil {
+		d.try(func(c *driver.Context) error { return d.lib.linear(c, d.stream, g.x.half, g.rows, g.out[:], gating{}) })
+		g.x = nil
+	}
+}
+
 // flush queues what waited for an operation that did not come.
 func (d *Device) flush() {
 	s := &d.step
+	d.ungated()
 	if a := s.adding; a.dst != nil {
 		s.adding.dst = nil
 		d.try(func(c *driver.Context) error {
@@ -78,6 +87,7 @@ func (d *Device) Embed(dst device.Tensor, w device.Weight, ids []int32, scale fl
 
 // Norm implements device.Device.
 func (d *Device) Norm(dst, src device.Tensor, weight []float32, eps float32) {
+	d.ungated()
 	to, from, s := d.top(dst), d.top(src), &d.step
 	o := normOp{x: from.wide, rows: src.Rows, cols: src.Cols, run: len(weight), eps: eps}
 	if s.adding.dst == from {
@@ -100,7 +110,7 @@ func (d *Device) Norm(dst, src device.Tensor, weight []float32, eps float32) {
 	})
 }
 
-// Linear implements device.Device.
+// Linear implements device.Device. Two products that may be a gate's wait for it.
 func (d *Device) Linear(x device.Tensor, out []device.Linear) {
 	d.flush()
 	b := d.top(x)
@@ -109,6 +119,7 @@ func (d *Device) Linear(x device.Tensor, out []device.Linear) {
 		d.try(func(c *driver.Context) error { return d.lib.prepare(c, d.stream, b.wide, b.half, x.Rows) })
 		b.isHalf = true
 	}
+	waits := d.lib.gates(x.Rows, out)
 	var products [maxProducts]product
 	for len(out) > 0 {
 		n := min(len(out), maxProducts)
@@ -121,13 +132,20 @@ func (d *Device) Linear(x device.Tensor, out []device.Linear) {
 				return err
 			})
 		}
-		d.try(func(c *driver.Context) error { return d.lib.linear(c, d.stream, b.half, x.Rows, products[:n]) })
+		if waits {
+			d.step.gating = gate{b, x.Rows, [2]product(products[:2])}
+			return
+		}
+		d.try(func(c *driver.Context) error {
+			return d.lib.linear(c, d.stream, b.half, x.Rows, products[:n], gating{})
+		})
 		out = out[n:]
 	}
 }
 
 // Rope implements device.Device. It waits for the Attend that takes the rotated rows in fp16.
 func (d *Device) Rope(x device.Tensor, r *device.Rope, dim int, _ []int32) {
+	d.ungated()
 	b := d.top(x)
 	d.widen(b, x.Rows)
 	d.step.turns = append(d.step.turns, turn{b, r, dim})
@@ -135,8 +153,16 @@ func (d *Device) Rope(x device.Tensor, r *device.Rope, dim int, _ []int32) {
 
 // Gate implements device.Device.
 func (d *Device) Gate(gate, up device.Tensor, act device.Activation) {
+	g, u, s := d.top(gate), d.top(up), &d.step
+	if w := &s.gating; w.x != nil && w.out[0].dst == g.wide && w.out[1].dst == u.wide {
+		g.half.scale, g.isWide, g.isHalf = d.gatedScale, false, true
+		d.try(func(c *driver.Context) error {
+			return d.lib.linear(c, d.stream, w.x.half, w.rows, w.out[:], gating{g.half.values, act})
+		})
+		w.x = nil
+		return
+	}
 	d.flush()
-	g, u := d.top(gate), d.top(up)
 	d.widen(g, gate.Rows)
 	d.widen(u, up.Rows)
 	g.half.scale = g.scale

@@ -31,6 +31,7 @@ type step struct {
 
 	adding struct{ dst, src *buffer } // an Add that waits to become part of the Norm that follows
 	turns  []turn                     // Ropes that wait to become part of the Attend that follows
+	gating gate                       // products that wait to become part of the Gate that follows
 
 	graphs map[string]*recording
 	form   []byte
@@ -54,6 +55,13 @@ const maxRecordings = 64
 
 // stateView is where the parts of a step's state are on the device.
 type stateView struct{ ids, pos, lens, logits, chosen, order, tables driver.Ptr }
+
+// gate is two products of a buffer's rows; x nil: none.
+type gate struct {
+	x    *buffer
+	rows int
+	out  [2]product
+}
 
 type turn struct {
 	x    *buffer
@@ -124,7 +132,7 @@ func (d *Device) run(c *driver.Context) error {
 // record queues the operations of a step.
 func (d *Device) record() error {
 	s := &d.step
-	s.adding.dst, s.turns = nil, s.turns[:0]
+	s.adding.dst, s.turns, s.gating.x = nil, s.turns[:0], nil
 	err := s.ops()
 	d.flush()
 	return errors.Join(err, s.err)

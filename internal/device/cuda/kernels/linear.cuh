@@ -1,6 +1,7 @@
 // Products of activations with weights, for few rows of activations: bound by the reading of the weights. A thread block, or a cluster of them, owns a tile of weight
 // rows and shares its inputs among all its warps. Each sum is the same however many rows the product has.
 #pragma once
+#include "rows.cuh"
 #include "weight.cuh"
 
 struct Product {
@@ -21,7 +22,13 @@ struct LinearParams {
   int units;           // of 32 inputs
   int ranks;           // thread blocks of a cluster
   int panels;          // groups of columns, as many as a thread block takes
+  int act;             // of a gate
+  __half *gated;       // the gate's activation times the second product, divided by GATED: [columns][rows]; null: the products are wanted each by itself
 };
+
+// A gated value is divided by this rather than by what the row's largest asks for, which no thread block knows: four million fits then, and a value of less than .004 is off by at
+// most 2e-6.
+constexpr float GATED = 64;
 
 // product_of finds the product to which a tile belongs.
 __device__ inline const Product &product_of(const LinearParams &p, int tile) {
@@ -30,15 +37,17 @@ __device__ inline const Product &product_of(const LinearParams &p, int tile) {
   return p.product[i];
 }
 
-// put writes what a lane has of eight columns of sixteen rows: rows row and row+8 of columns column and column+1.
-__device__ inline void put(const LinearParams &p, const Product &w, float4 v, int row, int column) {
-  const float x[4] = {v.x, v.y, v.z, v.w};
+// put writes what a lane has of eight columns of sixteen rows of one product or, of a gate, of both: rows row and row+8 of columns column and column+1.
+__device__ inline void put(const LinearParams &p, const Product &w, const float4 (&v)[2], int row, int column) {
+  const float x[4] = {v[0].x, v[0].y, v[0].z, v[0].w}, up[4] = {v[1].x, v[1].y, v[1].z, v[1].w};
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     const int r = row + i / 2 * 8, out = column + i % 2;
     if (r >= w.rows || out >= p.columns) continue;
-    const float sum = x[i] * p.scale[out];
-    w.dst[(size_t)out * w.rows + r] = w.bias ? sum + w.bias[r] : sum;
+    const size_t at = (size_t)out * w.rows + r;
+    const float scale = p.scale[out], sum = x[i] * scale + (w.bias ? w.bias[r] : 0);
+    if (p.gated == nullptr) w.dst[at] = sum;
+    else p.gated[at] = __float2half_rn(narrow(activated(sum, p.act) * (up[i] * scale + (p.product[1].bias ? p.product[1].bias[r] : 0)) * (1 / GATED)));
   }
 }
 
@@ -55,10 +64,10 @@ template <int BYTES> __device__ inline void copy_bytes(u8 *shared, const u8 *glo
 // A warp's units, and the activations that they meet, pass through a ring of its own: so many are under way, less one.
 constexpr int RING = 4;
 
-// accumulate multiplies a warp's units of a tile.
-template <typename F, int NT> __device__ inline void accumulate(const LinearParams &p, const u8 *tile, u8 *ring, int firstColumn, float (&c)[2][NT][4]) {
+// accumulate multiplies a warp's units of a tile, which so many warps of a thread block share.
+template <typename F, int NT> __device__ inline void accumulate(const LinearParams &p, const u8 *tile, int sharing, u8 *ring, int firstColumn, float (&c)[2][NT][4]) {
   constexpr int SLOT = F::BYTES + NT * 512;
-  const int lane = threadIdx.x % 32, slots = blockDim.x / 32 * p.ranks, first = (p.ranks > 1 ? cluster_rank() : 0) * (blockDim.x / 32) + threadIdx.x / 32;
+  const int lane = threadIdx.x % 32, slots = sharing * p.ranks, first = (p.ranks > 1 ? cluster_rank() : 0) * sharing + threadIdx.x / 32 % sharing;
   const __half *x = p.x + (size_t)(firstColumn + lane / 4) * p.units * UNIT + lane % 4 * 8;
   auto weights = [&](int i) {
     const int unit = first + i * slots;
@@ -102,12 +111,13 @@ template <typename F, int NT> __device__ inline void accumulate(const LinearPara
   __syncwarp();
 }
 
-// join_warps adds up what the warps, and then the ranks, have of a tile, and writes it. A warp's sums go where its ring was, `apart` bytes from the next; those of the other ranks
-// come to `arriving`. Rank f%ranks writes fragment f, of 2·NT.
-template <int NT> __device__ inline void join_warps(const LinearParams &p, const Product &w, const float (&c)[2][NT][4], u8 *rings, int apart, float4 *arriving, int firstRow, int firstColumn) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, rank = p.ranks > 1 ? cluster_rank() : 0;
+// join_warps adds up what the warps, and then the ranks, have of a tile, or of a gate's and its partner's, and writes it. A warp's sums go where its ring was, `apart` bytes from
+// the next; those of the other ranks come to `arriving`. Rank f%ranks writes fragment f, of 2·NT.
+template <int NT>
+__device__ inline void join_warps(const LinearParams &p, const Product &w, const float (&c)[2][NT][4], int sharing, u8 *rings, int apart, float4 *arriving, int firstRow, int firstColumn) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, kinds = p.gated ? 2 : 1, rank = p.ranks > 1 ? cluster_rank() : 0;
   const int each = (2 * NT + p.ranks - 1) / p.ranks;  // fragments a rank
-  auto write = [&](int f, float4 v) { put(p, w, v, firstRow + f / NT * 16 + lane / 4, firstColumn + f % NT * 8 + lane % 4 * 2); };
+  auto write = [&](int f, const float4 (&v)[2]) { put(p, w, v, firstRow + f / NT * 16 + lane / 4, firstColumn + f % NT * 8 + lane % 4 * 2); };
 #pragma unroll
   for (int f = 0; f < 2 * NT; f++) {
     const float (&v)[4] = c[f / NT][f % NT];
@@ -115,34 +125,48 @@ template <int NT> __device__ inline void join_warps(const LinearParams &p, const
   }
   __syncthreads();
   for (int f = warp; f < 2 * NT; f += warps) {
-    float4 sum = ((const float4 *)rings)[f * 32 + lane];
-    for (int k = 1; k < warps; k++) sum = plus(sum, ((const float4 *)(rings + k * apart))[f * 32 + lane]);
+    float4 sum[2];
+#pragma unroll
+    for (int kind = 0; kind < 2; kind++) {
+      if (kind == kinds) break;
+      const u8 *from = rings + kind * sharing * apart;
+      sum[kind] = ((const float4 *)from)[f * 32 + lane];
+      for (int k = 1; k < sharing; k++) sum[kind] = plus(sum[kind], ((const float4 *)(from + k * apart))[f * 32 + lane]);
+      if (p.ranks > 1) push(&arriving[((rank * each + f / p.ranks) * kinds + kind) * 32 + lane], f % p.ranks, sum[kind]);
+    }
     if (p.ranks == 1) write(f, sum);
-    else push(&arriving[(rank * each + f / p.ranks) * 32 + lane], f % p.ranks, sum);
   }
   if (p.ranks == 1) return;
   cluster_sync();
   for (int f = rank + warp * p.ranks; f < 2 * NT; f += warps * p.ranks) {
-    const float4 *from = &arriving[f / p.ranks * 32 + lane];
-    float4 sum = *from;
-    for (int r = 1; r < p.ranks; r++) sum = plus(sum, from[r * each * 32]);
+    float4 sum[2];
+#pragma unroll
+    for (int kind = 0; kind < 2; kind++) {
+      if (kind == kinds) break;
+      const float4 *from = &arriving[(f / p.ranks * kinds + kind) * 32 + lane];
+      sum[kind] = *from;
+      for (int r = 1; r < p.ranks; r++) sum[kind] = plus(sum[kind], from[r * each * kinds * 32]);
+    }
     write(f, sum);
   }
 }
 
-// linear_tile computes a tile's products with a panel of 8·NT columns. Its thread block has at most 8 warps, and memory for their rings and for what arrives from other ranks.
+// linear_tile computes a tile's products, or a gate's tile and its partner's, with a panel of 8·NT columns. Its thread block has at most 8 warps, and memory for their rings and
+// for what arrives from other ranks.
 template <int NT> __device__ inline void linear_tile(const LinearParams &p) {
   let_next_start();
   DYNAMIC_MEMORY(memory);
-  const int panel = blockIdx.x / p.ranks % p.panels, tile = blockIdx.x / p.ranks / p.panels, firstColumn = panel * NT * 8, warps = blockDim.x / 32;
-  const Product &w = product_of(p, tile);
+  const int panel = blockIdx.x / p.ranks % p.panels, tile = blockIdx.x / p.ranks / p.panels, firstColumn = panel * NT * 8, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const int sharing = p.gated ? warps / 2 : warps;
+  const Product &w = p.gated ? p.product[warp / sharing] : product_of(p, tile);
+  const int own = p.gated ? tile : tile - w.first;
   float c[2][NT][4] = {};
   int apart = 0;
   WITH_FORMAT(w.format, F, {
     apart = RING * (F::BYTES + NT * 512);
-    accumulate<F, NT>(p, w.weight + (size_t)(tile - w.first) * p.units * F::BYTES, (u8 *)memory + threadIdx.x / 32 * apart, firstColumn, c);
+    accumulate<F, NT>(p, w.weight + (size_t)own * p.units * F::BYTES, sharing, (u8 *)memory + warp * apart, firstColumn, c);
   })
-  join_warps<NT>(p, w, c, (u8 *)memory, apart, (float4 *)(memory + warps * apart), (tile - w.first) * TILE, firstColumn);
+  join_warps<NT>(p, p.gated ? p.product[0] : w, c, sharing, (u8 *)memory, apart, (float4 *)(memory + warps * apart), own * TILE, firstColumn);
 }
 
 // ArgmaxParams: dst[i] is the first place of the largest of row i.

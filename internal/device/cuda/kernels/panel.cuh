@@ -89,38 +89,45 @@ template <typename F, int NT> __device__ inline void multiply_panel(const Linear
   wait_copies<0>();
 }
 
-// panel_tiles computes the products of a tile a warp with a panel of 8·NT columns.
+// panel_tiles computes the products of a tile a warp with a panel of 8·NT columns. Of a gate, half of the warps have the gate's tiles and half its partner's.
 template <int NT> __device__ inline void panel_tiles(const LinearParams &p) {
   let_next_start();
   DYNAMIC_MEMORY(memory);
-  const int warps = blockDim.x / 32, lane = threadIdx.x % 32, rank = p.ranks > 1 ? cluster_rank() : 0;
-  const int panel = blockIdx.x / p.ranks % p.panels, group = blockIdx.x / p.ranks / p.panels, firstColumn = panel * NT * 8;
-  const Product &w = product_of(p, group);
-  const int tile = (group - w.first) * warps + threadIdx.x / 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, rank = p.ranks > 1 ? cluster_rank() : 0;
+  const int panel = blockIdx.x / p.ranks % p.panels, group = blockIdx.x / p.ranks / p.panels, firstColumn = panel * NT * 8, across = blockDim.x / 32 / (p.gated ? 2 : 1);
+  const Product &w = p.gated ? p.product[warp / across] : product_of(p, group);
+  const int tile = (p.gated ? group : group - w.first) * across + warp % across;
   float c[2][NT][4] = {};
   WITH_FORMAT(w.format, F, (multiply_panel<F, NT>(p, (u8 *)memory, w.weight + (size_t)tile * p.units * F::BYTES, tile * TILE < w.rows, firstColumn, c)))
-  // Rank n%ranks adds up and writes eight columns, number n. Two fragments a lane go to each place of theirs.
+  // Rank n%ranks adds up and writes eight columns, number n. Two fragments a lane go to each place of theirs; half a thread block further are those of the gate's partner.
   const int each = (NT + p.ranks - 1) / p.ranks;
+  const bool joined = p.ranks > 1 || p.gated;
   float4 *arriving = (float4 *)memory + threadIdx.x;
   auto place = [&](int r, int n, int h) { return arriving + ((r * each + n / p.ranks) * 2 + h) * (int)blockDim.x; };
-  if (p.ranks > 1) {
-    cluster_sync();  // nobody's memory is in use any more
+  auto meet = [&] { p.ranks > 1 ? cluster_sync() : __syncthreads(); };
+  if (joined) {
+    meet();  // nobody's memory is in use any more
 #pragma unroll
     for (int n = 0; n < NT; n++) {
 #pragma unroll
-      for (int h = 0; h < 2; h++) push(place(rank, n, h), n % p.ranks, make_float4(c[h][n][0], c[h][n][1], c[h][n][2], c[h][n][3]));
+      for (int h = 0; h < 2; h++) {
+        const float4 v = make_float4(c[h][n][0], c[h][n][1], c[h][n][2], c[h][n][3]);
+        p.ranks > 1 ? push(place(rank, n, h), n % p.ranks, v) : (void)(*place(0, n, h) = v);
+      }
     }
-    cluster_sync();
+    meet();
   }
+  if (p.gated && warp >= across) return;
 #pragma unroll
   for (int n = 0; n < NT; n++) {
     if (n % p.ranks != rank) continue;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-      float4 sum = make_float4(c[h][n][0], c[h][n][1], c[h][n][2], c[h][n][3]);
-      if (p.ranks > 1) {
-        sum = *place(0, n, h);
-        for (int r = 1; r < p.ranks; r++) sum = plus(sum, *place(r, n, h));
+      float4 sum[2] = {make_float4(c[h][n][0], c[h][n][1], c[h][n][2], c[h][n][3])};
+      for (int kind = 0; joined && kind < (p.gated ? 2 : 1); kind++) {
+        const int skip = kind * across * 32;
+        sum[kind] = place(0, n, h)[skip];
+        for (int r = 1; r < p.ranks; r++) sum[kind] = plus(sum[kind], place(r, n, h)[skip]);
       }
       put(p, w, sum, tile * TILE + h * 16 + lane / 4, firstColumn + n * 8 + lane % 4 * 2);
     }

@@ -119,7 +119,12 @@ __device__ inline void widen_row(const RowParams &p) {
   for (int c = threadIdx.x; c < p.cols; c += ROW_THREADS) p.dst[row * p.cols + c] = p.scale[row] * __half2float(p.values[row * p.cols + c]);
 }
 
-// gate_row: act(x)·add. Activations: 0 SiLU, 1 GELU by tanh.
+// activated is the non-linearity of a gate: 0 SiLU, 1 GELU by tanh.
+__device__ inline float activated(float x, int act) {
+  return act == 0 ? x / (1 + expf(-x)) : 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+}
+
+// gate_row: act(x)·add.
 __device__ inline void gate_row(const RowParams &p) {
   SHARED_MEMORY(RowShared, sh);
   wait_for_previous();
@@ -127,8 +132,7 @@ __device__ inline void gate_row(const RowParams &p) {
   const size_t at = (size_t)blockIdx.x * p.cols;
   Row row;
   row.each(p.cols, [&](float &v, int c) {
-    const float x = p.x[at + c];
-    v = p.add[at + c] * (p.act == 0 ? x / (1 + expf(-x)) : 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))));
+    v = p.add[at + c] * activated(p.x[at + c], p.act);
   });
   row.emit(sh, p, blockIdx.x);
 }
