@@ -58,7 +58,7 @@ func Open(o Options) (_ *Device, err error) {
 	}
 	d := &Device{gpu: gpu, offload: o.Offload, buffers: map[uintptr]*buffer{}, vectors: map[*float32]driver.Ptr{}, angles: map[*device.Rope]driver.Ptr{}}
 	d.step.graphs, d.counting.steps = map[string]*recording{}, map[*attention.Pipeline]int{}
-	d.step.jobs = jobs{step: d.run, chosen: d.chosen, listed: d.listed, count: d.countStep}
+	d.step.jobs = jobs{step: d.run, chosen: d.chosen, listed: d.listed, count: d.countStep, wait: func(c *driver.Context) error { return c.Wait(d.stream) }}
 	err = gpu.Do(func(c *driver.Context) (err error) {
 		if d.lib, err = load(c, gpu); err != nil {
 			return err
