@@ -80,8 +80,8 @@ const (
 	gemmTiles  = 4   // tiles of a thread block of the kernels for many
 	maxCluster = 8   // thread blocks that any Hopper device can run as a cluster
 
-	ring                  = 4 // RING of kernels/linear.cuh
-	panelSlots, panelStep = 5, 2
+	ring                               = 4       // RING of kernels/linear.cuh
+	panelSlots, panelStep, panelAcross = 3, 2, 4 // PANEL_SLOTS of kernels/panel.cuh, units of a step, tiles of a thread block
 )
 
 // plan is how a launch runs.
@@ -183,27 +183,23 @@ func linearPlan(k work, tiles, ranks, threads int) plan {
 
 // planPanel takes the panel that holds all rows, and the largest clusters that find room at once. These do not depend on the number of rows.
 func (l *library) planPanel(k work) plan {
-	const across = 4
-	ranks, groups := 1, (k.tiles+across-1)/across
+	ranks, groups := 1, (k.tiles+panelAcross-1)/panelAcross
 	for ranks < maxCluster && 2*groups*ranks <= 5*l.dev.Multiprocessor/2 && k.units >= 2*ranks*panelStep*2 {
 		ranks *= 2
 	}
 	switch {
 	case k.rows > 96:
-		return panelPlan(k, 16, ranks, across)
+		return panelPlan(k, 16, ranks)
 	case k.rows > 64:
-		return panelPlan(k, 12, ranks, across)
+		return panelPlan(k, 12, ranks)
 	}
-	return panelPlan(k, 8, ranks, across)
+	return panelPlan(k, 8, ranks)
 }
 
-// panelPlan is a launch of the kernels for a panel of more, of 8, 12 or 16 tiles of 8 rows; thread blocks have four or eight tiles of weights.
-func panelPlan(k work, tiles, ranks, across int) plan {
-	steps, sums := panelSlots*(across*panelStep*k.unitBytes+1024*tiles), (tiles+ranks-1)/ranks*ranks*across*1024
-	if ranks == 1 && !k.gated {
-		sums = 0
-	}
-	return plan{kernel: [...]string{8: "panel_8", 12: "panel_12", 16: "panel_16"}[tiles], across: across, ranks: ranks, threads: 32 * across, panels: (k.rows + 8*tiles - 1) / (8 * tiles), shared: max(steps, sums)}
+// panelPlan is a launch of the kernels for a panel, of 8, 12 or 16 tiles of 8 rows.
+func panelPlan(k work, tiles, ranks int) plan {
+	shared := max(panelSlots*tiles*1024, (tiles+ranks-1)/ranks*ranks*panelAcross*1024+tiles*32) // steps, and then sums and scales
+	return plan{kernel: [...]string{8: "panel_8", 12: "panel_12", 16: "panel_16"}[tiles], across: panelAcross, ranks: ranks, threads: 32 * panelAcross, panels: (k.rows + 8*tiles - 1) / (8 * tiles), shared: shared}
 }
 
 // planGemm chooses the panel and the cluster: for hundreds of rows by what the busiest multiprocessor does, products and the joining of sums; for fewer, which wait for memory

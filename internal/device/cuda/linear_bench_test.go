@@ -111,10 +111,7 @@ func benchPlans(l *library, k work) (all []plan) {
 			}
 		}
 		if k.rows > 16 && k.rows <= panelRows && k.units >= panelStep*ranks {
-			n := l.planPanel(k)
-			for _, across := range []int{4, 8} {
-				all = append(all, panelPlan(k, panelTiles(n), ranks, across))
-			}
+			all = append(all, panelPlan(k, panelTiles(l.planPanel(k)), ranks))
 		}
 		if k.rows >= 64 {
 			for _, tiles := range []int{8, 16} {

@@ -249,8 +249,7 @@ func TestLinearPlans(t *testing.T) {
 			}
 			for _, tiles := range []int{8, 12, 16} {
 				if b.l.hopper {
-					plans[panelPlan(even, tiles, ranks, 4)] = even
-					plans[panelPlan(even, tiles, ranks, 8)] = even
+					plans[panelPlan(even, tiles, ranks)] = even
 				}
 			}
 			for n, k := range plans {
@@ -274,7 +273,7 @@ func TestLinearGate(t *testing.T) {
 			few, many := work{rows: 11, units: 6, unitBytes: layouts[w4m].unit, gated: true}, work{rows: 70, units: 6, unitBytes: layouts[w4m].unit, gated: true}
 			plans := map[plan]work{linearPlan(few, 2, ranks, 128): few, linearPlan(few, 4, ranks, 256): few}
 			if b.l.hopper {
-				plans[panelPlan(many, 8, ranks, 4)], plans[panelPlan(many, 12, ranks, 8)] = many, many
+				plans[panelPlan(many, 8, ranks)], plans[panelPlan(many, 12, ranks)] = many, many
 			}
 			for n, k := range plans {
 				if err := b.gate(rng, n, k, 90, device.Activation(ranks%2)); err != nil {

@@ -10,7 +10,7 @@ typedef unsigned char u8;
 #define SHARED_MEMORY(type, name) __shared__ type name
 
 // DYNAMIC_MEMORY declares what more of it a launch asks for.
-#define DYNAMIC_MEMORY(name) extern __shared__ __align__(128) unsigned char name[]
+#define DYNAMIC_MEMORY(name) extern __shared__ __align__(1024) unsigned char name[]
 
 __device__ inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -18,9 +18,10 @@ __device__ inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0
                : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// Hopper's tensor cores take a warpgroup's four times sixteen rows from registers, as mma does, and the columns from shared memory: of each eight columns 512 bytes, which begin with
-// eight rows of 16 bytes for inputs 0…7 and eight for 8…15. Products run beside the threads that start them, in groups: before the columns may be read, show_tensor_cores and a
-// barrier must follow their writing; begin_products comes before a group, commit_products after it, and wait_products waits until at most N groups are under way. Older devices have none.
+// Hopper's tensor cores take a warpgroup's four times sixteen rows from registers, as mma does, and the columns from shared memory: 128 bytes apart, sixteen bytes for inputs 0…7 and sixteen for
+// 8…15, where bits 7 to 9 of an address change bits 4 to 6 (by exclusive or), which spreads eight columns over all banks. Products run beside the threads that start them, in groups:
+// before columns may be read, show_tensor_cores and a barrier must follow their writing; begin_products comes before a group, commit_products after it, and wait_products waits until at most N
+// groups are under way. Older devices have none.
 __device__ inline void show_tensor_cores() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -42,8 +43,9 @@ template <int N> __device__ inline void wait_products() {
 #endif
 }
 
-// keep says that the tensor cores may have changed sums until now.
-template <int NT> __device__ inline void keep(float (&c)[NT][4]) {
+// changed has the compiler believe that a value changes here: what depends on it is computed after what was written down before.
+__device__ inline void changed(u32 &w) { asm volatile("" : "+r"(w)::"memory"); }
+template <int NT> __device__ inline void changed(float (&c)[NT][4]) {
 #pragma unroll
   for (int n = 0; n < NT; n++) asm volatile("" : "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])::"memory");
 }
@@ -56,7 +58,7 @@ template <int NT> __device__ inline void keep(float (&c)[NT][4]) {
 // multiply adds the products of 64 rows and 8·NT columns, of sixteen inputs, to the sums.
 template <int NT> __device__ inline void multiply(float (&c)[NT][4], u32 a0, u32 a1, u32 a2, u32 a3, const u8 *columns) {
 #if __CUDA_ARCH__ >= 900
-  const unsigned long long at = (u32)__cvta_generic_to_shared(columns) >> 4 & 0x3fff | 128 >> 4 << 16 | 512ull >> 4 << 32;
+  const unsigned long long at = (u32)__cvta_generic_to_shared(columns) >> 4 & 0x3fff | 1024ull >> 4 << 32 | 1ull << 62;
   if constexpr (NT == 8) PRODUCTS("64", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31", "%32,%33,%34,%35", "%36", SUMS16(0), SUMS16(4))
   if constexpr (NT == 12) PRODUCTS("96", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
                              "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47", "%48,%49,%50,%51", "%52", SUMS16(0), SUMS16(4), SUMS16(8))
@@ -146,6 +148,13 @@ template <int N> __device__ inline void wait_copies() { asm volatile("cp.async.w
 
 // prefetch brings a line towards the multiprocessors before it is asked for.
 __device__ inline void prefetch(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+
+// prefetch_bytes does so with many, a multiple of 16.
+__device__ inline void prefetch_bytes(const void *at, u32 bytes) {
+#if __CUDA_ARCH__ >= 900
+  if (bytes > 0) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(bytes));
+#endif
+}
 
 __device__ inline float power(float octaves) {
   float y;

@@ -38,14 +38,14 @@ __device__ inline const Product &product_of(const LinearParams &p, int tile) {
 }
 
 // put writes what a lane has of eight columns of sixteen rows of one product or, of a gate, of both: rows row and row+8 of columns column and column+1.
-__device__ inline void put(const LinearParams &p, const Product &w, const float4 (&v)[2], int row, int column) {
+__device__ inline void put(const LinearParams &p, const Product &w, const float4 (&v)[2], float2 scales, int row, int column) {
   const float x[4] = {v[0].x, v[0].y, v[0].z, v[0].w}, up[4] = {v[1].x, v[1].y, v[1].z, v[1].w};
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     const int r = row + i / 2 * 8, out = column + i % 2;
     if (r >= w.rows || out >= p.columns) continue;
     const size_t at = (size_t)out * w.rows + r;
-    const float scale = p.scale[out], sum = x[i] * scale + (w.bias ? w.bias[r] : 0);
+    const float scale = i % 2 ? scales.y : scales.x, sum = x[i] * scale + (w.bias ? w.bias[r] : 0);
     if (p.gated == nullptr) w.dst[at] = sum;
     else p.gated[at] = __float2half_rn(narrow(activated(sum, p.act) * (up[i] * scale + (p.product[1].bias ? p.product[1].bias[r] : 0)) * (1 / GATED)));
   }
@@ -83,6 +83,10 @@ template <typename F, int NT> __device__ inline void accumulate(const LinearPara
   };
 #pragma unroll
   for (int i = 0; i < RING - 1; i++) weights(i);
+  if (lane == 0) {  // while the launch ahead goes on, all of the tile comes near: each warp asks for a share
+    const int from = p.units * first / slots, to = p.units * (first + 1) / slots;
+    prefetch_bytes(tile + (size_t)from * F::BYTES, (to - from) * F::BYTES);
+  }
   if (p.ranks > 1) cluster_sync();  // all ranks have begun before one pushes sums
   wait_for_previous();
 #pragma unroll
@@ -117,7 +121,10 @@ template <int NT>
 __device__ inline void join_warps(const LinearParams &p, const Product &w, const float (&c)[2][NT][4], int sharing, u8 *rings, int apart, float4 *arriving, int firstRow, int firstColumn) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, kinds = p.gated ? 2 : 1, rank = p.ranks > 1 ? cluster_rank() : 0;
   const int each = (2 * NT + p.ranks - 1) / p.ranks;  // fragments a rank
-  auto write = [&](int f, const float4 (&v)[2]) { put(p, w, v, firstRow + f / NT * 16 + lane / 4, firstColumn + f % NT * 8 + lane % 4 * 2); };
+  auto write = [&](int f, const float4 (&v)[2]) {
+    const int column = firstColumn + f % NT * 8 + lane % 4 * 2;
+    put(p, w, v, make_float2(column < p.columns ? p.scale[column] : 0, column + 1 < p.columns ? p.scale[column + 1] : 0), firstRow + f / NT * 16 + lane / 4, column);
+  };
 #pragma unroll
   for (int f = 0; f < 2 * NT; f++) {
     const float (&v)[4] = c[f / NT][f % NT];

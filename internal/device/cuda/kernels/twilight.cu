@@ -41,10 +41,10 @@ KERNEL(512) copy(PARAMS) {
 }
 
 // Products with weights, by tiles of 8 columns; embedding and the choice of a token.
-#define LINEAR(NT) KERNEL(256, 2) linear_##NT(const __grid_constant__ LinearParams p) { linear_tile<NT>(p); }
+#define LINEAR(NT, BLOCKS) KERNEL(256, BLOCKS) linear_##NT(const __grid_constant__ LinearParams p) { linear_tile<NT>(p); }
 #define GEMM(NT, BLOCKS) KERNEL(128, BLOCKS) gemm_##NT(const __grid_constant__ LinearParams p) { gemm_tiles<NT>(p); }
-#define PANEL(NT) KERNEL(256, 1) panel_##NT(const __grid_constant__ LinearParams p) { panel_tiles<NT>(p); }
-LINEAR(1) LINEAR(2) LINEAR(4) GEMM(8, 3) GEMM(16, 2) PANEL(8) PANEL(12) PANEL(16)
+#define PANEL(NT) KERNEL(128, 1) panel_##NT(const __grid_constant__ LinearParams p) { panel_tiles<NT>(p); }
+LINEAR(1, 3) LINEAR(2, 3) LINEAR(4, 2) GEMM(8, 3) GEMM(16, 2) PANEL(8) PANEL(12) PANEL(16)
 KERNEL(128) embed(const __grid_constant__ EmbedParams p) { embed_row(p); }
 KERNEL(1024) argmax(const __grid_constant__ ArgmaxParams p) { largest_of(p); }
 KERNEL(TOP_THREADS) top_tokens(const __grid_constant__ TopParams p) { top_of(p); }

@@ -205,7 +205,8 @@ static inline void show_tensor_cores() {}
 static inline void begin_products() {}
 static inline void commit_products() {}
 template <int N> void wait_products() {}
-template <int NT> void keep(float (&)[NT][4]) {}
+static inline void changed(u32 &) {}
+template <int NT> void changed(float (&)[NT][4]) {}
 template <int NT> void multiply(float (&c)[NT][4], u32 a0, u32 a1, u32 a2, u32 a3, const u8 *columns) {
   Exchange x;
   const u32 a[4] = {a0, a1, a2, a3};
@@ -214,11 +215,15 @@ template <int NT> void multiply(float (&c)[NT][4], u32 a0, u32 a1, u32 a2, u32 a
   const int r = lane_id() / 4, j = lane_id() % 4;
   for (int n = 0; n < NT; n++) {
     for (int i = 0; i < 4; i++) {  // row r + i/2·8, column 2j + i%2
-      const __half *b = (const __half *)(columns + n * 512 + (2 * j + i % 2) * 16);
+      const __half *b[2];  // of inputs 0…7, 8…15
+      for (int k = 0; k < 2; k++) {
+        const size_t at = columns - (const u8 *)current->block->dynamic + (n * 8 + 2 * j + i % 2) * 128 + k * 16;
+        b[k] = (const __half *)(current->block->dynamic + (at ^ (at >> 7 & 7) << 4));
+      }
       for (int t = 0; t < 4; t++) {
         const float *p = e[r * 4 + t].a;
         const int low = i / 2 * 2;
-        c[n][i] += p[low] * b[2 * t] + p[low + 1] * b[2 * t + 1] + p[low + 4] * b[64 + 2 * t] + p[low + 5] * b[65 + 2 * t];
+        c[n][i] += p[low] * b[0][2 * t] + p[low + 1] * b[0][2 * t + 1] + p[low + 4] * b[1][2 * t] + p[low + 5] * b[1][2 * t + 1];
       }
     }
   }
@@ -250,6 +255,7 @@ template <int N> void wait_copies() {  // no copy happens before it must
   c.erase(c.begin(), c.begin() + i);
 }
 static inline void prefetch(const void *) {}
+static inline void prefetch_bytes(const void *, u32) {}
 static inline float power(float octaves) { return exp2f(octaves); }
 static inline short nearest(float x) { return (short)std::min(std::max(rintf(x), -32768.0f), 32767.0f); }
 
