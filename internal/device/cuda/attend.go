@@ -12,7 +12,7 @@ import (
 // Attend implements device.Device. Prompt rows are written all at once and attend densely; decode rows of different sequences attend in one launch, those of one
 // sequence after each other.
 func (d *Device) Attend(a *device.Attention) error {
-	d.ungated()
+	d.ungate()
 	cache := a.Cache.(*Cache)
 	turn := d.turned(a)
 	cache.op.Layer(a.Layer)
@@ -124,13 +124,15 @@ func (d *Device) prompt(a *device.Attention, cache *Cache, j int, turn headsPara
 		if err := o.encode(c, d.stream, &e, 1, blocksOf(s.Pos+s.N)-s.Pos/attention.BlockTokens); err != nil {
 			return err
 		}
+		blocks := o.Blocks
 		if o.offloaded(a.Layer) {
+			blocks = o.stride
 			if err := cache.fetch(c, &from, s.Pos, s.N, a.Window); err != nil {
 				return err
 			}
 		}
-		return d.lib.prompt(c, d.stream, &promptOp{q: p.q, out: p.out, k: from.k, v: from.v, table: from.table, rows: s.N, pos: s.Pos, heads: a.Heads, kvHeads: a.KVHeads, dim: a.Dim,
-			window: a.Window, scale: a.Scale})
+		return d.lib.prompt(c, d.stream, &promptOp{q: cache.q, room: d.maxRows, first: s.Row, out: p.out, k: from.k, v: from.v, table: from.table, blocks: blocks,
+			rows: s.N, pos: s.Pos, heads: a.Heads, kvHeads: a.KVHeads, dim: a.Dim, window: a.Window, scale: a.Scale})
 	})
 }
 

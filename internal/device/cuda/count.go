@@ -8,6 +8,9 @@ import (
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
 
+// countFew is of how many sequences at most, decoding together, the first step of a new one's statistics is counted in all layers: in larger batches somebody begins in nearly every step.
+const countFew = 8
+
 // counting is the scratch of count. A step's sparse attention is counted in one layer, another one every time, and added to the statistics while the next step runs: reading
 // back takes time. Scored texts, many tokens a step, are counted in all layers at once, and so is the first step of a sequence's statistics, which a short answer would leave empty
 // otherwise.
@@ -41,7 +44,7 @@ func (d *Device) count(p *device.Plan) error {
 	all := false
 	for i := range p.Segments {
 		if seg := &p.Segments[i]; seg.Mode == device.Decode && seg.Stats != nil && !seg.Pipeline.Spec().Dense() {
-			sparse, all = seg.Pipeline, all || seg.N > 1 || len(seg.Stats.Layers) == 0
+			sparse, all = seg.Pipeline, all || seg.N > 1 || len(seg.Stats.Layers) == 0 && len(p.Segments) <= countFew
 		}
 	}
 	k.waiting = k.waiting[:0]

@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/twilight-go/twilight/internal/device"
@@ -10,7 +11,7 @@ import (
 // halves is activations as products take them: row r of x is scale[r] times its fp16 values.
 type halves struct {
 	values, scale driver.Ptr // [rows][cols] fp16, [rows] float32
-	cols          int
+	rows, cols    int        // rows: that there is memory for
 }
 
 // product is one of several products of the same activations.
@@ -23,12 +24,6 @@ type product struct {
 // maxProducts is how many products a launch takes.
 const maxProducts = 3
 
-// gating says that of two products the first is a gate and the second what it lets through: their product, divided by gatedParts, is all that is wanted.
-type gating struct {
-	dst driver.Ptr // fp16 [rows][w.rows]; 0: the products are wanted
-	act device.Activation
-}
-
 // gatedParts is GATED of kernels/linear.cuh.
 const gatedParts = 64
 
@@ -39,6 +34,14 @@ type linearParams struct {
 	products, columns, units, ranks, panels int32
 	act                                     int32
 	gated                                   driver.Ptr
+}
+
+// wideParams is WideParams of kernels/wide.cuh.
+type wideParams struct {
+	x                  driver.TensorMap
+	p                  linearParams
+	gated, scale, over driver.Ptr
+	act, _             int32
 }
 
 type productParams struct {
@@ -63,15 +66,11 @@ func (l *library) findLinear(c *driver.Context) error {
 	if err := l.find(c, "gemm_8", "gemm_16", "embed", "argmax", "top_tokens"); err != nil {
 		return err
 	}
-	for _, name := range []string{"linear_1", "linear_2", "linear_4", "panel_8", "panel_12", "panel_16"} {
-		if err := l.find(c, name); err != nil {
-			return err
-		}
-		if err := c.SetAttr(l.fn[name], driver.FuncMaxDynamicShared, l.dev.SharedBytes); err != nil {
-			return err
-		}
+	err := l.findLarge(c, l.dev.SharedBytes, "linear_1", "linear_2", "linear_4")
+	if l.hopper {
+		err = errors.Join(err, l.findLarge(c, l.dev.SharedBytes, "panel_8", "panel_12", "panel_16"), l.findLarge(c, wideShared, "wide_96", "wide_128", "wide_gated"))
 	}
-	return nil
+	return err
 }
 
 const (
@@ -82,14 +81,19 @@ const (
 
 	ring                               = 4       // RING of kernels/linear.cuh
 	panelSlots, panelStep, panelAcross = 3, 2, 4 // PANEL_SLOTS of kernels/panel.cuh, units of a step, tiles of a thread block
+
+	wideRows                 = 256           // of activations, that other kernels take at most
+	wideColumns, wideThreads = 256, 384      // rows of activations, threads of a thread block of the kernels for hundreds and more
+	wideShared               = 193<<10 + 512 // bytes: WideShared of kernels/wide.cuh, and what aligning it takes
 )
 
 // plan is how a launch runs.
 type plan struct {
 	kernel                 string
-	across, ranks, threads int // tiles of a thread block, thread blocks of a cluster, threads of a thread block
-	panels                 int // groups of rows of activations
-	shared                 int // bytes of shared memory that a thread block asks for
+	across, ranks, threads int  // tiles of a thread block, thread blocks of a cluster, threads of a thread block
+	panels                 int  // groups of rows of activations
+	shared                 int  // bytes of shared memory that a thread block asks for
+	wide                   bool // the kernel is one of kernels/wide.cuh
 }
 
 // work is what a launch multiplies: rows of activations with all weights' tiles, in units of at most so many bytes, of which a tile has so many.
@@ -98,59 +102,154 @@ type work struct {
 	gated                         bool // half of the tiles are a gate's, and a thread block has as many of both
 }
 
-// gates says whether two products of so many rows can be a gate's.
-func (l *library) gates(rows int, out []device.Linear) bool {
-	if len(out) != 2 || rows > linearRows && !l.takesPanel(work{rows: rows, units: out[0].W.(*weight).cols / unitCols}) {
-		return false
+func workOf(rows int, out []product, gated bool) work {
+	k := work{rows: rows, tiles: groups(out, 1), units: out[0].w.cols / unitCols, gated: gated}
+	for _, o := range out {
+		k.unitBytes = max(k.unitBytes, layouts[o.w.layout].unit)
 	}
-	a, b := out[0].W.(*weight), out[1].W.(*weight)
-	return a.rows == b.rows && a.cols == b.cols && a.layout == b.layout
+	return k
 }
 
 // linear queues the products of rows of x with one to three weights, in one launch. It allocates nothing and can be captured.
-func (l *library) linear(c *driver.Context, s driver.Stream, x halves, rows int, out []product, g gating) error {
+func (l *library) linear(c *driver.Context, s driver.Stream, x halves, rows int, out []product) error {
 	if len(out) < 1 || len(out) > maxProducts || rows < 1 {
 		return fmt.Errorf("cuda: %d products of %d rows: expected 1 to %d of at least one row", len(out), rows, maxProducts)
 	}
-	k := work{rows: rows, units: x.cols / unitCols, gated: g.dst != 0}
 	for _, o := range out {
 		if o.w.cols != x.cols {
 			return fmt.Errorf("cuda: product of %d columns with %s, which has %d", x.cols, o.w.name, o.w.cols)
 		}
-		k.tiles += o.w.tiles()
-		k.unitBytes = max(k.unitBytes, layouts[o.w.layout].unit)
 	}
-	return l.runLinear(c, s, l.plan(k), x, rows, out, g)
+	return l.runLinear(c, s, l.plan(workOf(rows, out, false), out), x, rows, out)
+}
+
+// groups is how many groups of so many tiles the weights make.
+func groups(out []product, tiles int) (n int) {
+	for _, o := range out {
+		n += (o.w.tiles() + tiles - 1) / tiles
+	}
+	return n
 }
 
 // runLinear queues the products as planned.
-func (l *library) runLinear(c *driver.Context, s driver.Stream, n plan, x halves, rows int, out []product, g gating) error {
-	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), ranks: int32(n.ranks), panels: int32(n.panels),
-		act: int32(g.act), gated: g.dst}
-	groups := 0
+func (l *library) runLinear(c *driver.Context, s driver.Stream, n plan, x halves, rows int, out []product) error {
+	if n.wide {
+		return l.runWide(c, s, n, x, rows, out, &wideParams{})
+	}
+	p := n.params(x, rows, out)
+	return l.launchLinear(c, s, n, n.blocks(out), &p)
+}
+
+func (l *library) launchLinear(c *driver.Context, s driver.Stream, n plan, blocks int, p *linearParams) error {
+	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{blocks * n.ranks}, Block: n.threads, Shared: n.shared, Cluster: n.ranks, Stream: s, Early: true}, p)
+}
+
+// params are what all kernels of products take.
+func (n *plan) params(x halves, rows int, out []product) linearParams {
+	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), ranks: int32(n.ranks), panels: int32(n.panels)}
 	for i, o := range out {
-		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups)}
-		groups += (o.w.tiles() + n.across - 1) / n.across
+		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups(out[:i], n.across))}
 	}
-	if g.dst != 0 { // a thread block has tiles of both
-		groups = (out[0].w.tiles() + max(n.across/2, 1) - 1) / max(n.across/2, 1)
+	return p
+}
+
+// blocks is how many pieces of work the plan makes.
+func (n *plan) blocks(out []product) int { return groups(out, n.across) * n.panels }
+
+// runWide queues products in one of the kernels of kernels/wide.cuh, of whose parameters p has the rest.
+func (l *library) runWide(c *driver.Context, s driver.Stream, n plan, x halves, rows int, out []product, p *wideParams) (err error) {
+	if p.x, err = l.tensorMap(c, matrixAt{x.values, x.rows, x.cols, wideColumns}); err != nil {
+		return err
 	}
-	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{groups * n.panels * n.ranks}, Block: n.threads, Shared: n.shared, Cluster: n.ranks, Stream: s, Early: true}, &p)
+	p.p = n.params(x, rows, out)
+	blocks := n.blocks(out)
+	if p.gated != 0 {
+		blocks = n.blocks(out[:1])
+	}
+	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{min(blocks, l.dev.Multiprocessor)}, Block: n.threads, Shared: wideShared, Stream: s, Early: true}, p)
+}
+
+// gatedOp is a feed-forward layer's first two products and its gate: dst = act(out[0])·out[1].
+type gatedOp struct {
+	x    halves
+	out  [2]product // dst: memory for the products, which is written only if it must be
+	rows int
+	act  device.Activation
+	dst  halves     // of few rows the scales are gatedParts, and not written
+	over driver.Ptr // int32, 0 at first: becomes 1 when a value of many rows was too large for fp16 and they needed scales
+}
+
+// few says that the operation is one of few rows.
+func (o *gatedOp) few() bool { return o.rows <= panelRows }
+
+// takesGated says whether gated can run two products.
+func (l *library) takesGated(rows int, out []product) bool {
+	if len(out) != 2 || out[0].w.rows != out[1].w.rows {
+		return false
+	}
+	if rows <= panelRows {
+		return out[0].w.layout == out[1].w.layout && (rows <= linearRows || l.takesPanel(workOf(rows, out, true)))
+	}
+	return l.hopper && rows > wideRows && out[0].bias == 0 && out[1].bias == 0 && out[0].w.rows%8 == 0
+}
+
+// gated queues the operation in one kernel and, of many rows, two more that do it again in three if the first found values that are too large. It allocates nothing.
+func (l *library) gated(c *driver.Context, s driver.Stream, o *gatedOp) error {
+	out := o.out[:]
+	if o.few() {
+		return l.runGated(c, s, l.plan(workOf(o.rows, out, true), out), o)
+	}
+	p := wideParams{gated: o.dst.values, scale: o.dst.scale, over: o.over, act: int32(o.act)}
+	if err := l.runWide(c, s, widePlan(o.rows, 2), o.x, o.rows, out, &p); err != nil {
+		return err
+	}
+	if err := l.runWide(c, s, widePlan(o.rows, 4), o.x, o.rows, out, &wideParams{over: o.over}); err != nil {
+		return err
+	}
+	return l.gate(c, s, o.out[0].dst, o.out[1].dst, o.act, o.dst, o.rows, o.over)
+}
+
+// runGated queues the operation of few rows as planned; half of a thread block's tiles are the gate's.
+func (l *library) runGated(c *driver.Context, s driver.Stream, n plan, o *gatedOp) error {
+	p := n.params(o.x, o.rows, o.out[:])
+	p.act, p.gated = int32(o.act), o.dst.values
+	return l.launchLinear(c, s, n, groups(o.out[:1], max(n.across/2, 1))*n.panels, &p)
 }
 
 // plan decides how products run.
-func (l *library) plan(k work) plan {
+func (l *library) plan(k work, out []product) plan {
 	switch {
 	case k.rows <= linearRows:
 		return l.planLinear(k)
 	case l.takesPanel(k):
 		return l.planPanel(k)
+	case l.hopper && k.rows > wideRows:
+		return l.planWide(k.rows, out)
 	}
 	return l.planGemm(k)
 }
 
 func (l *library) takesPanel(k work) bool {
 	return k.rows <= panelRows && l.hopper && k.units%panelStep == 0
+}
+
+// planWide takes as many rows of weights a tile as make the fewest turns of the multiprocessors, weighed by their length.
+func (l *library) planWide(rows int, out []product) plan {
+	best, least := plan{}, 0
+	for _, tiles := range []int{4, 3} {
+		n := widePlan(rows, tiles)
+		turns := (groups(out, tiles)*n.panels + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
+		if cost := turns * (tiles*16 + 4); least == 0 || cost < least {
+			best, least = n, cost
+		}
+	}
+	return best
+}
+
+// widePlan is a launch of the kernels for hundreds of rows and more, with 3 or 4 tiles of weights a thread block; with 2, of each of two products that are gated.
+func widePlan(rows, tiles int) plan {
+	kernel := [...]string{2: "wide_gated", 3: "wide_96", 4: "wide_128"}[tiles]
+	return plan{kernel: kernel, across: tiles, ranks: 1, threads: wideThreads, panels: (rows + wideColumns - 1) / wideColumns, wide: true}
 }
 
 // planLinear shares a tile's units among so many warps that small matrices too keep every multiprocessor reading, and that a warp still has some units to read.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/twilight-go/twilight/internal/device"
@@ -41,7 +42,7 @@ var benchShapes = []struct {
 	{"f16.square", 2048, []int{2048}, []tensor.Type{tensor.F16}},
 }
 
-var benchRows = []int{1, 8, 16, 32, 48, 64, 96, 128}
+var benchRows = []int{1, 8, 16, 32, 48, 64, 96, 128, 256, 1024, 4096}
 
 // benchBytes is what the copies of the weights that a benchmark goes through add up to: several times the L2 cache.
 const benchBytes = 400 << 20
@@ -64,7 +65,7 @@ func BenchmarkLinear(b *testing.B) {
 		if l, err = load(c, dev); err != nil {
 			return err
 		}
-		if err = errors.Join(l.findLinear(c), l.find(c, "copy")); err != nil {
+		if err = errors.Join(l.findLinear(c), l.find(c, "copy", "rows_gate")); err != nil {
 			return err
 		}
 		if s, err = c.NewStream(); err != nil {
@@ -82,7 +83,10 @@ func BenchmarkLinear(b *testing.B) {
 			b.Fatal(err)
 		}
 		for _, rows := range benchRows {
-			k := r.work(rows)
+			if rows > r.x.rows {
+				break
+			}
+			k := workOf(rows, r.out[0], r.gates(rows))
 			if *benchKernels {
 				if err := dev.Do(func(c *driver.Context) error { return r.compare(b, c, shape.name, k) }); err != nil {
 					b.Fatal(err)
@@ -90,7 +94,7 @@ func BenchmarkLinear(b *testing.B) {
 				continue
 			}
 			b.Run(fmt.Sprintf("%s/rows=%d", shape.name, rows), func(b *testing.B) {
-				if err := dev.Do(func(c *driver.Context) error { return r.measure(b, c, l.plan(k), rows) }); err != nil {
+				if err := dev.Do(func(c *driver.Context) error { return r.measure(b, c, l.plan(k, r.out[0]), rows) }); err != nil {
 					b.Fatal(err)
 				}
 			})
@@ -101,8 +105,16 @@ func BenchmarkLinear(b *testing.B) {
 	}
 }
 
-// benchPlans are the ways to run a launch that are measured.
-func benchPlans(l *library, k work) (all []plan) {
+// plans are the ways to run a launch that are measured.
+func (r *linearBench) plans(k work) (all []plan) {
+	l := r.l
+	if k.rows > wideRows {
+		all = []plan{widePlan(k.rows, 3), widePlan(k.rows, 4), l.planGemm(k)}
+		if k.gated {
+			all = append(all, widePlan(k.rows, 2))
+		}
+		return all
+	}
 	for ranks := 1; ranks <= maxCluster; ranks *= 2 {
 		if k.rows <= 2*linearRows {
 			n := l.planLinear(k)
@@ -130,10 +142,10 @@ func panelTiles(n plan) int {
 	return map[string]int{"panel_8": 8, "panel_12": 12, "panel_16": 16}[n.kernel]
 }
 
-// randomMatrix repeats a random row.
+// randomMatrix repeats some random rows.
 func randomMatrix(typ tensor.Type, rows, cols int) device.Matrix {
 	rng := rand.New(rand.NewPCG(1, uint64(rows)))
-	row := make([]float32, cols)
+	row := make([]float32, 32*cols)
 	for i := range row {
 		row[i] = float32(rng.NormFloat64() * 0.05)
 	}
@@ -141,10 +153,11 @@ func randomMatrix(typ tensor.Type, rows, cols int) device.Matrix {
 	if err != nil {
 		panic(err)
 	}
-	m := device.Matrix{Name: "random", Type: typ, Rows: rows, Cols: cols, Data: make([]byte, size, size*rows)}
+	m := device.Matrix{Name: "random", Type: typ, Rows: rows, Cols: cols, Data: make([]byte, 32*size, size*rows+32*size)}
 	if err := tensor.Encode(typ, m.Data, row); err != nil {
 		panic(err)
 	}
+	m.Data = m.Data[:min(len(m.Data), size*rows)]
 	for len(m.Data) < size*rows {
 		m.Data = append(m.Data, m.Data[:min(len(m.Data), size*rows-len(m.Data))]...)
 	}
@@ -158,7 +171,8 @@ type linearBench struct {
 	copied         float64 // GB/s of the copy kernel
 	owned          []driver.Ptr
 	x              halves
-	gating         gating
+	over           driver.Ptr
+	gate           driver.Ptr
 	out            [][]product // of each copy
 	bytes, outputs int
 }
@@ -170,7 +184,10 @@ func (r *linearBench) take(c *driver.Context, cols int, rows []int, types []tens
 		r.owned, err = append(r.owned, p), errors.Join(err, e)
 		return p
 	}
-	most := slices.Max(benchRows)
+	most := benchRows[len(benchRows)-1]
+	if rows[0] > 1<<16 { // a vocabulary: prompts have one row of it
+		most = 256
+	}
 	var images [][]byte
 	var one []product
 	for i, n := range rows {
@@ -182,11 +199,19 @@ func (r *linearBench) take(c *driver.Context, cols int, rows []int, types []tens
 		r.bytes += len(image)
 		r.outputs += n
 	}
-	if len(rows) == 2 {
-		r.gating.dst = alloc(most * rows[0] * 2)
+	r.gate = alloc(most * rows[0] * 2)
+	r.over = alloc(4)
+	err = errors.Join(err, c.Upload(r.over, make([]byte, 4)))
+	r.x = halves{values: alloc(most * cols * 2), scale: alloc(most * 4), rows: most, cols: cols}
+	x, scale := make([]uint16, most*cols), make([]float32, most)
+	rng := rand.New(rand.NewPCG(3, 4))
+	for i := range x[:1<<16] {
+		x[i] = tensor.F32ToF16(float32(rng.NormFloat64()))
 	}
-	r.x = halves{values: alloc(most * cols * 2), scale: alloc(most * 4), cols: cols}
-	if err = errors.Join(err, c.Fill(r.x.values, 0x20, most*cols*2, r.s), c.Fill(r.x.scale, 0x20, most*4, r.s), c.Wait(r.s)); err != nil {
+	for i := 1 << 16; i < len(x); {
+		i += copy(x[i:], x[rng.IntN(1<<16-64):1<<16])
+	}
+	if err = errors.Join(err, c.Upload(r.x.values, bytesOf(x)), c.Upload(r.x.scale, bytesOf(scale))); err != nil {
 		return err
 	}
 	for range min(max(benchBytes/r.bytes, 2), 64) {
@@ -211,18 +236,23 @@ func (r *linearBench) free(c *driver.Context) (err error) {
 	return err
 }
 
-// work is a launch of so many rows.
-func (r *linearBench) work(rows int) work {
-	k := work{rows: rows, units: r.x.cols / unitCols, gated: r.gating.dst != 0}
-	for _, o := range r.out[0] {
-		k.tiles += o.w.tiles()
-		k.unitBytes = max(k.unitBytes, layouts[o.w.layout].unit)
-	}
-	return k
-}
+// gates says whether products of so many rows are a gate's.
+func (r *linearBench) gates(rows int) bool { return r.l.takesGated(rows, r.out[0]) }
 
 func (r *linearBench) time(c *driver.Context, n plan, rows, times int) (float64, error) {
-	return replay(c, r.s, times, len(r.out), func(i int) error { return r.l.runLinear(c, r.s, n, r.x, rows, r.out[i], r.gating) })
+	gates := r.gates(rows) && (rows <= panelRows || n.kernel == "wide_gated")
+	return replay(c, r.s, times, len(r.out), func(i int) error {
+		o := gatedOp{x: r.x, rows: rows, dst: halves{values: r.gate, scale: r.x.scale}, over: r.over}
+		switch {
+		case !gates || strings.HasPrefix(n.kernel, "gemm"):
+			return r.l.runLinear(c, r.s, n, r.x, rows, r.out[i])
+		case rows > panelRows:
+			o.out = [2]product(r.out[i])
+			return r.l.gated(c, r.s, &o)
+		}
+		o.out = [2]product(r.out[i])
+		return r.l.runGated(c, r.s, n, &o)
+	})
 }
 
 // compare prints what the bytes alone would take, what the chosen plan does and what the three fastest do.
@@ -232,7 +262,7 @@ func (r *linearBench) compare(b *testing.B, c *driver.Context, name string, k wo
 		us float64
 	}
 	var all []timed
-	for _, n := range benchPlans(r.l, k) {
+	for _, n := range r.plans(k) {
 		us, err := r.time(c, n, k.rows, max(b.N, 7))
 		if err != nil {
 			return fmt.Errorf("%+v: %w", n, err)
@@ -240,7 +270,7 @@ func (r *linearBench) compare(b *testing.B, c *driver.Context, name string, k wo
 		all = append(all, timed{n, us})
 	}
 	slices.SortFunc(all, func(x, y timed) int { return cmp.Compare(x.us, y.us) })
-	chosen := r.l.plan(k)
+	chosen := r.l.plan(k, r.out[0])
 	us, err := r.time(c, chosen, k.rows, max(b.N, 7))
 	fmt.Printf("%-18s %3d  %6.2f  %6.2f %s/%d/%d ", name, k.rows, float64(r.bytes)/r.copied/1e3, us, chosen.kernel, chosen.ranks, chosen.threads)
 	for _, n := range all[:min(3, len(all))] {

@@ -24,18 +24,10 @@ func (d *Device) vector(c *driver.Context, v []float32) (driver.Ptr, error) {
 	return p, nil
 }
 
-// ungated queues the products that waited for a Gate that did not come.
-func (d *Device) ungated() {
-	if g := &d.step.gating; g.x != nil {
-		d.try(func(c *driver.Context) error { return d.lib.linear(c, d.stream, g.x.half, g.rows, g.out[:], gating{}) })
-		g.x = nil
-	}
-}
-
 // flush queues what waited for an operation that did not come.
 func (d *Device) flush() {
 	s := &d.step
-	d.ungated()
+	d.ungate()
 	if a := s.adding; a.dst != nil {
 		s.adding.dst = nil
 		d.try(func(c *driver.Context) error {
@@ -53,6 +45,15 @@ func (d *Device) flush() {
 		})
 	}
 	s.turns = s.turns[:0]
+}
+
+// ungate queues products that no Gate came for.
+func (d *Device) ungate() {
+	if g := &d.step.gating; g.op.rows > 0 {
+		rows := g.op.rows
+		g.op.rows = 0
+		d.try(func(c *driver.Context) error { return d.lib.linear(c, d.stream, g.op.x, rows, g.op.out[:]) })
+	}
 }
 
 // turning are the parameters of a rotation of the step's rows.
@@ -78,6 +79,7 @@ func (d *Device) widen(b *buffer, rows int) {
 
 // Embed implements device.Device.
 func (d *Device) Embed(dst device.Tensor, w device.Weight, ids []int32, scale float32) {
+	d.ungate()
 	b := d.top(dst)
 	d.try(func(c *driver.Context) error {
 		return d.lib.embed(c, d.stream, b.wide, w.(*weight), d.step.view.ids, len(ids), scale)
@@ -87,7 +89,7 @@ func (d *Device) Embed(dst device.Tensor, w device.Weight, ids []int32, scale fl
 
 // Norm implements device.Device.
 func (d *Device) Norm(dst, src device.Tensor, weight []float32, eps float32) {
-	d.ungated()
+	d.ungate()
 	to, from, s := d.top(dst), d.top(src), &d.step
 	o := normOp{x: from.wide, rows: src.Rows, cols: src.Cols, run: len(weight), eps: eps}
 	if s.adding.dst == from {
@@ -119,7 +121,6 @@ func (d *Device) Linear(x device.Tensor, out []device.Linear) {
 		d.try(func(c *driver.Context) error { return d.lib.prepare(c, d.stream, b.wide, b.half, x.Rows) })
 		b.isHalf = true
 	}
-	waits := d.lib.gates(x.Rows, out)
 	var products [maxProducts]product
 	for len(out) > 0 {
 		n := min(len(out), maxProducts)
@@ -132,20 +133,20 @@ func (d *Device) Linear(x device.Tensor, out []device.Linear) {
 				return err
 			})
 		}
-		if waits {
-			d.step.gating = gate{b, x.Rows, [2]product(products[:2])}
+		if d.lib.takesGated(x.Rows, products[:n]) && len(out) == n {
+			g := &d.step.gating
+			g.gate, g.up = d.top(out[0].Dst), d.top(out[1].Dst)
+			g.op.x, g.op.rows, g.op.out = b.half, x.Rows, [2]product(products[:2])
 			return
 		}
-		d.try(func(c *driver.Context) error {
-			return d.lib.linear(c, d.stream, b.half, x.Rows, products[:n], gating{})
-		})
+		d.try(func(c *driver.Context) error { return d.lib.linear(c, d.stream, b.half, x.Rows, products[:n]) })
 		out = out[n:]
 	}
 }
 
 // Rope implements device.Device. It waits for the Attend that takes the rotated rows in fp16.
 func (d *Device) Rope(x device.Tensor, r *device.Rope, dim int, _ []int32) {
-	d.ungated()
+	d.ungate()
 	b := d.top(x)
 	d.widen(b, x.Rows)
 	d.step.turns = append(d.step.turns, turn{b, r, dim})
@@ -153,20 +154,24 @@ func (d *Device) Rope(x device.Tensor, r *device.Rope, dim int, _ []int32) {
 
 // Gate implements device.Device.
 func (d *Device) Gate(gate, up device.Tensor, act device.Activation) {
-	g, u, s := d.top(gate), d.top(up), &d.step
-	if w := &s.gating; w.x != nil && w.out[0].dst == g.wide && w.out[1].dst == u.wide {
-		g.half.scale, g.isWide, g.isHalf = d.gatedScale, false, true
-		d.try(func(c *driver.Context) error {
-			return d.lib.linear(c, d.stream, w.x.half, w.rows, w.out[:], gating{g.half.values, act})
-		})
-		w.x = nil
+	g, u := d.top(gate), d.top(up)
+	g.half.scale = g.scale
+	if w := &d.step.gating; w.op.rows == gate.Rows && w.gate == g && w.up == u {
+		if w.op.few() {
+			g.half.scale = d.gatedScale
+		}
+		w.op.act, w.op.dst = act, g.half
+		d.try(func(c *driver.Context) error { return d.lib.gated(c, d.stream, &w.op) })
+		w.op.rows = 0
+		g.isWide, g.isHalf, u.isWide = false, true, false
 		return
 	}
 	d.flush()
 	d.widen(g, gate.Rows)
 	d.widen(u, up.Rows)
-	g.half.scale = g.scale
-	d.try(func(c *driver.Context) error { return d.lib.gate(c, d.stream, g.wide, u.wide, act, g.half, gate.Rows) })
+	d.try(func(c *driver.Context) error {
+		return d.lib.gate(c, d.stream, g.wide, u.wide, act, g.half, gate.Rows, 0)
+	})
 	g.isWide, g.isHalf = false, true
 }
 

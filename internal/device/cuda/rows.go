@@ -1,9 +1,11 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
+	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/device"
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
@@ -35,6 +37,13 @@ type promptParams struct {
 	scale                             float32
 }
 
+// flashParams is FlashParams of kernels/flash.cuh.
+type flashParams struct {
+	q, k, v driver.TensorMap
+	p       promptParams
+	first   int32
+}
+
 const rowThreads = 256
 
 // wholeRows queues a kernel whose thread blocks hold a row each in registers, at most 32 channels a thread, as Row of kernels/rows.cuh does; a few are fastest.
@@ -48,7 +57,11 @@ func (l *library) wholeRows(c *driver.Context, s driver.Stream, name string, p *
 
 // findRows looks the kernels of this file up, for heads of dim channels.
 func (l *library) findRows(c *driver.Context, dim int) error {
-	return l.find(c, "rows_norm", "rows_norm_runs", "rows_prepare", "rows_widen", "rows_gate", "rows_add", "rows_pick", "rows_heads", promptKernel(dim))
+	err := l.find(c, "rows_norm", "rows_norm_runs", "rows_prepare", "rows_widen", "rows_gate", "rows_add", "rows_pick", "rows_heads", promptKernel(dim))
+	if l.hopper {
+		err = errors.Join(err, l.findLarge(c, flashOf(dim).shared, flashOf(dim).kernel))
+	}
+	return err
 }
 
 func (l *library) rows(c *driver.Context, s driver.Stream, name string, blocks int, p *rowParams) error {
@@ -86,9 +99,9 @@ func (l *library) widen(c *driver.Context, s driver.Stream, dst driver.Ptr, h ha
 	return l.rows(c, s, "rows_widen", rows, &rowParams{dst: dst, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols)})
 }
 
-// gate makes h = act(gate)·up of float32 rows.
-func (l *library) gate(c *driver.Context, s driver.Stream, gate, up driver.Ptr, act device.Activation, h halves, rows int) error {
-	return l.wholeRows(c, s, "rows_gate", &rowParams{x: gate, add: up, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols), act: int32(act)})
+// gate makes h = act(gate)·up of float32 rows; with only given, nothing while the int32 there is 0.
+func (l *library) gate(c *driver.Context, s driver.Stream, gate, up driver.Ptr, act device.Activation, h halves, rows int, only driver.Ptr) error {
+	return l.wholeRows(c, s, "rows_gate", &rowParams{x: gate, add: up, index: only, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols), act: int32(act)})
 }
 
 // add adds n float32 to dst.
@@ -121,16 +134,56 @@ func (l *library) turn(c *driver.Context, s driver.Stream, p *headsParams) error
 
 // promptOp is causal attention of a prompt's rows over the paged cache, in which their own keys and values are.
 type promptOp struct {
-	q, out, k, v, table                    driver.Ptr // q, out: fp16 [rows][heads·dim]; k, v: a layer's slabs; table: the sequence's
-	rows, pos, heads, kvHeads, dim, window int        // pos: of row 0; window: tokens in sight, 0: all
+	q                                      driver.Ptr // fp16 [room][heads·dim]: rows first to first+rows are the prompt's
+	room, first                            int
+	out, k, v, table                       driver.Ptr // out: fp16 [rows][heads·dim]; k, v: a layer's slabs; table: the sequence's
+	blocks                                 int        // of the slabs
+	rows, pos, heads, kvHeads, dim, window int        // pos: of the first row; window: tokens in sight, 0: all
 	scale                                  float32    // of the logits
 }
 
 func (l *library) prompt(c *driver.Context, s driver.Stream, o *promptOp) error {
+	row := driver.Ptr(o.heads * o.dim * 2)
+	p := promptParams{q: o.q + driver.Ptr(o.first)*row, out: o.out, k: o.k, v: o.v, table: o.table, rows: int32(o.rows), pos: int32(o.pos), heads: int32(o.heads), kvHeads: int32(o.kvHeads),
+		window: int32(o.window), scale: o.scale * math.Log2E}
+	if l.hopper {
+		return l.flash(c, s, o, &p)
+	}
 	const tile = 64
-	p := promptParams{q: o.q, out: o.out, k: o.k, v: o.v, table: o.table, rows: int32(o.rows), pos: int32(o.pos), heads: int32(o.heads), kvHeads: int32(o.kvHeads), window: int32(o.window),
-		scale: o.scale * math.Log2E}
 	return launch(l, c, promptKernel(o.dim), driver.Launch{Grid: [3]int{(o.rows + tile - 1) / tile, o.heads}, Block: 128, Stream: s, Early: true}, &p)
+}
+
+// flash is prompt with Hopper's kernels.
+func (l *library) flash(c *driver.Context, s driver.Stream, o *promptOp, p *promptParams) (err error) {
+	const tile, threads = 128, 384
+	f, how := flashParams{p: *p, first: int32(o.first)}, flashOf(o.dim)
+	slab := o.blocks * o.kvHeads * attention.BlockTokens
+	if f.q, err = l.tensorMap(c, matrixAt{o.q, o.room, o.heads * o.dim, tile}); err != nil {
+		return err
+	}
+	if f.k, err = l.tensorMap(c, matrixAt{o.k, slab, o.dim, how.tokens}); err != nil {
+		return err
+	}
+	if f.v, err = l.tensorMap(c, matrixAt{o.v, slab, o.dim, how.tokens}); err != nil {
+		return err
+	}
+	return launch(l, c, how.kernel, driver.Launch{Grid: [3]int{o.heads, (o.rows + tile - 1) / tile}, Block: threads, Shared: how.shared, Stream: s, Early: true}, &f)
+}
+
+// flashKernel is a kernel of Hopper's: tokens of a tile of keys, and bytes of shared memory: FlashShared of kernels/flash.cuh and what aligning it takes.
+type flashKernel struct {
+	kernel         string
+	tokens, shared int
+}
+
+func flashOf(dim int) flashKernel {
+	switch dim {
+	case 64:
+		return flashKernel{"flash_64", 128, 146 << 10}
+	case 128:
+		return flashKernel{"flash_128", 128, 162 << 10}
+	}
+	return flashKernel{"flash_256", 64, 194 << 10}
 }
 
 func promptKernel(dim int) string {

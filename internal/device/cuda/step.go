@@ -30,8 +30,8 @@ type step struct {
 	keys []int64
 
 	adding struct{ dst, src *buffer } // an Add that waits to become part of the Norm that follows
+	gating gating                     // a Linear that waits to become part of the Gate that follows
 	turns  []turn                     // Ropes that wait to become part of the Attend that follows
-	gating gate                       // products that wait to become part of the Gate that follows
 
 	graphs map[string]*recording
 	form   []byte
@@ -51,16 +51,15 @@ type recording struct {
 }
 
 // maxRecordings bounds the graphs that are kept. A server sees about as many forms as it has batch sizes.
-const maxRecordings = 64
+const maxRecordings = 256
 
 // stateView is where the parts of a step's state are on the device.
 type stateView struct{ ids, pos, lens, logits, chosen, order, tables driver.Ptr }
 
-// gate is two products of a buffer's rows; x nil: none.
-type gate struct {
-	x    *buffer
-	rows int
-	out  [2]product
+// gating is two products that wait; op.rows is 0 if there are none, op.over is the device's.
+type gating struct {
+	gate, up *buffer
+	op       gatedOp
 }
 
 type turn struct {
@@ -133,7 +132,7 @@ func (d *Device) run(c *driver.Context) error {
 // record queues the operations of a step.
 func (d *Device) record() error {
 	s := &d.step
-	s.adding.dst, s.turns, s.gating.x = nil, s.turns[:0], nil
+	s.adding.dst, s.gating.op.rows, s.turns = nil, 0, s.turns[:0]
 	err := s.ops()
 	d.flush()
 	return errors.Join(err, s.err)

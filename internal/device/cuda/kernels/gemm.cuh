@@ -3,12 +3,6 @@
 #pragma once
 #include "linear.cuh"
 
-// ahead is how many units of a format a warp has in flight, given the registers for them.
-template <typename F> __device__ constexpr int ahead(int registers) {
-  const int n = registers / (F::CODES + F::PLANES + F::SCALES);
-  return n < 1 ? 1 : n > 4 ? 4 : n;
-}
-
 // Sums are the results of warps before they are joined: element (row, column) of a warp is at column·SUM_PITCH+row, which spreads a warp's stores over all banks.
 constexpr int SUM_PITCH = 36;
 template <int TILES> struct Sums { float of[TILES * 8 * SUM_PITCH]; };

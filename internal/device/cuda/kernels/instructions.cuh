@@ -18,54 +18,8 @@ __device__ inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0
                : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// Hopper's tensor cores take a warpgroup's four times sixteen rows from registers, as mma does, and the columns from shared memory: 128 bytes apart, sixteen bytes for inputs 0…7 and sixteen for
-// 8…15, where bits 7 to 9 of an address change bits 4 to 6 (by exclusive or), which spreads eight columns over all banks. Products run beside the threads that start them, in groups:
-// before columns may be read, show_tensor_cores and a barrier must follow their writing; begin_products comes before a group, commit_products after it, and wait_products waits until at most N
-// groups are under way. Older devices have none.
-__device__ inline void show_tensor_cores() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
-}
-__device__ inline void begin_products() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-#endif
-}
-__device__ inline void commit_products() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-#endif
-}
-template <int N> __device__ inline void wait_products() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
-#endif
-}
-
 // changed has the compiler believe that a value changes here: what depends on it is computed after what was written down before.
 __device__ inline void changed(u32 &w) { asm volatile("" : "+r"(w)::"memory"); }
-template <int NT> __device__ inline void changed(float (&c)[NT][4]) {
-#pragma unroll
-  for (int n = 0; n < NT; n++) asm volatile("" : "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])::"memory");
-}
-
-#define SUMS4(n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
-#define SUMS16(n) SUMS4(n), SUMS4(n + 1), SUMS4(n + 2), SUMS4(n + 3)
-#define PRODUCTS(columns, sums, a, b, ...) \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n" columns "k16.f32.f16.f16 {" sums "}, {" a "}, " b ", 1, 1, 1, 0;" : __VA_ARGS__ : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(at));
-
-// multiply adds the products of 64 rows and 8·NT columns, of sixteen inputs, to the sums.
-template <int NT> __device__ inline void multiply(float (&c)[NT][4], u32 a0, u32 a1, u32 a2, u32 a3, const u8 *columns) {
-#if __CUDA_ARCH__ >= 900
-  const unsigned long long at = (u32)__cvta_generic_to_shared(columns) >> 4 & 0x3fff | 1024ull >> 4 << 32 | 1ull << 62;
-  if constexpr (NT == 8) PRODUCTS("64", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31", "%32,%33,%34,%35", "%36", SUMS16(0), SUMS16(4))
-  if constexpr (NT == 12) PRODUCTS("96", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-                             "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47", "%48,%49,%50,%51", "%52", SUMS16(0), SUMS16(4), SUMS16(8))
-  if constexpr (NT == 16) PRODUCTS("128", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-                             "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63", "%64,%65,%66,%67", "%68", SUMS16(0), SUMS16(4), SUMS16(8), SUMS16(12))
-#endif
-}
 
 // store_matrices stores four matrices of 8 × 8 halves: a lane's word i is the pair lane%4 of row lane/4 of matrix i, and lane 8i+r says where row r of matrix i goes.
 __device__ inline void store_matrices(void *row, const u32 (&w)[4]) {

@@ -2,6 +2,7 @@
 // A warp owns a tile of weights and makes them fp16 in registers; the activations of all columns pass through shared memory, from which the tensor cores take them. A thread
 // block has four warps, and the blocks of a cluster share the inputs. Each sum is the same however many columns the panel has.
 #pragma once
+#include "hopper.cuh"
 #include "linear.cuh"
 
 constexpr int PANEL_WARPS = 4;
@@ -53,7 +54,7 @@ template <int NT> struct Share {
 
 // multiply_panel goes through a rank's steps. What a step needs is in registers when it begins, from global memory and not through copies: the tensor cores may not see the columns before
 // all of a thread's writes to shared memory are over, and copies under way would count.
-template <typename F, int NT> __device__ inline void multiply_panel(const LinearParams &p, PanelMemory<NT> &memory, const u8 *tile, bool there, int firstColumn, float (&c)[2][NT][4]) {
+template <typename F, int NT> __device__ inline void multiply_panel(const LinearParams &p, PanelMemory<NT> &memory, const u8 *tile, bool there, int firstColumn, float (&c)[2][NT * 4]) {
   const int lane = threadIdx.x % 32, rank = p.ranks > 1 ? cluster_rank() : 0, steps = p.units / 2, from = steps * rank / p.ranks, to = steps * (rank + 1) / p.ranks;
   tile += (size_t)from * 2 * F::BYTES;
   Fragment<F> f[2];
@@ -68,28 +69,30 @@ template <typename F, int NT> __device__ inline void multiply_panel(const Linear
   for (int s = from; s < to; s++, slot = slot == PANEL_SLOTS - 1 ? 0 : slot + 1) {
     u8 *x = memory.x[slot];
     share.place(x);
-    show_tensor_cores();
+    written();
     if (s + 1 < to) share.fetch();
     tile += 2 * F::BYTES;
 #pragma unroll
     for (int u = 0; u < 2; u++) {
-      wait_products<1>();  // of the same unit of the step before, whose weights were in the same registers
+      products_wait<1>();  // of the same unit of the step before, whose weights were in the same registers
       f[u].keep();
       f[u].weights(a[u]);
       f[u].load(tile + u * F::BYTES, lane, there && s + 1 < to);
       if (u == 0) __syncthreads();
-      begin_products();
+      products_begin();
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        const u8 *b = x + u * 64 + half * 32;
-        multiply<NT>(c[0], a[u][0][2 * half], a[u][1][2 * half], a[u][0][2 * half + 1], a[u][1][2 * half + 1], b);
-        multiply<NT>(c[1], a[u][2][2 * half], a[u][3][2 * half], a[u][2][2 * half + 1], a[u][3][2 * half + 1], b);
+        const u64 b = rows_of(shared_address(x) + u * 64 + half * 32);
+        const u32(&w)[4][4] = a[u];
+        const u32 upper[4] = {w[0][2 * half], w[1][2 * half], w[0][2 * half + 1], w[1][2 * half + 1]}, lower[4] = {w[2][2 * half], w[3][2 * half], w[2][2 * half + 1], w[3][2 * half + 1]};
+        product_of_rows(c[0], upper, b);
+        product_of_rows(c[1], lower, b);
       }
-      commit_products();
+      products_end();
     }
   }
-  wait_products<0>();
-  changed(c[0]), changed(c[1]);
+  products_wait<0>();
+  settled(c[0]), settled(c[1]);
 }
 
 // panel_tiles computes the products of a tile a warp with a panel of 8·NT columns. Of a gate, half of the warps have the gate's tiles and half its partner's.
@@ -100,7 +103,7 @@ template <int NT> __device__ inline void panel_tiles(const LinearParams &p) {
   const int panel = blockIdx.x / p.ranks % p.panels, group = blockIdx.x / p.ranks / p.panels, firstColumn = panel * NT * 8, across = PANEL_WARPS / (p.gated ? 2 : 1);
   const Product &w = p.gated ? p.product[warp / across] : product_of(p, group);
   const int tile = (p.gated ? group : group - w.first) * across + warp % across;
-  float c[2][NT][4] = {};
+  float c[2][NT * 4] = {};
   WITH_FORMAT(w.format, F, (multiply_panel<F, NT>(p, *(PanelMemory<NT> *)memory, w.weight + (size_t)tile * p.units * F::BYTES, tile * TILE < w.rows, firstColumn, c)))
   // Rank n%ranks adds up and writes eight columns, number n. All sums go through its memory, so that few instructions do the rest: they are not in the cache yet.
   const int each = (NT + p.ranks - 1) / p.ranks;
@@ -113,7 +116,7 @@ template <int NT> __device__ inline void panel_tiles(const LinearParams &p) {
   for (int n = 0; n < NT; n++) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-      const float4 v = make_float4(c[h][n][0], c[h][n][1], c[h][n][2], c[h][n][3]);
+      const float4 v = make_float4(c[h][4 * n], c[h][4 * n + 1], c[h][4 * n + 2], c[h][4 * n + 3]);
       if (p.ranks > 1) push(place(rank, n, h), n % p.ranks, v);
       else *place(0, n, h) = v;
     }

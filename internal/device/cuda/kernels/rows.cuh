@@ -12,7 +12,7 @@ struct RowParams {
   const float *weight;  // [run]
   __half *values;       // fp16 result and its scales; null: not wanted
   float *scale;
-  const int *index;     // pick: rows of x
+  const int *index;     // pick: rows of x; gate: null, or a number of which 0 means that nothing is to be done
   int rows, cols, run, act;
   float eps;
 };
@@ -134,16 +134,15 @@ __device__ inline void widen_row(const RowParams &p) {
   for (int c = threadIdx.x; c < p.cols; c += ROW_THREADS) p.dst[row * p.cols + c] = p.scale[row] * __half2float(p.values[row * p.cols + c]);
 }
 
-// activated is the non-linearity of a gate: 0 SiLU, 1 GELU by tanh.
-__device__ inline float activated(float x, int act) {
-  return act == 0 ? x / (1 + expf(-x)) : 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
-}
+// activated: 0 is SiLU, 1 GELU by tanh.
+__device__ inline float activated(float x, int act) { return act == 0 ? __fdividef(x, 1 + power(-1.442695041f * x)) : 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))); }
 
 // gate_row: act(x)·add.
 __device__ inline void gate_row(const RowParams &p) {
   SHARED_MEMORY(RowShared, sh);
   let_next_start();
   wait_for_previous();
+  if (p.index != nullptr && *p.index == 0) return;
   const size_t at = (size_t)blockIdx.x * p.cols;
   Row row;
   row.each(p.cols, [&](float &v, int c, int) {

@@ -42,6 +42,12 @@ template <int BITS> __device__ inline u32 plane(u32 word, int index) {
   return by < 0 ? word << -by : word >> by;
 }
 
+// ahead is how many units of a format a warp has in flight, given the registers for them.
+template <typename F> __device__ constexpr int ahead(int registers) {
+  const int n = registers / (F::CODES + F::PLANES + F::SCALES);
+  return n < 1 ? 1 : n > 4 ? 4 : n;
+}
+
 // Fragment is a lane's share of a unit.
 template <typename F> struct Fragment {
   u32 codes[F::CODES], planes[F::PLANES > 0 ? F::PLANES : 1], scales[F::SCALES > 0 ? F::SCALES : 1];

@@ -77,6 +77,16 @@ R cuMemAlloc_v2(void **p, size_t n) {
 	*p = at + 4096 + (room - n) / 256 * 256;
 	return 0;
 }
+// The map of a matrix, as kernels/hopper.cuh's stand-in reads it.
+typedef struct { void *base; unsigned long long columns, rows, row_bytes; unsigned box_columns, box_rows; } Map;
+R cuTensorMapEncodeTiled(Map *m, int type, unsigned rank, void *base, const unsigned long long *dims, const unsigned long long *strides, const unsigned *box, const unsigned *steps,
+                         int interleave, int swizzle, int promotion, int fill) {
+	if ((size_t)m % 64 || (size_t)base % 16 || type != 6 || rank != 2 || dims[0] < 1 || dims[1] < 1 || strides[0] % 16 || box[0] * 2 > 128 || box[1] < 1 || box[1] > 256 || steps[0] != 1 || steps[1] != 1 ||
+	    interleave || swizzle != 3 || fill)
+		return 1;
+	*m = (Map){base, dims[0], dims[1], strides[0], box[0], box[1]};
+	return 0;
+}
 R cuMemFree_v2(void *p) {
 	char *at = (char *)((size_t)p / 4096 * 4096) - 4096;
 	munmap(at, *(size_t *)at + 8192);
