@@ -3,6 +3,7 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/device"
@@ -17,12 +18,13 @@ type Device struct {
 	stream  driver.Stream
 	offload bool
 
-	buffers map[uintptr]*buffer
-	ones    driver.Ptr                  // scales of rows that need none
-	vectors map[*float32]driver.Ptr     // norm weights and biases, taken in when first seen
-	angles  map[*device.Rope]driver.Ptr // frequencies, float64
-	owned   []driver.Ptr
-	maxRows int
+	buffers    map[uintptr]*buffer
+	ones       driver.Ptr                  // scales of rows that need none
+	gatedScale driver.Ptr                  // of rows of gates
+	vectors    map[*float32]driver.Ptr     // norm weights and biases, taken in when first seen
+	angles     map[*device.Rope]driver.Ptr // frequencies, float64
+	owned      []driver.Ptr
+	maxRows    int
 
 	step     step
 	lists    lists
@@ -55,7 +57,7 @@ func Open(o Options) (_ *Device, err error) {
 	}
 	d := &Device{gpu: gpu, offload: o.Offload, buffers: map[uintptr]*buffer{}, vectors: map[*float32]driver.Ptr{}, angles: map[*device.Rope]driver.Ptr{}}
 	d.step.graphs, d.counting.steps = map[string]*recording{}, map[*attention.Pipeline]int{}
-	d.step.jobs = jobs{step: d.run, chosen: d.chosen, listed: d.listed, count: d.countStep}
+	d.step.jobs = jobs{step: d.run, chosen: d.chosen, listed: d.listed, count: d.countStep, wait: func(c *driver.Context) error { return c.Wait(d.stream) }}
 	err = gpu.Do(func(c *driver.Context) (err error) {
 		if d.lib, err = load(c, gpu); err != nil {
 			return err
@@ -145,11 +147,10 @@ func (d *Device) Alloc(rows, cols int) (device.Tensor, error) {
 	b := &buffer{rows: rows, col: cols}
 	err := d.gpu.Do(func(c *driver.Context) (err error) {
 		if rows > d.maxRows {
-			ones := make([]float32, padded)
-			for i := range ones {
-				ones[i] = 1
+			if d.ones, err = d.place(c, bytesOf(slices.Repeat([]float32{1}, padded))); err != nil {
+				return err
 			}
-			if d.ones, err = d.place(c, bytesOf(ones)); err != nil {
+			if d.gatedScale, err = d.place(c, bytesOf(slices.Repeat([]float32{gatedParts}, padded))); err != nil {
 				return err
 			}
 			d.maxRows = rows

@@ -312,7 +312,12 @@ func (o *Operator) encode(c *driver.Context, s driver.Stream, p *params, batch, 
 
 // Append queues the adding of one token to each of the first batch sequences, at their lengths minus one.
 func (o *Operator) Append(c *driver.Context, s driver.Stream, batch int) error {
-	return o.launch(c, &o.p, driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: 256, Stream: s, Early: true}, "append")
+	return o.append(c, s, batch, &appendParams{params: o.p})
+}
+
+// append is Append of what the parameters say.
+func (o *Operator) append(c *driver.Context, s driver.Stream, batch int, p *appendParams) error {
+	return launch(o.lib, c, o.kernel["append"], driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: 256, Stream: s, Early: true}, p)
 }
 
 // Select queues the first of the Stages of a sparse step, for measuring; 0 is all of them.

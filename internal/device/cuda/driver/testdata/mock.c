@@ -36,7 +36,7 @@ R cuDriverGetVersion(int *v) { *v = 13000; return 0; }
 R cuDeviceGetCount(int *n) { *n = 1; return 0; }
 R cuDeviceGet(int *d, int i) { *d = i; return 0; }
 R cuDeviceGetName(char *s, int n, int d) { strncpy(s, "Mock GPU", n); return 0; }
-R cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 9 : a == 76 ? 0 : a == 16 ? 132 : 50 << 20; return 0; }
+R cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 9 : a == 76 ? 0 : a == 16 ? 132 : a == 97 ? 227 << 10 : 50 << 20; return 0; }
 R cuDevicePrimaryCtxRetain(void **c, int d) { *c = (void *)1; return 0; }
 R cuDevicePrimaryCtxRelease_v2(int d) { return 0; }
 R cuCtxSetCurrent(void *c) { current = 1; return 0; }
