@@ -45,13 +45,20 @@ __device__ inline int cluster_rank() {
 #endif
   return r;
 }
-__device__ inline void cluster_sync() {
+// A thread that has arrived waits before it arrives again. What it wrote before it arrived others see who have waited.
+__device__ inline void cluster_arrive() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\n barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+__device__ inline void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #else
   __syncthreads();
 #endif
 }
+__device__ inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 __device__ inline u32 peek(const void *shared, int rank) {
 #if __CUDA_ARCH__ >= 900
   u32 v;
@@ -71,14 +78,6 @@ __device__ inline void push(float4 *shared, int rank, float4 v) {
   *shared = v;
 #endif
 }
-__device__ inline void poke(void *shared, int rank, u32 v) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %0, %1; st.shared::cluster.u32 [a], %2; }"
-               :: "r"((u32)__cvta_generic_to_shared(shared)), "r"(rank), "r"(v) : "memory");
-#else
-  *(volatile u32 *)shared = v;
-#endif
-}
 
 // stream reads words that are read once, past the L1 cache, and in the order in which such reads are written down; zero if there are none.
 template <int N> __device__ inline void stream(u32 (&w)[N], const void *at, bool there) {
@@ -90,9 +89,10 @@ template <int N> __device__ inline void stream(u32 (&w)[N], const void *at, bool
   if constexpr (N == 4) asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "l"(at));
 }
 
-// Copies of 16 bytes to shared memory run beside the thread that starts them; the rest of the line is asked for as well, since a neighbour's copy wants it. They are committed in groups; wait_copies waits until at most N groups are under way.
-__device__ inline void copy_async(void *shared, const void *global) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global) : "memory");
+// Copies of 4, 8 or 16 bytes to shared memory run beside the thread that starts them; the rest of the line is asked for as well, since a neighbour's copy wants it. They are committed in groups; wait_copies waits until at most N groups are under way.
+template <int BYTES = 16> __device__ inline void copy_async(void *shared, const void *global) {
+  if constexpr (BYTES == 16) asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global) : "memory");
+  else asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global), "n"(BYTES) : "memory");
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> __device__ inline void wait_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
