@@ -223,7 +223,6 @@ static inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u3
     }
   }
 }
-static inline void changed(u32 &) {}
 static inline void store_matrices(void *row, const u32 (&w)[4]) {
   const Exchange *e = exchange((u32)((char *)row - current->block->dynamic));
   for (int i = 0; i < 4; i++) memcpy(current->block->dynamic + e[i * 8 + lane_id() / 4].word[0] + lane_id() % 4 * 4, &w[i], 4);
