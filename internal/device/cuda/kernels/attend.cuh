@@ -87,14 +87,15 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
   };
   const float reference = head < u.G ? unordered(sh.reference[head]) + (WINDOW - 1) * (1.0f / PER_OCTAVE) : 0;
   const int last = head < u.G ? sh.threshold[head].last : BINS - 1;
-  for (int i = 0; i < SLOTS - 1; i++) ask(from + i * 16, memory.coded[i]);
-  int here = 0, fill = SLOTS - 1;
-  for (int i = from; i < to; i += 16) {
+  int here = 0, fill = 0;
+  for (int i = from - (SLOTS - 1) * 16; i < to; i += 16) {  // at first there is nothing to attend to
     wait_copies<SLOTS - 2>();
     __syncwarp();  // everybody's copies, and nobody reads the slot that is filled next
     ask(i + (SLOTS - 1) * 16, memory.coded[fill]);
+    fill = fill + 1 == SLOTS ? 0 : fill + 1;
+    if (i < from) continue;
     const Slot &slot = memory.coded[here];
-    here = here + 1 == SLOTS ? 0 : here + 1, fill = fill + 1 == SLOTS ? 0 : fill + 1;
+    here = here + 1 == SLOTS ? 0 : here + 1;
     float x[4];
     u32 codes[4][D / 64], scale[4][D / 32];
 #pragma unroll

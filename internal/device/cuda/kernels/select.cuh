@@ -7,19 +7,9 @@
 #include "survivors.cuh"
 #include "attend.cuh"
 
-template <int D, int GP> __device__ void select_unit(const Params &p) {
-  SHARED_MEMORY(SelectShared<GP>, sh);
-  wait_for_previous();
-  const Rank<GP> u(p);
-  const int n = p.lens[u.sequence];
-  if (n <= 0) return;
-  Range<GP> r(p, u, n);
-  if (n < p.denseBelow) {
-    let_next_start();
-    if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(-1, n);
-    attend_survivors<D>(sh, p, u, r, make_int2(max(min(r.end * BLOCK, n) - r.first * BLOCK, 0), 0), true);
-    return;
-  }
+
+// survivors_of runs the pipeline up to the lists. It returns what the rank has listed, to be read exactly and otherwise; x is −1 if only earlier stages are measured.
+template <int D, int GP> __device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, Range<GP> &r) {
   clear(sh);
   if (threadIdx.x < HEADS) {
     sh.top[threadIdx.x] = sh.bottom[threadIdx.x] = ordered(-INFINITY);
@@ -46,12 +36,13 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
   u32 q[D / 8];
   scaled_queries<D>(q, p, u.unit, u.lane);
   __syncthreads();
+  const int2 none = make_int2(-1, 0);
   auto ends = [&](int stage) {  // true if that is all that is measured; no rank leaves while others look at its memory
     if (p.stages != stage) return false;
     u.sync();
     return true;
   };
-  if (ends(1)) return;
+  if (ends(1)) return none;
   int found = r.pages();
   if (!every) {
     Scanned scanned{nullptr, r.first, blocks};
@@ -60,18 +51,37 @@ template <int D, int GP> __device__ void select_unit(const Params &p) {
     const int listed = coarse ? (scanned.count + 3) / 4 * 4 : 0;
     if (listed + scanned.count * PAGES * GP <= rooms) r.scores = (float *)memory + listed;
     scan_pages<D>(sh, p, u, r, scanned, q);
-    if (ends(2)) return;
+    if (ends(2)) return none;
     found = choose_pages(sh, p, u, r, scanned);
   }
-  if (ends(3)) return;
+  if (ends(3)) return none;
   Ring<D> &ring = ((WarpMemory<D, GP> *)memory)[u.warp].candidates;
   if (p.flags & TOKEN_CODES) shared ? estimate_logits<D, GP, true, true>(sh, ring, p, u, r, q, fresh, found, every) : estimate_logits<D, GP, false, true>(sh, ring, p, u, r, q, fresh, found, every);
   else shared ? estimate_logits<D, GP, true, false>(sh, ring, p, u, r, q, fresh, found, every) : estimate_logits<D, GP, false, false>(sh, ring, p, u, r, q, fresh, found, every);
-  if (ends(4)) return;
+  if (ends(4)) return none;
   find_thresholds(sh, p, u);
-  if (ends(5)) return;
+  if (ends(5)) return none;
   let_next_start();
-  const int2 count = list_survivors(sh, p, u, r, (Near *)memory, found, every);
-  if (ends(6)) return;
-  attend_survivors<D>(sh, p, u, r, count, false);
+  const int2 count = list_survivors(sh, p, u, r, found, every);
+  return ends(6) ? none : count;
+}
+
+template <int D, int GP> __device__ void select_unit(const Params &p) {
+  SHARED_MEMORY(SelectShared<GP>, sh);
+  wait_for_previous();
+  const Rank<GP> u(p);
+  const int n = p.lens[u.sequence];
+  if (n <= 0) return;
+  Range<GP> r(p, u, n);
+  const bool whole = n < p.denseBelow;
+  int2 count;
+  if (whole) {
+    let_next_start();
+    count = make_int2(max(min(r.end * BLOCK, n) - r.first * BLOCK, 0), 0);
+    if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(-1, n);
+  } else {
+    count = survivors_of<D>(sh, p, u, r);
+    if (count.x < 0) return;
+  }
+  attend_survivors<D>(sh, p, u, r, count, whole);
 }
