@@ -68,15 +68,18 @@ type Operator struct {
 	kernel map[string]string // full names of kernels, by operation
 	wholes int               // blocks of whole that the device holds
 	ringed int               // and of ringed
-	// SelectThreads is the size of select's thread blocks, 128 or 256 (0: 256), and SelectRanks how many share a unit (0: chosen by the number of units).
+	// SelectThreads is the size of select's thread blocks, 128, 256 or 512 (0: chosen by the number of blocks), and SelectRanks how many share a unit (0: chosen by the number of units).
 	SelectThreads, SelectRanks int
-	p                          params
-	stride                     int
-	lens                       []int32 // as SetSequences was told
-	layers                     []slabs
-	owned                      []driver.Ptr
-	pinned                     [][]byte
-	hold                       params // the launch's copy: on the heap, and not allocated anew
+	// FewUnits and ClusterUnits are how many units (KV heads of a step's sequences) sparse and dense steps may have to be done by the kernels for few.
+	FewUnits, ClusterUnits int
+	rooms                  [2][maxRanks + 1]int // clusters that the device holds at once, of few and of cluster, by their thread blocks
+	p                      params
+	stride                 int
+	lens                   []int32 // as SetSequences was told
+	layers                 []slabs
+	owned                  []driver.Ptr
+	pinned                 [][]byte
+	hold                   params // the launch's copy: on the heap, and not allocated anew
 }
 
 // New allocates an operator's cache and scratch. Tables and lengths are set by SetSequences.
@@ -109,7 +112,8 @@ func (s *Shape) check() error {
 
 // newOperator is New with kernels that are loaded already.
 func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
-	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}}
+	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}, FewUnits: fewUnits, ClusterUnits: clusterUnits}
+	o.stride = (s.Tokens + attention.BlockTokens - 1) / attention.BlockTokens
 	if err := o.find(c); err != nil {
 		return nil, err
 	}
@@ -140,10 +144,12 @@ func (o *Operator) wholeRings() int {
 func (o *Operator) padded() int { return 1 << bits.Len(uint(o.Group-1)) }
 
 func (o *Operator) find(c *driver.Context) error {
-	for _, name := range []string{"append", "write", "encode", "sums", "whole", "ringed"} {
+	for _, name := range []string{"append", "write", "encode", "sums", "whole", "ringed", "cluster"} {
 		o.kernel[name] = fmt.Sprintf("%s_%d", name, o.Dim)
 	}
-	o.kernel["select"] = fmt.Sprintf("select_%d_%d", o.Dim, o.padded())
+	for _, name := range []string{"select", "few"} {
+		o.kernel[name] = fmt.Sprintf("%s_%d_%d", name, o.Dim, o.padded())
+	}
 	o.kernel["copy"] = "copy"
 	for _, name := range o.kernel {
 		if err := o.lib.find(c, name); err != nil {
@@ -154,7 +160,12 @@ func (o *Operator) find(c *driver.Context) error {
 		return err
 	}
 	if o.lib.hopper {
-		if err := c.SetAttr(o.lib.fn[o.kernel["select"]], driver.FuncNonPortableCluster, 1); err != nil {
+		for _, name := range []string{"select", "few", "cluster"} {
+			if err := c.SetAttr(o.lib.fn[o.kernel[name]], driver.FuncNonPortableCluster, 1); err != nil {
+				return err
+			}
+		}
+		if err := o.findFew(c); err != nil {
 			return err
 		}
 	}
@@ -182,10 +193,9 @@ func maxParts(units int) int { return min(max(maxItems/units, 4), 128) }
 const maxItems = 8192
 
 func (o *Operator) alloc(c *driver.Context) error {
-	units, maxBlocks := o.Batch*o.KVHeads, (o.Tokens+attention.BlockTokens-1)/attention.BlockTokens
+	units, maxBlocks := o.Batch*o.KVHeads, o.stride
 	cap, items, queries := maxBlocks*attention.BlockTokens, max(maxItems, 4*units), units*o.Group*o.Dim*2
 	p := &o.p
-	o.stride = maxBlocks
 	*p = params{batch: int32(o.Batch), kvHeads: int32(o.KVHeads), group: int32(o.Group), tableStride: int32(maxBlocks), maxBlocks: int32(maxBlocks),
 		scale: float32(math.Log2E / math.Sqrt(float64(o.Dim))), processors: int32(o.lib.dev.Multiprocessor)}
 	if err := o.allocLayers(c); err != nil {
@@ -196,14 +206,14 @@ func (o *Operator) alloc(c *driver.Context) error {
 		{&p.pages, units * maxBlocks * attention.BlockPages}, {&p.candidates, units * maxBlocks * attention.BlockPages * 4},
 		{&p.logits, units * cap * o.padded() * 2}, {&p.list, units * cap * 4},
 		{&p.reference, units * maxGroup * 4}, {&p.control, 16}, {&p.partial, items * maxGroup * o.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
-		{&p.arrived, units * 4}, {&p.newK, units * o.Dim * 2}, {&p.newV, units * o.Dim * 2}})
+		{&p.arrived, units * maxRanks * 4}, {&p.newK, units * o.Dim * 2}, {&p.newV, units * o.Dim * 2}})
 	if err != nil {
 		return err
 	}
 	for _, z := range []struct {
 		at    driver.Ptr
 		bytes int
-	}{{p.control, 16}, {p.arrived, units * 4}} {
+	}{{p.control, 16}, {p.arrived, units * maxRanks * 4}} {
 		if err := c.Fill(z.at, 0, z.bytes, 0); err != nil {
 			return err
 		}
@@ -337,8 +347,13 @@ func (o *Operator) Attend(c *driver.Context, s driver.Stream, first, batch int, 
 func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode) error {
 	p := &o.hold
 	if m.Dense {
+		units := int(p.batch) * o.KVHeads
+		if ranks, parts := o.clusters(units); ranks > 0 {
+			p.ranks, p.parts = int32(ranks), int32(parts)
+			return o.launch(c, p, o.clusterLaunch(units, parts, ranks, s), "cluster")
+		}
 		l, name := driver.Launch{Grid: [3]int{o.wholes}, Block: 128, Stream: s, Early: true}, "whole"
-		if o.throughRings(int(p.batch) * o.KVHeads) {
+		if o.throughRings(units) {
 			l.Grid[0], l.Shared, name = o.ringed, o.wholeRings(), "ringed"
 		}
 		p.attenders = int32(l.Grid[0])
@@ -407,6 +422,9 @@ func (o *Operator) crossover(m Mode) int {
 // ranks is how many thread blocks share a unit in select: as many as leave a multiprocessor each. Larger clusters wait for room side by side and for each other.
 func (o *Operator) ranks(batch int) int {
 	n, units, room := 1, batch*o.KVHeads, o.lib.dev.Multiprocessor
+	if few := o.few(units); few > 0 {
+		return few
+	}
 	if o.SelectRanks != 0 && o.lib.hopper {
 		return o.SelectRanks
 	}
@@ -420,14 +438,17 @@ func (o *Operator) ranks(batch int) int {
 }
 
 // maxThreads is the size of the largest thread block of select.
-const maxThreads = 256
+const maxThreads = 512
 
-// threads is the size of a thread block of select.
-func (o *Operator) threads() int {
+// threads is the size of a thread block of select: the largest, where each has a multiprocessor for itself.
+func (o *Operator) threads(blocks int) int {
 	if o.SelectThreads != 0 {
 		return o.SelectThreads
 	}
-	return maxThreads
+	if blocks <= o.lib.dev.Multiprocessor {
+		return maxThreads
+	}
+	return maxThreads / 2
 }
 
 func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) error {
@@ -445,8 +466,13 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 	if m.DenseBelow == 0 {
 		p.denseBelow = int32(m.MinContext)
 	}
-	threads := o.threads()
-	return o.launch(c, p, driver.Launch{Grid: [3]int{units * int(p.ranks)}, Block: threads, Shared: o.rings(threads), Stream: s, Cluster: int(p.ranks), Early: true}, "select")
+	ranks := int(p.ranks)
+	threads := o.threads(units * ranks)
+	l, name := driver.Launch{Grid: [3]int{units * ranks}, Block: threads, Shared: o.rings(threads), Stream: s, Cluster: ranks, Early: true}, "select"
+	if o.few(units) > 0 {
+		l, name = o.fewLaunch(units, ranks, s), "few"
+	}
+	return o.launch(c, p, l, name)
 }
 
 // Copy queues a plain copy of bytes within the device, the yardstick of what its memory can do.

@@ -26,7 +26,7 @@ type params struct {
 	ranks, flags                     int32
 	denseBelow                       int32
 	processors, attenders            int32
-	maxParts                         int32
+	maxParts, parts                  int32
 	scale, keep, reach               float32
 	budget                           int32
 	exactMass, mass                  float32

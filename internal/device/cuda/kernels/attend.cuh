@@ -1,15 +1,14 @@
 // The end of select: a rank attends to its own survivors, each warp to a run of them, whose rows come to its shared memory by asynchronous copies; then warps and ranks are joined.
 #pragma once
-#include "running.cuh"
+#include "cluster.cuh"
 #include "survivors.cuh"
-#include "whole.cuh"
 
 // CodedSlot holds sixteen tokens' value codes, their scales and their estimated logits. The codes' 16-byte chunks stand such that no two of the lanes that read at once meet in a bank.
 template <int D, int GP> struct CodedSlot {
   static constexpr int CHUNKS = D / 32;
   uint4 codes[16 * CHUNKS];
   u32 scale[16][D / 32];
-  u32 logits[16][(GP + 1) / 2];  // of two heads a word; of one head two tokens' a word, and bit t of odd says which of them is meant
+  u32 logits[16][(GP + 1) / 2];  // of two heads a word; of one head two tokens' a word, and bit t of odd says which of them is meant. If those are in shared memory, the token alone
   u32 odd, unused[3];
   __device__ static int place(int token, int chunk) { return (token * CHUNKS + chunk) ^ (token / 2 % 4 * 2); }
 };
@@ -50,16 +49,15 @@ template <int D, int GP> union WarpMemory {
   float sums[HEADS][D];
 };
 
-// attend_coded takes in survivors [from,to) as codes with their estimated logits; `list` is the entry of the first, and they follow downwards. It returns what the thread's share of them
-// weighs for head lane/4, and what of that the head owes to the others' survivors.
-template <int D, int GP>
-__device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r,
-                                    const u32 *list, int from, int to) {
+// attend_coded takes in survivors [from,to) as codes with their estimated logits; `list` is the entry of the first, and they follow downwards. It adds to the thread's share of what they weigh
+// for head lane/4, as list_survivors does.
+template <int D, int GP, bool LOCAL>
+__device__ inline void attend_coded(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r,
+                                    const u32 *list, int from, int to, float (&mass)[3]) {
   typedef CodedSlot<D, GP> Slot;
   constexpr int SLOTS = WarpMemory<D, GP>::SLOTS, CHUNKS = Slot::CHUNKS;
   static_assert(SLOTS >= 2, "one is read while others are filled");
-  float2 mass = make_float2(0, 0);
-  if (from >= to) return mass;
+  if (from >= to) return;
   const int lane = u.lane, j = lane % 4, head = lane / 4;
   Places at(list, -1, from, to, r.table, p.kvHeads, u.head, lane);
   auto ask = [&](int i, Slot &x) {
@@ -75,18 +73,20 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
       if (lane < 16) {
 #pragma unroll
         for (int k = 0; k < D / 32; k += 4) copy_async<D == 64 ? 8 : 16>(&x.scale[lane][k], p.valueScale + (size_t)row * (D / 32) + k);
-      } else if (GP > 1) {
+      } else if constexpr (LOCAL) {
+        x.logits[lane - 16][0] = token;
+      } else if constexpr (GP > 1) {
         copy_async<GP * 2>(x.logits[lane - 16], r.logits + (size_t)token * GP);
       } else {
         copy_async<4>(x.logits[lane - 16], r.logits + (token & ~1u));
       }
-      const u32 odd = GP == 1 ? __ballot_sync(~0u, token & 1) : 0;
-      if (GP == 1 && lane == 0) x.odd = odd;
+      const u32 odd = GP == 1 && !LOCAL ? __ballot_sync(~0u, token & 1) : 0;
+      if (GP == 1 && !LOCAL && lane == 0) x.odd = odd;
     }
     commit_copies();
   };
-  const float reference = head < u.G ? unordered(sh.reference[head]) + (WINDOW - 1) * (1.0f / PER_OCTAVE) : 0;
-  const int last = head < u.G ? sh.threshold[head].last : BINS - 1;
+  const float reference = head < u.G ? window_end(sh, head) : 0;
+  const int last = head < u.G ? sh.threshold[head].last : -1;
   int here = 0, fill = 0;
   for (int i = from - (SLOTS - 1) * 16; i < to; i += 16) {  // at first there is nothing to attend to
     wait_copies<SLOTS - 2>();
@@ -104,12 +104,12 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
       load<D / 64>(codes[k], (const u8 *)&slot.codes[slot.place(token, head * (D / 16) / 16)] + head * (D / 16) % 16);
       load<D / 32>(scale[k], slot.scale[token]);
       u32 distance = 0;
-      if constexpr (GP == 1) distance = slot.logits[token][0] >> (slot.odd >> token & 1) * 16 & 0xffff;
+      if constexpr (LOCAL) distance = head < GP ? r.logits[slot.logits[token][0] * GP + head] : 0;
+      else if constexpr (GP == 1) distance = slot.logits[token][0] >> (slot.odd >> token & 1) * 16 & 0xffff;
       else if (head < GP) distance = slot.logits[token][head / 2] >> head % 2 * 16 & 0xffff;
-      const float octaves = (int)distance * (-1.0f / PER_OCTAVE), weight = i + token >= to || distance == NONE ? 0 : power(octaves);
+      const float octaves = (int)distance * (-1.0f / PER_OCTAVE);
       x[k] = i + token >= to ? NOTHING : head < u.G ? reference + octaves : 0;
-      mass.x += weight;
-      if (distance < FAR && (int)(distance >> BIN_SHIFT) > last) mass.y += weight;
+      if (i + token < to && distance != NONE) weigh(mass, distance, power(octaves), last);
     }
     u32 w[2], lows[2] = {0, 0};
     run.admit(x, w, low, lane);
@@ -132,12 +132,11 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
   }
   wait_copies<0>();
   __syncwarp();
-  return mass;
 }
 
 // attend_exactly takes in survivors [from,to) of a list, or of all tokens if there is none.
-template <int D, int GP>
-__device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const Params &p, const Rank<GP> &u, const Range<GP> &r, const u32 *list, int from, int to) {
+template <int D, int GP, bool LOCAL>
+__device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const u32 *list, int from, int to) {
   typedef WholeSlot<D> Rows;
   constexpr bool APART = D <= 128;
   constexpr int CHUNKS = Rows::CHUNKS, EACH_TIME = 32 / CHUNKS;  // rows
@@ -196,88 +195,34 @@ __device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemo
   __syncwarp();
 }
 
-// attend_survivors is the attention of a unit, of which this rank has listed so many survivors: exactly read ones, and others; `whole` says that it reads so many tokens of its range instead.
-template <int D, int GP>
-__device__ inline void attend_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, int2 count, bool whole) {
-  DYNAMIC_MEMORY(dynamic);
-  WarpMemory<D, GP> *const memory = (WarpMemory<D, GP> *)dynamic;
-  const u32 *list = p.list + (size_t)u.unit * p.maxBlocks * BLOCK;
-  const int lane = u.lane, warp = u.warp, n = r.n;
-  const bool tail = (p.flags & TAIL) && !whole;
-  const float *const sums = p.valueSum + (r.slab(p, u, (n - 1) / BLOCK) * 2 + 1) * D;  // of all values
-  const float sum = tail ? sums[threadIdx.x % D] : 0;  // of the thread's channel, which is the same in all heads unless threads are few
-  // Tiles of sixteen, first of those read as codes; one that is read exactly costs as much as EXACT of them. A warp has a run.
-  constexpr int EXACT = 3;
-  const int coded = (count.y + 15) / 16, cost = coded + (count.x + 15) / 16 * EXACT;
-  auto cut = [&](int w) { return (int)((long long)cost * w / u.warps); };
-  auto codedOf = [&](int w) { return min(min(cut(w), coded) * 16, count.y); };
-  auto exactOf = [&](int w) { return min((max(cut(w) - coded, 0) + EXACT - 1) / EXACT * 16, count.x); };
+// attend_survivors is the attention of a unit, of which this rank has listed so many survivors: exactly read ones, and others; `whole` says that it reads its range of tokens whole
+// instead.
+template <int D, int GP, bool LOCAL>
+__device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join, WarpMemory<D, GP> *memory, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, int2 count, bool whole) {
+  // A warp has a run of whole tiles of sixteen, but for the last. Where few are left over, those of the one kind go to other warps than those of the other.
+  auto cut = [&](int n, int i) { return min((int)((long long)((n + 15) / 16) * i / u.warps) * 16, n); };
+  const int back = u.warps - 1 - u.warp, lane = u.lane;
   Running<D> run;
-  float low[4] = {};  // row lane/4: group of channels; heads as the sums
-  float2 mass = attend_coded<D>(run, low, memory[warp], sh, p, u, r, list + r.end * BLOCK - 1, codedOf(warp), codedOf(warp + 1));
-  const int skipped = whole ? r.first * BLOCK : 0;
-  attend_exactly<D>(run, low, memory[warp], p, u, r, whole ? nullptr : list + r.first * BLOCK, skipped + exactOf(warp), skipped + exactOf(warp + 1));
-  run.leave(sh.tops[warp], sh.weights[warp], memory[warp].sums, lane);
+  float low[4] = {}, mass[3] = {};  // low: row lane/4: group of channels; heads as the sums
+  attend_coded<D>(run, low, memory[u.warp], sh, p, u, r, r.list + r.own * BLOCK - 1, cut(count.y, back), cut(count.y, back + 1), mass);
+  attend_exactly<D>(run, low, memory[u.warp], p, u, r, whole ? nullptr : r.list, cut(count.x, u.warp), cut(count.x, u.warp + 1));
   if (!whole) {
     __syncwarp();
-    for (int d = 1; d < 4; d *= 2) mass.x += __shfl_xor_sync(~0u, mass.x, d), mass.y += __shfl_xor_sync(~0u, mass.y, d);
-    if (lane % 4 == 0 && lane / 4 < GP) sh.mass[warp][lane / 4].x += mass.x, sh.mass[warp][lane / 4].y += mass.y;
-  }
-  __syncthreads();
-  if (!whole && threadIdx.x < u.G) {
-    const int g = threadIdx.x;
-    const bool joins = g % u.ranks == u.rank;
-    float kept = 0, owed = 0;
-    for (int w = 0; w < u.warps; w++) kept += sh.mass[w][g].x, owed += sh.mass[w][g].y;
-    const Threshold &t = sh.threshold[g];
-    sh.all[g] = kept + ((joins ? t.rest : 0) - owed) * t.shrink, sh.kept[g] = kept;
-    p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(sh.all[g], kept, joins ? sh.own[g] : 0, sh.candidates[g]);
-  }
-  __syncthreads();
-  auto finish = [&](int g, int c, float x, float weight, float all, float kept) {
-    x = weight > 0 ? x / weight : 0;
-    if (tail) {
-      const float held = fminf(kept / all, 1.0f);
-      x = held * x + (1 - held) / n * (blockDim.x % D == 0 ? sum : sums[c]);
-    }
-    p.out[((size_t)u.unit * u.G + g) * D + c] = __float2half_rn(x);
-  };
-  float *const joined = (float *)sh.histogram;  // [G][D]: nobody counts any more
-  for (int i = threadIdx.x; i < u.G * D; i += blockDim.x) {
-    const int g = i / D, c = i % D;
-    float top = NOTHING, weight = 0, x = 0;
-    for (int w = 0; w < u.warps; w++) top = fmaxf(top, sh.tops[w][g]);
-    for (int w = 0; w < u.warps; w++) {
-      const float f = power(sh.tops[w][g] - top);
-      weight += f * sh.weights[w][g], x += f * memory[w].sums[g][c];
-    }
-    if (u.ranks == 1) {
-      finish(g, c, x, weight, sh.all[g], sh.kept[g]);
-    } else {
-      joined[i] = x;
-      if (c == 0) sh.top[g] = __float_as_int(top), sh.span[g] = weight;
-    }
-  }
-  if (u.ranks == 1) return;
-  u.sync();
-  for (int i = u.rank * blockDim.x + threadIdx.x; i < u.G * D; i += u.ranks * blockDim.x) {
-    const int g = i / D;
-    float tops[RANKS], weights[RANKS], parts[RANKS], top = NOTHING, weight = 0, x = 0, all = 0, kept = 0;
 #pragma unroll
-    for (int k = 0; k < RANKS; k++) {
-      const bool in = k < u.ranks;
-      tops[k] = in ? __int_as_float(peek(&sh.top[g], k)) : NOTHING, weights[k] = in ? __int_as_float(peek(&sh.span[g], k)) : 0;
-      parts[k] = in ? __int_as_float(peek(&joined[i], k)) : 0;
-      if (in && !whole) all += __int_as_float(peek(&sh.all[g], k)), kept += __int_as_float(peek(&sh.kept[g], k));
+    for (int k = 0; k < 3; k++) {
+      mass[k] += __shfl_xor_sync(~0u, mass[k], 1), mass[k] += __shfl_xor_sync(~0u, mass[k], 2);
+      if (lane % 4 == 0 && lane / 4 < GP) sh.mass[u.warp][lane / 4][k] += mass[k];
     }
-#pragma unroll
-    for (int k = 0; k < RANKS; k++) top = fmaxf(top, tops[k]);
-#pragma unroll
-    for (int k = 0; k < RANKS; k++) {
-      const float f = power(tops[k] - top);
-      weight += f * weights[k], x += f * parts[k];
+    __syncthreads();
+    if (threadIdx.x < u.G) {
+      const int g = threadIdx.x;
+      float kept = 0, owed = 0, own = 0;
+      for (int w = 0; w < u.warps; w++) kept += sh.mass[w][g][0], owed += sh.mass[w][g][1], own += sh.mass[w][g][2];
+      const Threshold &t = sh.threshold[g];
+      const float all = kept + ((u.rank == 0 ? t.rest : 0) - owed) * t.shrink;
+      sh.held[g] = make_float2(all, kept);
+      p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(all, kept, own, sh.candidates[g]);
     }
-    finish(g, i % D, x, weight, all, kept);
   }
-  u.sync();  // nobody leaves while others look
+  join_unit<D>(join, run, memory[0].sums[0], sizeof(WarpMemory<D, GP>) / sizeof(float), p, u, r.n, 1, !whole && p.flags & TAIL ? sh.held : nullptr);
 }

@@ -42,7 +42,7 @@ struct Params {
   u8 *pages;           // [maxBlocks·16] heads that a page is a candidate of
   int *candidates;     // [maxBlocks·16] pages that are, by rank
   short *logits;       // [maxBlocks·256][G] estimated: how far they lie below the window's upper end
-  u32 *list;           // [maxBlocks·256] survivors: token | heads << 24. A rank's exactly read ones from the start of its range up, the others from its end down
+  u32 *list;           // [maxBlocks·256] survivors: token of the rank's range | heads << 24. A rank's exactly read ones from the start of its range up, the others from its end down
   int2 *counts;        // [RANKS] exactly read survivors, others; of a unit that is read whole -1 and its tokens
   float *reference;    // [HEADS] the window's upper end in octaves: WINDOW above the largest exact logit of the newest and the first page
   float4 *sums;        // [RANKS][HEADS] estimated mass of the candidates and of what survived of them; own survivors, candidates
@@ -50,7 +50,7 @@ struct Params {
   int *control;        // items of whole taken beyond the first of each block; blocks done. Zero between steps
   float *partial;      // [units·maxParts][HEADS][D] sums
   float2 *partialTop;  // [units·maxParts][HEADS] maximum, sum of weights
-  int *arrived;        // per unit: parts done. Zero between steps
+  int *arrived;        // per unit, and rank in cluster: parts done. Zero between steps
   // New tokens.
   const __half *newK, *newV;  // append: [batch][kvHeads][D]; write: rows of tokenStride halves, heads headStride halves apart
   int tokenStride, headStride;
@@ -59,7 +59,7 @@ struct Params {
   int batch, kvHeads, group, tableStride, maxBlocks, ranks, flags;
   int denseBelow;      // shorter sequences are read whole
   int processors, attenders;  // the device's multiprocessors, and the thread blocks of whole that it runs at once
-  int maxParts;        // of a unit
+  int maxParts, parts; // of a unit that is read whole: at most; in cluster
   float scale;         // of logits, in octaves: log2(e)/sqrt(D)
   float keep;          // share of the pages that are candidates
   float reach;         // of the way from the middle of a page's bounds to their far end, that its score goes

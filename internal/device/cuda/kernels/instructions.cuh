@@ -38,13 +38,20 @@ __device__ inline int cluster_rank() {
 #endif
   return r;
 }
-__device__ inline void cluster_sync() {
+// A thread that has arrived waits before it arrives again. What it wrote before it arrived others see who have waited.
+__device__ inline void cluster_arrive() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\n barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+__device__ inline void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #else
   __syncthreads();
 #endif
 }
+__device__ inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 __device__ inline u32 peek(const void *shared, int rank) {
 #if __CUDA_ARCH__ >= 900
   u32 v;
@@ -55,15 +62,6 @@ __device__ inline u32 peek(const void *shared, int rank) {
   return *(const volatile u32 *)shared;
 #endif
 }
-__device__ inline void poke(void *shared, int rank, u32 v) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %0, %1; st.shared::cluster.u32 [a], %2; }"
-               :: "r"((u32)__cvta_generic_to_shared(shared)), "r"(rank), "r"(v) : "memory");
-#else
-  *(volatile u32 *)shared = v;
-#endif
-}
-
 // stream reads words that are read once, past the L1 cache, and in the order in which such reads are written down; zero if there are none.
 template <int N> __device__ inline void stream(u32 (&w)[N], const void *at, bool there) {
 #pragma unroll

@@ -8,22 +8,25 @@
 #include "top.cuh"
 
 #ifndef SELECT_THREADS
-#define SELECT_THREADS 256
-#define SELECT_BLOCKS 2
+#define SELECT_THREADS 512
+#define SELECT_BLOCKS 1
 #endif
 #define KERNEL extern "C" __global__ void __launch_bounds__
 #define PARAMS const __grid_constant__ Params p
 
-#define SELECT(D, GP) KERNEL(SELECT_THREADS, SELECT_BLOCKS) select_##D##_##GP(PARAMS) { select_unit<D, GP>(p); }
+#define SELECT(D, GP) KERNEL(SELECT_THREADS, SELECT_BLOCKS) select_##D##_##GP(PARAMS) { select_unit<D, GP, false>(p); }
+#define FEW(D, GP) KERNEL(256, 1) few_##D##_##GP(PARAMS) { select_unit<D, GP, true>(p); }
 #define WHOLE(D)                                                                                \
   KERNEL(128, D == 64 ? 4 : 3) whole_##D(PARAMS) { attend_whole<D, false>(p); }   \
-  KERNEL(128, D == 64 ? 3 : 1) ringed_##D(PARAMS) { attend_whole<D, true>(p); }
+  KERNEL(128, D == 64 ? 3 : 1) ringed_##D(PARAMS) { attend_whole<D, true>(p); }   \
+  KERNEL(D == 256 ? 128 : 256, 1) cluster_##D(PARAMS) { whole_unit<D>(p); }
 #define ALL(D)                                                        \
   KERNEL(256) append_##D(PARAMS) { append_token<D>(p); }              \
   KERNEL(32) write_##D(PARAMS) { write_rows<D>(p); }                  \
   KERNEL(256) encode_##D(PARAMS) { encode_block<D>(p); }              \
   KERNEL(D) sums_##D(PARAMS) { running_sums<D>(p); }                \
-  SELECT(D, 1) SELECT(D, 2) SELECT(D, 4) SELECT(D, 8) WHOLE(D)
+  SELECT(D, 1) SELECT(D, 2) SELECT(D, 4) SELECT(D, 8) WHOLE(D)        \
+  FEW(D, 1) FEW(D, 2) FEW(D, 4) FEW(D, 8)
 
 ALL(64)
 ALL(128)

@@ -53,6 +53,13 @@ template <int D> struct WholeSlot {
 #pragma unroll
     for (int c = 0; c < D / 64; c++) put(&x[4 * c], row[valueAt(i, r + c * 8)]);
   }
+  // rows is the lane's share of all.
+  __device__ void rows(u32 (&keysOf)[2][D / 8], u32 (&valuesOf)[4][D / 16], int lane) const {
+#pragma unroll
+    for (int t = 0; t < 2; t++) keys(keysOf[t], k[t * 8 + lane / 4], t * 8 + lane / 4, lane % 4);
+#pragma unroll
+    for (int t = 0; t < 4; t++) values(valuesOf[t], v[Running<D>::slot(t, lane)], Running<D>::slot(t, lane), lane / 4);
+  }
   __device__ static void channels(u32 (&x)[D / 8], const __half *query, int j) {
 #pragma unroll
     for (int i = 0; i < D / 32; i++) put(&x[4 * i], query ? ((const uint4 *)query)[i * 4 + j] : make_uint4(0, 0, 0, 0));
@@ -61,21 +68,21 @@ template <int D> struct WholeSlot {
 };
 
 // WholeRing is a warp's; operator.go knows the size.
-template <int D> struct WholeRing {
-  static constexpr int SLOTS = D <= 128 ? 4 : 3;
+template <int D, int SLOTS_ = D <= 128 ? 4 : 3> struct WholeRing {
+  static constexpr int SLOTS = SLOTS_;
   WholeSlot<D> slot[SLOTS];
 };
 
-// Stream has tokens [first,end) of a head, sixteen of every TEAM·16, pass through a warp's ring.
-template <int D> struct Stream {
-  static constexpr int SLOTS = WholeRing<D>::SLOTS, CHUNKS = WholeSlot<D>::CHUNKS;
-  WholeRing<D> &ring;
+// Stream has tokens [first,end) of a head, sixteen of every WARPS·16, pass through a warp's ring.
+template <int D, int WARPS = TEAM, typename Ring = WholeRing<D>> struct Stream {
+  static constexpr int SLOTS = Ring::SLOTS, CHUNKS = WholeSlot<D>::CHUNKS;
+  Ring &ring;
   const Params &p;
   const int *table;
   int head, skipped, asked, end, lane, fill = 0, here = 0;
   u32 row;  // of token lane%16 of those asked for next
 
-  __device__ Stream(WholeRing<D> &ring, const Params &p, const int *table, int head, int skipped, int first, int end, int lane)
+  __device__ Stream(Ring &ring, const Params &p, const int *table, int head, int skipped, int first, int end, int lane)
       : ring(ring), p(p), table(table), head(head), skipped(skipped), asked(first), end(end), lane(lane) {
     find();
     for (int i = 0; i < SLOTS - 1; i++) ask();
@@ -96,7 +103,7 @@ template <int D> struct Stream {
         copy_async(&x.k[to][x.keyAt(to, chunk)], p.k + from);
         copy_async(&x.v[to][x.valueAt(to, chunk)], p.v + from);
       }
-      asked += TEAM * 16, fill = fill + 1 == SLOTS ? 0 : fill + 1;
+      asked += WARPS * 16, fill = fill + 1 == SLOTS ? 0 : fill + 1;
       find();
     }
     commit_copies();
@@ -111,6 +118,18 @@ template <int D> struct Stream {
     return x;
   }
 };
+
+// admit_rows takes in the first `left` of sixteen tokens, of which the thread holds rows of keys and of values.
+template <int D> __device__ inline void admit_rows(Running<D> &run, const u32 (&q)[D / 8], const u32 (&k)[2][D / 8], const u32 (&v)[4][D / 16], float scale, int left, int lane) {
+  float c[2][4] = {}, x[4], unused[4] = {};
+  products<D>(c[0], q, k[0]);
+  products<D>(c[1], q, k[1]);
+#pragma unroll
+  for (int t = 0; t < 4; t++) x[t] = run.slot(t, lane) < left ? c[t / 2][t % 2] * scale : NOTHING;
+  u32 w[2];
+  run.admit(x, w, unused, lane);
+  run.add(v, w);
+}
 
 template <int D, bool RING> struct WholeShared {
   float sums[RING ? 1 : TEAM][HEADS][D];  // or they are where the rings were
@@ -145,31 +164,15 @@ template <int D, bool RING> __device__ void attend_whole(const Params &p) {
     auto cut = [&](int i) { return i == parts ? n : (int)((long long)((n + 15) / 16) * i / parts) * 16; };
     const int first = cut(part), end = cut(part + 1);
     Running<D> run;
-    float unused[4] = {};
     u32 q[D / 8];
     if constexpr (RING) WholeSlot<D>::channels(q, r < G ? p.q + ((size_t)unit * G + r) * D : nullptr, j);
     else queries<D>(q, p, unit, lane);
-    // admitted takes in the sixteen tokens from i on, of which the thread holds rows of keys and of values.
-    auto admitted = [&](int i, const u32 (&k)[2][D / 8], const u32 (&v)[4][D / 16]) {
-      float c[2][4] = {}, x[4];
-      products<D>(c[0], q, k[0]);
-      products<D>(c[1], q, k[1]);
-#pragma unroll
-      for (int t = 0; t < 4; t++) x[t] = i + run.slot(t, lane) < end ? c[t / 2][t % 2] * p.scale : NOTHING;
-      u32 w[2];
-      run.admit(x, w, unused, lane);
-      run.add(v, w);
-    };
     if constexpr (RING) {
       Stream<D> stream(((WholeRing<D> *)memory)[warp], p, table, h, skipped, first + warp * 16, end, lane);
       for (int i = first + warp * 16; i < end; i += TEAM * 16) {
-        const WholeSlot<D> &rows = stream.next();
         u32 k[2][D / 8], v[4][D / 16];
-#pragma unroll
-        for (int t = 0; t < 2; t++) rows.keys(k[t], rows.k[t * 8 + r], t * 8 + r, j);
-#pragma unroll
-        for (int t = 0; t < 4; t++) rows.values(v[t], rows.v[run.slot(t, lane)], run.slot(t, lane), r);
-        admitted(i, k, v);
+        stream.next().rows(k, v, lane);
+        admit_rows(run, q, k, v, p.scale, end - i, lane);
       }
       wait_copies<0>();
     } else {
@@ -195,7 +198,7 @@ template <int D, bool RING> __device__ void attend_whole(const Params &p) {
           }
         }
         if (i + TEAM * 16 < end) row = row_of(i + TEAM * 16);
-        admitted(i, k, v);
+        admit_rows(run, q, k, v, p.scale, end - i, lane);
       }
     }
     if (threadIdx.x == 0) ticket = gridDim.x + atomicAdd(&p.control[0], 1);

@@ -41,7 +41,7 @@ struct Block {
   Barrier barrier;
   std::vector<Warp> warps;
   alignas(256) char memory[64 << 10];
-  alignas(256) char dynamic[128 << 10];
+  alignas(256) char dynamic[227 << 10];
 };
 
 struct Copy {  // not yet seen to have happened; without a destination the end of a group
@@ -56,7 +56,8 @@ struct Fibre {
   jmp_buf here;
   bool begun = false, done = true;
   Barrier *waits = nullptr;
-  unsigned turn;
+  unsigned turn, clusterTurn;
+  bool arrived = false;  // at the cluster's barrier
   Block *block;
   unsigned thread;
   int rank;
@@ -205,10 +206,22 @@ static inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u3
 static inline void wait_for_previous() {}
 static inline void let_next_start() {}
 static inline int cluster_rank() { return current->rank; }
-static inline void cluster_sync() { wait(clusterBarrier, clusterThreads); }
+static inline void cluster_arrive() {
+  Barrier &b = clusterBarrier;
+  if (current->arrived) fprintf(stderr, "emulator: a thread arrives twice\n"), abort();
+  current->arrived = true, current->clusterTurn = b.turn;
+  if (++b.waiting == clusterThreads) b.waiting = 0, b.turn++;
+}
+static inline void cluster_wait() {
+  if (!current->arrived) fprintf(stderr, "emulator: a thread waits that has not arrived\n"), abort();
+  current->arrived = false;
+  if (clusterBarrier.turn != current->clusterTurn) return;
+  current->waits = &clusterBarrier, current->turn = current->clusterTurn;
+  yield();
+}
+static inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 static inline u32 *remote(const void *shared, int rank) { return (u32 *)(blocks[rank]->memory + ((const char *)shared - current->block->memory)); }
 static inline u32 peek(const void *shared, int rank) { return *remote(shared, rank); }
-static inline void poke(void *shared, int rank, u32 v) { *remote(shared, rank) = v; }
 template <int N> void stream(u32 (&w)[N], const void *at, bool there) { there ? memcpy(w, at, sizeof w) : memset(w, 0, sizeof w); }
 template <int BYTES = 16> void copy_async(void *shared, const void *global) { current->copies.push_back({shared, global, BYTES}); }
 static inline void commit_copies() { current->copies.push_back({}); }
@@ -267,7 +280,7 @@ extern "C" void emulate(void *kernel, const unsigned *grid, unsigned threads, un
       memset(blocks[r]->memory, 0xcd, sizeof blocks[r]->memory), memset(blocks[r]->dynamic, 0xcd, sizeof blocks[r]->dynamic);
       for (unsigned t = 0; t < threads; t++) {
         Fibre *f = fibres[r * threads + t];
-        f->done = false, f->copies.clear(), f->waits = nullptr, f->block = blocks[r], f->thread = t, f->rank = r;
+        f->done = f->arrived = false, f->copies.clear(), f->waits = nullptr, f->block = blocks[r], f->thread = t, f->rank = r;
       }
     }
     for (unsigned left = threads * cluster; left > 0;) {

@@ -128,6 +128,11 @@ R cuEventDestroy_v2(int *e) { free(e); return 0; }
 R cuEventRecord(int *e, void *s) { *e = ++clock_ms; return 0; }
 R cuEventSynchronize(int *e) { return 0; }
 R cuEventElapsedTime(float *ms, int *a, int *b) { *ms = *b - *a; return 0; }
+R cuOccupancyMaxActiveClusters(int *n, void *f, const Config *c) {
+	Attr *a = c->attrs;
+	*n = 132 / (c->count && a[0].id == 4 ? a[0].value[0] : 1);
+	return 0;
+}
 R cuLaunchKernelEx(const Config *c, void *f, void **params, void **extra) {
 	if (c->grid[0] == 0 || c->grid[1] == 0 || c->grid[2] == 0 || c->block[0] == 0) return 1;
 	Attr *a = c->attrs;
