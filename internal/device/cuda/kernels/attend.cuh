@@ -8,7 +8,7 @@ template <int D, int GP> struct CodedSlot {
   static constexpr int CHUNKS = D / 32;
   uint4 codes[16 * CHUNKS];
   u32 scale[16][D / 32];
-  u32 logits[16][(GP + 1) / 2];  // of two heads a word; of one head two tokens' a word, and bit t of odd says which of them is meant. If those are in shared memory, the token alone
+  u32 logits[16][(GP + 1) / 2];  // of two heads a word; of one head two tokens' a word, and bit t of odd says which of them is meant. If those are in shared memory, the token
   u32 odd, unused[3];
   __device__ static int place(int token, int chunk) { return (token * CHUNKS + chunk) ^ (token / 2 % 4 * 2); }
 };
@@ -49,15 +49,16 @@ template <int D, int GP> union WarpMemory {
   float sums[HEADS][D];
 };
 
-// attend_coded takes in survivors [from,to) as codes with their estimated logits; `list` is the entry of the first, and they follow downwards. It adds to the thread's share of what they weigh
-// for head lane/4, as list_survivors does.
+// attend_coded takes in survivors [from,to) as codes with their estimated logits; `list` is the entry of the first, and they follow downwards. It returns what the thread's share of them
+// weighs for head lane/4, and what of that the head owes to the others' survivors.
 template <int D, int GP, bool LOCAL>
-__device__ inline void attend_coded(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r,
-                                    const u32 *list, int from, int to, float (&mass)[3]) {
+__device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r,
+                                    const u32 *list, int from, int to) {
   typedef CodedSlot<D, GP> Slot;
   constexpr int SLOTS = WarpMemory<D, GP>::SLOTS, CHUNKS = Slot::CHUNKS;
   static_assert(SLOTS >= 2, "one is read while others are filled");
-  if (from >= to) return;
+  float2 mass = make_float2(0, 0);
+  if (from >= to) return mass;
   const int lane = u.lane, j = lane % 4, head = lane / 4;
   Places at(list, -1, from, to, r.table, p.kvHeads, u.head, lane);
   auto ask = [&](int i, Slot &x) {
@@ -86,7 +87,7 @@ __device__ inline void attend_coded(Running<D> &run, float (&low)[4], WarpMemory
     commit_copies();
   };
   const float reference = head < u.G ? window_end(sh, head) : 0;
-  const int last = head < u.G ? sh.threshold[head].last : -1;
+  const int last = head < u.G ? sh.threshold[head].last : BINS - 1;
   int here = 0, fill = 0;
   for (int i = from - (SLOTS - 1) * 16; i < to; i += 16) {  // at first there is nothing to attend to
     wait_copies<SLOTS - 2>();
@@ -107,9 +108,10 @@ __device__ inline void attend_coded(Running<D> &run, float (&low)[4], WarpMemory
       if constexpr (LOCAL) distance = head < GP ? r.logits[slot.logits[token][0] * GP + head] : 0;
       else if constexpr (GP == 1) distance = slot.logits[token][0] >> (slot.odd >> token & 1) * 16 & 0xffff;
       else if (head < GP) distance = slot.logits[token][head / 2] >> head % 2 * 16 & 0xffff;
-      const float octaves = (int)distance * (-1.0f / PER_OCTAVE);
+      const float octaves = (int)distance * (-1.0f / PER_OCTAVE), weight = i + token >= to || distance == NONE ? 0 : power(octaves);
       x[k] = i + token >= to ? NOTHING : head < u.G ? reference + octaves : 0;
-      if (i + token < to && distance != NONE) weigh(mass, distance, power(octaves), last);
+      mass.x += weight;
+      if (distance < FAR && (int)(distance >> BIN_SHIFT) > last) mass.y += weight;
     }
     u32 w[2], lows[2] = {0, 0};
     run.admit(x, w, low, lane);
@@ -132,6 +134,7 @@ __device__ inline void attend_coded(Running<D> &run, float (&low)[4], WarpMemory
   }
   wait_copies<0>();
   __syncwarp();
+  return mass;
 }
 
 // attend_exactly takes in survivors [from,to) of a list, or of all tokens if there is none.
@@ -195,34 +198,34 @@ __device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemo
   __syncwarp();
 }
 
-// attend_survivors is the attention of a unit, of which this rank has listed so many survivors: exactly read ones, and others; `whole` says that it reads its range of tokens whole
-// instead.
+// attend_survivors is the attention of a unit, of which this rank has listed so many survivors: exactly read ones, and others; `whole` says that it reads so many tokens of its range instead.
 template <int D, int GP, bool LOCAL>
 __device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join, WarpMemory<D, GP> *memory, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, int2 count, bool whole) {
-  // A warp has a run of whole tiles of sixteen, but for the last. Where few are left over, those of the one kind go to other warps than those of the other.
-  auto cut = [&](int n, int i) { return min((int)((long long)((n + 15) / 16) * i / u.warps) * 16, n); };
-  const int back = u.warps - 1 - u.warp, lane = u.lane;
+  const int lane = u.lane, warp = u.warp;
+  // Tiles of sixteen, first of those read as codes; one that is read exactly costs as much as EXACT of them. A warp has a run.
+  constexpr int EXACT = 3;
+  const int coded = (count.y + 15) / 16, cost = coded + (count.x + 15) / 16 * EXACT;
+  auto cut = [&](int w) { return (int)((long long)cost * w / u.warps); };
+  auto codedOf = [&](int w) { return min(min(cut(w), coded) * 16, count.y); };
+  auto exactOf = [&](int w) { return min((max(cut(w) - coded, 0) + EXACT - 1) / EXACT * 16, count.x); };
   Running<D> run;
-  float low[4] = {}, mass[3] = {};  // low: row lane/4: group of channels; heads as the sums
-  attend_coded<D>(run, low, memory[u.warp], sh, p, u, r, r.list + r.own * BLOCK - 1, cut(count.y, back), cut(count.y, back + 1), mass);
-  attend_exactly<D>(run, low, memory[u.warp], p, u, r, whole ? nullptr : r.list, cut(count.x, u.warp), cut(count.x, u.warp + 1));
+  float low[4] = {};  // row lane/4: group of channels; heads as the sums
+  float2 mass = attend_coded<D>(run, low, memory[warp], sh, p, u, r, r.list + r.own * BLOCK - 1, codedOf(warp), codedOf(warp + 1));
+  attend_exactly<D>(run, low, memory[warp], p, u, r, whole ? nullptr : r.list, exactOf(warp), exactOf(warp + 1));
   if (!whole) {
     __syncwarp();
-#pragma unroll
-    for (int k = 0; k < 3; k++) {
-      mass[k] += __shfl_xor_sync(~0u, mass[k], 1), mass[k] += __shfl_xor_sync(~0u, mass[k], 2);
-      if (lane % 4 == 0 && lane / 4 < GP) sh.mass[u.warp][lane / 4][k] += mass[k];
-    }
-    __syncthreads();
-    if (threadIdx.x < u.G) {
-      const int g = threadIdx.x;
-      float kept = 0, owed = 0, own = 0;
-      for (int w = 0; w < u.warps; w++) kept += sh.mass[w][g][0], owed += sh.mass[w][g][1], own += sh.mass[w][g][2];
-      const Threshold &t = sh.threshold[g];
-      const float all = kept + ((u.rank == 0 ? t.rest : 0) - owed) * t.shrink;
-      sh.held[g] = make_float2(all, kept);
-      p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(all, kept, own, sh.candidates[g]);
-    }
+    for (int d = 1; d < 4; d *= 2) mass.x += __shfl_xor_sync(~0u, mass.x, d), mass.y += __shfl_xor_sync(~0u, mass.y, d);
+    if (lane % 4 == 0 && lane / 4 < GP) sh.mass[warp][lane / 4].x += mass.x, sh.mass[warp][lane / 4].y += mass.y;
   }
-  join_unit<D>(join, run, memory[0].sums[0], sizeof(WarpMemory<D, GP>) / sizeof(float), p, u, r.n, 1, !whole && p.flags & TAIL ? sh.held : nullptr);
+  static_assert(sizeof sh.histogram >= GP * D * sizeof(float), "where nobody counts any more, shares find room");
+  join_unit<D>(join, run, memory[0].sums[0], sizeof(WarpMemory<D, GP>) / sizeof(float), (float *)sh.histogram, p, u, r.n, 1, !whole && p.flags & TAIL, [&](int g) {
+    if (whole) return make_float2(0, 0);
+    // What the rank's candidates weigh, and what survived of them.
+    float kept = 0, owed = 0;
+    for (int w = 0; w < u.warps; w++) kept += sh.mass[w][g].x, owed += sh.mass[w][g].y;
+    const Threshold &t = sh.threshold[g];
+    const float mass = kept + ((u.rank == 0 ? t.rest : 0) - owed) * t.shrink;
+    p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(mass, kept, sh.own[g], sh.candidates[g]);
+    return make_float2(mass, kept);
+  });
 }

@@ -62,6 +62,15 @@ __device__ inline u32 peek(const void *shared, int rank) {
   return *(const volatile u32 *)shared;
 #endif
 }
+__device__ inline void poke(void *shared, int rank, u32 v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %0, %1; st.shared::cluster.u32 [a], %2; }"
+               :: "r"((u32)__cvta_generic_to_shared(shared)), "r"(rank), "r"(v) : "memory");
+#else
+  *(volatile u32 *)shared = v;
+#endif
+}
+
 // stream reads words that are read once, past the L1 cache, and in the order in which such reads are written down; zero if there are none.
 template <int N> __device__ inline void stream(u32 (&w)[N], const void *at, bool there) {
 #pragma unroll

@@ -45,11 +45,11 @@ template <int D, int GP> __device__ inline void expect_page(const Params &p, con
 }
 
 // block_bases makes, for sixteen blocks at a time, what all codes of a block share: the logit of its low; and by how much noise in the codes inflates the estimated weights on
-// average, exp(σ²/2) with σ² = Σ q²·step²/12/D, which the tail takes back. With `bounds`, how high logits may be in each of the rank's blocks as well, half of the way from the middle of its
-// channels' ranges to their far ends: [blocks][GP].
+// average, exp(σ²/2) with σ² = Σ q²·step²/12/D, which the tail takes back. With `bounds`, how high logits
+// may be in each of the rank's blocks as well, half of the way from the middle of its channels' ranges to their far ends: [blocks][GP].
 template <int D, int GP> __device__ inline void block_bases(const Params &p, const Rank<GP> &u, const Range<GP, false> &r, float *bounds) {
   const int j = u.lane % 4, row = u.lane / 4;
-  for (int b0 = (u.warp + u.warps - 2) % u.warps * 16; b0 < r.own; b0 += u.warps * 16) {  // warps 0 and 1 have begun with a page each
+  for (int b0 = u.warp * 16; b0 < r.own; b0 += u.warps * 16) {
     u32 q[D / 8], low[2][D / 8], step[2][D / 8];
     queries<D>(q, p, u.unit, u.lane);
 #pragma unroll
@@ -129,21 +129,28 @@ template <int D> __device__ inline float2 block_base(float *out, const Params &p
   return base;
 }
 
-// expect_blocks asks for what scan_pages will read.
+// expect_blocks asks for what scan_pages will read; and for a line each of what the stages after it may, since a page of memory that was not touched for long takes time to be found.
 template <int D, int GP, bool LOCAL> __device__ inline void expect_blocks(const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r) {
   for (int b = u.warp; b < r.own; b += u.warps) {
     const size_t bh = r.slab(p, u, b);
-    if (u.lane < PAGES * D / 128) prefetch(p.bounds + bh * PAGES * D + u.lane * 128);
-    else if (u.lane - PAGES * D / 128 < D * 4 / 128) prefetch((const u8 *)p.range + bh * D * 4 + (u.lane - PAGES * D / 128) * 128);
+    constexpr int BOUNDS = PAGES * D / 128, RANGES = D * 4 / 128;
+    const u8 *const rest[5] = {p.flags & TOKEN_CODES ? p.tokenCodes + bh * BLOCK * D / 2 : p.keyCodes + bh * BLOCK * D / 2, p.valueCodes + bh * BLOCK * D / 2,
+                               (const u8 *)(p.valueScale + bh * BLOCK * D / 32), (const u8 *)(p.k + bh * BLOCK * D), (const u8 *)(p.v + bh * BLOCK * D)};
+    for (int i = u.lane; i < BOUNDS; i += 32) prefetch(p.bounds + bh * PAGES * D + i * 128);
+    if (u.lane < RANGES) prefetch((const u8 *)p.range + bh * D * 4 + u.lane * 128);
+#pragma unroll
+    for (int i = 0; i < 5; i++) {
+      if (u.lane == 31 - i) prefetch(rest[i]);
+    }
   }
 }
 
-// Scanned is which of the rank's blocks have their pages looked at: those of a list, or all.
+// Scanned is which blocks' pages are looked at: those of a list, or all of the rank's.
 struct Scanned {
   const int *list;
   int count;
   __device__ int block(int i) const { return list == nullptr ? i : list[i]; }
-  __device__ int page(int i) const { return block(i / PAGES) * PAGES + i % PAGES; }  // of the rank
+  __device__ int page(int i) const { return block(i / PAGES) * PAGES + i % PAGES; }
 };
 
 // page_budget is how many pages of a unit are candidates, beside the newest.
@@ -151,17 +158,19 @@ template <int GP, bool LOCAL> __device__ inline int page_budget(const Params &p,
   return min(max(p.budget, (int)(p.keep * (r.newest + 1) + 0.5f)), r.encoded - (r.newest < r.encoded));
 }
 
-// choose_blocks lists at least `count` of a unit's blocks, whose only rank this is: those with the largest bounds for one of the heads, and the newest. `bounds` are overwritten.
+// choose_blocks lists at least `count` of the blocks, those with the largest bounds for one of the heads and the newest. `bounds` are overwritten; nobody else marks pages before.
 template <int GP> __device__ inline Scanned choose_blocks(SelectShared<GP> &sh, const Rank<GP> &u, const Range<GP, false> &r, int count, float *bounds, int *list) {
   constexpr float PER_BLOCK_BIN = 8;  // to an octave; what is farther than all bins is looked at only if everything is
+  const int blocks = r.own;
+  __syncthreads();
   for (int g = u.warp; g < u.G; g += u.warps) {
     float best = -INFINITY;
-    for (int b = u.lane; b < r.own; b += 32) best = fmaxf(best, bounds[b * GP + g]);
+    for (int b = u.lane; b < blocks; b += 32) best = fmaxf(best, bounds[b * GP + g]);
     for (int d = 16; d > 0; d /= 2) best = fmaxf(best, __shfl_xor_sync(~0u, best, d));
     if (u.lane == 0) sh.best[g] = best;
   }
   __syncthreads();
-  for (int b = threadIdx.x; b < r.own; b += blockDim.x) {
+  for (int b = threadIdx.x; b < blocks; b += blockDim.x) {
     float least = INFINITY;
 #pragma unroll
     for (int g = 0; g < GP; g++) {
@@ -170,7 +179,7 @@ template <int GP> __device__ inline Scanned choose_blocks(SelectShared<GP> &sh, 
     const int bin = (int)fminf(least * PER_BLOCK_BIN, BINS - 1);
     ((int *)bounds)[b * GP] = bin;
     atomicAdd(&sh.histogram[0][bin], 1u);
-    ((uint4 *)r.marks)[b] = make_uint4(0, 0, 0, 0);  // of pages that are not looked at
+    ((uint4 *)r.marks)[b] = make_uint4(0, 0, 0, 0);
   }
   __syncthreads();
   if (u.warp == 0) {
@@ -178,18 +187,18 @@ template <int GP> __device__ inline Scanned choose_blocks(SelectShared<GP> &sh, 
     __syncwarp();
     const int last = last_bin(sh, u, 0, count);
     int n = 0;
-    for (int b = u.lane; b - u.lane < r.own; b += 32) {
-      const bool in = b < r.own && (((const int *)bounds)[b * GP] <= last || b == r.newest / PAGES);
+    for (int b = u.lane; b - u.lane < blocks; b += 32) {
+      const bool in = b < blocks && (((const int *)bounds)[b * GP] <= last || r.block(b) == r.newest / PAGES);
       const u32 all = __ballot_sync(~0u, in);
       if (in) list[n + __popc(all & ((1u << u.lane) - 1))] = b;
       n += __popc(all);
     }
-    if (u.lane == 0) sh.found[0] = n;
+    if (u.lane == 0) sh.found[0][0] = n;
     __syncwarp();
     for (int i = u.lane; i < BINS; i += 32) sh.histogram[0][i] = 0;
   }
   __syncthreads();
-  return Scanned{list, (int)sh.found[0]};
+  return Scanned{list, (int)sh.found[0][0]};
 }
 
 // scan_pages makes the scores of pages, in the order of the scanned blocks, and their extremes over the rank: upper bounds of their logits, q⁺·largest + q⁻·smallest, or what lies p.reach of
@@ -231,8 +240,8 @@ __device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const R
     u32 up[D / 8];
 #pragma unroll
     for (int i = 0; i < D / 8; i++) {
-      const __half2 x = halves(step[i]);
-      up[i] = bits(__hmax2(__hmul2(x, far), __hmul2(x, near))), step[i] = bits(__hsub2(x, halves(up[i])));
+      const __half2 a = halves(step[i]);
+      up[i] = bits(__hmax2(__hmul2(a, far), __hmul2(a, near))), step[i] = bits(__hsub2(a, halves(up[i])));
     }
     float c[4] = {}, d[4] = {};
     coded<D>(c, codes[0][0], codes[1][0], up);
@@ -271,7 +280,7 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
   }
   __syncthreads();
   const bool shared = p.flags & SHARED;
-  const int lists = shared ? 1 : u.G, pages = scanned.count * PAGES, budget = page_budget(p, r);
+  const int lists = shared ? 1 : u.G, budget = page_budget(p, r), pages = scanned.count * PAGES;
   float best[GP], perBin[GP], widest = 0;
 #pragma unroll
   for (int g = 0; g < GP; g++) {
@@ -280,13 +289,12 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
   }
   const u32 one = one_of(p);
   // The bin replaces the score that it came from; the same thread reads it again below.
-  auto scored = [&](int page) { return r.page(page) < r.encoded && r.page(page) != r.newest; };
-  const int each = (pages + u.warps * 32 - 1) / (u.warps * 32) * 32, from = u.warp * each, to = min(from + each, pages);  // a warp a range of pages
 #pragma unroll 4
-  for (int i = from + u.lane; i < to; i += 32) {
-    if (!scored(scanned.page(i))) continue;
+  for (int i = threadIdx.x; i < pages; i += blockDim.x) {
+    const int page = r.page(scanned.page(i));
+    if (page >= r.encoded || page == r.newest) continue;
     float x[GP], least = INFINITY;
-    float *at = r.scores + (size_t)i * GP;
+    float *at = r.scores + i * GP;
 #pragma unroll
     for (int g = 0; g < GP; g++) {
       x[g] = best[g] - at[g];
@@ -316,10 +324,12 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
   __syncthreads();
   u.arrive();
   // A warp marks a range of pages, and lists those of them that are candidates once it is known how many lie before.
-  auto who = [&](int i, int page) -> u32 {
-    if (r.page(page) == r.newest) return 0xff;
-    if (!scored(page) || budget <= 0) return 0;
-    const int *at = (const int *)r.scores + (size_t)i * GP;
+  const int each = (pages + u.warps * 32 - 1) / (u.warps * 32) * 32, from = u.warp * each, to = min(from + each, pages);
+  auto who = [&](int i) -> u32 {
+    const int page = r.page(scanned.page(i));
+    if (page == r.newest) return 0xff;
+    if (page >= r.encoded || budget <= 0) return 0;
+    const int *at = (const int *)r.scores + i * GP;
     if (shared) return at[0] <= sh.pageBin[0] ? 0xff : 0;
     u32 heads = 0;
 #pragma unroll
@@ -330,23 +340,21 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
   };
   int count = 0;
   for (int i = from + u.lane; i - u.lane < to; i += 32) {
-    const int page = i < to ? scanned.page(i) : 0;
-    const u32 heads = i < to ? who(i, page) : 0;
-    if (i < to) r.marks[page] = heads;
+    const u32 heads = i < to ? who(i) : 0;
+    if (i < to) r.marks[scanned.page(i)] = heads;
     count += __popc(__ballot_sync(~0u, heads != 0));
   }
-  if (u.lane == 0) sh.found[u.warp] = count;
+  if (u.lane == 0) sh.found[0][u.warp] = count;
   __syncthreads();
   int at = 0, found = 0;
   for (int w = 0; w < u.warps; w++) {
-    if (w < u.warp) at += sh.found[w];
-    found += sh.found[w];
+    if (w < u.warp) at += sh.found[0][w];
+    found += sh.found[0][w];
   }
   for (int i = from + u.lane; i - u.lane < to; i += 32) {
-    const int page = i < to ? scanned.page(i) : 0;
-    const bool in = i < to && who(i, page) != 0;
+    const bool in = i < to && who(i) != 0;
     const u32 marked = __ballot_sync(~0u, in);
-    if (in) r.candidate[at + __popc(marked & ((1u << u.lane) - 1))] = page;
+    if (in) r.candidate[at + __popc(marked & ((1u << u.lane) - 1))] = scanned.page(i);
     at += __popc(marked);
   }
   return found;

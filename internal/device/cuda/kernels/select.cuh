@@ -16,32 +16,37 @@ __device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const
     return p.stages == stage;
   };
   const int2 nothing = make_int2(-1, -1);
+  // The newest page has no codes, or they are young: its logits are exact. Those of the first page, exact as well, often are the largest.
+  float fresh[4] = {};
+  auto edges = [&] {
+    if (u.warp == 0) exact_page<D>(sh, p, u, r.n, r.newest, fresh);
+    if (u.warp == 1) {
+      float first[4] = {};
+      exact_page<D>(sh, p, u, r.n, 0, first);
+    }
+  };
   const bool every = p.flags & EVERY_PAGE, shared = every || p.flags & SHARED;
+  Scanned scanned{nullptr, r.own};
   // Where a unit has one thread block, memory's speed bounds the scan: only blocks where logits may be highest are looked into, with three times the pages that are chosen.
   const int looked = (3 * page_budget(p, r) + PAGES - 1) / PAGES + 1, rooms = u.warps * sizeof(WarpMemory<D, GP>) / sizeof(float);
   const bool coarse = !LOCAL && u.ranks == 1 && shared && !every && looked * 8 < r.own * 7 && r.own * (1 + GP) <= rooms;
-  float *const bounds = (float *)memory + r.own;
-  if constexpr (!LOCAL) block_bases<D>(p, u, r, coarse ? bounds : nullptr);
+  if constexpr (!LOCAL) {
+    edges();
+    block_bases<D>(p, u, r, coarse ? (float *)memory + r.own : nullptr);
+  }
   u32 q[D / 8];
   scaled_queries<D>(q, p, u.unit, u.lane);
   if (!LOCAL) __syncthreads();
   if (ends(1)) return nothing;
-  Scanned scanned{nullptr, r.own};
   if constexpr (!LOCAL) {
-    if (coarse) scanned = choose_blocks(sh, u, r, looked, bounds, (int *)memory);
-    // Scores that find room in shared memory stay there, behind the list of blocks.
+    if (coarse) scanned = choose_blocks(sh, u, r, looked, (float *)memory + r.own, (int *)memory);
+    // Scores that find room in shared memory stay there.
     const int listed = coarse ? (scanned.count + 3) / 4 * 4 : 0;
     if (listed + scanned.count * PAGES * GP <= rooms) r.scores = (float *)memory + listed;
   }
   if (LOCAL || !every) scan_pages<D>(sh, p, u, r, scanned, q, every);
   u.arrive();
-  // The newest page has no codes, or they are young: its logits are exact. Those of the first page, exact as well, often are the largest.
-  float fresh[4] = {};
-  if (u.warp == 0) exact_page<D>(sh, p, u, r.n, r.newest, fresh);
-  if (u.warp == 1) {
-    float first[4] = {};
-    exact_page<D>(sh, p, u, r.n, 0, first);
-  }
+  if (LOCAL) edges();
   u.wait();
   if (ends(2)) return nothing;
   int found = r.pages();
@@ -64,7 +69,7 @@ __device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const
   find_thresholds(sh, p, u);
   if (p.stages == 5) return nothing;
   let_next_start();
-  const int2 count = list_survivors(sh, p, u, r, found, every);
+  const int2 count = list_survivors<D>(sh, p, u, r, found, every);
   return p.stages == 6 ? nothing : count;
 }
 
@@ -95,10 +100,11 @@ template <int D, int GP, bool LOCAL> __device__ void select_unit(const Params &p
   if (whole) {
     let_next_start();
     if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(-1, n);
+    u.arrive();
   } else {
     count = survivors_of<D>(sh.select, p, u, r, memory);
-    u.wait();
-    if (count.x < 0) return;
   }
+  u.wait();
+  if (count.x < 0) return;
   attend_survivors<D>(sh.select, sh.join, memory, p, u, r, count, whole);
 }

@@ -5,16 +5,9 @@
 // window_end is the upper end of a head's window of weights, in octaves.
 template <int GP> __device__ inline float window_end(const SelectShared<GP> &sh, int g) { return unordered(sh.reference[g]) + (WINDOW - 1) * (1.0f / PER_OCTAVE); }
 
-// weigh adds a survivor at a distance: what it weighs, what of that its head owes to the others' survivors, which the histogram has among the rest, and one if it is the head's own.
-__device__ inline void weigh(float (&mass)[3], int distance, float weight, int last) {
-  const bool far = distance >> BIN_SHIFT > last;
-  mass[0] += weight;
-  if (distance < FAR) mass[1] += far ? weight : 0, mass[2] += far ? 0 : 1;
-}
-
 // list_survivors returns how many the rank has listed: to be read exactly, and others. A warp goes through a run of the candidates, of which each lane remembers two pages, and writes its part
 // of the list once it is known how many the others have. What the exactly read ones weigh it leaves in sh.mass.
-template <int GP, bool LOCAL>
+template <int D, int GP, bool LOCAL>
 __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, int found, bool every) {
   constexpr int WORDS = (GP + 1) / 2, TURNS = 4;  // a warp takes two pages a turn
   const bool perHead = p.flags & PER_HEAD;
@@ -56,14 +49,27 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
   };
   auto page_of = [&](int i) { return every ? i : r.candidate[i]; };
   int exact = 0, others = 0;
-  float mass[GP][3];
+  float kept[GP], owed[GP];
 #pragma unroll
-  for (int g = 0; g < GP; g++) mass[g][0] = mass[g][1] = mass[g][2] = 0;
-  auto add = [&](const u32 (&d)[WORDS], u32 who) {
+  for (int g = 0; g < GP; g++) kept[g] = owed[g] = 0;
+  // weigh adds what a token weighs that is read exactly, for the heads that read it.
+  auto weigh = [&](const u32 (&d)[WORDS], u32 who) {
 #pragma unroll
     for (int g = 0; g < GP; g++) {
       const int x = d[g / 2] >> 16 * (g % 2) & 0xffff;
-      if (x != NONE && who >> g & 1) weigh(mass[g], x, power(x * (-1.0f / PER_OCTAVE)), sh.threshold[g].last);
+      const float w = x == NONE || !(who >> g & 1) ? 0 : power(x * (-1.0f / PER_OCTAVE));
+      kept[g] += w;
+      if (x < FAR && x >> BIN_SHIFT > sh.threshold[g].last) owed[g] += w;
+    }
+  };
+  // expect asks for what will be read of a token.
+  auto expect = [&](int token, bool exactly) {
+    const size_t row = r.slab(p, u, token / BLOCK) * BLOCK + token % BLOCK;
+    if (exactly) {
+#pragma unroll
+      for (int c = 0; c < D; c += 64) prefetch(p.k + row * D + c), prefetch(p.v + row * D + c);
+    } else {
+      prefetch(p.valueCodes + row * (D / 2)), prefetch(p.valueScale + row * (D / 32));
     }
   };
   // The newest page survives whole, whatever its tokens weigh. It is the last candidate: the last lane of the last warp has it.
@@ -94,7 +100,7 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
       for (int t = 0; t < TURNS; t++) {
         const bool in = v.token[t] >= 0 && near(v.d[t], beyondB), inA = in && (perHead || near(v.d[t], beyondA));
         const u32 a = __ballot_sync(~0u, inA), b = __ballot_sync(~0u, in && !inA);
-        if (a != 0 && inA) add(v.d[t], perHead ? heads(v.d[t]) : 0xff);
+        if (a != 0 && inA) weigh(v.d[t], perHead ? heads(v.d[t]) : 0xff);
         if (lane == (i - from) / 2 + t) exactly = a, otherwise = b;
       }
       fetch(), look(i + 4 * TURNS);
@@ -104,17 +110,17 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
       if (lane < tokens) {
         u32 d[WORDS];
         distances(d, newest * PAGE + lane);
-        add(d, 0xff);
+        weigh(d, 0xff);
       }
       if (lane == 31) page = newest, exactly = (1u << tokens) - 1;
     }
     const u32 count = __popc(exactly) | __popc(otherwise) << 16, below = before(count, lane);
-    if (lane == 31) sh.found[warp] = below + count;
+    if (lane == 31) sh.found[0][warp] = below + count;
     __syncthreads();
     u32 of = below, sum = 0;
     for (int w = 0; w < u.warps; w++) {
-      if (w < warp) of += sh.found[w];
-      sum += sh.found[w];
+      if (w < warp) of += sh.found[0][w];
+      sum += sh.found[0][w];
     }
     auto token_of = [&](u32 left) {
       const int bit = __ffs(left) - 1;
@@ -129,22 +135,24 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
         distances(d, token);
         who = heads(d);
       }
+      if (LOCAL) expect(token, true);
       *at++ = (u32)token | who << 24;
     }
     at = r.list + r.own * BLOCK - 1 - others - (of >> 16);
-    for (u32 left = otherwise; left != 0; left &= left - 1) *at-- = (u32)token_of(left) | 0xffu << 24;
+    for (u32 left = otherwise; left != 0; left &= left - 1) {
+      const int token = token_of(left);
+      if (LOCAL) expect(token, false);
+      *at-- = (u32)token | 0xffu << 24;
+    }
     exact += sum & 0xffff, others += sum >> 16;
     __syncthreads();  // the counts are read, and the list is written
   }
 #pragma unroll
   for (int g = 0; g < GP; g++) {
-    if (__any_sync(~0u, mass[g][0] != 0)) {
-#pragma unroll
-      for (int k = 0; k < 3; k++) {
-        for (int d = 16; d > 0; d /= 2) mass[g][k] += __shfl_xor_sync(~0u, mass[g][k], d);
-      }
+    if (__any_sync(~0u, kept[g] != 0)) {
+      for (int d = 16; d > 0; d /= 2) kept[g] += __shfl_xor_sync(~0u, kept[g], d), owed[g] += __shfl_xor_sync(~0u, owed[g], d);
     }
-    if (lane == 0) sh.mass[warp][g][0] = mass[g][0], sh.mass[warp][g][1] = mass[g][1], sh.mass[warp][g][2] = mass[g][2];
+    if (lane == 0) sh.mass[warp][g] = make_float2(kept[g], owed[g]);
   }
   if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(exact, others);
   if (!LOCAL && u.rank == 0 && threadIdx.x < G) p.reference[u.unit * HEADS + threadIdx.x] = window_end(sh, threadIdx.x);
