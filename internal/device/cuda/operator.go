@@ -104,8 +104,8 @@ func (s *Shape) check() error {
 		return fmt.Errorf("cuda: attention of %d sequences, %d KV heads, groups of %d, %d channels, %d tokens: expected 64, 128 or 256 channels, groups of at most %d, under 2^24 tokens",
 			s.Batch, s.KVHeads, s.Group, s.Dim, s.Tokens, maxGroup)
 	}
-	if float64(s.Blocks)*float64(s.KVHeads)*attention.BlockTokens >= 1<<32 {
-		return fmt.Errorf("cuda: %d blocks of %d KV heads: expected under 2^32 rows", s.Blocks, s.KVHeads)
+	if float64(s.Blocks)*float64(s.KVHeads)*attention.BlockTokens >= 1<<31 {
+		return fmt.Errorf("cuda: %d blocks of %d KV heads: expected under 2^31 rows", s.Blocks, s.KVHeads)
 	}
 	return nil
 }
@@ -141,7 +141,7 @@ func (o *Operator) wholeRings() int {
 	return 4 * slots * 16 * 2 * 2 * o.Dim
 }
 
-func (o *Operator) padded() int { return 1 << bits.Len(uint(o.Group-1)) }
+func (s *Shape) padded() int { return 1 << bits.Len(uint(s.Group-1)) }
 
 func (o *Operator) find(c *driver.Context) error {
 	for _, name := range []string{"append", "write", "encode", "sums", "whole", "ringed", "cluster"} {
@@ -194,20 +194,13 @@ const maxItems = 8192
 
 func (o *Operator) alloc(c *driver.Context) error {
 	units, maxBlocks := o.Batch*o.KVHeads, o.stride
-	cap, items, queries := maxBlocks*attention.BlockTokens, max(maxItems, 4*units), units*o.Group*o.Dim*2
 	p := &o.p
 	*p = params{batch: int32(o.Batch), kvHeads: int32(o.KVHeads), group: int32(o.Group), tableStride: int32(maxBlocks), maxBlocks: int32(maxBlocks),
 		scale: float32(math.Log2E / math.Sqrt(float64(o.Dim))), processors: int32(o.lib.dev.Multiprocessor)}
 	if err := o.allocLayers(c); err != nil {
 		return err
 	}
-	err := o.take(c, []need{{&p.table, o.Batch * maxBlocks * 4}, {&p.lens, o.Batch * 4}, {&p.order, o.Batch * 4},
-		{&p.q, queries}, {&p.out, queries}, {&p.bases, units * maxBlocks * maxGroup * 8}, {&p.scores, units * o.padded() * maxBlocks * attention.BlockPages * 4},
-		{&p.pages, units * maxBlocks * attention.BlockPages}, {&p.candidates, units * maxBlocks * attention.BlockPages * 4},
-		{&p.logits, units * cap * o.padded() * 2}, {&p.list, units * cap * 4},
-		{&p.reference, units * maxGroup * 4}, {&p.control, 16}, {&p.partial, items * maxGroup * o.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
-		{&p.arrived, units * maxRanks * 4}, {&p.newK, units * o.Dim * 2}, {&p.newV, units * o.Dim * 2}})
-	if err != nil {
+	if err := o.take(c, o.scratch(p)); err != nil {
 		return err
 	}
 	for _, z := range []struct {
@@ -319,7 +312,12 @@ func (o *Operator) encode(c *driver.Context, s driver.Stream, p *params, batch, 
 
 // Append queues the adding of one token to each of the first batch sequences, at their lengths minus one.
 func (o *Operator) Append(c *driver.Context, s driver.Stream, batch int) error {
-	return o.launch(c, &o.p, driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: 256, Stream: s, Early: true}, "append")
+	return o.append(c, s, batch, &appendParams{params: o.p})
+}
+
+// append is Append of what the parameters say.
+func (o *Operator) append(c *driver.Context, s driver.Stream, batch int, p *appendParams) error {
+	return launch(o.lib, c, o.kernel["append"], driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: 256, Stream: s, Early: true}, p)
 }
 
 // Select queues the first of the Stages of a sparse step, for measuring; 0 is all of them.

@@ -34,6 +34,12 @@ type params struct {
 	window                           int32
 }
 
+// appendParams is AppendParams of kernels/cache.cuh: turn.x[0] is 0 where keys and values come turned already.
+type appendParams struct {
+	params
+	turn headsParams
+}
+
 // Numbers that the kernels share; see kernels/common.cuh.
 const (
 	maxGroup  = 8
