@@ -68,7 +68,7 @@ type Operator struct {
 	kernel map[string]string // full names of kernels, by operation
 	wholes int               // blocks of whole that the device holds
 	ringed int               // and of ringed
-	// SelectThreads is the size of select's thread blocks, 128 or 256 (0: 256), and SelectRanks how many share a unit (0: chosen by the number of units).
+	// SelectThreads is the size of select's thread blocks, 128, 256 or 512 (0: chosen by the number of blocks), and SelectRanks how many share a unit (0: chosen by the number of units).
 	SelectThreads, SelectRanks int
 	// FewUnits and ClusterUnits are how many units (KV heads of a step's sequences) sparse and dense steps may have to be done by the kernels for few.
 	FewUnits, ClusterUnits int
@@ -436,14 +436,17 @@ func (o *Operator) ranks(batch int) int {
 }
 
 // maxThreads is the size of the largest thread block of select.
-const maxThreads = 256
+const maxThreads = 512
 
-// threads is the size of a thread block of select.
-func (o *Operator) threads() int {
+// threads is the size of a thread block of select: the largest, where each has a multiprocessor for itself.
+func (o *Operator) threads(blocks int) int {
 	if o.SelectThreads != 0 {
 		return o.SelectThreads
 	}
-	return maxThreads
+	if blocks <= o.lib.dev.Multiprocessor {
+		return maxThreads
+	}
+	return maxThreads / 2
 }
 
 func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) error {
@@ -461,7 +464,8 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 	if m.DenseBelow == 0 {
 		p.denseBelow = int32(m.MinContext)
 	}
-	threads, ranks := o.threads(), int(p.ranks)
+	ranks := int(p.ranks)
+	threads := o.threads(units * ranks)
 	l, name := driver.Launch{Grid: [3]int{units * ranks}, Block: threads, Shared: o.rings(threads), Stream: s, Cluster: ranks, Early: true}, "select"
 	if o.few(units) > 0 {
 		l, name = o.fewLaunch(units, ranks, s), "few"

@@ -11,8 +11,8 @@
 #include "top.cuh"
 
 #ifndef SELECT_THREADS
-#define SELECT_THREADS 256
-#define SELECT_BLOCKS 2
+#define SELECT_THREADS 512
+#define SELECT_BLOCKS 1
 #endif
 #define KERNEL extern "C" __global__ void __launch_bounds__
 #define PARAMS const __grid_constant__ Params p
