@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,12 +42,15 @@ func TestSchedulerIsAlone(t *testing.T) {
 		sequences        int
 		spare, chunk     int
 	}{
-		{"cpu", "llama", 30, 600, 20, 6, 30, 64},
-		{"cpu", "llama", 14, 250, 20, 6, 0, 17},
-		{"cpu", "gemma3", 16, 300, 20, 5, 8, 33},
-		{"reference", "llama", 10, 300, 20, 4, 0, 20},
+		{"cpu", "llama", 24, 600, 12, 6, 30, 64},
+		{"cpu", "llama", 14, 250, 12, 6, 0, 17},
+		{"cpu", "gemma3", 10, 200, 12, 5, 8, 33},
+		{"reference", "llama", 8, 200, 8, 4, 0, 20},
 	} {
 		t.Run(fmt.Sprint(c.dev, c.arch, c.spare), func(t *testing.T) {
+			if testing.Short() && c.spare > 0 {
+				t.Skip("slow; runs without -short")
+			}
 			rng := rand.New(rand.NewPCG(uint64(c.chunk), 3))
 			r := newRig(t, c.dev, c.arch, Config{Context: 640, Sequences: 2, Spare: c.spare})
 			r.sequences = c.sequences
@@ -107,21 +111,30 @@ func TestSchedulerIsAlone(t *testing.T) {
 
 // Texts that outgrow the cache together are written one after the other in the end, as if each were alone.
 func TestSchedulerBeginsAgain(t *testing.T) {
-	r := newRig(t, "cpu", "llama", Config{Context: 640, Sequences: 2}) // blocks for two
-	r.sequences = 4
+	r := newRig(t, "cpu", "llama", Config{Context: 640, Sequences: 2}) // six blocks
+	r.sequences = 3
 	var asked []Request
 	var want []Result
-	for i := range 4 {
-		asked = append(asked, Request{Prompt: text(240 + i)[i:], MaxTokens: 280, IgnoreEOG: true, Sampling: Sampling{Temperature: float64(i % 2), Seed: 7}})
+	for i := range 3 {
+		asked = append(asked, Request{Prompt: text(240 + i)[i:], MaxTokens: 40, IgnoreEOG: true, Sampling: Sampling{Temperature: float64(i % 2), Seed: 7}})
 		s := r.NewSession(sparsely)
 		want = append(want, r.generate(t, s, asked[i]))
 		s.Close()
 	}
+	held := r.session(t, densely) // takes two blocks when all three write, so that one of them cannot have its second
+	var taken atomic.Bool
 	s := NewScheduler(r.Engine, r.tok, 32)
 	defer s.Close()
 	var all sync.WaitGroup
 	for i, q := range asked {
 		all.Go(func() {
+			q.Token = func(int32) {
+				if s.Load().Writing == 3 && !taken.Swap(true) {
+					if err := held.seq.Reserve(2 * attention.BlockTokens); err != nil {
+						t.Error(err)
+					}
+				}
+			}
 			got, err := s.Generate(t.Context(), sparsely, q)
 			if err != nil || !slices.Equal(got.Tokens, want[i].Tokens) || got.Attention != want[i].Attention {
 				t.Errorf("text %d: %v, %v, %+v; alone %v, %+v", i, err, got.Tokens, got.Attention, want[i].Tokens, want[i].Attention)
@@ -212,7 +225,7 @@ func TestSchedulerGoesOn(t *testing.T) {
 	f := r.model.Device().(*faulty)
 	s := NewScheduler(r.Engine, r.tok, 0)
 	defer s.Close()
-	q := Request{Prompt: text(100), MaxTokens: 300, IgnoreEOG: true}
+	q := Request{Prompt: text(100), MaxTokens: 200, IgnoreEOG: true}
 	want, err := s.Generate(t.Context(), densely, q)
 	if err != nil {
 		t.Fatal(err)

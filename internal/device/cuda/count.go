@@ -9,12 +9,9 @@ import (
 )
 
 // countEvery is of how many steps of a pipeline one is counted, the first to begin with: reading the counts back takes time. Scored texts, many tokens a step, are
-// counted always, and so is the first step of a sequence's statistics, which a short answer would leave empty otherwise; but not where more than countFew decode together, and somebody
-// begins in nearly every step.
-const (
-	countEvery = 8
-	countFew   = 8
-)
+// counted always, and so is the first step of a sequence's statistics, which a short answer would leave empty otherwise; but only if it is the first of at least every
+// eighth sequence of the step: in a large batch somebody begins in nearly every step.
+const countEvery = 8
 
 // counting is the scratch of count.
 type counting struct {
@@ -34,16 +31,19 @@ const countBytes, sumBytes = maxRanks * 8, maxRanks * maxGroup * 16
 func (d *Device) count(p *device.Plan) error {
 	k := &d.counting
 	var sparse *attention.Pipeline
-	always := false
+	always, first := false, 0
 	for i := range p.Segments {
 		if seg := &p.Segments[i]; seg.Mode == device.Decode && seg.Stats != nil && !seg.Pipeline.Spec().Dense() {
-			sparse, always = seg.Pipeline, always || seg.N > 1 || len(seg.Stats.Layers) == 0 && len(p.Segments) <= countFew
+			sparse, always = seg.Pipeline, always || seg.N > 1
+			if len(seg.Stats.Layers) == 0 {
+				first++
+			}
 		}
 	}
 	if sparse == nil {
 		return nil
 	}
-	if k.steps[sparse]++; k.steps[sparse]%countEvery != 1 && !always {
+	if k.steps[sparse]++; k.steps[sparse]%countEvery != 1 && !always && (first == 0 || first*countEvery < len(p.Segments)) {
 		return nil
 	}
 	o := p.Cache.(*Cache).op
