@@ -167,6 +167,23 @@ func TestSchedulerShares(t *testing.T) {
 	}
 }
 
+// A prompt that had to go for the room of one that begins alike is not looked for any more.
+func TestSchedulerEvicts(t *testing.T) {
+	r := newRig(t, "cpu", "llama", Config{Context: 640, Sequences: 1})
+	q := Request{Prompt: append(text(400), text(200)...), MaxTokens: 3, IgnoreEOG: true}
+	alone := r.NewSession(densely)
+	want := r.generate(t, alone, q)
+	alone.Close()
+	s := NewScheduler(r.Engine, r.tok, 0)
+	defer s.Close()
+	if _, err := s.Generate(t.Context(), densely, Request{Prompt: text(500), MaxTokens: 3, IgnoreEOG: true}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Generate(t.Context(), densely, q); err != nil || !slices.Equal(got.Tokens, want.Tokens) || got.Cached != 0 {
+		t.Errorf("%v, %v with %d tokens cached; alone %v", err, got.Tokens, got.Cached, want.Tokens)
+	}
+}
+
 func TestSchedulerRefuses(t *testing.T) {
 	r := newRig(t, "cpu", "llama", Config{Context: 512, Sequences: 1})
 	s := NewScheduler(r.Engine, r.tok, 0)
