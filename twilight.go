@@ -49,7 +49,7 @@ type Options struct {
 	Sequences int    // sequences of that length at once; 0: 1
 	Spare     int    // further cache blocks of attention.BlockTokens tokens, for forks that share most of theirs; negative: fewer, where not all sequences are that long
 	Fit       bool   // the cache takes what memory there is where it is less than all these need: fewer such texts, or shorter ones, are then cached at once
-	BatchRows int    // rows of the largest step, at least Sequences; 0: 512
+	BatchRows int    // rows of the largest step, at least Sequences; 0: 512, on a GPU more as its memory allows
 	ScoreRows int    // most tokens of one Session.Score, at least Sequences; 0: 64
 	// Watch is shown the queries of prompts beside the cached keys, chunk by chunk, layer by layer, KV heads concurrently. May be nil.
 	Watch func(*attention.Observation)

@@ -60,7 +60,7 @@ func (d *Device) Description() string {
 func (d *Device) Exec() *attention.Exec { return d.exec }
 
 // Threads is the number of workers, the caller included.
-func (d *Device) Threads() int { return len(d.pool.workers) + 1 }
+func (d *Device) Threads() int { return d.pool.Workers() }
 
 // Close implements device.Device.
 func (d *Device) Close() error {

@@ -3,6 +3,7 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/device"
@@ -17,12 +18,13 @@ type Device struct {
 	stream  driver.Stream
 	offload bool
 
-	buffers map[uintptr]*buffer
-	ones    driver.Ptr                  // scales of rows that need none
-	vectors map[*float32]driver.Ptr     // norm weights and biases, taken in when first seen
-	angles  map[*device.Rope]driver.Ptr // frequencies, float64
-	owned   []driver.Ptr
-	maxRows int
+	buffers    map[uintptr]*buffer
+	ones       driver.Ptr                  // scales of rows that need none
+	gatedScale driver.Ptr                  // of rows of gates
+	vectors    map[*float32]driver.Ptr     // norm weights and biases, taken in when first seen
+	angles     map[*device.Rope]driver.Ptr // frequencies, float64
+	owned      []driver.Ptr
+	maxRows    int
 
 	step     step
 	lists    lists
@@ -55,12 +57,15 @@ func Open(o Options) (_ *Device, err error) {
 	}
 	d := &Device{gpu: gpu, offload: o.Offload, buffers: map[uintptr]*buffer{}, vectors: map[*float32]driver.Ptr{}, angles: map[*device.Rope]driver.Ptr{}}
 	d.step.graphs, d.counting.steps = map[string]*recording{}, map[*attention.Pipeline]int{}
-	d.step.jobs = jobs{step: d.run, chosen: d.chosen, listed: d.listed, count: d.countStep}
+	d.step.jobs = jobs{step: d.run, chosen: d.chosen, listed: d.listed, count: d.countStep, wait: func(c *driver.Context) error { return c.Wait(d.stream) }}
 	err = gpu.Do(func(c *driver.Context) (err error) {
 		if d.lib, err = load(c, gpu); err != nil {
 			return err
 		}
 		if d.stream, err = c.NewStream(); err != nil {
+			return err
+		}
+		if d.step.gating.op.over, err = d.place(c, make([]byte, 4)); err != nil {
 			return err
 		}
 		return d.lib.findLinear(c)
@@ -142,11 +147,10 @@ func (d *Device) Alloc(rows, cols int) (device.Tensor, error) {
 	b := &buffer{rows: rows, col: cols}
 	err := d.gpu.Do(func(c *driver.Context) (err error) {
 		if rows > d.maxRows {
-			ones := make([]float32, padded)
-			for i := range ones {
-				ones[i] = 1
+			if d.ones, err = d.place(c, bytesOf(slices.Repeat([]float32{1}, padded))); err != nil {
+				return err
 			}
-			if d.ones, err = d.place(c, bytesOf(ones)); err != nil {
+			if d.gatedScale, err = d.place(c, bytesOf(slices.Repeat([]float32{gatedParts}, padded))); err != nil {
 				return err
 			}
 			d.maxRows = rows
@@ -163,9 +167,26 @@ func (d *Device) Alloc(rows, cols int) (device.Tensor, error) {
 	if err != nil {
 		return device.Tensor{}, err
 	}
-	b.half.scale, b.half.cols = b.scale, cols
+	b.half.scale, b.half.rows, b.half.cols = b.scale, padded, cols
 	d.buffers[uintptr(b.wide)] = b
 	return device.Tensor{Rows: rows, Cols: cols, Addr: uintptr(b.wide)}, nil
+}
+
+// PromptRows is how many rows of a prompt a step had best read, where a row's activations are so many values: as many as keep every multiprocessor busy to the end of each
+// operation, unless their memory were more than a sixteenth of what is free. Package model asks.
+func (d *Device) PromptRows(values int) int {
+	rows := 512
+	err := d.gpu.Do(func(c *driver.Context) error {
+		free, _, err := c.Memory()
+		for err == nil && rows < 4096 && 2*rows*values*6 <= free/16 {
+			rows *= 2
+		}
+		return err
+	})
+	if err != nil { // the next step's error, too
+		d.step.fail(err)
+	}
+	return rows
 }
 
 // Takes reports whether the device runs a pipeline; the error says what of it that it does not.

@@ -28,7 +28,7 @@ func TestOffload(t *testing.T) {
 			}
 			read, there, back := want.NewSession(sparsely), got.NewSession(sparsely), want.NewSession(sparsely)
 			_, _, err := read.Prefill(t.Context(), tokens(270), nil)
-			for _, err := range []error{err, there.Take(read, 270), back.Take(there, 270)} {
+			for _, err := range []error{err, there.Take(read, 270, nil), back.Take(there, 270, nil)} {
 				if err != nil {
 					t.Fatal(err)
 				}
