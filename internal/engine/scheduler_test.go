@@ -242,7 +242,7 @@ func TestSchedulerGoesOn(t *testing.T) {
 	f := r.model.Device().(*faulty)
 	s := NewScheduler(r.Engine, r.tok, 0)
 	defer s.Close()
-	q := Request{Prompt: text(100), MaxTokens: 200, IgnoreEOG: true}
+	q := Request{Prompt: text(100), MaxTokens: 80, IgnoreEOG: true}
 	want, err := s.Generate(t.Context(), densely, q)
 	if err != nil {
 		t.Fatal(err)
