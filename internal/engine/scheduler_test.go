@@ -306,7 +306,7 @@ func TestSchedulerCloses(t *testing.T) {
 // A step of the scheduler allocates nothing.
 func TestSchedulerAllocations(t *testing.T) {
 	r := newRig(t, "cpu", "llama", Config{Context: 640, Sequences: 3})
-	s := NewScheduler(r.Engine, r.tok, 0)
+	s := NewScheduler(r.Engine, r.tok, 64)
 	s.Close() // its loop; the turns are made here
 	s.closed, s.ended = false, make(chan struct{})
 	for i := range 3 {
