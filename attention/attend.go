@@ -25,13 +25,11 @@ var consecutive = func() (at [BlockTokens]int32) {
 type part struct{ top, sum float32 }
 
 // raise makes top the maximum that the part's sums count from.
-func (p *part) raise(top float32, acc []float32) {
+func (p *part) raise(k Kernels, top float32, acc []float32) {
 	if p.sum > 0 {
 		shrink := float32(math.Exp(float64(p.top - top)))
 		p.sum *= shrink
-		for c := range acc {
-			acc[c] *= shrink
-		}
+		k.Scale(acc, shrink)
 	}
 	p.top = top
 }
@@ -126,7 +124,7 @@ func (w *Work) slice(logits, acc []float32, parts []part, k, v, next []uint16, a
 		}
 		p := &parts[g]
 		if top := w.Kern.Max(l); top > p.top {
-			p.raise(top, acc[g*dim:][:dim])
+			p.raise(w.Kern, top, acc[g*dim:][:dim])
 		}
 		if p.top == negInf {
 			clear(l) // none of these rows is this head's
