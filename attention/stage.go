@@ -96,8 +96,6 @@ type Work struct {
 	far        []part    // per query head: what is attended to by summaries
 	farAcc     []float32 // [Group][Dim]
 	hasFar     bool
-	exact      []float32 // exact logits of the slice each part is at
-	codesTmp   []byte    // scratch of AccumulateCodes, of each part
 	packed     []float32 // the weights that a pruner's search was left with, all larger ones among them; nil if it made none
 	order      []float32 // scratch for threshold searches
 	ints       []int32   // scratch of selectors
