@@ -101,7 +101,7 @@ type Work struct {
 	packed     []float32 // the weights that a pruner's search was left with, all larger ones among them; nil if it made none
 	order      []float32 // scratch for threshold searches
 	ints       []int32   // scratch of selectors
-	half       []uint16  // the same
+	beside     []float32 // the same
 	long       []uint64  // the same
 	masks      []uint16  // scratch for threshold searches
 	tmp        []byte    // kernel scratch, TmpBytes for each part of an estimate
@@ -175,8 +175,8 @@ func (w *Work) Scratch(n int) []float32 { w.order = grow(w.order, n); return w.o
 // Ints is integer scratch of n elements for Choose, contents undefined.
 func (w *Work) Ints(n int) []int32 { w.ints = grow(w.ints, n); return w.ints[:n] }
 
-// halves is fp16 scratch.
-func (w *Work) halves(n int) []uint16 { w.half = grow(w.half, n); return w.half[:n] }
+// floats is scratch beside Scratch.
+func (w *Work) floats(n int) []float32 { w.beside = grow(w.beside, n); return w.beside[:n] }
 
 // longs is scratch of words.
 func (w *Work) longs(n int) []uint64 { w.long = grow(w.long, n); return w.long[:n] }
