@@ -131,7 +131,7 @@ func (b *pqPart) train(w *Work, keys []float32, stride int, of []uint8) {
 	}
 	sums, sizes := make([]float32, count*dim), make([]int, count)
 	for range pqRounds {
-		b.nearest(w, of, keys, stride)
+		b.nearest(w.Kern, w.Scratch(nearestScratch(count)), of, keys, stride)
 		clear(sums)
 		clear(sizes)
 		for t, i := range of {
@@ -158,19 +158,22 @@ func meet(k Kernels, dst, x, centroids []float32) {
 	}
 }
 
+// nearestBatch is how many keys are compared at once, nearestScratch what that takes for so many centroids.
+const nearestBatch = 8
+
+func nearestScratch(count int) int { return nearestBatch * count }
+
 // nearest sets of[t] to the centroid nearest to key t, at keys[t*stride:]: that with the largest k·c − c·c/2, of equal ones the first.
-func (b *pqPart) nearest(w *Work, of []uint8, keys []float32, stride int) {
-	const batch = 8
+func (b *pqPart) nearest(k Kernels, near []float32, of []uint8, keys []float32, stride int) {
 	count := len(b.bias)
-	near := w.Scratch(batch * count)
-	for t := 0; t < len(of); t += batch {
-		n := min(batch, len(of)-t)
+	for t := 0; t < len(of); t += nearestBatch {
+		n := min(nearestBatch, len(of)-t)
 		for i := range n {
 			copy(near[i*count:], b.bias)
 		}
-		w.Kern.Accumulate(near, keys[t*stride:], stride, n, count, b.centroids, consecutive[:len(b.centroids)/count])
+		k.Accumulate(near, keys[t*stride:], stride, n, count, b.centroids, consecutive[:len(b.centroids)/count])
 		for i := range n {
-			of[t+i] = uint8(firstLargest(w.Kern, near[i*count:][:count]))
+			of[t+i] = uint8(firstLargest(k, near[i*count:][:count]))
 		}
 	}
 }
@@ -195,12 +198,12 @@ func firstLargest(k Kernels, x []float32) int {
 func (s pqcache) encode(w *Work, b *pqBooks, codes []uint8, block, from, to int) {
 	dim := w.Head.Dim
 	const most = 32 // tokens at a time, so that scratch stays small
-	keys := w.floats(most * dim)
+	keys, near := w.floats(most*dim), w.Scratch(nearestScratch(b.count))
 	for ; from < to; from += most {
 		n := min(most, to-from)
 		tensor.F16sToF32s(keys[:n*dim], w.Head.Keys(block)[from*dim:][:n*dim])
 		for p := range b.parts {
-			b.parts[p].nearest(w, codes[p*BlockTokens+from:][:n], keys[p*dim/len(b.parts):n*dim], dim)
+			b.parts[p].nearest(w.Kern, near, codes[p*BlockTokens+from:][:n], keys[p*dim/len(b.parts):n*dim], dim)
 		}
 	}
 }
