@@ -112,6 +112,16 @@ func (m *Memory) find(name string) State {
 	return nil
 }
 
+// Remembers reports whether what the pipeline chooses depends on more of a sequence than its cached keys and values: on what its selectors, or its audits, remember.
+func (p *Pipeline) Remembers() bool {
+	for _, sel := range p.chain {
+		if _, ok := sel.Selector.(Stateful); ok {
+			return true
+		}
+	}
+	return p.ensured != ""
+}
+
 // Fork is a copy for a fork of the sequence, which has n tokens.
 func (m *Memory) Fork(n int) Memory {
 	if m.parted == nil || m.parted.at != n {
