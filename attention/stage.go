@@ -149,10 +149,10 @@ func (w *Work) EstimatorPlane(i, b int) []byte { return w.Head.Plane(w.bind.est[
 // State is the memory of the sequence that the selector at work asked for by NewState.
 func (w *Work) State() State { return w.call.Memory.find(w.selector().memory) }
 
-// ready is where the scan leaves queries for the estimator; the zero value where the pipeline has no two stages that share them.
+// ready is where the scan leaves queries for the estimator; without data where the pipeline has no two stages that share them, or nothing is scanned.
 func (w *Work) ready() Ready {
 	r := w.call.Pipeline.ready
-	if r.Bits > 0 {
+	if r.Bits > 0 && w.scoreLD > 0 {
 		r.Data = w.queries
 	}
 	return r
