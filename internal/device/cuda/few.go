@@ -11,7 +11,7 @@ import (
 const fewUnits, clusterUnits = 64, 16
 
 // sharedRoom is how much shared memory a thread block of few may ask for: what a multiprocessor has, less what the kernel declares.
-const sharedRoom = 187 << 10
+const sharedRoom = 180 << 10
 
 // fewShared is how much shared memory a thread block of few asks for, if so many share a unit: that of select, and Range of kernels/histogram.cuh for as many blocks as a sequence may have.
 func (o *Operator) fewShared(ranks int) int {
@@ -63,8 +63,11 @@ func (o *Operator) few(units int) int {
 	if !o.lib.hopper || units > o.FewUnits {
 		return 0
 	}
-	if o.SelectRanks != 0 {
-		return o.SelectRanks
+	if r := o.SelectRanks; r != 0 {
+		if r == 1 {
+			r = 0
+		}
+		return r
 	}
 	for r := 8; r > 1; r /= 2 {
 		if units <= o.rooms[0][r] {

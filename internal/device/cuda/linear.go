@@ -80,7 +80,7 @@ const (
 	maxCluster = 8   // thread blocks that any Hopper device can run as a cluster
 
 	ring                               = 4       // RING of kernels/linear.cuh
-	panelSlots, panelStep, panelAcross = 3, 2, 4 // PANEL_SLOTS of kernels/panel.cuh, units of a step, tiles of a thread block
+	panelSlots, panelStep, panelAcross = 5, 2, 4 // PANEL_SLOTS of kernels/panel.cuh, units of a step, tiles of a thread block
 
 	wideRows                 = 256           // of activations, that other kernels take at most
 	wideColumns, wideThreads = 256, 384      // rows of activations, threads of a thread block of the kernels for hundreds and more
@@ -297,7 +297,9 @@ func (l *library) planPanel(k work) plan {
 
 // panelPlan is a launch of the kernels for a panel, of 8, 12 or 16 tiles of 8 rows.
 func panelPlan(k work, tiles, ranks int) plan {
-	shared := max(panelSlots*tiles*1024, (tiles+ranks-1)/ranks*ranks*panelAcross*1024+tiles*32) // steps, and then sums and scales
+	const page = 1024 // at multiples of which places begin
+	slot := (tiles*1024 + panelAcross*panelStep*k.unitBytes + page - 1) / page * page
+	shared := max(panelSlots*slot, (tiles+ranks-1)/ranks*ranks*panelAcross*1024+tiles*32) // steps, and then sums and scales
 	return plan{kernel: [...]string{8: "panel_8", 12: "panel_12", 16: "panel_16"}[tiles], across: panelAcross, ranks: ranks, threads: 32 * panelAcross, panels: (k.rows + 8*tiles - 1) / (8 * tiles), shared: shared}
 }
 

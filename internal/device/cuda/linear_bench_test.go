@@ -15,7 +15,10 @@ import (
 	"github.com/twilight-go/twilight/internal/tensor"
 )
 
-var benchKernels = flag.Bool("kernels", false, "BenchmarkLinear tries every way to run a launch, not the chosen one alone")
+var (
+	benchKernels = flag.Bool("kernels", false, "BenchmarkLinear tries every way to run a launch, not the chosen one alone")
+	benchMost    = flag.Int("rows", 4096, "of activations, that BenchmarkLinear measures at most")
+)
 
 // benchShapes are the launches of the models' steps: inputs, outputs and formats; two products are a gate's.
 var benchShapes = []struct {
@@ -83,7 +86,7 @@ func BenchmarkLinear(b *testing.B) {
 			b.Fatal(err)
 		}
 		for _, rows := range benchRows {
-			if rows > r.x.rows {
+			if rows > min(r.x.rows, *benchMost) {
 				break
 			}
 			k := workOf(rows, r.out[0], r.gates(rows))
@@ -116,7 +119,7 @@ func (r *linearBench) plans(k work) (all []plan) {
 		return all
 	}
 	for ranks := 1; ranks <= maxCluster; ranks *= 2 {
-		if k.rows <= 2*linearRows {
+		if k.rows <= panelRows {
 			n := l.planLinear(k)
 			for _, threads := range []int{64, 128, 256} {
 				all = append(all, linearPlan(k, linearTiles(n), ranks, threads))

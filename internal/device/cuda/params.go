@@ -43,7 +43,7 @@ type appendParams struct {
 // Numbers that the kernels share; see kernels/common.cuh.
 const (
 	maxGroup  = 8
-	maxRanks  = 16
+	maxRanks  = 8
 	perOctave = 256 // steps of an estimated logit
 	binShift  = 4
 	farthest  = 1<<(10+binShift) - 1 // distance of an estimated logit from the window's upper end

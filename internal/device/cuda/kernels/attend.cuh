@@ -215,15 +215,15 @@ __device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join,
     for (int d = 1; d < 4; d *= 2) mass.x += __shfl_xor_sync(~0u, mass.x, d), mass.y += __shfl_xor_sync(~0u, mass.y, d);
     if (lane % 4 == 0 && lane / 4 < GP) sh.mass[warp][lane / 4].x += mass.x, sh.mass[warp][lane / 4].y += mass.y;
   }
-  // What the rank's candidates weigh, and what survived of them: known once all warps have left their sums.
-  auto weigh = [&](int g) {
+  static_assert(sizeof sh.histogram >= GP * D * sizeof(float), "where nobody counts any more, shares find room");
+  join_unit<D>(join, run, memory[0].sums[0], sizeof(WarpMemory<D, GP>) / sizeof(float), (float *)sh.histogram, p, u, r.n, 1, !whole && p.flags & TAIL, [&](int g) {
+    if (whole) return make_float2(0, 0);
+    // What the rank's candidates weigh, and what survived of them.
     float kept = 0, owed = 0;
     for (int w = 0; w < u.warps; w++) kept += sh.mass[w][g].x, owed += sh.mass[w][g].y;
     const Threshold &t = sh.threshold[g];
-    sh.held[g] = make_float2(kept + ((u.rank == 0 ? t.rest : 0) - owed) * t.shrink, kept);
-    p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(sh.held[g].x, kept, sh.own[g], sh.candidates[g]);
-  };
-  join_unit<D>(join, run, memory[0].sums[0], sizeof(WarpMemory<D, GP>) / sizeof(float), p, u, r.n, 1, sh.held, !whole && p.flags & TAIL, [&](int g) {
-    if (!whole) weigh(g);
+    const float mass = kept + ((u.rank == 0 ? t.rest : 0) - owed) * t.shrink;
+    p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(mass, kept, sh.own[g], sh.candidates[g]);
+    return make_float2(mass, kept);
   });
 }

@@ -2,80 +2,70 @@
 #pragma once
 #include "whole.cuh"
 
-// ClusterJoin is what thread blocks tell each other of their parts of a unit.
+// ClusterJoin is where a thread block has its warps' parts of a unit, and what the ranks tell each other of theirs.
 struct ClusterJoin {
-  float top[WARPS][HEADS], weight[WARPS][HEADS];  // of warps
-  float ofRank[2][HEADS];                         // of the thread block: maximum, weight
-  float share[HEADS][RANKS];                      // what a rank's sums count in the output
+  float top[WARPS][HEADS], weight[WARPS][HEADS];
+  float4 ofRank[RANKS][HEADS];  // maximum, weight; mass of the candidates, and of what survived of them
+  float share[HEADS][RANKS];    // what a rank's sums count in it
   float held[HEADS];
-  float2 ofUnit[HEADS];                           // maximum, weight
+  float2 ofUnit[HEADS];         // maximum, weight
   int last;
 };
 
-// join_unit makes a unit's output of what the warps of its ranks have summed, through `sums` in shared memory, [HEADS][D] at every multiple of `stride`; each rank its share of it. If several
-// clusters have `parts` of a unit, the last of each rank's joins those. With `tail` it adds what is not held: weigh(g) makes held[g], the mass of the rank's candidates and what survivors hold
-// of it, once all warps have come here.
+// join_unit makes a unit's output of what the warps of its ranks have summed, through `sums` in shared memory, [HEADS][D] at every multiple of `stride`; each rank its share of it, which the
+// others bring to `shares`, [HEADS·D] of shared memory. If several clusters have `parts` of a unit, the last of each rank's joins those. With `tail` it adds what is not held: weigh(g) is the mass of the rank's candidates and what survivors hold of it, known
+// once all warps have come here. All ranks must have begun.
 template <int D, int GP, typename Weigh>
-__device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, int stride, const Params &p, const Rank<GP> &u, int n, int parts, const float2 *held, bool tail, Weigh weigh) {
+__device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, int stride, float *shares, const Params &p, const Rank<GP> &u, int n, int parts, bool tail, Weigh weigh) {
   const int all = u.G * D;
   run.leave(sh.top[u.warp], sh.weight[u.warp], (float(*)[D])(sums + u.warp * stride), u.lane);
   // The rank's share of the output, and what the tail adds there.
   const int own = all / u.ranks, first = own * u.rank;
   const float *const mean = p.valueSum + (((size_t)p.table[u.sequence * p.tableStride + (n - 1) / BLOCK] * p.kvHeads + u.head) * 2 + 1) * D;
-  float channel = tail ? mean[(first + threadIdx.x) % D] : 0;
+  const float channel = tail ? mean[(first + threadIdx.x) % D] : 0;
   __syncthreads();
-  const bool alone = u.ranks == 1 && parts == 1;
-  if (threadIdx.x < u.G) weigh(threadIdx.x);
-  if (alone && tail) __syncthreads();
+  // Every rank learns of each one's maxima and weights, and of its share of the sums.
+  if (threadIdx.x < u.G) {
+    const int g = threadIdx.x;
+    const float2 held = weigh(g);
+    float top = NOTHING, weight = 0;
+    for (int w = 0; w < u.warps; w++) top = fmaxf(top, sh.top[w][g]);
+    for (int w = 0; w < u.warps; w++) weight += power(sh.top[w][g] - top) * sh.weight[w][g];
+    for (int r = 0; r < u.ranks; r++) {
+      float4 *const to = &sh.ofRank[u.rank][g];
+      poke(&to->x, r, __float_as_int(top)), poke(&to->y, r, __float_as_int(weight)), poke(&to->z, r, __float_as_int(held.x)), poke(&to->w, r, __float_as_int(held.y));
+    }
+  }
   for (int i = threadIdx.x; i < all; i += blockDim.x) {
     const int g = i / D;
-    float top = NOTHING, weight = 0, sum = 0;
+    float top = NOTHING, sum = 0;
     for (int w = 0; w < u.warps; w++) top = fmaxf(top, sh.top[w][g]);
-    for (int w = 0; w < u.warps; w++) {
-      const float f = power(sh.top[w][g] - top);
-      weight += f * sh.weight[w][g], sum += f * sums[w * stride + i];
-    }
-    if (alone) {
-      const float x = weight > 0 ? sum / weight : 0, share = tail ? fminf(held[g].y / held[g].x, 1.0f) : 1;
-      p.out[(size_t)u.unit * all + i] = __float2half_rn(tail ? share * x + (1 - share) / n * (blockDim.x % D == 0 ? channel : mean[i % D]) : x);
-      continue;
-    }
-    sums[i] = sum;
-    if (i % D == 0) sh.ofRank[0][g] = top, sh.ofRank[1][g] = weight;
+    for (int w = 0; w < u.warps; w++) sum += power(sh.top[w][g] - top) * sums[w * stride + i];
+    poke(&shares[u.rank * own + i % own], i / own, __float_as_int(sum));
   }
-  if (alone) return;
   u.sync();
-  float x[RANKS];
-  auto fetch = [&](int i) {
-#pragma unroll
-    for (int k = 0; k < RANKS; k++) x[k] = k < u.ranks ? __int_as_float(peek(&sums[first + i], k)) : 0;
-  };
-  if (threadIdx.x < own) fetch(threadIdx.x);
   for (int g = u.warp; g < u.G; g += u.warps) {
-    const bool there = u.lane < u.ranks;
-    const float top = there ? __int_as_float(peek(&sh.ofRank[0][g], u.lane)) : NOTHING, weight = there ? __int_as_float(peek(&sh.ofRank[1][g], u.lane)) : 0;
-    float mass = there && tail ? __int_as_float(peek(&held[g].x, u.lane)) : 0, kept = there && tail ? __int_as_float(peek(&held[g].y, u.lane)) : 0, most = top;
+    const float4 x = u.lane < u.ranks ? sh.ofRank[u.lane][g] : make_float4(NOTHING, 0, 0, 0);
+    float most = x.x, mass = x.z, kept = x.w;
     for (int d = RANKS / 2; d > 0; d /= 2) {
       most = fmaxf(most, __shfl_xor_sync(~0u, most, d)), mass += __shfl_xor_sync(~0u, mass, d), kept += __shfl_xor_sync(~0u, kept, d);
     }
-    const float f = power(top - most);
-    float sum = f * weight;
+    const float f = power(x.x - most);
+    float sum = f * x.y;
     for (int d = RANKS / 2; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
     if (u.lane < RANKS) sh.share[g][u.lane] = parts > 1 ? f : sum > 0 ? f / sum : 0;
     if (u.lane == 0) sh.held[g] = tail ? fminf(kept / mass, 1.0f) : 1, sh.ofUnit[g] = make_float2(most, sum);
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < own;) {
+  for (int i = threadIdx.x; i < own; i += blockDim.x) {
     const int g = (first + i) / D;
     float y = 0;
-#pragma unroll
-    for (int k = 0; k < RANKS; k++) y += k < u.ranks ? x[k] * sh.share[g][k] : 0;
-    if (tail) y = sh.held[g] * y + (1 - sh.held[g]) / n * channel;
+    for (int k = 0; k < u.ranks; k++) y += shares[k * own + i] * sh.share[g][k];
+    if (tail) y = sh.held[g] * y + (1 - sh.held[g]) / n * (blockDim.x % D == 0 ? channel : mean[(first + i) % D]);
     if (parts > 1) p.partial[((size_t)u.unit * p.maxParts + u.part) * HEADS * D + first + i] = y;
     else p.out[(size_t)u.unit * all + first + i] = __float2half_rn(y);
-    if ((i += blockDim.x) < own) fetch(i), channel = tail ? mean[(first + i) % D] : 0;
   }
-  if (parts == 1) return u.sync();  // no rank leaves while others look at its memory
+  if (parts == 1) return;
   const size_t at = (size_t)u.unit * p.maxParts;
   if (threadIdx.x < u.G) p.partialTop[(at + u.part) * HEADS + threadIdx.x] = sh.ofUnit[threadIdx.x];  // by all ranks: each waits for its own only
   __threadfence();
@@ -86,8 +76,7 @@ __device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, 
     if (sh.last) *arrived = 0;
   }
   __syncthreads();
-  u.arrive();
-  if (!sh.last) return u.wait();
+  if (!sh.last) return;
   __threadfence();
   for (int i = threadIdx.x; i < own; i += blockDim.x) {
     float y[RANKS], top = NOTHING, weight = 0, sum = 0;
@@ -106,7 +95,6 @@ __device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, 
     }
     p.out[(size_t)u.unit * all + first + i] = __float2half_rn(weight > 0 ? sum / weight : 0);
   }
-  u.wait();
 }
 
 // ClusterRing is what rows of whole sequences pass through; operator.go knows the size.
@@ -119,7 +107,11 @@ template <int D> struct ClusterRing {
 // whole_unit attends to a whole sequence: its tokens are cut among the ranks of `parts` clusters. Grid: batch·kvHeads·parts·ranks, ClusterRing's warps.
 template <int D> __device__ void whole_unit(const Params &p) {
   typedef ClusterRing<D> Rings;
-  SHARED_MEMORY(ClusterJoin, sh);
+  struct Shared {
+    ClusterJoin join;
+    float shares[HEADS * D];
+  };
+  SHARED_MEMORY(Shared, sh);
   DYNAMIC_MEMORY(memory);
   // Lengths and tables are there before the launch ahead begins, and so are all tokens but the newest.
   const Rank<HEADS> u(p, p.parts);
@@ -132,6 +124,7 @@ template <int D> __device__ void whole_unit(const Params &p) {
   if (last != tokens) wait_for_previous();
   let_next_start();
   if (n <= 0) return;
+  u.arrive();
   if (piece == 0 && threadIdx.x == 0) p.counts[u.unit * RANKS] = make_int2(-1, tokens);
   u32 q[D / 8];
   WholeSlot<D>::channels(q, r < u.G ? p.q + ((size_t)u.unit * u.G + r) * D : nullptr, u.lane % 4);
@@ -143,5 +136,6 @@ template <int D> __device__ void whole_unit(const Params &p) {
   }
   wait_copies<0>();
   __syncthreads();  // the rings are read
-  join_unit<D>(sh, run, (float *)memory, HEADS * D, p, u, n, p.parts, nullptr, false, [](int) {});
+  u.wait();
+  join_unit<D>(sh.join, run, (float *)memory, HEADS * D, sh.shares, p, u, n, p.parts, false, [](int) { return make_float2(0, 0); });
 }

@@ -9,7 +9,7 @@ constexpr int PAGE = 16, BLOCK = 256, PAGES = BLOCK / PAGE;
 constexpr int HEADS = 8;         // most query heads that share a KV head
 constexpr int BINS = 1024;       // of every histogram
 constexpr int LONGEST = 4096;    // tokens of an item of a whole sequence, if there may be as many items
-constexpr int RANKS = 16;        // most thread blocks that share a unit in select
+constexpr int RANKS = 8;         // most thread blocks that share a unit in select
 constexpr int PER_OCTAVE = 256;  // estimated logits are integers: this many to a factor of two in weight
 constexpr int BIN_SHIFT = 4;     // so a bin of weights is a factor of 2^(1/16) wide
 constexpr int WINDOW = 40 * PER_OCTAVE;  // the bins of weights begin so far above the reference; what is higher counts as if it were there

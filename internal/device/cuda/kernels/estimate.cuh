@@ -89,29 +89,6 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
       most[i] = ROUND + (in ? FAR : NONE);
     }
   };
-  if (u.warp == 0 && r.newestHere) {
-    const int page = r.pages() - 1, token = page * PAGE, tokens = r.n - r.newest * PAGE;
-    float start[STARTS], most[STARTS];
-    if constexpr (PAIRS) {
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const bool in = row + 8 * i < tokens;
-#pragma unroll
-        for (int k = 0; k < 2; k++) start[k] = in ? window[k] : OUT_OF_REACH, most[k] = ROUND + (in ? FAR : NONE);
-        emit_pair(out + (size_t)(token + 8 * i) * GP, fresh[2 * i], fresh[2 * i + 1], -PER_OCTAVE, start, most);
-      }
-    } else {
-      spread(0, fresh);
-      __syncwarp();
-      const bool in = u.lane < tokens;
-#pragma unroll
-      for (int k = 0; k < STARTS; k++) start[k] = in ? window[k] : OUT_OF_REACH, most[k] = ROUND + (in ? FAR : NONE);
-      if (u.lane < PAGE) emit_row(token + u.lane, tile + u.lane * GP, -PER_OCTAVE, start, most);
-      __syncwarp();
-    }
-    if (u.lane < u.G) atomicAdd(&sh.candidates[u.lane], tokens);
-    if (every && u.lane == 0) r.marks[page] = 0xff;
-  }
   if (BY_TOKEN) {
     const u32 even = bits(__float2half2_rn(1 / QUERY_SCALE)), odd = bits(__float2half2_rn(16 / QUERY_SCALE));
     float c[4] = {};
@@ -121,7 +98,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     for (int i = 0; i < STARTS; i++) sum[i] = (PAIRS ? c[i % 2] : __shfl_sync(~0u, c[i % 2], i / 2)) * steps;
   }
   // The warp's run, 32 candidates at a time: a lane holds a page, its block's slab and whose candidate it is; and those of the next 32.
-  const int old = found - r.newestHere, from = (int)((long long)old * u.warp / u.warps), to = (int)((long long)old * (u.warp + 1) / u.warps);
+  const int old = found - r.newestHere, from = old * u.warp / u.warps, to = old * (u.warp + 1) / u.warps;
   int begin = from, page = -1, pageAhead = -1;
   u32 place = 0, placeAhead = 0, who = 0xff, whoAhead = 0xff;  // place: of the page among all of the slabs'
   auto ahead = [&](int first) {
@@ -216,7 +193,31 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     ask(from + i, fill[0]), ask(from + i + 1, fill[1]);
     commit_copies();
   }
-  account();  // while they are on their way
+  // While they are on their way.
+  account();
+  if (u.warp == 0 && r.newestHere) {
+    const int page = r.pages() - 1, token = page * PAGE, tokens = r.n - r.newest * PAGE;
+    float start[STARTS], most[STARTS];
+    if constexpr (PAIRS) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const bool in = row + 8 * i < tokens;
+#pragma unroll
+        for (int k = 0; k < 2; k++) start[k] = in ? window[k] : OUT_OF_REACH, most[k] = ROUND + (in ? FAR : NONE);
+        emit_pair(out + (size_t)(token + 8 * i) * GP, fresh[2 * i], fresh[2 * i + 1], -PER_OCTAVE, start, most);
+      }
+    } else {
+      spread(0, fresh);
+      __syncwarp();
+      const bool in = u.lane < tokens;
+#pragma unroll
+      for (int k = 0; k < STARTS; k++) start[k] = in ? window[k] : OUT_OF_REACH, most[k] = ROUND + (in ? FAR : NONE);
+      if (u.lane < PAGE) emit_row(token + u.lane, tile + u.lane * GP, -PER_OCTAVE, start, most);
+      __syncwarp();
+    }
+    if (u.lane < u.G) atomicAdd(&sh.candidates[u.lane], tokens);
+    if (every && u.lane == 0) r.marks[page] = 0xff;
+  }
   for (int i = from; i < to; i += 2) {
     wait_copies<SLOTS / 2 - 2>();
     __syncwarp();  // everybody's copies, and nobody reads the slots that are filled next

@@ -12,7 +12,7 @@ struct Threshold {
 
 template <int GP> struct SelectShared {
   u32 histogram[GP][BINS];
-  u32 coarse[GP][32];             // of each histogram, what the bins of a lane hold: a count, or the bits of a weight
+  u32 coarse[RANKS][GP][32];      // of each rank's histograms, what the bins of a lane hold: a count, or the bits of a weight
   u32 elsewhere[32];              // where lanes count what no histogram has
   float tile[GP < HEADS ? WARPS : 1][32 * GP];
   Threshold threshold[HEADS];
@@ -22,7 +22,6 @@ template <int GP> struct SelectShared {
   u32 own[HEADS], candidates[HEADS];  // tokens of the rank
   float best[HEADS], span[HEADS];
   float2 mass[WARPS][GP];  // of a warp's exactly read survivors: what they weigh, and of that what a head owes to the others' survivors, which the histogram has among the rest
-  float2 held[HEADS];             // estimated mass of the rank's candidates, and of what survived of them
   u32 found[2][WARPS];
 };
 
@@ -49,15 +48,14 @@ template <int GP> struct Rank {
     if (ranks > 1) cluster_wait();
     else __syncthreads();
   }
-  // total sums over the ranks, in their order, what each one's shared memory holds at the same place.
-  template <typename T> __device__ T total(const T *at) const {
+  // total sums over the ranks what each one's shared memory holds at the same place.
+  __device__ u32 total(const u32 *at) const {
     if (ranks == 1) return *at;
-    u32 x[RANKS];
+    u32 x[RANKS], sum = 0;
 #pragma unroll
-    for (int r = 0; r < RANKS; r++) x[r] = r < ranks ? peek(at, r) : 0;  // all zeros are a zero of either type
-    T sum = 0;
+    for (int r = 0; r < RANKS; r++) x[r] = r < ranks ? peek(at, r) : 0;
 #pragma unroll
-    for (int r = 0; r < RANKS; r++) sum += *(T *)&x[r];
+    for (int r = 0; r < RANKS; r++) sum += x[r];
     return sum;
   }
 };
@@ -137,7 +135,7 @@ __device__ inline int own_bin(int i, int lane) { return lane * EACH + (i + lane)
 // weight_of is the weight at a bin's upper edge, of that at the window's upper end.
 __device__ inline float weight_of(int bin) { return power(-(float)bin * ((1 << BIN_SHIFT) / (float)PER_OCTAVE)); }
 
-// gather sums the bins of each lane, so that others need not: what they hold, or what that weighs. A warp takes a histogram; the unit must sync before any is looked through.
+// gather sums the bins of each lane and tells the unit's ranks: what they hold, or what that weighs. A warp takes a histogram; the unit must sync before any is looked through.
 template <bool WEIGHTS, int GP> __device__ inline void gather(SelectShared<GP> &sh, const Rank<GP> &u, int count) {
   for (int g = u.warp; g < count; g += u.warps) {
     u32 held = 0;
@@ -149,14 +147,16 @@ template <bool WEIGHTS, int GP> __device__ inline void gather(SelectShared<GP> &
       if (WEIGHTS) weight += n * weight_of(bin);
       else held += n;
     }
-    sh.coarse[g][u.lane] = WEIGHTS ? (u32)__float_as_int(weight) : held;
+    for (int r = 0; r < u.ranks; r++) poke(&sh.coarse[u.rank][g][u.lane], r, WEIGHTS ? (u32)__float_as_int(weight) : held);
   }
 }
 
 // last_bin is the first bin by whose end the unit's histogram holds `count` elements. One warp calls it, after gather.
 template <int GP> __device__ inline int last_bin(const SelectShared<GP> &sh, const Rank<GP> &u, int g, int count) {
   if (count <= 0) return 0;
-  const int sum = u.total(&sh.coarse[g][u.lane]), held = before(sum, u.lane);
+  int sum = 0;
+  for (int r = 0; r < u.ranks; r++) sum += sh.coarse[r][g][u.lane];
+  const int held = before(sum, u.lane);
   const u32 lanes = __ballot_sync(~0u, held + sum >= count);
   if (lanes == 0) return BINS - 1;
   const int at = __ffs(lanes) - 1, n = u.total(&sh.histogram[g][at * EACH + u.lane]);
@@ -168,7 +168,8 @@ struct Weights {
   float sum, below, all;
   int g, lane;
   template <int GP> __device__ Weights(const SelectShared<GP> &sh, const Rank<GP> &u, int g) : g(g), lane(u.lane) {
-    sum = u.total((const float *)&sh.coarse[g][lane]);
+    sum = 0;
+    for (int r = 0; r < u.ranks; r++) sum += __int_as_float(sh.coarse[r][g][lane]);
     below = before(sum, lane);
     all = __shfl_sync(~0u, below + sum, 31);
   }

@@ -18,9 +18,6 @@ __device__ inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0
                : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// changed has the compiler believe that a value changes here: what depends on it is computed after what was written down before.
-__device__ inline void changed(u32 &w) { asm volatile("" : "+r"(w)::"memory"); }
-
 // store_matrices stores four matrices of 8 × 8 halves: a lane's word i is the pair lane%4 of row lane/4 of matrix i, and lane 8i+r says where row r of matrix i goes.
 __device__ inline void store_matrices(void *row, const u32 (&w)[4]) {
 #if __CUDA_ARCH__ >= 900
@@ -79,6 +76,14 @@ __device__ inline void push(float4 *shared, int rank, float4 v) {
                :: "r"((u32)__cvta_generic_to_shared(shared)), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 #else
   *shared = v;
+#endif
+}
+__device__ inline void poke(void *shared, int rank, u32 v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %0, %1; st.shared::cluster.u32 [a], %2; }"
+               :: "r"((u32)__cvta_generic_to_shared(shared)), "r"(rank), "r"(v) : "memory");
+#else
+  *(volatile u32 *)shared = v;
 #endif
 }
 

@@ -6,83 +6,89 @@
 #include "linear.cuh"
 
 constexpr int PANEL_WARPS = 4;
-constexpr int PANEL_SLOTS = 3;  // steps whose activations are in shared memory: of now, and those that warps which lag behind may still read
+// So many steps have a place in shared memory: those under way, that of now, and the one before, which the tensor cores may still read.
+constexpr int PANEL_SLOTS = 5, PANEL_AHEAD = PANEL_SLOTS - 2;
 
-// A step is two units: 128 bytes of a column, 64 inputs. Its activations are, column by column, eight groups of eight inputs, of the first unit those that the lanes' pairs 0…3 are of and then
-// the second's; group g of column n is where the tensor cores look for it, in place g^(n%8).
-template <int NT> struct PanelMemory { u8 x[PANEL_SLOTS][NT * 1024]; };
-
-// Share is what a warp fetches of a step's activations: each lane eight inputs of a column in NT/4, of both units.
-template <int NT> struct Share {
-  const __half *from;
-  size_t apart;  // of its columns
-  u32 there;     // a bit a column
-  u32 v[NT / PANEL_WARPS][2][4];
-
-  __device__ Share(const LinearParams &p, int firstColumn, int step) {
-    const int column = firstColumn + threadIdx.x / 4;
-    from = p.x + ((size_t)column * p.units + 2 * step) * UNIT + threadIdx.x % 4 * 8;
-    apart = (size_t)PANEL_WARPS * 8 * p.units * UNIT;
-    there = 0;
-#pragma unroll
-    for (int i = 0; i < NT / PANEL_WARPS; i++) there |= (column + i * PANEL_WARPS * 8 < p.columns) << i;
-  }
-
-  // fetch begins to load the next step; rubbish comes of columns that there are none of.
-  __device__ void fetch() {
-#pragma unroll
-    for (int i = 0; i < NT / PANEL_WARPS; i++) {
-#pragma unroll
-      for (int u = 0; u < 2; u++) {
-        if (there >> i & 1) load<4>(v[i][u], from + i * apart + u * UNIT);
-      }
-    }
-    from += 2 * UNIT;
-  }
-
-  // place brings it into the order in which the tensor cores read.
-  __device__ void place(u8 *x) const {
-    const int group = threadIdx.x % 32 / 8, column = threadIdx.x % 8;
-    x += (threadIdx.x / 32 * 8 + column) * 128;
-#pragma unroll
-    for (int i = 0; i < NT / PANEL_WARPS; i++) {
-#pragma unroll
-      for (int u = 0; u < 2; u++) store_matrices(x + i * PANEL_WARPS * 1024 + ((u * 4 + group) ^ column) * 16, v[i][u]);
-    }
-  }
+// A step is two units: 128 bytes of a column, 64 inputs. Its place has the columns' activations first and then what each warp needs of its weights.
+template <typename F, int NT> struct PanelSlot {
+  static constexpr int COLUMNS = NT * 1024, WEIGHTS = 2 * F::BYTES, BYTES = (COLUMNS + PANEL_WARPS * WEIGHTS + ALIGNED - 1) / ALIGNED * ALIGNED;
 };
 
-// multiply_panel goes through a rank's steps. What a step needs is in registers when it begins, from global memory and not through copies: the tensor cores may not see the columns before
-// all of a thread's writes to shared memory are over, and copies under way would count.
-template <typename F, int NT> __device__ inline void multiply_panel(const LinearParams &p, PanelMemory<NT> &memory, const u8 *tile, bool there, int firstColumn, float (&c)[2][NT * 4]) {
-  const int lane = threadIdx.x % 32, rank = p.ranks > 1 ? cluster_rank() : 0, steps = p.units / 2, from = steps * rank / p.ranks, to = steps * (rank + 1) / p.ranks;
-  tile += (size_t)from * 2 * F::BYTES;
-  Fragment<F> f[2];
+// arrange brings a warp's columns, each lane's eight inputs as they came, into the order in which the tensor cores read: column by column eight chunks of eight inputs, of the first unit those
+// that the lanes' pairs 0…3 are of and then the second's.
+template <int NT> __device__ inline void arrange(u8 *columns) {
+  constexpr int TOGETHER = NT / PANEL_WARPS % 2 ? 1 : 2;
+  const int lane = threadIdx.x % 32, column = lane % 8;
+  columns += threadIdx.x / 32 * 1024;
 #pragma unroll
-  for (int u = 0; u < 2; u++) f[u].load(tile + u * F::BYTES, lane, there && from < to);
-  if (there && lane == 0) prefetch_bytes(tile, (to - from) * 2 * F::BYTES);  // while the launch ahead goes on
+  for (int first = 0; first < NT / PANEL_WARPS; first += TOGETHER) {
+    u32 v[TOGETHER][2][4];
+#pragma unroll
+    for (int i = 0; i < TOGETHER; i++) {
+#pragma unroll
+      for (int u = 0; u < 2; u++) load<4>(v[i][u], columns + (first + i) * PANEL_WARPS * 1024 + lane / 4 * 128 + ((u * 4 + lane % 4) ^ lane / 4 % 2 * 4) * 16);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < TOGETHER; i++) {
+#pragma unroll
+      for (int u = 0; u < 2; u++) store_matrices(columns + (first + i) * PANEL_WARPS * 1024 + column * 128 + ((u * 4 + lane / 8) ^ column) * 16, v[i][u]);
+    }
+  }
+}
+
+// multiply_panel goes through a rank's steps.
+template <typename F, int NT> __device__ inline void multiply_panel(const LinearParams &p, u8 *memory, const u8 *tile, bool there, int firstColumn, float (&c)[2][NT * 4]) {
+  typedef PanelSlot<F, NT> Slot;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, rank = p.ranks > 1 ? cluster_rank() : 0, all = p.units / 2, from = all * rank / p.ranks, steps = all * (rank + 1) / p.ranks - from;
+  tile += (size_t)from * Slot::WEIGHTS;
+  const int column = firstColumn + threadIdx.x / 4;
+  const __half *x = p.x + ((size_t)column * p.units + 2 * from) * UNIT + lane % 4 * 8;
+  const size_t apart = (size_t)PANEL_WARPS * 8 * p.units * UNIT;
+  auto weights = [&](int step, int slot) {
+    if (there && step < steps) copy_bytes<Slot::WEIGHTS>(memory + slot * Slot::BYTES + Slot::COLUMNS + warp * Slot::WEIGHTS, tile + (size_t)step * Slot::WEIGHTS, lane);
+  };
+  auto columns = [&](int step, int slot) {
+    u8 *to = memory + slot * Slot::BYTES + warp * 1024 + lane / 4 * 128;
+    if (step < steps) {
+#pragma unroll
+      for (int i = 0; i < NT / PANEL_WARPS; i++) {
+        if (column + i * PANEL_WARPS * 8 >= p.columns) break;
+#pragma unroll
+        for (int u = 0; u < 2; u++) copy_async(to + i * PANEL_WARPS * 1024 + ((u * 4 + lane % 4) ^ lane / 4 % 2 * 4) * 16, x + i * apart + (2 * step + u) * UNIT);
+      }
+    }
+    commit_copies();
+  };
+#pragma unroll
+  for (int i = 0; i < PANEL_AHEAD; i++) weights(i, i);
+  if (there && lane == 0) prefetch_bytes(tile, steps * Slot::WEIGHTS);  // while the launch ahead goes on
   wait_for_previous();
-  Share<NT> share(p, firstColumn, from);
-  if (from < to) share.fetch();
+#pragma unroll
+  for (int i = 0; i < PANEL_AHEAD; i++) columns(i, i);
   u32 a[2][4][4];
-  int slot = 0;
-  for (int s = from; s < to; s++, slot = slot == PANEL_SLOTS - 1 ? 0 : slot + 1) {
-    u8 *x = memory.x[slot];
-    share.place(x);
+  for (int s = 0, slot = 0; s < steps; s++, slot = slot == PANEL_SLOTS - 1 ? 0 : slot + 1) {
+    u8 *at = memory + slot * Slot::BYTES;
+    wait_copies<PANEL_AHEAD - 1>();
+    __syncwarp();
+    arrange<NT>(at);
     written();
-    if (s + 1 < to) share.fetch();
-    tile += 2 * F::BYTES;
 #pragma unroll
     for (int u = 0; u < 2; u++) {
+      Fragment<F> f;
       products_wait<1>();  // of the same unit of the step before, whose weights were in the same registers
-      f[u].keep();
-      f[u].weights(a[u]);
-      f[u].load(tile + u * F::BYTES, lane, there && s + 1 < to);
-      if (u == 0) __syncthreads();
+      f.take(at + Slot::COLUMNS + warp * Slot::WEIGHTS + u * F::BYTES, lane);
+      f.weights(a[u]);
+      if (u == 0) {
+        __syncthreads();
+        const int next = slot + PANEL_AHEAD - (slot + PANEL_AHEAD >= PANEL_SLOTS ? PANEL_SLOTS : 0);  // where the step before the last one was
+        weights(s + PANEL_AHEAD, next);
+        columns(s + PANEL_AHEAD, next);
+      }
       products_begin();
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        const u64 b = rows_of(shared_address(x) + u * 64 + half * 32);
+        const u64 b = rows_of(shared_address(at) + u * 64 + half * 32);
         const u32(&w)[4][4] = a[u];
         const u32 upper[4] = {w[0][2 * half], w[1][2 * half], w[0][2 * half + 1], w[1][2 * half + 1]}, lower[4] = {w[2][2 * half], w[3][2 * half], w[2][2 * half + 1], w[3][2 * half + 1]};
         product_of_rows(c[0], upper, b);
@@ -93,6 +99,7 @@ template <typename F, int NT> __device__ inline void multiply_panel(const Linear
   }
   products_wait<0>();
   settled(c[0]), settled(c[1]);
+  wait_copies<0>();
 }
 
 // panel_tiles computes the products of a tile a warp with a panel of 8·NT columns. Of a gate, half of the warps have the gate's tiles and half its partner's.
@@ -104,7 +111,7 @@ template <int NT> __device__ inline void panel_tiles(const LinearParams &p) {
   const Product &w = p.gated ? p.product[warp / across] : product_of(p, group);
   const int tile = (p.gated ? group : group - w.first) * across + warp % across;
   float c[2][NT * 4] = {};
-  WITH_FORMAT(w.format, F, (multiply_panel<F, NT>(p, *(PanelMemory<NT> *)memory, w.weight + (size_t)tile * p.units * F::BYTES, tile * TILE < w.rows, firstColumn, c)))
+  WITH_FORMAT(w.format, F, (multiply_panel<F, NT>(p, (u8 *)memory, w.weight + (size_t)tile * p.units * F::BYTES, tile * TILE < w.rows, firstColumn, c)))
   // Rank n%ranks adds up and writes eight columns, number n. All sums go through its memory, so that few instructions do the rest: they are not in the cache yet.
   const int each = (NT + p.ranks - 1) / p.ranks;
   float4 *arriving = (float4 *)memory + threadIdx.x;

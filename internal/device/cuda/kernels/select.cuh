@@ -69,7 +69,7 @@ __device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const
   find_thresholds(sh, p, u);
   if (p.stages == 5) return nothing;
   let_next_start();
-  const int2 count = list_survivors(sh, p, u, r, (Near *)memory, found, every);
+  const int2 count = list_survivors<D>(sh, p, u, r, (Near *)memory, found, every);
   return p.stages == 6 ? nothing : count;
 }
 
@@ -100,10 +100,11 @@ template <int D, int GP, bool LOCAL> __device__ void select_unit(const Params &p
   if (whole) {
     let_next_start();
     if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(-1, n);
+    u.arrive();
   } else {
     count = survivors_of<D>(sh.select, p, u, r, memory);
-    u.wait();
-    if (count.x < 0) return;
   }
+  u.wait();
+  if (count.x < 0) return;
   attend_survivors<D>(sh.select, sh.join, memory, p, u, r, count, whole);
 }

@@ -13,7 +13,7 @@ template <int GP> __device__ inline float window_end(const SelectShared<GP> &sh,
 
 // list_survivors returns how many the rank has listed: to be read exactly, and others. A warp goes through a run of the candidates, and writes its part of the list once it is known how
 // many the others have. What the exactly read ones weigh it leaves in sh.mass.
-template <int GP, bool LOCAL>
+template <int D, int GP, bool LOCAL>
 __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, Near *nears, int found, bool every) {
   constexpr int WORDS = (GP + 1) / 2, TURNS = 4;  // a warp takes two pages a turn
   const bool perHead = p.flags & PER_HEAD;
@@ -132,6 +132,15 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
       if (x.exact >> lane & 1) list[atA + __popc(x.exact & lower)] = entry;
       if (x.others >> lane & 1) list[atB - __popc(x.others & lower)] = entry;
       atA += __popc(x.exact), atB -= __popc(x.others);
+      if (LOCAL && (x.exact | x.others) >> lane & 1) {  // what will be read of it
+        const size_t row = r.slab(p, u, token / BLOCK) * BLOCK + token % BLOCK;
+        if (x.others >> lane & 1) {
+          prefetch(p.valueCodes + row * (D / 2)), prefetch(p.valueScale + row * (D / 32));
+        } else {
+#pragma unroll
+          for (int c = 0; c < D; c += 64) prefetch(p.k + row * D + c), prefetch(p.v + row * D + c);
+        }
+      }
     }
     exact += sum & 0xffff, others += sum >> 16;
     __syncthreads();  // the counts are read

@@ -72,12 +72,6 @@ template <typename F> struct Fragment {
     if constexpr (F::SCALES > 0) f(scales, unit + (F::HALVED ? lane / 2 * 8 : lane / 4 * 4 * F::SCALES));
   }
 
-  // keep has the compiler take the words for changed here.
-  __device__ void keep() {
-#pragma unroll
-    for (int i = 0; i < F::CODES; i++) changed(codes[i]);
-  }
-
   // weights is pair p of row j in fp16.
   __device__ void weights(u32 (&a)[4][4]) const {
     if constexpr (F::BITS == 16) {

@@ -223,7 +223,6 @@ static inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u3
     }
   }
 }
-static inline void changed(u32 &) {}
 static inline void store_matrices(void *row, const u32 (&w)[4]) {
   const Exchange *e = exchange((u32)((char *)row - current->block->dynamic));
   for (int i = 0; i < 4; i++) memcpy(current->block->dynamic + e[i * 8 + lane_id() / 4].word[0] + lane_id() % 4 * 4, &w[i], 4);
@@ -248,6 +247,7 @@ static inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 static inline u32 *remote(const void *shared, int rank) { return (u32 *)(blocks[rank]->memory + ((const char *)shared - current->block->memory)); }
 static inline u32 peek(const void *shared, int rank) { return *remote(shared, rank); }
 static inline void push(float4 *shared, int rank, float4 v) { *(float4 *)remote(shared, rank) = v; }
+static inline void poke(void *shared, int rank, u32 v) { *remote(shared, rank) = v; }
 template <int N> void stream(u32 (&w)[N], const void *at, bool there) { there ? memcpy(w, at, sizeof w) : memset(w, 0, sizeof w); }
 template <int BYTES = 16> void copy_async(void *shared, const void *global) { current->copies.push_back({shared, global, BYTES}); }
 static inline void commit_copies() { current->copies.push_back({}); }
