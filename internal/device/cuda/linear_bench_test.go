@@ -106,11 +106,15 @@ func benchPlans(l *library, out []product, rows, cols int) (all []plan) {
 		return []plan{chosen}
 	}
 	if rows > 256 {
-		all = []plan{widePlan(rows, 3), widePlan(rows, 4), l.planGemm(rows, groups(out, gemmTiles), cols/unitCols)}
+		gemm, _ := l.planGemm(rows, groups(out, gemmTiles), cols/unitCols)
+		all = []plan{widePlan(rows, 3), widePlan(rows, 4), gemm}
 		if l.takesGated(rows, out) {
 			all = append(all, widePlan(rows, 2))
 		}
 		return all
+	}
+	if rows > wideRows/2 && l.hopper {
+		all = append(all, widePlan(rows, 3), widePlan(rows, 4))
 	}
 	for ranks := 1; ranks <= maxCluster; ranks *= 2 {
 		if rows <= 8*linearRows {

@@ -282,7 +282,7 @@ func TestLinearWide(t *testing.T) {
 				continue
 			}
 			for _, typ := range linearTypes {
-				err := b.run(rng, 2*rows, 4*cols, []int{200, 500}, []tensor.Type{typ}, func(x halves, out []product) error {
+				err := b.run(rng, 2*rows, 1536, []int{200, 500}, []tensor.Type{typ}, func(x halves, out []product) error {
 					return b.l.runLinear(b.c, 0, widePlan(2*rows, tiles), x, 2*rows, out)
 				})
 				if err != nil {
