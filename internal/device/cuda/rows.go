@@ -165,12 +165,15 @@ func (l *library) prompt(c *driver.Context, s driver.Stream, o *promptOp) error 
 	return launch(l, c, promptKernel(o.dim), driver.Launch{Grid: [3]int{(o.rows + tile - 1) / tile, o.heads}, Block: 128, Stream: s, Early: true}, &p)
 }
 
+// flashRows is how many rows a thread block of Hopper's kernels takes.
+const flashRows = 128
+
 // flash is prompt with Hopper's kernels.
 func (l *library) flash(c *driver.Context, s driver.Stream, o *promptOp, p *promptParams) (err error) {
-	const tile, threads = 128, 384
+	const threads = 384
 	f, how := flashParams{p: *p, first: int32(o.first)}, flashOf(o.dim)
 	slab := o.blocks * o.kvHeads * attention.BlockTokens
-	if f.q, err = l.tensorMap(c, matrixAt{o.q, o.room, o.heads * o.dim, tile}); err != nil {
+	if f.q, err = l.tensorMap(c, matrixAt{o.q, o.room, o.heads * o.dim, flashRows}); err != nil {
 		return err
 	}
 	if f.k, err = l.tensorMap(c, matrixAt{o.k, slab, o.dim, how.tokens}); err != nil {
@@ -179,7 +182,7 @@ func (l *library) flash(c *driver.Context, s driver.Stream, o *promptOp, p *prom
 	if f.v, err = l.tensorMap(c, matrixAt{o.v, slab, o.dim, how.tokens}); err != nil {
 		return err
 	}
-	return launch(l, c, how.kernel, driver.Launch{Grid: [3]int{o.heads, (o.rows + tile - 1) / tile}, Block: threads, Shared: how.shared, Stream: s, Early: true}, &f)
+	return launch(l, c, how.kernel, driver.Launch{Grid: [3]int{o.heads, (o.rows + flashRows - 1) / flashRows}, Block: threads, Shared: how.shared, Stream: s, Early: true}, &f)
 }
 
 // flashKernel is a kernel of Hopper's: tokens of a tile of keys, and bytes of shared memory: FlashShared of kernels/flash.cuh and what aligning it takes.
