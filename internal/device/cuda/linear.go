@@ -224,22 +224,25 @@ func (l *library) planLinear(rows, tiles, units int) plan {
 // planGemm chooses the panel and the cluster: for hundreds of rows by what the busiest multiprocessor does, products and the joining of sums; for fewer, which wait for memory
 // rather than compute, the largest clusters that find room at once, three thread blocks a multiprocessor. A cost is about 8.5 ns on an H100.
 func (l *library) planGemm(rows, groups, units int) (best plan, least int) {
+	cost := func(n plan, tiles int) int {
+		c := (units+n.ranks-1)/n.ranks*(tiles*4+16) + tiles*8 + 100
+		if n.ranks > 1 {
+			c += tiles*8 + 50
+		}
+		return c * l.turns(groups*n.panels*n.ranks)
+	}
 	if rows <= 256 {
 		n := gemmPlan(rows, 8, 1)
 		for l.hopper && n.ranks < maxCluster && 2*n.ranks <= units && 2*groups*n.panels*n.ranks <= 3*l.dev.Multiprocessor {
 			n.ranks *= 2
 		}
-		return n, 0
+		return n, cost(n, 8)
 	}
 	for _, tiles := range []int{16, 8} {
 		for ranks := 1; ranks <= maxCluster && ranks <= units && (ranks == 1 || l.hopper); ranks *= 2 {
 			n := gemmPlan(rows, tiles, ranks)
-			cost := (units+ranks-1)/ranks*(tiles*4+16) + tiles*8 + 100
-			if ranks > 1 {
-				cost += tiles*8 + 50
-			}
-			if cost *= l.turns(groups * n.panels * ranks); least == 0 || cost < least {
-				best, least = n, cost
+			if c := cost(n, tiles); least == 0 || c < least {
+				best, least = n, c
 			}
 		}
 	}

@@ -113,7 +113,7 @@ func benchPlans(l *library, out []product, rows, cols int) (all []plan) {
 		}
 		return all
 	}
-	if rows > wideRows/2 && l.hopper {
+	if rows > wideRows && l.hopper {
 		all = append(all, widePlan(rows, 3), widePlan(rows, 4))
 	}
 	for ranks := 1; ranks <= maxCluster; ranks *= 2 {

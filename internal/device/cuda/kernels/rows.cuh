@@ -128,12 +128,12 @@ __device__ inline void gate_row(const RowParams &p) {
   wait_for_previous();
   let_next_start();
   if (p.index != nullptr && *p.index == 0) return;
-  const size_t at = (size_t)blockIdx.x * p.cols;
-  Row row;
-  row.each(p.cols, [&](float &v, int c) {
-    v = p.add[at + c] * activated(p.x[at + c], p.act);
-  });
-  row.emit(sh, p, blockIdx.x);
+  for (int i = blockIdx.x; i < p.rows; i += gridDim.x) {
+    const size_t at = (size_t)i * p.cols;
+    Row row;
+    row.each(p.cols, [&](float &v, int c) { v = p.add[at + c] * activated(p.x[at + c], p.act); });
+    row.emit(sh, p, i);
+  }
 }
 
 __device__ inline void add_rows(const RowParams &p) {

@@ -60,29 +60,34 @@ template <typename F, int ROWS> __device__ inline void wide_fill(const WideParam
   }
 }
 
-// wide_store writes the products of a warpgroup's columns: rows of weights from first on.
-template <int ROWS> __device__ inline void wide_store(const WideParams &f, const Product &w, const float (&c)[ROWS / 2], const float *scales, int first, int column) {
-  const int lane = threadIdx.x % 32, rows = w.rows;
-  first += lane % 4 * 2;
+// wide_store writes the products of a warpgroup's columns: rows of weights from first on. Results are finished before the first is stored, so that no store waits for another.
+template <int ROWS> __device__ inline void wide_store(const WideParams &f, const Product &w, float (&c)[ROWS / 2], const float *scales, int first, int column) {
+  const int rows = w.rows;
+  first += threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < ROWS / 2; i++) c[i] *= scales[i / 2 % 2];
+  if (w.bias != nullptr) {
+#pragma unroll
+    for (int i = 0; i < ROWS / 4; i++) {
+      const int at = first + i / 2 * 8 + i % 2;
+      const float bias = at < rows ? w.bias[at] : 0;
+      c[i / 2 * 4 + i % 2] += bias, c[i / 2 * 4 + i % 2 + 2] += bias;
+    }
+  }
 #pragma unroll
   for (int e = 0; e < 2; e++, column += 8) {
     if (column >= f.p.columns) continue;
-    const float scale = scales[e];
     float *dst = w.dst + (size_t)column * rows + first;
-    const float *bias = w.bias == nullptr ? nullptr : w.bias + first;
     if (rows % 2 == 0) {
 #pragma unroll
       for (int i = 0; i < ROWS / 8; i++) {
-        if (first + 8 * i >= rows) break;
-        float2 y = make_float2(c[4 * i + 2 * e] * scale, c[4 * i + 2 * e + 1] * scale);
-        if (bias != nullptr) y.x += bias[8 * i], y.y += bias[8 * i + 1];
-        *(float2 *)(dst + 8 * i) = y;
+        if (first + 8 * i < rows) *(float2 *)(dst + 8 * i) = make_float2(c[4 * i + 2 * e], c[4 * i + 2 * e + 1]);
       }
     } else {
 #pragma unroll
       for (int i = 0; i < ROWS / 4; i++) {
         const int at = i / 2 * 8 + i % 2;
-        if (first + at < rows) dst[at] = c[i / 2 * 4 + 2 * e + i % 2] * scale + (bias != nullptr ? bias[at] : 0);
+        if (first + at < rows) dst[at] = c[i / 2 * 4 + 2 * e + i % 2];
       }
     }
   }
