@@ -64,7 +64,7 @@ func Open(o Options) (_ *Device, err error) {
 		if d.stream, err = c.NewStream(); err != nil {
 			return err
 		}
-		if d.step.gating.op.over, err = d.place(c, make([]byte, 4)); err != nil {
+		if d.step.waiting.op.over, err = d.place(c, make([]byte, 4)); err != nil {
 			return err
 		}
 		return d.lib.findLinear(c)

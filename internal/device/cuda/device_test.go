@@ -114,6 +114,7 @@ func TestManyRows(t *testing.T) {
 		if emulated && c.Arch != "llama" {
 			continue
 		}
+		c.Embed, c.FFN = 256, 384 // so that they are taken
 		path := filepath.Join(t.TempDir(), "model.gguf")
 		if err := testmodel.Write(path, c); err != nil {
 			t.Fatal(err)

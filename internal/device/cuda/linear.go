@@ -19,6 +19,7 @@ type product struct {
 	w    *weight
 	bias driver.Ptr // float32 [w.rows]; 0: none
 	dst  driver.Ptr // float32 [rows][w.rows]
+	add  bool       // dst is added to; only where takesAdded says so
 }
 
 // maxProducts is how many products a launch takes.
@@ -41,8 +42,8 @@ type wideParams struct {
 }
 
 type productParams struct {
-	weight, bias, dst      driver.Ptr
-	rows, format, first, _ int32
+	weight, bias, dst        driver.Ptr
+	rows, format, first, add int32
 }
 
 type embedParams struct {
@@ -119,6 +120,9 @@ func (n *plan) params(x halves, rows int, out []product) linearParams {
 	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), ranks: int32(n.ranks), panels: int32(n.panels)}
 	for i, o := range out {
 		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups(out[:i], n.across))}
+		if o.add {
+			p.product[i].add = 1
+		}
 	}
 	return p
 }
@@ -148,6 +152,9 @@ type gatedOp struct {
 	dst  halves
 	over driver.Ptr // int32, 0 at first: becomes 1 when a value was too large for fp16 and the rows needed scales
 }
+
+// takesAdded says whether products can be added to what is there.
+func (l *library) takesAdded(rows int, out []product) bool { return l.plan(rows, out).wide }
 
 // takesGated says whether gated can run two products.
 func (l *library) takesGated(rows int, out []product) bool {

@@ -81,13 +81,16 @@ template <int ROWS> __device__ inline void wide_store(const WideParams &f, const
     if (rows % 2 == 0) {
 #pragma unroll
       for (int i = 0; i < ROWS / 8; i++) {
-        if (first + 8 * i < rows) *(float2 *)(dst + 8 * i) = make_float2(c[4 * i + 2 * e], c[4 * i + 2 * e + 1]);
+        const float x = c[4 * i + 2 * e], y = c[4 * i + 2 * e + 1];
+        if (first + 8 * i >= rows) break;
+        if (w.add) add_pair(dst + 8 * i, x, y);
+        else *(float2 *)(dst + 8 * i) = make_float2(x, y);
       }
     } else {
 #pragma unroll
       for (int i = 0; i < ROWS / 4; i++) {
         const int at = i / 2 * 8 + i % 2;
-        if (first + at < rows) dst[at] = c[i / 2 * 4 + 2 * e + i % 2];
+        if (first + at < rows) dst[at] = c[i / 2 * 4 + 2 * e + i % 2] + (w.add ? dst[at] : 0);
       }
     }
   }
