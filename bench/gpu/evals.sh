@@ -30,7 +30,7 @@ selectors)
 	;;
 tables)
 	samples=$6 end=$((end + $7))
-	ask "tables-$length" ruler -f "$book" --nq "$nq" -n $((length - 384)) --samples "$samples" --device cuda --batch-rows 2048 --together 4 -a dense -a twilight-paper -a twilight
+	ask "tables-$length" ruler -f "$book" --nq "$nq" -n $((length - 384)) --samples "$samples" --device cuda --together 4 -a dense -a twilight-paper -a twilight
 	;;
 esac
 rm -f "$OUT"/*.jsonl
