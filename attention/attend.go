@@ -79,15 +79,22 @@ func (w *Work) attend(i int, dense bool) {
 		count := min(attendSlice, n-lo)
 		if dense {
 			b := w.call.First/BlockTokens + lo/BlockTokens
-			w.slice(logits, acc, parts, w.Head.Keys(b), w.Head.Values(b), consecutive[:count], -1, max(0, w.call.First-b*BlockTokens))
+			v := w.Head.Values(b)
+			next := v
+			if lo+attendSlice < n {
+				next = w.Head.Keys(b + 1)
+			}
+			w.Kern.Fetch(v)
+			w.slice(logits, acc, parts, w.Head.Keys(b), v, next, consecutive[:count], -1, max(0, w.call.First-b*BlockTokens))
 			continue
 		}
-		w.slice(logits, acc, parts, w.Head.K, w.Head.V, w.rows[lo:lo+count], lo, 0)
+		w.slice(logits, acc, parts, w.Head.K, w.Head.V, nil, w.rows[lo:lo+count], lo, 0)
 	}
 }
 
-// slice adds the rows at to the running softmax of each head, skipping the first skip rows. They are survivors from the lo-th on, or, where lo is negative, everyone's.
-func (w *Work) slice(logits, acc []float32, parts []part, k, v []uint16, at []int32, lo, skip int) {
+// slice adds the rows at to the running softmax of each head, skipping the first skip rows. They are survivors from the lo-th on, or, where lo is negative, everyone's. next
+// is read after them.
+func (w *Work) slice(logits, acc []float32, parts []part, k, v, next []uint16, at []int32, lo, skip int) {
 	dim := w.Head.Dim
 	at = at[skip:]
 	n := len(at)
@@ -107,6 +114,7 @@ func (w *Work) slice(logits, acc []float32, parts []part, k, v []uint16, at []in
 		}
 		p.sum += w.Kern.Exp(l, p.top)
 	}
+	w.Kern.Fetch(next)
 	w.Kern.Accumulate(acc, logits, attendSlice, w.Group, dim, v, at)
 }
 

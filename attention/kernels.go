@@ -9,6 +9,8 @@ package attention
 type Kernels interface {
 	BoundKernels
 	SelectKernels
+	// Fetch is told of memory that the call after the next one reads from its start: a hint.
+	Fetch(next []uint16)
 	// Dot sets dst[g*ld+i] = q_g · rows[at[i]].
 	Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32)
 	// Accumulate adds Σ_i w[g*ld+i] · rows[at[i]] to acc[g*dim:]. Rows whose weight is zero for a head leave that head's acc as it is.

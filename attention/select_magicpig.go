@@ -1,6 +1,7 @@
 package attention
 
 import (
+	"fmt"
 	"math"
 	"math/bits"
 	"math/rand/v2"
@@ -11,7 +12,7 @@ import (
 // magicpig is MagicPIG (arXiv 2410.16179): tokens are drawn at random, the likelier the smaller the angle between key and query, and weigh by the inverse of their odds, so that
 // heads that look at everything a little are estimated without bias where a top-k is biased. Signs of random projections (SimHash) make signatures of bits·tables bits; a token
 // is drawn where at least two of the tables agree with the query in all their bits. For an angle θ a bit agrees with probability p = 1 − θ/π, a table with P = p^bits, and the
-// odds are 1 − (1−P)^tables − tables·P·(1−P)^(tables−1). Keys are centred first by the mean of those cached at the first decode step, sink and window aside: softmax does
+// odds are 1 − (1−P)^tables − tables·P·(1−P)^(tables−1). Keys are centred first by the mean of those before the first decode step, sink and window aside: softmax does
 // not notice, and angles spread. Sink and window are always attended to and weigh once.
 //
 // Keeps bits·tables bits and a norm a token, 191 bytes with the paper's K = 10 and L = 150, in the sequence's memory: bit-sliced, 64 tokens a word, so that a table is compared
@@ -72,7 +73,7 @@ func (s magicpig) NewState(sh Shape) State {
 	for i := range logs {
 		logs[i] = float32(-math.Log(s.odds(pigCos * (2*float64(i)/pigSteps - 1))))
 	}
-	return pigState{newLearnt[pigHash, uint64](sh), planes, logs}
+	return pigState{newLearnt[pigHash, uint64](fmt.Sprint("magicpig ", s), sh), planes, logs}
 }
 
 // rarity is −ln of the odds of a key at this cosine.
@@ -90,13 +91,13 @@ func (s pigState) Fork() State {
 	return pigState{s.learnt.Fork().(*learnt[pigHash, uint64]), s.planes, s.logs}
 }
 
-// learn takes the mean of the keys between sink and window, or of all where there are none.
-func (s magicpig) learn(w *Work) *pigHash {
+// learn takes the mean of the first n tokens' keys between sink and window, or of all where there are none.
+func (s magicpig) learn(w *Work, n int) *pigHash {
 	dim := w.Head.Dim
 	h := &pigHash{mean: make([]float32, dim), planes: w.State().(pigState).planes, shift: make([]float32, s.bits*s.tables)}
-	lo, hi := s.sink, w.Head.N-s.window
+	lo, hi := s.sink, n-s.window
 	if lo >= hi {
-		lo, hi = 0, w.Head.N
+		lo, hi = 0, n
 	}
 	for t := lo; t < hi; t++ {
 		for c, x := range w.key(t) {

@@ -12,7 +12,7 @@ import (
 // tokens are proposed beside the sink and the latest tokens.
 //
 // Keeps a byte a token and part (at the paper's two parts of six bits, 2 bytes where fp16 keys of 64 channels are 128) and 2^bits fp32 vectors, in the sequence's memory, and reads
-// all of it every step. The first decode step trains: pqRounds·min(N, pqSample)·2^bits·dim multiplications a KV head, and as many as N·2^bits·dim to encode. The paper proposes a fifth
+// all of it every step. The first decode step trains, once for all forks that start there: pqRounds·min(N, pqSample)·2^bits·dim multiplications a KV head, and as many as N·2^bits·dim to encode. The paper proposes a fifth
 // of the tokens, half of them the latest, and ranks them once for the group by the sum of its heads' softmaxes. With heads of 64 channels, parts=8,recent=0.1 is the better choice by far.
 type pqcache struct {
 	noScan
@@ -60,8 +60,13 @@ func (s pqcache) PerToken(dim int) (stores, reads float64) {
 	return n, n
 }
 
+// Remembers implements Remembering: what is learnt does not depend on how much is proposed.
+func (s pqcache) Remembers() string {
+	return fmt.Sprintf("pqcache books of %d parts, %d bits, sink %d", s.parts, s.bits, s.sink)
+}
+
 // NewState implements Stateful.
-func (s pqcache) NewState(sh Shape) State { return newLearnt[pqBooks, uint8](sh) }
+func (s pqcache) NewState(sh Shape) State { return newLearnt[pqBooks, uint8](s.Remembers(), sh) }
 
 // split is the number of parts for dim channels: fewer than asked for where these do not divide them.
 func (s pqcache) split(dim int) int {
@@ -72,18 +77,18 @@ func (s pqcache) split(dim int) int {
 	return n
 }
 
-// learn trains the codebooks on the cached tokens, the sink aside where there are others.
-func (s pqcache) learn(w *Work) *pqBooks {
+// learn trains the codebooks on the first n tokens, the sink aside where there are others.
+func (s pqcache) learn(w *Work, n int) *pqBooks {
 	dim, parts := w.Head.Dim, s.split(w.Head.Dim)
-	first := min(s.sink, w.Head.N-1)
-	sample := min(w.Head.N-first, pqSample)
+	first := min(s.sink, n-1)
+	sample := min(n-first, pqSample)
 	b := &pqBooks{count: min(1<<s.bits, sample), centroids: make([]float32, 0, dim<<s.bits)}
 	sub := dim / parts
 	keys := make([]uint16, sample*sub)
 	of := make([]uint8, sample)
 	for p := range parts {
 		for i := range sample {
-			t := first + i*(w.Head.N-first)/sample
+			t := first + i*(n-first)/sample
 			copy(keys[i*sub:][:sub], w.key(t)[p*sub:])
 		}
 		c := trainCentroids(w, keys, sub, b.count, of)

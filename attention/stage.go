@@ -147,7 +147,7 @@ func (w *Work) selectorSlab(i int) []byte { return w.Head.Planes[w.bind.sel[w.li
 func (w *Work) EstimatorPlane(i, b int) []byte { return w.Head.Plane(w.bind.est[i], b) }
 
 // State is the memory of the sequence that the selector at work asked for by NewState.
-func (w *Work) State() State { return w.call.Memory.find(w.selector().text) }
+func (w *Work) State() State { return w.call.Memory.find(w.selector().memory) }
 
 // ready is where the scan leaves queries for the estimator; the zero value where the pipeline has no two stages that share them.
 func (w *Work) ready() Ready {

@@ -61,10 +61,10 @@ def read(files):
     for name in files:
         with gzip.open(name, "rt") if name.endswith(".gz") else open(name) as f:
             for line in f:
-                if not line.endswith("\n"):
-                    continue  # torn
+                if not line.endswith("\n") or line == "\n":
+                    continue  # torn, or of no rows
                 r = json.loads(line)
-                key = r["kind"], r["task"], r["sample"], r["spec"], r["length"], r["model"], r["prompt_hash"]
+                key = r["kind"], r["task"], r["sample"], r["spec"], r["length"], r["model"], r["prompt_hash"], r["device"].split(" (")[0]
                 if key not in seen:
                     seen.add(key)
                     yield r

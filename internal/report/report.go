@@ -187,7 +187,9 @@ func (r *Report) take(s *section, rows []*eval.Row, families *families) {
 // add takes a spec's summary in. Of a spec that was run with and without measuring, the measured one is shown.
 func (p *panel) add(sum eval.Summary, rows []*eval.Row, families *families) {
 	res := &result{Summary: sum, rows: rows}
-	res.family, res.knob = families.of(sum.Spec)
+	if res.family, res.knob = families.of(sum.Spec); res.preset != "" && res.Label != res.preset {
+		res.Label = clean(fmt.Sprintf("%s at %s", res.preset, res.knob))
+	}
 	res.micros = microsPerToken(rows)
 	res.kept = meanHeads(rows, func(r *eval.Row) [][]float64 { return r.KeptHeads })
 	res.mass = meanHeads(rows, func(r *eval.Row) [][]float64 { return r.MassHeads })

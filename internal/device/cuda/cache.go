@@ -22,20 +22,26 @@ type Cache struct {
 // nearby is a copy of one sequence's exact keys and values of one layer on the device, for prompts over a cache in host memory: every head and every tile of rows reads them.
 type nearby struct{ k, v, table driver.Ptr } // blocks in order; table: 0, 1, …
 
+// needs is what a step's rows need.
+func (k *Cache) needs(s *Shape) []need {
+	rows, blocks := k.dev.maxRows, blocksOf(s.Tokens)
+	list := []need{{&k.lone, 16}, {&k.q, rows * s.KVHeads * s.Group * s.Dim * 2}, {&k.k, rows * s.KVHeads * s.Dim * 2}, {&k.v, rows * s.KVHeads * s.Dim * 2}}
+	if s.Offload {
+		n := blocks * s.blockBytes()
+		list = append(list, need{&k.near.k, n}, need{&k.near.v, n}, need{&k.near.table, blocks * 4})
+	}
+	return list
+}
+
 // alloc takes what a step's rows need. Called on the device's thread.
 func (k *Cache) alloc(c *driver.Context) error {
-	o, rows := k.op, k.dev.maxRows
-	list := []need{{&k.lone, 16}, {&k.q, rows * o.KVHeads * o.Group * o.Dim * 2}, {&k.k, rows * o.KVHeads * o.Dim * 2}, {&k.v, rows * o.KVHeads * o.Dim * 2}}
-	if !o.Offload {
-		return o.take(c, list)
+	o := k.op
+	if err := o.take(c, k.needs(&o.Shape)); err != nil || !o.Offload {
+		return err
 	}
 	order := make([]int32, o.stride)
 	for i := range order {
 		order[i] = int32(i)
-	}
-	n := o.stride * o.blockBytes()
-	if err := o.take(c, append(list, need{&k.near.k, n}, need{&k.near.v, n}, need{&k.near.table, len(order) * 4})); err != nil {
-		return err
 	}
 	return c.Upload(k.near.table, bytesOf(order))
 }

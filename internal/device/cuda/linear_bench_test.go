@@ -1,11 +1,13 @@
 package cuda
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/twilight-go/twilight/internal/device"
@@ -13,9 +15,12 @@ import (
 	"github.com/twilight-go/twilight/internal/tensor"
 )
 
-var benchKernels = flag.Bool("kernels", false, "BenchmarkLinear tries every way to run a launch, not the chosen one alone")
+var (
+	benchKernels = flag.Bool("kernels", false, "BenchmarkLinear tries every way to run a launch, not the chosen one alone")
+	benchMost    = flag.Int("rows", 4096, "of activations, that BenchmarkLinear measures at most")
+)
 
-// benchShapes are the launches of the models' steps: inputs, outputs and formats.
+// benchShapes are the launches of the models' steps: inputs, outputs and formats; two products are a gate's.
 var benchShapes = []struct {
 	name string
 	cols int
@@ -28,15 +33,19 @@ var benchShapes = []struct {
 	{"qwen0.5b.down.q6", 4864, []int{896}, []tensor.Type{tensor.Q6_K}},
 	{"qwen0.5b.down.q4", 4864, []int{896}, []tensor.Type{tensor.Q4_K}},
 	{"qwen0.5b.head", 896, []int{151936}, []tensor.Type{tensor.Q8_0}},
+	{"qwen1.5b.qkv", 1536, []int{1536, 256, 256}, []tensor.Type{tensor.Q4_K, tensor.Q4_K, tensor.Q6_K}},
 	{"qwen1.5b.o", 1536, []int{1536}, []tensor.Type{tensor.Q4_K}},
 	{"qwen1.5b.gate_up", 1536, []int{8960, 8960}, []tensor.Type{tensor.Q4_K, tensor.Q4_K}},
 	{"qwen1.5b.down.q6", 8960, []int{1536}, []tensor.Type{tensor.Q6_K}},
+	{"qwen1.5b.down.q4", 8960, []int{1536}, []tensor.Type{tensor.Q4_K}},
 	{"qwen1.5b.head", 1536, []int{151936}, []tensor.Type{tensor.Q6_K}},
+	{"smollm2.qkv", 576, []int{576, 192, 192}, []tensor.Type{tensor.Q5_0, tensor.Q5_0, tensor.Q8_0}},
+	{"smollm2.down", 1536, []int{576}, []tensor.Type{tensor.Q5_0}},
 	{"smollm2.gate_up", 576, []int{1536, 1536}, []tensor.Type{tensor.Q4_1, tensor.Q4_1}},
 	{"f16.square", 2048, []int{2048}, []tensor.Type{tensor.F16}},
 }
 
-var benchRows = []int{1, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192}
+var benchRows = []int{1, 8, 16, 32, 48, 64, 96, 128, 256, 1024, 4096}
 
 // benchBytes is what the copies of the weights that a benchmark goes through add up to: several times the L2 cache.
 const benchBytes = 400 << 20
@@ -77,20 +86,21 @@ func BenchmarkLinear(b *testing.B) {
 			b.Fatal(err)
 		}
 		for _, rows := range benchRows {
-			if rows > r.x.rows {
+			if rows > min(r.x.rows, *benchMost) {
 				break
 			}
-			for _, n := range benchPlans(l, r.out[0], rows, shape.cols) {
-				name := fmt.Sprintf("%s/rows=%d", shape.name, rows)
-				if *benchKernels {
-					name += fmt.Sprintf("/%s.%dx%d", n.kernel, n.ranks, n.threads)
+			k := workOf(rows, r.out[0], r.gates(rows))
+			if *benchKernels {
+				if err := dev.Do(func(c *driver.Context) error { return r.compare(b, c, shape.name, k) }); err != nil {
+					b.Fatal(err)
 				}
-				b.Run(name, func(b *testing.B) {
-					if err := dev.Do(func(c *driver.Context) error { return r.measure(b, c, n, rows) }); err != nil {
-						b.Fatal(err)
-					}
-				})
+				continue
 			}
+			b.Run(fmt.Sprintf("%s/rows=%d", shape.name, rows), func(b *testing.B) {
+				if err := dev.Do(func(c *driver.Context) error { return r.measure(b, c, l.plan(k, r.out[0]), rows) }); err != nil {
+					b.Fatal(err)
+				}
+			})
 		}
 		if err := dev.Do(r.free); err != nil {
 			b.Fatal(err)
@@ -98,39 +108,42 @@ func BenchmarkLinear(b *testing.B) {
 	}
 }
 
-// benchPlans are the ways to run a launch that are measured.
-func benchPlans(l *library, out []product, rows, cols int) (all []plan) {
-	tiles := groups(out, 1)
-	chosen := l.plan(rows, out)
-	if !*benchKernels {
-		return []plan{chosen}
-	}
-	if rows > 256 {
-		gemm, _ := l.planGemm(rows, groups(out, gemmTiles), cols/unitCols)
-		all = []plan{widePlan(rows, 3), widePlan(rows, 4), gemm}
-		if l.takesGated(rows, out) {
-			all = append(all, widePlan(rows, 2))
+// plans are the ways to run a launch that are measured.
+func (r *linearBench) plans(k work) (all []plan) {
+	l := r.l
+	if k.rows > wideRows {
+		gemm, _ := l.planGemm(k)
+		all = []plan{widePlan(k.rows, 3), widePlan(k.rows, 4), gemm}
+		if k.gated {
+			all = append(all, widePlan(k.rows, 2))
 		}
 		return all
 	}
-	if rows > wideRows && l.hopper {
-		all = append(all, widePlan(rows, 3), widePlan(rows, 4))
-	}
 	for ranks := 1; ranks <= maxCluster; ranks *= 2 {
-		if rows <= 8*linearRows {
+		if k.rows <= panelRows {
+			n := l.planLinear(k)
 			for _, threads := range []int{64, 128, 256} {
-				n := l.planLinear(rows, tiles, cols/unitCols)
-				n.ranks, n.threads = ranks, threads
-				all = append(all, n)
+				all = append(all, linearPlan(k, linearTiles(n), ranks, threads))
 			}
 		}
-		if rows >= 16 {
+		if k.rows > 16 && k.rows <= panelRows && k.units >= panelStep*ranks {
+			all = append(all, panelPlan(k, panelTiles(l.planPanel(k)), ranks))
+		}
+		if k.rows >= 64 {
 			for _, tiles := range []int{8, 16} {
-				all = append(all, gemmPlan(rows, tiles, ranks))
+				all = append(all, gemmPlan(k.rows, tiles, ranks))
 			}
 		}
 	}
-	return all
+	return slices.DeleteFunc(all, func(n plan) bool { return n.shared > l.dev.SharedBytes })
+}
+
+// linearTiles and panelTiles are how many tiles of 8 rows a plan's panels have.
+func linearTiles(n plan) int {
+	return map[string]int{"linear_1": 1, "linear_2": 2, "linear_4": 4}[n.kernel]
+}
+func panelTiles(n plan) int {
+	return map[string]int{"panel_8": 8, "panel_12": 12, "panel_16": 16}[n.kernel]
 }
 
 // randomMatrix repeats some random rows.
@@ -163,6 +176,7 @@ type linearBench struct {
 	owned          []driver.Ptr
 	x              halves
 	over           driver.Ptr
+	gate           driver.Ptr
 	out            [][]product // of each copy
 	bytes, outputs int
 }
@@ -189,6 +203,7 @@ func (r *linearBench) take(c *driver.Context, cols int, rows []int, types []tens
 		r.bytes += len(image)
 		r.outputs += n
 	}
+	r.gate = alloc(most * rows[0] * 2)
 	r.over = alloc(4)
 	err = errors.Join(err, c.Upload(r.over, make([]byte, 4)))
 	r.x = halves{values: alloc(most * cols * 2), scale: alloc(most * 4), rows: most, cols: cols}
@@ -225,14 +240,52 @@ func (r *linearBench) free(c *driver.Context) (err error) {
 	return err
 }
 
-func (r *linearBench) measure(b *testing.B, c *driver.Context, n plan, rows int) error {
-	us, err := replay(c, r.s, max(b.N, 5), len(r.out), func(i int) error {
-		if n.kernel != "wide_gated" {
+// gates says whether products of so many rows are a gate's.
+func (r *linearBench) gates(rows int) bool { return r.l.takesGated(rows, r.out[0]) }
+
+func (r *linearBench) time(c *driver.Context, n plan, rows, times int) (float64, error) {
+	gates := r.gates(rows) && (rows <= panelRows || n.kernel == "wide_gated")
+	return replay(c, r.s, times, len(r.out), func(i int) error {
+		o := gatedOp{x: r.x, rows: rows, dst: halves{values: r.gate, scale: r.x.scale}, over: r.over}
+		switch {
+		case !gates || strings.HasPrefix(n.kernel, "gemm"):
 			return r.l.runLinear(c, r.s, n, r.x, rows, r.out[i])
+		case rows > panelRows:
+			o.out = [2]product(r.out[i])
+			return r.l.gated(c, r.s, &o)
 		}
-		o := gatedOp{x: r.x, out: [2]product(r.out[i]), rows: rows, dst: halves{values: r.out[i][0].dst, scale: r.x.scale}, over: r.over}
-		return r.l.gated(c, r.s, &o)
+		o.out = [2]product(r.out[i])
+		return r.l.runGated(c, r.s, n, &o)
 	})
+}
+
+// compare prints what the bytes alone would take, what the chosen plan does and what the three fastest do.
+func (r *linearBench) compare(b *testing.B, c *driver.Context, name string, k work) error {
+	type timed struct {
+		plan
+		us float64
+	}
+	var all []timed
+	for _, n := range r.plans(k) {
+		us, err := r.time(c, n, k.rows, max(b.N, 7))
+		if err != nil {
+			return fmt.Errorf("%+v: %w", n, err)
+		}
+		all = append(all, timed{n, us})
+	}
+	slices.SortFunc(all, func(x, y timed) int { return cmp.Compare(x.us, y.us) })
+	chosen := r.l.plan(k, r.out[0])
+	us, err := r.time(c, chosen, k.rows, max(b.N, 7))
+	fmt.Printf("%-18s %3d  %6.2f  %6.2f %s/%d/%d ", name, k.rows, float64(r.bytes)/r.copied/1e3, us, chosen.kernel, chosen.ranks, chosen.threads)
+	for _, n := range all[:min(3, len(all))] {
+		fmt.Printf("  %6.2f %s/%d/%d", n.us, n.kernel, n.ranks, n.threads)
+	}
+	fmt.Println()
+	return err
+}
+
+func (r *linearBench) measure(b *testing.B, c *driver.Context, n plan, rows int) error {
+	us, err := r.time(c, n, rows, max(b.N, 5))
 	gbps := float64(r.bytes) / us / 1e3
 	b.ReportMetric(us, "µs")
 	b.ReportMetric(gbps, "GB/s")
@@ -255,6 +308,12 @@ func replay(c *driver.Context, s driver.Stream, times, steps int, step func(i in
 	if err != nil {
 		return 0, err
 	}
+	us, err := replayed(c, s, times, steps, g)
+	return us, errors.Join(err, c.FreeGraph(g))
+}
+
+// replayed is the median microseconds of a step of a graph of so many.
+func replayed(c *driver.Context, s driver.Stream, times, steps int, g driver.Graph) (float64, error) {
 	from, err := c.NewEvent()
 	if err != nil {
 		return 0, err
@@ -277,7 +336,7 @@ func replay(c *driver.Context, s driver.Stream, times, steps int, step func(i in
 		}
 	}
 	slices.Sort(all)
-	return all[len(all)/2], errors.Join(c.FreeGraph(g), c.FreeEvent(from), c.FreeEvent(to))
+	return all[len(all)/2], errors.Join(c.FreeEvent(from), c.FreeEvent(to))
 }
 
 // copySpeed is the GB/s that the copy kernel reads and writes.

@@ -232,7 +232,7 @@ func TestLinearDeep(t *testing.T) {
 	})
 }
 
-// TestLinearPlans runs all kernels with all sizes of clusters, whatever would be chosen; with ranks that have no units, too.
+// TestLinearPlans runs all kernels with all sizes of clusters and thread blocks, whatever would be chosen; with ranks that have no units, too.
 func TestLinearPlans(t *testing.T) {
 	withLibrary(t, func(b *bank) error {
 		rng := rand.New(rand.NewPCG(17, 18))
@@ -240,20 +240,26 @@ func TestLinearPlans(t *testing.T) {
 			if !b.l.hopper && ranks > 1 {
 				break
 			}
-			const rows, units = 20, 13
-			few := b.l.planLinear(rows, 1, units)
-			few.ranks = ranks
-			plans := []plan{few, gemmPlan(rows, 8, ranks), gemmPlan(rows, 16, ranks)}
-			if b.l.hopper && ranks == 1 {
-				plans = append(plans, widePlan(rows, 3), widePlan(rows, 4))
+			k := work{rows: 20, units: 13, unitBytes: layouts[w8].unit}
+			even := work{rows: 75, units: 14, unitBytes: layouts[w8].unit}
+			plans := map[plan]work{gemmPlan(k.rows, 8, ranks): k, gemmPlan(k.rows, 16, ranks): k}
+			for _, threads := range []int{96, 256} {
+				plans[linearPlan(k, 4, ranks, threads)] = k
 			}
-			few.threads = 96
-			for _, n := range append(plans, few) {
-				err := b.run(rng, rows, units*unitCols, []int{33, 130}, []tensor.Type{tensor.Q8_0, tensor.Q4_0}, func(x halves, out []product) error {
-					return b.l.runLinear(b.c, 0, n, x, rows, out)
+			if b.l.hopper {
+				for _, tiles := range []int{8, 12, 16} {
+					plans[panelPlan(even, tiles, ranks)] = even
+				}
+			}
+			if b.l.hopper && ranks == 1 {
+				plans[widePlan(k.rows, 3)], plans[widePlan(k.rows, 4)] = k, k
+			}
+			for n, k := range plans {
+				err := b.run(rng, k.rows, k.units*unitCols, []int{33, 130}, []tensor.Type{tensor.Q8_0, tensor.Q4_0}, func(x halves, out []product) error {
+					return b.l.runLinear(b.c, 0, n, x, k.rows, out)
 				})
 				if err != nil {
-					return err
+					return fmt.Errorf("%+v: %w", n, err)
 				}
 			}
 		}
@@ -301,72 +307,6 @@ func TestLinearWide(t *testing.T) {
 	})
 }
 
-// TestGated: two products and their gate in one kernel, ordinary values and such as fp16 takes only with a scale.
-func TestGated(t *testing.T) {
-	withLibrary(t, func(b *bank) error {
-		if !b.l.hopper {
-			return nil
-		}
-		const rows, cols, n = 270, 96, 160
-		rng := rand.New(rand.NewPCG(23, 24))
-		if err := b.l.find(b.c, "rows_gate"); err != nil {
-			return err
-		}
-		for _, c := range []struct {
-			act  device.Activation
-			size float64
-		}{{device.SiLU, 1}, {device.GELU, 1}, {device.SiLU, 1000}} {
-			x, values := b.activations(rng, rows, cols)
-			for i, v := range values {
-				values[i] = v * c.size
-			}
-			scale := make([]float32, rows)
-			if err := b.c.Download(bytesOf(scale), x.scale); err != nil {
-				return err
-			}
-			for i := range scale {
-				scale[i] *= float32(c.size)
-			}
-			x.scale = put(b, scale)
-			o := gatedOp{x: x, rows: rows, act: c.act, over: put(b, []int32{0}), dst: halves{values: put(b, make([]uint16, rows*n)), scale: put(b, make([]float32, rows)), rows: rows, cols: n}}
-			var w [2][]float32
-			for i, typ := range []tensor.Type{tensor.Q4_1, tensor.Q8_0} {
-				var m device.Matrix
-				m, w[i] = matrix(rng, typ, n, cols)
-				o.out[i] = product{w: b.weight(m), dst: put(b, make([]float32, rows*n))}
-			}
-			got, over := make([]uint16, rows*n), []int32{0}
-			if err := errors.Join(b.l.gated(b.c, 0, &o), b.c.Synchronize(), b.c.Download(bytesOf(got), o.dst.values), b.c.Download(bytesOf(scale), o.dst.scale), b.c.Download(bytesOf(over), o.over)); err != nil {
-				return err
-			}
-			if (over[0] != 0) != (c.size > 1) {
-				t.Errorf("values of size %g: over is %d", c.size, over[0])
-			}
-			var wrong, size float64
-			for r := range rows {
-				for i := range n {
-					var y [2]float64
-					for k := range y {
-						for j, v := range values[r*cols:][:cols] {
-							y[k] += v * float64(w[k][i*cols+j])
-						}
-					}
-					want := y[0] / (1 + math.Exp(-y[0])) * y[1]
-					if c.act == device.GELU {
-						want = 0.5 * y[0] * (1 + math.Tanh(0.7978845608*(y[0]+0.044715*y[0]*y[0]*y[0]))) * y[1]
-					}
-					d := float64(tensor.F16ToF32(got[r*n+i]))*float64(scale[r]) - want
-					wrong, size = wrong+d*d, size+want*want
-				}
-			}
-			if e := math.Sqrt(wrong / size); !(e <= 2e-3) {
-				t.Errorf("activation %d of values of size %g: relative error %g", c.act, c.size, e)
-			}
-		}
-		return nil
-	})
-}
-
 // TestLinearShapes has the shapes of real models, on a GPU only.
 func TestLinearShapes(t *testing.T) {
 	if emulated {
@@ -387,27 +327,29 @@ func TestLinearShapes(t *testing.T) {
 	}
 }
 
-// TestLinearAlone shows that a row's results do not depend on how many others there are, up to linearRows.
+// TestLinearAlone shows that a row's results do not depend on how many others there are, up to linearRows, and neither from there up to panelRows.
 func TestLinearAlone(t *testing.T) {
 	withLibrary(t, func(b *bank) error {
 		const cols, n = 1024, 64
 		rng := rand.New(rand.NewPCG(9, 10))
 		m, _ := matrix(rng, tensor.Q4_K, n, cols)
 		w := b.weight(m)
-		x, _ := b.activations(rng, linearRows, cols)
-		var first []float32
-		for _, rows := range []int{1, 9, linearRows} {
-			got := make([]float32, rows*n)
-			dst := put(b, got)
-			if err := errors.Join(b.l.linear(b.c, 0, x, rows, []product{{w: w, dst: dst}}), b.c.Synchronize(), b.c.Download(bytesOf(got), dst)); err != nil {
-				return err
-			}
-			if first == nil {
-				first = got
-			}
-			for i, v := range first {
-				if got[i] != v {
-					return fmt.Errorf("%d rows: output %d of the first is %g, alone %g", rows, i, got[i], v)
+		x, _ := b.activations(rng, panelRows, cols)
+		for _, counts := range [][]int{{1, 9, linearRows}, {linearRows + 1, 80, panelRows}} {
+			var first []float32
+			for _, rows := range counts {
+				got := make([]float32, rows*n)
+				dst := put(b, got)
+				if err := errors.Join(b.l.linear(b.c, 0, x, rows, []product{{w: w, dst: dst}}), b.c.Synchronize(), b.c.Download(bytesOf(got), dst)); err != nil {
+					return err
+				}
+				if first == nil {
+					first = got
+				}
+				for i, v := range first {
+					if got[i] != v {
+						return fmt.Errorf("%d rows: output %d is %g, of %d rows %g", rows, i, got[i], counts[0], v)
+					}
 				}
 			}
 		}

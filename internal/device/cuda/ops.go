@@ -36,11 +36,12 @@ func (d *Device) flush() {
 	}
 	for _, t := range s.turns {
 		d.try(func(c *driver.Context) error {
-			freq, err := d.frequencies(c, t.rope)
+			p, err := d.turning(c, t.rope, t.dim)
 			if err != nil {
 				return err
 			}
-			return d.lib.rope(c, d.stream, t.x.wide, freq, s.view.pos, len(s.plan.Tokens), t.x.col/t.dim, t.dim, len(t.rope.Freq), float32(t.rope.Magnitude), t.rope.Interleaved)
+			p.x[0], p.heads[0], p.rows = t.x.wide, int32(t.x.col/t.dim), int32(len(s.plan.Tokens))
+			return d.lib.turn(c, d.stream, &p)
 		})
 	}
 	s.turns = s.turns[:0]
@@ -55,16 +56,17 @@ func (d *Device) settle() {
 	}
 }
 
-func (d *Device) frequencies(c *driver.Context, r *device.Rope) (driver.Ptr, error) {
+// turning are the parameters of a rotation of the step's rows.
+func (d *Device) turning(c *driver.Context, r *device.Rope, dim int) (headsParams, error) {
 	p, ok := d.angles[r]
 	if !ok {
 		var err error
 		if p, err = d.place(c, bytesOf(r.Freq)); err != nil {
-			return 0, err
+			return headsParams{}, err
 		}
 		d.angles[r] = p
 	}
-	return p, nil
+	return turning(r, p, d.step.view.pos, dim)
 }
 
 // widen makes a buffer's float32 form.
@@ -87,6 +89,7 @@ func (d *Device) Embed(dst device.Tensor, w device.Weight, ids []int32, scale fl
 
 // Norm implements device.Device.
 func (d *Device) Norm(dst, src device.Tensor, weight []float32, eps float32) {
+	d.settle()
 	to, from, s := d.top(dst), d.top(src), &d.step
 	o := normOp{x: from.wide, rows: src.Rows, cols: src.Cols, run: len(weight), eps: eps}
 	if s.adding.dst == from {
@@ -109,7 +112,7 @@ func (d *Device) Norm(dst, src device.Tensor, weight []float32, eps float32) {
 	})
 }
 
-// Linear implements device.Device. Products of many rows may wait for the Gate or the Add that takes them.
+// Linear implements device.Device. Products may wait for the Gate or, of many rows, the Add that takes them.
 func (d *Device) Linear(x device.Tensor, out []device.Linear) {
 	d.flush()
 	b := d.top(x)
@@ -155,6 +158,9 @@ func (d *Device) Gate(gate, up device.Tensor, act device.Activation) {
 	g, u := d.top(gate), d.top(up)
 	g.half.scale = g.scale
 	if w := &d.step.waiting; w.op.rows == gate.Rows && w.n == 2 && w.dst == [2]*buffer{g, u} {
+		if w.op.few() {
+			g.half.scale = d.gatedScale
+		}
 		w.op.act, w.op.dst = act, g.half
 		d.try(func(c *driver.Context) error { return d.lib.gated(c, d.stream, &w.op) })
 		w.op.rows = 0

@@ -27,6 +27,7 @@ type headsParams struct {
 	heads                         [3]int32
 	rows, dim, pairs, interleaved int32
 	magnitude                     float32
+	_                             int32
 }
 
 // promptParams is PromptParams of kernels/prompt.cuh.
@@ -117,34 +118,21 @@ func (l *library) pick(c *driver.Context, s driver.Stream, dst, src, index drive
 	return l.rows(c, s, "rows_pick", n, &rowParams{dst: dst, x: src, index: index, rows: int32(n), cols: int32(rowBytes / 4)})
 }
 
-// headsOp makes the float32 rows of a layer's queries, keys and values fp16, the first two rotated over their first 2·pairs channels to the rows' positions.
-type headsOp struct {
-	q, k, v, freq, pos               driver.Ptr // freq: float64 [pairs]; pos: int32 [rows]
-	outQ, outK, outV                 driver.Ptr
-	rows, heads, kvHeads, dim, pairs int
-	magnitude                        float32
-	interleaved                      bool
-}
-
-func (l *library) heads(c *driver.Context, s driver.Stream, o *headsOp) error {
-	p := headsParams{x: [3]driver.Ptr{o.q, o.k, o.v}, dst: [3]driver.Ptr{o.outQ, o.outK, o.outV}, freq: o.freq, pos: o.pos,
-		heads: [3]int32{int32(o.heads), int32(o.kvHeads), int32(o.kvHeads)}, rows: int32(o.rows), dim: int32(o.dim), pairs: int32(o.pairs), magnitude: o.magnitude}
-	return l.turn(c, s, &p, o.interleaved)
-}
-
-// rope rotates float32 rows in place.
-func (l *library) rope(c *driver.Context, s driver.Stream, x, freq, pos driver.Ptr, rows, heads, dim, pairs int, magnitude float32, interleaved bool) error {
-	p := headsParams{x: [3]driver.Ptr{x}, freq: freq, pos: pos, heads: [3]int32{int32(heads)}, rows: int32(rows), dim: int32(dim), pairs: int32(pairs), magnitude: magnitude}
-	return l.turn(c, s, &p, interleaved)
-}
-
-func (l *library) turn(c *driver.Context, s driver.Stream, p *headsParams, interleaved bool) error {
-	if p.pairs > 128 || 2*p.pairs > p.dim {
-		return fmt.Errorf("cuda: rotation of %d pairs of %d channels: expected at most 128, and no more than there are", p.pairs, p.dim)
+// turning are the parameters of a rotation of heads of dim channels by r, whose frequencies are at freq; pos: int32, the position of each row.
+func turning(r *device.Rope, freq, pos driver.Ptr, dim int) (p headsParams, err error) {
+	pairs := len(r.Freq)
+	if pairs > 128 || 2*pairs > dim {
+		return p, fmt.Errorf("cuda: rotation of %d pairs of %d channels: expected at most 128, and no more than there are", pairs, dim)
 	}
-	if interleaved {
+	p = headsParams{freq: freq, pos: pos, dim: int32(dim), pairs: int32(pairs), magnitude: float32(r.Magnitude)}
+	if r.Interleaved {
 		p.interleaved = 1
 	}
+	return p, nil
+}
+
+// turn queues a rotation of rows: p.x, float32 [rows][p.heads·p.dim], to p.dst in fp16, or in place where that is 0. Of three x the last is not rotated.
+func (l *library) turn(c *driver.Context, s driver.Stream, p *headsParams) error {
 	return launch(l, c, "rows_heads", driver.Launch{Grid: [3]int{int(p.rows)}, Block: rowThreads, Stream: s, Early: true}, p)
 }
 

@@ -39,9 +39,9 @@ type step struct {
 
 // jobs are what steps have the driver's thread do: values made once, so that a step allocates nothing.
 type jobs struct {
-	step, chosen, listed, count func(*driver.Context) error
-	found                       []int32      // Chosen's
-	tops                        []device.Top // Listed's
+	step, chosen, listed, count, wait func(*driver.Context) error
+	found                             []int32      // Chosen's
+	tops                              []device.Top // Listed's
 }
 
 // recording is a step recorded as a graph. The first step of a form runs as it comes, which finds everything it needs; the second records.
@@ -51,7 +51,7 @@ type recording struct {
 }
 
 // maxRecordings bounds the graphs that are kept. A server sees about as many forms as it has batch sizes.
-const maxRecordings = 64
+const maxRecordings = 256
 
 // stateView is where the parts of a step's state are on the device.
 type stateView struct{ ids, pos, lens, logits, chosen, order, tables driver.Ptr }
@@ -90,6 +90,7 @@ func (d *Device) Step(p *device.Plan, ops func() error) error {
 	s.plan, s.ops = p, ops
 	err := d.gpu.Do(s.jobs.step)
 	if s.err = nil; err == nil {
+		d.counted(p) // of the step before, while this one runs
 		err = d.count(p)
 	}
 	s.plan, s.ops = nil, nil

@@ -70,7 +70,7 @@ template <int R> __device__ inline void settled(float (&d)[R]) {
 }
 
 // product(d, a, b, add): rows of both are in shared memory, the columns the inputs (rows_of). product(d, a, b, add) with registers: A as mma takes it, warp by warp, and B's rows
-// the inputs (columns_of). N is twice the registers of d.
+// the inputs (columns_of). product_of_rows(d, a, b): B as in the first, and d +=. N is twice the registers of d.
 #define TW_D0 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define TW_D1 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define TW_D2 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
@@ -93,6 +93,10 @@ template <int R> __device__ inline void settled(float (&d)[R]) {
   __device__ inline void product(float (&d)[R0], const u32 (&a)[4], u64 b, bool add) {                                                                                 \
     asm volatile("{.reg .pred p; setp.ne.b32 p, %" #R5 ", 0; wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.f16.f16 {" LIST "}, {%" #R0 ", %" #R1 ", %" #R2 ", %" #R3 "}, %" #R4 ", p, 1, 1, 1;}" \
                  : D : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add) : "memory");                                                                  \
+  }                                                                                                                                                                    \
+  __device__ inline void product_of_rows(float (&d)[R0], const u32 (&a)[4], u64 b) {                                                                                   \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.f16.f16 {" LIST "}, {%" #R0 ", %" #R1 ", %" #R2 ", %" #R3 "}, %" #R4 ", 1, 1, 1, 0;"                     \
+                 : D : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b) : "memory");                                                                                  \
   }
 TW_PRODUCT(64, TW_32, 32, 33, 34, 35, 36, 37, TW_D0 "," TW_D1)
 TW_PRODUCT(96, TW_48, 48, 49, 50, 51, 52, 53, TW_D0 "," TW_D1 "," TW_D2)

@@ -50,7 +50,7 @@ struct Batch {  // products of a thread's rows that are under way; without d the
   int count, columns;
   float a[2][16];
   uint64_t of_a, of_b;
-  bool registers, add;
+  bool registers, add, inputs;  // inputs: rows of B are the inputs
 };
 
 struct Block {
@@ -63,9 +63,10 @@ struct Block {
   std::vector<TileCopy> tiles;  // begun, not yet seen to have happened
 };
 
-struct Copy {  // of 16 bytes, not yet seen to have happened; without a destination the end of a group
+struct Copy {  // not yet seen to have happened; without a destination the end of a group
   void *to;
   const void *from;
+  int bytes;
 };
 
 struct Fibre {
@@ -75,7 +76,8 @@ struct Fibre {
   jmp_buf here;
   bool begun = false, done = true;
   Meeting *waits = nullptr;
-  unsigned turn;
+  unsigned turn, clusterTurn;
+  bool arrived = false;  // at the cluster's barrier
   Block *block;
   unsigned thread;
   int rank;
@@ -221,27 +223,46 @@ static inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u3
     }
   }
 }
+static inline void store_matrices(void *row, const u32 (&w)[4]) {
+  const Exchange *e = exchange((u32)((char *)row - current->block->dynamic));
+  for (int i = 0; i < 4; i++) memcpy(current->block->dynamic + e[i * 8 + lane_id() / 4].word[0] + lane_id() % 4 * 4, &w[i], 4);
+}
 static inline void wait_for_previous() {}
 static inline void let_next_start() {}
 static inline int cluster_rank() { return current->rank; }
-static inline void cluster_sync() { wait(clusterBarrier, clusterThreads); }
+static inline void cluster_arrive() {
+  Meeting &b = clusterBarrier;
+  if (current->arrived) fprintf(stderr, "emulator: a thread arrives twice\n"), abort();
+  current->arrived = true, current->clusterTurn = b.turn;
+  if (++b.waiting == clusterThreads) b.waiting = 0, b.turn++;
+}
+static inline void cluster_wait() {
+  if (!current->arrived) fprintf(stderr, "emulator: a thread waits that has not arrived\n"), abort();
+  current->arrived = false;
+  if (clusterBarrier.turn != current->clusterTurn) return;
+  current->waits = &clusterBarrier, current->turn = current->clusterTurn;
+  yield();
+}
+static inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 static inline u32 *remote(const void *shared, int rank) { return (u32 *)(blocks[rank]->memory + ((const char *)shared - current->block->memory)); }
 static inline u32 peek(const void *shared, int rank) { return *remote(shared, rank); }
+static inline void push(float4 *shared, int rank, float4 v) { *(float4 *)remote(shared, rank) = v; }
 static inline void poke(void *shared, int rank, u32 v) { *remote(shared, rank) = v; }
 template <int N> void stream(u32 (&w)[N], const void *at, bool there) { there ? memcpy(w, at, sizeof w) : memset(w, 0, sizeof w); }
-static inline void copy_async(void *shared, const void *global) { current->copies.push_back({shared, global}); }
+template <int BYTES = 16> void copy_async(void *shared, const void *global) { current->copies.push_back({shared, global, BYTES}); }
 static inline void commit_copies() { current->copies.push_back({}); }
 template <int N> void wait_copies() {  // no copy happens before it must
   std::vector<Copy> &c = current->copies;
   long groups = std::count_if(c.begin(), c.end(), [](Copy x) { return !x.to; });
   size_t i = 0;
   for (; groups > N; i++) {
-    if (c[i].to) memcpy(c[i].to, c[i].from, 16);
+    if (c[i].to) memcpy(c[i].to, c[i].from, c[i].bytes);
     else groups--;
   }
   c.erase(c.begin(), c.begin() + i);
 }
 static inline void prefetch(const void *) {}
+static inline void prefetch_bytes(const void *, u32) {}
 static inline float power(float octaves) { return exp2f(octaves); }
 static inline short nearest(float x) { return (short)std::min(std::max(rintf(x), -32768.0f), 32767.0f); }
 
@@ -251,7 +272,7 @@ static inline short nearest(float x) { return (short)std::min(std::max(rintf(x),
 
 // A launch brings a block of parameters as large as any kernel's. The kernel takes a structure by value, which lies at the start of the block.
 struct alignas(64) Block512 { char bytes[512]; };  // where a structure of any alignment would stand
-static_assert(sizeof(Params) <= sizeof(Block512) && sizeof(LinearParams) <= sizeof(Block512), "library.go's paramWords");
+static_assert(sizeof(AppendParams) <= sizeof(Block512) && sizeof(LinearParams) <= sizeof(Block512), "library.go's paramWords");
 extern "C" const unsigned emulated_params = sizeof(Block512);
 
 extern "C" void *emulated_kernel(const char *name) {
@@ -288,7 +309,7 @@ extern "C" void emulate(void *kernel, const unsigned *grid, unsigned threads, un
       memset(blocks[r]->memory, 0xcd, sizeof blocks[r]->memory), memset(blocks[r]->dynamic, 0xcd, sizeof blocks[r]->dynamic);
       for (unsigned t = 0; t < threads; t++) {
         Fibre *f = fibres[r * threads + t];
-        f->done = false, f->copies.clear(), f->batches.clear(), f->waits = nullptr, f->block = blocks[r], f->thread = t, f->rank = r;
+        f->done = f->arrived = false, f->copies.clear(), f->batches.clear(), f->waits = nullptr, f->block = blocks[r], f->thread = t, f->rank = r;
       }
     }
     for (unsigned left = threads * cluster; left > 0;) {

@@ -71,17 +71,18 @@ static inline void products_begin() {}
 static inline void products_end() { current->batches.push_back({}); }
 template <int R> void settled(float (&)[R]) {}
 template <int R> void product(float (&d)[R], u64 a, u64 b, bool add) { current->batches.push_back({d, R, 2 * R, {}, a, b, false, add}); }
-template <int R> void product(float (&d)[R], const u32 (&a)[4], u64 b, bool add) {
+template <int R> void product(float (&d)[R], const u32 (&a)[4], u64 b, bool add, bool inputs = true) {
   Exchange x;
   for (int i = 0; i < 8; i++) x.a[i] = half_at(a[i / 2], i % 2);
   const Exchange *e = exchange(x);
-  Batch p = {d, R, 2 * R, {}, 0, b, true, add};
+  Batch p = {d, R, 2 * R, {}, 0, b, true, add, inputs};
   for (int t = 0; t < 4; t++) {
     const float *q = e[lane_id() / 4 * 4 + t].a;  // a0: row r, a1: row r+8, a2 and a3: the same, inputs 8 to 15
     for (int i = 0; i < 8; i++) p.a[i / 2 % 2][i / 4 * 8 + 2 * t + i % 2] = q[i];
   }
   current->batches.push_back(p);
 }
+template <int R> void product_of_rows(float (&d)[R], const u32 (&a)[4], u64 b) { product(d, a, b, true, false); }
 // operand is element (i, input) of what a description says: see rows_of and columns_of.
 static inline float operand(uint64_t of, int i, int input, bool columns) {
   const uint64_t start = (of & 0x3fff) << 4, leading = (of >> 16 & 0x3fff) << 4, stride = (of >> 32 & 0x3fff) << 4;
@@ -100,7 +101,7 @@ static inline void multiply_now(const Batch &p) {
   for (int i = 0; i < p.count; i += 2) {
     for (int e = 0; e < 2; e++) {
       float sum = 0;
-      for (int k = 0; k < 16; k++) sum += a[i / 2 % 2][k] * operand(p.of_b, i / 4 * 8 + lane_id() % 4 * 2 + e, k, p.registers);
+      for (int k = 0; k < 16; k++) sum += a[i / 2 % 2][k] * operand(p.of_b, i / 4 * 8 + lane_id() % 4 * 2 + e, k, p.inputs);
       p.d[i + e] = p.add ? p.d[i + e] + sum : sum;
     }
   }

@@ -36,7 +36,7 @@ R cuDriverGetVersion(int *v) { *v = 13000; return 0; }
 R cuDeviceGetCount(int *n) { *n = 1; return 0; }
 R cuDeviceGet(int *d, int i) { *d = i; return 0; }
 R cuDeviceGetName(char *s, int n, int d) { strncpy(s, "Mock GPU", n); return 0; }
-R cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 9 : a == 76 ? 0 : a == 16 ? 132 : 50 << 20; return 0; }
+R cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 9 : a == 76 ? 0 : a == 16 ? 132 : a == 97 ? 227 << 10 : 50 << 20; return 0; }
 R cuDevicePrimaryCtxRetain(void **c, int d) { *c = (void *)1; return 0; }
 R cuDevicePrimaryCtxRelease_v2(int d) { return 0; }
 R cuCtxSetCurrent(void *c) { current = 1; return 0; }
@@ -138,6 +138,11 @@ R cuEventDestroy_v2(int *e) { free(e); return 0; }
 R cuEventRecord(int *e, void *s) { *e = ++clock_ms; return 0; }
 R cuEventSynchronize(int *e) { return 0; }
 R cuEventElapsedTime(float *ms, int *a, int *b) { *ms = *b - *a; return 0; }
+R cuOccupancyMaxActiveClusters(int *n, void *f, const Config *c) {
+	Attr *a = c->attrs;
+	*n = 132 / (c->count && a[0].id == 4 ? a[0].value[0] : 1);
+	return 0;
+}
 R cuLaunchKernelEx(const Config *c, void *f, void **params, void **extra) {
 	if (c->grid[0] == 0 || c->grid[1] == 0 || c->grid[2] == 0 || c->block[0] == 0) return 1;
 	Attr *a = c->attrs;
