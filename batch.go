@@ -16,7 +16,7 @@ type Batch struct {
 
 // BatchOptions say how a Batch shares the model among its texts.
 type BatchOptions struct {
-	// Chunk is how many tokens of prompts are read at most between two tokens of a text that is being written, and so what a token may have to wait for; 0: Options.BatchRows.
+	// Chunk is how many tokens of prompts are read at most between two tokens of a text that is being written, and so what a token may have to wait for; 0: an eighth of Options.BatchRows.
 	Chunk int
 }
 

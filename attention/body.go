@@ -143,7 +143,7 @@ func oneIfAny(m uint16) int { return int((uint32(m) + math.MaxUint16) >> 16) }
 func (w *Work) bodyParts() int { return (len(w.bodyRows) + bodyPart - 1) / bodyPart }
 
 // attendBody sums part i of the body as part at of the parts.
-func (w *Work) attendBody(i, at int) {
+func (w *Work) attendBody(i, at int, s *slot) {
 	dim, gd := w.Head.Dim, w.Group*w.Head.Dim
 	acc, parts := w.acc[at*gd:][:gd], w.parts[at*w.Group:][:w.Group]
 	clear(acc)
@@ -153,7 +153,7 @@ func (w *Work) attendBody(i, at int) {
 		sum, _ := w.Kern.Above(w.bodyW[g*w.bodyLD+lo:][:len(rows)], 0)
 		parts[g] = part{top: w.top[g], sum: sum}
 	}
-	w.Kern.AccumulateCodes(acc, w.bodyW[lo:], w.bodyLD, w.Group, dim, w.Head.Planes[w.bind.values], as[float32](w.Head.Planes[w.bind.scales]), rows, w.codesTmp[at*CodesTmp(w.Group):][:CodesTmp(w.Group)])
+	w.Kern.AccumulateCodes(acc, w.bodyW[lo:], w.bodyLD, w.Group, dim, w.Head.Planes[w.bind.values], as[float32](w.Head.Planes[w.bind.scales]), rows, s.tmp(w.Group))
 }
 
 // addTail makes the heads attend to what is neither read exactly nor in the body: by its estimated mass and the mean value.

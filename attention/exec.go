@@ -2,7 +2,6 @@ package attention
 
 import (
 	"fmt"
-	"math"
 	"math/bits"
 	"slices"
 	"time"
@@ -61,6 +60,7 @@ type Exec struct {
 	works []*Work // of the wave that is run
 	items []item
 	stage stage
+	slots []slot
 	binds map[*Pipeline]*binding
 }
 
@@ -106,7 +106,7 @@ const waveBytes = 1 << 20
 
 // NewExec makes an executor of the given arithmetic and workers.
 func NewExec(k Kernels, r Runner) *Exec {
-	return &Exec{kern: k, run: r, binds: map[*Pipeline]*binding{}}
+	return &Exec{kern: k, run: r, slots: make([]slot, r.Workers()), binds: map[*Pipeline]*binding{}}
 }
 
 // Add takes a call into the next Run. It fails if the cache does not keep what the pipeline reads.
@@ -303,31 +303,6 @@ func (x *Exec) audit(works []*Work) {
 	}
 }
 
-// measure runs the dense pass of sparse calls whose statistics ask for it.
-func (x *Exec) measure(works []*Work) {
-	any := false
-	for _, w := range works {
-		if w.measured() {
-			any = true
-			n := w.partCount(true)
-			w.room(n)
-			x.split(w, n, 1)
-		}
-	}
-	if !any {
-		return
-	}
-	x.flush(stageDense)
-	for _, w := range works {
-		if w.measured() {
-			x.split(w, 1, 1)
-		}
-	}
-	x.flush(stageCompare)
-}
-
-func (w *Work) measured() bool { return w.sparse && w.call.Stats != nil && w.call.Stats.Measure }
-
 // split queues [0,n) of w in tasks of at most per.
 func (x *Exec) split(w *Work, n, per int) {
 	for lo := 0; lo < n; lo += per {
@@ -365,15 +340,32 @@ func (x *Exec) Do(i int) {
 	case stagePrune:
 		w.prune()
 	case stageAttend:
-		w.attend(it.lo, !w.sparse)
+		s := x.take()
+		w.attend(it.lo, !w.sparse, s)
+		s.busy.Store(false)
 	case stageMerge:
 		w.finish()
 	case stageAudit:
 		w.auditStep()
 	case stageDense:
-		w.attend(it.lo, true)
+		s := x.take()
+		w.attend(it.lo, true, s)
+		s.busy.Store(false)
 	case stageCompare:
-		w.compare()
+		s := x.take()
+		w.compare(s)
+		s.busy.Store(false)
+	}
+}
+
+// take finds a slot that no other task has; there are as many as workers.
+func (x *Exec) take() *slot {
+	for {
+		for i := range x.slots {
+			if s := &x.slots[i]; s.busy.CompareAndSwap(false, true) {
+				return s
+			}
+		}
 	}
 }
 
@@ -492,37 +484,5 @@ func (w *Work) compensate(out []float32, held float32) {
 func (w *Work) addValueSums(dst []float32, f float32) {
 	for b := range w.Head.Blocks() {
 		w.Kern.AddScaled(dst, as[float32](w.Head.Plane(w.bind.sum, b)), f)
-	}
-}
-
-// compare turns the dense pass into the true mass of what was read exactly and the output's error. Works that share statistics are compared concurrently, so it only notes them.
-func (w *Work) compare() {
-	dim, n := w.Head.Dim, w.partCount(true)
-	dense := w.Scratch(dim)
-	var lse [MaxGroup]float32
-	for g := range w.Group {
-		lse[g] = w.merge(dense, g, n, false)
-		var diff, norm float64
-		for c, x := range w.call.Out[g*dim:][:dim] {
-			d := float64(x - dense[c])
-			diff += d * d
-			norm += float64(dense[c]) * float64(dense[c])
-		}
-		w.count.diff[g] = math.Sqrt(diff / max(norm, math.SmallestNonzeroFloat64))
-		w.count.mass[g] = 0
-	}
-	w.bias = w.bias[:0]                                        // masses are of the softmax itself, however tokens were drawn
-	if read := w.count.union; w.call.Pipeline.spec.Exact > 0 { // the body's mass counts too
-		w.collect(w.attendsUnion(), w.keep)
-		w.count.union = read
-	}
-	for lo := 0; lo < len(w.rows); lo += attendSlice {
-		at := w.rows[lo:min(lo+attendSlice, len(w.rows))]
-		w.Kern.Dot(w.exact, attendSlice, w.Q, w.Group, dim, w.Head.K, at)
-		for g := range w.Group {
-			l := w.exact[g*attendSlice:][:len(at)]
-			w.weigh(l, g, lo)
-			w.count.mass[g] += float64(w.Kern.Exp(l, lse[g]))
-		}
 	}
 }

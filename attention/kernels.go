@@ -24,6 +24,8 @@ type Kernels interface {
 	Weigh(x []float32, ref float32) (sum float32)
 	// Louder raises best[i] to x[i] − shift where that is larger; NaN in x is ignored.
 	Louder(best, x []float32, shift float32)
+	// Scale sets x *= s.
+	Scale(x []float32, s float32)
 	// AddScaled adds f·x[i] to dst[i]; dst is at least as long as x.
 	AddScaled(dst, x []float32, f float32)
 	// Above is the sum and the count of the elements of w that are at least t.

@@ -161,7 +161,7 @@ func runAll(t failer, x *Exec, calls []Call) {
 // crowd runs tasks on several goroutines, out of order.
 type crowd struct{}
 
-func (crowd) Workers() int { return 2 }
+func (crowd) Workers() int { return 3 }
 
 func (crowd) Run(n int, t Task) {
 	var wg sync.WaitGroup

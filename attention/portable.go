@@ -89,6 +89,13 @@ func (Portable) Louder(best, x []float32, shift float32) {
 	}
 }
 
+// Scale implements Kernels.
+func (Portable) Scale(x []float32, s float32) {
+	for i := range x {
+		x[i] *= s
+	}
+}
+
 // AddScaled implements Kernels.
 func (Portable) AddScaled(dst, x []float32, f float32) {
 	for i, v := range x {

@@ -96,12 +96,10 @@ type Work struct {
 	far        []part    // per query head: what is attended to by summaries
 	farAcc     []float32 // [Group][Dim]
 	hasFar     bool
-	exact      []float32 // exact logits of the slice each part is at
-	codesTmp   []byte    // scratch of AccumulateCodes, of each part
 	packed     []float32 // the weights that a pruner's search was left with, all larger ones among them; nil if it made none
 	order      []float32 // scratch for threshold searches
 	ints       []int32   // scratch of selectors
-	half       []uint16  // the same
+	beside     []float32 // the same
 	long       []uint64  // the same
 	masks      []uint16  // scratch for threshold searches
 	tmp        []byte    // kernel scratch, TmpBytes for each part of an estimate
@@ -149,10 +147,10 @@ func (w *Work) EstimatorPlane(i, b int) []byte { return w.Head.Plane(w.bind.est[
 // State is the memory of the sequence that the selector at work asked for by NewState.
 func (w *Work) State() State { return w.call.Memory.find(w.selector().memory) }
 
-// ready is where the scan leaves queries for the estimator; the zero value where the pipeline has no two stages that share them.
+// ready is where the scan leaves queries for the estimator; without data where the pipeline has no two stages that share them, or nothing is scanned.
 func (w *Work) ready() Ready {
 	r := w.call.Pipeline.ready
-	if r.Bits > 0 {
+	if r.Bits > 0 && w.scoreLD > 0 {
 		r.Data = w.queries
 	}
 	return r
@@ -175,8 +173,8 @@ func (w *Work) Scratch(n int) []float32 { w.order = grow(w.order, n); return w.o
 // Ints is integer scratch of n elements for Choose, contents undefined.
 func (w *Work) Ints(n int) []int32 { w.ints = grow(w.ints, n); return w.ints[:n] }
 
-// halves is fp16 scratch.
-func (w *Work) halves(n int) []uint16 { w.half = grow(w.half, n); return w.half[:n] }
+// floats is scratch beside Scratch.
+func (w *Work) floats(n int) []float32 { w.beside = grow(w.beside, n); return w.beside[:n] }
 
 // longs is scratch of words.
 func (w *Work) longs(n int) []uint64 { w.long = grow(w.long, n); return w.long[:n] }

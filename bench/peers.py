@@ -3,7 +3,7 @@
 
     python3 bench/peers.py --text book.txt --models smollm2-135m,qwen2.5-coder-1.5b --depths 0,8192 --threads 1
 
-    python3 bench/peers.py --load book.kv --models qwen2.5-coder-0.5b --depths 32000 --threads 1 --steps 8 --rounds 1
+    python3 bench/peers.py --load book.kv --text book.txt --models qwen2.5-coder-0.5b --depths 32000 --threads 1 --steps 8 --rounds 1
 
 llama.cpp is the one that the pip package llama-cpp-python vendors, built for this machine with flash attention off, its fastest setting at depth on CPUs (about six
 minutes, once; kept in the user's cache folder, or in the folder that LLAMA_CPP names, which holds the package's source and its build). Its decode steps are timed by
@@ -53,12 +53,15 @@ def run(cmd, pin):
 
 
 def twilight(args, model):
-    source = ["--load", args.load] if args.load else ["--file", args.text]
-    cmd = [args.twilight, "bench", "decode", "--model", model, *source, "--depth", ",".join(map(str, args.depths)), "--steps", str(args.steps), "--threads", str(args.threads), "--json"]
+    base = [args.twilight, "bench", "decode", "--model", model, "--steps", str(args.steps), "--threads", str(args.threads), "--json"]
+    cmd = [*base, *(["--load", args.load] if args.load else ["--file", args.text]), "--depth", ",".join(map(str, args.depths))]
     for spec in args.specs:
         cmd += ["--attention", spec]
+    lines = run(cmd, args.pin).splitlines()
+    if args.text:
+        lines += run([*base, "--file", args.text, "--depth", "512", "--attention", "dense"], args.pin).splitlines()
     out = {}
-    for line in run(cmd, args.pin).splitlines():
+    for line in lines:
         r = json.loads(line)
         key = ("prompt", r["ctx"]) if r["op"] == "prefill" else (r["spec"], r["ctx"])
         out[key] = (r["us_per_step"] / 1e3, r)
@@ -87,7 +90,7 @@ def best(into, values):
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--text", help="plain text that fills the cache")
-    a.add_argument("--load", help="or a saved cache of the one model: twilight prefill --save")
+    a.add_argument("--load", help="a saved cache of the one model in its place: twilight prefill --save")
     a.add_argument("--models", default="smollm2-135m,qwen2.5-coder-1.5b")
     a.add_argument("--depths", default="0,8192")
     a.add_argument("--specs", default="dense,twilight-paper,twilight", help="attention specs, comma-separated; write ; for commas inside one")

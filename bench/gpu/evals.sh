@@ -5,10 +5,10 @@
 #   evals.sh tables NAME TWILIGHT MODEL DATA LENGTH SPECS SAMPLES SECONDS      RULER by dense attention and the specs on the GPUs themselves
 #   evals.sh texts NAME TWILIGHT MODEL DATA LENGTH SPECS WORKERS SECONDS       perplexity and KL of $SCORE (64) tokens: a GPU reads the text, so many processes share the specs
 # Several may run at once, under different names. DATA has books/war-and-peace.txt and retrieval/nq-open-oracle.jsonl.gz. $GPUS is how many there are (1), $DEVICE cuda or, to try this
-# without one, cpu. What was under way when the seconds were over has rows of some specs only: methods.py whole leaves those out.
+# without one, cpu; $TASKS are those of questions to ask, with commas, needle among them (all). What was under way when the seconds were over has rows of some specs only: methods.py merge leaves those out.
 set -u
 [ $# -eq 9 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-: "${OUT:=.}" "${ROWS:=/nowhere}" "${GPUS:=1}" "${DEVICE:=cuda}" "${SCORE:=64}"
+: "${OUT:=.}" "${ROWS:=/nowhere}" "${GPUS:=1}" "${DEVICE:=cuda}" "${SCORE:=64}" "${TASKS:=}"
 what=$1 name=$2 twilight=$3 model=$4 data=$5 length=$6 specs=$7 many=$8 end=$(($(date +%s) + $9))
 book=$data/books/war-and-peace.txt nq=$data/retrieval/nq-open-oracle.jsonl.gz here=$(dirname "$0")
 work=$(mktemp -d)
@@ -20,7 +20,7 @@ part() {
 	rows=$work/rows.$1.jsonl log=$work/log.$1
 	[ ! -e "$ROWS/$name.jsonl.gz" ] || gzip -dc "$ROWS/$name.jsonl.gz" >"$rows"
 	shift
-	timeout --foreground -s INT -k 20 $((end - $(date +%s))) "$twilight" eval "$@" -m "$model" -c "$length" -o "$rows" >"$log.out" 2>"$log.err"
+	timeout --foreground -s INT -k 10 $((end - $(date +%s))) "$twilight" eval "$@" -m "$model" -c "$length" -o "$rows" >"$log.out" 2>"$log.err"
 	echo "$name: $(tr '\r' '\n' <"$log.err" | tail -n 1)" >>"$OUT/evals.log"
 	cat "$log.out" >>"$OUT/evals.txt"
 }
@@ -31,7 +31,7 @@ case $what in
 selectors)
 	while [ $i -lt "$GPUS" ]; do
 		# shellcheck disable=SC2046
-		CUDA_VISIBLE_DEVICES=$i part $i ruler -f "$book" --nq "$nq" --needle 10,30,50,70,90 --samples 50 -n $((length - 384)) --shard "$i/$GPUS" --prompt-device "$DEVICE" \
+		CUDA_VISIBLE_DEVICES=$i part $i ruler -f "$book" --nq "$nq" --needle 10,30,50,70,90 --samples 50 -n $((length - 384)) --shard "$i/$GPUS" --prompt-device "$DEVICE" ${TASKS:+--task "$TASKS"} \
 			--workers $(((many + GPUS - 1 - i) / GPUS)) --threads 1 -a dense $(with 0 1) &
 		parts="$parts $!" i=$((i + 1))
 	done

@@ -17,7 +17,7 @@ type benchServe struct {
 	Answer    []int   `default:"32,256" placeholder:"N,N" help:"The same of answers (${default})."`
 	Shared    int     `placeholder:"N" help:"Tokens with which all prompts begin alike."`
 	Sequences int     `default:"16" placeholder:"N" help:"Requests under way at once; others wait (${default})."`
-	Chunk     int     `placeholder:"N" help:"Tokens of prompts that are read between two tokens of an answer; 0: --batch-rows."`
+	Chunk     int     `placeholder:"N" help:"Tokens of prompts that are read between two tokens of an answer; 0: an eighth of --batch-rows."`
 	Seed      uint64  `placeholder:"N" help:"Of lengths and times."`
 	modelFlags
 	specsFlag

@@ -96,8 +96,9 @@ func (f *questionFlags) ask(con *console, tasks []task.Task, grids bool) error {
 
 // open opens the models that answer, and what reads the prompts for them. done closes all.
 func (f *questionFlags) open(ctx context.Context, con *console, q *eval.Questions) (models []*twilight.Model, done func(), err error) {
+	models = make([]*twilight.Model, f.Workers)
 	done = func() {
-		for _, m := range append(models, q.Prompts) {
+		for _, m := range append(models[:len(models):len(models)], q.Prompts) {
 			if m != nil {
 				m.Close() //nolint:errcheck // what was read only
 			}
@@ -109,9 +110,8 @@ func (f *questionFlags) open(ctx context.Context, con *console, q *eval.Question
 		}
 	}()
 	// The first is alone in showing how far it is, and fetches a model that is not here; the others find it.
-	models = make([]*twilight.Model, f.Workers)
 	if models[0], err = con.open(ctx, f.Model, q.Options(f.options()), ""); err != nil {
-		return nil, nil, err
+		return models, done, err
 	}
 	var g errgroup.Group
 	for i := range models[1:] {

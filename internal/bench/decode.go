@@ -60,8 +60,9 @@ func (d *Decode) Options(o twilight.Options) twilight.Options {
 	if h, err := kvcache.ReadSaved(d.Load); err == nil { // what is wrong with it, Run will say
 		o.Context = max(o.Context, h.Tokens)
 	}
-	o.Context, o.Sequences = max(o.Context, slices.Max(d.Depths)+turn(d.Steps)+warmSteps), max(d.Sequences, 1)
-	o.Spare = o.Sequences * StepBlocks(d.Steps)
+	o.Sequences = max(d.Sequences, 1)
+	o.Context = max(o.Context, slices.Max(d.Depths)+turn(d.Steps, o.Sequences)+warmSteps)
+	o.Spare = o.Sequences * StepBlocks(d.Steps, o.Sequences)
 	for _, n := range d.lengths(slices.Max(d.Depths))[1:] { // copies, of which not all are that long
 		o.Spare += blocksOf(n) - blocksOf(o.Context)
 	}

@@ -23,17 +23,24 @@ func (t *Timing) Median() float64 { return t.Times[len(t.Times)/2] }
 // P99 is the time that one step in a hundred exceeds; of few steps, the slowest.
 func (t *Timing) P99() float64 { return t.Times[min(len(t.Times)-1, len(t.Times)*99/100)] }
 
-// turn is how many steps a spec does, at least, before the next has its turn: they share the machine's noise. A few turns are enough.
-func turn(steps int) int { return max(4, (steps+3)/4) }
+// turn is how many steps a spec does, at least, before the next has its turn: they share the machine's noise. A few turns are enough, and of many sequences, which take long to fork, one.
+func turn(steps, sequences int) int {
+	if sequences > 8 {
+		return steps
+	}
+	return max(4, (steps+3)/4)
+}
 
 // Steps times decode steps of the given tokens behind what base has cached. The specs take turns of some steps, after a few that are not measured, each in forks of base that it gives back:
-// however many specs there are, only one has blocks of its own, StepBlocks of them.
+// however many specs there are, only one has blocks of its own, as many as StepBlocks says.
 func Steps(ctx context.Context, base *twilight.Session, specs []string, tokens []int32) ([]Timing, error) {
 	return StepsTogether(ctx, []*twilight.Session{base}, specs, [][]int32{tokens})
 }
 
-// StepBlocks is how many blocks of its own Steps needs for each sequence.
-func StepBlocks(steps int) int { return 2 + (turn(steps)+warmSteps)/attention.BlockTokens }
+// StepBlocks is how many blocks of its own StepsTogether needs for each sequence.
+func StepBlocks(steps, sequences int) int {
+	return 2 + (turn(steps, sequences)+warmSteps)/attention.BlockTokens
+}
 
 // StepsTogether is Steps of several sequences that decode together: tokens[i] behind bases[i], all of equal number.
 func StepsTogether(ctx context.Context, bases []*twilight.Session, specs []string, tokens [][]int32) ([]Timing, error) {
@@ -41,9 +48,9 @@ func StepsTogether(ctx context.Context, bases []*twilight.Session, specs []strin
 	for i := range out {
 		out[i].Times = make([]float64, 0, all)
 	}
-	for at := 0; at < all; at += turn(all) {
+	for at, n := 0, turn(all, len(bases)); at < all; at += n {
 		for i, spec := range specs {
-			if err := out[i].turn(ctx, bases, spec, tokens, at, min(at+turn(all), all)); err != nil {
+			if err := out[i].turn(ctx, bases, spec, tokens, at, min(at+n, all)); err != nil {
 				return nil, err
 			}
 		}

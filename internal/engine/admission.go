@@ -25,6 +25,9 @@ func (s *Scheduler) join() {
 		if !fits && others > 0 {
 			return
 		}
+		if from != nil && from.s.Len() < n { // it went for the room
+			continue
+		}
 		s.pop()
 		if t.s = s.eng.NewSession(t.pipe); from != nil {
 			t.s = from.s.Fork(t.pipe)

@@ -49,11 +49,12 @@ type Load struct {
 }
 
 // NewScheduler starts a scheduler. Until it is closed nobody else may step the engine's sessions. chunk is how many tokens of prompts are read at most between two tokens of a text
-// that is being written; 0: as many as a step takes.
+// that is being written; 0: an eighth of what a step takes.
 func NewScheduler(e *Engine, tok *tokenizer.Tokenizer, chunk int) *Scheduler {
-	if chunk < 1 || chunk > e.model.MaxRows() {
-		chunk = e.model.MaxRows()
+	if chunk < 1 {
+		chunk = max(e.model.MaxRows()/8, 1)
 	}
+	chunk = min(chunk, e.model.MaxRows())
 	n := e.MaxBatch()
 	s := &Scheduler{eng: e, tok: tok, chunk: chunk, wake: make(chan struct{}, 1), ended: make(chan struct{}), samplers: make([]*Sampler, 0, n), next: make([]int32, n)}
 	s.ops = s.run

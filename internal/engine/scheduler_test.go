@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,12 +42,15 @@ func TestSchedulerIsAlone(t *testing.T) {
 		sequences        int
 		spare, chunk     int
 	}{
-		{"cpu", "llama", 30, 600, 20, 6, 30, 64},
-		{"cpu", "llama", 14, 250, 20, 6, 0, 17},
-		{"cpu", "gemma3", 16, 300, 20, 5, 8, 33},
-		{"reference", "llama", 10, 300, 20, 4, 0, 20},
+		{"cpu", "llama", 24, 600, 12, 6, 30, 64},
+		{"cpu", "llama", 14, 250, 12, 6, 0, 17},
+		{"cpu", "gemma3", 10, 200, 12, 5, 8, 33},
+		{"reference", "llama", 8, 200, 8, 4, 0, 20},
 	} {
 		t.Run(fmt.Sprint(c.dev, c.arch, c.spare), func(t *testing.T) {
+			if testing.Short() && c.spare > 0 {
+				t.Skip("slow; runs without -short")
+			}
 			rng := rand.New(rand.NewPCG(uint64(c.chunk), 3))
 			r := newRig(t, c.dev, c.arch, Config{Context: 640, Sequences: 2, Spare: c.spare})
 			r.sequences = c.sequences
@@ -107,21 +111,30 @@ func TestSchedulerIsAlone(t *testing.T) {
 
 // Texts that outgrow the cache together are written one after the other in the end, as if each were alone.
 func TestSchedulerBeginsAgain(t *testing.T) {
-	r := newRig(t, "cpu", "llama", Config{Context: 640, Sequences: 2}) // blocks for two
-	r.sequences = 4
+	r := newRig(t, "cpu", "llama", Config{Context: 640, Sequences: 2}) // six blocks
+	r.sequences = 3
 	var asked []Request
 	var want []Result
-	for i := range 4 {
-		asked = append(asked, Request{Prompt: text(240 + i)[i:], MaxTokens: 280, IgnoreEOG: true, Sampling: Sampling{Temperature: float64(i % 2), Seed: 7}})
+	for i := range 3 {
+		asked = append(asked, Request{Prompt: text(240 + i)[i:], MaxTokens: 40, IgnoreEOG: true, Sampling: Sampling{Temperature: float64(i % 2), Seed: 7}})
 		s := r.NewSession(sparsely)
 		want = append(want, r.generate(t, s, asked[i]))
 		s.Close()
 	}
+	held := r.session(t, densely) // takes two blocks when all three write, so that one of them cannot have its second
+	var taken atomic.Bool
 	s := NewScheduler(r.Engine, r.tok, 32)
 	defer s.Close()
 	var all sync.WaitGroup
 	for i, q := range asked {
 		all.Go(func() {
+			q.Token = func(int32) {
+				if s.Load().Writing == 3 && !taken.Swap(true) {
+					if err := held.seq.Reserve(2 * attention.BlockTokens); err != nil {
+						t.Error(err)
+					}
+				}
+			}
 			got, err := s.Generate(t.Context(), sparsely, q)
 			if err != nil || !slices.Equal(got.Tokens, want[i].Tokens) || got.Attention != want[i].Attention {
 				t.Errorf("text %d: %v, %v, %+v; alone %v, %+v", i, err, got.Tokens, got.Attention, want[i].Tokens, want[i].Attention)
@@ -151,6 +164,23 @@ func TestSchedulerShares(t *testing.T) {
 	all.Wait()
 	if l := s.Load(); l.Prompt != 8*521 || l.Shared < 7*400 {
 		t.Errorf("of eight prompts of 521 tokens that are alike but for the last %d were found: %+v", l.Shared, l)
+	}
+}
+
+// A prompt that had to go for the room of one that begins alike is not looked for any more.
+func TestSchedulerEvicts(t *testing.T) {
+	r := newRig(t, "cpu", "llama", Config{Context: 640, Sequences: 1})
+	q := Request{Prompt: append(text(400), text(200)...), MaxTokens: 3, IgnoreEOG: true}
+	alone := r.NewSession(densely)
+	want := r.generate(t, alone, q)
+	alone.Close()
+	s := NewScheduler(r.Engine, r.tok, 0)
+	defer s.Close()
+	if _, err := s.Generate(t.Context(), densely, Request{Prompt: text(500), MaxTokens: 3, IgnoreEOG: true}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Generate(t.Context(), densely, q); err != nil || !slices.Equal(got.Tokens, want.Tokens) || got.Cached != 0 {
+		t.Errorf("%v, %v with %d tokens cached; alone %v", err, got.Tokens, got.Cached, want.Tokens)
 	}
 }
 
@@ -212,7 +242,7 @@ func TestSchedulerGoesOn(t *testing.T) {
 	f := r.model.Device().(*faulty)
 	s := NewScheduler(r.Engine, r.tok, 0)
 	defer s.Close()
-	q := Request{Prompt: text(100), MaxTokens: 300, IgnoreEOG: true}
+	q := Request{Prompt: text(100), MaxTokens: 80, IgnoreEOG: true}
 	want, err := s.Generate(t.Context(), densely, q)
 	if err != nil {
 		t.Fatal(err)
@@ -276,7 +306,7 @@ func TestSchedulerCloses(t *testing.T) {
 // A step of the scheduler allocates nothing.
 func TestSchedulerAllocations(t *testing.T) {
 	r := newRig(t, "cpu", "llama", Config{Context: 640, Sequences: 3})
-	s := NewScheduler(r.Engine, r.tok, 0)
+	s := NewScheduler(r.Engine, r.tok, 64)
 	s.Close() // its loop; the turns are made here
 	s.closed, s.ended = false, make(chan struct{})
 	for i := range 3 {

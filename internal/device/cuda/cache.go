@@ -88,11 +88,11 @@ func (k *Cache) BlockBytes() (exact, planes int) {
 // Reset implements kvcache.Storage: nothing of an empty block is ever read.
 func (*Cache) Reset(int32) {}
 
-// Copy implements kvcache.Storage.
+// Copy implements kvcache.Storage. What is derived of a block is copied if all of it is; if not it is made anew, from the sum that the block begins with.
 func (k *Cache) Copy(dst, src int32, n int) {
 	k.each(func(c *driver.Context, l *slabs, bytes []need) error {
-		for _, b := range bytes {
-			if *b.at == 0 {
+		for i, b := range bytes {
+			if *b.at == 0 || i >= exactSlabs && b.at != &l.valueSum && n < attention.BlockTokens {
 				continue
 			}
 			each := driver.Ptr(b.bytes)
@@ -102,7 +102,9 @@ func (k *Cache) Copy(dst, src int32, n int) {
 		}
 		return nil
 	})
-	k.Rebuild(dst, n)
+	if n < attention.BlockTokens {
+		k.Rebuild(dst, n)
+	}
 }
 
 // Rebuild implements kvcache.Storage.

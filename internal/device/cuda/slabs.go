@@ -19,6 +19,9 @@ type need struct {
 	bytes int
 }
 
+// exactSlabs is how many pieces exact lists.
+const exactSlabs = 2
+
 // exact is what a layer's exact keys and values need.
 func (s *Shape) exact(l *slabs) []need {
 	bytes := s.Blocks * s.blockBytes()
