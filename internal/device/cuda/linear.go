@@ -19,6 +19,7 @@ type product struct {
 	w    *weight
 	bias driver.Ptr // float32 [w.rows]; 0: none
 	dst  driver.Ptr // float32 [rows][w.rows]
+	add  bool       // dst is added to; only where takesAdded says so
 }
 
 // maxProducts is how many products a launch takes.
@@ -45,8 +46,8 @@ type wideParams struct {
 }
 
 type productParams struct {
-	weight, bias, dst      driver.Ptr
-	rows, format, first, _ int32
+	weight, bias, dst        driver.Ptr
+	rows, format, first, add int32
 }
 
 type embedParams struct {
@@ -82,8 +83,8 @@ const (
 	ring                               = 4       // RING of kernels/linear.cuh
 	panelSlots, panelStep, panelAcross = 5, 2, 4 // PANEL_SLOTS of kernels/panel.cuh, units of a step, tiles of a thread block
 
-	wideRows                 = 256           // of activations, that other kernels take at most
-	wideColumns, wideThreads = 256, 384      // rows of activations, threads of a thread block of the kernels for hundreds and more
+	wideRows                 = 128           // of activations, that other kernels take at most
+	wideColumns, wideThreads = 256, 512      // rows of activations, threads of a thread block of the kernels for hundreds and more
 	wideShared               = 193<<10 + 512 // bytes: WideShared of kernels/wide.cuh, and what aligning it takes
 )
 
@@ -149,6 +150,9 @@ func (n *plan) params(x halves, rows int, out []product) linearParams {
 	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), ranks: int32(n.ranks), panels: int32(n.panels)}
 	for i, o := range out {
 		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups(out[:i], n.across))}
+		if o.add {
+			p.product[i].add = 1
+		}
 	}
 	return p
 }
@@ -177,6 +181,11 @@ type gatedOp struct {
 	act  device.Activation
 	dst  halves     // of few rows the scales are gatedParts, and not written
 	over driver.Ptr // int32, 0 at first: becomes 1 when a value of many rows was too large for fp16 and they needed scales
+}
+
+// takesAdded says whether products can be added to what is there.
+func (l *library) takesAdded(rows int, out []product) bool {
+	return l.plan(workOf(rows, out, false), out).wide
 }
 
 // few says that the operation is one of few rows.
@@ -223,27 +232,27 @@ func (l *library) plan(k work, out []product) plan {
 		return l.planLinear(k)
 	case l.takesPanel(k):
 		return l.planPanel(k)
-	case l.hopper && k.rows > wideRows:
-		return l.planWide(k.rows, out)
 	}
-	return l.planGemm(k)
+	best, least := l.planGemm(k)
+	if !l.hopper || k.rows <= wideRows {
+		return best
+	}
+	for _, tiles := range []int{3, 4} {
+		n := widePlan(k.rows, tiles)
+		if cost := l.turns(n.blocks(out)) * ((k.units+1)/2*(tiles*12+24) + 350); cost < least {
+			best, least = n, cost
+		}
+	}
+	return best
 }
 
 func (l *library) takesPanel(k work) bool {
 	return k.rows <= panelRows && l.hopper && k.units%panelStep == 0
 }
 
-// planWide takes as many rows of weights a tile as make the fewest turns of the multiprocessors, weighed by their length.
-func (l *library) planWide(rows int, out []product) plan {
-	best, least := plan{}, 0
-	for _, tiles := range []int{4, 3} {
-		n := widePlan(rows, tiles)
-		turns := (groups(out, tiles)*n.panels + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
-		if cost := turns * (tiles*16 + 4); least == 0 || cost < least {
-			best, least = n, cost
-		}
-	}
-	return best
+// turns is how often the busiest multiprocessor takes one of so many pieces of work.
+func (l *library) turns(blocks int) int {
+	return (blocks + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
 }
 
 // widePlan is a launch of the kernels for hundreds of rows and more, with 3 or 4 tiles of weights a thread block; with 2, of each of two products that are gated.
@@ -304,31 +313,32 @@ func panelPlan(k work, tiles, ranks int) plan {
 }
 
 // planGemm chooses the panel and the cluster: for hundreds of rows by what the busiest multiprocessor does, products and the joining of sums; for fewer, which wait for memory
-// rather than compute, the largest clusters that find room at once, three thread blocks a multiprocessor.
-func (l *library) planGemm(k work) plan {
+// rather than compute, the largest clusters that find room at once, three thread blocks a multiprocessor. A cost is about 8.5 ns on an H100.
+func (l *library) planGemm(k work) (best plan, least int) {
 	groups := (k.tiles + gemmTiles - 1) / gemmTiles
+	cost := func(n plan, tiles int) int {
+		c := (k.units+n.ranks-1)/n.ranks*(tiles*4+16) + tiles*8 + 100
+		if n.ranks > 1 {
+			c += tiles*8 + 50
+		}
+		return c * l.turns(groups*n.panels*n.ranks)
+	}
 	if k.rows <= 256 {
 		n := gemmPlan(k.rows, 8, 1)
 		for l.hopper && n.ranks < maxCluster && 2*n.ranks <= k.units && 2*groups*n.panels*n.ranks <= 3*l.dev.Multiprocessor {
 			n.ranks *= 2
 		}
-		return n
+		return n, cost(n, 8)
 	}
-	best, least := plan{}, 0
 	for _, tiles := range []int{16, 8} {
 		for ranks := 1; ranks <= maxCluster && ranks <= k.units && (ranks == 1 || l.hopper); ranks *= 2 {
 			n := gemmPlan(k.rows, tiles, ranks)
-			turns := (groups*n.panels*ranks + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
-			cost := (k.units+ranks-1)/ranks*(tiles*4+16) + tiles*8 + 100
-			if ranks > 1 {
-				cost += tiles*8 + 50
-			}
-			if cost *= turns; least == 0 || cost < least {
-				best, least = n, cost
+			if c := cost(n, tiles); least == 0 || c < least {
+				best, least = n, c
 			}
 		}
 	}
-	return best
+	return best, least
 }
 
 // gemmPlan is a launch of the kernels for many rows, with 8 or 16 tiles of 8 rows in a panel.

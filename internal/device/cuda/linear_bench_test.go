@@ -112,7 +112,8 @@ func BenchmarkLinear(b *testing.B) {
 func (r *linearBench) plans(k work) (all []plan) {
 	l := r.l
 	if k.rows > wideRows {
-		all = []plan{widePlan(k.rows, 3), widePlan(k.rows, 4), l.planGemm(k)}
+		gemm, _ := l.planGemm(k)
+		all = []plan{widePlan(k.rows, 3), widePlan(k.rows, 4), gemm}
 		if k.gated {
 			all = append(all, widePlan(k.rows, 2))
 		}
