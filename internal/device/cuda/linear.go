@@ -197,7 +197,7 @@ func (l *library) takesGated(rows int, out []product) bool {
 		return false
 	}
 	if rows <= panelRows {
-		return out[0].w.layout == out[1].w.layout && (rows <= linearRows || l.takesPanel(workOf(rows, out, true)))
+		return out[0].w.layout == out[1].w.layout && (l.takesLinear(workOf(rows, out, true)) || l.takesPanel(workOf(rows, out, true)))
 	}
 	return l.hopper && rows > wideRows && out[0].bias == 0 && out[1].bias == 0 && out[0].w.rows%8 == 0
 }
@@ -228,7 +228,7 @@ func (l *library) runGated(c *driver.Context, s driver.Stream, n plan, o *gatedO
 // plan decides how products run.
 func (l *library) plan(k work, out []product) plan {
 	switch {
-	case k.rows <= linearRows:
+	case l.takesLinear(k):
 		return l.planLinear(k)
 	case l.takesPanel(k):
 		return l.planPanel(k)
@@ -244,6 +244,12 @@ func (l *library) plan(k work, out []product) plan {
 		}
 	}
 	return best
+}
+
+// takesLinear says whether the kernels for few rows are fastest: they are for small matrices too where all thread blocks of all panels find room at once.
+func (l *library) takesLinear(k work) bool {
+	n := (k.rows + linearRows - 1) / linearRows
+	return n == 1 || k.rows <= panelRows && n*k.tiles <= 2*l.dev.Multiprocessor
 }
 
 func (l *library) takesPanel(k work) bool {
