@@ -69,14 +69,14 @@ func (l *library) findLinear(c *driver.Context) error {
 	}
 	err := l.findLarge(c, l.dev.SharedBytes, "linear_1", "linear_2", "linear_4")
 	if l.hopper {
-		err = errors.Join(err, l.findLarge(c, l.dev.SharedBytes, "panel_8", "panel_12", "panel_16"), l.findLarge(c, wideShared, "wide_96", "wide_128", "wide_gated"))
+		err = errors.Join(err, l.findLarge(c, l.dev.SharedBytes, "panel_8", "panel_12"), l.findLarge(c, wideShared, "wide_96", "wide_128", "wide_gated"))
 	}
 	return err
 }
 
 const (
 	linearRows = 32  // rows of activations that a thread block of the kernels for few rows takes at most
-	panelRows  = 128 // and of the kernels for a panel of more
+	panelRows  = 128 // that go to these kernels at most, in panels, or to those for a panel of more
 	gemmTiles  = 4   // tiles of a thread block of the kernels for many
 	maxCluster = 8   // thread blocks that any Hopper device can run as a cluster
 
@@ -246,14 +246,25 @@ func (l *library) plan(k work, out []product) plan {
 	return best
 }
 
-// takesLinear says whether the kernels for few rows are fastest: they are for small matrices too where all thread blocks of all panels find room at once.
+// takesLinear says whether the kernels for few rows are fastest, in panels of linearRows. Measured on an H200: they are up to panelRows but for the largest matrices.
 func (l *library) takesLinear(k work) bool {
 	n := (k.rows + linearRows - 1) / linearRows
-	return n == 1 || k.rows <= panelRows && n*k.tiles <= 2*l.dev.Multiprocessor
+	if l.hopper {
+		return n == 1 || k.rows <= panelRows && !l.takesPanel(k) && k.tiles < 8*l.dev.Multiprocessor
+	}
+	return n == 1 || n <= 8 && n*k.tiles <= 2*l.dev.Multiprocessor
 }
 
+// takesPanel says whether a panel of all rows is: of matrices that fill the device with thread blocks, up to 64 rows, and of a vocabulary up to 96.
 func (l *library) takesPanel(k work) bool {
-	return k.rows <= panelRows && l.hopper && k.units%panelStep == 0
+	most := 0
+	switch {
+	case k.tiles >= 8*l.dev.Multiprocessor:
+		most = 96
+	case k.tiles >= 4*l.dev.Multiprocessor:
+		most = 64
+	}
+	return l.hopper && k.rows > linearRows && k.rows <= most && k.units%panelStep == 0
 }
 
 // turns is how often the busiest multiprocessor takes one of so many pieces of work.
@@ -268,16 +279,23 @@ func widePlan(rows, tiles int) plan {
 }
 
 // planLinear shares a tile's units among so many warps that small matrices too keep every multiprocessor reading, and that a warp still has some units to read.
-// It does not depend on the number of rows, and so neither does the order of additions.
+// Up to linearRows rows it does not depend on their number, and so neither does the order of additions.
 func (l *library) planLinear(k work) plan {
-	ranks, threads, blocks := 1, 256, k.tiles
+	ranks, threads, blocks, panels := 1, 256, k.tiles, (k.rows+linearRows-1)/linearRows
 	if k.gated {
 		blocks /= 2
 	}
-	for l.hopper && ranks < maxCluster && 2*blocks*ranks <= 3*l.dev.Multiprocessor/2 && k.units >= 2*ranks*8*3 {
+	room := 3 * l.dev.Multiprocessor / 2
+	if panels > 1 {
+		room = 2 * l.dev.Multiprocessor
+	}
+	for l.hopper && ranks < maxCluster && 2*blocks*panels*ranks <= room && k.units >= 2*ranks*8*3 {
 		ranks *= 2
 	}
-	if blocks >= 8*l.dev.Multiprocessor && k.units < 64 || linearPlan(k, 4, ranks, threads).shared > l.dev.SharedBytes {
+	switch {
+	case l.hopper && k.gated && panels == 1 && blocks > 2*l.dev.Multiprocessor && blocks <= 4*l.dev.Multiprocessor:
+		ranks, threads = 2, 128 // which all find room at once, where half as many of twice the size do not
+	case blocks >= 8*l.dev.Multiprocessor && k.units < 64, linearPlan(k, 4, ranks, threads).shared > l.dev.SharedBytes:
 		threads = 128
 	}
 	switch {
@@ -301,21 +319,18 @@ func (l *library) planPanel(k work) plan {
 	for ranks < maxCluster && 2*groups*ranks <= 5*l.dev.Multiprocessor/2 && k.units >= 2*ranks*panelStep*2 {
 		ranks *= 2
 	}
-	switch {
-	case k.rows > 96:
-		return panelPlan(k, 16, ranks)
-	case k.rows > 64:
+	if k.rows > 64 {
 		return panelPlan(k, 12, ranks)
 	}
 	return panelPlan(k, 8, ranks)
 }
 
-// panelPlan is a launch of the kernels for a panel, of 8, 12 or 16 tiles of 8 rows.
+// panelPlan is a launch of the kernels for a panel, of 8 or 12 tiles of 8 rows.
 func panelPlan(k work, tiles, ranks int) plan {
 	const page = 1024 // at multiples of which places begin
 	slot := (tiles*1024 + panelAcross*panelStep*k.unitBytes + page - 1) / page * page
 	shared := max(panelSlots*slot, (tiles+ranks-1)/ranks*ranks*panelAcross*1024+tiles*32) // steps, and then sums and scales
-	return plan{kernel: [...]string{8: "panel_8", 12: "panel_12", 16: "panel_16"}[tiles], across: panelAcross, ranks: ranks, threads: 32 * panelAcross, panels: (k.rows + 8*tiles - 1) / (8 * tiles), shared: shared}
+	return plan{kernel: [...]string{8: "panel_8", 12: "panel_12"}[tiles], across: panelAcross, ranks: ranks, threads: 32 * panelAcross, panels: (k.rows + 8*tiles - 1) / (8 * tiles), shared: shared}
 }
 
 // planGemm chooses the panel and the cluster: for hundreds of rows by what the busiest multiprocessor does, products and the joining of sums; for fewer, which wait for memory

@@ -247,7 +247,7 @@ func TestLinearPlans(t *testing.T) {
 				plans[linearPlan(k, 4, ranks, threads)] = k
 			}
 			if b.l.hopper {
-				for _, tiles := range []int{8, 12, 16} {
+				for _, tiles := range []int{8, 12} {
 					plans[panelPlan(even, tiles, ranks)] = even
 				}
 			}
