@@ -403,14 +403,14 @@ func (o *Operator) held(first, batch int) (n int) {
 	return n
 }
 
-// crossover is the number of tokens, over all KV heads of a step, from which on selecting pays: select is a chain of dependent stages that takes some 30 µs however little there
+// crossover is the number of tokens, over all KV heads of a step, from which on selecting pays: select is a chain of dependent stages that takes some 25 µs however little there
 // is to select from, dense attention over 64 channels reads half, more candidates cost more, and so do heads that keep their own survivors. Measured on an H100.
 func (o *Operator) crossover(m Mode) int {
-	n := float32(150_000)
+	n := float32(120_000)
 	if o.Dim == 64 {
-		n = 420_000
+		n = 330_000
 	}
-	n *= 1 + 2*min(m.Keep, 1)
+	n *= 1 + 1.5*min(m.Keep, 1)
 	if m.PerHead {
 		n *= 1 + 0.15*float32(o.Group)
 	}
