@@ -139,7 +139,7 @@ func (w *Work) prepare(c Call, b *binding, k Kernels) {
 	w.whole, w.some, w.lanes = grow(w.whole, pages), grow(w.some, pages), grow(w.lanes, pages*w.Group)
 	clear(w.whole)
 	clear(w.some)
-	w.uniform, w.mixed = nil, false
+	w.uniform, w.mixed, w.judged = nil, false, false
 	w.tmp = grow(w.tmp, TmpBytes(w.Group, c.Head.Dim)*(pages/estimatePart+1))
 	if c.Pipeline.ready.Bits > 0 {
 		w.queries = grow(w.queries, c.Head.Blocks()*ReadyBytes(w.Group, c.Head.Dim))
@@ -377,7 +377,7 @@ func (w *Work) prune() {
 		}
 	}
 	union := w.attendsUnion()
-	w.bodyRows, w.count.body = w.bodyRows[:0], 0
+	w.bodyEnds, w.count.body = [3]int{}, 0
 	if p.spec.Exact > 0 {
 		w.collect(union, w.heavy)
 		w.collectBody(union)
@@ -427,12 +427,16 @@ func (w *Work) finish() {
 	if w.sparse && p.tail && p.spec.Exact > 0 {
 		w.addTail(w.attendsUnion())
 	}
+	var lse [MaxGroup]float32
 	for g := range w.Group {
 		out := w.call.Out[g*dim:][:dim]
-		w.merge(out, g, n, w.hasFar)
+		lse[g] = w.merge(out, g, n, w.hasFar)
 		if w.sparse && p.tail && p.spec.Exact == 0 {
 			w.compensate(out, w.count.held[g])
 		}
+	}
+	if w.sparse && w.judged {
+		w.selector().Selector.(judge).judge(w, w.lateChange(lse[:]))
 	}
 }
 

@@ -91,7 +91,14 @@ func New(s Spec) (*Pipeline, error) {
 	if p.est != nil {
 		p.estPlane = p.declare(p.est.Planes())
 	}
-	if q, ok := last.(quest); ok && q.bytes {
+	q, ok := last.(quest)
+	if a, adapts := last.(adaptive); adapts {
+		if s.Exact == 0 || !s.Union {
+			return nil, fmt.Errorf("attention: %s: adapt=%g needs union and exact=SHARE, whose sums it judges by", s, a.gain)
+		}
+		q, ok = a.quest, true
+	}
+	if ok && q.bytes {
 		if e, ok := p.est.(blockRange); ok {
 			p.ready = Ready{Bits: e.bits, Shrink: e.shrink}
 		}

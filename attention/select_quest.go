@@ -35,7 +35,14 @@ func init() {
 		case b != 16:
 			return nil, fmt.Errorf("bounds=%d,page=%d: expected bounds=16, or bounds=8 and page=16", b, q.page)
 		}
-		return q, nil
+		gain := a.Float("adapt", 0, 0, 1, "each KV head's list is as long as its last quarter changes the output by this, squared, per share of the context; keep and least begin it")
+		if gain == 0 {
+			return q, nil
+		}
+		if q.page != PageTokens || !q.shared {
+			return nil, fmt.Errorf("adapt=%g: expected shared, and page=%d", gain, PageTokens)
+		}
+		return adaptive{q, gain}, nil
 	}})
 }
 
@@ -102,11 +109,7 @@ func (s quest) scoreKeys(w *Work, b int, tmp []byte) {
 func (s quest) Choose(w *Work) {
 	n := (w.Head.N + s.page - 1) / s.page
 	w.ReadBytes(w.Head.Blocks() * s.bounds[0].BlockBytes(w.Head.Dim))
-	want := int(max(s.keep*float64(w.Head.N), float64(s.least))/float64(s.page) + 0.5)
-	if s.budget > 0 {
-		want = (s.budget + s.page - 1) / s.page
-	}
-	want = min(max(want, 1), n)
+	want := s.want(w.Head.N)
 	masks := w.maskScratch((n + PageTokens - 1) / PageTokens)
 	if s.shared {
 		loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, n, w.Scratch(n))
@@ -118,4 +121,13 @@ func (s quest) Choose(w *Work) {
 		bestOf(w.Kern, w.ScoreSlice(g)[:n], want, masks)
 		w.proposePages(1<<g, s.page, masks)
 	}
+}
+
+// want is how many pages of n tokens are proposed.
+func (s quest) want(n int) int {
+	want := int(max(s.keep*float64(n), float64(s.least))/float64(s.page) + 0.5)
+	if s.budget > 0 {
+		want = (s.budget + s.page - 1) / s.page
+	}
+	return min(max(want, 1), (n+s.page-1)/s.page)
 }

@@ -69,6 +69,8 @@ type Work struct {
 	scores     []float32
 	whole      []uint32  // per page: query heads that propose all of it
 	some       []uint32  // per page: query heads that propose some of it
+	late       []uint16  // pages whose share of the output is to be judged, by masks of a block's,
+	judged     bool      // if this is set
 	uniform    []uint16  // pages that every head proposes, by masks of a block's, where nothing is yet written down of them in whole
 	mixed      bool      // whole and some say something
 	lanes      []uint16  // per page and head: which tokens, where some says so
@@ -88,7 +90,8 @@ type Work struct {
 	bias       []float32 // [Group][len(rows)] the survivors' share of odds
 	bodyMask   []uint16  // [2+Group][len(Pages)] lanes of the body of all heads, those read exactly, and the body of each
 	bodyPages  []int32   // candidate pages with such lanes, by index
-	bodyRows   []int32   // flattened body
+	bodyRows   []int32   // flattened body,
+	bodyEnds   [3]int    // where rows of pages that are not late end in it, where the body ends, and what stands behind it for judges
 	bodyW      []float32 // [Group][bodyLD] weights of its rows
 	bodyLD     int
 	parts      []part
@@ -96,6 +99,7 @@ type Work struct {
 	far        []part    // per query head: what is attended to by summaries
 	farAcc     []float32 // [Group][Dim]
 	hasFar     bool
+	lateAcc    []float32 // [Group][Dim] values of late pages
 	exact      []float32 // exact logits of the slice each part is at
 	codesTmp   []byte    // scratch of AccumulateCodes, of each part
 	packed     []float32 // the weights that a pruner's search was left with, all larger ones among them; nil if it made none

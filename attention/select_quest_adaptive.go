@@ -1,0 +1,132 @@
+package attention
+
+import (
+	"math"
+	"slices"
+)
+
+// adaptive is quest whose list is as long as pays, for each KV head of a sequence by itself: heads differ thirtyfold in how many pages hold what they look for, and that is a trait
+// which lasts. In a step that judges, what the pages ranked in the last quarter of the list bring to the output is kept apart. Its mean square over the query heads, relative to the output, is what
+// the error would grow by without that quarter; per share of the context that the quarter takes, all heads are brought to the same number, gain. Then no page moved from one
+// head's list to another's would make the errors' sum smaller.
+type adaptive struct {
+	quest
+	gain float64
+}
+
+const (
+	lastPages    = 0.25    // of a list: what is judged
+	leastList    = 512     // tokens
+	leastShare   = 1. / 32 // of the context
+	judgedEarly  = 12      // steps of a sequence that all judge,
+	judgedEvery  = 4       // and then every so many
+	quickStep    = 0.35    // how far a judgement moves a length at most, as a logarithm, in the early steps
+	slowStep     = 0.12    // and afterwards
+	judgedWithin = 16.     // times the wanted gain: further off moves no further
+)
+
+// adaptiveState is the lengths of a sequence's lists.
+type adaptiveState struct {
+	kvHeads int
+	heads   []adaptiveHead
+}
+
+type adaptiveHead struct {
+	keep float64 // share of the context; 0: as the spec begins
+	age  int     // steps
+}
+
+// NewState implements Stateful.
+func (s adaptive) NewState(shape Shape) State {
+	return &adaptiveState{shape.KVHeads, make([]adaptiveHead, shape.Layers*shape.KVHeads)}
+}
+
+// Fork implements State.
+func (s *adaptiveState) Fork() State { return &adaptiveState{s.kvHeads, slices.Clone(s.heads)} }
+
+// Truncate implements State. How long lists pay is a trait of the heads, not of the tokens that were dropped.
+func (s *adaptiveState) Truncate(int) {}
+
+func (s adaptive) head(w *Work) *adaptiveHead {
+	st := w.State().(*adaptiveState)
+	return &st.heads[w.Layer()*st.kvHeads+w.KVHead()]
+}
+
+// Choose implements Selector.
+func (s adaptive) Choose(w *Work) {
+	h, n := s.head(w), w.Head.Pages()
+	w.ReadBytes(w.Head.Blocks() * s.bounds[0].BlockBytes(w.Head.Dim))
+	if h.keep == 0 {
+		h.keep = min(1, float64(s.want(w.Head.N))*PageTokens/float64(w.Head.N))
+	}
+	want := min(max(int(h.keep*float64(w.Head.N))/PageTokens, leastList/PageTokens, 1), n)
+	masks := w.maskScratch(w.Head.Blocks())
+	loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, n, w.Scratch(n))
+	scores := w.ScoreSlice(0)[:n]
+	bestOf(w.Kern, scores, want, masks)
+	h.age++
+	if first := want - int(lastPages*float64(want)); first < want && (h.age <= judgedEarly || (h.age+w.Layer())%judgedEvery == 0) {
+		w.judged, w.late = true, grow(w.late, len(masks))
+		bestOf(w.Kern, scores, first, w.late)
+		for i, m := range masks {
+			w.late[i] = m &^ w.late[i]
+		}
+	}
+	w.proposePages(w.everyHead(), PageTokens, masks)
+}
+
+// judge implements judge: it moves the length of the list towards where its last quarter brings the gain.
+func (s adaptive) judge(w *Work, change float64) {
+	h := s.head(w)
+	off := change / (s.gain * lastPages * h.keep)
+	if off != off { // damaged values say nothing
+		return
+	}
+	step := slowStep
+	if h.age <= judgedEarly {
+		step = quickStep
+	}
+	off = min(max(off, 1/judgedWithin), judgedWithin)
+	h.keep = min(max(h.keep*math.Exp(step*math.Log(off)/math.Log(judgedWithin)), leastShare), 1)
+}
+
+// judge is a Selector that sets Work.late in Choose, to hear what those of its pages change.
+type judge interface {
+	// judge is told the mean over query heads of the squared change of the output by the late pages, relative to the output.
+	judge(w *Work, change float64)
+}
+
+// lateChange is what a judge is told, once the outputs are merged; lse is the logarithm of each query head's sum of exponentials. Rows of late pages that are read exactly count
+// here by their codes.
+func (w *Work) lateChange(lse []float32) (change float64) {
+	dim, first := w.Head.Dim, attendParts(len(w.rows))
+	w.lateAcc = grow(w.lateAcc, w.Group*dim)
+	clear(w.lateAcc)
+	heavy := w.bodyEnds[2] - w.bodyEnds[1]
+	if heavy > 0 {
+		w.addCodes(w.lateAcc, w.bodyEnds[1], heavy, w.codesTmp)
+	}
+	parts, late := w.bodyParts()
+	for g := range w.Group {
+		acc, sum := w.lateAcc[g*dim:][:dim], w.bodySum(g, w.bodyEnds[1], heavy)
+		for i := late; i < parts; i++ {
+			at := (first+i)*w.Group + g
+			sum += w.parts[at].sum
+			w.Kern.AddScaled(acc, w.acc[at*dim:][:dim], 1)
+		}
+		share := float32(math.Exp(float64(w.top[g] - lse[g]))) // of the whole that a weight has
+		held := sum * share
+		var diff, norm float32
+		for c, o := range w.call.Out[g*dim:][:dim] {
+			d := acc[c]*share - held*o
+			diff += d * d
+			norm += o * o
+		}
+		if rest := (1 - held) * (1 - held) * norm; diff < rest {
+			change += float64(diff / rest)
+		} else {
+			change++
+		}
+	}
+	return change / float64(w.Group)
+}
