@@ -77,6 +77,10 @@ func finite(h uint16) float32 {
 // bodyPart is how many rows of the body are summed as one part: the unit that workers share.
 const bodyPart = 2 * attendPart
 
+// slackMass is the share of the mass by which the sets of precision by weight may be larger than the smallest that will do: what lies around their thresholds is not read differently
+// enough to be told apart to the last token.
+const slackMass = 1. / 1024
+
 // heavyCut is the least weight of query head g that is read exactly: that of the fewest tokens that hold the share exact of the estimated mass. Called after the pruner.
 func (w *Work) heavyCut(g int, exact float64) float32 {
 	weights := w.Logits(g)
@@ -87,7 +91,7 @@ func (w *Work) heavyCut(g int, exact float64) float32 {
 		rest = w.Scratch(len(weights) + PageTokens)
 		rest = rest[:w.Kern.Pack(rest, weights, floor)]
 	}
-	cut, _ := massThreshold(w.Kern, rest, mass, floor)
+	cut, _ := massThreshold(w.Kern, rest, mass, slackMass*w.total[g], floor)
 	return cut
 }
 
@@ -210,9 +214,7 @@ func (w *Work) addTail(union bool) {
 		for _, j := range w.heavyPages {
 			m := w.heavy[g*n+int(j)]
 			if union {
-				for h := range w.Group {
-					m |= w.heavy[h*n+int(j)]
-				}
+				m = w.bodyMask[n+int(j)] // as collectBody left it: any head's
 			}
 			for ; m != 0; m &= m - 1 {
 				rest -= weights[int(j)*PageTokens+bits.TrailingZeros16(m)]

@@ -398,7 +398,7 @@ func (w *Work) pruneHead(g int, keep []uint16) (kept int) {
 	newest := w.cand[g*n+n-1]
 	w.packed = nil
 	if c, ok := p.prun.(cutter); ok && p.spec.Exact > 0 {
-		if cut, ok := c.cut(w, g, weights, total); ok {
+		if cut, ok := c.cut(w, g, weights, total, slackMass); ok {
 			heavy := w.heavy[g*n:][:n]
 			kept = w.Kern.SplitLanes(keep, heavy, weights, cut, max(cut, w.heavyCut(g, p.spec.Exact)))
 			kept += bits.OnesCount16(newest) - bits.OnesCount16(keep[n-1])
