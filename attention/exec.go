@@ -139,7 +139,7 @@ func (w *Work) prepare(c Call, b *binding, k Kernels) {
 	w.whole, w.some, w.lanes = grow(w.whole, pages), grow(w.some, pages), grow(w.lanes, pages*w.Group)
 	clear(w.whole)
 	clear(w.some)
-	w.uniform, w.mixed, w.judged = nil, false, false
+	w.uniform, w.mixed, w.judged, w.cuts = nil, false, false, nil
 	w.tmp = grow(w.tmp, TmpBytes(w.Group, c.Head.Dim)*(pages/estimatePart+1))
 	if c.Pipeline.ready.Bits > 0 {
 		w.queries = grow(w.queries, c.Head.Blocks()*ReadyBytes(w.Group, c.Head.Dim))

@@ -98,7 +98,7 @@ func New(s Spec) (*Pipeline, error) {
 		}
 		q, ok = a.quest, true
 	}
-	if ok && q.bytes {
+	if ok && q.middle {
 		if e, ok := p.est.(blockRange); ok {
 			p.ready = Ready{Bits: e.bits, Shrink: e.shrink}
 		}

@@ -69,15 +69,27 @@ func (t topP) Prune(w *Work, g int, weights []float32, total float32, keep []uin
 }
 
 // cut implements cutter.
-func (t topP) cut(w *Work, _ int, weights []float32, total, slack float32) (least float32, ok bool) {
-	k := w.Kern
+func (t topP) cut(w *Work, g int, weights []float32, total, slack float32) (least float32, ok bool) {
 	if t.p >= 1 {
 		return 0, false
 	}
+	mass, rest := float32(t.p)*total, w.Scratch(len(weights)+PageTokens)
 	floor := max(float32((1-t.p)*float64(total)/float64(len(weights)))*0.999, math.SmallestNonzeroFloat32)
-	rest := w.Scratch(len(weights) + PageTokens)
-	rest = rest[:k.Pack(rest, weights, floor)]
-	least, w.packed = massThreshold(k, rest, float32(t.p)*total, slack*total, floor)
+	if w.cuts != nil { // where the step before cut, shares of the mass are cut again, or not far below
+		if guess := w.cuts[g] * total * 0.5; guess > floor {
+			found := rest[:w.Kern.Pack(rest, weights, guess)]
+			if held, _ := w.Kern.Above(found, 0); held >= mass {
+				floor, rest = guess, found
+			}
+		}
+	}
+	if len(rest) > len(weights) { // nothing is found yet
+		rest = rest[:w.Kern.Pack(rest, weights, floor)]
+	}
+	least, w.packed = massThreshold(w.Kern, rest, mass, slack*total, floor)
+	if w.cuts != nil {
+		w.cuts[g] = least / total
+	}
 	return least, true
 }
 

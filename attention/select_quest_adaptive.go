@@ -17,7 +17,7 @@ type adaptive struct {
 const (
 	lastPages    = 0.25    // of a list: what is judged
 	leastList    = 512     // tokens
-	leastShare   = 1. / 32 // of the context
+	leastShare   = 1. / 4 // of the context
 	judgedEarly  = 12      // steps of a sequence that all judge,
 	judgedEvery  = 4       // and then every so many
 	quickStep    = 0.35    // how far a judgement moves a length at most, as a logarithm, in the early steps
@@ -32,8 +32,9 @@ type adaptiveState struct {
 }
 
 type adaptiveHead struct {
-	keep float64 // share of the context; 0: as the spec begins
-	age  int     // steps
+	keep float64           // share of the context; 0: as the spec begins
+	age  int               // steps
+	cuts [MaxGroup]float32 // what Work.cuts says
 }
 
 // NewState implements Stateful.
@@ -62,12 +63,12 @@ func (s adaptive) Choose(w *Work) {
 	want := min(max(int(h.keep*float64(w.Head.N))/PageTokens, leastList/PageTokens, 1), n)
 	masks := w.maskScratch(w.Head.Blocks())
 	loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, n, w.Scratch(n))
-	scores := w.ScoreSlice(0)[:n]
-	bestOf(w.Kern, scores, want, masks)
+	s.best(w, 0, n, want, masks)
 	h.age++
+	w.cuts = h.cuts[:w.Group]
 	if first := want - int(lastPages*float64(want)); first < want && (h.age <= judgedEarly || (h.age+w.Layer())%judgedEvery == 0) {
 		w.judged, w.late = true, grow(w.late, len(masks))
-		bestOf(w.Kern, scores, first, w.late)
+		s.best(w, 0, n, first, w.late)
 		for i, m := range masks {
 			w.late[i] = m &^ w.late[i]
 		}
@@ -107,6 +108,7 @@ func (w *Work) lateChange(lse []float32) (change float64) {
 		w.addCodes(w.lateAcc, w.bodyEnds[1], heavy, w.codesTmp)
 	}
 	parts, late := w.bodyParts()
+	whole := 0.
 	for g := range w.Group {
 		acc, sum := w.lateAcc[g*dim:][:dim], w.bodySum(g, w.bodyEnds[1], heavy)
 		for i := late; i < parts; i++ {
@@ -122,11 +124,9 @@ func (w *Work) lateChange(lse []float32) (change float64) {
 			diff += d * d
 			norm += o * o
 		}
-		if rest := (1 - held) * (1 - held) * norm; diff < rest {
-			change += float64(diff / rest)
-		} else {
-			change++
-		}
+		rest := (1 - held) * (1 - held)
+		change += float64(min(diff/rest, norm))
+		whole += float64(norm)
 	}
-	return change / float64(w.Group)
+	return change / whole
 }

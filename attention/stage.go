@@ -102,6 +102,7 @@ type Work struct {
 	lateAcc    []float32 // [Group][Dim] values of late pages
 	exact      []float32 // exact logits of the slice each part is at
 	codesTmp   []byte    // scratch of AccumulateCodes, of each part
+	cuts       []float32 // per query head: the share of the mass that the least survivor of the step before had, where the selector remembers it; nil: unknown
 	packed     []float32 // the weights that a pruner's search was left with, all larger ones among them; nil if it made none
 	order      []float32 // scratch for threshold searches
 	ints       []int32   // scratch of selectors

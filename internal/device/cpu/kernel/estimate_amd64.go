@@ -12,7 +12,7 @@ import (
 // estimates is the machine code of page scores and of estimated logits.
 type estimates struct {
 	bounds                            []boundsFunc // by query heads less one
-	bounds8                           []bounds8Func
+	middles                           []middlesFunc
 	quantise                          func(dst *int8, x *float32, n int) (top, sum float32, isum int64)
 	normalise                         func(dst, m, x *float32, n int) (top float32)
 	pageScale                         func(dst, m *float32, dim int, bounds *uint16)
@@ -28,7 +28,7 @@ type estimates struct {
 }
 
 type (
-	bounds8Func    = func(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
+	middlesFunc    = func(dst *float32, ld int, q *int8, dim int, affine *float32, codes, next *byte)
 	boundsFunc     = func(dst *float32, ld int, q *float32, dim int, bounds *uint16)
 	pageQueryFunc  = func(dst *int8, dstHead int, affine, unit, q *float32, dim int, bounds *uint16, top *float32, levels float32)
 	blockQueryFunc = func(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)
@@ -51,19 +51,19 @@ func (v vector) PageBounds(dst []float32, ld int, q []float32, group, dim, pages
 	}
 }
 
-// PageBounds8 implements attention.Kernels. The query times the steps is rounded to signed bytes, whose error is like that of the bounds themselves. A head's map has the number
-// that turns products with bounds to scores, and a constant; then what turns products with codes to logits, and the constant again.
-func (v vector) PageBounds8(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, reach float32, ready attention.Ready, tmp []byte) {
+// PageMiddles implements attention.Kernels. The query times the steps is rounded to signed bytes, whose error is like that of the middles themselves. A head's map has the number
+// that turns products with middles to scores, and a constant; then what turns products with codes to logits, and the constant again.
+func (v vector) PageMiddles(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, ready attention.Ready, tmp []byte) {
 	e := v.estimates
 	if e == nil || !vectorDim(dim) || dim > 256 {
-		v.portable.PageBounds8(dst, ld, q, group, dim, plane, blocks, reach, ready, tmp)
+		v.portable.PageMiddles(dst, ld, q, group, dim, plane, blocks, ready, tmp)
 		return
 	}
 	if len(blocks) == 0 {
 		return
 	}
 	_, _ = q[group*dim-1], dst[(group-1)*ld+attention.BlockPages*len(blocks)-1]
-	size, head := attention.Bounds8{}.BlockBytes(dim), attention.Bounds8{}.HeadBytes(dim)
+	size, head := attention.Middles{}.BlockBytes(dim), attention.Middles{}.HeadBytes(dim)
 	s := scratch(tmp)
 	q8, affine := take[int8](&s, group*dim), take[float32](&s, 4*group)
 	const mid = 127. / 2
@@ -74,6 +74,7 @@ func (v vector) PageBounds8(dst []float32, ld int, q []float32, group, dim int, 
 	}
 	for i, b := range blocks {
 		block := plane[int(b)*size:][:size]
+		next := plane[int(blocks[min(i+1, len(blocks)-1)])*size:][:size]
 		if unit > 0 {
 			q8, affine = prepared(ready.Data, i, group, dim)
 		}
@@ -84,8 +85,8 @@ func (v vector) PageBounds8(dst []float32, ld int, q []float32, group, dim int, 
 			}
 		}
 		for g := 0; g < group; {
-			h := tile(group-g, len(e.bounds8))
-			e.bounds8[h-1](ptr(dst[g*ld+i*attention.BlockPages:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(block[head:]), reach)
+			h := tile(group-g, len(e.middles))
+			e.middles[h-1](ptr(dst[g*ld+i*attention.BlockPages:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(block[head:]), ptr(next))
 			g += h
 		}
 	}

@@ -25,7 +25,7 @@ var families = map[string]func(){
 	"reduce":     reduceFamily,
 	"step":       stepFamily,
 	"encode":     encodeFamily,
-	"bounds8":    bounds8Family,
+	"middles":    middlesFamily,
 	"peak":       peakFamily,
 	"select":     selectFamily,
 }
