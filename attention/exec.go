@@ -141,7 +141,7 @@ func (w *Work) prepare(c Call, b *binding, k Kernels) {
 	clear(w.some)
 	w.uniform, w.mixed, w.judged, w.cuts = nil, false, false, nil
 	w.tmp = grow(w.tmp, TmpBytes(w.Group, c.Head.Dim)*(pages/estimatePart+1))
-	if c.Pipeline.ready.Bits > 0 {
+	if c.Pipeline.shares {
 		w.queries = grow(w.queries, c.Head.Blocks()*ReadyBytes(w.Group, c.Head.Dim))
 	}
 	w.count.b0, w.count.b1 = grow(w.count.b0, w.Group), grow(w.count.b1, w.Group)

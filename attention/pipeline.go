@@ -18,7 +18,8 @@ type Pipeline struct {
 	selPlane [][]int // by link
 	estPlane []int
 	sumPlane int
-	ready    Ready              // without data: what the last selector's scan prepares for the estimator; of no bits: nothing
+	shares   bool               // the last selector's scan prepares queries for the estimator, too,
+	ready    Ready              // as this says, without data
 	values   []int              // of ValueCodes and ValueScales, in precision by weight
 	ensured  string             // what a sequence's memory keeps the audits' verdicts by; empty: nothing is ensured
 	watch    func(*Observation) // nil but for Watch
@@ -100,7 +101,7 @@ func New(s Spec) (*Pipeline, error) {
 	}
 	if ok && q.middle {
 		if e, ok := p.est.(blockRange); ok {
-			p.ready = Ready{Bits: e.bits, Shrink: e.shrink}
+			p.shares, p.ready = e.bits == middleBits, Ready{Shrink: e.shrink}
 		}
 	}
 	if s.Exact > 0 {

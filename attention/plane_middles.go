@@ -1,32 +1,33 @@
 package attention
 
 import (
-	"math"
 	"sync"
 
 	"github.com/twilight-go/twilight/internal/tensor"
 )
 
-// Middles holds the middle of every channel's bounds in a page of PageTokens tokens, in a byte: u of low_c + step_c·u, with low_c the channel's minimum in the block and step_c a 127th
-// of its range there. Middles tell pages apart nearly as well as Quest's bounds do, for half the bytes and half the products of bounds in bytes. Seven bits, so that two products of bytes
-// fit 16 bits. Codes are written when a block is full; the block being filled has none, and is scored from its keys.
-//
-// Layout of a block: fp16 low[dim], fp16 step[dim], filled up to a cache line, then 64 bytes for every four channels: byte 4p+b is channel b of page p.
+// Middles holds the middle of every channel's bounds in a page of PageTokens tokens, in the 4 bits of a BlockRange of the keys: low_c + step_c·u, with low_c the channel's minimum in the
+// block and step_c a fifteenth of its range there. Middles tell pages apart nearly as well as Quest's bounds do, for a quarter of the bytes and half the products of bounds in bytes. A block's
+// sixteen middles are as one page of codes, a page a token, so that what scans those scans these. Codes are written when a block is full; the block being filled has none, and is
+// scored from its keys. Layout of a block: fp16 low[dim], fp16 step[dim], filled up to a cache line, then the packed codes.
 type Middles struct{}
 
-// middleTop is the largest code.
-const middleTop = 127
+// middleBits is the bits of a code.
+const middleBits = 4
 
 // Name implements Plane.
 func (Middles) Name() string { return "middles:16" }
 
 // HeadBytes is the size of what stands before the codes.
-func (Middles) HeadBytes(dim int) int { return (4*dim + 63) / 64 * 64 }
+func (Middles) HeadBytes(dim int) int { return BlockRange{middleBits}.HeadBytes(dim) }
+
+// PageBytes is the size of the codes.
+func (Middles) PageBytes(dim int) int { return codePlaneBytes(dim, middleBits) }
 
 // BlockBytes implements Plane.
-func (p Middles) BlockBytes(dim int) int { return p.HeadBytes(dim) + (dim+3)/4*64 }
+func (p Middles) BlockBytes(dim int) int { return p.HeadBytes(dim) + p.PageBytes(dim) }
 
-// wideBounds are fp16 bounds of one block on their way to bytes.
+// wideBounds are fp16 bounds of one block on their way to middles.
 var wideBounds = sync.Pool{New: func() any { return new([]uint16) }}
 
 // Append implements Plane.
@@ -42,6 +43,7 @@ func (p Middles) Append(dst []byte, r Rows) {
 	r.From = 0
 	r.encoder().EncodeBounds(bounds, PageTokens, r)
 	head, codes := as[uint16](dst[:4*dim]), dst[p.HeadBytes(dim):]
+	clear(codes)
 	for c := range dim {
 		minima, maxima := bounds[2*c*BlockPages:][:BlockPages], bounds[(2*c+1)*BlockPages:][:BlockPages]
 		lo, hi := minima[0], maxima[0]
@@ -53,40 +55,35 @@ func (p Middles) Append(dst []byte, r Rows) {
 				hi = maxima[i]
 			}
 		}
+		const top = 1<<middleBits - 1
 		low := tensor.F16ToF32(lo)
-		step := halfUp((tensor.F16ToF32(hi) - low) / middleTop)
+		step := halfUp((tensor.F16ToF32(hi) - low) / top)
 		head[c], head[dim+c] = lo, step
-		inv := float64(0)
+		inv := float32(0)
 		if s := tensor.F16ToF32(step); s > 0 {
-			inv = 1 / float64(s)
+			inv = 1 / s
 		}
-		at := codes[c/4*64+c%4:]
 		for i := range minima {
-			at[4*i] = middleCode(float64((tensor.F16ToF32(minima[i])+tensor.F16ToF32(maxima[i]))/2-low) * inv)
+			u := ((tensor.F16ToF32(minima[i])+tensor.F16ToF32(maxima[i]))/2-low)*inv + 0.5
+			if !(u > 0) { // NaN too, which a key of no number leaves
+				u = 0
+			}
+			putCode(codes, middleBits, i, c, byte(min(u, top)))
 		}
 	}
-}
-
-// middleCode is the nearest code; NaN, which a key of no number leaves, is 0.
-func middleCode(u float64) byte {
-	if !(u > 0) {
-		return 0
-	}
-	return byte(math.Round(min(u, middleTop)))
 }
 
 // MiddleKernels is the part of Kernels that works on Middles.
 type MiddleKernels interface {
-	// PageMiddles scores the pages of full blocks of a slab of a Middles plane, those of blocks[i] at dst[g*ld+i*BlockPages:]: q_g times the middles of the page. tmp is scratch of
-	// TmpBytes. What ready asks for is left there.
+	// PageMiddles scores the pages of full blocks of a slab of a Middles plane, those of blocks[i] at dst[g*ld+i*BlockPages:]: q_g times the middles of the page, up to what Ready asks to subtract. tmp is scratch of
+	// TmpBytes. The queries are left in ready, where it has room for them.
 	PageMiddles(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, ready Ready, tmp []byte)
 }
 
-// Ready is a group's queries as PageMiddles has prepared them for the blocks that it scored, kept for a BlockRangeDot of the same blocks: both planes hold a channel between the same
-// bounds of a block, so that a query scaled by one's steps is one scaled by the other's, but for a number. The zero value asks for nothing and has nothing.
+// Ready is a group's queries as PageMiddles has prepared them for the blocks that it scored, kept for a BlockRangeDot of the same blocks and as many bits: both planes hold a channel
+// in the same steps. The zero value asks for nothing and has nothing.
 type Ready struct {
 	Data   []byte  // of each block in turn, ReadyBytes; an implementation may leave it alone, and then reads it neither
-	Bits   int     // of the BlockRange plane
 	Shrink float32 // what BlockRangeDot is to subtract, as it defines that
 }
 
@@ -102,26 +99,10 @@ func (r Ready) from(b, group, dim int) Ready {
 }
 
 // PageMiddles implements Kernels.
-func (Portable) PageMiddles(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, _ Ready, _ []byte) {
+func (Portable) PageMiddles(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, ready Ready, _ []byte) {
 	size, head := Middles{}.BlockBytes(dim), Middles{}.HeadBytes(dim)
 	for i, b := range blocks {
 		block := plane[int(b)*size:][:size]
-		low := as[uint16](block[:4*dim])
-		step, codes := low[dim:], block[head:]
-		for g := range group {
-			out := dst[g*ld+i*BlockPages:][:BlockPages]
-			clear(out)
-			var base float32
-			for c, x := range q[g*dim:][:dim] {
-				base += x * tensor.F16ToF32(low[c])
-				s, at := x*tensor.F16ToF32(step[c]), codes[c/4*64+c%4:]
-				for p := range out {
-					out[p] += s * float32(at[4*p])
-				}
-			}
-			for p := range out {
-				out[p] += base
-			}
-		}
+		rangeDot(dst[i*BlockPages:], ld, q, group, dim, middleBits, as[uint16](block[:4*dim]), block[head:], ready.Shrink)
 	}
 }

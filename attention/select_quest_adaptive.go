@@ -17,7 +17,8 @@ type adaptive struct {
 const (
 	lastPages    = 0.25    // of a list: what is judged
 	leastList    = 512     // tokens
-	leastShare   = 1. / 4 // of the context
+	leastShare   = 1. / 4  // of the context: what a head of a group looks for once in a while is not to be missed
+	leastOwn     = 1. / 16 // where the list is a single head's
 	judgedEarly  = 12      // steps of a sequence that all judge,
 	judgedEvery  = 4       // and then every so many
 	quickStep    = 0.35    // how far a judgement moves a length at most, as a logarithm, in the early steps
@@ -88,7 +89,11 @@ func (s adaptive) judge(w *Work, change float64) {
 		step = quickStep
 	}
 	off = min(max(off, 1/judgedWithin), judgedWithin)
-	h.keep = min(max(h.keep*math.Exp(step*math.Log(off)/math.Log(judgedWithin)), leastShare), 1)
+	least := leastShare
+	if w.Group == 1 {
+		least = leastOwn
+	}
+	h.keep = min(max(h.keep*math.Exp(step*math.Log(off)/math.Log(judgedWithin)), least), 1)
 }
 
 // judge is a Selector that sets Work.late in Choose, to hear what those of its pages change.

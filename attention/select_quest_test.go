@@ -42,7 +42,7 @@ func TestQuestReach(t *testing.T) {
 					}
 					tolerance := size * 1e-5
 					if how == "middle" {
-						tolerance = size * 1.1 / middleTop
+						tolerance = size * 1.1 / 15
 					}
 					if got := float64(w.ScoreSlice(g)[page]); math.Abs(got-want) > tolerance {
 						t.Fatalf("reach %g, %s: head %d page %d scores %v, want %v within %v", reach, how, g, page, got, want, tolerance)

@@ -157,7 +157,7 @@ func (w *Work) State() State { return w.call.Memory.find(w.selector().text) }
 // ready is where the scan leaves queries for the estimator; the zero value where the pipeline has no two stages that share them.
 func (w *Work) ready() Ready {
 	r := w.call.Pipeline.ready
-	if r.Bits > 0 {
+	if w.call.Pipeline.shares {
 		r.Data = w.queries
 	}
 	return r

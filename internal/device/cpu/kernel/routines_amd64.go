@@ -89,7 +89,6 @@ var avx512 = routines{
 	gate: gateAVX512, add: addAVX512, scale: scaleAVX512, narrow: narrowAVX512, saturate: narrowFiniteAVX512, widen: widenAVX512,
 	panel: []panelFunc{panel4AVX512, panel8AVX512, panel12AVX512}, keyPanels: keyPanelsAVX512, valuePanels: valuePanelsAVX512,
 	estimates: &estimates{
-		middles:    []middlesFunc{middles1AVX512, middles2AVX512, middles3AVX512, middles4AVX512, middles5AVX512, middles6AVX512, middles7AVX512},
 		bounds:     []boundsFunc{bounds1AVX512, bounds2AVX512, bounds3AVX512, bounds4AVX512, bounds5AVX512, bounds6AVX512, bounds7AVX512},
 		quantise:   quantiseAVX512,
 		normalise:  normaliseAVX512,
@@ -128,7 +127,6 @@ var avx2 = routines{
 	gate: gateAVX2, add: addAVX2, scale: scaleAVX2, narrow: narrowAVX2, saturate: narrowFiniteAVX2, widen: widenAVX2,
 	panel: []panelFunc{panel4AVX2}, keyPanels: keyPanelsAVX2, valuePanels: valuePanelsAVX2,
 	estimates: &estimates{
-		middles:    []middlesFunc{middles1AVX2, middles2AVX2, middles3AVX2},
 		bounds:     []boundsFunc{bounds1AVX2, bounds2AVX2, bounds3AVX2},
 		quantise:   quantiseAVX2,
 		normalise:  normaliseAVX2,

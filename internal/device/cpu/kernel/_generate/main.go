@@ -25,7 +25,6 @@ var families = map[string]func(){
 	"reduce":     reduceFamily,
 	"step":       stepFamily,
 	"encode":     encodeFamily,
-	"middles":    middlesFamily,
 	"peak":       peakFamily,
 	"select":     selectFamily,
 }
