@@ -35,14 +35,15 @@ func init() {
 			}
 			q.reach, q.bounds = 0, []Plane{Middles{}}
 		}
-		gain := a.Float("adapt", 0, 0, 1, "each KV head's list is as long as its last quarter changes the output by this, squared, per share of the context; keep and least begin it")
+		gain := a.Float("adapt", 0, 0, 1, "each KV head's list grows until its last quarter changes the output by no more than this: the square, per share of the context; keep and least begin it")
+		floor := a.Float("floor", 0.25, 0, 1, "with adapt, the share of the context that a group's list has at least; a head alone: a quarter of it")
 		if gain == 0 {
 			return q, nil
 		}
 		if q.page != PageTokens || !q.shared {
 			return nil, fmt.Errorf("adapt=%g: expected shared, and page=%d", gain, PageTokens)
 		}
-		return adaptive{q, gain}, nil
+		return adaptive{q, gain, floor}, nil
 	}})
 }
 
@@ -93,16 +94,21 @@ func (s quest) scoreHalves(w *Work, b, pages int, bounds []uint16, tmp []byte) {
 	}
 }
 
-// scoreKeys scores block b, which is not full and has no middles, from its keys; tmp takes their bounds.
+// scoreKeys scores block b, which is not full and has no middles, from its keys: by the mean logit of a page's tokens. tmp takes their logits.
 func (s quest) scoreKeys(w *Work, b int, tmp []byte) {
-	dim, n := w.Head.Dim, w.Head.N-b*BlockTokens
-	bounds, rest := as[uint16](tmp[:4*dim*BlockPages]), tmp[4*dim*BlockPages:] // what is left has room for a query and its scores
-	enc, ok := w.Kern.(Encoder)
-	if !ok {
-		enc = Portable{}
+	dim, ld, logits := w.Head.Dim, w.ScoreStride(), as[float32](tmp[:4*PageTokens*w.Group])
+	keys, dst := w.Head.Keys(b), w.AllScores()[b*BlockPages:]
+	for p, left := 0, w.Head.N-b*BlockTokens; left > 0; p, left = p+1, left-PageTokens {
+		n := min(left, PageTokens)
+		w.Kern.Dot(logits, PageTokens, w.Q, w.Group, dim, keys[p*PageTokens*dim:], consecutive[:n])
+		for g := range w.Group {
+			sum := float32(0)
+			for _, x := range logits[g*PageTokens:][:n] {
+				sum += x
+			}
+			dst[g*ld+p] = sum / float32(n)
+		}
 	}
-	enc.EncodeBounds(bounds, PageTokens, Rows{K: w.Head.Keys(b), Dim: dim, To: n})
-	s.scoreHalves(w, b, BlockPages, bounds, rest)
 }
 
 // Choose implements Selector.

@@ -5,25 +5,23 @@ import (
 	"slices"
 )
 
-// adaptive is quest whose list is as long as pays, for each KV head of a sequence by itself: heads differ thirtyfold in how many pages hold what they look for, and that is a trait
-// which lasts. In a step that judges, what the pages ranked in the last quarter of the list bring to the output is kept apart. Its mean square over the query heads, relative to the output, is what
-// the error would grow by without that quarter; per share of the context that the quarter takes, all heads are brought to the same number, gain. Then no page moved from one
-// head's list to another's would make the errors' sum smaller.
+// adaptive is quest whose lists are as long as pays, for each KV head of a sequence by itself: heads differ thirtyfold in how many pages hold what they look for, and that is a trait
+// which lasts. In a step that judges, what the pages ranked in the last quarter of the list bring to the output is kept apart: its square, relative to the output's, is about what
+// the error's would grow by without them. Per share of the context that the quarter takes, all heads are brought to the same number, gain; then no page moved from one head's list
+// to another's would make the sum of squared errors smaller. floor is for what a head looks for once in a while, which no average shows.
 type adaptive struct {
 	quest
-	gain float64
+	gain, floor float64
 }
 
 const (
-	lastPages    = 0.25    // of a list: what is judged
-	leastList    = 512     // tokens
-	leastShare   = 1. / 4  // of the context: what a head of a group looks for once in a while is not to be missed
-	leastOwn     = 1. / 16 // where the list is a single head's
-	judgedEarly  = 12      // steps of a sequence that all judge,
-	judgedEvery  = 4       // and then every so many
-	quickStep    = 0.35    // how far a judgement moves a length at most, as a logarithm, in the early steps
-	slowStep     = 0.12    // and afterwards
-	judgedWithin = 16.     // times the wanted gain: further off moves no further
+	lastPages    = 0.25 // of a list: what is judged
+	leastList    = 512  // tokens
+	judgedEarly  = 12   // steps of a sequence that all judge,
+	judgedEvery  = 4    // and then every so many
+	quickStep    = 0.35 // how far a judgement moves a length at most, as a logarithm, in the early steps
+	slowStep     = 0.12 // and afterwards
+	judgedWithin = 16.  // times the wanted gain, or a fraction: further off moves no further
 )
 
 // adaptiveState is the lengths of a sequence's lists.
@@ -89,22 +87,22 @@ func (s adaptive) judge(w *Work, change float64) {
 		step = quickStep
 	}
 	off = min(max(off, 1/judgedWithin), judgedWithin)
-	least := leastShare
-	if w.Group == 1 {
-		least = leastOwn
+	least := s.floor
+	if w.Group == 1 { // what other heads would list is not needed
+		least /= 4
 	}
 	h.keep = min(max(h.keep*math.Exp(step*math.Log(off)/math.Log(judgedWithin)), least), 1)
 }
 
-// judge is a Selector that sets Work.late in Choose, to hear what those of its pages change.
+// judge is a Selector that sets Work.late and Work.judged in Choose, to hear what those pages change.
 type judge interface {
-	// judge is told the mean over query heads of the squared change of the output by the late pages, relative to the output.
+	// judge is told the squared change of the output by the late pages, relative to the output's square, both summed over the group.
 	judge(w *Work, change float64)
 }
 
 // lateChange is what a judge is told, once the outputs are merged; lse is the logarithm of each query head's sum of exponentials. Rows of late pages that are read exactly count
-// here by their codes.
-func (w *Work) lateChange(lse []float32) (change float64) {
+// here by their codes. A head whose late pages bring more than its output is, counts as one whose output they are.
+func (w *Work) lateChange(lse []float32) float64 {
 	dim, first := w.Head.Dim, attendParts(len(w.rows))
 	w.lateAcc = grow(w.lateAcc, w.Group*dim)
 	clear(w.lateAcc)
@@ -113,7 +111,7 @@ func (w *Work) lateChange(lse []float32) (change float64) {
 		w.addCodes(w.lateAcc, w.bodyEnds[1], heavy, w.codesTmp)
 	}
 	parts, late := w.bodyParts()
-	whole := 0.
+	var change, whole float32
 	for g := range w.Group {
 		acc, sum := w.lateAcc[g*dim:][:dim], w.bodySum(g, w.bodyEnds[1], heavy)
 		for i := late; i < parts; i++ {
@@ -121,7 +119,7 @@ func (w *Work) lateChange(lse []float32) (change float64) {
 			sum += w.parts[at].sum
 			w.Kern.AddScaled(acc, w.acc[at*dim:][:dim], 1)
 		}
-		share := float32(math.Exp(float64(w.top[g] - lse[g]))) // of the whole that a weight has
+		share := float32(math.Exp(float64(w.top[g] - lse[g]))) // of all exponentials, that a weight is
 		held := sum * share
 		var diff, norm float32
 		for c, o := range w.call.Out[g*dim:][:dim] {
@@ -129,9 +127,8 @@ func (w *Work) lateChange(lse []float32) (change float64) {
 			diff += d * d
 			norm += o * o
 		}
-		rest := (1 - held) * (1 - held)
-		change += float64(min(diff/rest, norm))
-		whole += float64(norm)
+		change += min(diff/((1-held)*(1-held)), norm)
+		whole += norm
 	}
-	return change / whole
+	return float64(change / whole)
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/twilight-go/twilight/internal/tensor"
 )
 
-// Scores lie at the reach's share of the way from the middle of a page's bounds to their far end, or, by middles in bytes, in the middle, and in the block being filled, too.
+// Scores lie at the reach's share of the way from the middle of a page's bounds to their far end, or, by middles in codes, in the middle.
 func TestQuestReach(t *testing.T) {
 	const dim, n, group = 32, 2*BlockTokens + 40, 3
 	rng := rand.New(rand.NewPCG(7, 1))
@@ -31,12 +31,15 @@ func TestQuestReach(t *testing.T) {
 				for page := range w.Head.Pages() {
 					want, size := 0.0, 0.0
 					for c := range dim {
-						lo, hi := math.Inf(1), math.Inf(-1)
+						lo, hi, sum, tokens := math.Inf(1), math.Inf(-1), 0.0, 0
 						for i := page * PageTokens; i < min(n, (page+1)*PageTokens); i++ {
 							k := float64(tensor.F16ToF32(w.Head.K[int(w.Head.Row(i))*dim+c]))
-							lo, hi = min(lo, k), max(hi, k)
+							lo, hi, sum, tokens = min(lo, k), max(hi, k), sum+k, tokens+1
 						}
 						q := float64(w.Q[g*dim+c])
+						if how == "middle" && page >= n/BlockTokens*BlockPages {
+							lo, hi = sum/float64(tokens), sum/float64(tokens) // the block being filled has no middles: the mean stands in
+						}
 						want += q*(lo+hi)/2 + reach*math.Abs(q)*(hi-lo)/2
 						size += math.Abs(q) * max(math.Abs(lo), math.Abs(hi))
 					}

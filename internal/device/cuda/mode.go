@@ -42,7 +42,7 @@ func ModeOf(p *attention.Pipeline) (Mode, error) {
 				m.Shared = true
 			case "budget":
 				m.Pages, m.Keep = int(number(a))/attention.PageTokens, 0
-			case "bounds", "reach", "middle", "adapt":
+			case "bounds", "reach", "middle", "adapt", "floor":
 			default:
 				return refuse("its argument " + a.Key + " of quest is not among what it runs")
 			}
