@@ -144,6 +144,16 @@ func (w *Work) prepare(c Call, b *binding, k Kernels) {
 	if c.Pipeline.shares {
 		w.queries = grow(w.queries, c.Head.Blocks()*ReadyBytes(w.Group, c.Head.Dim))
 	}
+	w.reach = grow(w.reach, w.Group)
+	for g := range w.reach {
+		sum := float32(0)
+		if c.Pipeline.reach > 0 {
+			for _, x := range c.Q[g*c.Head.Dim:][:c.Head.Dim] {
+				sum += max(x, -x)
+			}
+		}
+		w.reach[g] = sum * c.Pipeline.reach
+	}
 	w.count.b0, w.count.b1 = grow(w.count.b0, w.Group), grow(w.count.b1, w.Group)
 	w.count.held = grow(w.count.held, w.Group)
 	w.count.mass, w.count.diff = grow(w.count.mass, w.Group), grow(w.count.diff, w.Group)

@@ -11,7 +11,7 @@ type quest struct {
 	budget int
 	reach  float64 // of the way from the middle of a channel's bounds to the end that suits the query
 	shared bool
-	middle bool // the middles of the bounds alone, in a byte a channel
+	middle bool // by a Middles plane
 	bounds []Plane
 }
 
@@ -29,11 +29,11 @@ func init() {
 			return nil, fmt.Errorf("page=%d: expected 8, 16, 32 or 64", q.page)
 		}
 		q.bounds = []Plane{Bounds{q.page}}
-		if q.middle = a.Flag("middle", "pages by the middles of their bounds alone, in a byte a channel; the first page is always proposed"); q.middle {
-			if q.page != PageTokens || q.reach != 1 {
-				return nil, fmt.Errorf("middle: expected page=%d, and no reach", PageTokens)
+		if q.middle = a.Flag("middle", "of the bounds only their middles in 4 bits a channel and the mean of their ranges, which reach is then of; the first page is always proposed"); q.middle {
+			if q.page != PageTokens {
+				return nil, fmt.Errorf("middle: expected page=%d", PageTokens)
 			}
-			q.reach, q.bounds = 0, []Plane{Middles{}}
+			q.bounds = []Plane{Middles{}}
 		}
 		gain := a.Float("adapt", 0, 0, 1, "each KV head's list grows until its last quarter changes the output by no more than this: the square, per share of the context; keep and least begin it")
 		floor := a.Float("floor", 0.25, 0, 1, "with adapt, the share of the context that a group's list has at least; a head alone: a quarter of it")
@@ -45,6 +45,19 @@ func init() {
 		}
 		return adaptive{q, gain, floor}, nil
 	}})
+}
+
+// asQuest is the quest that a selector is, or chooses by.
+func asQuest(s Selector) (quest, bool) {
+	switch s := s.(type) {
+	case quest:
+		return s, true
+	case adaptive:
+		return s.quest, true
+	case reused:
+		return asQuest(s.Selector)
+	}
+	return quest{}, false
 }
 
 // Planes implements Selector.
@@ -61,7 +74,7 @@ func (s quest) Scan(w *Work, lo, hi int) {
 	if s.middle {
 		full := min(hi, w.Head.N/BlockTokens)
 		if lo < full {
-			w.Kern.PageMiddles(w.AllScores()[lo*BlockPages:], w.ScoreStride(), w.Q, w.Group, w.Head.Dim, w.selectorSlab(0), w.Head.Table[lo:full], w.ready().from(lo, w.Group, w.Head.Dim), tmp)
+			w.Kern.PageMiddles(w.AllScores()[lo*BlockPages:], w.ScoreStride(), w.Q, w.Group, w.Head.Dim, w.selectorSlab(0), w.Head.Table[lo:full], w.reach, w.ready().from(lo, w.Group, w.Head.Dim), tmp)
 		}
 		if full < hi {
 			s.scoreKeys(w, full, tmp)
@@ -94,7 +107,7 @@ func (s quest) scoreHalves(w *Work, b, pages int, bounds []uint16, tmp []byte) {
 	}
 }
 
-// scoreKeys scores block b, which is not full and has no middles, from its keys: by the mean logit of a page's tokens. tmp takes their logits.
+// scoreKeys scores block b, which is not full and has no middles, from its keys: half way from the mean to the largest logit of a page's tokens. tmp takes their logits.
 func (s quest) scoreKeys(w *Work, b int, tmp []byte) {
 	dim, ld, logits := w.Head.Dim, w.ScoreStride(), as[float32](tmp[:4*PageTokens*w.Group])
 	keys, dst := w.Head.Keys(b), w.AllScores()[b*BlockPages:]
@@ -102,11 +115,12 @@ func (s quest) scoreKeys(w *Work, b int, tmp []byte) {
 		n := min(left, PageTokens)
 		w.Kern.Dot(logits, PageTokens, w.Q, w.Group, dim, keys[p*PageTokens*dim:], consecutive[:n])
 		for g := range w.Group {
-			sum := float32(0)
+			sum, top := float32(0), negInf
 			for _, x := range logits[g*PageTokens:][:n] {
 				sum += x
+				top = max(top, x)
 			}
-			dst[g*ld+p] = sum / float32(n)
+			dst[g*ld+p] = (sum/float32(n) + top) / 2
 		}
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-const adaptiveSpec = "quest:keep=0.5,shared,middle,adapt=0.004+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:dense-layers=0,min-context=0"
+const adaptiveSpec = "quest:keep=0.5,reach=0.2,shared,middle,adapt=0.003+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:dense-layers=0,min-context=0"
 
 // lists are the states of a decoder's KV heads.
 func (d *decoder) lists() *adaptiveState { return d.mem.kept[0].state.(*adaptiveState) }

@@ -110,6 +110,7 @@ type Work struct {
 	long       []uint64  // the same
 	masks      []uint16  // scratch for threshold searches
 	tmp        []byte    // kernel scratch, TmpBytes for each part of an estimate
+	reach      []float32 // by query head: what a page's radius counts (Pipeline.reach)
 	queries    []byte    // Ready.Data, of a scan that prepares queries for the estimator
 	count      counts
 	audit      audit

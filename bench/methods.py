@@ -28,7 +28,7 @@ def top_p(n):
             yield f"{s}+int4+top-p:{p}"
         yield f"oracle-p:{p}"
         for keep in ("0.5", "0.25"):
-            yield f"quest:keep={keep},least=4096,shared,middle+block-range+top-p:{p},union,exact=0.3,tail=mean+when:dense-layers=0"
+            yield f"quest:keep={keep},least=4096,reach=0.2,shared,middle+block-range+top-p:{p},union,exact=0.3,tail=mean+when:dense-layers=0"
 
 
 def alone(selector, kept, n):

@@ -243,7 +243,7 @@ func BenchmarkEstimate(b *testing.B) {
 			})
 			n := attention.Middles{}.BlockBytes(h.dim)
 			run("middles", n, func(i int) {
-				k.PageMiddles(dst, attention.BlockPages, q, h.group, h.dim, codes[i*n:][:n], []int32{0}, attention.Ready{}, tmp)
+				k.PageMiddles(dst, attention.BlockPages, q, h.group, h.dim, codes[i*n:][:n], []int32{0}, make([]float32, h.group), attention.Ready{}, tmp)
 			})
 			n = attention.Int4{}.BlockBytes(h.dim)
 			run("int4", n, func(i int) { k.Int4Dot(dst, chunk, q, h.group, h.dim, codes[i%(len(codes)/n)*n:][:n], 0xffff, tmp) })

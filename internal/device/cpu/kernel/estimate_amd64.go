@@ -50,11 +50,11 @@ func (v vector) PageBounds(dst []float32, ld int, q []float32, group, dim, pages
 }
 
 // PageMiddles implements attention.Kernels: a block's middles are a page of codes.
-func (v vector) PageMiddles(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, ready attention.Ready, tmp []byte) {
+func (v vector) PageMiddles(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, far []float32, ready attention.Ready, tmp []byte) {
 	const nbits = 4
 	e, shape := v.estimates, attention.Middles{}
 	if e == nil || !vectorDim(dim) || dim > 256 {
-		v.portable.PageMiddles(dst, ld, q, group, dim, plane, blocks, ready, tmp)
+		v.portable.PageMiddles(dst, ld, q, group, dim, plane, blocks, far, ready, tmp)
 		return
 	}
 	if len(blocks) == 0 {
@@ -63,9 +63,10 @@ func (v vector) PageMiddles(dst []float32, ld int, q []float32, group, dim int, 
 	_, _ = q[group*dim-1], dst[(group-1)*ld+attention.BlockPages*len(blocks)-1]
 	size, head, page := shape.BlockBytes(dim), shape.HeadBytes(dim), shape.PageBytes(dim)
 	s := scratch(tmp)
-	q8, affine := take[int8](&s, group*dim), take[float32](&s, 4*group)
+	q8, affine, radii := take[int8](&s, group*dim), take[float32](&s, 4*group), take[float32](&s, attention.BlockPages*len(blocks))
 	scan := e.block[nbits]
 	for i, b := range blocks {
+		copy(radii[i*attention.BlockPages:], unsafe.Slice((*float32)(unsafe.Pointer(ptr(plane[int(b)*size+head+page:][:4*attention.BlockPages]))), attention.BlockPages))
 		if len(ready.Data) > 0 {
 			q8, affine = prepared(ready.Data, i, group, dim)
 		}
@@ -75,6 +76,11 @@ func (v vector) PageMiddles(dst []float32, ld int, q []float32, group, dim int, 
 			h := tile(group-g, len(scan))
 			scan[h-1](ptr(dst[g*ld+i*attention.BlockPages:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(plane), size, head, page, dim, &at[0], 1, &at[1])
 			g += h
+		}
+	}
+	for g, f := range far[:group] {
+		if f != 0 {
+			v.AddScaled(dst[g*ld:][:len(radii)], radii, f)
 		}
 	}
 }

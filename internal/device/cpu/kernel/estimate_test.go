@@ -115,8 +115,12 @@ func TestPageMiddles(t *testing.T) {
 			for _, group := range groups {
 				q, ld := queries(t, r, group, dim), 16+group%3
 				dst, ref, tmp := guarded[float32](t, (group-1)*ld+16), make([]float32, (group-1)*ld+16), guarded[byte](t, attention.TmpBytes(group, dim))
-				k.PageMiddles(dst, ld, q, group, dim, block, []int32{0}, attention.Ready{}, tmp)
-				attention.Portable{}.PageMiddles(ref, ld, q, group, dim, block, []int32{0}, attention.Ready{}, nil)
+				far := make([]float32, group)
+				for g := range far {
+					far[g] = float32(g%3) * 0.7
+				}
+				k.PageMiddles(dst, ld, q, group, dim, block, []int32{0}, far, attention.Ready{}, tmp)
+				attention.Portable{}.PageMiddles(ref, ld, q, group, dim, block, []int32{0}, far, attention.Ready{}, nil)
 				for g := range group {
 					widest, steps, size := 0.0, 0.0, 0.0
 					for c := range dim {
@@ -131,9 +135,9 @@ func TestPageMiddles(t *testing.T) {
 						exact := 0.0
 						for c := range dim {
 							lo, hi := b.bound(p, c)
-							exact += float64(q[g*dim+c]) * (lo + hi) / 2
+							exact += float64(q[g*dim+c])*(lo+hi)/2 + float64(far[g])*(hi-lo)/2/float64(dim)
 						}
-						near(t, what+", codes", ref[g*ld+p], exact, steps*0.51+size*2e-6)
+						near(t, what+", codes", ref[g*ld+p], exact, steps*0.51+size*2e-6+float64(far[g])*1e-4)
 					}
 				}
 			}
@@ -297,7 +301,7 @@ func TestBlockRangeDot(t *testing.T) {
 					ref := make([]float32, group*blockTokens)
 					attention.Portable{}.BlockRangeDot(ref, blockTokens, q, group, dim, nbits, codes, pageList(0xffff), 16, 1./24, nil, nil, nil)
 					ready := attention.Ready{Data: guarded[byte](t, 2*attention.ReadyBytes(group, dim)), Shrink: 1. / 24}
-					k.PageMiddles(make([]float32, group*2*16), 2*16, q, group, dim, middles, []int32{0, 0}, ready, tmp)
+					k.PageMiddles(make([]float32, group*2*16), 2*16, q, group, dim, middles, []int32{0, 0}, make([]float32, group), ready, tmp)
 					for _, data := range [][]byte{nil, ready.Data} {
 						if data != nil && nbits != 4 {
 							continue // middles have as many
