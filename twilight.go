@@ -11,6 +11,7 @@
 package twilight
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,9 +47,10 @@ type Options struct {
 	Threads   int    // 0: one a processor
 	Context   int    // tokens of the longest sequence; 0: what the model was trained for
 	Sequences int    // sequences of that length at once; 0: 1
-	Spare     int    // further cache blocks of attention.BlockTokens tokens, for forks that share most of theirs
-	BatchRows int    // rows of the largest step; 0: 512
-	ScoreRows int    // most tokens of one Session.Score; 0: 64
+	Spare     int    // further cache blocks of attention.BlockTokens tokens, for forks that share most of theirs; negative: fewer, where not all sequences are that long
+	Fit       bool   // the cache takes what memory there is where it is less than all these need: fewer such texts, or shorter ones, are then cached at once
+	BatchRows int    // rows of the largest step, at least Sequences; 0: 512, on a GPU more as its memory allows
+	ScoreRows int    // most tokens of one Session.Score, at least Sequences; 0: 64
 	// Watch is shown the queries of prompts beside the cached keys, chunk by chunk, layer by layer, KV heads concurrently. May be nil.
 	Watch func(*attention.Observation)
 	// Progress is told of bytes, for a person: stage is "downloading", "verifying" or the like, and at last "loading"; total is 0 if unknown. May be nil.
@@ -131,7 +133,7 @@ func Open(ctx context.Context, name string, o Options) (_ *Model, err error) {
 	}
 	m.dev = dev // not before: a failed device is a nil pointer in an interface, which is not nil
 	size := m.file.Size()
-	mod, err := model.Load(m.file, m.dev, model.Options{MaxRows: o.BatchRows, MaxLogits: o.ScoreRows, Progress: func(done int64) { progress("loading", done, size) }})
+	mod, err := model.Load(m.file, m.dev, model.Options{MaxRows: max(cmp.Or(o.BatchRows, 512), o.Sequences), MaxLogits: max(cmp.Or(o.ScoreRows, 64), o.Sequences), Progress: func(done int64) { progress("loading", done, size) }})
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +143,7 @@ func Open(ctx context.Context, name string, o Options) (_ *Model, err error) {
 	if pipes, err = m.resolve(mod, pipes); err != nil {
 		return nil, err
 	}
-	m.eng, err = engine.New(mod, engine.Config{Context: o.Context, Sequences: o.Sequences, Spare: o.Spare, Pipelines: pipes})
+	m.eng, err = engine.New(mod, engine.Config{Context: o.Context, Sequences: o.Sequences, Spare: o.Spare, Fit: o.Fit, Pipelines: pipes})
 	return m, err
 }
 
@@ -219,6 +221,11 @@ func (m *Model) Hyper() model.Hyper { return m.eng.Model().Hyper }
 
 // Context is the longest sequence in tokens.
 func (m *Model) Context() int { return m.eng.Context() }
+
+// Room is how many texts of so many tokens the device has room for beside the weights, with what all specs of the model keep of them; 0: unknown.
+func (m *Model) Room(tokens int) int {
+	return m.eng.Room() / ((tokens + attention.BlockTokens - 1) / attention.BlockTokens)
+}
 
 // Device describes what the model runs on.
 func (m *Model) Device() string { return m.dev.Name() + " (" + m.dev.Description() + ")" }

@@ -1,6 +1,9 @@
 package attention
 
-import "math"
+import (
+	"math"
+	"sync/atomic"
+)
 
 // How exact attention is cut up. A slice of attendSlice rows shares one softmax maximum; a part of attendPart rows is the unit that workers share and that is merged at
 // the end. Both are fixed and counted from the first row, so that an answer depends on neither the number of workers nor the other sequences of a batch, and so
@@ -22,13 +25,11 @@ var consecutive = func() (at [BlockTokens]int32) {
 type part struct{ top, sum float32 }
 
 // raise makes top the maximum that the part's sums count from.
-func (p *part) raise(top float32, acc []float32) {
+func (p *part) raise(k Kernels, top float32, acc []float32) {
 	if p.sum > 0 {
 		shrink := float32(math.Exp(float64(p.top - top)))
 		p.sum *= shrink
-		for c := range acc {
-			acc[c] *= shrink
-		}
+		k.Scale(acc, shrink)
 	}
 	p.top = top
 }
@@ -58,14 +59,31 @@ func (w *Work) partCount(dense bool) int {
 func (w *Work) room(parts int) {
 	w.parts = grow(w.parts, parts*w.Group)
 	w.acc = grow(w.acc, parts*w.Group*w.Head.Dim)
-	w.exact = grow(w.exact, parts*w.Group*attendSlice)
-	w.codesTmp = grow(w.codesTmp, parts*CodesTmp(w.Group))
+}
+
+// slot is scratch of exact attention that a task has while it runs: one a worker, so that it stays in that worker's caches.
+type slot struct {
+	busy  atomic.Bool
+	exact []float32
+	codes []byte
+}
+
+// logits is room for those of a slice.
+func (s *slot) logits(group int) []float32 {
+	s.exact = grow(s.exact, group*attendSlice)
+	return s.exact
+}
+
+// tmp is scratch of AccumulateCodes.
+func (s *slot) tmp(group int) []byte {
+	s.codes = grow(s.codes, CodesTmp(group))
+	return s.codes
 }
 
 // attend runs exact attention over part i, or sums a part of the body.
-func (w *Work) attend(i int, dense bool) {
+func (w *Work) attend(i int, dense bool, s *slot) {
 	if exact := attendParts(w.rowsInSight(dense)); i >= exact {
-		w.attendBody(i-exact, i)
+		w.attendBody(i-exact, i, s)
 		return
 	}
 	gd := w.Group * w.Head.Dim
@@ -75,20 +93,27 @@ func (w *Work) attend(i int, dense bool) {
 		parts[g] = part{top: negInf}
 	}
 	n := w.rowsInSight(dense)
-	logits := w.exact[i*attendSlice*w.Group:][:attendSlice*w.Group]
+	logits := s.logits(w.Group)
 	for lo := i * attendPart; lo < min(n, (i+1)*attendPart); lo += attendSlice {
 		count := min(attendSlice, n-lo)
 		if dense {
 			b := w.call.First/BlockTokens + lo/BlockTokens
-			w.slice(logits, acc, parts, w.Head.Keys(b), w.Head.Values(b), consecutive[:count], -1, max(0, w.call.First-b*BlockTokens))
+			v := w.Head.Values(b)
+			next := v
+			if lo+attendSlice < n {
+				next = w.Head.Keys(b + 1)
+			}
+			w.Kern.Fetch(v)
+			w.slice(logits, acc, parts, w.Head.Keys(b), v, next, consecutive[:count], -1, max(0, w.call.First-b*BlockTokens))
 			continue
 		}
-		w.slice(logits, acc, parts, w.Head.K, w.Head.V, w.rows[lo:lo+count], lo, 0)
+		w.slice(logits, acc, parts, w.Head.K, w.Head.V, nil, w.rows[lo:lo+count], lo, 0)
 	}
 }
 
-// slice adds the rows at to the running softmax of each head, skipping the first skip rows. They are survivors from the lo-th on, or, where lo is negative, everyone's.
-func (w *Work) slice(logits, acc []float32, parts []part, k, v []uint16, at []int32, lo, skip int) {
+// slice adds the rows at to the running softmax of each head, skipping the first skip rows. They are survivors from the lo-th on, or, where lo is negative, everyone's. next
+// is read after them.
+func (w *Work) slice(logits, acc []float32, parts []part, k, v, next []uint16, at []int32, lo, skip int) {
 	dim := w.Head.Dim
 	at = at[skip:]
 	n := len(at)
@@ -100,7 +125,7 @@ func (w *Work) slice(logits, acc []float32, parts []part, k, v []uint16, at []in
 		}
 		p := &parts[g]
 		if top := w.Kern.Max(l); top > p.top {
-			p.raise(top, acc[g*dim:][:dim])
+			p.raise(w.Kern, top, acc[g*dim:][:dim])
 		}
 		if p.top == negInf {
 			clear(l) // none of these rows is this head's
@@ -108,6 +133,7 @@ func (w *Work) slice(logits, acc []float32, parts []part, k, v []uint16, at []in
 		}
 		p.sum += w.Kern.Exp(l, p.top)
 	}
+	w.Kern.Fetch(next)
 	w.Kern.Accumulate(acc, logits, attendSlice, w.Group, dim, v, at)
 }
 

@@ -172,7 +172,7 @@ func (w *Work) bodyParts() (all, late int) {
 }
 
 // attendBody sums part i of the body as part at of the parts.
-func (w *Work) attendBody(i, at int) {
+func (w *Work) attendBody(i, at int, s *slot) {
 	gd := w.Group * w.Head.Dim
 	acc, parts := w.acc[at*gd:][:gd], w.parts[at*w.Group:][:w.Group]
 	clear(acc)
@@ -184,7 +184,7 @@ func (w *Work) attendBody(i, at int) {
 	for g := range parts {
 		parts[g] = part{top: w.top[g], sum: w.bodySum(g, lo, n)}
 	}
-	w.addCodes(acc, lo, n, w.codesTmp[at*CodesTmp(w.Group):][:CodesTmp(w.Group)])
+	w.addCodes(acc, lo, n, s.tmp(w.Group))
 }
 
 // bodySum is the sum of query head g's weights of the n rows of the body from the lo-th on.

@@ -26,6 +26,14 @@ type Encoder interface {
 	SumValues(sum []float32, r Rows)
 }
 
+// kernels is r.Enc where it is Kernels too, as those of devices are, or Portable.
+func (r *Rows) kernels() Kernels {
+	if k, ok := r.Enc.(Kernels); ok {
+		return k
+	}
+	return Portable{}
+}
+
 // encoder is r.Enc, or Portable where there is none.
 func (r *Rows) encoder() Encoder {
 	if r.Enc == nil {

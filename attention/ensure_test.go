@@ -39,7 +39,7 @@ func TestEnsure(t *testing.T) {
 	if s := stats.Summary(32); s.Short != 11 || s.Audits != 3 || !(s.AuditMass > 0 && s.AuditMass < 0.9) {
 		t.Errorf("summary %+v", s)
 	}
-	fork := m.Fork()
+	fork := m.Fork(0)
 	stats = Stats{}
 	step(few, &fork, first+13)
 	if k := stats.Layers[0].KV[0]; k.Short != 1 || k.Audit.N != 0 {

@@ -2,14 +2,16 @@ package attention
 
 import (
 	"fmt"
-	"math"
 	"math/bits"
 	"slices"
 	"time"
 )
 
-// Runner shares work among workers: it calls t.Do(i) once for every i in [0,n), concurrently and in any order, and returns when all are done.
-type Runner interface{ Run(n int, t Task) }
+// Runner shares work among workers: Run calls t.Do(i) once for every i in [0,n), concurrently and in any order, and returns when all are done. Workers is how many there are.
+type Runner interface {
+	Run(n int, t Task)
+	Workers() int
+}
 
 // Task is what a Runner runs.
 type Task interface{ Do(i int) }
@@ -23,6 +25,9 @@ func (Serial) Run(n int, t Task) {
 		t.Do(i)
 	}
 }
+
+// Workers implements Runner.
+func (Serial) Workers() int { return 1 }
 
 // Call is one KV head's attention in a decode step.
 type Call struct {
@@ -51,11 +56,18 @@ type Exec struct {
 
 	kern  Kernels
 	run   Runner
-	works []*Work
-	n     int
+	calls []bound // added since the last Run
+	works []*Work // of the wave that is run
 	items []item
 	stage stage
-	bound map[*Pipeline]*binding
+	slots []slot
+	binds map[*Pipeline]*binding
+}
+
+// bound is a call and where the cache keeps what its pipeline reads.
+type bound struct {
+	call Call
+	bind *binding
 }
 
 type item struct {
@@ -89,9 +101,12 @@ const (
 	estimatePart = 128 // candidate pages
 )
 
+// waveBytes is how much scratch of sparse calls a worker's caches are to hold from one stage to the next: calls beyond that wait for the next wave.
+const waveBytes = 1 << 20
+
 // NewExec makes an executor of the given arithmetic and workers.
 func NewExec(k Kernels, r Runner) *Exec {
-	return &Exec{kern: k, run: r, bound: map[*Pipeline]*binding{}}
+	return &Exec{kern: k, run: r, slots: make([]slot, r.Workers()), binds: map[*Pipeline]*binding{}}
 }
 
 // Add takes a call into the next Run. It fails if the cache does not keep what the pipeline reads.
@@ -99,7 +114,7 @@ func (x *Exec) Add(c Call) error {
 	if c.Group < 1 || c.Group > MaxGroup {
 		return fmt.Errorf("attention: layer %d: %d query heads share a KV head, at most %d can", c.Layer, c.Group, MaxGroup)
 	}
-	b := x.bound[c.Pipeline]
+	b := x.binds[c.Pipeline]
 	if c.Exact {
 		b = nil
 	} else if b == nil || !slices.Equal(b.names, c.Planes) {
@@ -107,22 +122,17 @@ func (x *Exec) Add(c Call) error {
 		if b, err = c.Pipeline.bindTo(c.Planes); err != nil {
 			return err
 		}
-		x.bound[c.Pipeline] = b
+		x.binds[c.Pipeline] = b
 	}
 	for i := 0; !c.Exact && i < len(c.Pipeline.chain); i++ {
-		if _, ok := c.Pipeline.chain[i].Selector.(Stateful); ok && c.Memory.find(c.Pipeline.chain[i].text) == nil {
+		if _, ok := c.Pipeline.chain[i].Selector.(Stateful); ok && c.Memory.find(c.Pipeline.chain[i].memory) == nil {
 			return fmt.Errorf("attention: %s: the call brings no memory of its sequence for %s, expected one made ready by Prepare", c.Pipeline.spec, c.Pipeline.chain[i].text)
 		}
 	}
 	if p := c.Pipeline; !c.Exact && p.ensured != "" && c.Memory.find(p.ensured) == nil {
 		return fmt.Errorf("attention: %s: the call brings no memory of its sequence for ensure=, expected one made ready by Prepare", p.spec)
 	}
-	if x.n == len(x.works) {
-		x.works = append(x.works, &Work{})
-	}
-	w := x.works[x.n]
-	x.n++
-	w.prepare(c, b, x.kern)
+	x.calls = append(x.calls, bound{c, b})
 	return nil
 }
 
@@ -170,9 +180,40 @@ func (w *Work) scoreRoom() {
 	w.scores = grow(w.scores, w.Group*w.scoreLD)
 }
 
-// Run runs the added calls and forgets them.
+// Run runs the added calls and forgets them. Calls are independent of each other, so they go in waves whose scratch stays in the caches from stage to stage.
 func (x *Exec) Run() {
-	works := x.works[:x.n]
+	for at := 0; at < len(x.calls); {
+		n := x.wave(at)
+		for len(x.works) < n {
+			x.works = append(x.works, &Work{})
+		}
+		works := x.works[:n]
+		for i, w := range works {
+			w.prepare(x.calls[at+i].call, x.calls[at+i].bind, x.kern)
+		}
+		x.stages(works)
+		at += n
+	}
+	x.calls = x.calls[:0]
+}
+
+// wave is how many calls from at on run together: those whose weights fit the caches, and at least one a worker.
+func (x *Exec) wave(at int) (n int) {
+	workers, size := x.run.Workers(), 0
+	for _, b := range x.calls[at:] {
+		if c := &b.call; !c.Exact && c.Pipeline.Sparse(c.Layer, c.Head.N) {
+			size += 4 * c.Group * c.Head.N
+		}
+		if n >= workers && size > waveBytes*workers {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// stages runs a wave.
+func (x *Exec) stages(works []*Work) {
 	sparse := false
 	for _, w := range works {
 		sparse = sparse || w.sparse
@@ -208,7 +249,6 @@ func (x *Exec) Run() {
 			s.add(w)
 		}
 	}
-	x.n = 0
 }
 
 // selects runs selector i of each chain, and reports whether there was any.
@@ -273,31 +313,6 @@ func (x *Exec) audit(works []*Work) {
 	}
 }
 
-// measure runs the dense pass of sparse calls whose statistics ask for it.
-func (x *Exec) measure(works []*Work) {
-	any := false
-	for _, w := range works {
-		if w.measured() {
-			any = true
-			n := w.partCount(true)
-			w.room(n)
-			x.split(w, n, 1)
-		}
-	}
-	if !any {
-		return
-	}
-	x.flush(stageDense)
-	for _, w := range works {
-		if w.measured() {
-			x.split(w, 1, 1)
-		}
-	}
-	x.flush(stageCompare)
-}
-
-func (w *Work) measured() bool { return w.sparse && w.call.Stats != nil && w.call.Stats.Measure }
-
 // split queues [0,n) of w in tasks of at most per.
 func (x *Exec) split(w *Work, n, per int) {
 	for lo := 0; lo < n; lo += per {
@@ -335,15 +350,32 @@ func (x *Exec) Do(i int) {
 	case stagePrune:
 		w.prune()
 	case stageAttend:
-		w.attend(it.lo, !w.sparse)
+		s := x.take()
+		w.attend(it.lo, !w.sparse, s)
+		s.busy.Store(false)
 	case stageMerge:
 		w.finish()
 	case stageAudit:
 		w.auditStep()
 	case stageDense:
-		w.attend(it.lo, true)
+		s := x.take()
+		w.attend(it.lo, true, s)
+		s.busy.Store(false)
 	case stageCompare:
-		w.compare()
+		s := x.take()
+		w.compare(s)
+		s.busy.Store(false)
+	}
+}
+
+// take finds a slot that no other task has; there are as many as workers.
+func (x *Exec) take() *slot {
+	for {
+		for i := range x.slots {
+			if s := &x.slots[i]; s.busy.CompareAndSwap(false, true) {
+				return s
+			}
+		}
 	}
 }
 
@@ -466,37 +498,5 @@ func (w *Work) compensate(out []float32, held float32) {
 func (w *Work) addValueSums(dst []float32, f float32) {
 	for b := range w.Head.Blocks() {
 		w.Kern.AddScaled(dst, as[float32](w.Head.Plane(w.bind.sum, b)), f)
-	}
-}
-
-// compare turns the dense pass into the true mass of what was read exactly and the output's error. Works that share statistics are compared concurrently, so it only notes them.
-func (w *Work) compare() {
-	dim, n := w.Head.Dim, w.partCount(true)
-	dense := w.Scratch(dim)
-	var lse [MaxGroup]float32
-	for g := range w.Group {
-		lse[g] = w.merge(dense, g, n, false)
-		var diff, norm float64
-		for c, x := range w.call.Out[g*dim:][:dim] {
-			d := float64(x - dense[c])
-			diff += d * d
-			norm += float64(dense[c]) * float64(dense[c])
-		}
-		w.count.diff[g] = math.Sqrt(diff / max(norm, math.SmallestNonzeroFloat64))
-		w.count.mass[g] = 0
-	}
-	w.bias = w.bias[:0]                                        // masses are of the softmax itself, however tokens were drawn
-	if read := w.count.union; w.call.Pipeline.spec.Exact > 0 { // the body's mass counts too
-		w.collect(w.attendsUnion(), w.keep)
-		w.count.union = read
-	}
-	for lo := 0; lo < len(w.rows); lo += attendSlice {
-		at := w.rows[lo:min(lo+attendSlice, len(w.rows))]
-		w.Kern.Dot(w.exact, attendSlice, w.Q, w.Group, dim, w.Head.K, at)
-		for g := range w.Group {
-			l := w.exact[g*attendSlice:][:len(at)]
-			w.weigh(l, g, lo)
-			w.count.mass[g] += float64(w.Kern.Exp(l, lse[g]))
-		}
 	}
 }

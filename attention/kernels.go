@@ -9,6 +9,8 @@ package attention
 type Kernels interface {
 	MiddleKernels
 	SelectKernels
+	// Fetch is told of memory that the call after the next one reads from its start: a hint.
+	Fetch(next []uint16)
 	// Dot sets dst[g*ld+i] = q_g · rows[at[i]].
 	Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32)
 	// Accumulate adds Σ_i w[g*ld+i] · rows[at[i]] to acc[g*dim:]. Rows whose weight is zero for a head leave that head's acc as it is.
@@ -22,6 +24,8 @@ type Kernels interface {
 	Weigh(x []float32, ref float32) (sum float32)
 	// Louder raises best[i] to x[i] − shift where that is larger; NaN in x is ignored.
 	Louder(best, x []float32, shift float32)
+	// Scale sets x *= s.
+	Scale(x []float32, s float32)
 	// AddScaled adds f·x[i] to dst[i]; dst is at least as long as x.
 	AddScaled(dst, x []float32, f float32)
 	// Above is the sum and the count of the elements of w that are at least t.

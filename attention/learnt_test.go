@@ -65,6 +65,47 @@ func other(k []uint16, n int) []uint16 {
 	return o
 }
 
+// Forks that part before anything was learnt learn once for all, of the tokens that they share, and answer as sequences of their own do; so do selectors that remember the same.
+// A fork that is cut, or has grown before its first step, learns for itself.
+func TestForksLearnTogether(t *testing.T) {
+	x := newText(rand.New(rand.NewPCG(23, 23)), 700, decoderDim)
+	q := x.queries(rand.New(rand.NewPCG(24, 24)), decoderGroup)
+	const at = 600
+	for _, same := range [][]string{{"magicpig:bits=3,tables=20", "magicpig:bits=3,tables=20"}, {"pqcache:parts=4,bits=4", "pqcache:parts=4,bits=4,keep=0.5"}} {
+		t.Run(same[0], func(t *testing.T) {
+			var base Memory
+			var learnt []any
+			for i, n := range []int{at + 1, at + 1, at + 9, at / 2} {
+				p := MustNew(same[i%2] + "+when:dense-layers=0,min-context=0")
+				fork, alone := newDecoder(p, q), newDecoder(p, q)
+				fork.mem = base.Fork(at)
+				fork.mem.Truncate(min(n-1, at))
+				for k := i * 20; k < i*20+20; k++ { // what follows the shared tokens differs
+					x.kh[at*decoderDim+k] ^= 0x8000
+				}
+				fork.fill(x.kh, x.vh, n)
+				alone.fill(x.kh, x.vh, n)
+				requireSame(t, "fork", fork.step(t), alone.step(t))
+				learnt = append(learnt, paramsOf(fork.mem.kept[0].state))
+			}
+			if learnt[0] != learnt[1] {
+				t.Error("two forks learnt each for itself")
+			}
+			if learnt[2] == learnt[0] || learnt[3] == learnt[0] {
+				t.Error("a fork that stands elsewhere did not learn for itself")
+			}
+		})
+	}
+}
+
+// paramsOf is what a state has learnt of its first head.
+func paramsOf(s State) any {
+	if pig, ok := s.(pigState); ok {
+		return pig.heads[0].params
+	}
+	return s.(*learnt[pqBooks, uint8]).heads[0].params
+}
+
 // What is learnt at a sequence's first step stays when it forks, and when tokens after that step are dropped: whatever way a sequence came to its tokens, it answers as a
 // sequence does that took its first step at the same length and went straight there.
 func TestForkAndTruncate(t *testing.T) {
@@ -87,7 +128,7 @@ func TestForkAndTruncate(t *testing.T) {
 				grown := d.step(t)
 
 				fork := newDecoder(p, q)
-				fork.mem = d.mem.Fork()
+				fork.mem = d.mem.Fork(d.head.N)
 				fork.mem.Truncate(cut)
 				fork.fill(kb, vb, end)
 				got := fork.step(t)

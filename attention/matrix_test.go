@@ -135,7 +135,7 @@ func (b *batch) remember(calls []Call) {
 		c := &calls[i]
 		c.Memory = new(Memory)
 		c.Memory.Prepare(c.Pipeline, Shape{Layers: c.Layer + 1, KVHeads: c.KVHead + 1, Group: b.group, Dim: b.dim})
-		if !c.Pipeline.Observes() {
+		if c.Pipeline.Observed() == 0 {
 			continue
 		}
 		n, row := b.n[i]-1, b.group*b.dim
@@ -160,6 +160,8 @@ func runAll(t failer, x *Exec, calls []Call) {
 
 // crowd runs tasks on several goroutines, out of order.
 type crowd struct{}
+
+func (crowd) Workers() int { return 3 }
 
 func (crowd) Run(n int, t Task) {
 	var wg sync.WaitGroup

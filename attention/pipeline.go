@@ -29,7 +29,8 @@ type Pipeline struct {
 // link is a selector of a chain.
 type link struct {
 	Selector
-	text string // canonical
+	text   string // canonical
+	memory string // what a sequence's memory keeps its state by
 }
 
 // New makes the pipeline of a spec. Errors name the part and the argument, and list what is known.
@@ -49,7 +50,11 @@ func New(s Spec) (*Pipeline, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.chain = append(p.chain, link{made, part.String()})
+		l := link{made, part.String(), part.String()}
+		if r, ok := made.(Remembering); ok {
+			l.memory = r.Remembers()
+		}
+		p.chain = append(p.chain, l)
 	}
 	if s.Prune.Name != "" && s.Prune.Name != "none" {
 		made, err := build(pruners, s.Prune)

@@ -47,10 +47,14 @@ func clusterSize(members []uint16, c int) (n int) {
 // kmeans is the scratch of an Append.
 type kmeans struct {
 	keys, centroids []float32
-	half            []float32 // half the centroids' squared lengths
-	of              [BlockTokens]int
+	part            pqPart    // the centroids as keys are compared with them, and others, of no use, to a multiple of clusterColumns
+	near            []float32 // of a batch of keys
+	of              [BlockTokens]uint8
 	count           []int
 }
+
+// clusterColumns is what the number of centroids is rounded up to, for kernels that take so many at a time.
+const clusterColumns = 32
 
 var kmeansScratch = sync.Pool{New: func() any { return new(kmeans) }}
 
@@ -61,38 +65,36 @@ func (p Clusters) Append(dst []byte, r Rows) {
 	}
 	s := kmeansScratch.Get().(*kmeans)
 	defer kmeansScratch.Put(s)
-	s.cluster(r.K[:BlockTokens*r.Dim], r.Dim, p.Count())
+	s.cluster(r.kernels(), r.K[:BlockTokens*r.Dim], r.Dim, p.Count())
 	centroids, means, members := p.views(dst, r.Dim)
 	tensor.F32sToF16s(centroids, s.centroids)
 	clear(members)
 	for t, c := range s.of {
-		members[c*BlockPages+t/PageTokens] |= 1 << (t % PageTokens)
+		members[int(c)*BlockPages+t/PageTokens] |= 1 << (t % PageTokens)
 	}
 	s.mean(r.V[:BlockTokens*r.Dim], r.Dim)
 	tensor.F32sToF16s(means, s.centroids)
 }
 
 // cluster assigns the keys to n clusters. The first centroids are evenly spaced tokens, of which the first is a sequence's sink, so that the sink stays by itself.
-func (s *kmeans) cluster(keys []uint16, dim, n int) {
-	s.keys, s.centroids, s.half, s.count = grow(s.keys, len(keys)), grow(s.centroids, n*dim), grow(s.half, n), grow(s.count, n)
+func (s *kmeans) cluster(k Kernels, keys []uint16, dim, n int) {
+	s.keys, s.centroids, s.count = grow(s.keys, len(keys)), grow(s.centroids, n*dim), grow(s.count, n)
+	columns := (n + clusterColumns - 1) / clusterColumns * clusterColumns
+	s.part.centroids, s.part.bias = grow(s.part.centroids, dim*columns), grow(s.part.bias, columns)
+	clear(s.part.centroids)
+	for c := n; c < columns; c++ {
+		s.part.bias[c] = -math.MaxFloat32 / 2 // finite: kernels are slow with infinities
+	}
+	s.near = grow(s.near, nearestScratch(columns))
 	tensor.F16sToF32s(s.keys, keys)
 	for c := range n {
 		copy(s.centroids[c*dim:][:dim], s.keys[c*(BlockTokens/n)*dim:])
 	}
 	for range clusterRounds {
-		for c := range s.half {
-			v := s.centroids[c*dim:][:dim]
-			s.half[c] = dot(v, v) / 2
+		for c := range n {
+			s.part.set(c, s.centroids[c*dim:][:dim])
 		}
-		for t := range s.of {
-			key, best := s.keys[t*dim:][:dim], negInf
-			s.of[t] = 0
-			for c, h := range s.half {
-				if near := dot(key, s.centroids[c*dim:][:dim]) - h; near > best {
-					best, s.of[t] = near, c
-				}
-			}
-		}
+		s.part.nearest(k, s.near, s.of[:], s.keys, dim)
 		s.average(dim)
 	}
 }
@@ -115,7 +117,7 @@ func (s *kmeans) average(dim int) {
 		}
 	}
 	for t, c := range s.of {
-		sum := s.centroids[c*dim:][:dim]
+		sum := s.centroids[int(c)*dim:][:dim]
 		for i, x := range s.keys[t*dim:][:dim] {
 			sum[i] += x
 		}

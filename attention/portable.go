@@ -10,6 +10,9 @@ import (
 // Portable is Kernels in plain Go float32: the definition that every other implementation is held against, and what runs where there is no machine code.
 type Portable struct{}
 
+// Fetch implements Kernels.
+func (Portable) Fetch([]uint16) {}
+
 // Dot implements Kernels.
 func (Portable) Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32) {
 	for i, r := range at {
@@ -83,6 +86,13 @@ func (Portable) Louder(best, x []float32, shift float32) {
 		if v -= shift; v > best[i] {
 			best[i] = v
 		}
+	}
+}
+
+// Scale implements Kernels.
+func (Portable) Scale(x []float32, s float32) {
+	for i := range x {
+		x[i] *= s
 	}
 }
 

@@ -104,7 +104,7 @@ func (w *Work) summarise(g int, top, sum float32, v []float32, scale float32) {
 	p, acc := &w.far[g], w.farAcc[g*w.Head.Dim:][:w.Head.Dim]
 	f := float32(1)
 	if top > p.top {
-		p.raise(top, acc)
+		p.raise(w.Kern, top, acc)
 	} else {
 		f = float32(math.Exp(float64(top - p.top)))
 	}

@@ -6,13 +6,17 @@ import "slices"
 type recentQueries struct {
 	first, end int       // positions [first,end)
 	q          []float32 // [cap][row]
+	shared     bool      // with forks: it is copied before it is written
 }
 
 // observe takes in a chunk. What does not follow the queries already there replaces them.
 func (r *recentQueries) observe(o *Observation, most int) {
 	row := o.Group * o.Head.Dim
-	if r.q == nil {
+	switch {
+	case r.q == nil:
 		r.q = make([]float32, most*row)
+	case r.shared:
+		r.q, r.shared = slices.Clone(r.q), false
 	}
 	if o.First != r.end {
 		r.first = o.First
@@ -33,7 +37,8 @@ func (r *recentQueries) truncate(n int) {
 }
 
 func (r *recentQueries) fork() recentQueries {
-	return recentQueries{r.first, r.end, slices.Clone(r.q)}
+	r.shared = true
+	return *r
 }
 
 // addWeights adds to sum[i] the attention weight of token i, exact and summed over the group, of the queries q of the n-th token: over the first n. It returns its scratch.

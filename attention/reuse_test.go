@@ -44,7 +44,7 @@ func TestReuse(t *testing.T) {
 		}
 		fork := newDecoder(d.p, q)
 		d.fill(x.kh, x.vh, 1190)
-		fork.mem = d.mem.Fork()
+		fork.mem = d.mem.Fork(d.head.N)
 		fork.fill(x.kh, x.vh, 1190)
 		requireSame(t, inner+", a fork", fork.step(t), d.step(t))
 		fork.mem.Truncate(1170)

@@ -1,6 +1,9 @@
 package attention
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // h2o is H2O (arXiv 2306.14048): the tokens that gathered the most attention so far (heavy hitters) and the latest ones, half of the budget each as in the paper. When the
 // budget is exceeded the token of least accumulated weight is evicted, and does not return. Weights are summed over the query heads that share a KV head, since what
@@ -32,11 +35,13 @@ func (s h2o) PerToken(dim int) (stores, reads float64) {
 }
 
 // NewState implements Stateful.
-func (h2o) NewState(shape Shape) State {
-	return &h2oState{kvHeads: shape.KVHeads, books: make([]h2oBook, shape.Layers*shape.KVHeads), scratch: make([][]float32, shape.KVHeads)}
+func (s h2o) NewState(shape Shape) State {
+	return &h2oState{name: fmt.Sprintf("h2o observe=%d", s.observe), kvHeads: shape.KVHeads, books: make([]h2oBook, shape.Layers*shape.KVHeads), scratch: make([][]float32, shape.KVHeads)}
 }
 
 type h2oState struct {
+	name    string
+	common  *common[[]float32] // the weights that the prompt's last queries give its tokens
 	kvHeads int
 	books   []h2oBook   // by layer and KV head
 	scratch [][]float32 // by KV head
@@ -56,7 +61,7 @@ func (s *h2oState) book(layer, kv int) *h2oBook { return &s.books[layer*s.kvHead
 
 // Fork implements State.
 func (s *h2oState) Fork() State {
-	f := &h2oState{s.kvHeads, make([]h2oBook, len(s.books)), make([][]float32, len(s.scratch))}
+	f := &h2oState{name: s.name, kvHeads: s.kvHeads, books: make([]h2oBook, len(s.books)), scratch: make([][]float32, len(s.scratch))}
 	for i := range s.books {
 		b := &s.books[i]
 		f.books[i] = h2oBook{b.queries.fork(), slices.Clone(b.prior), b.n, b.counted, slices.Clone(b.sum), slices.Clone(b.alive)}
@@ -64,8 +69,14 @@ func (s *h2oState) Fork() State {
 	return f
 }
 
+// join implements joining.
+func (s *h2oState) join(p *parting) { s.common = commonOf[[]float32](p, s.name, len(s.books)) }
+
 // Truncate implements State.
 func (s *h2oState) Truncate(n int) {
+	if s.common != nil && n < s.common.at {
+		s.common = nil
+	}
 	for i := range s.books {
 		b := &s.books[i]
 		b.queries.truncate(n)
@@ -78,6 +89,9 @@ func (s *h2oState) Truncate(n int) {
 
 // forget drops what was decoded.
 func (b *h2oBook) forget() { b.n, b.counted, b.sum, b.alive = 0, 0, b.sum[:0], b.alive[:0] }
+
+// Observed implements Observer.
+func (s h2o) Observed() int { return s.observe }
 
 // Observe implements Observer.
 func (s h2o) Observe(o *Observation) {
@@ -115,7 +129,7 @@ func extend(s []float32, n int) []float32 {
 func (s h2o) Choose(w *Work) {
 	st := w.State().(*h2oState)
 	b, scratch := st.book(w.Layer(), w.KVHead()), &st.scratch[w.KVHead()]
-	s.learn(w, b, scratch)
+	s.learn(w, st, b, scratch)
 	b.live(w.Head.N - 1)
 	s.evict(w, b, w.Head.N-1) // what the prompt or the step before left too many
 	b.live(w.Head.N)
@@ -128,7 +142,7 @@ func (s h2o) Choose(w *Work) {
 }
 
 // learn takes in the prompt's weights, as far as they are not counted yet.
-func (s h2o) learn(w *Work, b *h2oBook, scratch *[]float32) {
+func (s h2o) learn(w *Work, st *h2oState, b *h2oBook, scratch *[]float32) {
 	if b.n > w.Head.N {
 		b.forget()
 	}
@@ -137,8 +151,19 @@ func (s h2o) learn(w *Work, b *h2oBook, scratch *[]float32) {
 	}
 	b.sum = extend(b.sum, w.Head.N)
 	q := &b.queries
-	for p := max(q.first, b.counted); p < min(q.end, w.Head.N); p++ {
-		*scratch = addWeights(b.sum, &w.Head, w.Kern, q.at(p, w.Group*w.Head.Dim), w.Group, p+1, *scratch)
+	add := func(sum []float32, from int) {
+		for p := max(q.first, from); p < min(q.end, w.Head.N); p++ {
+			*scratch = addWeights(sum, &w.Head, w.Kern, q.at(p, w.Group*w.Head.Dim), w.Group, p+1, *scratch)
+		}
+	}
+	if b.n == 0 && b.counted == 0 && len(b.prior) == 0 && q.end <= w.Head.N-1 && st.common.covers(w.Head.N-1) {
+		copy(b.sum, st.common.head(w.Layer()*st.kvHeads+w.KVHead(), func() []float32 {
+			sum := make([]float32, w.Head.N-1)
+			add(sum, 0)
+			return sum
+		}))
+	} else {
+		add(b.sum, b.counted)
 	}
 	b.counted = max(b.counted, q.end)
 	if b.n == 0 && q.first == q.end && len(b.prior) == 0 {

@@ -1,9 +1,11 @@
 package attention
 
 import (
+	"fmt"
 	"math"
 	"math/bits"
 	"math/rand/v2"
+	"sync"
 
 	"github.com/twilight-go/twilight/internal/tensor"
 )
@@ -11,7 +13,7 @@ import (
 // magicpig is MagicPIG (arXiv 2410.16179): tokens are drawn at random, the likelier the smaller the angle between key and query, and weigh by the inverse of their odds, so that
 // heads that look at everything a little are estimated without bias where a top-k is biased. Signs of random projections (SimHash) make signatures of bits·tables bits; a token
 // is drawn where at least two of the tables agree with the query in all their bits. For an angle θ a bit agrees with probability p = 1 − θ/π, a table with P = p^bits, and the
-// odds are 1 − (1−P)^tables − tables·P·(1−P)^(tables−1). Keys are centred first by the mean of those cached at the first decode step, sink and window aside: softmax does
+// odds are 1 − (1−P)^tables − tables·P·(1−P)^(tables−1). Keys are centred first by the mean of those before the first decode step, sink and window aside: softmax does
 // not notice, and angles spread. Sink and window are always attended to and weigh once.
 //
 // Keeps bits·tables bits and a norm a token, 191 bytes with the paper's K = 10 and L = 150, in the sequence's memory: bit-sliced, 64 tokens a word, so that a table is compared
@@ -44,15 +46,38 @@ func (s magicpig) PerToken(int) (stores, reads float64) {
 // pigHash is what signatures of a KV head are made with.
 type pigHash struct {
 	mean   []float32 // [dim] that keys are centred by
-	planes []uint16  // [bits·tables][dim] fp16 normals of the hyperplanes
-	shift  []float32 // [bits·tables] their products with the mean
+	planes *pigPlanes
+	above  []float32 // [bits·tables] the least product with a hyperplane's normal that makes the bit 1: more than the mean's
 }
 
-// pigState is the memory of a sequence: all heads share the hyperplanes.
+// pigPlanes is the normals of hyperplanes, [bits·tables][dim], as rows and as queries of Kernels: the same numbers.
+type pigPlanes struct {
+	rows    []uint16
+	queries []float32
+}
+
+var allPigPlanes sync.Map // [2]int{how many, dim} → *pigPlanes
+
+// pigPlanesOf are the same for everybody.
+func pigPlanesOf(n, dim int) *pigPlanes {
+	key := [2]int{n, dim}
+	if p, ok := allPigPlanes.Load(key); ok {
+		return p.(*pigPlanes)
+	}
+	rng := rand.New(rand.NewPCG(2410, 16179))
+	p := &pigPlanes{make([]uint16, n*dim), make([]float32, n*dim)}
+	for i := range p.rows {
+		p.rows[i] = tensor.F32ToF16(float32(rng.NormFloat64()))
+	}
+	tensor.F16sToF32s(p.queries, p.rows)
+	allPigPlanes.Store(key, p)
+	return p
+}
+
+// pigState is the memory of a sequence.
 type pigState struct {
 	*learnt[pigHash, uint64]
-	planes []uint16
-	logs   []float32 // −ln of the odds at cosines from −pigCos to pigCos, evenly spaced
+	logs []float32 // −ln of the odds at cosines from −pigCos to pigCos, evenly spaced
 }
 
 // The odds' logarithms are read from a table of pigSteps intervals, straight between its entries: off by 3e-4 at most. Beyond pigCos, where few keys are, they bend too much.
@@ -63,16 +88,11 @@ const (
 
 // NewState implements Stateful.
 func (s magicpig) NewState(sh Shape) State {
-	rng := rand.New(rand.NewPCG(2410, 16179))
-	planes := make([]uint16, s.bits*s.tables*sh.Dim)
-	for i := range planes {
-		planes[i] = tensor.F32ToF16(float32(rng.NormFloat64()))
-	}
 	logs := make([]float32, pigSteps+1)
 	for i := range logs {
 		logs[i] = float32(-math.Log(s.odds(pigCos * (2*float64(i)/pigSteps - 1))))
 	}
-	return pigState{newLearnt[pigHash, uint64](sh), planes, logs}
+	return pigState{newLearnt[pigHash, uint64](fmt.Sprint("magicpig ", s), sh), logs}
 }
 
 // rarity is −ln of the odds of a key at this cosine.
@@ -87,16 +107,16 @@ func (p pigState) rarity(s magicpig, cos float32) float32 {
 
 // Fork implements State.
 func (s pigState) Fork() State {
-	return pigState{s.learnt.Fork().(*learnt[pigHash, uint64]), s.planes, s.logs}
+	return pigState{s.learnt.Fork().(*learnt[pigHash, uint64]), s.logs}
 }
 
-// learn takes the mean of the keys between sink and window, or of all where there are none.
-func (s magicpig) learn(w *Work) *pigHash {
+// learn takes the mean of the first n tokens' keys between sink and window, or of all where there are none.
+func (s magicpig) learn(w *Work, n int) *pigHash {
 	dim := w.Head.Dim
-	h := &pigHash{mean: make([]float32, dim), planes: w.State().(pigState).planes, shift: make([]float32, s.bits*s.tables)}
-	lo, hi := s.sink, w.Head.N-s.window
+	h := &pigHash{mean: make([]float32, dim), planes: pigPlanesOf(s.bits*s.tables, dim), above: make([]float32, s.bits*s.tables)}
+	lo, hi := s.sink, n-s.window
 	if lo >= hi {
-		lo, hi = 0, w.Head.N
+		lo, hi = 0, n
 	}
 	for t := lo; t < hi; t++ {
 		for c, x := range w.key(t) {
@@ -106,7 +126,10 @@ func (s magicpig) learn(w *Work) *pigHash {
 	for c := range h.mean {
 		h.mean[c] /= float32(hi - lo)
 	}
-	s.project(w, h, h.shift, h.mean, 1)
+	s.project(w, h, h.above, h.mean, 1)
+	for i, x := range h.above {
+		h.above[i] = math.Nextafter32(x, float32(math.Inf(1)))
+	}
 	return h
 }
 
@@ -114,7 +137,7 @@ func (s magicpig) learn(w *Work) *pigHash {
 func (s magicpig) project(w *Work, h *pigHash, dst, vectors []float32, n int) {
 	all, dim := s.bits*s.tables, w.Head.Dim
 	for at := 0; at < all; at += BlockTokens {
-		w.Kern.Dot(dst[at:], all, vectors, n, dim, h.planes[at*dim:], consecutive[:min(BlockTokens, all-at)])
+		w.Kern.Dot(dst[at:], all, vectors, n, dim, h.planes.rows[at*dim:], consecutive[:min(BlockTokens, all-at)])
 	}
 }
 
@@ -122,28 +145,31 @@ func (s magicpig) project(w *Work, h *pigHash, dst, vectors []float32, n int) {
 func (s magicpig) encode(w *Work, h *pigHash, codes []uint64, block, from, to int) {
 	const batch = 8
 	all, dim := s.bits*s.tables, w.Head.Dim
-	scratch := w.Scratch(batch * (all + dim))
-	signs, keys := scratch[:batch*all], scratch[batch*all:]
-	for ; from < to; from += batch {
-		n := min(batch, to-from)
-		tensor.F16sToF32s(keys[:n*dim], w.Head.Keys(block)[from*dim:][:n*dim])
-		s.project(w, h, signs, keys, n)
-		for i := range n {
-			t := from + i
-			at, clear := t/64, ^(uint64(1) << (t % 64))
-			for j, x := range signs[i*all:][:all] {
-				bit := uint64(0) // no branch, since half of them are either
-				if x > h.shift[j] {
-					bit = 1
-				}
-				codes[j*words+at] = codes[j*words+at]&clear | bit<<(t%64)
+	first, pages := from/PageTokens, (to+PageTokens-1)/PageTokens-from/PageTokens
+	n := pages * PageTokens
+	var masks [BlockPages]uint16
+	products := w.Scratch(batch * n) // of tokens beyond [from,to) there are none, and their bits are left as they are
+	for at := 0; at < all; at += batch {
+		m := min(batch, all-at)
+		w.Kern.Dot(products[from%PageTokens:], n, h.planes.queries[at*dim:], m, dim, w.Head.Keys(block), consecutive[from:to])
+		for i := range m {
+			w.Kern.Lanes(masks[:pages], products[i*n:][:n], h.above[at+i])
+			signature := codes[(at+i)*words:][:words]
+			for p, mask := range masks[:pages] {
+				page := first + p
+				new, shift := laneMask(to-page*PageTokens)&^laneMask(from-page*PageTokens), page%4*PageTokens
+				signature[page/4] = signature[page/4]&^(uint64(new)<<shift) | uint64(mask&new)<<shift
 			}
-			norm := float32(0)
-			for c, x := range keys[i*dim:][:dim] {
-				norm += (x - h.mean[c]) * (x - h.mean[c])
-			}
-			codes[all*words+t] = uint64(math.Float32bits(float32(math.Sqrt(float64(norm)))))
 		}
+	}
+	key := w.Scratch(dim)
+	for t := from; t < to; t++ {
+		tensor.F16sToF32s(key, w.Head.Keys(block)[t*dim:][:dim])
+		norm := float32(0)
+		for c, x := range key {
+			norm += (x - h.mean[c]) * (x - h.mean[c])
+		}
+		codes[all*words+t] = uint64(math.Float32bits(float32(math.Sqrt(float64(norm)))))
 	}
 }
 

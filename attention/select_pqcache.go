@@ -2,6 +2,7 @@ package attention
 
 import (
 	"fmt"
+	"math/bits"
 	"slices"
 
 	"github.com/twilight-go/twilight/internal/tensor"
@@ -12,7 +13,7 @@ import (
 // tokens are proposed beside the sink and the latest tokens.
 //
 // Keeps a byte a token and part (at the paper's two parts of six bits, 2 bytes where fp16 keys of 64 channels are 128) and 2^bits fp32 vectors, in the sequence's memory, and reads
-// all of it every step. The first decode step trains: pqRounds·min(N, pqSample)·2^bits·dim multiplications a KV head, and as many as N·2^bits·dim to encode. The paper proposes a fifth
+// all of it every step. The first decode step trains, once for all forks that start there: pqRounds·min(N, pqSample)·2^bits·dim multiplications a KV head, and as many as N·2^bits·dim to encode. The paper proposes a fifth
 // of the tokens, half of them the latest, and ranks them once for the group by the sum of its heads' softmaxes. With heads of 64 channels, parts=8,recent=0.1 is the better choice by far.
 type pqcache struct {
 	noScan
@@ -47,8 +48,14 @@ func init() {
 // pqBooks are a KV head's codebooks.
 type pqBooks struct {
 	centroids []float32 // [parts][dim/parts][count], so that a key meets all centroids of a part at once
-	half      []float32 // [parts][count] half their squared lengths
+	parts     []pqPart
 	count     int
+}
+
+// pqPart is the centroids of one part of the keys as keys are compared with them.
+type pqPart struct {
+	centroids []uint16  // [dim/parts][count] fp16
+	bias      []float32 // minus half their squared lengths
 }
 
 // entries is the size of a look-up table.
@@ -60,8 +67,13 @@ func (s pqcache) PerToken(dim int) (stores, reads float64) {
 	return n, n
 }
 
+// Remembers implements Remembering: what is learnt does not depend on how much is proposed.
+func (s pqcache) Remembers() string {
+	return fmt.Sprintf("pqcache books of %d parts, %d bits, sink %d", s.parts, s.bits, s.sink)
+}
+
 // NewState implements Stateful.
-func (s pqcache) NewState(sh Shape) State { return newLearnt[pqBooks, uint8](sh) }
+func (s pqcache) NewState(sh Shape) State { return newLearnt[pqBooks, uint8](s.Remembers(), sh) }
 
 // split is the number of parts for dim channels: fewer than asked for where these do not divide them.
 func (s pqcache) split(dim int) int {
@@ -72,23 +84,24 @@ func (s pqcache) split(dim int) int {
 	return n
 }
 
-// learn trains the codebooks on the cached tokens, the sink aside where there are others.
-func (s pqcache) learn(w *Work) *pqBooks {
+// learn trains the codebooks on the first n tokens, the sink aside where there are others.
+func (s pqcache) learn(w *Work, n int) *pqBooks {
 	dim, parts := w.Head.Dim, s.split(w.Head.Dim)
-	first := min(s.sink, w.Head.N-1)
-	sample := min(w.Head.N-first, pqSample)
+	first := min(s.sink, n-1)
+	sample := min(n-first, pqSample)
 	b := &pqBooks{count: min(1<<s.bits, sample), centroids: make([]float32, 0, dim<<s.bits)}
 	sub := dim / parts
-	keys := make([]uint16, sample*sub)
+	keys := make([]float32, sample*dim)
+	for i := range sample {
+		tensor.F16sToF32s(keys[i*dim:][:dim], w.key(first+i*(n-first)/sample))
+	}
 	of := make([]uint8, sample)
 	for p := range parts {
-		for i := range sample {
-			t := first + i*(w.Head.N-first)/sample
-			copy(keys[i*sub:][:sub], w.key(t)[p*sub:])
-		}
-		c := trainCentroids(w, keys, sub, b.count, of)
-		b.centroids = append(b.centroids, c...)
-		b.half = append(b.half, halfSquares(c, b.count)...)
+		part := newPart(sub, b.count)
+		part.train(w, keys[p*sub:], dim, of)
+		b.parts = append(b.parts, part)
+		b.centroids = b.centroids[:(p+1)*sub*b.count]
+		tensor.F16sToF32s(b.centroids[p*sub*b.count:], part.centroids)
 	}
 	return b
 }
@@ -96,47 +109,46 @@ func (s pqcache) learn(w *Work) *pqBooks {
 // key is the fp16 key of a token.
 func (w *Work) key(t int) []uint16 { return w.Head.K[int(w.Head.Row(t))*w.Head.Dim:][:w.Head.Dim] }
 
-// trainCentroids is k-means from evenly spaced keys; of is scratch, a key's cluster.
-func trainCentroids(w *Work, keys []uint16, dim, count int, of []uint8) []float32 {
-	n := len(keys) / dim
-	c, sizes := make([]float32, dim*count), make([]float32, count)
-	for i := range count {
-		for j, x := range keys[i*n/count*dim:][:dim] {
-			c[j*count+i] = tensor.F16ToF32(x)
-		}
+func newPart(dim, count int) pqPart { return pqPart{make([]uint16, dim*count), make([]float32, count)} }
+
+// set makes centroid i the vector v, rounded.
+func (b *pqPart) set(i int, v []float32) {
+	b.bias[i] = 0
+	for j, x := range v {
+		h := tensor.F32ToF16(x)
+		x = tensor.F16ToF32(h)
+		b.centroids[j*len(b.bias)+i] = h
+		b.bias[i] -= x * x / 2
 	}
+}
+
+// train is k-means from evenly spaced keys, key t at keys[t*stride:]; of is scratch, a key's cluster.
+func (b *pqPart) train(w *Work, keys []float32, stride int, of []uint8) {
+	count, n := len(b.bias), len(of)
+	dim := len(b.centroids) / count
+	for i := range count {
+		b.set(i, keys[i*n/count*stride:][:dim])
+	}
+	sums, sizes := make([]float32, count*dim), make([]int, count)
 	for range pqRounds {
-		nearest(w, of, keys, dim, c, halfSquares(c, count))
+		b.nearest(w.Kern, w.Scratch(nearestScratch(count)), of, keys, stride)
+		clear(sums)
 		clear(sizes)
-		for _, i := range of {
+		for t, i := range of {
+			w.Kern.AddScaled(sums[int(i)*dim:][:dim], keys[t*stride:][:dim], 1)
 			sizes[i]++
 		}
 		for i, size := range sizes {
-			for at := i; size > 0 && at < len(c); at += count { // an empty cluster's centroid stays where it is
-				c[at] = 0
+			if size == 0 {
+				continue // an empty cluster's centroid stays where it is
 			}
-		}
-		for t, i := range of {
-			for j, x := range keys[t*dim:][:dim] {
-				c[j*count+int(i)] += tensor.F16ToF32(x)
+			sum := sums[i*dim:][:dim]
+			for j := range sum {
+				sum[j] /= float32(size)
 			}
-		}
-		for at := range c {
-			if size := sizes[at%count]; size > 0 {
-				c[at] /= size
-			}
+			b.set(i, sum)
 		}
 	}
-	return c
-}
-
-// halfSquares is half of each centroid's squared length.
-func halfSquares(centroids []float32, count int) []float32 {
-	h := make([]float32, count)
-	for at, x := range centroids {
-		h[at%count] += x * x / 2
-	}
-	return h
 }
 
 // meet adds to dst the products of x with all centroids of a part.
@@ -146,31 +158,53 @@ func meet(k Kernels, dst, x, centroids []float32) {
 	}
 }
 
-// nearest sets of[i] to the centroid nearest to key i: that with the largest k·c − c·c/2, of equal ones the first.
-func nearest(w *Work, of []uint8, keys []uint16, dim int, centroids, half []float32) {
-	count := len(half)
-	scratch := w.Scratch(count + dim)
-	near, key := scratch[:count], scratch[count:]
-	for i := range of {
-		tensor.F16sToF32s(key, keys[i*dim:][:dim])
-		for c, h := range half {
-			near[c] = -h
+// nearestBatch is how many keys are compared at once, nearestScratch what that takes for so many centroids.
+const nearestBatch = 8
+
+func nearestScratch(count int) int { return nearestBatch * count }
+
+// nearest sets of[t] to the centroid nearest to key t, at keys[t*stride:]: that with the largest k·c − c·c/2, of equal ones the first.
+func (b *pqPart) nearest(k Kernels, near []float32, of []uint8, keys []float32, stride int) {
+	count := len(b.bias)
+	for t := 0; t < len(of); t += nearestBatch {
+		n := min(nearestBatch, len(of)-t)
+		for i := range n {
+			copy(near[i*count:], b.bias)
 		}
-		meet(w.Kern, near, key, centroids)
-		of[i] = uint8(max(slices.Index(near, w.Kern.Max(near)), 0)) // a damaged key is near to none
+		k.Accumulate(near, keys[t*stride:], stride, n, count, b.centroids, consecutive[:len(b.centroids)/count])
+		for i := range n {
+			of[t+i] = uint8(firstLargest(k, near[i*count:][:count]))
+		}
 	}
+}
+
+// firstLargest is where the largest of at most 256 numbers first stands, 0 if all are damaged.
+func firstLargest(k Kernels, x []float32) int {
+	top := k.Max(x)
+	if len(x)%PageTokens != 0 {
+		return max(slices.Index(x, top), 0)
+	}
+	var masks [256 / PageTokens]uint16
+	k.Lanes(masks[:len(x)/PageTokens], x, top)
+	for p, m := range masks[:len(x)/PageTokens] {
+		if m != 0 {
+			return p*PageTokens + bits.TrailingZeros16(m)
+		}
+	}
+	return 0
 }
 
 // encode writes the codes of tokens [from,to) of block b: [parts][BlockTokens].
 func (s pqcache) encode(w *Work, b *pqBooks, codes []uint8, block, from, to int) {
-	dim, parts := w.Head.Dim, s.split(w.Head.Dim)
-	sub := dim / parts
-	keys := w.halves(sub * (to - from))
-	for p := range parts {
-		for i := range to - from {
-			copy(keys[i*sub:][:sub], w.Head.Keys(block)[(from+i)*dim+p*sub:])
+	dim := w.Head.Dim
+	const most = 32 // tokens at a time, so that scratch stays small
+	keys, near := w.floats(most*dim), w.Scratch(nearestScratch(b.count))
+	for ; from < to; from += most {
+		n := min(most, to-from)
+		tensor.F16sToF32s(keys[:n*dim], w.Head.Keys(block)[from*dim:][:n*dim])
+		for p := range b.parts {
+			b.parts[p].nearest(w.Kern, near, codes[p*BlockTokens+from:][:n], keys[p*dim/len(b.parts):n*dim], dim)
 		}
-		nearest(w, codes[p*BlockTokens+from:p*BlockTokens+to], keys, sub, b.centroids[p*b.count*sub:][:b.count*sub], b.half[p*b.count:][:b.count])
 	}
 }
 

@@ -3,7 +3,7 @@ package attention
 import "fmt"
 
 // quest is Quest (arXiv 2406.10774): pages ranked by the upper bound of any q·k in them, Σ_c max(q_c·min_c, q_c·max_c). Keeps the minimum and maximum of each key
-// channel per page (a Bounds plane: 6.25 % of an fp16 cache at 16 tokens a page) and reads all of it every step.
+// channel per page (a Bounds plane: 6.25 % of an fp16 cache at 16 tokens a page) and reads all of it every step, unless every page is proposed anyway.
 type quest struct {
 	page   int
 	keep   float64
@@ -63,8 +63,21 @@ func asQuest(s Selector) (quest, bool) {
 // Planes implements Selector.
 func (s quest) Planes() []Plane { return s.bounds }
 
-// Scores implements Selector.
+// pages is how many pages are proposed of n tokens, and of how many.
+func (s quest) pages(n int) (want, all int) {
+	all = (n + s.page - 1) / s.page
+	want = int(max(s.keep*float64(n), float64(s.least))/float64(s.page) + 0.5)
+	if s.budget > 0 {
+		want = (s.budget + s.page - 1) / s.page
+	}
+	return min(max(want, 1), all), all
+}
+
+// Scores implements Selector: none where all pages are proposed.
 func (s quest) Scores(n int) int {
+	if want, all := s.pages(n); want == all {
+		return 0
+	}
 	return (n + BlockTokens - 1) / BlockTokens * (BlockTokens / s.page)
 }
 
@@ -127,9 +140,12 @@ func (s quest) scoreKeys(w *Work, b int, tmp []byte) {
 
 // Choose implements Selector.
 func (s quest) Choose(w *Work) {
-	n := (w.Head.N + s.page - 1) / s.page
+	want, n := s.pages(w.Head.N)
+	if want == n {
+		w.ProposeAll()
+		return
+	}
 	w.ReadBytes(w.Head.Blocks() * s.bounds[0].BlockBytes(w.Head.Dim))
-	want := s.want(w.Head.N)
 	masks := w.maskScratch((n + PageTokens - 1) / PageTokens)
 	if s.shared {
 		loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, n, w.Scratch(n))
@@ -150,13 +166,4 @@ func (s quest) best(w *Work, g, n, want int, masks []uint16) {
 	if s.middle {
 		masks[0] |= 1
 	}
-}
-
-// want is how many pages of n tokens are proposed.
-func (s quest) want(n int) int {
-	want := int(max(s.keep*float64(n), float64(s.least))/float64(s.page) + 0.5)
-	if s.budget > 0 {
-		want = (s.budget + s.page - 1) / s.page
-	}
-	return min(max(want, 1), (n+s.page-1)/s.page)
 }

@@ -47,6 +47,9 @@ func (s *adaptiveState) Fork() State { return &adaptiveState{s.kvHeads, slices.C
 // Truncate implements State. How long lists pay is a trait of the heads, not of the tokens that were dropped.
 func (s *adaptiveState) Truncate(int) {}
 
+// Scores implements Selector: how many pages a head will want is not known before.
+func (s adaptive) Scores(n int) int { return (n + BlockTokens - 1) / BlockTokens * BlockPages }
+
 func (s adaptive) head(w *Work) *adaptiveHead {
 	st := w.State().(*adaptiveState)
 	return &st.heads[w.Layer()*st.kvHeads+w.KVHead()]
@@ -57,7 +60,8 @@ func (s adaptive) Choose(w *Work) {
 	h, n := s.head(w), w.Head.Pages()
 	w.ReadBytes(w.Head.Blocks() * s.bounds[0].BlockBytes(w.Head.Dim))
 	if h.keep == 0 {
-		h.keep = min(1, float64(s.want(w.Head.N))*PageTokens/float64(w.Head.N))
+		want, all := s.pages(w.Head.N)
+		h.keep = float64(want) / float64(all)
 	}
 	want := min(max(int(h.keep*float64(w.Head.N))/PageTokens, leastList/PageTokens, 1), n)
 	masks := w.maskScratch(w.Head.Blocks())
@@ -108,7 +112,8 @@ func (w *Work) lateChange(lse []float32) float64 {
 	clear(w.lateAcc)
 	heavy := w.bodyEnds[2] - w.bodyEnds[1]
 	if heavy > 0 {
-		w.addCodes(w.lateAcc, w.bodyEnds[1], heavy, w.codesTmp)
+		w.lateTmp = grow(w.lateTmp, CodesTmp(w.Group))
+		w.addCodes(w.lateAcc, w.bodyEnds[1], heavy, w.lateTmp)
 	}
 	parts, late := w.bodyParts()
 	var change, whole float32

@@ -113,7 +113,7 @@ func TestAdaptive(t *testing.T) {
 		t.Errorf("a head that attends to everything lists %.3f of the context, want nearly all", k)
 	}
 	fork := newDecoder(short.p, flat)
-	fork.mem = short.mem.Fork()
+	fork.mem = short.mem.Fork(n)
 	fork.fill(x.kh, x.vh, n)
 	for range 60 {
 		fork.step(t)

@@ -1,6 +1,9 @@
 package attention
 
-import "math"
+import (
+	"fmt"
+	"math"
+)
 
 // snapkv is SnapKV (arXiv 2404.14469): once, at the first step after a prompt, the prompt is compressed to the tokens that its last queries attend to. Their weights are
 // summed over the window of queries and over the query heads that share a KV head (which could hold but one choice), pooled over neighbouring tokens so that whole
@@ -36,10 +39,12 @@ func (snapkv) PerToken(int) (stores, reads float64) { return 1. / 8, 0 }
 
 // NewState implements Stateful.
 func (s snapkv) NewState(shape Shape) State {
-	return &snapState{kvHeads: shape.KVHeads, heads: make([]snapHead, shape.Layers*shape.KVHeads), scratch: make([][]float32, shape.KVHeads)}
+	return &snapState{name: fmt.Sprintf("snapkv window=%d kernel=%d mean=%t", s.window, s.kernel, s.mean), kvHeads: shape.KVHeads, heads: make([]snapHead, shape.Layers*shape.KVHeads), scratch: make([][]float32, shape.KVHeads)}
 }
 
 type snapState struct {
+	name    string
+	common  *common[[]float32] // the prompt's pooled weights
 	kvHeads int
 	heads   []snapHead  // by layer and KV head
 	scratch [][]float32 // by KV head
@@ -55,7 +60,7 @@ func (s *snapState) head(layer, kv int) *snapHead { return &s.heads[layer*s.kvHe
 
 // Fork implements State.
 func (s *snapState) Fork() State {
-	f := &snapState{s.kvHeads, make([]snapHead, len(s.heads)), make([][]float32, len(s.scratch))}
+	f := &snapState{name: s.name, kvHeads: s.kvHeads, heads: make([]snapHead, len(s.heads)), scratch: make([][]float32, len(s.scratch))}
 	for i := range s.heads {
 		h := &s.heads[i]
 		f.heads[i] = snapHead{h.recent.fork(), h.prompt, append([]uint16(nil), h.kept...)}
@@ -63,8 +68,14 @@ func (s *snapState) Fork() State {
 	return f
 }
 
+// join implements joining.
+func (s *snapState) join(p *parting) { s.common = commonOf[[]float32](p, s.name, len(s.heads)) }
+
 // Truncate implements State.
 func (s *snapState) Truncate(n int) {
+	if s.common != nil && n < s.common.at {
+		s.common = nil
+	}
 	for i := range s.heads {
 		h := &s.heads[i]
 		h.recent.truncate(n)
@@ -73,6 +84,9 @@ func (s *snapState) Truncate(n int) {
 		}
 	}
 }
+
+// Observed implements Observer.
+func (s snapkv) Observed() int { return s.window }
 
 // Observe implements Observer.
 func (s snapkv) Observe(o *Observation) {
@@ -86,7 +100,7 @@ func (s snapkv) Choose(w *Work) {
 	st := w.State().(*snapState)
 	h := st.head(w.Layer(), w.KVHead())
 	if h.prompt == 0 || h.prompt > w.Head.N {
-		s.compress(w, h, &st.scratch[w.KVHead()])
+		s.compress(w, st, h)
 	}
 	for g := range w.Group {
 		w.proposeMasks(g, 0, h.kept)
@@ -95,8 +109,7 @@ func (s snapkv) Choose(w *Work) {
 }
 
 // compress decides what is kept of the prompt.
-func (s snapkv) compress(w *Work, h *snapHead, scratch *[]float32) {
-	row := w.Group * w.Head.Dim
+func (s snapkv) compress(w *Work, st *snapState, h *snapHead) {
 	h.prompt = max(min(h.recent.end, w.Head.N), 0)
 	from := min(h.recent.first, h.prompt)
 	if from == h.prompt { // nobody saw it
@@ -104,16 +117,22 @@ func (s snapkv) compress(w *Work, h *snapHead, scratch *[]float32) {
 		from = h.prompt
 	}
 	n, seen := tokenScores(h.prompt), h.prompt-from
-	sum := w.Scratch(2 * n)
+	all, scratch := w.Scratch(2*n), &st.scratch[w.KVHead()]
+	pooled, sum := all[:n], all[n:][:h.prompt]
 	clear(sum)
-	pooled := sum[n:][:n]
-	if seen == 0 {
+	switch {
+	case seen == 0:
 		*scratch = addWeights(sum, &w.Head, w.Kern, w.Q, w.Group, h.prompt, *scratch)
+		s.pool(pooled[:h.prompt], sum)
+	case h.prompt == w.Head.N-1 && st.common.covers(h.prompt):
+		copy(pooled, st.common.head(w.Layer()*st.kvHeads+w.KVHead(), func() []float32 {
+			made := make([]float32, h.prompt)
+			s.weigh(w, h, from, made, sum, scratch)
+			return made
+		}))
+	default:
+		s.weigh(w, h, from, pooled[:h.prompt], sum, scratch)
 	}
-	for p := from; p < h.prompt; p++ {
-		*scratch = addWeights(sum, &w.Head, w.Kern, h.recent.at(p, row), w.Group, p+1, *scratch)
-	}
-	s.pool(pooled[:h.prompt], sum[:h.prompt])
 	for i := from; i < n; i++ {
 		pooled[i] = negInf
 		if i < h.prompt {
@@ -122,6 +141,14 @@ func (s snapkv) compress(w *Work, h *snapHead, scratch *[]float32) {
 	}
 	h.kept = grow(h.kept, n/PageTokens)
 	bestOf(w.Kern, pooled, max(s.of(h.prompt), seen), h.kept)
+}
+
+// weigh pools the weights that the prompt's queries from a position on give its tokens; sum is zero.
+func (s snapkv) weigh(w *Work, h *snapHead, from int, pooled, sum []float32, scratch *[]float32) {
+	for p := from; p < h.prompt; p++ {
+		*scratch = addWeights(sum, &w.Head, w.Kern, h.recent.at(p, w.Group*w.Head.Dim), w.Group, p+1, *scratch)
+	}
+	s.pool(pooled, sum)
 }
 
 // pool sets dst to the largest or the mean of the kernel tokens around each.

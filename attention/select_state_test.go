@@ -30,9 +30,10 @@ func newPlay(spec string) *play {
 // fresh is the same text without memory.
 func (p *play) fresh() *play { return &play{text: p.text, head: p.head, pipe: p.pipe, exec: p.exec} }
 
-func (p *play) fork() *play {
+// fork parts at n tokens.
+func (p *play) fork(n int) *play {
 	f := p.fresh()
-	f.mem = p.mem.Fork()
+	f.mem = p.mem.Fork(n)
 	return f
 }
 
@@ -105,14 +106,16 @@ func TestStateFork(t *testing.T) {
 				p := base.fresh()
 				p.observe(0, prompt)
 				p.decode(t, prompt, at)
-				f := p.fork()
+				f, other := p.fork(at), p.fork(at)
 				if rapid.Bool().Draw(t, "the fork goes first") {
 					p, f = f, p
 				}
 				p.observe(at, at+60) // another text, as far as memory goes
 				p.decode(t, at+60, at+70)
 				p.mem.Truncate(prompt / 2)
-				requireSteps(t, "beside a fork", f.decode(t, at, end), want.decode(t, at, end))
+				steps := want.decode(t, at, end)
+				requireSteps(t, "beside a fork", f.decode(t, at, end), steps)
+				requireSteps(t, "beside two forks", other.decode(t, at, end), steps)
 			})
 		})
 	}
@@ -274,6 +277,11 @@ func TestObservers(t *testing.T) {
 			if want := map[string]int{"h2o": 1, "snapkv": 2}[l.text]; o.spec.DenseLayers != want {
 				t.Errorf("%s is shown layers from %d on, want from %d", l.text, o.spec.DenseLayers, want)
 			}
+		}
+	}
+	for spec, want := range map[string]int{"quest": 0, "h2o": 64, "snapkv:window=80>h2o": 80, "snapkv>h2o:observe=0": math.MaxInt} {
+		if got := MustNew(spec).Observed(); got != want {
+			t.Errorf("%s has to see %d queries, want %d", spec, got, want)
 		}
 	}
 	if watched != 1 || len(shown) != 2 || shown["h2o"] != 1 || shown["snapkv"] != 1 {

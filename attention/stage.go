@@ -100,13 +100,12 @@ type Work struct {
 	farAcc     []float32 // [Group][Dim]
 	hasFar     bool
 	lateAcc    []float32 // [Group][Dim] values of late pages
-	exact      []float32 // exact logits of the slice each part is at
-	codesTmp   []byte    // scratch of AccumulateCodes, of each part
+	lateTmp    []byte    // kernel scratch for them
 	cuts       []float32 // per query head: the share of the mass that the least survivor of the step before had, where the selector remembers it; nil: unknown
 	packed     []float32 // the weights that a pruner's search was left with, all larger ones among them; nil if it made none
 	order      []float32 // scratch for threshold searches
 	ints       []int32   // scratch of selectors
-	half       []uint16  // the same
+	beside     []float32 // the same
 	long       []uint64  // the same
 	masks      []uint16  // scratch for threshold searches
 	tmp        []byte    // kernel scratch, TmpBytes for each part of an estimate
@@ -153,12 +152,12 @@ func (w *Work) selectorSlab(i int) []byte { return w.Head.Planes[w.bind.sel[w.li
 func (w *Work) EstimatorPlane(i, b int) []byte { return w.Head.Plane(w.bind.est[i], b) }
 
 // State is the memory of the sequence that the selector at work asked for by NewState.
-func (w *Work) State() State { return w.call.Memory.find(w.selector().text) }
+func (w *Work) State() State { return w.call.Memory.find(w.selector().memory) }
 
-// ready is where the scan leaves queries for the estimator; the zero value where the pipeline has no two stages that share them.
+// ready is where the scan leaves queries for the estimator; without data where the pipeline has no two stages that share them, or nothing is scanned.
 func (w *Work) ready() Ready {
 	r := w.call.Pipeline.ready
-	if w.call.Pipeline.shares {
+	if w.call.Pipeline.shares && w.scoreLD > 0 {
 		r.Data = w.queries
 	}
 	return r
@@ -181,8 +180,8 @@ func (w *Work) Scratch(n int) []float32 { w.order = grow(w.order, n); return w.o
 // Ints is integer scratch of n elements for Choose, contents undefined.
 func (w *Work) Ints(n int) []int32 { w.ints = grow(w.ints, n); return w.ints[:n] }
 
-// halves is fp16 scratch.
-func (w *Work) halves(n int) []uint16 { w.half = grow(w.half, n); return w.half[:n] }
+// floats is scratch beside Scratch.
+func (w *Work) floats(n int) []float32 { w.beside = grow(w.beside, n); return w.beside[:n] }
 
 // longs is scratch of words.
 func (w *Work) longs(n int) []uint64 { w.long = grow(w.long, n); return w.long[:n] }

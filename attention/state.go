@@ -1,6 +1,9 @@
 package attention
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // Shape is the geometry that a State is made for.
 type Shape struct {
@@ -15,6 +18,12 @@ type Stateful interface {
 	Selector
 	// NewState makes the memory of one sequence, for all layers and KV heads. What belongs to different KV heads of a layer is used concurrently; layers follow one another.
 	NewState(s Shape) State
+}
+
+// Remembering is a Stateful selector of whose arguments some do not matter to what it remembers: selectors that name it alike share it in every sequence.
+type Remembering interface {
+	Stateful
+	Remembers() string
 }
 
 // State is what a Stateful selector remembers of one sequence.
@@ -50,6 +59,8 @@ type Observer interface {
 	// Observe is called once for each layer, KV head and chunk of a prompt, in the order of the chunks, after the chunk's keys are cached. KV heads are
 	// observed concurrently.
 	Observe(o *Observation)
+	// Observed is how many of the prompt's last queries matter; 0: all.
+	Observed() int
 }
 
 // Observation is a chunk of a prompt as one KV head of one layer sees it.
@@ -64,19 +75,24 @@ type Observation struct {
 }
 
 // Memory is what the Stateful selectors of all pipelines remember of one sequence, and what audits said of it. The zero value is empty. The sequence owns it: it forks, truncates and
-// clears it with itself. Two pipelines with the same selector share its memory of a sequence.
-type Memory struct{ kept []memo }
+// clears it with itself. Two pipelines with the same selector, or with selectors that remember the same, share its memory of a sequence.
+type Memory struct {
+	kept   []memo
+	parted *parting
+}
 
 type memo struct {
-	selector string // canonical text; of an ensuring pipeline its own name
-	state    State
+	name  string // what the selector remembers by; of an ensuring pipeline its own name
+	state State
 }
 
 // Prepare makes what the pipeline's selectors need and the memory does not have yet. Devices call it before they add calls of the sequence.
 func (m *Memory) Prepare(p *Pipeline, s Shape) {
 	for _, sel := range p.chain {
-		if st, ok := sel.Selector.(Stateful); ok && m.find(sel.text) == nil {
-			m.kept = append(m.kept, memo{sel.text, st.NewState(s)})
+		if st, ok := sel.Selector.(Stateful); ok && m.find(sel.memory) == nil {
+			made := st.NewState(s)
+			m.parted.joined(made)
+			m.kept = append(m.kept, memo{sel.memory, made})
 		}
 	}
 	if p.ensured != "" && m.find(p.ensured) == nil {
@@ -85,10 +101,10 @@ func (m *Memory) Prepare(p *Pipeline, s Shape) {
 }
 
 // find is the state of a selector, nil if there is none.
-func (m *Memory) find(selector string) State {
+func (m *Memory) find(name string) State {
 	if m != nil {
 		for i := range m.kept {
-			if m.kept[i].selector == selector {
+			if m.kept[i].name == name {
 				return m.kept[i].state
 			}
 		}
@@ -96,11 +112,26 @@ func (m *Memory) find(selector string) State {
 	return nil
 }
 
-// Fork is a copy for a fork of the sequence.
-func (m *Memory) Fork() Memory {
-	var f Memory
+// Remembers reports whether what the pipeline chooses depends on more of a sequence than its cached keys and values: on what its selectors, or its audits, remember.
+func (p *Pipeline) Remembers() bool {
+	for _, sel := range p.chain {
+		if _, ok := sel.Selector.(Stateful); ok {
+			return true
+		}
+	}
+	return p.ensured != ""
+}
+
+// Fork is a copy for a fork of the sequence, which has n tokens.
+func (m *Memory) Fork(n int) Memory {
+	if m.parted == nil || m.parted.at != n {
+		m.parted = &parting{at: n}
+	}
+	f := Memory{parted: m.parted}
 	for _, k := range m.kept {
-		f.kept = append(f.kept, memo{k.selector, k.state.Fork()})
+		made := k.state.Fork()
+		f.parted.joined(made)
+		f.kept = append(f.kept, memo{k.name, made})
 	}
 	return f
 }
@@ -109,6 +140,9 @@ func (m *Memory) Fork() Memory {
 func (m *Memory) Truncate(n int) {
 	if n == 0 {
 		m.kept = m.kept[:0]
+	}
+	if m.parted != nil && n < m.parted.at {
+		m.parted = nil
 	}
 	for _, k := range m.kept {
 		k.state.Truncate(n)
@@ -120,17 +154,20 @@ func Watch(f func(*Observation)) *Pipeline {
 	return &Pipeline{spec: Spec{Select: Part{Name: "dense"}}, watch: f}
 }
 
-// Observes reports whether a selector of the pipeline has to see the prompt's queries: Observe is then to be called for every layer and chunk.
-func (p *Pipeline) Observes() bool {
+// Observed is how many of a prompt's last queries selectors of the pipeline have to see, 0 where none has to: Observe is then to be called for every layer and chunk.
+func (p *Pipeline) Observed() (n int) {
 	if p.watch != nil {
-		return true
+		return math.MaxInt
 	}
 	for _, sel := range p.chain {
-		if _, ok := sel.Selector.(Observer); ok {
-			return true
+		if o, ok := sel.Selector.(Observer); ok {
+			if o.Observed() == 0 {
+				return math.MaxInt
+			}
+			n = max(n, o.Observed())
 		}
 	}
-	return false
+	return n
 }
 
 // Observers is what shows prompts to all selectors of the pipelines that ask for them: each once, however many pipelines share it, in every layer that one of them
@@ -167,7 +204,7 @@ func (p *Pipeline) Observe(m *Memory, o Observation) {
 	}
 	for _, sel := range p.chain {
 		if ob, ok := sel.Selector.(Observer); ok {
-			o.State = m.find(sel.text)
+			o.State = m.find(sel.memory)
 			ob.Observe(&o)
 		}
 	}

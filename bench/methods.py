@@ -4,13 +4,13 @@
     python3 bench/methods.py top-p 8192 > specs            # each selector proposing a quarter of 8192 tokens, 4-bit estimates, top-p 0.9, 0.85, 0.95
     twilight eval kl … -n 8192 -o text.jsonl $(sed 's/^/--attention /' specs)
     python3 bench/methods.py fixed 8192 text.jsonl > specs # each selector's own budget, and top-k of its quarter: what top-p:0.9 kept there on average
-    python3 bench/methods.py table text.jsonl needle.jsonl ruler.jsonl
-    python3 bench/methods.py whole *.jsonl > rows.jsonl    # of questions, those that every spec of their file has answered: a stopped run leaves others
     python3 bench/methods.py slim *.jsonl > rows.jsonl     # rows to keep: budgets of single heads of three specs alone
+    python3 bench/methods.py merge old.jsonl new… > rows.jsonl # what is new of each model, of questions those that every spec of their file has answered, and what is old of it
+    python3 bench/methods.py table rows.jsonl
 
 Budgets are as written by the rows' kept_mean: survivors of a head, over the sparse layers.
 """
-import collections, gzip, json, math, sys
+import collections, gzip, json, math, os, random, sys
 
 PS = ("0.9", "0.85", "0.95")
 SHOWN_HEADS = ("full+int4+top-p:0.9", "quest:keep=0.25+int4+top-p:0.9")  # and Twilight's presets
@@ -61,10 +61,11 @@ def read(files):
     for name in files:
         with gzip.open(name, "rt") if name.endswith(".gz") else open(name) as f:
             for line in f:
-                if not line.endswith("\n"):
-                    continue  # torn
+                if not line.endswith("\n") or line == "\n":
+                    continue  # torn, or of no rows
                 r = json.loads(line)
-                key = r["kind"], r["task"], r["sample"], r["spec"], r["length"], r["model"], r["prompt_hash"]
+                r["model"] = os.path.basename(r["model"]).removesuffix(".gguf")
+                key = r["kind"], r["task"], r["sample"], r["spec"], r["length"], r["model"], r["prompt_hash"], r["device"].split(" (")[0]
                 if key not in seen:
                     seen.add(key)
                     yield r
@@ -82,25 +83,79 @@ def mass(rows):
     return f"{mean(rows, 'mass'):.3f}" if all(r["measured"] for r in rows) else "–"
 
 
+def nominal(length):
+    """The context that a text or a question was made for: questions leave room for the answer."""
+    return 1 << (length - 1).bit_length()
+
+
+def interval(values):
+    """A mean and its 95 % bootstrap interval."""
+    rng, n = random.Random(1), len(values)
+    means = sorted(sum(rng.choices(values, k=n)) / n for _ in range(1000))
+    return sum(values) / n, means[25], means[974]
+
+
+def scores(rows):
+    """Points of each question, weighted such that their mean is that of the tasks' means."""
+    of = collections.Counter(r["task"] for r in rows)
+    return {(r["task"], r["sample"]): 100 * r["score"] * len(rows) / len(of) / of[r["task"]] for r in rows}
+
+
+def paired(a, b):
+    """How many points a is above b on the same questions, with the interval."""
+    both = [a[k] - b[k] for k in a if k in b]
+    if not both:
+        return "–"
+    d, lo, hi = interval(both)
+    return f"{d:+.1f} ({lo:+.1f} to {hi:+.1f})"
+
+
 def table(rows):
     groups = collections.defaultdict(lambda: collections.defaultdict(lambda: collections.defaultdict(list)))
     for r in rows:
-        groups[r["model"]][r["label"]]["text" if r["kind"] == "text" else "needle" if r["task"] == "needle" else "ruler"].append(r)
-    for model, specs in groups.items():
-        lengths = {r["length"] for kinds in specs.values() for r in kinds["text"]}
-        print(f"\n### {model}, {', '.join(map(str, sorted(lengths)))} tokens\n")
-        print("| attention | ppl | KL | top-1 | kept | bytes | mass | needle (kept) | RULER (kept) |\n|---|---|---|---|---|---|---|---|---|")
+        kind = "text" if r["kind"] == "text" else "needle" if r["task"] == "needle" else "ruler"
+        groups[r["model"], nominal(r["length"]), r["device"].split(" (")[0]][r["label"]][kind].append(r)
+    for (model, length, device), specs in sorted(groups.items()):
+        print(f"\n### {model}, {length} tokens, {device}\n")
+        asked, texts = any(k["ruler"] for k in specs.values()), any(k["text"] for k in specs.values())
+        head = ["attention"] + texts * ["ppl", "KL", "top-1", "kept", "bytes", "mass"] + asked * ["needle", "RULER", "RULER − dense (95 %)", "kept"]
+        print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+        answers = {label: {kind: scores(k[kind]) for kind in ("needle", "ruler")} for label, k in specs.items()}
         for label, kinds in sorted(specs.items(), key=lambda x: order(x[0])):
-            t = kinds["text"]
-            cells = ["–"] * 6
+            t, cells = kinds["text"], []
             if t:
                 nll = mean([{"x": math.log(r["ppl"])} for r in t], "x")
                 cells = [f"{math.exp(nll):.2f}", f"{mean(t, 'kl'):.4f}", f"{100 * mean(t, 'top1_agreement'):.0f} %", f"{mean(t, 'kept_mean'):.0f}",
                          f"{100 * share(t, 'bytes_per_step', 'dense_bytes_per_step'):.1f} %", mass(t)]
-            for kind in ("needle", "ruler"):
-                a = kinds[kind]
-                cells.append(f"{100 * mean(a, 'score'):.0f} of {len(a)} ({mean(a, 'kept_mean'):.0f})" if a else "–")
+            elif texts:
+                cells = ["–"] * 6
+            if asked:
+                for kind in ("needle", "ruler"):
+                    a = answers[label][kind]
+                    cells.append(f"{sum(a.values()) / len(a):.1f} of {len(a)}" if a else "–")
+                cells.append("–" if label == "dense" else paired(answers[label]["ruler"], answers.get("dense", {"ruler": {}})["ruler"]))
+                cells.append(f"{mean(kinds['ruler'], 'kept_mean'):.0f}" if kinds["ruler"] else "–")
             print(f"| `{label}` | " + " | ".join(cells) + " |")
+        if asked and texts:
+            shape(specs, answers)
+
+
+def shape(specs, answers):
+    """Whether top-p is at least as accurate as a fixed budget of as many tokens."""
+    pairs = []
+    for label in sorted(specs, key=order):
+        selector, pruned, _ = label.partition("+int4+top-p:0.9")
+        if not pruned or not label.endswith("top-p:0.9"):
+            continue
+        for other in specs:
+            name, small = order(other)[:2] if other != "dense" else (None, None)
+            if other != label and name == order(label)[0] and small in (1, 2) and ("recent" in other) == ("recent" in label):
+                pairs.append((label, other))
+    print("\n| top-p:0.9 | a fixed budget of as many tokens | KL | needle and RULER: top-p − fixed (95 %) |\n|---|---|---|---|")
+    for label, other in pairs:
+        kl = [f"{mean(specs[x]['text'], 'kl'):.4f}" if specs[x]["text"] else "–" for x in (label, other)]
+        both = [answers[x]["needle"] | answers[x]["ruler"] for x in (label, other)]
+        print(f"| `{label}` | `{other}` | {kl[0]} – {kl[1]} | {paired(*both)} |")
 
 
 def order(label):
@@ -115,16 +170,22 @@ def order(label):
     return (2 + names.index(name), 0 if "top-p" in label or name == "oracle-p" else 1 if "top-k" in label else 2, label)
 
 
-def whole(files):
-    for name in files:
-        rows = list(read([name]))
-        specs = {r["spec"] for r in rows}
-        answered = collections.defaultdict(set)
-        for r in rows:
-            answered[r["task"], r["sample"], r["length"]].add(r["spec"])
-        for r in rows:
-            if r["kind"] == "text" or answered[r["task"], r["sample"], r["length"]] == specs:
-                yield json.dumps(r, ensure_ascii=False, separators=(",", ":"))
+def whole(name):
+    """A file's rows, of questions those that every spec has answered: a stopped run leaves others."""
+    rows = list(read([name]))
+    specs = {r["spec"] for r in rows}
+    answered = collections.defaultdict(set)
+    for r in rows:
+        answered[r["task"], r["sample"], r["length"]].add(r["spec"])
+    return [r for r in rows if r["kind"] == "text" or answered[r["task"], r["sample"], r["length"]] == specs]
+
+
+def merge(old, new):
+    rows = [r for name in new for r in whole(name)]
+    about = lambda r: (r["kind"], r["model"], nominal(r["length"]))  # other tokens of a text, or prompts that another device read, are not to be compared with
+    have = set(map(about, rows))
+    rows += [r for r in read([old]) if about(r) not in have]
+    return sorted(rows, key=lambda r: (r["model"], r["kind"] == "sample", r["device"].split(" (")[0], r["length"], r["task"], order(r["label"]), r["sample"]))
 
 
 def slim(rows):
@@ -133,8 +194,9 @@ def slim(rows):
             r.pop("kept_heads", None)
             r.pop("mass_heads", None)
         if r["kind"] != "text":
-            r.pop("kept_by_step", None)
-            r.pop("step_tokens", None)
+            for field in ("kept_by_step", "mass_by_step", "step_tokens", "expected"):
+                r.pop(field, None)
+            r["answer"] = r["answer"][:60]
         yield json.dumps(r, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -145,9 +207,9 @@ def main():
     elif what == "fixed" and len(args) == 2:
         print("\n".join(fixed(int(args[0]), read(args[1:]))))
     elif what == "table" and args:
-        table(read(args))
-    elif what == "whole" and args:
-        print("\n".join(whole(args)))
+        table(list(read(args)))
+    elif what == "merge" and len(args) > 1:
+        print("\n".join(slim(merge(args[0], args[1:]))))
     elif what == "slim" and args:
         print("\n".join(slim(read(args))))
     else:

@@ -17,7 +17,7 @@ SPECS = [
     "quest:keep=0.25,shared+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:min-context=auto",
     "quest:keep=0.125,shared+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:min-context=auto",
 ]
-STAGES = ["bases", "scan", "choose", "estimate", "prune", "list", "attend"]
+STAGES = ["begin", "scan", "choose", "estimate", "prune", "list", "attend"]
 
 
 def header(path):
@@ -80,7 +80,7 @@ def shares(r):
     """How much of the copy's bandwidth the bytes of the selection, of the estimates and of attention reach in the time of their stages."""
     us, per_token = r["stages_us"], r["kept_mean"] / r["kept_share"] * r["batch"] * r["kv_heads"]
     out = []
-    for name, stages in (("select", ("bases", "scan", "choose")), ("estimate", ("estimate",)), ("attend", ("attend",))):
+    for name, stages in (("select", ("begin", "scan", "choose")), ("estimate", ("estimate",)), ("attend", ("attend",))):
         took = sum(us.get(s, 0) for s in stages)
         out.append(f"{100 * r['stages_bytes_per_token'][name] * per_token / took / 1e3 / r['copy_gbps']:.0f}" if took > 0 else "–")
     return " ".join(out)

@@ -1,36 +1,60 @@
 #!/bin/sh
-# Questions over long prompts where a GPU can be had for minutes: it reads the prompts, and every selector answers on the processors. Rows go to $OUT, compressed.
-#   evals.sh selectors TWILIGHT MODEL DATA LENGTH SPECS WORKERS SECONDS   needles at five depths, then RULER, by dense attention and the specs of a file, a line each
-#   evals.sh tables TWILIGHT MODEL DATA LENGTH SAMPLES SECONDS            all of RULER by dense, twilight-paper and twilight on the GPU itself
-# DATA has books/war-and-peace.txt and retrieval/nq-open-oracle.jsonl.gz. A run that its seconds stop goes on where it was when its rows stand in $OUT again, or
-# compressed in $ROWS. Samples that were under way then have the rows of some specs only: methods.py whole leaves those out.
+# An evaluation where GPUs can be had for minutes. Rows come to $OUT/NAME.jsonl.gz, packed anew every half minute, and go on where they were when such a file stands in $ROWS.
+#   evals.sh selectors NAME TWILIGHT MODEL DATA LENGTH SPECS WORKERS SECONDS   needles at five depths and RULER, in turn, by dense attention and the specs of a file, a line each:
+#                                                                              the GPUs read the prompts, so many models on a thread each answer on the processors
+#   evals.sh tables NAME TWILIGHT MODEL DATA LENGTH SPECS SAMPLES SECONDS      RULER by dense attention and the specs on the GPUs themselves
+#   evals.sh texts NAME TWILIGHT MODEL DATA LENGTH SPECS WORKERS SECONDS       perplexity and KL of $SCORE (64) tokens: a GPU reads the text, so many processes share the specs
+# Several may run at once, under different names. DATA has books/war-and-peace.txt and retrieval/nq-open-oracle.jsonl.gz. $GPUS is how many there are (1), $DEVICE cuda or, to try this
+# without one, cpu; $TASKS are those of questions to ask, with commas, needle among them (all). What was under way when the seconds were over has rows of some specs only: methods.py merge leaves those out.
 set -u
-[ $# -ge 7 ] || { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-: "${OUT:=.}"
-what=$1 twilight=$2 model=$3 data=$4 length=$5
-book=$data/books/war-and-peace.txt nq=$data/retrieval/nq-open-oracle.jsonl.gz
-end=$(date +%s)
-# ask FILE COMMAND ARGUMENTS…: what is left of the seconds
-ask() {
-	rows=$OUT/$1.jsonl
-	[ -e "$rows" ] || [ ! -e "${ROWS:-/nowhere}/$1.jsonl.gz" ] || gzip -dc "$ROWS/$1.jsonl.gz" >"$rows"
-	left=$((end - $(date +%s)))
-	[ $left -gt 0 ] || return 0
+[ $# -eq 9 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+: "${OUT:=.}" "${ROWS:=/nowhere}" "${GPUS:=1}" "${DEVICE:=cuda}" "${SCORE:=64}" "${TASKS:=}"
+what=$1 name=$2 twilight=$3 model=$4 data=$5 length=$6 specs=$7 many=$8 end=$(($(date +%s) + $9))
+book=$data/books/war-and-peace.txt nq=$data/retrieval/nq-open-oracle.jsonl.gz here=$(dirname "$0")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# pack: all rows so far
+pack() { ! ls "$work"/rows.*.jsonl >"$work/files" 2>&1 || { xargs python3 "$here/../methods.py" slim <"$work/files" | gzip >"$work/packed" && mv "$work/packed" "$OUT/$name.jsonl.gz"; }; }
+# part I COMMAND ARGUMENTS…: one of several processes, with the rows of its own and with the old ones
+part() {
+	rows=$work/rows.$1.jsonl log=$work/log.$1
+	[ ! -e "$ROWS/$name.jsonl.gz" ] || gzip -dc "$ROWS/$name.jsonl.gz" >"$rows"
 	shift
-	timeout --foreground -s INT -k 20 $left "$twilight" eval "$@" -m "$model" -c "$length" -o "$rows" >>"$OUT/evals.txt" 2>>"$OUT/evals.log"
-	gzip -kf "$rows"
+	timeout --foreground -s INT -k 10 $((end - $(date +%s))) "$twilight" eval "$@" -m "$model" -c "$length" -o "$rows" >"$log.out" 2>"$log.err"
+	echo "$name: $(tr '\r' '\n' <"$log.err" | tail -n 1)" >>"$OUT/evals.log"
+	cat "$log.out" >>"$OUT/evals.txt"
 }
+# with every Nth spec from the Ith on, N times: words for the command line
+with() { awk -v i="$1" -v n="$2" 'NF && (NR - 1) % n == i { printf " -a %s", $1 }' "$specs"; }
+i=0 parts=
 case $what in
 selectors)
-	specs=$6 workers=$7 end=$((end + $8)) name=$(basename "$6" .txt)-$length
-	set -- -n $((length - 384)) --prompt-device cuda --workers "$workers" --threads 1 -a dense
-	while read -r spec; do [ -z "$spec" ] || set -- "$@" -a "$spec"; done <"$specs"
-	ask "needle-$name" needle -f "$book" --depths 10,30,50,70,90 --samples 3 "$@"
-	ask "ruler-$name" ruler -f "$book" --nq "$nq" --samples 50 "$@"
+	while [ $i -lt "$GPUS" ]; do
+		# shellcheck disable=SC2046
+		CUDA_VISIBLE_DEVICES=$i part $i ruler -f "$book" --nq "$nq" --needle 10,30,50,70,90 --samples 50 -n $((length - 384)) --shard "$i/$GPUS" --prompt-device "$DEVICE" ${TASKS:+--task "$TASKS"} \
+			--workers $(((many + GPUS - 1 - i) / GPUS)) --threads 1 -a dense $(with 0 1) &
+		parts="$parts $!" i=$((i + 1))
+	done
 	;;
 tables)
-	samples=$6 end=$((end + $7))
-	ask "tables-$length" ruler -f "$book" --nq "$nq" -n $((length - 384)) --samples "$samples" --device cuda --batch-rows 2048 --together 4 -a dense -a twilight-paper -a twilight
+	while [ $i -lt "$GPUS" ]; do
+		# shellcheck disable=SC2046
+		CUDA_VISIBLE_DEVICES=$i part $i ruler -f "$book" --nq "$nq" --samples "$many" -n $((length - 384)) --shard "$i/$GPUS" --device "$DEVICE" --batch-rows 2048 --together 4 -a dense $(with 0 1) &
+		parts="$parts $!" i=$((i + 1))
+	done
 	;;
+texts)
+	CUDA_VISIBLE_DEVICES=$((GPUS - 1)) "$twilight" prefill --raw -m "$model" -c "$length" --device "$DEVICE" -f "$book" --head-tokens $((length - SCORE)) --save "$work/text.kv" 2>>"$OUT/evals.log"
+	while [ $i -lt "$many" ]; do
+		# shellcheck disable=SC2046
+		part $i kl -f "$book" --load "$work/text.kv" -n "$length" --score "$SCORE" --time 0 --threads 1 -a dense $(with $i "$many") &
+		parts="$parts $!" i=$((i + 1))
+	done
+	;;
+*) exec "$0" ;;
 esac
-rm -f "$OUT"/*.jsonl
+while sleep 30; do pack; done &
+packer=$!
+wait $parts
+kill $packer
+pack

@@ -21,9 +21,9 @@ func (c *benchKernels) Validate() error { return (&deviceFlags{Threads: c.Thread
 func (c *benchKernels) Run(con *console) error {
 	ctx, stop := con.interruptible()
 	defer stop()
-	rows := [][]string{{"OP", "LEVEL", "THREADS", "WORKING SET", "RATE"}}
+	rows := [][]string{{"OP", "LEVEL", "THREADS", "WORKING SET", "RATE", "OF THE ROOF"}}
 	var failed error
-	err := bench.Kernels(ctx, cmp.Or(c.Threads, runtime.GOMAXPROCS(0)), func(r bench.KernelRow) {
+	threads, row := cmp.Or(c.Threads, runtime.GOMAXPROCS(0)), func(r bench.KernelRow) {
 		if c.JSON {
 			failed = errors.Join(failed, writeJSON(con.out, r))
 			return
@@ -32,8 +32,16 @@ func (c *benchKernels) Run(con *console) error {
 		if r.Bytes > 0 {
 			set = size(int64(r.Bytes))
 		}
-		rows = append(rows, []string{r.Op, r.Level, fmt.Sprint(r.Threads), set, fmt.Sprintf("%.1f %s", r.Rate, r.Unit)})
-	})
+		share := "-"
+		if r.Share > 0 {
+			share = percent(r.Share)
+		}
+		rows = append(rows, []string{r.Op, r.Level, fmt.Sprint(r.Threads), set, fmt.Sprintf("%.1f %s", r.Rate, r.Unit), share})
+	}
+	err := bench.Kernels(ctx, threads, row)
+	if err == nil {
+		err = bench.Operations(ctx, threads, row)
+	}
 	if len(rows) > 1 {
 		table(con.out, rows)
 	}

@@ -96,8 +96,9 @@ func (f *questionFlags) ask(con *console, tasks []task.Task, grids bool) error {
 
 // open opens the models that answer, and what reads the prompts for them. done closes all.
 func (f *questionFlags) open(ctx context.Context, con *console, q *eval.Questions) (models []*twilight.Model, done func(), err error) {
+	models = make([]*twilight.Model, f.Workers)
 	done = func() {
-		for _, m := range append(models, q.Prompts) {
+		for _, m := range append(models[:len(models):len(models)], q.Prompts) {
 			if m != nil {
 				m.Close() //nolint:errcheck // what was read only
 			}
@@ -109,9 +110,8 @@ func (f *questionFlags) open(ctx context.Context, con *console, q *eval.Question
 		}
 	}()
 	// The first is alone in showing how far it is, and fetches a model that is not here; the others find it.
-	models = make([]*twilight.Model, f.Workers)
 	if models[0], err = con.open(ctx, f.Model, q.Options(f.options()), ""); err != nil {
-		return nil, nil, err
+		return models, done, err
 	}
 	var g errgroup.Group
 	for i := range models[1:] {
@@ -131,9 +131,13 @@ func (f *questionFlags) open(ctx context.Context, con *console, q *eval.Question
 	return models, done, g.Wait()
 }
 
-// scoreTable has a row a task, length and spec.
+// scoreTable has a row a task, length and spec, and a column of what audits found where there were any.
 func scoreTable(sums []eval.Summary) [][]string {
 	out := [][]string{{"TASK", "LENGTH", "ATTENTION", "SAMPLES", "SCORE", "95 %", "VS DENSE", "95 %", "KEPT", "PRUNED", "READ", "OF DENSE", "S/ANSWER"}}
+	audited := slices.ContainsFunc(sums, func(s eval.Summary) bool { return s.Audits > 0 })
+	if audited {
+		out[0] = append(out[0], "AUDITED")
+	}
 	for _, s := range sums {
 		diff, ends := "-", "-"
 		if s.VsDense != nil && s.Spec != "dense" {
@@ -141,8 +145,22 @@ func scoreTable(sums []eval.Summary) [][]string {
 		}
 		out = append(out, []string{s.Task, fmt.Sprint(s.Size), s.Label, fmt.Sprint(s.Score.N), fmt.Sprintf("%.1f", 100*s.Score.Mean), interval(s.Score, 100, "%.1f"), diff,
 			ends, fmt.Sprintf("%.0f", s.Kept), percent(s.Pruned), fmt.Sprintf("%.0f", s.Union), percent(s.Bytes / max(s.DenseBytes, 1)), fmt.Sprintf("%.2f", s.Seconds)})
+		if audited {
+			out[len(out)-1] = append(out[len(out)-1], auditedMass(&s.Attention))
+		}
 	}
 	return out
+}
+
+// auditedMass is what audits say of the attended mass.
+func auditedMass(a *eval.Attention) string {
+	switch {
+	case a.Audits == 0:
+		return "-"
+	case a.AuditHalf >= 1:
+		return "?"
+	}
+	return fmt.Sprintf("%.3f ± %.3f", a.AuditMass, a.AuditHalf)
 }
 
 // gridTable has a row a spec and depth, and a column a length.

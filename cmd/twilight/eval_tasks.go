@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/twilight-go/twilight/internal/eval/grid"
 	"github.com/twilight-go/twilight/internal/eval/gsm8k"
 	"github.com/twilight-go/twilight/internal/eval/longbench"
 	"github.com/twilight-go/twilight/internal/eval/retrieval"
@@ -47,10 +48,11 @@ func (f *questionFlags) askThese(con *console, choice taskFlag, tasks []task.Tas
 }
 
 type rulerCommand struct {
-	File     string `short:"f" placeholder:"FILE" help:"The text that needles hide in, such as a book."`
-	NQ       string `name:"nq" type:"path" placeholder:"FILE" help:"Questions with passages for task qa_nq, JSON lines as lost-in-the-middle publishes them."`
-	SQuAD    string `name:"squad" type:"path" placeholder:"FILE" help:"SQuAD 2.0, for task qa_1."`
-	HotpotQA string `name:"hotpotqa" type:"path" placeholder:"FILE" help:"HotpotQA, for task qa_2."`
+	File     string    `short:"f" placeholder:"FILE" help:"The text that needles hide in, such as a book."`
+	NQ       string    `name:"nq" type:"path" placeholder:"FILE" help:"Questions with passages for task qa_nq, JSON lines as lost-in-the-middle publishes them."`
+	SQuAD    string    `name:"squad" type:"path" placeholder:"FILE" help:"SQuAD 2.0, for task qa_1."`
+	HotpotQA string    `name:"hotpotqa" type:"path" placeholder:"FILE" help:"HotpotQA, for task qa_2."`
+	Needle   []float64 `placeholder:"N,..." help:"Ask in turn with these what 'eval needle' asks, of the same text at these depths."`
 	taskFlag
 	questionFlags
 }
@@ -70,6 +72,13 @@ func (c *rulerCommand) Run(con *console) error {
 		return err
 	}
 	tasks, err := ruler.Tasks(ruler.Options{Essay: text, NQ: c.NQ, SQuAD: c.SQuAD, HotpotQA: c.HotpotQA})
+	if err == nil && len(c.Needle) > 0 {
+		var needle task.Task
+		if needle, err = grid.Needle(text, c.Needle); err != nil {
+			return misuse{err}
+		}
+		tasks = append([]task.Task{needle}, tasks...)
+	}
 	return c.askThese(con, c.taskFlag, tasks, err)
 }
 

@@ -36,7 +36,7 @@ type modelFlags struct {
 	deviceFlags
 	KVOffload bool `name:"kv-offload" help:"With --device=cuda: keep exact keys and values in host memory, for contexts beyond the GPU's own."`
 	Ctx       int  `short:"c" placeholder:"N" help:"Tokens of the longest text; 0: what the model was trained for."`
-	BatchRows int  `placeholder:"N" help:"Tokens of a prompt that are read in one step; 0: 512. More suit a GPU."`
+	BatchRows int  `placeholder:"N" help:"Tokens of a prompt that are read in one step; 0: 512, or as many as suit the GPU."`
 }
 
 // Validate reports values out of range.

@@ -3,15 +3,29 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
+	"github.com/twilight-go/twilight"
 	"github.com/twilight-go/twilight/internal/catalog"
 	"github.com/twilight-go/twilight/internal/inspect"
 )
 
 type inspectCommand struct {
-	Model string `arg:"" help:"A name that 'twilight list' shows, the path of a GGUF file or of a checkpoint folder, or hf:OWNER/REPO/FILE."`
-	JSON  bool   `name:"json" help:"Print JSON."`
+	Model     string `arg:"" help:"A name that 'twilight list' shows, the path of a GGUF file or of a checkpoint folder, or hf:OWNER/REPO/FILE."`
+	Fit       []int  `placeholder:"N,..." help:"Say how many texts of these lengths in tokens --device has room for at once, by attention spec."`
+	Device    string `enum:"${devices}" default:"cpu" placeholder:"NAME" help:"Whose room --fit means (${default})."`
+	KVOffload bool   `name:"kv-offload" help:"With --device=cuda: as --kv-offload of other commands would have it."`
+	specsFlag
+	JSON bool `name:"json" help:"Print JSON."`
+}
+
+// Validate is called by the parser.
+func (c *inspectCommand) Validate() error {
+	if len(c.Fit) > 0 && slices.Min(c.Fit) < 1 {
+		return fmt.Errorf("--fit=%v: expected numbers of tokens", c.Fit)
+	}
+	return nil
 }
 
 // Run is called by the parser.
@@ -28,8 +42,17 @@ func (c *inspectCommand) Run(con *console) error {
 	if err != nil {
 		return err
 	}
+	var plans []twilight.Plan
+	if len(c.Fit) > 0 {
+		if plans, err = twilight.PlanTexts(ctx, path, twilight.Options{Device: c.Device, KVOffload: c.KVOffload}, c.specs(), c.Fit); err != nil {
+			return err
+		}
+	}
 	if c.JSON {
-		return writeJSON(con.out, m)
+		return writeJSON(con.out, struct {
+			*inspect.Model
+			Plans []twilight.Plan `json:"plans,omitempty"`
+		}{m, plans})
 	}
 	print := func(name, format string, args ...any) {
 		fmt.Fprintf(con.out, "%-13s "+format+"\n", append([]any{name}, args...)...)
@@ -51,6 +74,14 @@ func (c *inspectCommand) Run(con *console) error {
 	print("cache", "%s a token of keys and values, and %s of codes for attention twilight", size(int64(m.KVToken)), size(int64(m.CodesToken)))
 	if m.Available > 0 {
 		print("memory", "%s available: %s of weights and %d tokens of cache fit", size(m.Available), size(m.Weights), m.Fits)
+	}
+	if len(plans) > 0 {
+		rows := [][]string{{"SPEC", "TOKENS", "TEXTS", "BYTES A TEXT", "ON THE HOST"}}
+		for _, x := range plans {
+			rows = append(rows, []string{x.Spec, fmt.Sprint(x.Tokens), fmt.Sprint(x.Texts), size(x.Bytes), size(x.Host)})
+		}
+		fmt.Fprintln(con.out)
+		table(con.out, rows)
 	}
 	return nil
 }

@@ -101,6 +101,8 @@ func TestMisuse(t *testing.T) {
 		{"eval gsm8k", "give the benchmark's file with --file"},
 		{"eval longbench -f x --samples 0", "--samples=0: expected at least 1"},
 		{"bench decode", "--file or as --load"},
+		{"bench serve -f x --prompt 5,4", "the least and the most tokens"},
+		{"bench serve -f x --prompt 5 --shared 5", "less than the shortest prompt"},
 		{"bench attention", "as --file, as --load or as --capture"},
 		{"bench attention -f x --capture y --device cuda", "as --file, as --load or as --capture"},
 		{"bench attention -f x --device reference", "expected cpu or cuda"},
@@ -328,6 +330,9 @@ func TestInspect(t *testing.T) {
 		if (m["sliding_layers"].(float64) > 0) != (arch == "gemma3") {
 			t.Errorf("%s has %v sliding layers", arch, m["sliding_layers"])
 		}
+		if r := must(t, "", "inspect", path, "--fit", "1000,5000", "-a", "dense", "-a", "twilight"); strings.Count(r.out, "5000") != 2 || strings.Contains(r.out, "%!") {
+			t.Errorf("%s", r.out)
+		}
 		if r := must(t, "", "inspect", path); !strings.Contains(r.out, "architecture "+arch) || strings.Contains(r.out, "%!") {
 			t.Errorf("%s", r.out)
 		}
@@ -349,6 +354,7 @@ func TestEvalAndBench(t *testing.T) {
 		{"eval", "gsm8k", "-f", problems, "--length", "900", "--samples", "3", "--out="},
 		{"bench", "decode", "-f", text, "--depth", "0,300,600", "--steps", "3"},
 		{"bench", "decode", "-f", text, "--depth", "600", "--steps", "2", "--sequences", "3", "--scaling"},
+		{"bench", "serve", "-f", text, "--requests", "5", "--prompt", "30,300", "--answer", "4", "--shared", "20", "--sequences", "3", "--chunk", "64"},
 		{"bench", "attention", "-f", text, "--ctx", "300,700", "--steps", "2"},
 	} {
 		args = append(args, "-m", model, "-a", "dense", "-a", "twilight")

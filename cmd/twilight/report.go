@@ -12,9 +12,10 @@ import (
 )
 
 type reportCommand struct {
-	Files []string `arg:"" name:"file" type:"path" help:"Files that 'twilight eval' wrote; what stands in several counts once. - is standard input."`
-	Out   string   `short:"o" default:"report.html" placeholder:"FILE" type:"path" help:"The page; - is standard output (${default})."`
-	SVG   string   `name:"svg" placeholder:"DIR" type:"path" help:"A folder for all figures too, each as a file."`
+	Files    []string `arg:"" name:"file" type:"path" help:"Files that 'twilight eval' wrote; what stands in several counts once. - is standard input."`
+	Out      string   `short:"o" default:"report.html" placeholder:"FILE" type:"path" help:"The page; - is standard output (${default})."`
+	Averages bool     `help:"Leave out the tasks of benchmarks, but for the averages over them."`
+	SVG      string   `name:"svg" placeholder:"DIR" type:"path" help:"A folder for all figures too, each as a file."`
 }
 
 // Run is called by the parser.
@@ -30,6 +31,9 @@ func (c *reportCommand) Run(con *console) error {
 	r, err := pages.New(rows, c.Files...)
 	if err != nil {
 		return err
+	}
+	if c.Averages {
+		r.Averages()
 	}
 	if err := con.writeTo(c.Out, r.WriteHTML); err != nil {
 		return err

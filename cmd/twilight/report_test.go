@@ -22,6 +22,9 @@ func TestReport(t *testing.T) {
 	if names, err := filepath.Glob(filepath.Join(figures, "*.svg")); err != nil || len(names) != strings.Count(string(b), "<figure ") {
 		t.Errorf("%d files, %d figures in the page, %v", len(names), strings.Count(string(b), "<figure "), err)
 	}
+	if r := must(t, "", "report", rows, "--averages", "--out", "-"); strings.Contains(r.out, ">vt, ") || len(r.out) > len(b) {
+		t.Errorf("a page of averages has %d bytes, one of all %d", len(r.out), len(b))
+	}
 	text, err := os.ReadFile(rows)
 	if err != nil {
 		t.Fatal(err)

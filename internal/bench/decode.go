@@ -54,20 +54,31 @@ type DecodeRow struct {
 	FirstFactor float64 `json:"speedup_vs_first"`  // over the first run's number of threads
 }
 
-// chunk is how many steps a spec does before the next has its turn: they share the machine's noise, and each still finds the caches as it left them.
-const chunk = 4
-
 // Options are o with what the measurement needs of the model.
 func (d *Decode) Options(o twilight.Options) twilight.Options {
 	o.Attention, o.Also = d.Specs[0], append(slices.Clone(d.Specs[1:]), "dense")
 	if h, err := kvcache.ReadSaved(d.Load); err == nil { // what is wrong with it, Run will say
 		o.Context = max(o.Context, h.Tokens)
 	}
-	o.Context, o.Sequences = max(o.Context, slices.Max(d.Depths)+d.Steps+chunk+1), max(d.Sequences, 1)
-	o.ScoreRows = max(o.ScoreRows, o.Sequences)
-	o.Spare = o.Sequences * (len(d.Specs) + 2) * (2 + (d.Steps+chunk)/attention.BlockTokens)
+	o.Sequences = max(d.Sequences, 1)
+	o.Context = max(o.Context, slices.Max(d.Depths)+turn(d.Steps, o.Sequences)+warmSteps)
+	o.Spare = o.Sequences * StepBlocks(d.Steps, o.Sequences)
+	for _, n := range d.lengths(slices.Max(d.Depths))[1:] { // copies, of which not all are that long
+		o.Spare += blocksOf(n) - blocksOf(o.Context)
+	}
 	return o
 }
+
+// lengths are those of the sequences at a depth, falling.
+func (d *Decode) lengths(depth int) []int {
+	out := []int{depth}
+	for i := 1; i < d.Sequences; i++ {
+		out = append(out, depth-int(float64(depth)*(1-d.Shortest))*i/(d.Sequences-1))
+	}
+	return out
+}
+
+func blocksOf(tokens int) int { return (tokens + attention.BlockTokens - 1) / attention.BlockTokens }
 
 // Run measures, with a model opened by Options.
 func (d *Decode) Run(ctx context.Context, m *twilight.Model) error {
@@ -113,8 +124,7 @@ func (d *Decode) Run(ctx context.Context, m *twilight.Model) error {
 // at measures behind the depth tokens that s has cached.
 func (d *Decode) at(ctx context.Context, m *twilight.Model, s *twilight.Session, tokens []int32, depth int) error {
 	bases, next := []*twilight.Session{s}, [][]int32{tokens[depth : depth+d.Steps]}
-	for i := 1; i < d.Sequences; i++ {
-		n := depth - int(float64(depth)*(1-d.Shortest))*i/(d.Sequences-1)
+	for _, n := range d.lengths(depth)[1:] {
 		c, err := s.Copy(n, "dense")
 		if err != nil {
 			return err

@@ -31,7 +31,7 @@ type pace struct {
 	copyBytes       int
 }
 
-// gpuStages are the operator's stages in order: those of its first launch, and its second launch.
+// gpuStages are the operator's stages in order.
 var gpuStages = [...]string{"bases", "scan", "choose", "estimate", "prune", "list", "attend"}
 
 // GPUStageNames are the keys of AttentionRow.Stages on a GPU, in the order in which stages run: the queries' products with blocks' origins, page bounds, candidates, codes, thresholds, lists of

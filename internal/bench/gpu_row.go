@@ -53,6 +53,12 @@ func (p *gpuPoint) measure(r *AttentionRow, m cuda.Mode, dense *AttentionRow) (e
 		return nil
 	}
 	r.Speedup = dense.Micros / r.Micros
+	few := o.FewUnits
+	defer func() { o.FewUnits = few }()
+	o.FewUnits = 0 // the kernel for few units leaves nothing to read back but the output; the other has the same survivors
+	if err := errors.Join(o.Attend(p.c, p.stream, 0, r.Batch, m), p.c.Wait(p.stream)); err != nil {
+		return err
+	}
 	heads := r.Batch * r.Heads
 	for i := range heads {
 		r.OutErr += apart(got[i*o.Dim:][:o.Dim], p.want[i*o.Dim:][:o.Dim]) / float64(heads)
@@ -60,12 +66,12 @@ func (p *gpuPoint) measure(r *AttentionRow, m cuda.Mode, dense *AttentionRow) (e
 	return p.account(r, m)
 }
 
-// stages times the operator's stages, each as what it adds when the first launch ends after it, and the second launch as the rest of the whole step.
+// stages times the operator's stages, each as what it adds when the launch ends after it, and the last as the rest of the whole step.
 func (p *gpuPoint) stages(r *AttentionRow, m cuda.Mode, steps int) error {
 	before := 0.0
 	for n := 1; n <= cuda.Stages && !m.Dense; n++ {
 		us, err := p.time(steps, func(i int) error {
-			return errors.Join(p.op.Select(p.c, p.stream, i*r.Batch, r.Batch, m, n%cuda.Stages), p.op.ResetQueue(p.c, p.stream)) // 0: all of them
+			return p.op.Select(p.c, p.stream, i*r.Batch, r.Batch, m, n)
 		})
 		if err != nil {
 			return err

@@ -11,14 +11,15 @@ import (
 	"github.com/twilight-go/twilight/internal/mem"
 )
 
-// KernelRow is one peak of this machine.
+// KernelRow is one peak of this machine, or what an operation reaches.
 type KernelRow struct {
-	Op      string  `json:"op"`      // "read", "fma" or "vnni"
+	Op      string  `json:"op"`      // "read", "fma" or "vnni", or an operation's name
 	Level   string  `json:"level"`   // the instruction set that did it
 	Threads int     `json:"threads"` // at once
 	Bytes   int     `json:"bytes"`   // the working set of a thread, for reads
 	Rate    float64 `json:"rate"`    // of Unit, all threads together, median over repetitions
 	Unit    string  `json:"unit"`    // "GB/s", "GFLOP/s" or "GOP/s", in powers of ten
+	Share   float64 `json:"share"`   // of what the peaks of the same moments allow; 0 for a peak
 }
 
 // Kernels measures what the machine can do at all, on one thread and on all: the yardstick for everything else. row is told of each result.

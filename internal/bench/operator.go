@@ -39,7 +39,7 @@ type hostOperator struct {
 func newHostOperator(x *attention.Exec, p *attention.Pipeline, v view, s *step) *hostOperator {
 	o := &hostOperator{exec: x, pipe: p, view: v}
 	for range v.passes {
-		o.memory = append(o.memory, s.seq.Memory.Fork())
+		o.memory = append(o.memory, s.seq.Memory.Fork(s.seq.Len()))
 	}
 	return o
 }

@@ -23,51 +23,72 @@ func (t *Timing) Median() float64 { return t.Times[len(t.Times)/2] }
 // P99 is the time that one step in a hundred exceeds; of few steps, the slowest.
 func (t *Timing) P99() float64 { return t.Times[min(len(t.Times)-1, len(t.Times)*99/100)] }
 
-// Steps times decode steps of the given tokens behind what base has cached, in a fork for each spec. The specs take turns every few steps, after some of each
-// that are not measured.
+// turn is how many steps a spec does, at least, before the next has its turn: they share the machine's noise. A few turns are enough, and of many sequences, which take long to fork, one.
+func turn(steps, sequences int) int {
+	if sequences > 8 {
+		return steps
+	}
+	return max(4, (steps+3)/4)
+}
+
+// Steps times decode steps of the given tokens behind what base has cached. The specs take turns of some steps, after a few that are not measured, each in forks of base that it gives back:
+// however many specs there are, only one has blocks of its own, as many as StepBlocks says.
 func Steps(ctx context.Context, base *twilight.Session, specs []string, tokens []int32) ([]Timing, error) {
 	return StepsTogether(ctx, []*twilight.Session{base}, specs, [][]int32{tokens})
 }
 
+// StepBlocks is how many blocks of its own StepsTogether needs for each sequence.
+func StepBlocks(steps, sequences int) int {
+	return 2 + (turn(steps, sequences)+warmSteps)/attention.BlockTokens
+}
+
 // StepsTogether is Steps of several sequences that decode together: tokens[i] behind bases[i], all of equal number.
 func StepsTogether(ctx context.Context, bases []*twilight.Session, specs []string, tokens [][]int32) ([]Timing, error) {
-	out, crowds := make([]Timing, len(specs)), make([]*crowd, len(specs))
-	for i, spec := range specs {
-		c, err := newCrowd(bases, spec)
-		if err != nil {
-			return nil, err
-		}
-		defer c.close()
-		if err := c.warm(tokens); err != nil {
-			return nil, err
-		}
-		crowds[i] = c
-		out[i].Times = make([]float64, 0, len(tokens[0]))
+	out, all := make([]Timing, len(specs)), len(tokens[0])
+	for i := range out {
+		out[i].Times = make([]float64, 0, all)
 	}
-	for at := 0; at < len(tokens[0]); at += chunk {
-		for i, c := range crowds {
-			before := allocations()
-			for k := at; k < min(at+chunk, len(tokens[0])); k++ {
-				if err := ctx.Err(); err != nil {
-					return nil, err
-				}
-				start := time.Now()
-				if err := c.step(tokens, k); err != nil {
-					return nil, err
-				}
-				out[i].Times = append(out[i].Times, time.Since(start).Seconds())
+	for at, n := 0, turn(all, len(bases)); at < all; at += n {
+		for i, spec := range specs {
+			if err := out[i].turn(ctx, bases, spec, tokens, at, min(at+n, all)); err != nil {
+				return nil, err
 			}
-			out[i].Allocs += float64(allocations()-before) / float64(len(tokens[0]))
 		}
 	}
-	for i, c := range crowds {
+	for i := range out {
 		slices.Sort(out[i].Times)
-		for j, f := range c.sessions {
-			s, n := Summary(f, bases[j].Len()), float64(len(c.sessions))
-			out[i].Kept, out[i].Context, out[i].Bytes = out[i].Kept+s.Kept/n, out[i].Context+s.Context/n, out[i].Bytes+s.BytesStep/n
-		}
 	}
 	return out, nil
+}
+
+// turn measures steps of tokens [from,to) of each sequence.
+func (t *Timing) turn(ctx context.Context, bases []*twilight.Session, spec string, tokens [][]int32, from, to int) error {
+	c, err := newCrowd(bases, spec)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	if err := c.warm(tokens); err != nil {
+		return err
+	}
+	before := allocations()
+	for k := from; k < to; k++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		start := time.Now()
+		if err := c.step(tokens, k); err != nil {
+			return err
+		}
+		t.Times = append(t.Times, time.Since(start).Seconds())
+	}
+	t.Allocs += float64(allocations()-before) / float64(len(tokens[0]))
+	share := float64(to-from) / float64(len(tokens[0])*len(bases))
+	for i, f := range c.sessions {
+		s := Summary(f, bases[i].Len())
+		t.Kept, t.Context, t.Bytes = t.Kept+share*s.Kept, t.Context+share*s.Context, t.Bytes+share*s.BytesStep
+	}
+	return nil
 }
 
 // allocations is how many the process has made so far.
@@ -111,10 +132,12 @@ func (c *crowd) close() {
 	}
 }
 
+const warmSteps = 3
+
 // warm makes steps that are not measured, and takes them back: the first of a fork copies blocks, and finds no scratch; the second is recorded by a device that records,
 // and the third is the first to be repeated.
 func (c *crowd) warm(tokens [][]int32) error {
-	for range 3 {
+	for range warmSteps {
 		if err := c.step(tokens, 0); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/kvcache"
+	"github.com/twilight-go/twilight/internal/mem"
 	"github.com/twilight-go/twilight/internal/tensor"
 )
 
@@ -93,6 +94,31 @@ type Cache interface {
 	// BlockBytes is what a block of attention.BlockTokens tokens costs: exact keys and values, and planes.
 	BlockBytes() (exact, planes int)
 	Close() error
+}
+
+// Room is what a cache finds on a device, in bytes. HostFree and HostBlock are of this machine's memory, for a device that keeps exact keys and values there and all else in its own; 0: it does
+// not. A number that is not known is 0 too.
+type Room struct {
+	Free, HostFree   int64 // beside what the device holds already
+	Step             int64 // what the largest step needs, whatever the blocks
+	Block, HostBlock int64 // a block of attention.BlockTokens tokens: all layers, and the planes of all pipelines
+}
+
+// HostRoom is the room of a device whose cache is a kvcache.Host.
+func HostRoom(s kvcache.Shape, planes []attention.Plane) Room {
+	return Room{Free: mem.Available(), Block: int64(s.BlockBytes(planes))}
+}
+
+// Blocks is how many blocks there is room for.
+func (r Room) Blocks() int {
+	n := int64(math.MaxInt32 / attention.BlockTokens)
+	if r.Free > 0 {
+		n = min(n, max(r.Free-r.Step, 0)/max(r.Block, 1))
+	}
+	if r.HostFree > 0 && r.HostBlock > 0 {
+		n = min(n, r.HostFree/r.HostBlock)
+	}
+	return int(n)
 }
 
 // Attention is one layer's attention: the rows' keys and values are appended to the cache and the rows attend.
@@ -195,6 +221,8 @@ type Device interface {
 	Weight(m Matrix) (Weight, error)
 	// Alloc makes activations, contents undefined.
 	Alloc(rows, cols int) (Tensor, error)
+	// Room says what a cache of that shape would find.
+	Room(s kvcache.Shape, planes []attention.Plane) (Room, error)
 	// Cache makes a key-value cache.
 	Cache(s kvcache.Shape, blocks int, planes []attention.Plane) (Cache, error)
 

@@ -7,12 +7,23 @@ import (
 	"github.com/twilight-go/twilight/internal/model"
 )
 
-// batch is the scratch of steps of many sessions, so that they allocate nothing.
+// batch is the scratch of steps, so that they allocate nothing.
 type batch struct {
-	rows []int32
-	segs []device.Segment
-	step model.Step
-	tops []device.Top
+	parts  []part
+	tokens []int32
+	rows   []int32
+	segs   []device.Segment
+	step   model.Step
+	tops   []device.Top
+	turn   uint64 // counts steps
+}
+
+// part is what one session has in a step: tokens, and of how many of them, the last ones, the logits are wanted.
+type part struct {
+	s      *Session
+	tokens []int32
+	mode   device.Mode
+	want   int
 }
 
 // MaxBatch is how many sessions may step together.
@@ -78,12 +89,23 @@ func (e *Engine) draw(s *model.Step, samplers []*Sampler, next []int32) error {
 	return nil
 }
 
-func (e *Engine) stepBatch(sessions []*Session, tokens []int32, run func(*model.Step) error) (err error) {
+func (e *Engine) stepBatch(sessions []*Session, tokens []int32, run func(*model.Step) error) error {
 	if n := len(sessions); n < 1 || n > e.MaxBatch() || n != len(tokens) {
 		return fmt.Errorf("engine: a batch of %d sessions and %d tokens: expected as many, and 1 to %d", n, len(tokens), e.MaxBatch())
 	}
+	parts := e.batch.parts[:0]
+	for i, s := range sessions {
+		parts = append(parts, part{s, tokens[i : i+1], device.Decode, 1})
+	}
+	e.batch.parts = parts
+	return e.step(parts, run)
+}
+
+// step makes room for the parts, of as many sessions, and has run do the step of them. After an error, which names the session where there are several, all of them are as before.
+func (e *Engine) step(parts []part, run func(*model.Step) error) (err error) {
 	b := &e.batch
-	b.rows, b.segs = b.rows[:0], b.segs[:0]
+	b.tokens, b.rows, b.segs = b.tokens[:0], b.rows[:0], b.segs[:0]
+	b.turn++
 	defer func() {
 		if err != nil {
 			for i := range b.segs {
@@ -91,38 +113,51 @@ func (e *Engine) stepBatch(sessions []*Session, tokens []int32, run func(*model.
 			}
 		}
 	}()
-	for i, s := range sessions {
-		if err := e.admit(sessions[:i], s, tokens[i]); err != nil {
-			return fmt.Errorf("engine: session %d of a batch of %d: %w", i, len(sessions), err)
+	for i, p := range parts {
+		if err := e.admit(i, p); err != nil {
+			if len(parts) > 1 {
+				err = fmt.Errorf("session %d of a batch of %d: %w", i, len(parts), err)
+			}
+			return fmt.Errorf("engine: %w", err)
 		}
-		b.rows = append(b.rows, int32(i))
-		b.segs = append(b.segs, device.Segment{Seq: s.seq, Row: i, N: 1, Pos: s.seq.Len(), Mode: device.Decode, Pipeline: s.pipe, Stats: &s.Stats})
+		row, n := len(b.tokens), len(p.tokens)
+		b.tokens = append(b.tokens, p.tokens...)
+		for j := n - p.want; j < n; j++ {
+			b.rows = append(b.rows, int32(row+j))
+		}
+		b.segs = append(b.segs, device.Segment{Seq: p.s.seq, Row: row, N: n, Pos: p.s.seq.Len(), Mode: p.mode, Pipeline: p.s.pipe, Stats: &p.s.Stats, Observers: e.watch})
 	}
-	b.step = model.Step{Tokens: tokens, Segments: b.segs, Logits: b.rows, Cache: e.cache}
+	b.step = model.Step{Tokens: b.tokens, Segments: b.segs, Logits: b.rows, Cache: e.cache}
 	if err = run(&b.step); err != nil {
-		return fmt.Errorf("engine: a batch of %d sessions: %w", len(sessions), err)
+		if len(parts) > 1 {
+			err = fmt.Errorf("a batch of %d sessions: %w", len(parts), err)
+		}
+		return fmt.Errorf("engine: %w", err)
 	}
-	for i, s := range sessions {
-		s.seq.Advance(1)
-		s.seq.Tokens = append(s.seq.Tokens, tokens[i])
+	for _, p := range parts {
+		p.s.seq.Advance(len(p.tokens))
+		p.s.seq.Tokens = append(p.s.seq.Tokens, p.tokens...)
 	}
 	return nil
 }
 
-// admit makes room for a token of s, behind the sessions before it in a batch.
-func (e *Engine) admit(before []*Session, s *Session, token int32) error {
-	switch {
-	case s.eng != e:
+// admit makes room for a part of the step, the i-th.
+func (e *Engine) admit(i int, p part) error {
+	s, n := p.s, len(p.tokens)
+	if s.eng != e {
 		return fmt.Errorf("it belongs to another engine")
-	case token < 0 || int(token) >= e.model.Vocab:
-		return fmt.Errorf("token %d: expected 0 to %d", token, e.model.Vocab-1)
-	case s.seq.Len() >= e.ctx:
-		return fmt.Errorf("the text has %d tokens and one more, but the context is %d: %w", s.seq.Len(), e.ctx, ErrContext)
 	}
-	for i, other := range before {
-		if other == s {
-			return fmt.Errorf("it is session %d too", i)
+	for _, token := range p.tokens {
+		if token < 0 || int(token) >= e.model.Vocab {
+			return fmt.Errorf("token %d: expected 0 to %d", token, e.model.Vocab-1)
 		}
 	}
-	return s.seq.Reserve(1)
+	switch {
+	case s.seq.Len()+n > e.ctx:
+		return fmt.Errorf("the text has %d tokens and %d more, but the context is %d: %w", s.seq.Len(), n, e.ctx, ErrContext)
+	case s.turn == e.batch.turn:
+		return fmt.Errorf("it is session %d too", s.place)
+	}
+	s.turn, s.place = e.batch.turn, i
+	return s.seq.Reserve(n)
 }

@@ -19,13 +19,18 @@ type Engine struct {
 	ctx   int
 	watch []*attention.Pipeline // what shows prompts to selectors
 	batch batch
+	// sequences is how many texts a scheduler has under way at most
+	sequences int
+	room      device.Room
 }
 
 // Config says how much an engine caches and for whom.
 type Config struct {
 	Context   int // tokens of one sequence; 0: what the model was trained for
 	Sequences int // sequences of that length that fit at once; 0: 1
-	Spare     int // further blocks, for forks that share most of theirs
+	Spare     int // further blocks, for forks that share most of theirs; negative: fewer, where not all sequences are that long
+	// Fit takes fewer blocks where there is no room for all of these: as many as there is, at least for one sequence.
+	Fit bool
 	// Pipelines are those that sessions may use: the cache keeps the planes that they read.
 	Pipelines []*attention.Pipeline
 }
@@ -33,56 +38,41 @@ type Config struct {
 // ErrContext is in the error of a prompt, or of a text that grew, beyond the context.
 var ErrContext = errors.New("context exceeded")
 
+var errEmpty = errors.New("engine: the prompt is empty")
+
+// tooLong is the error of a prompt of n tokens.
+func (e *Engine) tooLong(n int) error {
+	return fmt.Errorf("engine: the prompt has %d tokens, but the context is %d: %w", n, e.ctx, ErrContext)
+}
+
 // New makes an engine. It takes over neither the model nor its device.
 func New(m *model.Model, c Config) (*Engine, error) {
 	if c.Context == 0 {
 		c.Context = m.Context
 	}
-	if c.Context < 1 || c.Sequences < 0 || c.Spare < 0 {
-		return nil, fmt.Errorf("engine: a context of %d tokens for %d sequences: expected at least 1", c.Context, c.Sequences)
+	blocks := blocksOf(c.Context)*max(c.Sequences, 1) + c.Spare
+	if c.Context < 1 || c.Sequences < 0 || blocks < 1 {
+		return nil, fmt.Errorf("engine: a context of %d tokens for %d sequences, %d blocks: expected at least 1", c.Context, c.Sequences, blocks)
 	}
-	var planes []attention.Plane
-	seen := map[string]bool{}
-	takes, _ := m.Device().(interface {
-		Takes(*attention.Pipeline) error
-	})
-	for _, p := range c.Pipelines {
-		if takes != nil {
-			if err := takes.Takes(p); err != nil {
-				return nil, fmt.Errorf("engine: %w", err)
-			}
-		}
-		if err := p.Fits(attention.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Group: m.Group(), Dim: m.HeadDim}); err != nil {
-			return nil, fmt.Errorf("engine: %w", err)
-		}
-		for _, pl := range p.Planes() {
-			if !seen[pl.Name()] {
-				seen[pl.Name()] = true
-				planes = append(planes, pl)
-			}
+	shape, planes, err := layout(m.Device(), &m.Hyper, c)
+	if err != nil {
+		return nil, err
+	}
+	room, err := m.Device().Room(shape, planes)
+	if err != nil {
+		return nil, fmt.Errorf("engine: %w", err)
+	}
+	if c.Fit {
+		if blocks = min(blocks, room.Blocks()); blocks < blocksOf(c.Context) {
+			return nil, fmt.Errorf("engine: a text of %d tokens needs a cache of %d blocks of %d tokens: there is room for %d (%d MiB are free, a step takes %d and a block %.1f)",
+				c.Context, blocksOf(c.Context), attention.BlockTokens, blocks, room.Free>>20, room.Step>>20, float64(room.Block)/(1<<20))
 		}
 	}
-	blocks := (c.Context+attention.BlockTokens-1)/attention.BlockTokens*max(c.Sequences, 1) + c.Spare
-	cache, err := m.Device().Cache(kvcache.Shape{Layers: m.Layers, KVHeads: m.KVHeads, Dim: m.HeadDim, Exact: m.Sliding,
-		Group: m.Group(), Sequences: max(c.Sequences, 1), Tokens: c.Context, Whole: wholeLayers(c.Pipelines)}, blocks, planes)
+	cache, err := m.Device().Cache(shape, blocks, planes)
 	if err != nil {
 		return nil, fmt.Errorf("engine: a cache for %d tokens: %w", blocks*attention.BlockTokens, err)
 	}
-	return &Engine{model: m, cache: cache, ctx: c.Context, watch: attention.Observers(c.Pipelines)}, nil
-}
-
-// wholeLayers is how many layers at the start every sparse pipeline reads whole.
-func wholeLayers(all []*attention.Pipeline) (n int) {
-	sparse := false
-	for _, p := range all {
-		if s := p.Spec(); !s.Dense() {
-			if !sparse || s.DenseLayers < n {
-				n = s.DenseLayers
-			}
-			sparse = true
-		}
-	}
-	return n
+	return &Engine{model: m, cache: cache, ctx: c.Context, watch: attention.Observers(c.Pipelines), sequences: min(shape.Sequences, m.MaxRows(), m.MaxLogits()), room: room}, nil
 }
 
 // Model is the engine's model.
@@ -90,6 +80,14 @@ func (e *Engine) Model() *model.Model { return e.model }
 
 // Context is the longest sequence in tokens.
 func (e *Engine) Context() int { return e.ctx }
+
+// Room is what there was room for, the engine's cache included: how many blocks of attention.BlockTokens tokens, for all pipelines, or 0 if that is unknown.
+func (e *Engine) Room() (blocks int) {
+	if e.room.Free == 0 {
+		return 0
+	}
+	return e.room.Blocks()
+}
 
 // Close frees the cache.
 func (e *Engine) Close() error { return e.cache.Close() }
@@ -99,12 +97,12 @@ type Session struct {
 	eng   *Engine
 	seq   *kvcache.Sequence
 	pipe  *attention.Pipeline
-	step  model.Step
-	row   [1]int32
+	part  [1]part // of a step of this session alone
 	token [1]int32
-	seg   [1]device.Segment
 	draw  [1]*Sampler
 	drawn [1]int32
+	turn  uint64 // the last step that it was in, and where
+	place int
 	// Stats counts what the session's decode steps attended to.
 	Stats attention.Stats
 }
@@ -158,10 +156,10 @@ func (s *Session) Summary() attention.Summary { return s.Stats.Summary(s.eng.mod
 // A text that does not fit is ErrContext with both numbers, and the session is as before; a cancelled ctx leaves what was done.
 func (s *Session) Prefill(ctx context.Context, tokens []int32, progress func(done, total int)) (logits []float32, cached int, err error) {
 	if len(tokens) == 0 {
-		return nil, 0, fmt.Errorf("engine: the prompt is empty")
+		return nil, 0, errEmpty
 	}
 	if len(tokens) > s.eng.ctx {
-		return nil, 0, fmt.Errorf("engine: the prompt has %d tokens, but the context is %d: %w", len(tokens), s.eng.ctx, ErrContext)
+		return nil, 0, s.eng.tooLong(len(tokens))
 	}
 	for cached < min(len(tokens)-1, s.seq.Len()) && s.seq.Tokens[cached] == tokens[cached] {
 		cached++
@@ -171,11 +169,9 @@ func (s *Session) Prefill(ctx context.Context, tokens []int32, progress func(don
 		if err := ctx.Err(); err != nil {
 			return nil, cached, err
 		}
-		n := min(s.eng.model.MaxRows(), len(tokens)-at)
-		want := []int32(nil)
+		n, want := min(s.eng.model.MaxRows(), len(tokens)-at), 0
 		if at+n == len(tokens) {
-			s.row[0] = int32(n - 1)
-			want = s.row[:]
+			want = 1
 		}
 		if logits, err = s.forward(tokens[at:at+n], device.Prompt, want); err != nil {
 			return nil, cached, err
@@ -189,50 +185,29 @@ func (s *Session) Prefill(ctx context.Context, tokens []int32, progress func(don
 
 // Step decodes one token and returns the logits after it, valid until the next step. ErrContext if the text is as long as the context.
 func (s *Session) Step(token int32) ([]float32, error) {
-	s.token[0], s.row[0] = token, 0
-	return s.forward(s.token[:], device.Decode, s.row[:])
+	s.token[0] = token
+	return s.forward(s.token[:], device.Decode, 1)
 }
 
 // next decodes one token and draws the one after it.
 func (s *Session) next(token int32, sampler *Sampler) (int32, error) {
-	s.token[0], s.row[0], s.draw[0] = token, 0, sampler
-	err := s.run(s.token[:], device.Decode, s.row[:], func(step *model.Step) error { return s.eng.draw(step, s.draw[:], s.drawn[:]) })
+	s.token[0], s.draw[0] = token, sampler
+	s.part[0] = part{s, s.token[:], device.Decode, 1}
+	err := s.eng.step(s.part[:], func(step *model.Step) error { return s.eng.draw(step, s.draw[:], s.drawn[:]) })
 	return s.drawn[0], err
 }
 
 // Score decodes known tokens, each as a step of its own would, and returns the logits after each. At most the model's MaxLogits tokens.
 func (s *Session) Score(tokens []int32) ([]float32, error) {
-	rows := make([]int32, len(tokens))
-	for i := range rows {
-		rows[i] = int32(i)
-	}
-	return s.forward(tokens, device.Decode, rows)
+	return s.forward(tokens, device.Decode, len(tokens))
 }
 
-func (s *Session) forward(tokens []int32, mode device.Mode, want []int32) (logits []float32, err error) {
-	err = s.run(tokens, mode, want, func(step *model.Step) (err error) {
+// forward is a step of this session alone. After an error the session is as before.
+func (s *Session) forward(tokens []int32, mode device.Mode, want int) (logits []float32, err error) {
+	s.part[0] = part{s, tokens, mode, want}
+	err = s.eng.step(s.part[:], func(step *model.Step) (err error) {
 		logits, err = s.eng.model.Forward(step)
 		return err
 	})
 	return logits, err
-}
-
-// run makes room for tokens and hands do the step of them. After an error the session is as before.
-func (s *Session) run(tokens []int32, mode device.Mode, want []int32, do func(*model.Step) error) error {
-	n := len(tokens)
-	if s.seq.Len()+n > s.eng.ctx {
-		return fmt.Errorf("engine: the text has %d tokens and %d more, but the context is %d: %w", s.seq.Len(), n, s.eng.ctx, ErrContext)
-	}
-	if err := s.seq.Reserve(n); err != nil {
-		return fmt.Errorf("engine: %w", err)
-	}
-	s.seg[0] = device.Segment{Seq: s.seq, N: n, Pos: s.seq.Len(), Mode: mode, Pipeline: s.pipe, Stats: &s.Stats, Observers: s.eng.watch}
-	s.step = model.Step{Tokens: tokens, Segments: s.seg[:], Logits: want, Cache: s.eng.cache}
-	if err := do(&s.step); err != nil {
-		s.seq.Abandon()
-		return fmt.Errorf("engine: %w", err)
-	}
-	s.seq.Advance(n)
-	s.seq.Tokens = append(s.seq.Tokens, tokens...)
-	return nil
 }

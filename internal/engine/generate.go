@@ -17,9 +17,10 @@ type Request struct {
 	Stop      []string // the text ends before the first of these
 	IgnoreEOG bool     // go on after an end-of-generation token (benchmarks)
 	// Progress is told of prompt tokens done; Emit of each piece of text, never part of a UTF-8 character, never the beginning of a stop string. An
-	// error from Emit ends the generation. Both may be nil.
+	// error from Emit ends the generation; Token of each token, before its text. All may be nil.
 	Progress func(done, total int)
 	Emit     func(text string) error
+	Token    func(id int32)
 }
 
 // Reason says why a generation ended.
@@ -38,7 +39,8 @@ type Result struct {
 	Text            string
 	Tokens          []int32 // generated, without the one that ended the text
 	Reason          Reason
-	Prompt, Cached  int // prompt tokens, and how many of them were cached already
+	Prompt, Cached  int           // prompt tokens, and how many of them were cached already
+	Waited          time.Duration // of a scheduler's text, before its prompt was begun
 	PromptTime      time.Duration
 	DecodeTime      time.Duration // of the steps after the prompt's
 	Steps           int           // decode steps in DecodeTime
@@ -61,10 +63,7 @@ func (s *Session) Generate(ctx context.Context, tok *tokenizer.Tokenizer, r Requ
 	if err != nil {
 		return res, err
 	}
-	sampler := NewSampler(r.Sampling)
-	for _, id := range r.Prompt[max(0, len(r.Prompt)-sampler.p.PenaltyWindow):] {
-		sampler.Accept(id)
-	}
+	sampler := r.sampler()
 	out := newWriter(tok, r.Stop, r.Emit)
 	start = time.Now()
 	err = s.decode(ctx, tok, &r, &res, logits, sampler, out)
@@ -84,6 +83,15 @@ func (s *Session) Generate(ctx context.Context, tok *tokenizer.Tokenizer, r Requ
 	return res, err
 }
 
+// sampler makes the request's sampler, which knows the prompt.
+func (r *Request) sampler() *Sampler {
+	s := NewSampler(r.Sampling)
+	for _, id := range r.Prompt[max(0, len(r.Prompt)-s.p.PenaltyWindow):] {
+		s.Accept(id)
+	}
+	return s
+}
+
 func (s *Session) decode(ctx context.Context, tok *tokenizer.Tokenizer, r *Request, res *Result, logits []float32, sampler *Sampler, out *writer) error {
 	id := sampler.Sample(logits)
 	for {
@@ -96,6 +104,9 @@ func (s *Session) decode(ctx context.Context, tok *tokenizer.Tokenizer, r *Reque
 		}
 		sampler.Accept(id)
 		res.Tokens = append(res.Tokens, id)
+		if r.Token != nil {
+			r.Token(id)
+		}
 		if err := out.token(id); err != nil || out.stopped {
 			return err
 		}

@@ -2,8 +2,10 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"math"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/twilight-go/twilight/attention"
@@ -43,9 +45,13 @@ func newRig(t *testing.T, dev string, arch string, c Config) *rig {
 		t.Fatal(err)
 	}
 	var d device.Device = reference.New()
-	if dev == "cpu" {
-		if d, err = cpu.New(2); err != nil {
+	if dev != "reference" {
+		fast, err := cpu.New(2)
+		if err != nil {
 			t.Fatal(err)
+		}
+		if d = fast; dev == "faulty" {
+			d = &faulty{Device: fast}
 		}
 	}
 	m, err := model.Load(f, d, model.Options{MaxRows: 64, MaxLogits: 16})
@@ -68,6 +74,20 @@ func newRig(t *testing.T, dev string, arch string, c Config) *rig {
 		}
 	})
 	return &rig{e, tok}
+}
+
+// faulty is a device whose steps fail on request.
+type faulty struct {
+	*cpu.Device
+	fail atomic.Int32 // so many
+}
+
+// Step implements device.Device.
+func (f *faulty) Step(p *device.Plan, ops func() error) error {
+	if f.fail.Load() > 0 && f.fail.Add(-1) >= 0 {
+		return errors.New("rows_norm: the device is tired")
+	}
+	return f.Device.Step(p, ops)
 }
 
 // text is n tokens.

@@ -50,8 +50,9 @@ func (s *Session) Load(path string) error {
 
 // Take makes the first n tokens of another session the cached text: their exact keys and values are copied, and the planes of this session's pipelines made of them. The
 // other may be another engine's, on another device, but of the same model. What selectors remember of the prompt's queries does not come along: Prefill the prompt's last
-// tokens here for those that have to see them. After an error the session is empty.
-func (s *Session) Take(other *Session, n int) error {
+// tokens here for those that have to see them. taken, if not nil, is called as soon as the other is no longer needed, before the planes are made, which takes longer than the
+// copy: the other may then be closed, and its engine read the next text. After an error the session is empty.
+func (s *Session) Take(other *Session, n int, taken func()) error {
 	if s.eng.model.Fingerprint() != other.eng.model.Fingerprint() {
 		return fmt.Errorf("engine: taking a text of another model")
 	}
@@ -66,7 +67,7 @@ func (s *Session) Take(other *Session, n int) error {
 	if err != nil {
 		return err
 	}
-	if err := kvcache.Move(dst, s.seq, src, other.seq, n); err != nil {
+	if err := kvcache.Move(dst, s.seq, src, other.seq, n, taken); err != nil {
 		return fmt.Errorf("engine: %w", err)
 	}
 	return nil

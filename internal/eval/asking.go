@@ -88,23 +88,22 @@ func (r *asking) plan(ctx context.Context, first [][]task.Sample, jobs chan<- *j
 		}
 		r.mu.Unlock()
 		r.jobs = append(r.jobs, planned)
-		for k := range most {
-			for t := range all {
-				if k >= len(all[t]) {
-					continue
-				}
-				j := &job{t: r.Tasks[t], s: &all[t][k], length: length}
-				if err := r.prepare(j); err != nil {
-					return j.failed(err)
-				}
-				planned[t] = append(planned[t], j)
-				if !slices.ContainsFunc(j.rows, unanswered) {
-					continue
-				}
-				select {
-				case jobs <- j:
-				case <-ctx.Done():
-					return ctx.Err()
+		for round := range most {
+			for t, samples := range all {
+				for len(planned[t])*most < (round+1)*len(samples) { // so many of each by now, in proportion
+					j := &job{t: r.Tasks[t], s: &samples[len(planned[t])], length: length}
+					if err := r.prepare(j); err != nil {
+						return j.failed(err)
+					}
+					planned[t] = append(planned[t], j)
+					if !slices.ContainsFunc(j.rows, unanswered) {
+						continue
+					}
+					select {
+					case jobs <- j:
+					case <-ctx.Done():
+						return ctx.Err()
+					}
 				}
 			}
 		}
@@ -227,10 +226,10 @@ func (r *asking) read(ctx context.Context, m *twilight.Model, j *job) (err error
 		done = n
 	}
 	if r.Prompts != nil {
-		from := len(prompt)
+		from := len(prompt) // what a selector has to see does not come with a cache
 		for i := range j.rows {
-			if j.rows[i].Answer == nil && r.specs[i].observes {
-				from = max(0, len(prompt)-observed)
+			if j.rows[i].Answer == nil {
+				from = min(from, max(0, len(prompt)-r.specs[i].observed))
 			}
 		}
 		if err := r.fetch(ctx, j.base, prompt[:from], progress); err != nil {
@@ -253,16 +252,21 @@ func (r *asking) fetch(ctx context.Context, to *twilight.Session, text []int32, 
 		return nil
 	}
 	r.reading.Lock()
-	defer r.reading.Unlock()
+	release := sync.OnceFunc(r.reading.Unlock)
+	defer release()
 	s, err := r.Prompts.NewSession("dense")
 	if err != nil {
 		return err
 	}
-	defer s.Close()
+	closing := sync.OnceFunc(s.Close)
+	defer closing()
 	if _, _, err := s.Prefill(ctx, text, progress); err != nil {
 		return err
 	}
-	return to.Take(s.Session, len(text))
+	return to.Take(s.Session, len(text), func() { // another prompt can be read while this one's planes are made
+		closing()
+		release()
+	})
 }
 
 // answering is an answer that is being decoded.

@@ -88,7 +88,7 @@ func (q *Questions) spare() int {
 // labelled is a spec with the name that it goes by.
 type labelled struct {
 	label, canonical string
-	observes         bool // whether it has to see the prompt's queries
+	observed         int // how many of the prompt's last queries it has to see
 }
 
 // canonical are the specs without those that say the same as one before.
@@ -103,14 +103,14 @@ func canonical(specs []string) (out []labelled, err error) {
 			if err != nil {
 				return nil, err
 			}
-			out = append(out, labelled{text, c, p.Observes()})
+			out = append(out, labelled{text, c, p.Observed()})
 		}
 	}
 	return out, nil
 }
 
 // Run evaluates, with models opened by Options from one file, which share the questions among themselves, and returns the rows of all questions and specs of the run, found
-// ones too, in the order of lengths, tasks, samples and specs. Questions are asked sample by sample of all tasks, so that a run that is stopped has as many of each. A
+// ones too, in the order of lengths, tasks, samples and specs. Questions are asked in turn of all tasks, so that a run that is stopped has the same share of each. A
 // cancelled ctx is an error, with the rows that there are.
 func (q *Questions) Run(ctx context.Context, models ...*twilight.Model) ([]Row, error) {
 	specs, err := canonical(q.Specs)

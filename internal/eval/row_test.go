@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -190,6 +191,19 @@ func TestSummarize(t *testing.T) {
 		if s.Task == Average && s.Spec == "quest" && (s.Score.N != 3 || math.Abs(s.Score.Mean-(0.5+0.25)/2) > 1e-12 || math.Abs(s.VsDense.Mean+0.5) > 1e-12 || s.Metric != "") {
 			t.Errorf("%+v %+v %+v", s, s.Score, s.VsDense)
 		}
+	}
+	// What audits say of answers is averaged over those of which they say anything.
+	audited := slices.Clone(rows[:4])
+	for i, half := range []float64{0.03, 1, 0.04} {
+		r := sampleRow(string(rune('5'+i)), "quest", 1)
+		r.Audits, r.AuditMass, r.AuditHalf = 10, 0.8+0.1*float64(i), half
+		audited = append(audited, r)
+	}
+	if s := Summarize(audited, 1)[1]; s.Audits != 30 || math.Abs(s.AuditMass-0.9) > 1e-12 || math.Abs(s.AuditHalf-0.025) > 1e-12 {
+		t.Errorf("%d audits, %g ± %g; want 30, .9 ± .025", s.Audits, s.AuditMass, s.AuditHalf)
+	}
+	if s := Summarize(audited[5:6], 1)[0]; s.Audits != 10 || s.AuditMass != 0.9 || s.AuditHalf != 1 {
+		t.Errorf("%d audits, %g ± %g; want 10, .9, and nothing known", s.Audits, s.AuditMass, s.AuditHalf)
 	}
 	turned := []Row{rows[3], rows[0], rows[2], rows[1]}
 	if o := Summarize(turned, 1)[0]; cmp.Diff(quest, o) != "" {

@@ -2,7 +2,10 @@ package eval
 
 import (
 	"cmp"
+	"math"
 	"slices"
+
+	"github.com/twilight-go/twilight/internal/eval/grid"
 )
 
 // Summary is what a spec did with all samples of a task at one length, or with a text.
@@ -42,7 +45,7 @@ func (r *Row) question() key {
 const Average = "average"
 
 // Summarize reduces rows to one summary for each task, length and spec, in the order in which those first stand in the rows; a task's samples are averaged. Where there are
-// several tasks of questions, their average at each length follows. Intervals are drawn from the seed, and do not depend on the order of rows.
+// several tasks of questions, their average at each length follows; needles asked at depths are a task of their own, and not in it. Intervals are drawn from the seed, and do not depend on the order of rows.
 func Summarize(rows []Row, seed uint64) []Summary {
 	type group struct {
 		key
@@ -72,6 +75,9 @@ func Summarize(rows []Row, seed uint64) []Summary {
 		case KindSample:
 			k.sample, k.prompt = "", ""
 			order = add(order, group{k, r.Metric}, r)
+			if _, ok := grid.Depth(r.Sample); ok {
+				continue
+			}
 			tasks[r.Task] = true
 			k.task = Average
 			averages = add(averages, group{key: k}, r)
@@ -127,6 +133,7 @@ func summarizeSamples(rows []*Row, dense map[key]*Row, seed uint64) Summary {
 		s.OutErr += share * r.OutErr
 		s.Seconds += share * r.Seconds
 	}
+	s.averageAudits(rows, count)
 	score := Bootstrap(scores, seed)
 	s.Score = &score
 	if len(diffs) == len(rows) {
@@ -134,6 +141,32 @@ func summarizeSamples(rows []*Row, dense map[key]*Row, seed uint64) Summary {
 		s.VsDense = &diff
 	}
 	return s
+}
+
+// averageAudits sets what the audits say of samples taken together: the mean of what they say of each, and the half-width that independent errors have. Samples that were not
+// audited, or too seldom to say anything, are left out; where nothing is known of any, the half-width is 1. count is the samples of a task, which count as much as any other's.
+func (s *Summary) averageAudits(rows []*Row, count map[string]int) {
+	var sum, square, weight, all, weights float64
+	for _, r := range rows {
+		if r.Audits == 0 {
+			continue
+		}
+		share := 1 / float64(count[r.Task])
+		s.Audits += r.Audits
+		all += share * r.AuditMass
+		weights += share
+		if r.AuditHalf < 1 {
+			sum += share * r.AuditMass
+			square += share * share * r.AuditHalf * r.AuditHalf
+			weight += share
+		}
+	}
+	switch {
+	case weight > 0:
+		s.AuditMass, s.AuditHalf = sum/weight, math.Sqrt(square)/weight
+	case weights > 0:
+		s.AuditMass, s.AuditHalf = all/weights, 1
+	}
 }
 
 func summarizeText(r, dense *Row, seed uint64) Summary {

@@ -42,10 +42,6 @@ const window = 16
 // together is how many specs are compared in one pass over a text. A run that is stopped loses no more than one pass; dense is scored anew in each.
 const together = 4
 
-// observed is how many tokens of a saved or moved text are read again where a spec has to see the prompt's queries, which do not come with a cache: more than the windows
-// of the published methods, as their specs have them by default.
-const observed = 128
-
 // Options are o with what the evaluation needs of the model.
 func (t *Texts) Options(o twilight.Options) (twilight.Options, error) {
 	o.Attention, o.Also = "dense", t.Specs
@@ -179,8 +175,11 @@ func (r *scoring) length(ctx context.Context, name string, base *twilight.Sessio
 	from := len(text) - r.Score - 1 // the step of token i gives the distribution of token i+1
 	if len(missing) > 0 && from > 0 {
 		start := min(base.Len(), from)
-		if r.Load != "" && slices.ContainsFunc(r.specs, func(s labelled) bool { return s.observes }) {
-			if start = min(start, max(from-observed, 1)); start < base.Len() {
+		if r.Load != "" { // what a selector has to see does not come with a cache
+			for _, s := range r.specs {
+				start = min(start, max(from-s.observed, 1))
+			}
+			if start < base.Len() {
 				if _, _, err := base.Prefill(ctx, text[:start], nil); err != nil {
 					r.rows = r.rows[:first]
 					return err

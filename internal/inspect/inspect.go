@@ -11,6 +11,7 @@ import (
 	"github.com/twilight-go/twilight/gguf"
 	"github.com/twilight-go/twilight/internal/chat"
 	"github.com/twilight-go/twilight/internal/checkpoint"
+	"github.com/twilight-go/twilight/internal/mem"
 	"github.com/twilight-go/twilight/internal/model"
 	"github.com/twilight-go/twilight/internal/tensor"
 	"github.com/twilight-go/twilight/tokenizer"
@@ -142,7 +143,7 @@ func (m *Model) memory(h *model.Hyper) {
 		codes += p.BlockBytes(h.HeadDim) * h.KVHeads * (h.Layers - m.Sliding)
 	}
 	m.CodesToken = codes / attention.BlockTokens
-	m.Available = available()
+	m.Available = mem.Available()
 	if free := m.Available - m.Weights; free > 0 {
 		m.Fits = free / int64(m.KVToken+m.CodesToken) / attention.BlockTokens * attention.BlockTokens
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -40,9 +39,9 @@ type Exact interface {
 var ErrShape = errors.New("caches of different shapes")
 
 // Move makes to, a sequence of dst, the first n tokens of from, which is one of src: exact keys and values are copied, bit by bit, and the planes that dst keeps are made
-// anew. What was cached in to before is dropped. ErrFull, with both numbers, if dst has too few blocks; after an error to is empty. Nothing is remembered of from.Memory:
+// anew. taken, if not nil, is called as soon as from is no longer read. What was cached in to before is dropped. ErrFull, with both numbers, if dst has too few blocks; after an error to is empty. Nothing is remembered of from.Memory:
 // what selectors know of it is of src's device.
-func Move(dst Exact, to *Sequence, src Exact, from *Sequence, n int) (err error) {
+func Move(dst Exact, to *Sequence, src Exact, from *Sequence, n int, taken func()) (err error) {
 	a, b := src.Shape(), dst.Shape()
 	if a.Layers != b.Layers || a.KVHeads != b.KVHeads || a.Dim != b.Dim {
 		return fmt.Errorf("kvcache: moving a sequence: %w: %d layers of %d KV heads with %d channels, expected %d, %d and %d", ErrShape, a.Layers, a.KVHeads, a.Dim, b.Layers, b.KVHeads, b.Dim)
@@ -82,7 +81,10 @@ func Move(dst Exact, to *Sequence, src Exact, from *Sequence, n int) (err error)
 		return err
 	}
 	to.Advance(n)
-	to.Tokens = append(to.Tokens[:0], slices.Clone(from.Tokens[:n])...)
+	to.Tokens = append(to.Tokens[:0], from.Tokens[:n]...)
+	if taken != nil {
+		taken()
+	}
 	return dst.Derive(to)
 }
 

@@ -44,16 +44,8 @@ func NewHost(s Shape, blocks int, planes []attention.Plane) (*Host, error) {
 		return nil, fmt.Errorf("kvcache: %d layers, %d KV heads, %d channels, %d blocks: expected each at least 1, and at most %d blocks",
 			s.Layers, s.KVHeads, s.Dim, blocks, math.MaxInt32/attention.BlockTokens)
 	}
-	c := &Host{shape: s, enc: attention.Portable{}}
-	for _, p := range planes {
-		c.planes = append(c.planes, p)
-		c.names = append(c.names, p.Name())
-		c.size = append(c.size, (p.BlockBytes(s.Dim)+63)/64*64)
-	}
-	total := 0.0 // a sum of products that may be beyond an int
-	for l := range s.Layers {
-		total += float64(s.KVHeads) * float64(blocks) * float64(c.blockBytes(l))
-	}
+	c := hostOf(s, planes)
+	total := float64(blocks) * float64(s.BlockBytes(planes)) // a product that may be beyond an int
 	if total > maxBytes {
 		return nil, fmt.Errorf("kvcache: %d blocks of %d tokens need %.0f bytes: expected at most %d", blocks, attention.BlockTokens, total, int64(maxBytes))
 	}
@@ -81,6 +73,23 @@ func NewHost(s Shape, blocks int, planes []attention.Plane) (*Host, error) {
 	}
 	c.Pool = NewPool(blocks, c)
 	return c, nil
+}
+
+// hostOf is a cache without memory.
+func hostOf(s Shape, planes []attention.Plane) *Host {
+	c := &Host{shape: s, enc: attention.Portable{}}
+	for _, p := range planes {
+		c.planes = append(c.planes, p)
+		c.names = append(c.names, p.Name())
+		c.size = append(c.size, (p.BlockBytes(s.Dim)+63)/64*64)
+	}
+	return c
+}
+
+// BlockBytes is what a block takes in a Host of that shape, over all layers and heads.
+func (s Shape) BlockBytes(planes []attention.Plane) int {
+	exact, derived := hostOf(s, planes).BlockBytes()
+	return exact + derived
 }
 
 // SetEncoder says who rounds keys and values and fills the planes: at first attention.Portable. To be called before the cache is written.

@@ -194,7 +194,7 @@ func (s *Sequence) cut(n int) {
 // between a Reserve and its Advance.
 func (s *Sequence) Fork() *Sequence {
 	held := (s.n + attention.BlockTokens - 1) / attention.BlockTokens // what is reserved beyond belongs to s alone
-	f := &Sequence{pool: s.pool, table: append([]int32(nil), s.table[:held]...), n: s.n, stale: s.stale, Tokens: append([]int32(nil), s.Tokens...), Memory: s.Memory.Fork()}
+	f := &Sequence{pool: s.pool, table: append([]int32(nil), s.table[:held]...), n: s.n, stale: s.stale, Tokens: append([]int32(nil), s.Tokens...), Memory: s.Memory.Fork(s.n)}
 	s.pool.share(f.table)
 	return f
 }
@@ -210,7 +210,7 @@ func (s *Sequence) Copy(n int) (*Sequence, error) {
 		s.pool.store.Copy(b, s.table[i], min(attention.BlockTokens, n-i*attention.BlockTokens))
 	}
 	c.Advance(n)
-	c.Tokens, c.Memory = append(c.Tokens, s.Tokens[:n]...), s.Memory.Fork()
+	c.Tokens, c.Memory = append(c.Tokens, s.Tokens[:n]...), s.Memory.Fork(s.n)
 	c.Memory.Truncate(n)
 	return c, nil
 }

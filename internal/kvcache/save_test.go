@@ -130,32 +130,32 @@ func TestMove(t *testing.T) {
 		grow(t, a, s, n, rng)
 		grow(t, b, r, rapid.IntRange(0, 600).Draw(rt, "before"), rng)
 		m := rapid.IntRange(1, n).Draw(rt, "moved")
-		if err := Move(b, r, a, s, m); err != nil {
+		if err := Move(b, r, a, s, m, nil); err != nil {
 			rt.Fatal(err)
 		}
 		if s.Truncate(m); r.Len() != m || !bytes.Equal(bytesOf(s.Tokens), bytesOf(r.Tokens)) {
 			rt.Fatalf("%d of %d tokens", r.Len(), m)
 		}
-		if err := Move(b, want, a, s, m); err != nil { // as many as there are
+		if err := Move(b, want, a, s, m, nil); err != nil { // as many as there are
 			rt.Fatal(err)
 		}
 		requireSame(t, b, want, b, r)
 		back := a.NewSequence()
-		if err := Move(a, back, b, r, m); err != nil {
+		if err := Move(a, back, b, r, m, nil); err != nil {
 			rt.Fatal(err)
 		}
 		requireSame(t, a, s, a, back)
-		if err := Move(a, back, b, r, m+1); err == nil {
+		if err := Move(a, back, b, r, m+1, nil); err == nil {
 			rt.Error("more was moved than there is")
 		}
 		shape.Layers++
-		if err := Move(newTestHost(t, shape, 8), back, b, r, m); !errors.Is(err, ErrShape) {
+		if err := Move(newTestHost(t, shape, 8), back, b, r, m, nil); !errors.Is(err, ErrShape) {
 			rt.Error(err)
 		}
 		r.Release()
 		grow(t, a, s, 5*attention.BlockTokens-m, rng)
 		grow(t, b, want, 5*attention.BlockTokens-m, rng)
-		if err := Move(b, r, a, s, s.Len()); !errors.Is(err, ErrFull) || r.Len() != 0 {
+		if err := Move(b, r, a, s, s.Len(), nil); !errors.Is(err, ErrFull) || r.Len() != 0 {
 			rt.Errorf("a move into a full cache: %v", err)
 		}
 	})

@@ -34,7 +34,7 @@ type activations struct {
 
 // Options for Load.
 type Options struct {
-	MaxRows   int              // rows of the largest step; 512 if 0
+	MaxRows   int              // rows of the largest step; 0: what the device says suits prompts, or 512
 	MaxLogits int              // rows of a step that may ask for logits; 64 if 0
 	Progress  func(done int64) // told of weight bytes taken in; may be nil
 }
@@ -47,6 +47,9 @@ func Load(s Source, dev device.Device, opt Options) (*Model, error) {
 	}
 	if opt.MaxRows == 0 {
 		opt.MaxRows = 512
+		if d, ok := dev.(interface{ PromptRows(values int) int }); ok {
+			opt.MaxRows = d.PromptRows(3*h.Embed + 2*(h.Heads+h.KVHeads)*h.HeadDim + 2*h.FFN)
+		}
 	}
 	if opt.MaxLogits == 0 {
 		opt.MaxLogits = 64

@@ -14,6 +14,7 @@ import (
 	"unicode"
 
 	"github.com/twilight-go/twilight/internal/eval"
+	"github.com/twilight-go/twilight/internal/eval/grid"
 )
 
 // What a page holds at most. What is beyond is left out, and the page says so; files beyond maxBytes and maxRows are errors.
@@ -187,7 +188,9 @@ func (r *Report) take(s *section, rows []*eval.Row, families *families) {
 // add takes a spec's summary in. Of a spec that was run with and without measuring, the measured one is shown.
 func (p *panel) add(sum eval.Summary, rows []*eval.Row, families *families) {
 	res := &result{Summary: sum, rows: rows}
-	res.family, res.knob = families.of(sum.Spec)
+	if res.family, res.knob = families.of(sum.Spec); res.preset != "" && res.Label != res.preset {
+		res.Label = clean(fmt.Sprintf("%s at %s", res.preset, res.knob))
+	}
 	res.micros = microsPerToken(rows)
 	res.kept = meanHeads(rows, func(r *eval.Row) [][]float64 { return r.KeptHeads })
 	res.mass = meanHeads(rows, func(r *eval.Row) [][]float64 { return r.MassHeads })
@@ -232,6 +235,30 @@ func (r *Report) arrange() {
 		}
 	}
 	r.sections = slices.DeleteFunc(r.sections, func(s *section) bool { return len(s.panels) == 0 })
+}
+
+// Averages drops the tasks that an average stands for, where a page of all of them would be too long.
+func (r *Report) Averages() {
+	for _, s := range r.sections {
+		tasks := len(s.panels)
+		averaged := map[int]bool{} // lengths
+		for _, p := range s.panels {
+			averaged[p.size] = averaged[p.size] || p.task == eval.Average
+		}
+		s.panels = slices.DeleteFunc(s.panels, func(p *panel) bool {
+			ofGrid := len(p.results) > 0 && len(p.results[0].rows) > 0 && isGrid(p.results[0].rows[0])
+			return p.kind == eval.KindSample && p.task != eval.Average && averaged[p.size] && !ofGrid
+		})
+		if n := tasks - len(s.panels); n > 0 {
+			r.left = append(r.left, fmt.Sprintf("%d tasks of %s, whose averages are here", n, s.model))
+		}
+	}
+}
+
+// isGrid reports whether a row is of a task that averages leave out.
+func isGrid(r *eval.Row) bool {
+	_, ok := grid.Depth(r.Sample)
+	return ok
 }
 
 // title says which task, or text, at which length.

@@ -140,7 +140,7 @@ func mark(f *family, x, y, size float64) string {
 		case 4:
 			shape = fmt.Sprintf("M%s %sl%s-%sh-%sz", px(x), px(y+1.15*s), px(1.1*s), px(1.9*s), px(2.2*s))
 		case 5:
-			shape = fmt.Sprintf("M%s %sv-%sh%[4]sv%[3]sh%[3]sv%[4]sh-%[3]sv%[3]sh-%[4]sv-%[3]sh-%[3]sz", px(x-1.2*s), px(y+.4*s), px(.8*s), px(.8*s))
+			shape = fmt.Sprintf("M%s %sv-%sh%[3]sv-%[3]sh%[3]sv%[3]sh%[3]sv%[3]sh-%[3]sv%[3]sh-%[3]sv-%[3]sz", px(x-1.2*s), px(y+.4*s), px(.8*s))
 		default:
 			shape = fmt.Sprintf("M%s %sh%sl%s %sl-%[4]s %[5]sh-%[3]sl-%[4]s-%[5]sz", px(x-.6*s), px(y-1.05*s), px(1.2*s), px(.6*s), px(1.05*s))
 		}

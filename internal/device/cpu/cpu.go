@@ -60,7 +60,7 @@ func (d *Device) Description() string {
 func (d *Device) Exec() *attention.Exec { return d.exec }
 
 // Threads is the number of workers, the caller included.
-func (d *Device) Threads() int { return len(d.pool.workers) + 1 }
+func (d *Device) Threads() int { return d.pool.Workers() }
 
 // Close implements device.Device.
 func (d *Device) Close() error {
@@ -88,6 +88,11 @@ func (d *Device) Alloc(rows, cols int) (device.Tensor, error) {
 	}
 	d.arenas = append(d.arenas, a)
 	return device.Tensor{Rows: rows, Cols: cols, Data: mem.Slice[float32](a)}, nil
+}
+
+// Room implements device.Device.
+func (*Device) Room(s kvcache.Shape, planes []attention.Plane) (device.Room, error) {
+	return device.HostRoom(s, planes), nil
 }
 
 // Cache implements device.Device.

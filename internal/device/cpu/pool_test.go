@@ -100,8 +100,7 @@ func TestPoolStaleWake(t *testing.T) {
 	}
 	count := make(tally, 8)
 	wait("to fall asleep", w.asleep.Load)
-	p.task, p.n = count, 8
-	p.next.Store(0)
+	p.share(8, count)
 	p.active.Store(1)
 	p.round.Add(1)
 	wake()

@@ -12,13 +12,14 @@ import (
 // Attend implements device.Device. Prompt rows are written all at once and attend densely; decode rows of different sequences attend in one launch, those of one
 // sequence after each other.
 func (d *Device) Attend(a *device.Attention) error {
+	d.ungate()
 	cache := a.Cache.(*Cache)
-	d.heads(a, cache)
+	turn := d.turned(a)
 	cache.op.Layer(a.Layer)
 	for j := 0; j < len(a.Segments); {
 		n := cache.op.together(a.Segments, j)
 		if s := &a.Segments[j]; s.Mode == device.Prompt {
-			d.prompt(a, cache, j)
+			d.prompt(a, cache, j, turn)
 		} else {
 			m, err := ModeOf(s.Pipeline)
 			if err != nil {
@@ -28,7 +29,7 @@ func (d *Device) Attend(a *device.Attention) error {
 				m = Mode{Dense: true}
 			}
 			for i := range s.N {
-				d.decode(a, cache, j, s.Row+i, n, cache.op.decided(m, reached(a.Segments[j:j+n], i)))
+				d.decode(a, cache, j, s.Row+i, n, cache.op.decided(m, reached(a.Segments[j:j+n], i)), turn)
 			}
 		}
 		j += n
@@ -58,24 +59,33 @@ func reached(all []device.Segment, i int) (n int) {
 	return n
 }
 
-// heads makes the step's queries, keys and values fp16, rotated.
-func (d *Device) heads(a *device.Attention, cache *Cache) {
+// turned is how the step's queries, keys and values become fp16, the first two rotated: what waited for this Attend.
+func (d *Device) turned(a *device.Attention) (p headsParams) {
 	s, q, k, v := &d.step, d.top(a.Q), d.top(a.K), d.top(a.V)
 	if len(s.turns) != 2 || s.turns[0].x != q || s.turns[1].x != k || s.turns[0].rope != s.turns[1].rope {
 		s.fail(fmt.Errorf("cuda: attention of layer %d: expected its queries and keys to have been rotated just before", a.Layer))
-		return
+		return p
 	}
 	r := s.turns[0].rope
 	s.turns = s.turns[:0]
 	d.widen(v, a.V.Rows)
-	d.try(func(c *driver.Context) error {
-		freq, err := d.frequencies(c, r)
-		if err != nil {
-			return err
-		}
-		return d.lib.heads(c, d.stream, &headsOp{q: q.wide, k: k.wide, v: v.wide, freq: freq, pos: s.view.pos, outQ: cache.q, outK: cache.k, outV: cache.v,
-			rows: a.Q.Rows, heads: a.Heads, kvHeads: a.KVHeads, dim: a.Dim, pairs: len(r.Freq), magnitude: float32(r.Magnitude), interleaved: r.Interleaved})
+	d.try(func(c *driver.Context) (err error) {
+		p, err = d.turning(c, r, a.Dim)
+		p.x, p.heads = [3]driver.Ptr{q.wide, k.wide, v.wide}, [3]int32{int32(a.Heads), int32(a.KVHeads), int32(a.KVHeads)}
+		return err
 	})
+	return p
+}
+
+// from is a rotation of the rows from one on, with the places of fp16 results for all rows.
+func (p headsParams) from(row int, dst [3]driver.Ptr) headsParams {
+	p.pos += driver.Ptr(row * 4)
+	for i, heads := range p.heads {
+		skip := driver.Ptr(row * int(heads*p.dim))
+		p.x[i] += 4 * skip
+		p.dst[i] = dst[i] + 2*skip
+	}
+	return p
 }
 
 // params are the operator's for sequences from segment j on, whose rows begin at row.
@@ -94,11 +104,16 @@ func (d *Device) params(a *device.Attention, cache *Cache, j, row int) params {
 }
 
 // prompt writes the rows of a segment into the cache, and has them attend.
-func (d *Device) prompt(a *device.Attention, cache *Cache, j int) {
+func (d *Device) prompt(a *device.Attention, cache *Cache, j int, turn headsParams) {
 	s, o := &a.Segments[j], cache.op
 	p := d.params(a, cache, j, s.Row)
 	from := p
 	d.try(func(c *driver.Context) error {
+		turn := turn.from(s.Row, [3]driver.Ptr{cache.q, cache.k, cache.v})
+		turn.rows = int32(s.N)
+		if err := d.lib.turn(c, d.stream, &turn); err != nil {
+			return err
+		}
 		p.position, p.count, p.sequence, p.head = int32(s.Pos), int32(s.N), 0, 0
 		p.tokenStride, p.headStride = int32(a.KVHeads*a.Dim), int32(a.Dim)
 		if err := o.launch(c, &p, driver.Launch{Grid: [3]int{s.N, a.KVHeads}, Block: a.Dim / 8, Stream: d.stream}, "write"); err != nil {
@@ -109,18 +124,20 @@ func (d *Device) prompt(a *device.Attention, cache *Cache, j int) {
 		if err := o.encode(c, d.stream, &e, 1, blocksOf(s.Pos+s.N)-s.Pos/attention.BlockTokens); err != nil {
 			return err
 		}
+		blocks := o.Blocks
 		if o.offloaded(a.Layer) {
+			blocks = o.stride
 			if err := cache.fetch(c, &from, s.Pos, s.N, a.Window); err != nil {
 				return err
 			}
 		}
-		return d.lib.prompt(c, d.stream, &promptOp{q: p.q, out: p.out, k: from.k, v: from.v, table: from.table, rows: s.N, pos: s.Pos, heads: a.Heads, kvHeads: a.KVHeads, dim: a.Dim,
-			window: a.Window, scale: a.Scale})
+		return d.lib.prompt(c, d.stream, &promptOp{q: cache.q, room: d.maxRows, first: s.Row, out: p.out, k: from.k, v: from.v, table: from.table, blocks: blocks,
+			rows: s.N, pos: s.Pos, heads: a.Heads, kvHeads: a.KVHeads, dim: a.Dim, window: a.Window, scale: a.Scale})
 	})
 }
 
 // decode appends one row each to n sequences and has them attend.
-func (d *Device) decode(a *device.Attention, cache *Cache, j, row, n int, m Mode) {
+func (d *Device) decode(a *device.Attention, cache *Cache, j, row, n int, m Mode, turn headsParams) {
 	o := cache.op
 	p := d.params(a, cache, j, row)
 	p.batch, p.order = int32(n), 0
@@ -129,7 +146,7 @@ func (d *Device) decode(a *device.Attention, cache *Cache, j, row, n int, m Mode
 	}
 	p.maxParts, p.ranks = int32(maxParts(n*a.KVHeads)), int32(o.ranks(n))
 	d.try(func(c *driver.Context) error {
-		if err := o.launch(c, &p, driver.Launch{Grid: [3]int{n * a.KVHeads}, Block: 256, Stream: d.stream, Early: true}, "append"); err != nil {
+		if err := o.append(c, d.stream, n, &appendParams{p, turn.from(row, [3]driver.Ptr{cache.q, cache.k, cache.v})}); err != nil {
 			return err
 		}
 		o.hold = p

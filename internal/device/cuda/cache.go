@@ -22,20 +22,26 @@ type Cache struct {
 // nearby is a copy of one sequence's exact keys and values of one layer on the device, for prompts over a cache in host memory: every head and every tile of rows reads them.
 type nearby struct{ k, v, table driver.Ptr } // blocks in order; table: 0, 1, …
 
+// needs is what a step's rows need.
+func (k *Cache) needs(s *Shape) []need {
+	rows, blocks := k.dev.maxRows, blocksOf(s.Tokens)
+	list := []need{{&k.lone, 16}, {&k.q, rows * s.KVHeads * s.Group * s.Dim * 2}, {&k.k, rows * s.KVHeads * s.Dim * 2}, {&k.v, rows * s.KVHeads * s.Dim * 2}}
+	if s.Offload {
+		n := blocks * s.blockBytes()
+		list = append(list, need{&k.near.k, n}, need{&k.near.v, n}, need{&k.near.table, blocks * 4})
+	}
+	return list
+}
+
 // alloc takes what a step's rows need. Called on the device's thread.
 func (k *Cache) alloc(c *driver.Context) error {
-	o, rows := k.op, k.dev.maxRows
-	list := []need{{&k.lone, 16}, {&k.q, rows * o.KVHeads * o.Group * o.Dim * 2}, {&k.k, rows * o.KVHeads * o.Dim * 2}, {&k.v, rows * o.KVHeads * o.Dim * 2}}
-	if !o.Offload {
-		return o.take(c, list)
+	o := k.op
+	if err := o.take(c, k.needs(&o.Shape)); err != nil || !o.Offload {
+		return err
 	}
 	order := make([]int32, o.stride)
 	for i := range order {
 		order[i] = int32(i)
-	}
-	n := o.stride * o.blockBytes()
-	if err := o.take(c, append(list, need{&k.near.k, n}, need{&k.near.v, n}, need{&k.near.table, len(order) * 4})); err != nil {
-		return err
 	}
 	return c.Upload(k.near.table, bytesOf(order))
 }
@@ -82,11 +88,11 @@ func (k *Cache) BlockBytes() (exact, planes int) {
 // Reset implements kvcache.Storage: nothing of an empty block is ever read.
 func (*Cache) Reset(int32) {}
 
-// Copy implements kvcache.Storage.
+// Copy implements kvcache.Storage. What is derived of a block is copied if all of it is; if not it is made anew, from the sum that the block begins with.
 func (k *Cache) Copy(dst, src int32, n int) {
 	k.each(func(c *driver.Context, l *slabs, bytes []need) error {
-		for _, b := range bytes {
-			if *b.at == 0 {
+		for i, b := range bytes {
+			if *b.at == 0 || i >= exactSlabs && b.at != &l.valueSum && n < attention.BlockTokens {
 				continue
 			}
 			each := driver.Ptr(b.bytes)
@@ -96,7 +102,9 @@ func (k *Cache) Copy(dst, src int32, n int) {
 		}
 		return nil
 	})
-	k.Rebuild(dst, n)
+	if n < attention.BlockTokens {
+		k.Rebuild(dst, n)
+	}
 }
 
 // Rebuild implements kvcache.Storage.

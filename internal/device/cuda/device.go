@@ -3,11 +3,11 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/device"
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
-	"github.com/twilight-go/twilight/internal/kvcache"
 )
 
 // Device implements device.Device: whole models on one GPU. Steps run on the driver's thread; the operations of a step only queue kernels, and the first error of any
@@ -18,12 +18,13 @@ type Device struct {
 	stream  driver.Stream
 	offload bool
 
-	buffers map[uintptr]*buffer
-	ones    driver.Ptr                  // scales of rows that need none
-	vectors map[*float32]driver.Ptr     // norm weights and biases, taken in when first seen
-	angles  map[*device.Rope]driver.Ptr // frequencies, float64
-	owned   []driver.Ptr
-	maxRows int
+	buffers    map[uintptr]*buffer
+	ones       driver.Ptr                  // scales of rows that need none
+	gatedScale driver.Ptr                  // of rows of gates
+	vectors    map[*float32]driver.Ptr     // norm weights and biases, taken in when first seen
+	angles     map[*device.Rope]driver.Ptr // frequencies, float64
+	owned      []driver.Ptr
+	maxRows    int
 
 	step     step
 	lists    lists
@@ -56,12 +57,15 @@ func Open(o Options) (_ *Device, err error) {
 	}
 	d := &Device{gpu: gpu, offload: o.Offload, buffers: map[uintptr]*buffer{}, vectors: map[*float32]driver.Ptr{}, angles: map[*device.Rope]driver.Ptr{}}
 	d.step.graphs, d.counting.steps = map[string]*recording{}, map[*attention.Pipeline]int{}
-	d.step.jobs = jobs{step: d.run, chosen: d.chosen, listed: d.listed, count: d.countStep}
+	d.step.jobs = jobs{step: d.run, chosen: d.chosen, listed: d.listed, count: d.countStep, wait: func(c *driver.Context) error { return c.Wait(d.stream) }}
 	err = gpu.Do(func(c *driver.Context) (err error) {
 		if d.lib, err = load(c, gpu); err != nil {
 			return err
 		}
 		if d.stream, err = c.NewStream(); err != nil {
+			return err
+		}
+		if d.step.gating.op.over, err = d.place(c, make([]byte, 4)); err != nil {
 			return err
 		}
 		return d.lib.findLinear(c)
@@ -143,11 +147,10 @@ func (d *Device) Alloc(rows, cols int) (device.Tensor, error) {
 	b := &buffer{rows: rows, col: cols}
 	err := d.gpu.Do(func(c *driver.Context) (err error) {
 		if rows > d.maxRows {
-			ones := make([]float32, padded)
-			for i := range ones {
-				ones[i] = 1
+			if d.ones, err = d.place(c, bytesOf(slices.Repeat([]float32{1}, padded))); err != nil {
+				return err
 			}
-			if d.ones, err = d.place(c, bytesOf(ones)); err != nil {
+			if d.gatedScale, err = d.place(c, bytesOf(slices.Repeat([]float32{gatedParts}, padded))); err != nil {
 				return err
 			}
 			d.maxRows = rows
@@ -164,9 +167,26 @@ func (d *Device) Alloc(rows, cols int) (device.Tensor, error) {
 	if err != nil {
 		return device.Tensor{}, err
 	}
-	b.half.scale, b.half.cols = b.scale, cols
+	b.half.scale, b.half.rows, b.half.cols = b.scale, padded, cols
 	d.buffers[uintptr(b.wide)] = b
 	return device.Tensor{Rows: rows, Cols: cols, Addr: uintptr(b.wide)}, nil
+}
+
+// PromptRows is how many rows of a prompt a step had best read, where a row's activations are so many values: as many as keep every multiprocessor busy to the end of each
+// operation, unless their memory were more than a sixteenth of what is free. Package model asks.
+func (d *Device) PromptRows(values int) int {
+	rows := 512
+	err := d.gpu.Do(func(c *driver.Context) error {
+		free, _, err := c.Memory()
+		for err == nil && rows < 4096 && 2*rows*values*6 <= free/16 {
+			rows *= 2
+		}
+		return err
+	})
+	if err != nil { // the next step's error, too
+		d.step.fail(err)
+	}
+	return rows
 }
 
 // Takes reports whether the device runs a pipeline; the error says what of it that it does not.
@@ -177,50 +197,6 @@ func (d *Device) Takes(p *attention.Pipeline) error {
 
 // Adapts says that min-context=auto is settled step by step, by how much there is to select from: nobody has to measure beforehand.
 func (*Device) Adapts() {}
-
-// Cache implements device.Device. It takes the memory of the largest step too, and refuses with both numbers what does not fit.
-func (d *Device) Cache(s kvcache.Shape, blocks int, planes []attention.Plane) (device.Cache, error) {
-	shape := Shape{Dim: s.Dim, KVHeads: s.KVHeads, Group: max(s.Group, 1), Batch: min(max(s.Sequences, 1), maxBatch), Blocks: blocks, Tokens: s.Tokens, Layers: s.Layers, Offload: d.offload, Resident: s.Whole}
-	if shape.Tokens == 0 {
-		shape.Tokens = blocks * attention.BlockTokens
-	}
-	shape.Plain = make([]bool, s.Layers)
-	for i := range shape.Plain {
-		shape.Plain[i] = len(planes) == 0 || i < s.Whole || s.Exact != nil && s.Exact[i]
-	}
-	for _, p := range planes {
-		shape.TokenCodes = shape.TokenCodes || p.Name() == (attention.Int4{}).Name()
-	}
-	if err := shape.check(); err != nil {
-		return nil, err
-	}
-	k := &Cache{dev: d}
-	err := d.gpu.Do(func(c *driver.Context) (err error) {
-		free, total, err := c.Memory()
-		if err != nil {
-			return err
-		}
-		if need, _ := shape.Bytes(); need > free {
-			one := shape
-			one.Blocks = (shape.Tokens + attention.BlockTokens - 1) / attention.BlockTokens
-			each, _ := one.Bytes()
-			return fmt.Errorf("cuda: a cache of %d blocks of %d tokens needs %d MiB on the GPU, of whose %d MiB are free %d: room for %d sequences of %d tokens",
-				blocks, attention.BlockTokens, need>>20, total>>20, free>>20, free/max(each, 1), shape.Tokens)
-		}
-		if k.op, err = newOperator(c, d.lib, shape); err != nil {
-			return err
-		}
-		if err := d.lib.findRows(c, shape.Dim); err != nil {
-			return err
-		}
-		return k.alloc(c)
-	})
-	if err != nil {
-		return nil, errors.Join(err, k.Close())
-	}
-	k.Pool = kvcache.NewPool(blocks, k)
-	return k, nil
-}
 
 // maxBatch is the most sequences that attend in one launch; larger steps take several.
 const maxBatch = 256

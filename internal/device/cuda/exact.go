@@ -43,8 +43,8 @@ func (k *Cache) rows(layer, head int, kind kvcache.Kind, block int32, f func(c *
 		if err := c.Wait(k.dev.stream); err != nil {
 			return err
 		}
-		if o.Offload {
-			return f(c, 0, o.pinned[2*layer+int(kind)][skip:]) // as allocLayers takes them
+		if o.offloaded(layer) {
+			return f(c, 0, o.pinned[2*(layer-o.Resident)+int(kind)][skip:]) // as allocLayers takes them
 		}
 		slab := o.layers[layer].k
 		if kind == kvcache.Values {

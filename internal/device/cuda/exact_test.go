@@ -39,7 +39,7 @@ func TestMoved(t *testing.T) {
 	for _, p := range []*attention.Pipeline{densely, sparsely} {
 		// To the host and back: the same bits, and codes made by encode instead of append.
 		there, back, loaded := other.NewSession(p), gpu.NewSession(p), gpu.NewSession(p)
-		for _, err := range []error{there.Take(read, n), back.Take(there, n), loaded.Load(saved)} {
+		for _, err := range []error{there.Take(read, n, nil), back.Take(there, n, nil), loaded.Load(saved)} {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -72,10 +72,10 @@ func TestMoved(t *testing.T) {
 	// A cut move, and what cannot be moved.
 	part := other.NewSession(densely)
 	defer part.Close()
-	if err := part.Take(read, 100); err != nil || part.Len() != 100 || !slices.Equal(part.Tokens(), tokens(100)) {
+	if err := part.Take(read, 100, nil); err != nil || part.Len() != 100 || !slices.Equal(part.Tokens(), tokens(100)) {
 		t.Errorf("a hundred tokens: %d, error %v", part.Len(), err)
 	}
-	if err := part.Take(read, n+1); err == nil {
+	if err := part.Take(read, n+1, nil); err == nil {
 		t.Error("more tokens were moved than there are")
 	}
 	if x, _, err := part.Prefill(context.Background(), tokens(n), nil); err != nil {

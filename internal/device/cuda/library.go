@@ -17,6 +17,14 @@ type library struct {
 	fn     map[string]driver.Function
 	// block holds the parameters of the launch being queued: on the heap, not allocated anew, and as large as any kernel's.
 	block [paramWords]uint64
+	// maps are the matrices that kernels of Hopper's have copied in tiles.
+	maps map[matrixAt]driver.TensorMap
+}
+
+// matrixAt is an fp16 matrix [rows][cols] in device memory, and how many rows a tile of it has.
+type matrixAt struct {
+	at              driver.Ptr
+	rows, cols, box int
 }
 
 // paramWords is the size of the largest structure of parameters, in words of 8 bytes.
@@ -27,7 +35,7 @@ var useHopper = true
 
 // load puts the kernels on a device.
 func load(c *driver.Context, dev *driver.Device) (*library, error) {
-	l := &library{dev: dev, fn: map[string]driver.Function{}}
+	l := &library{dev: dev, fn: map[string]driver.Function{}, maps: map[matrixAt]driver.TensorMap{}}
 	image, err := kernels.Hopper()
 	if err != nil {
 		return nil, err
@@ -60,6 +68,32 @@ func (l *library) find(c *driver.Context, names ...string) error {
 		l.fn[name] = f
 	}
 	return nil
+}
+
+// findLarge looks up kernels that need so much dynamic shared memory.
+func (l *library) findLarge(c *driver.Context, shared int, names ...string) error {
+	if err := l.find(c, names...); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := c.SetAttr(l.fn[name], driver.FuncMaxDynamicShared, shared); err != nil {
+			return fmt.Errorf("cuda: kernel %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// tensorMap is the map of a matrix. It allocates only when it sees a matrix for the first time.
+func (l *library) tensorMap(c *driver.Context, m matrixAt) (driver.TensorMap, error) {
+	t, ok := l.maps[m]
+	if !ok {
+		var err error
+		if t, err = c.TensorMap(m.at, m.rows, m.cols, m.box); err != nil {
+			return t, err
+		}
+		l.maps[m] = t
+	}
+	return t, nil
 }
 
 // free unloads the kernels. No graph that holds launches of them may run after.

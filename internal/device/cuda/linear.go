@@ -1,15 +1,17 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 
+	"github.com/twilight-go/twilight/internal/device"
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
 
 // halves is activations as products take them: row r of x is scale[r] times its fp16 values.
 type halves struct {
 	values, scale driver.Ptr // [rows][cols] fp16, [rows] float32
-	cols          int
+	rows, cols    int        // rows: that there is memory for
 }
 
 // product is one of several products of the same activations.
@@ -22,12 +24,24 @@ type product struct {
 // maxProducts is how many products a launch takes.
 const maxProducts = 3
 
+// gatedParts is GATED of kernels/linear.cuh.
+const gatedParts = 64
+
 // linearParams is LinearParams of kernels/linear.cuh, field by field, and productParams its Product.
 type linearParams struct {
 	x, scale                                driver.Ptr
 	product                                 [maxProducts]productParams
 	products, columns, units, ranks, panels int32
-	_                                       int32
+	act                                     int32
+	gated                                   driver.Ptr
+}
+
+// wideParams is WideParams of kernels/wide.cuh.
+type wideParams struct {
+	x                  driver.TensorMap
+	p                  linearParams
+	gated, scale, over driver.Ptr
+	act, _             int32
 }
 
 type productParams struct {
@@ -49,20 +63,51 @@ type argmaxParams struct {
 
 // findLinear looks the kernels of this file up.
 func (l *library) findLinear(c *driver.Context) error {
-	return l.find(c, "linear_1", "linear_2", "linear_4", "gemm_8", "gemm_16", "embed", "argmax", "top_tokens")
+	if err := l.find(c, "gemm_8", "gemm_16", "embed", "argmax", "top_tokens"); err != nil {
+		return err
+	}
+	err := l.findLarge(c, l.dev.SharedBytes, "linear_1", "linear_2", "linear_4")
+	if l.hopper {
+		err = errors.Join(err, l.findLarge(c, l.dev.SharedBytes, "panel_8", "panel_12", "panel_16"), l.findLarge(c, wideShared, "wide_96", "wide_128", "wide_gated"))
+	}
+	return err
 }
 
 const (
-	linearRows = 32 // rows of activations that a thread block of the kernels for few rows takes at most
-	gemmTiles  = 4  // tiles of a thread block of the kernels for many
-	maxCluster = 8  // thread blocks that any Hopper device can run as a cluster
+	linearRows = 32  // rows of activations that a thread block of the kernels for few rows takes at most
+	panelRows  = 128 // and of the kernels for a panel of more
+	gemmTiles  = 4   // tiles of a thread block of the kernels for many
+	maxCluster = 8   // thread blocks that any Hopper device can run as a cluster
+
+	ring                               = 4       // RING of kernels/linear.cuh
+	panelSlots, panelStep, panelAcross = 5, 2, 4 // PANEL_SLOTS of kernels/panel.cuh, units of a step, tiles of a thread block
+
+	wideRows                 = 256           // of activations, that other kernels take at most
+	wideColumns, wideThreads = 256, 384      // rows of activations, threads of a thread block of the kernels for hundreds and more
+	wideShared               = 193<<10 + 512 // bytes: WideShared of kernels/wide.cuh, and what aligning it takes
 )
 
 // plan is how a launch runs.
 type plan struct {
 	kernel                 string
-	across, ranks, threads int // tiles of a thread block, thread blocks of a cluster, threads of a thread block
-	panels                 int // groups of rows of activations
+	across, ranks, threads int  // tiles of a thread block, thread blocks of a cluster, threads of a thread block
+	panels                 int  // groups of rows of activations
+	shared                 int  // bytes of shared memory that a thread block asks for
+	wide                   bool // the kernel is one of kernels/wide.cuh
+}
+
+// work is what a launch multiplies: rows of activations with all weights' tiles, in units of at most so many bytes, of which a tile has so many.
+type work struct {
+	rows, tiles, units, unitBytes int
+	gated                         bool // half of the tiles are a gate's, and a thread block has as many of both
+}
+
+func workOf(rows int, out []product, gated bool) work {
+	k := work{rows: rows, tiles: groups(out, 1), units: out[0].w.cols / unitCols, gated: gated}
+	for _, o := range out {
+		k.unitBytes = max(k.unitBytes, layouts[o.w.layout].unit)
+	}
+	return k
 }
 
 // linear queues the products of rows of x with one to three weights, in one launch. It allocates nothing and can be captured.
@@ -70,76 +115,211 @@ func (l *library) linear(c *driver.Context, s driver.Stream, x halves, rows int,
 	if len(out) < 1 || len(out) > maxProducts || rows < 1 {
 		return fmt.Errorf("cuda: %d products of %d rows: expected 1 to %d of at least one row", len(out), rows, maxProducts)
 	}
-	tiles, groups := 0, 0
 	for _, o := range out {
 		if o.w.cols != x.cols {
 			return fmt.Errorf("cuda: product of %d columns with %s, which has %d", x.cols, o.w.name, o.w.cols)
 		}
-		tiles += o.w.tiles()
-		groups += (o.w.tiles() + gemmTiles - 1) / gemmTiles
 	}
-	return l.runLinear(c, s, l.plan(rows, tiles, groups, x.cols/unitCols), x, rows, out)
+	return l.runLinear(c, s, l.plan(workOf(rows, out, false), out), x, rows, out)
 }
 
-// runLinear queues the products as planned.
-func (l *library) runLinear(c *driver.Context, s driver.Stream, n plan, x halves, rows int, out []product) error {
-	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), ranks: int32(n.ranks), panels: int32(n.panels)}
-	groups := 0
-	for i, o := range out {
-		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups)}
-		groups += (o.w.tiles() + n.across - 1) / n.across
-	}
-	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{groups * n.panels * n.ranks}, Block: n.threads, Cluster: n.ranks, Stream: s, Early: true}, &p)
-}
-
-// plan decides how products of so many rows run, given the tiles of all their weights, the groups of gemmTiles that these make, and the units of a tile.
-func (l *library) plan(rows, tiles, groups, units int) plan {
-	// More than 32 rows go in panels where all thread blocks find room at once.
-	if n := (rows + linearRows - 1) / linearRows; n == 1 || n <= 8 && n*tiles <= 2*l.dev.Multiprocessor {
-		return l.planLinear(rows, tiles, units)
-	}
-	return l.planGemm(rows, groups, units)
-}
-
-// planLinear shares a tile's units among so many warps that small matrices too keep every multiprocessor reading, and that a warp still has some units to read.
-// Up to linearRows rows it does not depend on their number, and so neither does the order of additions.
-func (l *library) planLinear(rows, tiles, units int) plan {
-	n := plan{kernel: "linear_1", across: 1, ranks: 1, threads: 256, panels: (rows + linearRows - 1) / linearRows}
-	switch {
-	case rows > 16:
-		n.kernel = "linear_4"
-	case rows > 8:
-		n.kernel = "linear_2"
-	}
-	room := 3 * l.dev.Multiprocessor / 2
-	if n.panels > 1 {
-		room = 2 * l.dev.Multiprocessor
-	}
-	for l.hopper && n.ranks < maxCluster && 2*tiles*n.panels*n.ranks <= room && units >= 2*n.ranks*8*3 {
-		n.ranks *= 2
-	}
-	if tiles >= 8*l.dev.Multiprocessor && units < 64 {
-		n.threads = 128
+// groups is how many groups of so many tiles the weights make.
+func groups(out []product, tiles int) (n int) {
+	for _, o := range out {
+		n += (o.w.tiles() + tiles - 1) / tiles
 	}
 	return n
 }
 
+// runLinear queues the products as planned.
+func (l *library) runLinear(c *driver.Context, s driver.Stream, n plan, x halves, rows int, out []product) error {
+	if n.wide {
+		return l.runWide(c, s, n, x, rows, out, &wideParams{})
+	}
+	p := n.params(x, rows, out)
+	return l.launchLinear(c, s, n, n.blocks(out), &p)
+}
+
+func (l *library) launchLinear(c *driver.Context, s driver.Stream, n plan, blocks int, p *linearParams) error {
+	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{blocks * n.ranks}, Block: n.threads, Shared: n.shared, Cluster: n.ranks, Stream: s, Early: true}, p)
+}
+
+// params are what all kernels of products take.
+func (n *plan) params(x halves, rows int, out []product) linearParams {
+	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), ranks: int32(n.ranks), panels: int32(n.panels)}
+	for i, o := range out {
+		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups(out[:i], n.across))}
+	}
+	return p
+}
+
+// blocks is how many pieces of work the plan makes.
+func (n *plan) blocks(out []product) int { return groups(out, n.across) * n.panels }
+
+// runWide queues products in one of the kernels of kernels/wide.cuh, of whose parameters p has the rest.
+func (l *library) runWide(c *driver.Context, s driver.Stream, n plan, x halves, rows int, out []product, p *wideParams) (err error) {
+	if p.x, err = l.tensorMap(c, matrixAt{x.values, x.rows, x.cols, wideColumns}); err != nil {
+		return err
+	}
+	p.p = n.params(x, rows, out)
+	blocks := n.blocks(out)
+	if p.gated != 0 {
+		blocks = n.blocks(out[:1])
+	}
+	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{min(blocks, l.dev.Multiprocessor)}, Block: n.threads, Shared: wideShared, Stream: s, Early: true}, p)
+}
+
+// gatedOp is a feed-forward layer's first two products and its gate: dst = act(out[0])·out[1].
+type gatedOp struct {
+	x    halves
+	out  [2]product // dst: memory for the products, which is written only if it must be
+	rows int
+	act  device.Activation
+	dst  halves     // of few rows the scales are gatedParts, and not written
+	over driver.Ptr // int32, 0 at first: becomes 1 when a value of many rows was too large for fp16 and they needed scales
+}
+
+// few says that the operation is one of few rows.
+func (o *gatedOp) few() bool { return o.rows <= panelRows }
+
+// takesGated says whether gated can run two products.
+func (l *library) takesGated(rows int, out []product) bool {
+	if len(out) != 2 || out[0].w.rows != out[1].w.rows {
+		return false
+	}
+	if rows <= panelRows {
+		return out[0].w.layout == out[1].w.layout && (rows <= linearRows || l.takesPanel(workOf(rows, out, true)))
+	}
+	return l.hopper && rows > wideRows && out[0].bias == 0 && out[1].bias == 0 && out[0].w.rows%8 == 0
+}
+
+// gated queues the operation in one kernel and, of many rows, two more that do it again in three if the first found values that are too large. It allocates nothing.
+func (l *library) gated(c *driver.Context, s driver.Stream, o *gatedOp) error {
+	out := o.out[:]
+	if o.few() {
+		return l.runGated(c, s, l.plan(workOf(o.rows, out, true), out), o)
+	}
+	p := wideParams{gated: o.dst.values, scale: o.dst.scale, over: o.over, act: int32(o.act)}
+	if err := l.runWide(c, s, widePlan(o.rows, 2), o.x, o.rows, out, &p); err != nil {
+		return err
+	}
+	if err := l.runWide(c, s, widePlan(o.rows, 4), o.x, o.rows, out, &wideParams{over: o.over}); err != nil {
+		return err
+	}
+	return l.gate(c, s, o.out[0].dst, o.out[1].dst, o.act, o.dst, o.rows, o.over)
+}
+
+// runGated queues the operation of few rows as planned; half of a thread block's tiles are the gate's.
+func (l *library) runGated(c *driver.Context, s driver.Stream, n plan, o *gatedOp) error {
+	p := n.params(o.x, o.rows, o.out[:])
+	p.act, p.gated = int32(o.act), o.dst.values
+	return l.launchLinear(c, s, n, groups(o.out[:1], max(n.across/2, 1))*n.panels, &p)
+}
+
+// plan decides how products run.
+func (l *library) plan(k work, out []product) plan {
+	switch {
+	case k.rows <= linearRows:
+		return l.planLinear(k)
+	case l.takesPanel(k):
+		return l.planPanel(k)
+	case l.hopper && k.rows > wideRows:
+		return l.planWide(k.rows, out)
+	}
+	return l.planGemm(k)
+}
+
+func (l *library) takesPanel(k work) bool {
+	return k.rows <= panelRows && l.hopper && k.units%panelStep == 0
+}
+
+// planWide takes as many rows of weights a tile as make the fewest turns of the multiprocessors, weighed by their length.
+func (l *library) planWide(rows int, out []product) plan {
+	best, least := plan{}, 0
+	for _, tiles := range []int{4, 3} {
+		n := widePlan(rows, tiles)
+		turns := (groups(out, tiles)*n.panels + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
+		if cost := turns * (tiles*16 + 4); least == 0 || cost < least {
+			best, least = n, cost
+		}
+	}
+	return best
+}
+
+// widePlan is a launch of the kernels for hundreds of rows and more, with 3 or 4 tiles of weights a thread block; with 2, of each of two products that are gated.
+func widePlan(rows, tiles int) plan {
+	kernel := [...]string{2: "wide_gated", 3: "wide_96", 4: "wide_128"}[tiles]
+	return plan{kernel: kernel, across: tiles, ranks: 1, threads: wideThreads, panels: (rows + wideColumns - 1) / wideColumns, wide: true}
+}
+
+// planLinear shares a tile's units among so many warps that small matrices too keep every multiprocessor reading, and that a warp still has some units to read.
+// It does not depend on the number of rows, and so neither does the order of additions.
+func (l *library) planLinear(k work) plan {
+	ranks, threads, blocks := 1, 256, k.tiles
+	if k.gated {
+		blocks /= 2
+	}
+	for l.hopper && ranks < maxCluster && 2*blocks*ranks <= 3*l.dev.Multiprocessor/2 && k.units >= 2*ranks*8*3 {
+		ranks *= 2
+	}
+	if blocks >= 8*l.dev.Multiprocessor && k.units < 64 || linearPlan(k, 4, ranks, threads).shared > l.dev.SharedBytes {
+		threads = 128
+	}
+	switch {
+	case k.rows > 16:
+		return linearPlan(k, 4, ranks, threads)
+	case k.rows > 8:
+		return linearPlan(k, 2, ranks, threads)
+	}
+	return linearPlan(k, 1, ranks, threads)
+}
+
+// linearPlan is a launch of the kernels for few rows, with 1, 2 or 4 tiles of 8 rows in a panel.
+func linearPlan(k work, tiles, ranks, threads int) plan {
+	return plan{kernel: [...]string{1: "linear_1", 2: "linear_2", 4: "linear_4"}[tiles], across: 1, ranks: ranks, threads: threads, panels: (k.rows + 8*tiles - 1) / (8 * tiles),
+		shared: threads/32*ring*(k.unitBytes+512*tiles) + 2*(2*tiles+ranks)*512}
+}
+
+// planPanel takes the panel that holds all rows, and the largest clusters that find room at once. These do not depend on the number of rows.
+func (l *library) planPanel(k work) plan {
+	ranks, groups := 1, (k.tiles+panelAcross-1)/panelAcross
+	for ranks < maxCluster && 2*groups*ranks <= 5*l.dev.Multiprocessor/2 && k.units >= 2*ranks*panelStep*2 {
+		ranks *= 2
+	}
+	switch {
+	case k.rows > 96:
+		return panelPlan(k, 16, ranks)
+	case k.rows > 64:
+		return panelPlan(k, 12, ranks)
+	}
+	return panelPlan(k, 8, ranks)
+}
+
+// panelPlan is a launch of the kernels for a panel, of 8, 12 or 16 tiles of 8 rows.
+func panelPlan(k work, tiles, ranks int) plan {
+	const page = 1024 // at multiples of which places begin
+	slot := (tiles*1024 + panelAcross*panelStep*k.unitBytes + page - 1) / page * page
+	shared := max(panelSlots*slot, (tiles+ranks-1)/ranks*ranks*panelAcross*1024+tiles*32) // steps, and then sums and scales
+	return plan{kernel: [...]string{8: "panel_8", 12: "panel_12", 16: "panel_16"}[tiles], across: panelAcross, ranks: ranks, threads: 32 * panelAcross, panels: (k.rows + 8*tiles - 1) / (8 * tiles), shared: shared}
+}
+
 // planGemm chooses the panel and the cluster: for hundreds of rows by what the busiest multiprocessor does, products and the joining of sums; for fewer, which wait for memory
 // rather than compute, the largest clusters that find room at once, three thread blocks a multiprocessor.
-func (l *library) planGemm(rows, groups, units int) plan {
-	if rows <= 256 {
-		n := gemmPlan(rows, 8, 1)
-		for l.hopper && n.ranks < maxCluster && 2*n.ranks <= units && 2*groups*n.panels*n.ranks <= 3*l.dev.Multiprocessor {
+func (l *library) planGemm(k work) plan {
+	groups := (k.tiles + gemmTiles - 1) / gemmTiles
+	if k.rows <= 256 {
+		n := gemmPlan(k.rows, 8, 1)
+		for l.hopper && n.ranks < maxCluster && 2*n.ranks <= k.units && 2*groups*n.panels*n.ranks <= 3*l.dev.Multiprocessor {
 			n.ranks *= 2
 		}
 		return n
 	}
 	best, least := plan{}, 0
 	for _, tiles := range []int{16, 8} {
-		for ranks := 1; ranks <= maxCluster && ranks <= units && (ranks == 1 || l.hopper); ranks *= 2 {
-			n := gemmPlan(rows, tiles, ranks)
+		for ranks := 1; ranks <= maxCluster && ranks <= k.units && (ranks == 1 || l.hopper); ranks *= 2 {
+			n := gemmPlan(k.rows, tiles, ranks)
 			turns := (groups*n.panels*ranks + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
-			cost := (units+ranks-1)/ranks*(tiles*4+16) + tiles*8 + 100
+			cost := (k.units+ranks-1)/ranks*(tiles*4+16) + tiles*8 + 100
 			if ranks > 1 {
 				cost += tiles*8 + 50
 			}

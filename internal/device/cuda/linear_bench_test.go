@@ -1,11 +1,13 @@
 package cuda
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/twilight-go/twilight/internal/device"
@@ -13,9 +15,12 @@ import (
 	"github.com/twilight-go/twilight/internal/tensor"
 )
 
-var benchKernels = flag.Bool("kernels", false, "BenchmarkLinear tries every way to run a launch, not the chosen one alone")
+var (
+	benchKernels = flag.Bool("kernels", false, "BenchmarkLinear tries every way to run a launch, not the chosen one alone")
+	benchMost    = flag.Int("rows", 4096, "of activations, that BenchmarkLinear measures at most")
+)
 
-// benchShapes are the launches of the models' steps: inputs, outputs and formats.
+// benchShapes are the launches of the models' steps: inputs, outputs and formats; two products are a gate's.
 var benchShapes = []struct {
 	name string
 	cols int
@@ -28,15 +33,19 @@ var benchShapes = []struct {
 	{"qwen0.5b.down.q6", 4864, []int{896}, []tensor.Type{tensor.Q6_K}},
 	{"qwen0.5b.down.q4", 4864, []int{896}, []tensor.Type{tensor.Q4_K}},
 	{"qwen0.5b.head", 896, []int{151936}, []tensor.Type{tensor.Q8_0}},
+	{"qwen1.5b.qkv", 1536, []int{1536, 256, 256}, []tensor.Type{tensor.Q4_K, tensor.Q4_K, tensor.Q6_K}},
 	{"qwen1.5b.o", 1536, []int{1536}, []tensor.Type{tensor.Q4_K}},
 	{"qwen1.5b.gate_up", 1536, []int{8960, 8960}, []tensor.Type{tensor.Q4_K, tensor.Q4_K}},
 	{"qwen1.5b.down.q6", 8960, []int{1536}, []tensor.Type{tensor.Q6_K}},
+	{"qwen1.5b.down.q4", 8960, []int{1536}, []tensor.Type{tensor.Q4_K}},
 	{"qwen1.5b.head", 1536, []int{151936}, []tensor.Type{tensor.Q6_K}},
+	{"smollm2.qkv", 576, []int{576, 192, 192}, []tensor.Type{tensor.Q5_0, tensor.Q5_0, tensor.Q8_0}},
+	{"smollm2.down", 1536, []int{576}, []tensor.Type{tensor.Q5_0}},
 	{"smollm2.gate_up", 576, []int{1536, 1536}, []tensor.Type{tensor.Q4_1, tensor.Q4_1}},
 	{"f16.square", 2048, []int{2048}, []tensor.Type{tensor.F16}},
 }
 
-var benchRows = []int{1, 8, 16, 32, 48, 64, 96, 128, 192, 256}
+var benchRows = []int{1, 8, 16, 32, 48, 64, 96, 128, 256, 1024, 4096}
 
 // benchBytes is what the copies of the weights that a benchmark goes through add up to: several times the L2 cache.
 const benchBytes = 400 << 20
@@ -59,7 +68,7 @@ func BenchmarkLinear(b *testing.B) {
 		if l, err = load(c, dev); err != nil {
 			return err
 		}
-		if err = errors.Join(l.findLinear(c), l.find(c, "copy")); err != nil {
+		if err = errors.Join(l.findLinear(c), l.find(c, "copy", "rows_gate")); err != nil {
 			return err
 		}
 		if s, err = c.NewStream(); err != nil {
@@ -77,17 +86,21 @@ func BenchmarkLinear(b *testing.B) {
 			b.Fatal(err)
 		}
 		for _, rows := range benchRows {
-			for _, n := range benchPlans(l, r.out[0], rows, shape.cols) {
-				name := fmt.Sprintf("%s/rows=%d", shape.name, rows)
-				if *benchKernels {
-					name += fmt.Sprintf("/%s.%dx%d", n.kernel, n.ranks, n.threads)
-				}
-				b.Run(name, func(b *testing.B) {
-					if err := dev.Do(func(c *driver.Context) error { return r.measure(b, c, n, rows) }); err != nil {
-						b.Fatal(err)
-					}
-				})
+			if rows > min(r.x.rows, *benchMost) {
+				break
 			}
+			k := workOf(rows, r.out[0], r.gates(rows))
+			if *benchKernels {
+				if err := dev.Do(func(c *driver.Context) error { return r.compare(b, c, shape.name, k) }); err != nil {
+					b.Fatal(err)
+				}
+				continue
+			}
+			b.Run(fmt.Sprintf("%s/rows=%d", shape.name, rows), func(b *testing.B) {
+				if err := dev.Do(func(c *driver.Context) error { return r.measure(b, c, l.plan(k, r.out[0]), rows) }); err != nil {
+					b.Fatal(err)
+				}
+			})
 		}
 		if err := dev.Do(r.free); err != nil {
 			b.Fatal(err)
@@ -95,38 +108,47 @@ func BenchmarkLinear(b *testing.B) {
 	}
 }
 
-// benchPlans are the ways to run a launch that are measured.
-func benchPlans(l *library, out []product, rows, cols int) (all []plan) {
-	tiles, groups := 0, 0
-	for _, o := range out {
-		tiles += o.w.tiles()
-		groups += (o.w.tiles() + gemmTiles - 1) / gemmTiles
-	}
-	chosen := l.plan(rows, tiles, groups, cols/unitCols)
-	if !*benchKernels {
-		return []plan{chosen}
+// plans are the ways to run a launch that are measured.
+func (r *linearBench) plans(k work) (all []plan) {
+	l := r.l
+	if k.rows > wideRows {
+		all = []plan{widePlan(k.rows, 3), widePlan(k.rows, 4), l.planGemm(k)}
+		if k.gated {
+			all = append(all, widePlan(k.rows, 2))
+		}
+		return all
 	}
 	for ranks := 1; ranks <= maxCluster; ranks *= 2 {
-		if rows <= 8*linearRows {
+		if k.rows <= panelRows {
+			n := l.planLinear(k)
 			for _, threads := range []int{64, 128, 256} {
-				n := l.planLinear(rows, tiles, cols/unitCols)
-				n.ranks, n.threads = ranks, threads
-				all = append(all, n)
+				all = append(all, linearPlan(k, linearTiles(n), ranks, threads))
 			}
 		}
-		if rows >= 16 {
+		if k.rows > 16 && k.rows <= panelRows && k.units >= panelStep*ranks {
+			all = append(all, panelPlan(k, panelTiles(l.planPanel(k)), ranks))
+		}
+		if k.rows >= 64 {
 			for _, tiles := range []int{8, 16} {
-				all = append(all, gemmPlan(rows, tiles, ranks))
+				all = append(all, gemmPlan(k.rows, tiles, ranks))
 			}
 		}
 	}
-	return all
+	return slices.DeleteFunc(all, func(n plan) bool { return n.shared > l.dev.SharedBytes })
 }
 
-// randomMatrix repeats a random row.
+// linearTiles and panelTiles are how many tiles of 8 rows a plan's panels have.
+func linearTiles(n plan) int {
+	return map[string]int{"linear_1": 1, "linear_2": 2, "linear_4": 4}[n.kernel]
+}
+func panelTiles(n plan) int {
+	return map[string]int{"panel_8": 8, "panel_12": 12, "panel_16": 16}[n.kernel]
+}
+
+// randomMatrix repeats some random rows.
 func randomMatrix(typ tensor.Type, rows, cols int) device.Matrix {
 	rng := rand.New(rand.NewPCG(1, uint64(rows)))
-	row := make([]float32, cols)
+	row := make([]float32, 32*cols)
 	for i := range row {
 		row[i] = float32(rng.NormFloat64() * 0.05)
 	}
@@ -134,10 +156,11 @@ func randomMatrix(typ tensor.Type, rows, cols int) device.Matrix {
 	if err != nil {
 		panic(err)
 	}
-	m := device.Matrix{Name: "random", Type: typ, Rows: rows, Cols: cols, Data: make([]byte, size, size*rows)}
+	m := device.Matrix{Name: "random", Type: typ, Rows: rows, Cols: cols, Data: make([]byte, 32*size, size*rows+32*size)}
 	if err := tensor.Encode(typ, m.Data, row); err != nil {
 		panic(err)
 	}
+	m.Data = m.Data[:min(len(m.Data), size*rows)]
 	for len(m.Data) < size*rows {
 		m.Data = append(m.Data, m.Data[:min(len(m.Data), size*rows-len(m.Data))]...)
 	}
@@ -151,6 +174,8 @@ type linearBench struct {
 	copied         float64 // GB/s of the copy kernel
 	owned          []driver.Ptr
 	x              halves
+	over           driver.Ptr
+	gate           driver.Ptr
 	out            [][]product // of each copy
 	bytes, outputs int
 }
@@ -162,7 +187,10 @@ func (r *linearBench) take(c *driver.Context, cols int, rows []int, types []tens
 		r.owned, err = append(r.owned, p), errors.Join(err, e)
 		return p
 	}
-	most := slices.Max(benchRows)
+	most := benchRows[len(benchRows)-1]
+	if rows[0] > 1<<16 { // a vocabulary: prompts have one row of it
+		most = 256
+	}
 	var images [][]byte
 	var one []product
 	for i, n := range rows {
@@ -174,8 +202,19 @@ func (r *linearBench) take(c *driver.Context, cols int, rows []int, types []tens
 		r.bytes += len(image)
 		r.outputs += n
 	}
-	r.x = halves{values: alloc(most * cols * 2), scale: alloc(most * 4), cols: cols}
-	if err = errors.Join(err, c.Fill(r.x.values, 0x20, most*cols*2, r.s), c.Fill(r.x.scale, 0x20, most*4, r.s), c.Wait(r.s)); err != nil {
+	r.gate = alloc(most * rows[0] * 2)
+	r.over = alloc(4)
+	err = errors.Join(err, c.Upload(r.over, make([]byte, 4)))
+	r.x = halves{values: alloc(most * cols * 2), scale: alloc(most * 4), rows: most, cols: cols}
+	x, scale := make([]uint16, most*cols), make([]float32, most)
+	rng := rand.New(rand.NewPCG(3, 4))
+	for i := range x[:1<<16] {
+		x[i] = tensor.F32ToF16(float32(rng.NormFloat64()))
+	}
+	for i := 1 << 16; i < len(x); {
+		i += copy(x[i:], x[rng.IntN(1<<16-64):1<<16])
+	}
+	if err = errors.Join(err, c.Upload(r.x.values, bytesOf(x)), c.Upload(r.x.scale, bytesOf(scale))); err != nil {
 		return err
 	}
 	for range min(max(benchBytes/r.bytes, 2), 64) {
@@ -200,8 +239,52 @@ func (r *linearBench) free(c *driver.Context) (err error) {
 	return err
 }
 
+// gates says whether products of so many rows are a gate's.
+func (r *linearBench) gates(rows int) bool { return r.l.takesGated(rows, r.out[0]) }
+
+func (r *linearBench) time(c *driver.Context, n plan, rows, times int) (float64, error) {
+	gates := r.gates(rows) && (rows <= panelRows || n.kernel == "wide_gated")
+	return replay(c, r.s, times, len(r.out), func(i int) error {
+		o := gatedOp{x: r.x, rows: rows, dst: halves{values: r.gate, scale: r.x.scale}, over: r.over}
+		switch {
+		case !gates || strings.HasPrefix(n.kernel, "gemm"):
+			return r.l.runLinear(c, r.s, n, r.x, rows, r.out[i])
+		case rows > panelRows:
+			o.out = [2]product(r.out[i])
+			return r.l.gated(c, r.s, &o)
+		}
+		o.out = [2]product(r.out[i])
+		return r.l.runGated(c, r.s, n, &o)
+	})
+}
+
+// compare prints what the bytes alone would take, what the chosen plan does and what the three fastest do.
+func (r *linearBench) compare(b *testing.B, c *driver.Context, name string, k work) error {
+	type timed struct {
+		plan
+		us float64
+	}
+	var all []timed
+	for _, n := range r.plans(k) {
+		us, err := r.time(c, n, k.rows, max(b.N, 7))
+		if err != nil {
+			return fmt.Errorf("%+v: %w", n, err)
+		}
+		all = append(all, timed{n, us})
+	}
+	slices.SortFunc(all, func(x, y timed) int { return cmp.Compare(x.us, y.us) })
+	chosen := r.l.plan(k, r.out[0])
+	us, err := r.time(c, chosen, k.rows, max(b.N, 7))
+	fmt.Printf("%-18s %3d  %6.2f  %6.2f %s/%d/%d ", name, k.rows, float64(r.bytes)/r.copied/1e3, us, chosen.kernel, chosen.ranks, chosen.threads)
+	for _, n := range all[:min(3, len(all))] {
+		fmt.Printf("  %6.2f %s/%d/%d", n.us, n.kernel, n.ranks, n.threads)
+	}
+	fmt.Println()
+	return err
+}
+
 func (r *linearBench) measure(b *testing.B, c *driver.Context, n plan, rows int) error {
-	us, err := replay(c, r.s, max(b.N, 5), len(r.out), func(i int) error { return r.l.runLinear(c, r.s, n, r.x, rows, r.out[i]) })
+	us, err := r.time(c, n, rows, max(b.N, 5))
 	gbps := float64(r.bytes) / us / 1e3
 	b.ReportMetric(us, "µs")
 	b.ReportMetric(gbps, "GB/s")
@@ -224,6 +307,12 @@ func replay(c *driver.Context, s driver.Stream, times, steps int, step func(i in
 	if err != nil {
 		return 0, err
 	}
+	us, err := replayed(c, s, times, steps, g)
+	return us, errors.Join(err, c.FreeGraph(g))
+}
+
+// replayed is the median microseconds of a step of a graph of so many.
+func replayed(c *driver.Context, s driver.Stream, times, steps int, g driver.Graph) (float64, error) {
 	from, err := c.NewEvent()
 	if err != nil {
 		return 0, err
@@ -246,7 +335,7 @@ func replay(c *driver.Context, s driver.Stream, times, steps int, step func(i in
 		}
 	}
 	slices.Sort(all)
-	return all[len(all)/2], errors.Join(c.FreeGraph(g), c.FreeEvent(from), c.FreeEvent(to))
+	return all[len(all)/2], errors.Join(c.FreeEvent(from), c.FreeEvent(to))
 }
 
 // copySpeed is the GB/s that the copy kernel reads and writes.

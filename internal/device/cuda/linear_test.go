@@ -115,7 +115,7 @@ func (b *bank) activations(rng *rand.Rand, rows, cols int) (halves, []float64) {
 			x[r*cols+c] = float64(tensor.F16ToF32(h[r*cols+c])) * float64(scale[r])
 		}
 	}
-	return halves{values: put(b, h), scale: put(b, scale), cols: cols}, x
+	return halves{values: put(b, h), scale: put(b, scale), rows: padded, cols: cols}, x
 }
 
 // hold compares a row of results with the product in float64. Rounding of scales and weights to fp16 is what may differ.
@@ -175,7 +175,7 @@ func (b *bank) run(rng *rand.Rand, rows, cols int, outputs []int, types []tensor
 		if err := b.c.Download(bytesOf(got), o.dst); err != nil {
 			return err
 		}
-		for r := range rows {
+		for r := 0; r < rows; r += 1 + rows*n*cols/1e8 { // as many as do not take long
 			hold(b.t, fmt.Sprintf("%s, row %d of %d", o.w.name, r, rows), got[r*n:][:n], values[i], want[r*cols:][:cols], biases[i])
 		}
 		for _, v := range got[rows*n:] {
@@ -232,7 +232,7 @@ func TestLinearDeep(t *testing.T) {
 	})
 }
 
-// TestLinearPlans runs all kernels with all sizes of clusters, whatever would be chosen; with ranks that have no units, too.
+// TestLinearPlans runs all kernels with all sizes of clusters and thread blocks, whatever would be chosen; with ranks that have no units, too.
 func TestLinearPlans(t *testing.T) {
 	withLibrary(t, func(b *bank) error {
 		rng := rand.New(rand.NewPCG(17, 18))
@@ -240,14 +240,56 @@ func TestLinearPlans(t *testing.T) {
 			if !b.l.hopper && ranks > 1 {
 				break
 			}
-			const rows, units = 20, 13
-			few := b.l.planLinear(rows, 1, units)
-			few.ranks = ranks
-			plans := []plan{few, gemmPlan(rows, 8, ranks), gemmPlan(rows, 16, ranks)}
-			few.threads = 96
-			for _, n := range append(plans, few) {
-				err := b.run(rng, rows, units*unitCols, []int{33, 130}, []tensor.Type{tensor.Q8_0, tensor.Q4_0}, func(x halves, out []product) error {
-					return b.l.runLinear(b.c, 0, n, x, rows, out)
+			k := work{rows: 20, units: 13, unitBytes: layouts[w8].unit}
+			even := work{rows: 75, units: 14, unitBytes: layouts[w8].unit}
+			plans := map[plan]work{gemmPlan(k.rows, 8, ranks): k, gemmPlan(k.rows, 16, ranks): k}
+			for _, threads := range []int{96, 256} {
+				plans[linearPlan(k, 4, ranks, threads)] = k
+			}
+			if b.l.hopper {
+				for _, tiles := range []int{8, 12, 16} {
+					plans[panelPlan(even, tiles, ranks)] = even
+				}
+			}
+			if b.l.hopper && ranks == 1 {
+				plans[widePlan(k.rows, 3)], plans[widePlan(k.rows, 4)] = k, k
+			}
+			for n, k := range plans {
+				err := b.run(rng, k.rows, k.units*unitCols, []int{33, 130}, []tensor.Type{tensor.Q8_0, tensor.Q4_0}, func(x halves, out []product) error {
+					return b.l.runLinear(b.c, 0, n, x, k.rows, out)
+				})
+				if err != nil {
+					return fmt.Errorf("%+v: %w", n, err)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// TestLinearWide runs the kernels for hundreds of rows: columns of several panels, rows of weights in tiles of several products and formats, more tiles than thread blocks.
+func TestLinearWide(t *testing.T) {
+	withLibrary(t, func(b *bank) error {
+		if !b.l.hopper {
+			return nil
+		}
+		defer func(n int) { b.l.dev.Multiprocessor = n }(b.l.dev.Multiprocessor)
+		b.l.dev.Multiprocessor = 3
+		rng := rand.New(rand.NewPCG(19, 20))
+		for _, tiles := range []int{3, 4} {
+			const rows, cols = 300, 352
+			err := b.run(rng, rows, cols, []int{33, 160, 7}, []tensor.Type{tensor.Q5_0, tensor.Q8_0, tensor.F16}, func(x halves, out []product) error {
+				return b.l.runLinear(b.c, 0, widePlan(rows, tiles), x, rows, out)
+			})
+			if err != nil {
+				return err
+			}
+			if emulated {
+				continue
+			}
+			for _, typ := range linearTypes {
+				err := b.run(rng, 2*rows, 4*cols, []int{200, 500}, []tensor.Type{typ}, func(x halves, out []product) error {
+					return b.l.runLinear(b.c, 0, widePlan(2*rows, tiles), x, 2*rows, out)
 				})
 				if err != nil {
 					return err
@@ -278,27 +320,29 @@ func TestLinearShapes(t *testing.T) {
 	}
 }
 
-// TestLinearAlone shows that a row's results do not depend on how many others there are, up to linearRows.
+// TestLinearAlone shows that a row's results do not depend on how many others there are, up to linearRows, and neither from there up to panelRows.
 func TestLinearAlone(t *testing.T) {
 	withLibrary(t, func(b *bank) error {
 		const cols, n = 1024, 64
 		rng := rand.New(rand.NewPCG(9, 10))
 		m, _ := matrix(rng, tensor.Q4_K, n, cols)
 		w := b.weight(m)
-		x, _ := b.activations(rng, linearRows, cols)
-		var first []float32
-		for _, rows := range []int{1, 9, linearRows} {
-			got := make([]float32, rows*n)
-			dst := put(b, got)
-			if err := errors.Join(b.l.linear(b.c, 0, x, rows, []product{{w: w, dst: dst}}), b.c.Synchronize(), b.c.Download(bytesOf(got), dst)); err != nil {
-				return err
-			}
-			if first == nil {
-				first = got
-			}
-			for i, v := range first {
-				if got[i] != v {
-					return fmt.Errorf("%d rows: output %d of the first is %g, alone %g", rows, i, got[i], v)
+		x, _ := b.activations(rng, panelRows, cols)
+		for _, counts := range [][]int{{1, 9, linearRows}, {linearRows + 1, 80, panelRows}} {
+			var first []float32
+			for _, rows := range counts {
+				got := make([]float32, rows*n)
+				dst := put(b, got)
+				if err := errors.Join(b.l.linear(b.c, 0, x, rows, []product{{w: w, dst: dst}}), b.c.Synchronize(), b.c.Download(bytesOf(got), dst)); err != nil {
+					return err
+				}
+				if first == nil {
+					first = got
+				}
+				for i, v := range first {
+					if got[i] != v {
+						return fmt.Errorf("%d rows: output %d is %g, of %d rows %g", rows, i, got[i], counts[0], v)
+					}
 				}
 			}
 		}

@@ -7,8 +7,7 @@ import (
 	"github.com/twilight-go/twilight/attention"
 )
 
-// ModeOf says how the operator runs a pipeline; the error says what of it that it does not. The operator keeps page bounds and values in 4 bits and scores pages by their whole bounds, whatever the spec says of
-// widths and reach.
+// ModeOf says how the operator runs a pipeline; the error says what of it that it does not. The operator keeps page bounds and values in 4 bits, whatever the spec says of widths.
 func ModeOf(p *attention.Pipeline) (Mode, error) {
 	s := p.Spec()
 	if s.Dense() {
@@ -31,7 +30,7 @@ func ModeOf(p *attention.Pipeline) (Mode, error) {
 	switch s.Select.Name {
 	case "full":
 	case "quest":
-		m.Keep = 0.25
+		m.Keep, m.Reach = 0.25, 1
 		for _, a := range s.Select.Args {
 			switch a.Key {
 			case "keep":
@@ -42,7 +41,9 @@ func ModeOf(p *attention.Pipeline) (Mode, error) {
 				m.Shared = true
 			case "budget":
 				m.Pages, m.Keep = int(number(a))/attention.PageTokens, 0
-			case "bounds", "reach", "middle", "adapt", "floor":
+			case "reach":
+				m.Reach = float32(number(a))
+			case "middle":
 			default:
 				return refuse("its argument " + a.Key + " of quest is not among what it runs")
 			}

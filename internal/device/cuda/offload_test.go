@@ -2,9 +2,11 @@ package cuda
 
 import (
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/twilight-go/twilight/attention"
+	"github.com/twilight-go/twilight/internal/engine"
 	"github.com/twilight-go/twilight/internal/testmodel"
 )
 
@@ -23,6 +25,22 @@ func TestOffload(t *testing.T) {
 			want, got := open(t, path, openGPU(t), 2), open(t, path, dev, 2)
 			for _, p := range []*attention.Pipeline{densely, sparsely} {
 				compareModels(t, want, got, p, p, tokens(300), 0)
+			}
+			read, there, back := want.NewSession(sparsely), got.NewSession(sparsely), want.NewSession(sparsely)
+			_, _, err := read.Prefill(t.Context(), tokens(270), nil)
+			for _, err := range []error{err, there.Take(read, 270, nil), back.Take(there, 270, nil)} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			own, err := read.Step(7)
+			own = slices.Clone(own)
+			moved, err2 := back.Step(7)
+			if err != nil || err2 != nil || !slices.Equal(own, moved) {
+				t.Errorf("a text moved to host memory and back: %v, %v, logits are %g apart", err, err2, apartBy(moved, own))
+			}
+			for _, s := range []*engine.Session{read, there, back} {
+				s.Close()
 			}
 		})
 	}

@@ -1,8 +1,8 @@
 // Package cuda runs whole models (Device) and, by itself, the attention operator (Operator) on NVIDIA GPUs, from a binary without cgo: the driver is loaded at run time
 // and the kernels are embedded.
 //
-// A decode step of attention is two launches. select runs the pipeline from page bounds to lists of survivors; attend reads the survivors, from a queue of work that the device
-// itself fills, so that one captured graph stays valid while budgets change. Dense attention is one launch, whole.
+// A sparse decode step of attention is one launch, select, whose thread blocks attend to what they have selected, so that one captured graph stays valid while budgets change. Dense attention
+// is one launch, whole.
 package cuda
 
 import (
@@ -39,6 +39,7 @@ type Mode struct {
 	Dense  bool    // read everything; nothing else counts
 	Keep   float32 // share of the pages that are candidates, per query head or, if Shared, per group
 	Pages  int     // but at least this many
+	Reach  float32 // share of the way from the middle of a page's bounds to their far end that counts for its score; 1: the paper's upper bound
 	Shared bool    // one page list for the group, by the head to which a page matters most
 	// Mass is the share of the candidates' estimated mass that survives, and ExactMass of that what is read exactly; the other survivors count with their estimated logit
 	// and a 4-bit value. Equal: all is read exactly.
@@ -52,31 +53,33 @@ type Mode struct {
 
 // Paper is the pipeline of the Twilight paper (arXiv 2502.02770): pages per head, INT4 keys, top-p, exact attention per head.
 func Paper(p float32) Mode {
-	return Mode{Keep: 0.25, ExactMass: p, Mass: p, PerHead: true, TokenCodes: true}
+	return Mode{Keep: 0.25, Reach: 1, ExactMass: p, Mass: p, PerHead: true, TokenCodes: true}
 }
 
 // Twilight is the house's pipeline: one page list for the group, precision by weight and a tail.
 func Twilight(p float32) Mode {
-	return Mode{Keep: 0.25, Shared: true, ExactMass: 0.3, Mass: p, Tail: true}
+	return Mode{Keep: 0.25, Reach: 0.5, Shared: true, ExactMass: 0.3, Mass: p, Tail: true}
 }
 
 // Operator is a cache on a device and the kernels over it, a layer at a time. All methods but Close must be called inside Device.Do of its device.
 type Operator struct {
 	Shape
-	lib       *library
-	kernel    map[string]string // full names of kernels, by operation
-	attenders int               // blocks of attend that the device holds
-	wholes    int               // of whole
-	ringed    int               // and of ringed
+	lib    *library
+	kernel map[string]string // full names of kernels, by operation
+	wholes int               // blocks of whole that the device holds
+	ringed int               // and of ringed
 	// SelectThreads is the size of select's thread blocks, 128 or 256 (0: 256), and SelectRanks how many share a unit (0: chosen by the number of units).
 	SelectThreads, SelectRanks int
-	p                          params
-	stride                     int
-	lens                       []int32 // as SetSequences was told
-	layers                     []slabs
-	owned                      []driver.Ptr
-	pinned                     [][]byte
-	hold                       params // the launch's copy: on the heap, and not allocated anew
+	// FewUnits and ClusterUnits are how many units (KV heads of a step's sequences) sparse and dense steps may have to be done by the kernels for few.
+	FewUnits, ClusterUnits int
+	rooms                  [2][maxRanks + 1]int // clusters that the device holds at once, of few and of cluster, by their thread blocks
+	p                      params
+	stride                 int
+	lens                   []int32 // as SetSequences was told
+	layers                 []slabs
+	owned                  []driver.Ptr
+	pinned                 [][]byte
+	hold                   params // the launch's copy: on the heap, and not allocated anew
 }
 
 // New allocates an operator's cache and scratch. Tables and lengths are set by SetSequences.
@@ -101,15 +104,16 @@ func (s *Shape) check() error {
 		return fmt.Errorf("cuda: attention of %d sequences, %d KV heads, groups of %d, %d channels, %d tokens: expected 64, 128 or 256 channels, groups of at most %d, under 2^24 tokens",
 			s.Batch, s.KVHeads, s.Group, s.Dim, s.Tokens, maxGroup)
 	}
-	if float64(s.Blocks)*float64(s.KVHeads)*attention.BlockTokens >= 1<<32 {
-		return fmt.Errorf("cuda: %d blocks of %d KV heads: expected under 2^32 rows", s.Blocks, s.KVHeads)
+	if float64(s.Blocks)*float64(s.KVHeads)*attention.BlockTokens >= 1<<31 {
+		return fmt.Errorf("cuda: %d blocks of %d KV heads: expected under 2^31 rows", s.Blocks, s.KVHeads)
 	}
 	return nil
 }
 
 // newOperator is New with kernels that are loaded already.
 func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
-	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}}
+	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}, FewUnits: fewUnits, ClusterUnits: clusterUnits}
+	o.stride = (s.Tokens + attention.BlockTokens - 1) / attention.BlockTokens
 	if err := o.find(c); err != nil {
 		return nil, err
 	}
@@ -119,13 +123,13 @@ func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
 	return o, nil
 }
 
-// rings is how much shared memory a thread block of select has for candidate pages: Ring of kernels/estimate.cuh for every warp.
+// rings is how much dynamic shared memory a thread block of select has: WarpMemory of kernels/attend.cuh for every warp.
 func (o *Operator) rings(threads int) int {
 	slots, slot := 768/o.Dim, attention.PageTokens*o.Dim/2+2*o.Dim+4*maxGroup+16
 	if o.Dim > 128 {
 		slots = 4
 	}
-	return threads / 32 * slots * slot
+	return threads / 32 * max(slots*slot, 8192)
 }
 
 // wholeRings is how much shared memory a thread block of ringed has: WholeRing of kernels/whole.cuh for each of its four warps.
@@ -137,13 +141,13 @@ func (o *Operator) wholeRings() int {
 	return 4 * slots * 16 * 2 * 2 * o.Dim
 }
 
-func (o *Operator) padded() int { return 1 << bits.Len(uint(o.Group-1)) }
+func (s *Shape) padded() int { return 1 << bits.Len(uint(s.Group-1)) }
 
 func (o *Operator) find(c *driver.Context) error {
-	for _, name := range []string{"append", "write", "encode", "sums", "whole", "ringed"} {
+	for _, name := range []string{"append", "write", "encode", "sums", "whole", "ringed", "cluster"} {
 		o.kernel[name] = fmt.Sprintf("%s_%d", name, o.Dim)
 	}
-	for _, name := range []string{"select", "attend"} {
+	for _, name := range []string{"select", "few"} {
 		o.kernel[name] = fmt.Sprintf("%s_%d_%d", name, o.Dim, o.padded())
 	}
 	o.kernel["copy"] = "copy"
@@ -156,7 +160,12 @@ func (o *Operator) find(c *driver.Context) error {
 		return err
 	}
 	if o.lib.hopper {
-		if err := c.SetAttr(o.lib.fn[o.kernel["select"]], driver.FuncNonPortableCluster, 1); err != nil {
+		for _, name := range []string{"select", "few", "cluster"} {
+			if err := c.SetAttr(o.lib.fn[o.kernel[name]], driver.FuncNonPortableCluster, 1); err != nil {
+				return err
+			}
+		}
+		if err := o.findFew(c); err != nil {
 			return err
 		}
 	}
@@ -167,7 +176,7 @@ func (o *Operator) find(c *driver.Context) error {
 		name   string
 		shared int
 		blocks *int
-	}{{"attend", 0, &o.attenders}, {"whole", 0, &o.wholes}, {"ringed", o.wholeRings(), &o.ringed}} {
+	}{{"whole", 0, &o.wholes}, {"ringed", o.wholeRings(), &o.ringed}} {
 		per, err := c.Occupancy(o.lib.fn[o.kernel[k.name]], 128, k.shared)
 		if err != nil {
 			return err
@@ -177,34 +186,27 @@ func (o *Operator) find(c *driver.Context) error {
 	return nil
 }
 
-// A unit is cut into at most maxParts parts: few where there are many units.
+// A unit that is read whole is cut into at most maxParts parts: few where there are many units.
 func maxParts(units int) int { return min(max(maxItems/units, 4), 128) }
 
-// maxItems is how many items the queue of work holds, unless more than a quarter as many units need more.
+// maxItems is how many parts there may be in all, unless more than a quarter as many units need more.
 const maxItems = 8192
 
 func (o *Operator) alloc(c *driver.Context) error {
-	units, maxBlocks := o.Batch*o.KVHeads, (o.Tokens+attention.BlockTokens-1)/attention.BlockTokens
-	cap, items, queries := maxBlocks*attention.BlockTokens, max(maxItems, 4*units), units*o.Group*o.Dim*2
+	units, maxBlocks := o.Batch*o.KVHeads, o.stride
 	p := &o.p
-	o.stride = maxBlocks
 	*p = params{batch: int32(o.Batch), kvHeads: int32(o.KVHeads), group: int32(o.Group), tableStride: int32(maxBlocks), maxBlocks: int32(maxBlocks),
-		scale: float32(math.Log2E / math.Sqrt(float64(o.Dim))), processors: int32(o.lib.dev.Multiprocessor), attenders: int32(o.attenders), maxItems: int32(items)}
+		scale: float32(math.Log2E / math.Sqrt(float64(o.Dim))), processors: int32(o.lib.dev.Multiprocessor)}
 	if err := o.allocLayers(c); err != nil {
 		return err
 	}
-	err := o.take(c, []need{{&p.table, o.Batch * maxBlocks * 4}, {&p.lens, o.Batch * 4}, {&p.order, o.Batch * 4},
-		{&p.q, queries}, {&p.out, queries}, {&p.bases, units * maxBlocks * maxGroup * 8}, {&p.scores, units * o.padded() * maxBlocks * attention.BlockPages * 4},
-		{&p.pages, units * maxBlocks * attention.BlockPages}, {&p.logits, units * cap * o.padded() * 2}, {&p.list, units * cap * 4},
-		{&p.reference, units * maxGroup * 4}, {&p.items, items * 16}, {&p.control, 16}, {&p.partial, items * maxGroup * o.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
-		{&p.arrived, units * 4}, {&p.newK, units * o.Dim * 2}, {&p.newV, units * o.Dim * 2}})
-	if err != nil {
+	if err := o.take(c, o.scratch(p)); err != nil {
 		return err
 	}
 	for _, z := range []struct {
 		at    driver.Ptr
 		bytes int
-	}{{p.control, 16}, {p.arrived, units * 4}} {
+	}{{p.control, 16}, {p.arrived, units * maxRanks * 4}} {
 		if err := c.Fill(z.at, 0, z.bytes, 0); err != nil {
 			return err
 		}
@@ -310,11 +312,15 @@ func (o *Operator) encode(c *driver.Context, s driver.Stream, p *params, batch, 
 
 // Append queues the adding of one token to each of the first batch sequences, at their lengths minus one.
 func (o *Operator) Append(c *driver.Context, s driver.Stream, batch int) error {
-	return o.launch(c, &o.p, driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: 256, Stream: s, Early: true}, "append")
+	return o.append(c, s, batch, &appendParams{params: o.p})
 }
 
-// Select queues the first half of a sparse step alone, or its first stages of Stages, for measuring: Attend runs both halves. The queue of work that it fills must be emptied by
-// ResetQueue.
+// append is Append of what the parameters say.
+func (o *Operator) append(c *driver.Context, s driver.Stream, batch int, p *appendParams) error {
+	return launch(o.lib, c, o.kernel["append"], driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: 256, Stream: s, Early: true}, p)
+}
+
+// Select queues the first of the Stages of a sparse step, for measuring; 0 is all of them.
 func (o *Operator) Select(c *driver.Context, s driver.Stream, first, batch int, m Mode, stages int) error {
 	if err := o.prepare(first, batch, m); err != nil {
 		return err
@@ -324,11 +330,6 @@ func (o *Operator) Select(c *driver.Context, s driver.Stream, first, batch int, 
 	}
 	o.hold.stages = int32(stages)
 	return o.selectSurvivors(c, s, m)
-}
-
-// ResetQueue queues the emptying of the queue of work.
-func (o *Operator) ResetQueue(c *driver.Context, s driver.Stream) error {
-	return c.Fill(o.p.control, 0, 16, s)
 }
 
 // Attend queues the attention of sequences [first,first+batch) in the mode. It allocates nothing and can be captured; a mode that leaves it open whether selecting pays is decided
@@ -344,17 +345,19 @@ func (o *Operator) Attend(c *driver.Context, s driver.Stream, first, batch int, 
 func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode) error {
 	p := &o.hold
 	if m.Dense {
+		units := int(p.batch) * o.KVHeads
+		if ranks, parts := o.clusters(units); ranks > 0 {
+			p.ranks, p.parts = int32(ranks), int32(parts)
+			return o.launch(c, p, o.clusterLaunch(units, parts, ranks, s), "cluster")
+		}
 		l, name := driver.Launch{Grid: [3]int{o.wholes}, Block: 128, Stream: s, Early: true}, "whole"
-		if o.throughRings(int(p.batch) * o.KVHeads) {
+		if o.throughRings(units) {
 			l.Grid[0], l.Shared, name = o.ringed, o.wholeRings(), "ringed"
 		}
 		p.attenders = int32(l.Grid[0])
 		return o.launch(c, p, l, name)
 	}
-	if err := o.selectSurvivors(c, s, m); err != nil {
-		return err
-	}
-	return o.launch(c, p, driver.Launch{Grid: [3]int{o.attenders}, Block: 128, Stream: s, Early: true}, "attend")
+	return o.selectSurvivors(c, s, m)
 }
 
 // prepare sets the launch's parameters to those of sequences [first,first+batch).
@@ -417,6 +420,9 @@ func (o *Operator) crossover(m Mode) int {
 // ranks is how many thread blocks share a unit in select: as many as leave a multiprocessor each. Larger clusters wait for room side by side and for each other.
 func (o *Operator) ranks(batch int) int {
 	n, units, room := 1, batch*o.KVHeads, o.lib.dev.Multiprocessor
+	if few := o.few(units); few > 0 {
+		return few
+	}
 	if o.SelectRanks != 0 && o.lib.hopper {
 		return o.SelectRanks
 	}
@@ -451,14 +457,16 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 			p.flags |= f.flag
 		}
 	}
-	p.keep, p.budget, p.exactMass, p.mass, p.denseBelow = m.Keep, int32(m.Pages), m.ExactMass, m.Mass, int32(m.DenseBelow)
+	p.keep, p.reach, p.budget, p.exactMass, p.mass, p.denseBelow = m.Keep, m.Reach, int32(m.Pages), m.ExactMass, m.Mass, int32(m.DenseBelow)
 	if m.DenseBelow == 0 {
 		p.denseBelow = int32(m.MinContext)
 	}
-	// Items that all find room at once: a second round costs more than what it balances. Small ones cost what it takes to begin them.
-	p.quantum, p.parts = int32(min(max(units*16, 128), 512)), int32(max(o.attenders/(units*int(p.ranks)), 1))
-	threads := o.threads()
-	return o.launch(c, p, driver.Launch{Grid: [3]int{units * int(p.ranks)}, Block: threads, Shared: o.rings(threads), Stream: s, Cluster: int(p.ranks), Early: true}, "select")
+	threads, ranks := o.threads(), int(p.ranks)
+	l, name := driver.Launch{Grid: [3]int{units * ranks}, Block: threads, Shared: o.rings(threads), Stream: s, Cluster: ranks, Early: true}, "select"
+	if o.few(units) > 0 {
+		l, name = o.fewLaunch(units, ranks, s), "few"
+	}
+	return o.launch(c, p, l, name)
 }
 
 // Copy queues a plain copy of bytes within the device, the yardstick of what its memory can do.

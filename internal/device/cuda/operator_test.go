@@ -217,20 +217,26 @@ const fp16Error = 1e-3
 func TestDenseAgrees(t *testing.T) {
 	d := gpu(t)
 	for i, s := range shapes {
-		t.Run(fmt.Sprintf("%d_%d", s.Dim, s.Group), func(t *testing.T) {
-			withRig(t, d, s, lengths, uint64(i), func(r *rig) {
-				open := Twilight(0.9)
-				open.MinContext = 1                             // so few tokens are not worth a selection
-				for _, m := range []Mode{{Dense: true}, open} { // the second finds the queue as the first left it
-					out := r.run(m)
-					r.each(func(u, i int, h *refHead, q []float32) {
-						if e := apart(out[i*s.Dim:], h.dense(q)); !(e <= fp16Error) {
-							t.Errorf("sequence of %d, head %d: error %.2g", h.n, i, e)
+		for _, clusters := range []int{0, 1 << 20} { // of any number of units that fit
+			t.Run(fmt.Sprintf("%d_%d_%d", s.Dim, s.Group, clusters), func(t *testing.T) {
+				withRig(t, d, s, lengths, uint64(i), func(r *rig) {
+					r.o.ClusterUnits = clusters
+					open := Twilight(0.9)
+					open.MinContext = 1                             // so few tokens are not worth a selection
+					for _, m := range []Mode{{Dense: true}, open} { // the second finds the queue as the first left it
+						out := r.run(m)
+						if !slices.Equal(out, r.run(m)) {
+							t.Error("two runs differ")
 						}
-					})
-				}
+						r.each(func(u, i int, h *refHead, q []float32) {
+							if e := apart(out[i*s.Dim:], h.dense(q)); !(e <= fp16Error) {
+								t.Errorf("sequence of %d, head %d: error %.2g", h.n, i, e)
+							}
+						})
+					}
+				})
 			})
-		})
+		}
 	}
 }
 

@@ -27,6 +27,7 @@ func (d *Device) vector(c *driver.Context, v []float32) (driver.Ptr, error) {
 // flush queues what waited for an operation that did not come.
 func (d *Device) flush() {
 	s := &d.step
+	d.ungate()
 	if a := s.adding; a.dst != nil {
 		s.adding.dst = nil
 		d.try(func(c *driver.Context) error {
@@ -35,26 +36,37 @@ func (d *Device) flush() {
 	}
 	for _, t := range s.turns {
 		d.try(func(c *driver.Context) error {
-			freq, err := d.frequencies(c, t.rope)
+			p, err := d.turning(c, t.rope, t.dim)
 			if err != nil {
 				return err
 			}
-			return d.lib.rope(c, d.stream, t.x.wide, freq, s.view.pos, len(s.plan.Tokens), t.x.col/t.dim, t.dim, len(t.rope.Freq), float32(t.rope.Magnitude), t.rope.Interleaved)
+			p.x[0], p.heads[0], p.rows = t.x.wide, int32(t.x.col/t.dim), int32(len(s.plan.Tokens))
+			return d.lib.turn(c, d.stream, &p)
 		})
 	}
 	s.turns = s.turns[:0]
 }
 
-func (d *Device) frequencies(c *driver.Context, r *device.Rope) (driver.Ptr, error) {
+// ungate queues products that no Gate came for.
+func (d *Device) ungate() {
+	if g := &d.step.gating; g.op.rows > 0 {
+		rows := g.op.rows
+		g.op.rows = 0
+		d.try(func(c *driver.Context) error { return d.lib.linear(c, d.stream, g.op.x, rows, g.op.out[:]) })
+	}
+}
+
+// turning are the parameters of a rotation of the step's rows.
+func (d *Device) turning(c *driver.Context, r *device.Rope, dim int) (headsParams, error) {
 	p, ok := d.angles[r]
 	if !ok {
 		var err error
 		if p, err = d.place(c, bytesOf(r.Freq)); err != nil {
-			return 0, err
+			return headsParams{}, err
 		}
 		d.angles[r] = p
 	}
-	return p, nil
+	return turning(r, p, d.step.view.pos, dim)
 }
 
 // widen makes a buffer's float32 form.
@@ -67,6 +79,7 @@ func (d *Device) widen(b *buffer, rows int) {
 
 // Embed implements device.Device.
 func (d *Device) Embed(dst device.Tensor, w device.Weight, ids []int32, scale float32) {
+	d.ungate()
 	b := d.top(dst)
 	d.try(func(c *driver.Context) error {
 		return d.lib.embed(c, d.stream, b.wide, w.(*weight), d.step.view.ids, len(ids), scale)
@@ -76,6 +89,7 @@ func (d *Device) Embed(dst device.Tensor, w device.Weight, ids []int32, scale fl
 
 // Norm implements device.Device.
 func (d *Device) Norm(dst, src device.Tensor, weight []float32, eps float32) {
+	d.ungate()
 	to, from, s := d.top(dst), d.top(src), &d.step
 	o := normOp{x: from.wide, rows: src.Rows, cols: src.Cols, run: len(weight), eps: eps}
 	if s.adding.dst == from {
@@ -98,7 +112,7 @@ func (d *Device) Norm(dst, src device.Tensor, weight []float32, eps float32) {
 	})
 }
 
-// Linear implements device.Device.
+// Linear implements device.Device. Two products that may be a gate's wait for it.
 func (d *Device) Linear(x device.Tensor, out []device.Linear) {
 	d.flush()
 	b := d.top(x)
@@ -119,6 +133,12 @@ func (d *Device) Linear(x device.Tensor, out []device.Linear) {
 				return err
 			})
 		}
+		if d.lib.takesGated(x.Rows, products[:n]) && len(out) == n {
+			g := &d.step.gating
+			g.gate, g.up = d.top(out[0].Dst), d.top(out[1].Dst)
+			g.op.x, g.op.rows, g.op.out = b.half, x.Rows, [2]product(products[:2])
+			return
+		}
 		d.try(func(c *driver.Context) error { return d.lib.linear(c, d.stream, b.half, x.Rows, products[:n]) })
 		out = out[n:]
 	}
@@ -126,6 +146,7 @@ func (d *Device) Linear(x device.Tensor, out []device.Linear) {
 
 // Rope implements device.Device. It waits for the Attend that takes the rotated rows in fp16.
 func (d *Device) Rope(x device.Tensor, r *device.Rope, dim int, _ []int32) {
+	d.ungate()
 	b := d.top(x)
 	d.widen(b, x.Rows)
 	d.step.turns = append(d.step.turns, turn{b, r, dim})
@@ -133,12 +154,24 @@ func (d *Device) Rope(x device.Tensor, r *device.Rope, dim int, _ []int32) {
 
 // Gate implements device.Device.
 func (d *Device) Gate(gate, up device.Tensor, act device.Activation) {
-	d.flush()
 	g, u := d.top(gate), d.top(up)
+	g.half.scale = g.scale
+	if w := &d.step.gating; w.op.rows == gate.Rows && w.gate == g && w.up == u {
+		if w.op.few() {
+			g.half.scale = d.gatedScale
+		}
+		w.op.act, w.op.dst = act, g.half
+		d.try(func(c *driver.Context) error { return d.lib.gated(c, d.stream, &w.op) })
+		w.op.rows = 0
+		g.isWide, g.isHalf, u.isWide = false, true, false
+		return
+	}
+	d.flush()
 	d.widen(g, gate.Rows)
 	d.widen(u, up.Rows)
-	g.half.scale = g.scale
-	d.try(func(c *driver.Context) error { return d.lib.gate(c, d.stream, g.wide, u.wide, act, g.half, gate.Rows) })
+	d.try(func(c *driver.Context) error {
+		return d.lib.gate(c, d.stream, g.wide, u.wide, act, g.half, gate.Rows, 0)
+	})
 	g.isWide, g.isHalf = false, true
 }
 

@@ -47,7 +47,7 @@ func (o *Operator) Stats(c *driver.Context, batch int) ([]HeadStats, error) {
 	return out, nil
 }
 
-// Survivors reads the tokens that a unit (sequence·KVHeads + head of the last sparse step) attended to, and the mask of the heads that each belongs to.
+// Survivors reads the tokens that a unit (sequence·KVHeads + head of the last sparse step, of more than FewUnits) attended to, and the mask of the heads that each belongs to.
 func (o *Operator) Survivors(c *driver.Context, unit, tokens, batch int) (exact, others []int32, heads []uint8, err error) {
 	ranks := o.ranks(batch)
 	cap := o.stride * attention.BlockTokens
@@ -72,16 +72,16 @@ func (o *Operator) Survivors(c *driver.Context, unit, tokens, batch int) (exact,
 			return nil, nil, nil, fmt.Errorf("cuda: unit %d lists %d and %d survivors among %d tokens: the last step had other sequences", unit, a, b, end-start)
 		}
 		for _, x := range list[start : start+a] {
-			exact, heads = append(exact, int32(x&0xffffff)), append(heads, uint8(x>>24))
+			exact, heads = append(exact, int32(start)+int32(x&0xffffff)), append(heads, uint8(x>>24))
 		}
 		for i := range b {
-			others = append(others, int32(list[end-1-i]&0xffffff))
+			others = append(others, int32(start)+int32(list[end-1-i]&0xffffff))
 		}
 	}
 	return exact, others, heads, nil
 }
 
-// Candidates reads, of a unit of the last sparse step, the mask of heads that each page was a candidate of.
+// Candidates reads, of a unit of the last sparse step, of more than FewUnits, the mask of heads that each page was a candidate of.
 func (o *Operator) Candidates(c *driver.Context, unit, tokens int) ([]uint8, error) {
 	pages := make([]uint8, (tokens+attention.PageTokens-1)/attention.PageTokens)
 	return pages, c.Download(pages, o.p.pages+driver.Ptr(unit*o.stride*attention.BlockPages))

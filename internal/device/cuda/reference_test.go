@@ -173,17 +173,33 @@ func (h *refHead) shrink(q []float32, t int) float64 {
 	return math.Exp(-noise / float64(h.dim) / 2)
 }
 
-// bound is the page's score.
-func (h *refHead) bound(q []float32, page int) (s, magnitude float64) {
+// bound is the page's score, and the magnitude of its terms.
+func (h *refHead) bound(q []float32, page int, reach float64) (s, magnitude float64) {
 	b := page / attention.BlockPages
 	for c, x := range q {
-		u := h.small[page*h.dim+c]
+		far, near := float64(h.small[page*h.dim+c]), float64(h.largest[page*h.dim+c])
 		if x > 0 {
-			u = h.largest[page*h.dim+c]
+			far, near = near, far
 		}
-		base, rest := float64(h.low[b*h.dim+c]), float64(h.step[b*h.dim+c])*float64(u)
+		base, rest := float64(h.low[b*h.dim+c]), float64(h.step[b*h.dim+c])*(far*(1+reach)+near*(1-reach))/2
 		s += float64(x) * (base + rest)
 		magnitude += math.Abs(float64(x)) * (math.Abs(base) + rest)
+	}
+	f := math.Log2E / math.Sqrt(float64(h.dim))
+	return s * f, magnitude * f
+}
+
+// blockBound is how high logits may be in a block, half of the way from the middle of its channels' ranges, in octaves, and the magnitude of its terms.
+func (h *refHead) blockBound(q []float32, b int) (s, magnitude float64) {
+	for c, x := range q {
+		low, rest := float64(h.low[b*h.dim+c]), 15*float64(h.step[b*h.dim+c])
+		if x > 0 {
+			rest *= 0.75
+		} else {
+			rest *= 0.25
+		}
+		s += float64(x) * (low + rest)
+		magnitude += math.Abs(float64(x)) * (math.Abs(low) + rest)
 	}
 	f := math.Log2E / math.Sqrt(float64(h.dim))
 	return s * f, magnitude * f

@@ -1,9 +1,11 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
+	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/device"
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
@@ -25,6 +27,7 @@ type headsParams struct {
 	heads                         [3]int32
 	rows, dim, pairs, interleaved int32
 	magnitude                     float32
+	_                             int32
 }
 
 // promptParams is PromptParams of kernels/prompt.cuh.
@@ -32,6 +35,13 @@ type promptParams struct {
 	q, out, k, v, table               driver.Ptr
 	rows, pos, heads, kvHeads, window int32
 	scale                             float32
+}
+
+// flashParams is FlashParams of kernels/flash.cuh.
+type flashParams struct {
+	q, k, v driver.TensorMap
+	p       promptParams
+	first   int32
 }
 
 const rowThreads = 256
@@ -47,7 +57,11 @@ func (l *library) wholeRows(c *driver.Context, s driver.Stream, name string, p *
 
 // findRows looks the kernels of this file up, for heads of dim channels.
 func (l *library) findRows(c *driver.Context, dim int) error {
-	return l.find(c, "rows_norm", "rows_norm_runs", "rows_prepare", "rows_widen", "rows_gate", "rows_add", "rows_pick", "rows_heads", promptKernel(dim))
+	err := l.find(c, "rows_norm", "rows_norm_runs", "rows_prepare", "rows_widen", "rows_gate", "rows_add", "rows_pick", "rows_heads", promptKernel(dim))
+	if l.hopper {
+		err = errors.Join(err, l.findLarge(c, flashOf(dim).shared, flashOf(dim).kernel))
+	}
+	return err
 }
 
 func (l *library) rows(c *driver.Context, s driver.Stream, name string, blocks int, p *rowParams) error {
@@ -85,9 +99,9 @@ func (l *library) widen(c *driver.Context, s driver.Stream, dst driver.Ptr, h ha
 	return l.rows(c, s, "rows_widen", rows, &rowParams{dst: dst, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols)})
 }
 
-// gate makes h = act(gate)·up of float32 rows.
-func (l *library) gate(c *driver.Context, s driver.Stream, gate, up driver.Ptr, act device.Activation, h halves, rows int) error {
-	return l.wholeRows(c, s, "rows_gate", &rowParams{x: gate, add: up, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols), act: int32(act)})
+// gate makes h = act(gate)·up of float32 rows; with only given, nothing while the int32 there is 0.
+func (l *library) gate(c *driver.Context, s driver.Stream, gate, up driver.Ptr, act device.Activation, h halves, rows int, only driver.Ptr) error {
+	return l.wholeRows(c, s, "rows_gate", &rowParams{x: gate, add: up, index: only, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols), act: int32(act)})
 }
 
 // add adds n float32 to dst.
@@ -100,49 +114,76 @@ func (l *library) pick(c *driver.Context, s driver.Stream, dst, src, index drive
 	return l.rows(c, s, "rows_pick", n, &rowParams{dst: dst, x: src, index: index, rows: int32(n), cols: int32(rowBytes / 4)})
 }
 
-// headsOp makes the float32 rows of a layer's queries, keys and values fp16, the first two rotated over their first 2·pairs channels to the rows' positions.
-type headsOp struct {
-	q, k, v, freq, pos               driver.Ptr // freq: float64 [pairs]; pos: int32 [rows]
-	outQ, outK, outV                 driver.Ptr
-	rows, heads, kvHeads, dim, pairs int
-	magnitude                        float32
-	interleaved                      bool
-}
-
-func (l *library) heads(c *driver.Context, s driver.Stream, o *headsOp) error {
-	p := headsParams{x: [3]driver.Ptr{o.q, o.k, o.v}, dst: [3]driver.Ptr{o.outQ, o.outK, o.outV}, freq: o.freq, pos: o.pos,
-		heads: [3]int32{int32(o.heads), int32(o.kvHeads), int32(o.kvHeads)}, rows: int32(o.rows), dim: int32(o.dim), pairs: int32(o.pairs), magnitude: o.magnitude}
-	return l.turn(c, s, &p, o.interleaved)
-}
-
-// rope rotates float32 rows in place.
-func (l *library) rope(c *driver.Context, s driver.Stream, x, freq, pos driver.Ptr, rows, heads, dim, pairs int, magnitude float32, interleaved bool) error {
-	p := headsParams{x: [3]driver.Ptr{x}, freq: freq, pos: pos, heads: [3]int32{int32(heads)}, rows: int32(rows), dim: int32(dim), pairs: int32(pairs), magnitude: magnitude}
-	return l.turn(c, s, &p, interleaved)
-}
-
-func (l *library) turn(c *driver.Context, s driver.Stream, p *headsParams, interleaved bool) error {
-	if p.pairs > 128 || 2*p.pairs > p.dim {
-		return fmt.Errorf("cuda: rotation of %d pairs of %d channels: expected at most 128, and no more than there are", p.pairs, p.dim)
+// turning are the parameters of a rotation of heads of dim channels by r, whose frequencies are at freq; pos: int32, the position of each row.
+func turning(r *device.Rope, freq, pos driver.Ptr, dim int) (p headsParams, err error) {
+	pairs := len(r.Freq)
+	if pairs > 128 || 2*pairs > dim {
+		return p, fmt.Errorf("cuda: rotation of %d pairs of %d channels: expected at most 128, and no more than there are", pairs, dim)
 	}
-	if interleaved {
+	p = headsParams{freq: freq, pos: pos, dim: int32(dim), pairs: int32(pairs), magnitude: float32(r.Magnitude)}
+	if r.Interleaved {
 		p.interleaved = 1
 	}
+	return p, nil
+}
+
+// turn queues a rotation of rows: p.x, float32 [rows][p.heads·p.dim], to p.dst in fp16, or in place where that is 0. Of three x the last is not rotated.
+func (l *library) turn(c *driver.Context, s driver.Stream, p *headsParams) error {
 	return launch(l, c, "rows_heads", driver.Launch{Grid: [3]int{int(p.rows)}, Block: rowThreads, Stream: s, Early: true}, p)
 }
 
 // promptOp is causal attention of a prompt's rows over the paged cache, in which their own keys and values are.
 type promptOp struct {
-	q, out, k, v, table                    driver.Ptr // q, out: fp16 [rows][heads·dim]; k, v: a layer's slabs; table: the sequence's
-	rows, pos, heads, kvHeads, dim, window int        // pos: of row 0; window: tokens in sight, 0: all
+	q                                      driver.Ptr // fp16 [room][heads·dim]: rows first to first+rows are the prompt's
+	room, first                            int
+	out, k, v, table                       driver.Ptr // out: fp16 [rows][heads·dim]; k, v: a layer's slabs; table: the sequence's
+	blocks                                 int        // of the slabs
+	rows, pos, heads, kvHeads, dim, window int        // pos: of the first row; window: tokens in sight, 0: all
 	scale                                  float32    // of the logits
 }
 
 func (l *library) prompt(c *driver.Context, s driver.Stream, o *promptOp) error {
+	row := driver.Ptr(o.heads * o.dim * 2)
+	p := promptParams{q: o.q + driver.Ptr(o.first)*row, out: o.out, k: o.k, v: o.v, table: o.table, rows: int32(o.rows), pos: int32(o.pos), heads: int32(o.heads), kvHeads: int32(o.kvHeads),
+		window: int32(o.window), scale: o.scale * math.Log2E}
+	if l.hopper {
+		return l.flash(c, s, o, &p)
+	}
 	const tile = 64
-	p := promptParams{q: o.q, out: o.out, k: o.k, v: o.v, table: o.table, rows: int32(o.rows), pos: int32(o.pos), heads: int32(o.heads), kvHeads: int32(o.kvHeads), window: int32(o.window),
-		scale: o.scale * math.Log2E}
 	return launch(l, c, promptKernel(o.dim), driver.Launch{Grid: [3]int{(o.rows + tile - 1) / tile, o.heads}, Block: 128, Stream: s, Early: true}, &p)
+}
+
+// flash is prompt with Hopper's kernels.
+func (l *library) flash(c *driver.Context, s driver.Stream, o *promptOp, p *promptParams) (err error) {
+	const tile, threads = 128, 384
+	f, how := flashParams{p: *p, first: int32(o.first)}, flashOf(o.dim)
+	slab := o.blocks * o.kvHeads * attention.BlockTokens
+	if f.q, err = l.tensorMap(c, matrixAt{o.q, o.room, o.heads * o.dim, tile}); err != nil {
+		return err
+	}
+	if f.k, err = l.tensorMap(c, matrixAt{o.k, slab, o.dim, how.tokens}); err != nil {
+		return err
+	}
+	if f.v, err = l.tensorMap(c, matrixAt{o.v, slab, o.dim, how.tokens}); err != nil {
+		return err
+	}
+	return launch(l, c, how.kernel, driver.Launch{Grid: [3]int{o.heads, (o.rows + tile - 1) / tile}, Block: threads, Shared: how.shared, Stream: s, Early: true}, &f)
+}
+
+// flashKernel is a kernel of Hopper's: tokens of a tile of keys, and bytes of shared memory: FlashShared of kernels/flash.cuh and what aligning it takes.
+type flashKernel struct {
+	kernel         string
+	tokens, shared int
+}
+
+func flashOf(dim int) flashKernel {
+	switch dim {
+	case 64:
+		return flashKernel{"flash_64", 128, 146 << 10}
+	case 128:
+		return flashKernel{"flash_128", 128, 162 << 10}
+	}
+	return flashKernel{"flash_256", 64, 194 << 10}
 }
 
 func promptKernel(dim int) string {

@@ -19,6 +19,9 @@ type need struct {
 	bytes int
 }
 
+// exactSlabs is how many pieces exact lists.
+const exactSlabs = 2
+
 // exact is what a layer's exact keys and values need.
 func (s *Shape) exact(l *slabs) []need {
 	bytes := s.Blocks * s.blockBytes()
@@ -49,6 +52,20 @@ func (s *Shape) counted(l *slabs) []need {
 	return []need{{&l.counts, units * maxRanks * 8}, {&l.sums, units * maxRanks * maxGroup * 16}}
 }
 
+// items is how many the queue of work holds.
+func (s *Shape) items() int { return max(maxItems, 4*s.Batch*s.KVHeads) }
+
+// scratch is what the largest step needs besides.
+func (s *Shape) scratch(p *params) []need {
+	units, blocks := s.Batch*s.KVHeads, blocksOf(s.Tokens)
+	rows, items, queries := blocks*attention.BlockTokens, s.items(), units*s.Group*s.Dim*2
+	return []need{{&p.table, s.Batch * blocks * 4}, {&p.lens, s.Batch * 4}, {&p.order, s.Batch * 4},
+		{&p.q, queries}, {&p.out, queries}, {&p.bases, units * blocks * maxGroup * 8}, {&p.scores, units * s.padded() * blocks * attention.BlockPages * 4},
+		{&p.pages, units * blocks * attention.BlockPages}, {&p.candidates, units * blocks * attention.BlockPages * 4},
+		{&p.logits, units * rows * s.padded() * 2}, {&p.list, units * rows * 4}, {&p.reference, units * maxGroup * 4}, {&p.control, 16}, {&p.partial, items * maxGroup * s.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
+		{&p.arrived, units * maxRanks * 4}, {&p.newK, units * s.Dim * 2}, {&p.newV, units * s.Dim * 2}}
+}
+
 // coded says whether a layer keeps codes.
 func (s *Shape) coded(layer int) bool { return s.Plain == nil || !s.Plain[layer] }
 
@@ -58,19 +75,13 @@ func (s *Shape) offloaded(layer int) bool { return s.Offload && layer >= s.Resid
 // Bytes is what the cache takes on the device, and in host memory if exact rows are there.
 func (s *Shape) Bytes() (device, host int) {
 	var l slabs
-	sum := func(list []need) (n int) {
-		for _, x := range list {
-			n += x.bytes
-		}
-		return n
-	}
 	for i := range max(s.Layers, 1) {
-		if exact := sum(s.exact(&l)); s.offloaded(i) {
+		if exact := total(s.exact(&l)); s.offloaded(i) {
 			host += exact
 		} else {
 			device += exact
 		}
-		device += sum(s.derived(i, &l)) + sum(s.counted(&l))
+		device += total(s.derived(i, &l)) + total(s.counted(&l))
 	}
 	return device, host
 }

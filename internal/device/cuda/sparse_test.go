@@ -13,10 +13,10 @@ import (
 var modes = map[string]Mode{
 	"paper":             Paper(0.85),
 	"paper_all_pages":   {Keep: 1, ExactMass: 0.95, Mass: 0.95, PerHead: true, TokenCodes: true},
-	"union":             {Keep: 0.25, ExactMass: 0.9, Mass: 0.9},
-	"shared_pages":      {Pages: 100, Shared: true, ExactMass: 0.9, Mass: 0.9, Tail: true},
+	"union":             {Keep: 0.25, Reach: 0.75, ExactMass: 0.9, Mass: 0.9},
+	"shared_pages":      {Pages: 100, Reach: 1, Shared: true, ExactMass: 0.9, Mass: 0.9, Tail: true},
 	"twilight":          Twilight(0.9),
-	"twilight_per_page": {Keep: 0.5, ExactMass: 0.3, Mass: 0.95, Tail: true},
+	"twilight_per_page": {Keep: 0.5, Reach: 0.5, ExactMass: 0.3, Mass: 0.95, Tail: true},
 	"every_page":        {Keep: 1, ExactMass: 0.3, Mass: 0.9, Tail: true},
 	"all":               {Keep: 1, Shared: true, ExactMass: 1, Mass: 1},
 }
@@ -27,6 +27,7 @@ func TestSparseAgrees(t *testing.T) {
 		for _, lens := range [][]int32{lengths, long} { // one thread block a unit or few, and clusters
 			t.Run(fmt.Sprintf("%d_%d_%d", s.Dim, s.Group, len(lens)), func(t *testing.T) {
 				withRig(t, d, s, lens, uint64(200+i), func(r *rig) {
+					r.o.FewUnits = 0 // it leaves nothing to look at
 					for name, m := range modes {
 						m.DenseBelow = 1
 						out := r.run(m)
@@ -91,7 +92,7 @@ func (r *rig) compareSparse(name string, out []float32, m Mode) {
 			worst, best := math.Inf(1), math.Inf(-1)
 			slack := 0.0
 			for p := range old {
-				s, mag := h.bound(q, p)
+				s, mag := h.bound(q, p, float64(m.Reach))
 				slack = max(slack, mag*2e-3)
 				if x.pages[p]>>g&1 != 0 {
 					worst = min(worst, s)
@@ -241,6 +242,62 @@ func TestManyUnits(t *testing.T) {
 			for name, m := range modes {
 				m.DenseBelow = 1
 				r.compareSparse(name, r.run(m), m)
+			}
+		})
+	}
+}
+
+// TestBlocksFirst: a unit with one thread block chooses among the pages of the blocks whose bounds are the largest.
+func TestBlocksFirst(t *testing.T) {
+	d := gpu(t)
+	m := Mode{Keep: 0.1, Reach: 0.5, Shared: true, ExactMass: 0.3, Mass: 0.9, Tail: true, DenseBelow: 1}
+	for _, s := range []Shape{{Dim: 64, KVHeads: 1, Group: 7}, {Dim: 128, KVHeads: 1, Group: 1}} {
+		withRig(t, d, s, []int32{4321}, uint64(s.Dim), func(r *rig) {
+			r.o.SelectRanks = 1
+			r.compareSparse("blocks first", r.run(m), m)
+			h := r.heads[0]
+			pages, err := r.o.Candidates(r.c, 0, h.n)
+			r.must(err)
+			newest, slack := (h.n-1)/attention.PageTokens, 0.0
+			// distances is how far blocks, or the pages of some, lie below the best for the head to which they matter most.
+			distances := func(n int, in func(i int) bool, bound func(q []float32, i int) (float64, float64)) []float64 {
+				least := make([]float64, n)
+				for i := range least {
+					least[i] = math.Inf(1)
+				}
+				for _, q := range r.q {
+					bounds, best := make([]float64, n), math.Inf(-1)
+					for i := range n {
+						if bounds[i] = math.Inf(-1); in(i) {
+							b, magnitude := bound(q, i)
+							bounds[i], slack, best = b, max(slack, magnitude*4e-3), max(best, b)
+						}
+					}
+					for i, b := range bounds {
+						least[i] = min(least[i], best-b)
+					}
+				}
+				return least
+			}
+			blocks := distances(len(h.low)/s.Dim, func(int) bool { return true }, h.blockBound)
+			sorted := slices.Sorted(slices.Values(blocks))
+			looked := (3*int(m.Keep*float32(newest+1)+0.5)+attention.BlockPages-1)/attention.BlockPages + 1
+			last := sorted[looked-1]
+			in := func(page int) bool { return blocks[page/attention.BlockPages] <= last-slack-0.125 && page != newest }
+			least := distances(h.encodedPages, in, func(q []float32, page int) (float64, float64) { return h.bound(q, page, float64(m.Reach)) })
+			worst, best := 0.0, math.Inf(1)
+			for page, who := range pages[:h.encodedPages] {
+				if who != 0 && page != newest && blocks[page/attention.BlockPages] > last+slack+0.125 && page/attention.BlockPages != newest/attention.BlockPages {
+					t.Errorf("page %d is a candidate, of a block at %g; expected none beyond %g", page, blocks[page/attention.BlockPages], last)
+				}
+				if who != 0 && in(page) {
+					worst = max(worst, least[page])
+				} else if in(page) {
+					best = min(best, least[page])
+				}
+			}
+			if best < worst-2*slack-0.5 { // a bin of pages is wide
+				t.Errorf("a page at %g was left out and one at %g taken", best, worst)
 			}
 		})
 	}

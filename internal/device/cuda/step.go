@@ -30,6 +30,7 @@ type step struct {
 	keys []int64
 
 	adding struct{ dst, src *buffer } // an Add that waits to become part of the Norm that follows
+	gating gating                     // a Linear that waits to become part of the Gate that follows
 	turns  []turn                     // Ropes that wait to become part of the Attend that follows
 
 	graphs map[string]*recording
@@ -38,9 +39,9 @@ type step struct {
 
 // jobs are what steps have the driver's thread do: values made once, so that a step allocates nothing.
 type jobs struct {
-	step, chosen, listed, count func(*driver.Context) error
-	found                       []int32      // Chosen's
-	tops                        []device.Top // Listed's
+	step, chosen, listed, count, wait func(*driver.Context) error
+	found                             []int32      // Chosen's
+	tops                              []device.Top // Listed's
 }
 
 // recording is a step recorded as a graph. The first step of a form runs as it comes, which finds everything it needs; the second records.
@@ -50,10 +51,16 @@ type recording struct {
 }
 
 // maxRecordings bounds the graphs that are kept. A server sees about as many forms as it has batch sizes.
-const maxRecordings = 64
+const maxRecordings = 256
 
 // stateView is where the parts of a step's state are on the device.
 type stateView struct{ ids, pos, lens, logits, chosen, order, tables driver.Ptr }
+
+// gating is two products that wait; op.rows is 0 if there are none, op.over is the device's.
+type gating struct {
+	gate, up *buffer
+	op       gatedOp
+}
 
 type turn struct {
 	x    *buffer
@@ -82,6 +89,7 @@ func (d *Device) Step(p *device.Plan, ops func() error) error {
 	s.plan, s.ops = p, ops
 	err := d.gpu.Do(s.jobs.step)
 	if s.err = nil; err == nil {
+		d.counted(p) // of the step before, while this one runs
 		err = d.count(p)
 	}
 	s.plan, s.ops = nil, nil
@@ -124,7 +132,7 @@ func (d *Device) run(c *driver.Context) error {
 // record queues the operations of a step.
 func (d *Device) record() error {
 	s := &d.step
-	s.adding.dst, s.turns = nil, s.turns[:0]
+	s.adding.dst, s.gating.op.rows, s.turns = nil, 0, s.turns[:0]
 	err := s.ops()
 	d.flush()
 	return errors.Join(err, s.err)

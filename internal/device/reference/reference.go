@@ -51,6 +51,11 @@ func (*Device) Alloc(rows, cols int) (device.Tensor, error) {
 	return device.Tensor{Rows: rows, Cols: cols, Data: make([]float32, rows*cols)}, nil
 }
 
+// Room implements device.Device.
+func (*Device) Room(s kvcache.Shape, planes []attention.Plane) (device.Room, error) {
+	return device.HostRoom(s, planes), nil
+}
+
 // Cache implements device.Device.
 func (*Device) Cache(s kvcache.Shape, blocks int, planes []attention.Plane) (device.Cache, error) {
 	return kvcache.NewHost(s, blocks, planes)

@@ -23,26 +23,27 @@ TEXT ·accumulate1x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(BX), Z2
 	VMOVUPS 192(BX), Z3
 	ADDQ    DI, BX
-	MOVQ    ahead+64(FP), BX
-	MOVQ    last+72(FP), R8
-	LEAQ    (BX), BX
-	XORQ    R9, R9
-	MOVQ    R9, (SP)
+	XORQ    BX, BX
+	MOVQ    ahead+64(FP), R8
+	MOVQ    last+72(FP), R9
+	LEAQ    (R8)(BX*4), BX
+	XORQ    R8, R8
+	MOVQ    R8, (SP)
 
 row:
-	CMPQ             BX, R8
-	CMOVQHI          R8, BX
+	CMPQ             BX, R9
+	CMOVQHI          R9, BX
 	MOVLQSX          (BX), R10
 	IMULQ            DI, R10
 	SHRQ             $0x01, R10
 	ADDQ             rows+32(FP), R10
-	PREFETCHT0       (R10)(R9*1)
-	PREFETCHT0       64(R10)(R9*1)
-	SUBQ             $-128, R9
+	PREFETCHT0       (R10)(R8*1)
+	PREFETCHT0       64(R10)(R8*1)
+	SUBQ             $-128, R8
 	LEAQ             4(BX), R11
-	LEAQ             (R9)(R9*1), R10
+	LEAQ             (R8)(R8*1), R10
 	CMPQ             R10, DI
-	CMOVQGE          (SP), R9
+	CMOVQGE          (SP), R8
 	CMOVQGE          R11, BX
 	MOVLQSX          (CX), R10
 	IMULQ            DI, R10
@@ -60,19 +61,10 @@ row:
 	ADDQ             $0x04, DX
 	DECQ             AX
 	JNZ              row
-	XORL             AX, AX
-	VCMPPS           $0x03, Z0, Z0, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z1, Z1, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z2, Z2, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z3, Z3, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
 	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
@@ -104,26 +96,27 @@ TEXT ·accumulate1x32AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS (BX), Z0
 	VMOVUPS 64(BX), Z1
 	ADDQ    DI, BX
-	MOVQ    ahead+64(FP), BX
-	MOVQ    last+72(FP), R8
-	LEAQ    (BX), BX
-	XORQ    R9, R9
-	MOVQ    R9, (SP)
+	XORQ    BX, BX
+	MOVQ    ahead+64(FP), R8
+	MOVQ    last+72(FP), R9
+	LEAQ    (R8)(BX*4), BX
+	XORQ    R8, R8
+	MOVQ    R8, (SP)
 
 row:
-	CMPQ             BX, R8
-	CMOVQHI          R8, BX
+	CMPQ             BX, R9
+	CMOVQHI          R9, BX
 	MOVLQSX          (BX), R10
 	IMULQ            DI, R10
 	SHRQ             $0x01, R10
 	ADDQ             rows+32(FP), R10
-	PREFETCHT0       (R10)(R9*1)
-	PREFETCHT0       64(R10)(R9*1)
-	SUBQ             $-128, R9
+	PREFETCHT0       (R10)(R8*1)
+	PREFETCHT0       64(R10)(R8*1)
+	SUBQ             $-128, R8
 	LEAQ             4(BX), R11
-	LEAQ             (R9)(R9*1), R10
+	LEAQ             (R8)(R8*1), R10
 	CMPQ             R10, DI
-	CMOVQGE          (SP), R9
+	CMOVQGE          (SP), R8
 	CMOVQGE          R11, BX
 	MOVLQSX          (CX), R10
 	IMULQ            DI, R10
@@ -137,13 +130,9 @@ row:
 	ADDQ             $0x04, DX
 	DECQ             AX
 	JNZ              row
-	XORL             AX, AX
-	VCMPPS           $0x03, Z0, Z0, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z1, Z1, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
+	VCMPPS           $0x07, Z0, Z1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
 	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
@@ -180,26 +169,27 @@ TEXT ·accumulate2x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R8), Z6
 	VMOVUPS 192(R8), Z7
 	ADDQ    DI, R8
-	MOVQ    ahead+64(FP), R8
-	MOVQ    last+72(FP), R9
-	LEAQ    (R8), R8
-	XORQ    R10, R10
-	MOVQ    R10, (SP)
+	XORQ    R8, R8
+	MOVQ    ahead+64(FP), R9
+	MOVQ    last+72(FP), R10
+	LEAQ    (R9)(R8*4), R8
+	XORQ    R9, R9
+	MOVQ    R9, (SP)
 
 row:
-	CMPQ             R8, R9
-	CMOVQHI          R9, R8
+	CMPQ             R8, R10
+	CMOVQHI          R10, R8
 	MOVLQSX          (R8), R11
 	IMULQ            DI, R11
 	SHRQ             $0x01, R11
 	ADDQ             rows+32(FP), R11
-	PREFETCHT0       (R11)(R10*1)
-	PREFETCHT0       64(R11)(R10*1)
-	SUBQ             $-128, R10
+	PREFETCHT0       (R11)(R9*1)
+	PREFETCHT0       64(R11)(R9*1)
+	SUBQ             $-128, R9
 	LEAQ             4(R8), R12
-	LEAQ             (R10)(R10*1), R11
+	LEAQ             (R9)(R9*1), R11
 	CMPQ             R11, DI
-	CMOVQGE          (SP), R10
+	CMOVQGE          (SP), R9
 	CMOVQGE          R12, R8
 	MOVLQSX          (CX), R11
 	IMULQ            DI, R11
@@ -221,31 +211,12 @@ row:
 	ADDQ             $0x04, DX
 	DECQ             AX
 	JNZ              row
-	XORL             AX, AX
-	VCMPPS           $0x03, Z0, Z0, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z1, Z1, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z2, Z2, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z3, Z3, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z4, Z4, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z5, Z5, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z6, Z6, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z7, Z7, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
 	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
@@ -285,26 +256,27 @@ TEXT ·accumulate2x32AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS (R8), Z2
 	VMOVUPS 64(R8), Z3
 	ADDQ    DI, R8
-	MOVQ    ahead+64(FP), R8
-	MOVQ    last+72(FP), R9
-	LEAQ    (R8), R8
-	XORQ    R10, R10
-	MOVQ    R10, (SP)
+	XORQ    R8, R8
+	MOVQ    ahead+64(FP), R9
+	MOVQ    last+72(FP), R10
+	LEAQ    (R9)(R8*4), R8
+	XORQ    R9, R9
+	MOVQ    R9, (SP)
 
 row:
-	CMPQ             R8, R9
-	CMOVQHI          R9, R8
+	CMPQ             R8, R10
+	CMOVQHI          R10, R8
 	MOVLQSX          (R8), R11
 	IMULQ            DI, R11
 	SHRQ             $0x01, R11
 	ADDQ             rows+32(FP), R11
-	PREFETCHT0       (R11)(R10*1)
-	PREFETCHT0       64(R11)(R10*1)
-	SUBQ             $-128, R10
+	PREFETCHT0       (R11)(R9*1)
+	PREFETCHT0       64(R11)(R9*1)
+	SUBQ             $-128, R9
 	LEAQ             4(R8), R12
-	LEAQ             (R10)(R10*1), R11
+	LEAQ             (R9)(R9*1), R11
 	CMPQ             R11, DI
-	CMOVQGE          (SP), R10
+	CMOVQGE          (SP), R9
 	CMOVQGE          R12, R8
 	MOVLQSX          (CX), R11
 	IMULQ            DI, R11
@@ -320,19 +292,10 @@ row:
 	ADDQ             $0x04, DX
 	DECQ             AX
 	JNZ              row
-	XORL             AX, AX
-	VCMPPS           $0x03, Z0, Z0, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z1, Z1, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z2, Z2, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z3, Z3, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
 	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
@@ -377,26 +340,27 @@ TEXT ·accumulate3x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R8), Z10
 	VMOVUPS 192(R8), Z11
 	ADDQ    DI, R8
-	MOVQ    ahead+64(FP), R8
-	MOVQ    last+72(FP), R9
-	LEAQ    (R8), R8
-	XORQ    R10, R10
-	MOVQ    R10, (SP)
+	XORQ    R8, R8
+	MOVQ    ahead+64(FP), R9
+	MOVQ    last+72(FP), R10
+	LEAQ    (R9)(R8*4), R8
+	XORQ    R9, R9
+	MOVQ    R9, (SP)
 
 row:
-	CMPQ             R8, R9
-	CMOVQHI          R9, R8
+	CMPQ             R8, R10
+	CMOVQHI          R10, R8
 	MOVLQSX          (R8), R11
 	IMULQ            DI, R11
 	SHRQ             $0x01, R11
 	ADDQ             rows+32(FP), R11
-	PREFETCHT0       (R11)(R10*1)
-	PREFETCHT0       64(R11)(R10*1)
-	SUBQ             $-128, R10
+	PREFETCHT0       (R11)(R9*1)
+	PREFETCHT0       64(R11)(R9*1)
+	SUBQ             $-128, R9
 	LEAQ             4(R8), R12
-	LEAQ             (R10)(R10*1), R11
+	LEAQ             (R9)(R9*1), R11
 	CMPQ             R11, DI
-	CMOVQGE          (SP), R10
+	CMOVQGE          (SP), R9
 	CMOVQGE          R12, R8
 	MOVLQSX          (CX), R11
 	IMULQ            DI, R11
@@ -422,43 +386,14 @@ row:
 	ADDQ             $0x04, DX
 	DECQ             AX
 	JNZ              row
-	XORL             AX, AX
-	VCMPPS           $0x03, Z0, Z0, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z1, Z1, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z2, Z2, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z3, Z3, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z4, Z4, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z5, Z5, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z6, Z6, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z7, Z7, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z8, Z8, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z9, Z9, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z10, Z10, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z11, Z11, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	VCMPPS           $0x07, Z8, Z9, K1, K1
+	VCMPPS           $0x07, Z10, Z11, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
 	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
@@ -506,26 +441,27 @@ TEXT ·accumulate3x32AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS (R8), Z4
 	VMOVUPS 64(R8), Z5
 	ADDQ    DI, R8
-	MOVQ    ahead+64(FP), R8
-	MOVQ    last+72(FP), R9
-	LEAQ    (R8), R8
-	XORQ    R10, R10
-	MOVQ    R10, (SP)
+	XORQ    R8, R8
+	MOVQ    ahead+64(FP), R9
+	MOVQ    last+72(FP), R10
+	LEAQ    (R9)(R8*4), R8
+	XORQ    R9, R9
+	MOVQ    R9, (SP)
 
 row:
-	CMPQ             R8, R9
-	CMOVQHI          R9, R8
+	CMPQ             R8, R10
+	CMOVQHI          R10, R8
 	MOVLQSX          (R8), R11
 	IMULQ            DI, R11
 	SHRQ             $0x01, R11
 	ADDQ             rows+32(FP), R11
-	PREFETCHT0       (R11)(R10*1)
-	PREFETCHT0       64(R11)(R10*1)
-	SUBQ             $-128, R10
+	PREFETCHT0       (R11)(R9*1)
+	PREFETCHT0       64(R11)(R9*1)
+	SUBQ             $-128, R9
 	LEAQ             4(R8), R12
-	LEAQ             (R10)(R10*1), R11
+	LEAQ             (R9)(R9*1), R11
 	CMPQ             R11, DI
-	CMOVQGE          (SP), R10
+	CMOVQGE          (SP), R9
 	CMOVQGE          R12, R8
 	MOVLQSX          (CX), R11
 	IMULQ            DI, R11
@@ -543,25 +479,11 @@ row:
 	ADDQ             $0x04, DX
 	DECQ             AX
 	JNZ              row
-	XORL             AX, AX
-	VCMPPS           $0x03, Z0, Z0, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z1, Z1, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z2, Z2, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z3, Z3, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z4, Z4, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z5, Z5, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
 	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
@@ -615,26 +537,27 @@ TEXT ·accumulate4x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R9), Z14
 	VMOVUPS 192(R9), Z15
 	ADDQ    DI, R9
-	MOVQ    ahead+64(FP), R9
-	MOVQ    last+72(FP), R10
-	LEAQ    (R9), R9
-	XORQ    R11, R11
-	MOVQ    R11, (SP)
+	XORQ    R9, R9
+	MOVQ    ahead+64(FP), R10
+	MOVQ    last+72(FP), R11
+	LEAQ    (R10)(R9*4), R9
+	XORQ    R10, R10
+	MOVQ    R10, (SP)
 
 row:
-	CMPQ             R9, R10
-	CMOVQHI          R10, R9
+	CMPQ             R9, R11
+	CMOVQHI          R11, R9
 	MOVLQSX          (R9), R12
 	IMULQ            DI, R12
 	SHRQ             $0x01, R12
 	ADDQ             rows+32(FP), R12
-	PREFETCHT0       (R12)(R11*1)
-	PREFETCHT0       64(R12)(R11*1)
-	SUBQ             $-128, R11
+	PREFETCHT0       (R12)(R10*1)
+	PREFETCHT0       64(R12)(R10*1)
+	SUBQ             $-128, R10
 	LEAQ             4(R9), R13
-	LEAQ             (R11)(R11*1), R12
+	LEAQ             (R10)(R10*1), R12
 	CMPQ             R12, DI
-	CMOVQGE          (SP), R11
+	CMOVQGE          (SP), R10
 	CMOVQGE          R13, R9
 	MOVLQSX          (CX), R12
 	IMULQ            DI, R12
@@ -664,55 +587,16 @@ row:
 	ADDQ             $0x04, DX
 	DECQ             AX
 	JNZ              row
-	XORL             AX, AX
-	VCMPPS           $0x03, Z0, Z0, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z1, Z1, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z2, Z2, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z3, Z3, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z4, Z4, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z5, Z5, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z6, Z6, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z7, Z7, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z8, Z8, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z9, Z9, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z10, Z10, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z11, Z11, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z12, Z12, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z13, Z13, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z14, Z14, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z15, Z15, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	VCMPPS           $0x07, Z8, Z9, K1, K1
+	VCMPPS           $0x07, Z10, Z11, K1, K1
+	VCMPPS           $0x07, Z12, Z13, K1, K1
+	VCMPPS           $0x07, Z14, Z15, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
 	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
@@ -769,26 +653,27 @@ TEXT ·accumulate4x32AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS (R9), Z6
 	VMOVUPS 64(R9), Z7
 	ADDQ    DI, R9
-	MOVQ    ahead+64(FP), R9
-	MOVQ    last+72(FP), R10
-	LEAQ    (R9), R9
-	XORQ    R11, R11
-	MOVQ    R11, (SP)
+	XORQ    R9, R9
+	MOVQ    ahead+64(FP), R10
+	MOVQ    last+72(FP), R11
+	LEAQ    (R10)(R9*4), R9
+	XORQ    R10, R10
+	MOVQ    R10, (SP)
 
 row:
-	CMPQ             R9, R10
-	CMOVQHI          R10, R9
+	CMPQ             R9, R11
+	CMOVQHI          R11, R9
 	MOVLQSX          (R9), R12
 	IMULQ            DI, R12
 	SHRQ             $0x01, R12
 	ADDQ             rows+32(FP), R12
-	PREFETCHT0       (R12)(R11*1)
-	PREFETCHT0       64(R12)(R11*1)
-	SUBQ             $-128, R11
+	PREFETCHT0       (R12)(R10*1)
+	PREFETCHT0       64(R12)(R10*1)
+	SUBQ             $-128, R10
 	LEAQ             4(R9), R13
-	LEAQ             (R11)(R11*1), R12
+	LEAQ             (R10)(R10*1), R12
 	CMPQ             R12, DI
-	CMOVQGE          (SP), R11
+	CMOVQGE          (SP), R10
 	CMOVQGE          R13, R9
 	MOVLQSX          (CX), R12
 	IMULQ            DI, R12
@@ -808,31 +693,12 @@ row:
 	ADDQ             $0x04, DX
 	DECQ             AX
 	JNZ              row
-	XORL             AX, AX
-	VCMPPS           $0x03, Z0, Z0, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z1, Z1, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z2, Z2, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z3, Z3, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z4, Z4, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z5, Z5, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z6, Z6, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z7, Z7, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
 	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
@@ -894,26 +760,27 @@ TEXT ·accumulate5x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R9), Z18
 	VMOVUPS 192(R9), Z19
 	ADDQ    DI, R9
-	MOVQ    ahead+64(FP), R9
-	MOVQ    last+72(FP), R10
-	LEAQ    (R9), R9
-	XORQ    R11, R11
-	MOVQ    R11, (SP)
+	XORQ    R9, R9
+	MOVQ    ahead+64(FP), R10
+	MOVQ    last+72(FP), R11
+	LEAQ    (R10)(R9*4), R9
+	XORQ    R10, R10
+	MOVQ    R10, (SP)
 
 row:
-	CMPQ             R9, R10
-	CMOVQHI          R10, R9
+	CMPQ             R9, R11
+	CMOVQHI          R11, R9
 	MOVLQSX          (R9), R12
 	IMULQ            DI, R12
 	SHRQ             $0x01, R12
 	ADDQ             rows+32(FP), R12
-	PREFETCHT0       (R12)(R11*1)
-	PREFETCHT0       64(R12)(R11*1)
-	SUBQ             $-128, R11
+	PREFETCHT0       (R12)(R10*1)
+	PREFETCHT0       64(R12)(R10*1)
+	SUBQ             $-128, R10
 	LEAQ             4(R9), R13
-	LEAQ             (R11)(R11*1), R12
+	LEAQ             (R10)(R10*1), R12
 	CMPQ             R12, DI
-	CMOVQGE          (SP), R11
+	CMOVQGE          (SP), R10
 	CMOVQGE          R13, R9
 	MOVLQSX          (CX), R12
 	IMULQ            DI, R12
@@ -947,67 +814,18 @@ row:
 	ADDQ             $0x04, DX
 	DECQ             AX
 	JNZ              row
-	XORL             AX, AX
-	VCMPPS           $0x03, Z0, Z0, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z1, Z1, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z2, Z2, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z3, Z3, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z4, Z4, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z5, Z5, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z6, Z6, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z7, Z7, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z8, Z8, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z9, Z9, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z10, Z10, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z11, Z11, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z12, Z12, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z13, Z13, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z14, Z14, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z15, Z15, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z16, Z16, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z17, Z17, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z18, Z18, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z19, Z19, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	VCMPPS           $0x07, Z8, Z9, K1, K1
+	VCMPPS           $0x07, Z10, Z11, K1, K1
+	VCMPPS           $0x07, Z12, Z13, K1, K1
+	VCMPPS           $0x07, Z14, Z15, K1, K1
+	VCMPPS           $0x07, Z16, Z17, K1, K1
+	VCMPPS           $0x07, Z18, Z19, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
 	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
@@ -1072,26 +890,27 @@ TEXT ·accumulate5x32AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS (R9), Z8
 	VMOVUPS 64(R9), Z9
 	ADDQ    DI, R9
-	MOVQ    ahead+64(FP), R9
-	MOVQ    last+72(FP), R10
-	LEAQ    (R9), R9
-	XORQ    R11, R11
-	MOVQ    R11, (SP)
+	XORQ    R9, R9
+	MOVQ    ahead+64(FP), R10
+	MOVQ    last+72(FP), R11
+	LEAQ    (R10)(R9*4), R9
+	XORQ    R10, R10
+	MOVQ    R10, (SP)
 
 row:
-	CMPQ             R9, R10
-	CMOVQHI          R10, R9
+	CMPQ             R9, R11
+	CMOVQHI          R11, R9
 	MOVLQSX          (R9), R12
 	IMULQ            DI, R12
 	SHRQ             $0x01, R12
 	ADDQ             rows+32(FP), R12
-	PREFETCHT0       (R12)(R11*1)
-	PREFETCHT0       64(R12)(R11*1)
-	SUBQ             $-128, R11
+	PREFETCHT0       (R12)(R10*1)
+	PREFETCHT0       64(R12)(R10*1)
+	SUBQ             $-128, R10
 	LEAQ             4(R9), R13
-	LEAQ             (R11)(R11*1), R12
+	LEAQ             (R10)(R10*1), R12
 	CMPQ             R12, DI
-	CMOVQGE          (SP), R11
+	CMOVQGE          (SP), R10
 	CMOVQGE          R13, R9
 	MOVLQSX          (CX), R12
 	IMULQ            DI, R12
@@ -1113,37 +932,13 @@ row:
 	ADDQ             $0x04, DX
 	DECQ             AX
 	JNZ              row
-	XORL             AX, AX
-	VCMPPS           $0x03, Z0, Z0, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z1, Z1, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z2, Z2, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z3, Z3, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z4, Z4, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z5, Z5, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z6, Z6, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z7, Z7, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z8, Z8, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z9, Z9, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	VCMPPS           $0x07, Z8, Z9, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
 	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
@@ -1214,26 +1009,27 @@ TEXT ·accumulate6x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R10), Z22
 	VMOVUPS 192(R10), Z23
 	ADDQ    DI, R10
-	MOVQ    ahead+64(FP), R10
-	MOVQ    last+72(FP), R11
-	LEAQ    (R10), R10
-	XORQ    R12, R12
-	MOVQ    R12, (SP)
+	XORQ    R10, R10
+	MOVQ    ahead+64(FP), R11
+	MOVQ    last+72(FP), R12
+	LEAQ    (R11)(R10*4), R10
+	XORQ    R11, R11
+	MOVQ    R11, (SP)
 
 row:
-	CMPQ             R10, R11
-	CMOVQHI          R11, R10
+	CMPQ             R10, R12
+	CMOVQHI          R12, R10
 	MOVLQSX          (R10), R13
 	IMULQ            DI, R13
 	SHRQ             $0x01, R13
 	ADDQ             rows+32(FP), R13
-	PREFETCHT0       (R13)(R12*1)
-	PREFETCHT0       64(R13)(R12*1)
-	SUBQ             $-128, R12
+	PREFETCHT0       (R13)(R11*1)
+	PREFETCHT0       64(R13)(R11*1)
+	SUBQ             $-128, R11
 	LEAQ             4(R10), R14
-	LEAQ             (R12)(R12*1), R13
+	LEAQ             (R11)(R11*1), R13
 	CMPQ             R13, DI
-	CMOVQGE          (SP), R12
+	CMOVQGE          (SP), R11
 	CMOVQGE          R14, R10
 	MOVLQSX          (CX), R13
 	IMULQ            DI, R13
@@ -1271,79 +1067,20 @@ row:
 	ADDQ             $0x04, DX
 	DECQ             AX
 	JNZ              row
-	XORL             AX, AX
-	VCMPPS           $0x03, Z0, Z0, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z1, Z1, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z2, Z2, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z3, Z3, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z4, Z4, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z5, Z5, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z6, Z6, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z7, Z7, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z8, Z8, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z9, Z9, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z10, Z10, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z11, Z11, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z12, Z12, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z13, Z13, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z14, Z14, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z15, Z15, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z16, Z16, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z17, Z17, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z18, Z18, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z19, Z19, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z20, Z20, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z21, Z21, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z22, Z22, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z23, Z23, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	VCMPPS           $0x07, Z8, Z9, K1, K1
+	VCMPPS           $0x07, Z10, Z11, K1, K1
+	VCMPPS           $0x07, Z12, Z13, K1, K1
+	VCMPPS           $0x07, Z14, Z15, K1, K1
+	VCMPPS           $0x07, Z16, Z17, K1, K1
+	VCMPPS           $0x07, Z18, Z19, K1, K1
+	VCMPPS           $0x07, Z20, Z21, K1, K1
+	VCMPPS           $0x07, Z22, Z23, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
 	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
@@ -1417,26 +1154,27 @@ TEXT ·accumulate6x32AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS (R10), Z10
 	VMOVUPS 64(R10), Z11
 	ADDQ    DI, R10
-	MOVQ    ahead+64(FP), R10
-	MOVQ    last+72(FP), R11
-	LEAQ    (R10), R10
-	XORQ    R12, R12
-	MOVQ    R12, (SP)
+	XORQ    R10, R10
+	MOVQ    ahead+64(FP), R11
+	MOVQ    last+72(FP), R12
+	LEAQ    (R11)(R10*4), R10
+	XORQ    R11, R11
+	MOVQ    R11, (SP)
 
 row:
-	CMPQ             R10, R11
-	CMOVQHI          R11, R10
+	CMPQ             R10, R12
+	CMOVQHI          R12, R10
 	MOVLQSX          (R10), R13
 	IMULQ            DI, R13
 	SHRQ             $0x01, R13
 	ADDQ             rows+32(FP), R13
-	PREFETCHT0       (R13)(R12*1)
-	PREFETCHT0       64(R13)(R12*1)
-	SUBQ             $-128, R12
+	PREFETCHT0       (R13)(R11*1)
+	PREFETCHT0       64(R13)(R11*1)
+	SUBQ             $-128, R11
 	LEAQ             4(R10), R14
-	LEAQ             (R12)(R12*1), R13
+	LEAQ             (R11)(R11*1), R13
 	CMPQ             R13, DI
-	CMOVQGE          (SP), R12
+	CMOVQGE          (SP), R11
 	CMOVQGE          R14, R10
 	MOVLQSX          (CX), R13
 	IMULQ            DI, R13
@@ -1460,43 +1198,14 @@ row:
 	ADDQ             $0x04, DX
 	DECQ             AX
 	JNZ              row
-	XORL             AX, AX
-	VCMPPS           $0x03, Z0, Z0, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z1, Z1, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z2, Z2, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z3, Z3, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z4, Z4, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z5, Z5, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z6, Z6, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z7, Z7, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z8, Z8, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z9, Z9, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z10, Z10, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z11, Z11, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	VCMPPS           $0x07, Z8, Z9, K1, K1
+	VCMPPS           $0x07, Z10, Z11, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
 	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
@@ -1575,26 +1284,27 @@ TEXT ·accumulate7x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R10), Z26
 	VMOVUPS 192(R10), Z27
 	ADDQ    DI, R10
-	MOVQ    ahead+64(FP), R10
-	MOVQ    last+72(FP), R11
-	LEAQ    (R10), R10
-	XORQ    R12, R12
-	MOVQ    R12, (SP)
+	XORQ    R10, R10
+	MOVQ    ahead+64(FP), R11
+	MOVQ    last+72(FP), R12
+	LEAQ    (R11)(R10*4), R10
+	XORQ    R11, R11
+	MOVQ    R11, (SP)
 
 row:
-	CMPQ             R10, R11
-	CMOVQHI          R11, R10
+	CMPQ             R10, R12
+	CMOVQHI          R12, R10
 	MOVLQSX          (R10), R13
 	IMULQ            DI, R13
 	SHRQ             $0x01, R13
 	ADDQ             rows+32(FP), R13
-	PREFETCHT0       (R13)(R12*1)
-	PREFETCHT0       64(R13)(R12*1)
-	SUBQ             $-128, R12
+	PREFETCHT0       (R13)(R11*1)
+	PREFETCHT0       64(R13)(R11*1)
+	SUBQ             $-128, R11
 	LEAQ             4(R10), R14
-	LEAQ             (R12)(R12*1), R13
+	LEAQ             (R11)(R11*1), R13
 	CMPQ             R13, DI
-	CMOVQGE          (SP), R12
+	CMOVQGE          (SP), R11
 	CMOVQGE          R14, R10
 	MOVLQSX          (CX), R13
 	IMULQ            DI, R13
@@ -1636,91 +1346,22 @@ row:
 	ADDQ             $0x04, DX
 	DECQ             AX
 	JNZ              row
-	XORL             AX, AX
-	VCMPPS           $0x03, Z0, Z0, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z1, Z1, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z2, Z2, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z3, Z3, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z4, Z4, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z5, Z5, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z6, Z6, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z7, Z7, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z8, Z8, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z9, Z9, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z10, Z10, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z11, Z11, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z12, Z12, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z13, Z13, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z14, Z14, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z15, Z15, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z16, Z16, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z17, Z17, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z18, Z18, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z19, Z19, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z20, Z20, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z21, Z21, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z22, Z22, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z23, Z23, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z24, Z24, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z25, Z25, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z26, Z26, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z27, Z27, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	VCMPPS           $0x07, Z8, Z9, K1, K1
+	VCMPPS           $0x07, Z10, Z11, K1, K1
+	VCMPPS           $0x07, Z12, Z13, K1, K1
+	VCMPPS           $0x07, Z14, Z15, K1, K1
+	VCMPPS           $0x07, Z16, Z17, K1, K1
+	VCMPPS           $0x07, Z18, Z19, K1, K1
+	VCMPPS           $0x07, Z20, Z21, K1, K1
+	VCMPPS           $0x07, Z22, Z23, K1, K1
+	VCMPPS           $0x07, Z24, Z25, K1, K1
+	VCMPPS           $0x07, Z26, Z27, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
 	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
@@ -1802,26 +1443,27 @@ TEXT ·accumulate7x32AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS (R10), Z12
 	VMOVUPS 64(R10), Z13
 	ADDQ    DI, R10
-	MOVQ    ahead+64(FP), R10
-	MOVQ    last+72(FP), R11
-	LEAQ    (R10), R10
-	XORQ    R12, R12
-	MOVQ    R12, (SP)
+	XORQ    R10, R10
+	MOVQ    ahead+64(FP), R11
+	MOVQ    last+72(FP), R12
+	LEAQ    (R11)(R10*4), R10
+	XORQ    R11, R11
+	MOVQ    R11, (SP)
 
 row:
-	CMPQ             R10, R11
-	CMOVQHI          R11, R10
+	CMPQ             R10, R12
+	CMOVQHI          R12, R10
 	MOVLQSX          (R10), R13
 	IMULQ            DI, R13
 	SHRQ             $0x01, R13
 	ADDQ             rows+32(FP), R13
-	PREFETCHT0       (R13)(R12*1)
-	PREFETCHT0       64(R13)(R12*1)
-	SUBQ             $-128, R12
+	PREFETCHT0       (R13)(R11*1)
+	PREFETCHT0       64(R13)(R11*1)
+	SUBQ             $-128, R11
 	LEAQ             4(R10), R14
-	LEAQ             (R12)(R12*1), R13
+	LEAQ             (R11)(R11*1), R13
 	CMPQ             R13, DI
-	CMOVQGE          (SP), R12
+	CMOVQGE          (SP), R11
 	CMOVQGE          R14, R10
 	MOVLQSX          (CX), R13
 	IMULQ            DI, R13
@@ -1847,49 +1489,15 @@ row:
 	ADDQ             $0x04, DX
 	DECQ             AX
 	JNZ              row
-	XORL             AX, AX
-	VCMPPS           $0x03, Z0, Z0, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z1, Z1, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z2, Z2, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z3, Z3, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z4, Z4, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z5, Z5, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z6, Z6, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z7, Z7, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z8, Z8, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z9, Z9, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z10, Z10, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z11, Z11, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z12, Z12, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
-	VCMPPS           $0x03, Z13, Z13, K1
-	KMOVW            K1, CX
-	ORL              CX, AX
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	VCMPPS           $0x07, Z8, Z9, K1, K1
+	VCMPPS           $0x07, Z10, Z11, K1, K1
+	VCMPPS           $0x07, Z12, Z13, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
 	MOVQ             AX, nan+80(FP)
 	TESTL            AX, AX
 	JNZ              done
@@ -1939,26 +1547,27 @@ TEXT ·accumulate1x32AVX2(SB), NOSPLIT, $8-88
 	VMOVUPS 64(BX), Y2
 	VMOVUPS 96(BX), Y3
 	ADDQ    DI, BX
-	MOVQ    ahead+64(FP), BX
-	MOVQ    last+72(FP), R8
-	LEAQ    (BX), BX
-	XORQ    R9, R9
-	MOVQ    R9, (SP)
+	XORQ    BX, BX
+	MOVQ    ahead+64(FP), R8
+	MOVQ    last+72(FP), R9
+	LEAQ    (R8)(BX*4), BX
+	XORQ    R8, R8
+	MOVQ    R8, (SP)
 
 row:
-	CMPQ         BX, R8
-	CMOVQHI      R8, BX
+	CMPQ         BX, R9
+	CMOVQHI      R9, BX
 	MOVLQSX      (BX), R10
 	IMULQ        DI, R10
 	SHRQ         $0x01, R10
 	ADDQ         rows+32(FP), R10
-	PREFETCHT0   (R10)(R9*1)
-	PREFETCHT0   64(R10)(R9*1)
-	SUBQ         $-128, R9
+	PREFETCHT0   (R10)(R8*1)
+	PREFETCHT0   64(R10)(R8*1)
+	SUBQ         $-128, R8
 	LEAQ         4(BX), R11
-	LEAQ         (R9)(R9*1), R10
+	LEAQ         (R8)(R8*1), R10
 	CMPQ         R10, DI
-	CMOVQGE      (SP), R9
+	CMOVQGE      (SP), R8
 	CMOVQGE      R11, BX
 	MOVLQSX      (CX), R10
 	IMULQ        DI, R10
@@ -2028,26 +1637,27 @@ TEXT ·accumulate2x32AVX2(SB), NOSPLIT, $8-88
 	VMOVUPS 64(R8), Y6
 	VMOVUPS 96(R8), Y7
 	ADDQ    DI, R8
-	MOVQ    ahead+64(FP), R8
-	MOVQ    last+72(FP), R9
-	LEAQ    (R8), R8
-	XORQ    R10, R10
-	MOVQ    R10, (SP)
+	XORQ    R8, R8
+	MOVQ    ahead+64(FP), R9
+	MOVQ    last+72(FP), R10
+	LEAQ    (R9)(R8*4), R8
+	XORQ    R9, R9
+	MOVQ    R9, (SP)
 
 row:
-	CMPQ         R8, R9
-	CMOVQHI      R9, R8
+	CMPQ         R8, R10
+	CMOVQHI      R10, R8
 	MOVLQSX      (R8), R11
 	IMULQ        DI, R11
 	SHRQ         $0x01, R11
 	ADDQ         rows+32(FP), R11
-	PREFETCHT0   (R11)(R10*1)
-	PREFETCHT0   64(R11)(R10*1)
-	SUBQ         $-128, R10
+	PREFETCHT0   (R11)(R9*1)
+	PREFETCHT0   64(R11)(R9*1)
+	SUBQ         $-128, R9
 	LEAQ         4(R8), R12
-	LEAQ         (R10)(R10*1), R11
+	LEAQ         (R9)(R9*1), R11
 	CMPQ         R11, DI
-	CMOVQGE      (SP), R10
+	CMOVQGE      (SP), R9
 	CMOVQGE      R12, R8
 	MOVLQSX      (CX), R11
 	IMULQ        DI, R11
@@ -2144,26 +1754,27 @@ TEXT ·accumulate3x32AVX2(SB), NOSPLIT, $8-88
 	VMOVUPS 64(R8), Y10
 	VMOVUPS 96(R8), Y11
 	ADDQ    DI, R8
-	MOVQ    ahead+64(FP), R8
-	MOVQ    last+72(FP), R9
-	LEAQ    (R8), R8
-	XORQ    R10, R10
-	MOVQ    R10, (SP)
+	XORQ    R8, R8
+	MOVQ    ahead+64(FP), R9
+	MOVQ    last+72(FP), R10
+	LEAQ    (R9)(R8*4), R8
+	XORQ    R9, R9
+	MOVQ    R9, (SP)
 
 row:
-	CMPQ         R8, R9
-	CMOVQHI      R9, R8
+	CMPQ         R8, R10
+	CMOVQHI      R10, R8
 	MOVLQSX      (R8), R11
 	IMULQ        DI, R11
 	SHRQ         $0x01, R11
 	ADDQ         rows+32(FP), R11
-	PREFETCHT0   (R11)(R10*1)
-	PREFETCHT0   64(R11)(R10*1)
-	SUBQ         $-128, R10
+	PREFETCHT0   (R11)(R9*1)
+	PREFETCHT0   64(R11)(R9*1)
+	SUBQ         $-128, R9
 	LEAQ         4(R8), R12
-	LEAQ         (R10)(R10*1), R11
+	LEAQ         (R9)(R9*1), R11
 	CMPQ         R11, DI
-	CMOVQGE      (SP), R10
+	CMOVQGE      (SP), R9
 	CMOVQGE      R12, R8
 	MOVLQSX      (CX), R11
 	IMULQ        DI, R11

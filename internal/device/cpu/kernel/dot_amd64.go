@@ -4,6 +4,11 @@
 
 package kernel
 
+// fetch prefetches the cache lines of p[:n], n ≥ 1.
+//
+//go:noescape
+func fetch(p *uint16, n int)
+
 // dot1AVX512 is, for 1 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
 //	for i, r := range at[:n] {
@@ -12,8 +17,10 @@ package kernel
 //		}
 //	}
 //
+// Rows that are so many entries ahead in the list are prefetched on the way.
+//
 //go:noescape
-func dot1AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+func dot1AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 
 // dot2AVX512 is, for 2 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -23,8 +30,10 @@ func dot1AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //		}
 //	}
 //
+// Rows that are so many entries ahead in the list are prefetched on the way.
+//
 //go:noescape
-func dot2AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+func dot2AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 
 // dot3AVX512 is, for 3 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -34,8 +43,10 @@ func dot2AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //		}
 //	}
 //
+// Rows that are so many entries ahead in the list are prefetched on the way.
+//
 //go:noescape
-func dot3AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+func dot3AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 
 // dot4AVX512 is, for 4 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -45,8 +56,10 @@ func dot3AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //		}
 //	}
 //
+// Rows that are so many entries ahead in the list are prefetched on the way.
+//
 //go:noescape
-func dot4AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+func dot4AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 
 // dot5AVX512 is, for 5 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -56,8 +69,10 @@ func dot4AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //		}
 //	}
 //
+// Rows that are so many entries ahead in the list are prefetched on the way.
+//
 //go:noescape
-func dot5AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+func dot5AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 
 // dot6AVX512 is, for 6 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -67,8 +82,10 @@ func dot5AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //		}
 //	}
 //
+// Rows that are so many entries ahead in the list are prefetched on the way.
+//
 //go:noescape
-func dot6AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+func dot6AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 
 // dot7AVX512 is, for 7 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -78,8 +95,10 @@ func dot6AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //		}
 //	}
 //
+// Rows that are so many entries ahead in the list are prefetched on the way.
+//
 //go:noescape
-func dot7AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+func dot7AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 
 // dot1AVX2 is, for 1 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -89,8 +108,10 @@ func dot7AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //		}
 //	}
 //
+// Rows that are so many entries ahead in the list are prefetched on the way.
+//
 //go:noescape
-func dot1AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+func dot1AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 
 // dot2AVX2 is, for 2 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -100,8 +121,10 @@ func dot1AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32
 //		}
 //	}
 //
+// Rows that are so many entries ahead in the list are prefetched on the way.
+//
 //go:noescape
-func dot2AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+func dot2AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 
 // dot3AVX2 is, for 3 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -111,5 +134,7 @@ func dot2AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32
 //		}
 //	}
 //
+// Rows that are so many entries ahead in the list are prefetched on the way.
+//
 //go:noescape
-func dot3AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+func dot3AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)

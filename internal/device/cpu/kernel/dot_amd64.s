@@ -4,15 +4,29 @@
 
 #include "textflag.h"
 
-// func dot1AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+// func fetch(p *uint16, n int)
+// Requires: MMX+
+TEXT ·fetch(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ n+8(FP), CX
+
+line:
+	PREFETCHT0 (AX)
+	ADDQ       $0x40, AX
+	SUBQ       $0x20, CX
+	JG         line
+	RET
+
+// func dot1AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
-TEXT ·dot1AVX512(SB), NOSPLIT, $16-56
+TEXT ·dot1AVX512(SB), NOSPLIT, $16-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
 	MOVQ n+48(FP), BX
 	LEAQ -4(AX)(BX*4), BX
-	LEAQ 96(AX), SI
+	MOVQ ahead+56(FP), DX
+	LEAQ (AX)(DX*4), SI
 	XORQ DI, DI
 	MOVQ DI, (SP)
 
@@ -142,15 +156,16 @@ channels:
 	VZEROUPPER
 	RET
 
-// func dot2AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+// func dot2AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
-TEXT ·dot2AVX512(SB), NOSPLIT, $16-56
+TEXT ·dot2AVX512(SB), NOSPLIT, $16-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
 	MOVQ n+48(FP), BX
 	LEAQ -4(AX)(BX*4), BX
-	LEAQ 96(AX), SI
+	MOVQ ahead+56(FP), DX
+	LEAQ (AX)(DX*4), SI
 	XORQ DI, DI
 	MOVQ DI, (SP)
 
@@ -311,15 +326,16 @@ channels:
 	VZEROUPPER
 	RET
 
-// func dot3AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+// func dot3AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
-TEXT ·dot3AVX512(SB), NOSPLIT, $16-56
+TEXT ·dot3AVX512(SB), NOSPLIT, $16-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
 	MOVQ n+48(FP), BX
 	LEAQ -4(AX)(BX*4), BX
-	LEAQ 96(AX), SI
+	MOVQ ahead+56(FP), DX
+	LEAQ (AX)(DX*4), SI
 	XORQ DI, DI
 	MOVQ DI, (SP)
 
@@ -511,16 +527,17 @@ channels:
 	VZEROUPPER
 	RET
 
-// func dot4AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+// func dot4AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
-TEXT ·dot4AVX512(SB), NOSPLIT, $16-56
+TEXT ·dot4AVX512(SB), NOSPLIT, $16-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
 	LEAQ (CX)(CX*2), BX
 	MOVQ n+48(FP), SI
 	LEAQ -4(AX)(SI*4), SI
-	LEAQ 96(AX), DI
+	MOVQ ahead+56(FP), DX
+	LEAQ (AX)(DX*4), DI
 	XORQ R8, R8
 	MOVQ R8, (SP)
 
@@ -743,16 +760,17 @@ channels:
 	VZEROUPPER
 	RET
 
-// func dot5AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+// func dot5AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
-TEXT ·dot5AVX512(SB), NOSPLIT, $16-56
+TEXT ·dot5AVX512(SB), NOSPLIT, $16-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
 	LEAQ (CX)(CX*2), BX
 	MOVQ n+48(FP), SI
 	LEAQ -4(AX)(SI*4), SI
-	LEAQ 96(AX), DI
+	MOVQ ahead+56(FP), DX
+	LEAQ (AX)(DX*4), DI
 	XORQ R8, R8
 	MOVQ R8, (SP)
 
@@ -1006,9 +1024,9 @@ channels:
 	VZEROUPPER
 	RET
 
-// func dot6AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+// func dot6AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
-TEXT ·dot6AVX512(SB), NOSPLIT, $16-56
+TEXT ·dot6AVX512(SB), NOSPLIT, $16-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
@@ -1016,7 +1034,8 @@ TEXT ·dot6AVX512(SB), NOSPLIT, $16-56
 	LEAQ (CX)(CX*4), SI
 	MOVQ n+48(FP), DI
 	LEAQ -4(AX)(DI*4), DI
-	LEAQ 96(AX), R8
+	MOVQ ahead+56(FP), DX
+	LEAQ (AX)(DX*4), R8
 	XORQ R9, R9
 	MOVQ R9, (SP)
 
@@ -1301,9 +1320,9 @@ channels:
 	VZEROUPPER
 	RET
 
-// func dot7AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+// func dot7AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
-TEXT ·dot7AVX512(SB), NOSPLIT, $16-56
+TEXT ·dot7AVX512(SB), NOSPLIT, $16-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
@@ -1311,7 +1330,8 @@ TEXT ·dot7AVX512(SB), NOSPLIT, $16-56
 	LEAQ (CX)(CX*4), SI
 	MOVQ n+48(FP), DI
 	LEAQ -4(AX)(DI*4), DI
-	LEAQ 96(AX), R8
+	MOVQ ahead+56(FP), DX
+	LEAQ (AX)(DX*4), R8
 	XORQ R9, R9
 	MOVQ R9, (SP)
 
@@ -1627,15 +1647,16 @@ channels:
 	VZEROUPPER
 	RET
 
-// func dot1AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+// func dot1AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 // Requires: AVX, CMOV, F16C, FMA3, MMX+
-TEXT ·dot1AVX2(SB), NOSPLIT, $16-56
+TEXT ·dot1AVX2(SB), NOSPLIT, $16-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
 	MOVQ n+48(FP), BX
 	LEAQ -4(AX)(BX*4), BX
-	LEAQ 96(AX), SI
+	MOVQ ahead+56(FP), DX
+	LEAQ (AX)(DX*4), SI
 	XORQ DI, DI
 	MOVQ DI, (SP)
 
@@ -1802,15 +1823,16 @@ DATA signs<>+56(SB)/4, $0x00000000
 DATA signs<>+60(SB)/4, $0x00000000
 GLOBL signs<>(SB), RODATA|NOPTR, $64
 
-// func dot2AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+// func dot2AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 // Requires: AVX, CMOV, F16C, FMA3, MMX+
-TEXT ·dot2AVX2(SB), NOSPLIT, $16-56
+TEXT ·dot2AVX2(SB), NOSPLIT, $16-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
 	MOVQ n+48(FP), BX
 	LEAQ -4(AX)(BX*4), BX
-	LEAQ 96(AX), SI
+	MOVQ ahead+56(FP), DX
+	LEAQ (AX)(DX*4), SI
 	XORQ DI, DI
 	MOVQ DI, (SP)
 
@@ -2000,15 +2022,16 @@ channels:
 	VZEROUPPER
 	RET
 
-// func dot3AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+// func dot3AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
 // Requires: AVX, CMOV, F16C, FMA3, MMX+
-TEXT ·dot3AVX2(SB), NOSPLIT, $16-56
+TEXT ·dot3AVX2(SB), NOSPLIT, $16-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
 	MOVQ n+48(FP), BX
 	LEAQ -4(AX)(BX*4), BX
-	LEAQ 96(AX), SI
+	MOVQ ahead+56(FP), DX
+	LEAQ (AX)(DX*4), SI
 	XORQ DI, DI
 	MOVQ DI, (SP)
 

@@ -44,8 +44,6 @@ type Step interface {
 	Gate(dst, gate, up []float32, act Activation)
 	// Add sets dst += x.
 	Add(dst, x []float32)
-	// Scale sets x *= s.
-	Scale(x []float32, s float32)
 	// Narrow rounds x to fp16, ties to even: rows on their way into the cache.
 	Narrow(dst []uint16, x []float32)
 	// Widen is the inverse of Narrow, exact.

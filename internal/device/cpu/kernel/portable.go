@@ -62,13 +62,6 @@ func (portable) Add(dst, x []float32) {
 	}
 }
 
-// Scale implements Step.
-func (portable) Scale(x []float32, s float32) {
-	for i := range x {
-		x[i] *= s
-	}
-}
-
 // Narrow implements Step.
 func (portable) Narrow(dst []uint16, x []float32) { tensor.F32sToF16s(dst, x) }
 

@@ -20,6 +20,8 @@ type routines struct {
 	accumulate64 []accumulateFunc // 64 channels
 	accumulate32 []accumulateFunc
 
+	fetch func(p *uint16, n int)
+
 	max       func(x *float32, n int) float32
 	exp       func(x *float32, n int, max float32) float32
 	weigh     func(x *float32, n int, max float32) float32
@@ -67,7 +69,7 @@ type routines struct {
 }
 
 type (
-	dotFunc        = func(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)
+	dotFunc        = func(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n, ahead int)
 	accumulateFunc = func(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead, last *int32) (nan uint64)
 	codesFunc      = func(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
 	codeRowsFunc   = func(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead, last *int32)
@@ -75,7 +77,8 @@ type (
 )
 
 var avx512 = routines{
-	dot: []dotFunc{dot1AVX512, dot2AVX512, dot3AVX512, dot4AVX512, dot5AVX512, dot6AVX512, dot7AVX512},
+	fetch: fetch,
+	dot:   []dotFunc{dot1AVX512, dot2AVX512, dot3AVX512, dot4AVX512, dot5AVX512, dot6AVX512, dot7AVX512},
 	accumulate64: []accumulateFunc{accumulate1x64AVX512, accumulate2x64AVX512, accumulate3x64AVX512, accumulate4x64AVX512, accumulate5x64AVX512,
 		accumulate6x64AVX512, accumulate7x64AVX512},
 	accumulate32: []accumulateFunc{accumulate1x32AVX512, accumulate2x32AVX512, accumulate3x32AVX512, accumulate4x32AVX512, accumulate5x32AVX512,
@@ -118,6 +121,7 @@ var avx512 = routines{
 }
 
 var avx2 = routines{
+	fetch:        fetch,
 	dot:          []dotFunc{dot1AVX2, dot2AVX2, dot3AVX2},
 	accumulate32: []accumulateFunc{accumulate1x32AVX2, accumulate2x32AVX2, accumulate3x32AVX2},
 	codes32:      []codesFunc{codes1x32AVX2, codes2x32AVX2, codes3x32AVX2},

@@ -41,7 +41,7 @@ func (v vector) Gate(dst, gate, up []float32, act Activation) {
 // Add implements Step.
 func (v vector) Add(dst, x []float32) { v.add(ptr(dst[:len(x)]), ptr(x), len(x)) }
 
-// Scale implements Step.
+// Scale implements attention.Kernels.
 func (v vector) Scale(x []float32, s float32) { v.scale(ptr(x), len(x), s) }
 
 // Narrow implements Step.

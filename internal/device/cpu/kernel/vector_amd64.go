@@ -5,6 +5,7 @@ package kernel
 import (
 	"unsafe"
 
+	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/tensor"
 )
 
@@ -35,6 +36,9 @@ func checkGather(vec, lds []float32, ld, group, dim int, rows []uint16, at []int
 	_ = rows[int(at[n-1])*dim:][dim-1]
 }
 
+// dotAhead is how far ahead a product of gathered rows asks for them, in fp16 values.
+const dotAhead = 1280
+
 // Dot implements attention.Kernels.
 func (v vector) Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32) {
 	if !vectorDim(dim) {
@@ -48,13 +52,20 @@ func (v vector) Dot(dst []float32, ld int, q []float32, group, dim int, rows []u
 	checkGather(q, dst, ld, group, dim, rows, at)
 	for g := 0; g < group; {
 		h := tile(group-g, len(v.dot))
-		v.dot[h-1](ptr(dst[g*ld:]), ld, ptr(q[g*dim:]), dim, ptr(rows), ptr(at), n)
+		v.dot[h-1](ptr(dst[g*ld:]), ld, ptr(q[g*dim:]), dim, ptr(rows), ptr(at), n, max(dotAhead/dim, 4))
 		g += h
 	}
 }
 
-// accumulateTile is how many rows stay in the first-level cache while their channels are taken 64 or 32 at a time.
-const accumulateTile = 32
+// accumulateTile is how many rows are taken at a time, 64 or 32 channels of all of them before the next channels: as many as stay in the first-level cache. Rows are asked for so far ahead of
+// the tile's start that none is used before: passes over channels ask for their share of the next tile's each, and wide rows need less beyond that.
+func accumulateTile(dim int) (rows, ahead int) {
+	if dim <= 64 {
+		return attention.BlockTokens, 24 // one pass: nothing comes again
+	}
+	rows = max(4096/dim, 16)
+	return rows, rows - rows*64/dim + 3<<15/(dim*dim)
+}
 
 // Accumulate implements attention.Kernels.
 func (v vector) Accumulate(acc, w []float32, ld, group, dim int, rows []uint16, at []int32) {
@@ -66,16 +77,17 @@ func (v vector) Accumulate(acc, w []float32, ld, group, dim int, rows []uint16, 
 		return
 	}
 	checkGather(acc, w, ld, group, dim, rows, at)
+	tall, far := accumulateTile(dim)
 	for g := 0; g < group; {
 		h := tile(group-g, len(v.accumulate32))
-		for i := 0; i < len(at); i += accumulateTile {
-			now, ahead := at[i:min(i+accumulateTile, len(at))], at[min(i+accumulateTile, len(at)-1):]
+		for i := 0; i < len(at); i += tall {
+			now, ahead := at[i:min(i+tall, len(at))], at[min(i+far, len(at)-1):]
 			for c := 0; c < dim; {
 				run, n := v.accumulate32[h-1], 32
 				if v.accumulate64 != nil && dim-c >= 64 {
 					run, n = v.accumulate64[h-1], 64
 				}
-				next := ahead[min(c*accumulateTile/dim, len(ahead)-1):] // each run of channels asks for its share of the next rows
+				next := ahead[min(c*tall/dim, len(ahead)-1):] // each run of channels asks for its share of the next rows
 				a, wi := acc[g*dim+c:], w[g*ld+i:]
 				if run(ptr(a), dim, ptr(wi), ld, ptr(rows), c, ptr(now), len(now), ptr(next), &next[len(next)-1]) != 0 {
 					accumulateFinite(a, wi, ld, h, dim, n, rows[c:], now)
@@ -99,6 +111,16 @@ func accumulateFinite(acc, w []float32, ld, heads, dim, channels int, rows []uin
 				}
 			}
 		}
+	}
+}
+
+// fetchMost is how much of what comes next is asked for, in fp16 values: by then the hardware has seen where it goes.
+const fetchMost = 1536
+
+// Fetch implements attention.Kernels.
+func (v vector) Fetch(next []uint16) {
+	if v.fetch != nil && len(next) > 0 {
+		v.fetch(ptr(next), min(len(next), fetchMost))
 	}
 }
 

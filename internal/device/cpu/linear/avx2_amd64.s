@@ -4,9 +4,9 @@
 
 #include "textflag.h"
 
-// func avx2Q4_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q4_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_0x1(SB), NOSPLIT, $0-72
+TEXT ·avx2Q4_0x1(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -206,9 +206,9 @@ DATA laneMasks<>+56(SB)/4, $0x00000000
 DATA laneMasks<>+60(SB)/4, $0x00000000
 GLOBL laneMasks<>(SB), RODATA|NOPTR, $64
 
-// func avx2Q4_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q4_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_0x2(SB), NOSPLIT, $0-72
+TEXT ·avx2Q4_0x2(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -457,9 +457,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q4_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q4_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_0x4(SB), NOSPLIT, $0-72
+TEXT ·avx2Q4_0x4(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -679,9 +679,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q4_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q4_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_1x1(SB), NOSPLIT, $0-72
+TEXT ·avx2Q4_1x1(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -845,9 +845,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q4_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q4_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_1x2(SB), NOSPLIT, $0-72
+TEXT ·avx2Q4_1x2(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -1098,9 +1098,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q4_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q4_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_1x4(SB), NOSPLIT, $0-72
+TEXT ·avx2Q4_1x4(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -1321,9 +1321,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q5_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_0x1(SB), NOSPLIT, $0-72
+TEXT ·avx2Q5_0x1(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -1567,9 +1567,9 @@ DATA wide10101010<>+24(SB)/4, $0x10101010
 DATA wide10101010<>+28(SB)/4, $0x10101010
 GLOBL wide10101010<>(SB), RODATA|NOPTR, $32
 
-// func avx2Q5_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q5_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_0x2(SB), NOSPLIT, $0-72
+TEXT ·avx2Q5_0x2(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -1852,9 +1852,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q5_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_0x4(SB), NOSPLIT, $0-72
+TEXT ·avx2Q5_0x4(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -2093,9 +2093,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q5_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_1x1(SB), NOSPLIT, $0-72
+TEXT ·avx2Q5_1x1(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -2291,9 +2291,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q5_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_1x2(SB), NOSPLIT, $0-72
+TEXT ·avx2Q5_1x2(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -2578,9 +2578,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q5_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_1x4(SB), NOSPLIT, $0-72
+TEXT ·avx2Q5_1x4(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -2820,9 +2820,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q8_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q8_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q8_0x1(SB), NOSPLIT, $0-72
+TEXT ·avx2Q8_0x1(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -3026,9 +3026,9 @@ DATA wide80808080<>+24(SB)/4, $0x80808080
 DATA wide80808080<>+28(SB)/4, $0x80808080
 GLOBL wide80808080<>(SB), RODATA|NOPTR, $32
 
-// func avx2Q8_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q8_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q8_0x2(SB), NOSPLIT, $0-72
+TEXT ·avx2Q8_0x2(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -3333,9 +3333,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q8_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q8_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q8_0x4(SB), NOSPLIT, $0-72
+TEXT ·avx2Q8_0x4(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -3607,9 +3607,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2IQ4_NLx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2IQ4_NLx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2IQ4_NLx1(SB), NOSPLIT, $0-72
+TEXT ·avx2IQ4_NLx1(SB), NOSPLIT, $0-80
 	VMOVDQU nonlinear0<>+0(SB), Y0
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
@@ -3862,9 +3862,9 @@ DATA nonlinear0<>+30(SB)/1, $0x59
 DATA nonlinear0<>+31(SB)/1, $0x71
 GLOBL nonlinear0<>(SB), RODATA|NOPTR, $32
 
-// func avx2IQ4_NLx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2IQ4_NLx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2IQ4_NLx2(SB), NOSPLIT, $0-72
+TEXT ·avx2IQ4_NLx2(SB), NOSPLIT, $0-80
 	VMOVDQU nonlinear0<>+0(SB), Y0
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
@@ -4194,9 +4194,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2IQ4_NLx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2IQ4_NLx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2IQ4_NLx4(SB), NOSPLIT, $0-72
+TEXT ·avx2IQ4_NLx4(SB), NOSPLIT, $0-80
 	VMOVDQU nonlinear0<>+0(SB), Y0
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
@@ -4481,9 +4481,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q2_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q2_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q2_Kx1(SB), NOSPLIT, $0-72
+TEXT ·avx2Q2_Kx1(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -4730,9 +4730,9 @@ DATA wide0000000f<>+24(SB)/4, $0x0000000f
 DATA wide0000000f<>+28(SB)/4, $0x0000000f
 GLOBL wide0000000f<>(SB), RODATA|NOPTR, $32
 
-// func avx2Q2_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q2_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q2_Kx2(SB), NOSPLIT, $0-72
+TEXT ·avx2Q2_Kx2(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -5062,9 +5062,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q2_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q2_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q2_Kx4(SB), NOSPLIT, $0-72
+TEXT ·avx2Q2_Kx4(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -5344,9 +5344,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q3_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q3_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q3_Kx1(SB), NOSPLIT, $0-72
+TEXT ·avx2Q3_Kx1(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -5617,9 +5617,9 @@ DATA wide04040404<>+24(SB)/4, $0x04040404
 DATA wide04040404<>+28(SB)/4, $0x04040404
 GLOBL wide04040404<>(SB), RODATA|NOPTR, $32
 
-// func avx2Q3_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q3_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q3_Kx2(SB), NOSPLIT, $0-72
+TEXT ·avx2Q3_Kx2(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -5979,9 +5979,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q3_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q3_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q3_Kx4(SB), NOSPLIT, $0-72
+TEXT ·avx2Q3_Kx4(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -6272,9 +6272,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q4_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q4_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_Kx1(SB), NOSPLIT, $0-72
+TEXT ·avx2Q4_Kx1(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -6457,9 +6457,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q4_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q4_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_Kx2(SB), NOSPLIT, $0-72
+TEXT ·avx2Q4_Kx2(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -6729,9 +6729,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q4_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q4_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q4_Kx4(SB), NOSPLIT, $0-72
+TEXT ·avx2Q4_Kx4(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -6965,9 +6965,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q5_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_Kx1(SB), NOSPLIT, $0-72
+TEXT ·avx2Q5_Kx1(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -7182,9 +7182,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q5_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_Kx2(SB), NOSPLIT, $0-72
+TEXT ·avx2Q5_Kx2(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -7488,9 +7488,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q5_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q5_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q5_Kx4(SB), NOSPLIT, $0-72
+TEXT ·avx2Q5_Kx4(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -7743,9 +7743,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q6_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q6_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q6_Kx1(SB), NOSPLIT, $0-72
+TEXT ·avx2Q6_Kx1(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -8010,9 +8010,9 @@ DATA wide30303030<>+24(SB)/4, $0x30303030
 DATA wide30303030<>+28(SB)/4, $0x30303030
 GLOBL wide30303030<>(SB), RODATA|NOPTR, $32
 
-// func avx2Q6_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q6_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q6_Kx2(SB), NOSPLIT, $0-72
+TEXT ·avx2Q6_Kx2(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -8358,9 +8358,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2Q6_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2Q6_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2Q6_Kx4(SB), NOSPLIT, $0-72
+TEXT ·avx2Q6_Kx4(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ dst+40(FP), DX
@@ -8656,9 +8656,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2IQ4_XSx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2IQ4_XSx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2IQ4_XSx1(SB), NOSPLIT, $0-72
+TEXT ·avx2IQ4_XSx1(SB), NOSPLIT, $0-80
 	VMOVDQU nonlinear0<>+0(SB), Y0
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
@@ -8890,9 +8890,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2IQ4_XSx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2IQ4_XSx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2IQ4_XSx2(SB), NOSPLIT, $0-72
+TEXT ·avx2IQ4_XSx2(SB), NOSPLIT, $0-80
 	VMOVDQU nonlinear0<>+0(SB), Y0
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX
@@ -9235,9 +9235,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func avx2IQ4_XSx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx2IQ4_XSx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·avx2IQ4_XSx4(SB), NOSPLIT, $0-72
+TEXT ·avx2IQ4_XSx4(SB), NOSPLIT, $0-80
 	VMOVDQU nonlinear0<>+0(SB), Y0
 	MOVQ    w+0(FP), AX
 	MOVQ    rows+8(FP), CX

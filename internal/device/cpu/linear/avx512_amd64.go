@@ -10,8 +10,10 @@ package linear
 //		for b := range blocks { acc[p] += (D·(Σqx - 8·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q4_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q4_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q4_0x2 is format.mulGeneric of Q4_0 for a panel of width 2, of which the first n rows are stored:
 //
@@ -19,8 +21,10 @@ func avx512Q4_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx - 8·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q4_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q4_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q4_0x4 is format.mulGeneric of Q4_0 for a panel of width 4, of which the first n rows are stored:
 //
@@ -28,8 +32,10 @@ func avx512Q4_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx - 8·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q4_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q4_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q4_0x8 is format.mulGeneric of Q4_0 for a panel of width 8, of which the first n rows are stored:
 //
@@ -37,8 +43,10 @@ func avx512Q4_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx - 8·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q4_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q4_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q4_1x1 is format.mulGeneric of Q4_1 for a panel of width 1, of which the first n rows are stored:
 //
@@ -46,8 +54,10 @@ func avx512Q4_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q4_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q4_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q4_1x2 is format.mulGeneric of Q4_1 for a panel of width 2, of which the first n rows are stored:
 //
@@ -55,8 +65,10 @@ func avx512Q4_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q4_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q4_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q4_1x4 is format.mulGeneric of Q4_1 for a panel of width 4, of which the first n rows are stored:
 //
@@ -64,8 +76,10 @@ func avx512Q4_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q4_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q4_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q4_1x8 is format.mulGeneric of Q4_1 for a panel of width 8, of which the first n rows are stored:
 //
@@ -73,8 +87,10 @@ func avx512Q4_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q4_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q4_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q5_0x1 is format.mulGeneric of Q5_0 for a panel of width 1, of which the first n rows are stored:
 //
@@ -82,8 +98,10 @@ func avx512Q4_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx - 16·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q5_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q5_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q5_0x2 is format.mulGeneric of Q5_0 for a panel of width 2, of which the first n rows are stored:
 //
@@ -91,8 +109,10 @@ func avx512Q5_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx - 16·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q5_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q5_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q5_0x4 is format.mulGeneric of Q5_0 for a panel of width 4, of which the first n rows are stored:
 //
@@ -100,8 +120,10 @@ func avx512Q5_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx - 16·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q5_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q5_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q5_0x8 is format.mulGeneric of Q5_0 for a panel of width 8, of which the first n rows are stored:
 //
@@ -109,8 +131,10 @@ func avx512Q5_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx - 16·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q5_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q5_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q5_1x1 is format.mulGeneric of Q5_1 for a panel of width 1, of which the first n rows are stored:
 //
@@ -118,8 +142,10 @@ func avx512Q5_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q5_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q5_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q5_1x2 is format.mulGeneric of Q5_1 for a panel of width 2, of which the first n rows are stored:
 //
@@ -127,8 +153,10 @@ func avx512Q5_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q5_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q5_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q5_1x4 is format.mulGeneric of Q5_1 for a panel of width 4, of which the first n rows are stored:
 //
@@ -136,8 +164,10 @@ func avx512Q5_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q5_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q5_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q5_1x8 is format.mulGeneric of Q5_1 for a panel of width 8, of which the first n rows are stored:
 //
@@ -145,8 +175,10 @@ func avx512Q5_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) + M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q5_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q5_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q8_0x1 is format.mulGeneric of Q8_0 for a panel of width 1, of which the first n rows are stored:
 //
@@ -154,8 +186,10 @@ func avx512Q5_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q8_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q8_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q8_0x2 is format.mulGeneric of Q8_0 for a panel of width 2, of which the first n rows are stored:
 //
@@ -163,8 +197,10 @@ func avx512Q8_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q8_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q8_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q8_0x4 is format.mulGeneric of Q8_0 for a panel of width 4, of which the first n rows are stored:
 //
@@ -172,8 +208,10 @@ func avx512Q8_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q8_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q8_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q8_0x8 is format.mulGeneric of Q8_0 for a panel of width 8, of which the first n rows are stored:
 //
@@ -181,8 +219,10 @@ func avx512Q8_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q8_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q8_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512IQ4_NLx1 is format.mulGeneric of IQ4_NL for a panel of width 1, of which the first n rows are stored:
 //
@@ -190,8 +230,10 @@ func avx512Q8_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512IQ4_NLx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512IQ4_NLx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512IQ4_NLx2 is format.mulGeneric of IQ4_NL for a panel of width 2, of which the first n rows are stored:
 //
@@ -199,8 +241,10 @@ func avx512IQ4_NLx1(w *byte, rows int, blocks int, x *int8, step int, dst *float
 //		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512IQ4_NLx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512IQ4_NLx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512IQ4_NLx4 is format.mulGeneric of IQ4_NL for a panel of width 4, of which the first n rows are stored:
 //
@@ -208,8 +252,10 @@ func avx512IQ4_NLx2(w *byte, rows int, blocks int, x *int8, step int, dst *float
 //		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512IQ4_NLx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512IQ4_NLx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512IQ4_NLx8 is format.mulGeneric of IQ4_NL for a panel of width 8, of which the first n rows are stored:
 //
@@ -217,8 +263,10 @@ func avx512IQ4_NLx4(w *byte, rows int, blocks int, x *int8, step int, dst *float
 //		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512IQ4_NLx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512IQ4_NLx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q2_Kx1 is format.mulGeneric of Q2_K for a panel of width 1, of which the first n rows are stored:
 //
@@ -226,8 +274,10 @@ func avx512IQ4_NLx8(w *byte, rows int, blocks int, x *int8, step int, dst *float
 //		for b := range blocks { acc[p] += (D0·(Σqx) + D1·(Σqx) - (M0·Σx + M1·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q2_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q2_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q2_Kx2 is format.mulGeneric of Q2_K for a panel of width 2, of which the first n rows are stored:
 //
@@ -235,8 +285,10 @@ func avx512Q2_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D0·(Σqx) + D1·(Σqx) - (M0·Σx + M1·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q2_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q2_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q2_Kx4 is format.mulGeneric of Q2_K for a panel of width 4, of which the first n rows are stored:
 //
@@ -244,8 +296,10 @@ func avx512Q2_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D0·(Σqx) + D1·(Σqx) - (M0·Σx + M1·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q2_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q2_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q2_Kx8 is format.mulGeneric of Q2_K for a panel of width 8, of which the first n rows are stored:
 //
@@ -253,8 +307,10 @@ func avx512Q2_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D0·(Σqx) + D1·(Σqx) - (M0·Σx + M1·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q2_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q2_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q3_Kx1 is format.mulGeneric of Q3_K for a panel of width 1, of which the first n rows are stored:
 //
@@ -262,8 +318,10 @@ func avx512Q2_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D0·(Σqx - 4·Σx) + D1·(Σqx - 4·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q3_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q3_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q3_Kx2 is format.mulGeneric of Q3_K for a panel of width 2, of which the first n rows are stored:
 //
@@ -271,8 +329,10 @@ func avx512Q3_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D0·(Σqx - 4·Σx) + D1·(Σqx - 4·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q3_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q3_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q3_Kx4 is format.mulGeneric of Q3_K for a panel of width 4, of which the first n rows are stored:
 //
@@ -280,8 +340,10 @@ func avx512Q3_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D0·(Σqx - 4·Σx) + D1·(Σqx - 4·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q3_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q3_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q3_Kx8 is format.mulGeneric of Q3_K for a panel of width 8, of which the first n rows are stored:
 //
@@ -289,8 +351,10 @@ func avx512Q3_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D0·(Σqx - 4·Σx) + D1·(Σqx - 4·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q3_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q3_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q4_Kx1 is format.mulGeneric of Q4_K for a panel of width 1, of which the first n rows are stored:
 //
@@ -298,8 +362,10 @@ func avx512Q3_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q4_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q4_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q4_Kx2 is format.mulGeneric of Q4_K for a panel of width 2, of which the first n rows are stored:
 //
@@ -307,8 +373,10 @@ func avx512Q4_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q4_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q4_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q4_Kx4 is format.mulGeneric of Q4_K for a panel of width 4, of which the first n rows are stored:
 //
@@ -316,8 +384,10 @@ func avx512Q4_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q4_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q4_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q4_Kx8 is format.mulGeneric of Q4_K for a panel of width 8, of which the first n rows are stored:
 //
@@ -325,8 +395,10 @@ func avx512Q4_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q4_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q4_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q5_Kx1 is format.mulGeneric of Q5_K for a panel of width 1, of which the first n rows are stored:
 //
@@ -334,8 +406,10 @@ func avx512Q4_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q5_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q5_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q5_Kx2 is format.mulGeneric of Q5_K for a panel of width 2, of which the first n rows are stored:
 //
@@ -343,8 +417,10 @@ func avx512Q5_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q5_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q5_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q5_Kx4 is format.mulGeneric of Q5_K for a panel of width 4, of which the first n rows are stored:
 //
@@ -352,8 +428,10 @@ func avx512Q5_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q5_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q5_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q5_Kx8 is format.mulGeneric of Q5_K for a panel of width 8, of which the first n rows are stored:
 //
@@ -361,8 +439,10 @@ func avx512Q5_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx) - M·Σx) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q5_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q5_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q6_Kx1 is format.mulGeneric of Q6_K for a panel of width 1, of which the first n rows are stored:
 //
@@ -370,8 +450,10 @@ func avx512Q5_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D0·(Σqx - 32·Σx) + D1·(Σqx - 32·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q6_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q6_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q6_Kx2 is format.mulGeneric of Q6_K for a panel of width 2, of which the first n rows are stored:
 //
@@ -379,8 +461,10 @@ func avx512Q6_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D0·(Σqx - 32·Σx) + D1·(Σqx - 32·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q6_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q6_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q6_Kx4 is format.mulGeneric of Q6_K for a panel of width 4, of which the first n rows are stored:
 //
@@ -388,8 +472,10 @@ func avx512Q6_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D0·(Σqx - 32·Σx) + D1·(Σqx - 32·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q6_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q6_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512Q6_Kx8 is format.mulGeneric of Q6_K for a panel of width 8, of which the first n rows are stored:
 //
@@ -397,8 +483,10 @@ func avx512Q6_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D0·(Σqx - 32·Σx) + D1·(Σqx - 32·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512Q6_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512Q6_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512IQ4_XSx1 is format.mulGeneric of IQ4_XS for a panel of width 1, of which the first n rows are stored:
 //
@@ -406,8 +494,10 @@ func avx512Q6_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32
 //		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512IQ4_XSx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512IQ4_XSx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512IQ4_XSx2 is format.mulGeneric of IQ4_XS for a panel of width 2, of which the first n rows are stored:
 //
@@ -415,8 +505,10 @@ func avx512IQ4_XSx1(w *byte, rows int, blocks int, x *int8, step int, dst *float
 //		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512IQ4_XSx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512IQ4_XSx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512IQ4_XSx4 is format.mulGeneric of IQ4_XS for a panel of width 4, of which the first n rows are stored:
 //
@@ -424,8 +516,10 @@ func avx512IQ4_XSx2(w *byte, rows int, blocks int, x *int8, step int, dst *float
 //		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512IQ4_XSx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512IQ4_XSx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512IQ4_XSx8 is format.mulGeneric of IQ4_XS for a panel of width 8, of which the first n rows are stored:
 //
@@ -433,8 +527,10 @@ func avx512IQ4_XSx4(w *byte, rows int, blocks int, x *int8, step int, dst *float
 //		for b := range blocks { acc[p] += (D·(Σqx - 128·Σx)) · scale(p,b) } // over record b's codes q, scales as layout.go has them
 //	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}
 //
+// ahead is how far behind a record in hand, in bytes, weights may be asked for.
+//
 //go:noescape
-func avx512IQ4_XSx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+func avx512IQ4_XSx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 
 // avx512F16x1 is floatFormat.mulGeneric of F16 for 1 activation rows:
 //

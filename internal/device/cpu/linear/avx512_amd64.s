@@ -4,9 +4,9 @@
 
 #include "textflag.h"
 
-// func avx512Q4_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q4_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q4_0x1(SB), NOSPLIT, $0-72
+TEXT ·avx512Q4_0x1(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -81,9 +81,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q4_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q4_0x2(SB), NOSPLIT, $0-72
+TEXT ·avx512Q4_0x2(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -182,9 +182,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q4_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q4_0x4(SB), NOSPLIT, $0-72
+TEXT ·avx512Q4_0x4(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -196,13 +196,14 @@ TEXT ·avx512Q4_0x4(SB), NOSPLIT, $0-72
 	SHLQ         $0x02, R8
 	MOVL         $0x0f0f0f0f, R10
 	VPBROADCASTD R10, Z0
+	MOVQ         ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z4
@@ -211,7 +212,7 @@ tile:
 	VMOVDQA32    Z4, Z3
 	VMOVDQA32    Z4, Z4
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 block:
 	PREFETCHT0    576(AX)
@@ -223,6 +224,11 @@ block:
 	PREFETCHT0    480(R10)
 	PREFETCHT0    544(R10)
 	PREFETCHT0    608(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
 	VPSLLD.BCST   $0x03, 40(R10), Z5
 	VPSLLD.BCST   $0x03, 92(R10), Z6
 	VPSLLD.BCST   $0x03, 144(R10), Z7
@@ -294,7 +300,7 @@ block:
 	VADDPS        Z8, Z4, Z4
 	ADDQ          $+288, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R11
+	SUBQ          $+1, R12
 	JG            block
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -325,9 +331,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q4_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q4_0x8(SB), NOSPLIT, $0-72
+TEXT ·avx512Q4_0x8(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -337,13 +343,14 @@ TEXT ·avx512Q4_0x8(SB), NOSPLIT, $0-72
 	MOVQ stride+48(FP), R8
 	MOVQ n+56(FP), R9
 	SHLQ $0x02, R8
+	MOVQ ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z7
@@ -356,7 +363,7 @@ tile:
 	VMOVDQA32    Z7, Z6
 	VMOVDQA32    Z7, Z7
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 block:
 	PREFETCHT0    576(AX)
@@ -371,6 +378,11 @@ block:
 	PREFETCHT0    1088(R10)
 	PREFETCHT0    1152(R10)
 	PREFETCHT0    1216(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
 	VPSLLD.BCST   $0x03, 40(R10), Z8
 	VPSLLD.BCST   $0x03, 92(R10), Z9
 	VPSLLD.BCST   $0x03, 144(R10), Z10
@@ -494,7 +506,7 @@ block:
 	VADDPS        Z15, Z7, Z7
 	ADDQ          $+288, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R11
+	SUBQ          $+1, R12
 	JG            block
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -546,9 +558,9 @@ stored:
 DATA mask0f0f0f0f<>+0(SB)/4, $0x0f0f0f0f
 GLOBL mask0f0f0f0f<>(SB), RODATA|NOPTR, $4
 
-// func avx512Q4_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q4_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q4_1x1(SB), NOSPLIT, $0-72
+TEXT ·avx512Q4_1x1(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -626,9 +638,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q4_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q4_1x2(SB), NOSPLIT, $0-72
+TEXT ·avx512Q4_1x2(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -732,9 +744,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q4_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q4_1x4(SB), NOSPLIT, $0-72
+TEXT ·avx512Q4_1x4(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -746,13 +758,14 @@ TEXT ·avx512Q4_1x4(SB), NOSPLIT, $0-72
 	SHLQ         $0x02, R8
 	MOVL         $0x0f0f0f0f, R10
 	VPBROADCASTD R10, Z0
+	MOVQ         ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z5
@@ -761,7 +774,7 @@ tile:
 	VMOVDQA32    Z5, Z3
 	VMOVDQA32    Z5, Z4
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 block:
 	PREFETCHT0    640(AX)
@@ -773,6 +786,11 @@ block:
 	PREFETCHT0    480(R10)
 	PREFETCHT0    544(R10)
 	PREFETCHT0    608(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
 	VMOVDQA32     Z5, Z6
 	VMOVDQA32     Z5, Z7
 	VMOVDQA32     Z5, Z8
@@ -853,7 +871,7 @@ block:
 	VADDPS        Z9, Z4, Z4
 	ADDQ          $+320, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R11
+	SUBQ          $+1, R12
 	JG            block
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -884,9 +902,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q4_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q4_1x8(SB), NOSPLIT, $0-72
+TEXT ·avx512Q4_1x8(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -896,13 +914,14 @@ TEXT ·avx512Q4_1x8(SB), NOSPLIT, $0-72
 	MOVQ stride+48(FP), R8
 	MOVQ n+56(FP), R9
 	SHLQ $0x02, R8
+	MOVQ ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z8
@@ -915,7 +934,7 @@ tile:
 	VMOVDQA32    Z8, Z6
 	VMOVDQA32    Z8, Z7
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 block:
 	PREFETCHT0    640(AX)
@@ -930,6 +949,11 @@ block:
 	PREFETCHT0    1088(R10)
 	PREFETCHT0    1152(R10)
 	PREFETCHT0    1216(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
 	VMOVDQA32     Z8, Z9
 	VMOVDQA32     Z8, Z10
 	VMOVDQA32     Z8, Z11
@@ -1070,7 +1094,7 @@ block:
 	VADDPS        Z16, Z7, Z7
 	ADDQ          $+320, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R11
+	SUBQ          $+1, R12
 	JG            block
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -1119,9 +1143,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q5_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q5_0x1(SB), NOSPLIT, $0-72
+TEXT ·avx512Q5_0x1(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -1212,9 +1236,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q5_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q5_0x2(SB), NOSPLIT, $0-72
+TEXT ·avx512Q5_0x2(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -1329,9 +1353,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q5_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q5_0x4(SB), NOSPLIT, $0-72
+TEXT ·avx512Q5_0x4(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -1351,13 +1375,14 @@ TEXT ·avx512Q5_0x4(SB), NOSPLIT, $0-72
 	VPBROADCASTD R10, Z3
 	MOVL         $0x10101010, R10
 	VPBROADCASTD R10, Z4
+	MOVQ         ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z8
@@ -1366,7 +1391,7 @@ tile:
 	VMOVDQA32    Z8, Z7
 	VMOVDQA32    Z8, Z8
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 block:
 	PREFETCHT0    704(AX)
@@ -1379,6 +1404,12 @@ block:
 	PREFETCHT0    480(R10)
 	PREFETCHT0    544(R10)
 	PREFETCHT0    608(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
+	PREFETCHT1    320(AX)(R11*1)
 	VPSLLD.BCST   $0x04, 40(R10), Z9
 	VPSLLD.BCST   $0x04, 92(R10), Z10
 	VPSLLD.BCST   $0x04, 144(R10), Z11
@@ -1458,7 +1489,7 @@ block:
 	VADDPS        Z12, Z8, Z8
 	ADDQ          $+352, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R11
+	SUBQ          $+1, R12
 	JG            block
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -1489,9 +1520,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q5_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q5_0x8(SB), NOSPLIT, $0-72
+TEXT ·avx512Q5_0x8(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -1501,13 +1532,14 @@ TEXT ·avx512Q5_0x8(SB), NOSPLIT, $0-72
 	MOVQ stride+48(FP), R8
 	MOVQ n+56(FP), R9
 	SHLQ $0x02, R8
+	MOVQ ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z7
@@ -1520,7 +1552,7 @@ tile:
 	VMOVDQA32    Z7, Z6
 	VMOVDQA32    Z7, Z7
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 block:
 	PREFETCHT0      704(AX)
@@ -1536,6 +1568,12 @@ block:
 	PREFETCHT0      1088(R10)
 	PREFETCHT0      1152(R10)
 	PREFETCHT0      1216(R10)
+	PREFETCHT1      (AX)(R11*1)
+	PREFETCHT1      64(AX)(R11*1)
+	PREFETCHT1      128(AX)(R11*1)
+	PREFETCHT1      192(AX)(R11*1)
+	PREFETCHT1      256(AX)(R11*1)
+	PREFETCHT1      320(AX)(R11*1)
 	VPSLLD.BCST     $0x04, 40(R10), Z8
 	VPSLLD.BCST     $0x04, 92(R10), Z9
 	VPSLLD.BCST     $0x04, 144(R10), Z10
@@ -1667,7 +1705,7 @@ block:
 	VADDPS          Z15, Z7, Z7
 	ADDQ            $+352, AX
 	ADDQ            SI, R10
-	SUBQ            $+1, R11
+	SUBQ            $+1, R12
 	JG              block
 	MOVQ            planes+64(FP), R10
 	CMPQ            R10, $+2
@@ -1731,9 +1769,9 @@ GLOBL mask08080808<>(SB), RODATA|NOPTR, $4
 DATA mask10101010<>+0(SB)/4, $0x10101010
 GLOBL mask10101010<>(SB), RODATA|NOPTR, $4
 
-// func avx512Q5_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q5_1x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q5_1x1(SB), NOSPLIT, $0-72
+TEXT ·avx512Q5_1x1(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -1827,9 +1865,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q5_1x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q5_1x2(SB), NOSPLIT, $0-72
+TEXT ·avx512Q5_1x2(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -1949,9 +1987,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q5_1x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q5_1x4(SB), NOSPLIT, $0-72
+TEXT ·avx512Q5_1x4(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -1971,13 +2009,14 @@ TEXT ·avx512Q5_1x4(SB), NOSPLIT, $0-72
 	VPBROADCASTD R10, Z3
 	MOVL         $0x10101010, R10
 	VPBROADCASTD R10, Z4
+	MOVQ         ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z9
@@ -1986,7 +2025,7 @@ tile:
 	VMOVDQA32    Z9, Z7
 	VMOVDQA32    Z9, Z8
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 block:
 	PREFETCHT0    768(AX)
@@ -1999,6 +2038,12 @@ block:
 	PREFETCHT0    480(R10)
 	PREFETCHT0    544(R10)
 	PREFETCHT0    608(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
+	PREFETCHT1    320(AX)(R11*1)
 	VMOVDQA32     Z9, Z10
 	VMOVDQA32     Z9, Z11
 	VMOVDQA32     Z9, Z12
@@ -2087,7 +2132,7 @@ block:
 	VADDPS        Z13, Z8, Z8
 	ADDQ          $+384, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R11
+	SUBQ          $+1, R12
 	JG            block
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -2118,9 +2163,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q5_1x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q5_1x8(SB), NOSPLIT, $0-72
+TEXT ·avx512Q5_1x8(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -2130,13 +2175,14 @@ TEXT ·avx512Q5_1x8(SB), NOSPLIT, $0-72
 	MOVQ stride+48(FP), R8
 	MOVQ n+56(FP), R9
 	SHLQ $0x02, R8
+	MOVQ ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z8
@@ -2149,7 +2195,7 @@ tile:
 	VMOVDQA32    Z8, Z6
 	VMOVDQA32    Z8, Z7
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 block:
 	PREFETCHT0      768(AX)
@@ -2165,6 +2211,12 @@ block:
 	PREFETCHT0      1088(R10)
 	PREFETCHT0      1152(R10)
 	PREFETCHT0      1216(R10)
+	PREFETCHT1      (AX)(R11*1)
+	PREFETCHT1      64(AX)(R11*1)
+	PREFETCHT1      128(AX)(R11*1)
+	PREFETCHT1      192(AX)(R11*1)
+	PREFETCHT1      256(AX)(R11*1)
+	PREFETCHT1      320(AX)(R11*1)
 	VMOVDQA32       Z8, Z9
 	VMOVDQA32       Z8, Z10
 	VMOVDQA32       Z8, Z11
@@ -2313,7 +2365,7 @@ block:
 	VADDPS          Z16, Z7, Z7
 	ADDQ            $+384, AX
 	ADDQ            SI, R10
-	SUBQ            $+1, R11
+	SUBQ            $+1, R12
 	JG              block
 	MOVQ            planes+64(FP), R10
 	CMPQ            R10, $+2
@@ -2362,9 +2414,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q8_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q8_0x1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q8_0x1(SB), NOSPLIT, $0-72
+TEXT ·avx512Q8_0x1(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -2429,9 +2481,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q8_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q8_0x2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q8_0x2(SB), NOSPLIT, $0-72
+TEXT ·avx512Q8_0x2(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -2520,9 +2572,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q8_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q8_0x4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q8_0x4(SB), NOSPLIT, $0-72
+TEXT ·avx512Q8_0x4(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -2532,13 +2584,14 @@ TEXT ·avx512Q8_0x4(SB), NOSPLIT, $0-72
 	MOVQ stride+48(FP), R8
 	MOVQ n+56(FP), R9
 	SHLQ $0x02, R8
+	MOVQ ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z3
@@ -2547,7 +2600,7 @@ tile:
 	VMOVDQA32    Z3, Z2
 	VMOVDQA32    Z3, Z3
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 block:
 	PREFETCHT0    1088(AX)
@@ -2563,6 +2616,15 @@ block:
 	PREFETCHT0    480(R10)
 	PREFETCHT0    544(R10)
 	PREFETCHT0    608(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
+	PREFETCHT1    320(AX)(R11*1)
+	PREFETCHT1    384(AX)(R11*1)
+	PREFETCHT1    448(AX)(R11*1)
+	PREFETCHT1    512(AX)(R11*1)
 	VPSLLD.BCST   $0x07, 40(R10), Z4
 	VPSLLD.BCST   $0x07, 92(R10), Z5
 	VPSLLD.BCST   $0x07, 144(R10), Z6
@@ -2626,7 +2688,7 @@ block:
 	VADDPS        Z7, Z3, Z3
 	ADDQ          $+544, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R11
+	SUBQ          $+1, R12
 	JG            block
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -2657,9 +2719,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q8_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q8_0x8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q8_0x8(SB), NOSPLIT, $0-72
+TEXT ·avx512Q8_0x8(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -2669,13 +2731,14 @@ TEXT ·avx512Q8_0x8(SB), NOSPLIT, $0-72
 	MOVQ stride+48(FP), R8
 	MOVQ n+56(FP), R9
 	SHLQ $0x02, R8
+	MOVQ ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z7
@@ -2688,7 +2751,7 @@ tile:
 	VMOVDQA32    Z7, Z6
 	VMOVDQA32    Z7, Z7
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 block:
 	PREFETCHT0    1088(AX)
@@ -2707,6 +2770,15 @@ block:
 	PREFETCHT0    1088(R10)
 	PREFETCHT0    1152(R10)
 	PREFETCHT0    1216(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
+	PREFETCHT1    320(AX)(R11*1)
+	PREFETCHT1    384(AX)(R11*1)
+	PREFETCHT1    448(AX)(R11*1)
+	PREFETCHT1    512(AX)(R11*1)
 	VPSLLD.BCST   $0x07, 40(R10), Z8
 	VPSLLD.BCST   $0x07, 92(R10), Z9
 	VPSLLD.BCST   $0x07, 144(R10), Z10
@@ -2822,7 +2894,7 @@ block:
 	VADDPS        Z15, Z7, Z7
 	ADDQ          $+544, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R11
+	SUBQ          $+1, R12
 	JG            block
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -2871,9 +2943,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512IQ4_NLx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512IQ4_NLx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512IQ4_NLx1(SB), NOSPLIT, $0-72
+TEXT ·avx512IQ4_NLx1(SB), NOSPLIT, $0-80
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -2991,9 +3063,9 @@ DATA nonlinear128<>+30(SB)/1, $0xd9
 DATA nonlinear128<>+31(SB)/1, $0xf1
 GLOBL nonlinear128<>(SB), RODATA|NOPTR, $32
 
-// func avx512IQ4_NLx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512IQ4_NLx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512IQ4_NLx2(SB), NOSPLIT, $0-72
+TEXT ·avx512IQ4_NLx2(SB), NOSPLIT, $0-80
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -3101,9 +3173,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512IQ4_NLx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512IQ4_NLx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512IQ4_NLx4(SB), NOSPLIT, $0-72
+TEXT ·avx512IQ4_NLx4(SB), NOSPLIT, $0-80
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -3116,13 +3188,14 @@ TEXT ·avx512IQ4_NLx4(SB), NOSPLIT, $0-72
 	MOVL            $0x0f0f0f0f, R10
 	VPBROADCASTD    R10, Z0
 	VBROADCASTI32X4 nonlinear128<>+0(SB), Z1
+	MOVQ            ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z5
@@ -3131,7 +3204,7 @@ tile:
 	VMOVDQA32    Z5, Z4
 	VMOVDQA32    Z5, Z5
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 block:
 	PREFETCHT0    576(AX)
@@ -3143,6 +3216,11 @@ block:
 	PREFETCHT0    480(R10)
 	PREFETCHT0    544(R10)
 	PREFETCHT0    608(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
 	VPSLLD.BCST   $0x07, 40(R10), Z6
 	VPSLLD.BCST   $0x07, 92(R10), Z7
 	VPSLLD.BCST   $0x07, 144(R10), Z8
@@ -3222,7 +3300,7 @@ block:
 	VADDPS        Z9, Z5, Z5
 	ADDQ          $+288, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R11
+	SUBQ          $+1, R12
 	JG            block
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -3253,9 +3331,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512IQ4_NLx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512IQ4_NLx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512IQ4_NLx8(SB), NOSPLIT, $0-72
+TEXT ·avx512IQ4_NLx8(SB), NOSPLIT, $0-80
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -3266,13 +3344,14 @@ TEXT ·avx512IQ4_NLx8(SB), NOSPLIT, $0-72
 	MOVQ            n+56(FP), R9
 	SHLQ            $0x02, R8
 	VBROADCASTI32X4 nonlinear128<>+0(SB), Z0
+	MOVQ            ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z8
@@ -3285,7 +3364,7 @@ tile:
 	VMOVDQA32    Z8, Z7
 	VMOVDQA32    Z8, Z8
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 block:
 	PREFETCHT0    576(AX)
@@ -3300,6 +3379,11 @@ block:
 	PREFETCHT0    1088(R10)
 	PREFETCHT0    1152(R10)
 	PREFETCHT0    1216(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
 	VPSLLD.BCST   $0x07, 40(R10), Z9
 	VPSLLD.BCST   $0x07, 92(R10), Z10
 	VPSLLD.BCST   $0x07, 144(R10), Z11
@@ -3431,7 +3515,7 @@ block:
 	VADDPS        Z16, Z8, Z8
 	ADDQ          $+288, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R11
+	SUBQ          $+1, R12
 	JG            block
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -3480,9 +3564,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q2_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q2_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q2_Kx1(SB), NOSPLIT, $0-72
+TEXT ·avx512Q2_Kx1(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -3590,9 +3674,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q2_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q2_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q2_Kx2(SB), NOSPLIT, $0-72
+TEXT ·avx512Q2_Kx2(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -3732,9 +3816,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q2_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q2_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q2_Kx4(SB), NOSPLIT, $0-72
+TEXT ·avx512Q2_Kx4(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -3748,13 +3832,14 @@ TEXT ·avx512Q2_Kx4(SB), NOSPLIT, $0-72
 	VPBROADCASTD R10, Z0
 	MOVL         $0x0000000f, R10
 	VPBROADCASTD R10, Z1
+	MOVQ         ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z6
@@ -3763,13 +3848,13 @@ tile:
 	VMOVDQA32    Z6, Z4
 	VMOVDQA32    Z6, Z5
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 super:
 	VCVTPH2PS (AX), Z7
 	VCVTPH2PS 32(AX), Z8
 	ADDQ      $+64, AX
-	MOVQ      $0x00000008, R12
+	MOVQ      $0x00000008, R13
 
 block:
 	PREFETCHT0     320(AX)
@@ -3779,6 +3864,9 @@ block:
 	PREFETCHT0     480(R10)
 	PREFETCHT0     544(R10)
 	PREFETCHT0     608(R10)
+	PREFETCHT1     (AX)(R11*1)
+	PREFETCHT1     64(AX)(R11*1)
+	PREFETCHT1     128(AX)(R11*1)
 	VMOVDQA32      Z6, Z9
 	VMOVDQA32      Z6, Z10
 	VMOVDQA32      Z6, Z11
@@ -3905,9 +3993,9 @@ block:
 	VADDPS         Z12, Z5, Z5
 	ADDQ           $+160, AX
 	ADDQ           SI, R10
-	SUBQ           $+1, R12
+	SUBQ           $+1, R13
 	JG             block
-	SUBQ           $+8, R11
+	SUBQ           $+8, R12
 	JG             super
 	MOVQ           planes+64(FP), R10
 	CMPQ           R10, $+2
@@ -3938,9 +4026,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q2_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q2_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q2_Kx8(SB), NOSPLIT, $0-72
+TEXT ·avx512Q2_Kx8(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -3950,13 +4038,14 @@ TEXT ·avx512Q2_Kx8(SB), NOSPLIT, $0-72
 	MOVQ stride+48(FP), R8
 	MOVQ n+56(FP), R9
 	SHLQ $0x02, R8
+	MOVQ ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z8
@@ -3969,13 +4058,13 @@ tile:
 	VMOVDQA32    Z8, Z6
 	VMOVDQA32    Z8, Z7
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 super:
 	VCVTPH2PS (AX), Z9
 	VCVTPH2PS 32(AX), Z10
 	ADDQ      $+64, AX
-	MOVQ      $0x00000008, R12
+	MOVQ      $0x00000008, R13
 
 block:
 	PREFETCHT0     320(AX)
@@ -3988,6 +4077,9 @@ block:
 	PREFETCHT0     1088(R10)
 	PREFETCHT0     1152(R10)
 	PREFETCHT0     1216(R10)
+	PREFETCHT1     (AX)(R11*1)
+	PREFETCHT1     64(AX)(R11*1)
+	PREFETCHT1     128(AX)(R11*1)
 	VMOVDQA32      Z8, Z11
 	VMOVDQA32      Z8, Z12
 	VMOVDQA32      Z8, Z13
@@ -4206,9 +4298,9 @@ block:
 	VADDPS         Z18, Z7, Z7
 	ADDQ           $+160, AX
 	ADDQ           SI, R10
-	SUBQ           $+1, R12
+	SUBQ           $+1, R13
 	JG             block
-	SUBQ           $+8, R11
+	SUBQ           $+8, R12
 	JG             super
 	MOVQ           planes+64(FP), R10
 	CMPQ           R10, $+2
@@ -4263,9 +4355,9 @@ GLOBL mask03030303<>(SB), RODATA|NOPTR, $4
 DATA mask0000000f<>+0(SB)/4, $0x0000000f
 GLOBL mask0000000f<>(SB), RODATA|NOPTR, $4
 
-// func avx512Q3_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q3_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q3_Kx1(SB), NOSPLIT, $0-72
+TEXT ·avx512Q3_Kx1(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -4372,9 +4464,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q3_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q3_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q3_Kx2(SB), NOSPLIT, $0-72
+TEXT ·avx512Q3_Kx2(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -4507,9 +4599,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q3_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q3_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q3_Kx4(SB), NOSPLIT, $0-72
+TEXT ·avx512Q3_Kx4(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -4523,13 +4615,14 @@ TEXT ·avx512Q3_Kx4(SB), NOSPLIT, $0-72
 	VPBROADCASTD R10, Z0
 	MOVL         $0x04040404, R10
 	VPBROADCASTD R10, Z1
+	MOVQ         ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z5
@@ -4538,12 +4631,12 @@ tile:
 	VMOVDQA32    Z5, Z4
 	VMOVDQA32    Z5, Z5
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 super:
 	VCVTPH2PS (AX), Z6
 	ADDQ      $+32, AX
-	MOVQ      $0x00000008, R12
+	MOVQ      $0x00000008, R13
 
 block:
 	PREFETCHT0    448(AX)
@@ -4554,6 +4647,10 @@ block:
 	PREFETCHT0    480(R10)
 	PREFETCHT0    544(R10)
 	PREFETCHT0    608(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
 	VPSLLD.BCST   $0x02, 44(R10), Z7
 	VPSLLD.BCST   $0x02, 96(R10), Z8
 	VPSLLD.BCST   $0x02, 148(R10), Z9
@@ -4662,9 +4759,9 @@ block:
 	VADDPS        Z10, Z5, Z5
 	ADDQ          $+224, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R12
+	SUBQ          $+1, R13
 	JG            block
-	SUBQ          $+8, R11
+	SUBQ          $+8, R12
 	JG            super
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -4695,9 +4792,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q3_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q3_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q3_Kx8(SB), NOSPLIT, $0-72
+TEXT ·avx512Q3_Kx8(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -4707,13 +4804,14 @@ TEXT ·avx512Q3_Kx8(SB), NOSPLIT, $0-72
 	MOVQ stride+48(FP), R8
 	MOVQ n+56(FP), R9
 	SHLQ $0x02, R8
+	MOVQ ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z7
@@ -4726,12 +4824,12 @@ tile:
 	VMOVDQA32    Z7, Z6
 	VMOVDQA32    Z7, Z7
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 super:
 	VCVTPH2PS (AX), Z8
 	ADDQ      $+32, AX
-	MOVQ      $0x00000008, R12
+	MOVQ      $0x00000008, R13
 
 block:
 	PREFETCHT0      448(AX)
@@ -4745,6 +4843,10 @@ block:
 	PREFETCHT0      1088(R10)
 	PREFETCHT0      1152(R10)
 	PREFETCHT0      1216(R10)
+	PREFETCHT1      (AX)(R11*1)
+	PREFETCHT1      64(AX)(R11*1)
+	PREFETCHT1      128(AX)(R11*1)
+	PREFETCHT1      192(AX)(R11*1)
 	VPSLLD.BCST     $0x02, 44(R10), Z9
 	VPSLLD.BCST     $0x02, 96(R10), Z10
 	VPSLLD.BCST     $0x02, 148(R10), Z11
@@ -4921,9 +5023,9 @@ block:
 	VADDPS          Z16, Z7, Z7
 	ADDQ            $+224, AX
 	ADDQ            SI, R10
-	SUBQ            $+1, R12
+	SUBQ            $+1, R13
 	JG              block
-	SUBQ            $+8, R11
+	SUBQ            $+8, R12
 	JG              super
 	MOVQ            planes+64(FP), R10
 	CMPQ            R10, $+2
@@ -4975,9 +5077,9 @@ stored:
 DATA mask04040404<>+0(SB)/4, $0x04040404
 GLOBL mask04040404<>(SB), RODATA|NOPTR, $4
 
-// func avx512Q4_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q4_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q4_Kx1(SB), NOSPLIT, $0-72
+TEXT ·avx512Q4_Kx1(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -5067,9 +5169,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q4_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q4_Kx2(SB), NOSPLIT, $0-72
+TEXT ·avx512Q4_Kx2(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -5185,9 +5287,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q4_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q4_Kx4(SB), NOSPLIT, $0-72
+TEXT ·avx512Q4_Kx4(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -5199,13 +5301,14 @@ TEXT ·avx512Q4_Kx4(SB), NOSPLIT, $0-72
 	SHLQ         $0x02, R8
 	MOVL         $0x0f0f0f0f, R10
 	VPBROADCASTD R10, Z0
+	MOVQ         ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z5
@@ -5214,13 +5317,13 @@ tile:
 	VMOVDQA32    Z5, Z3
 	VMOVDQA32    Z5, Z4
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 super:
 	VCVTPH2PS (AX), Z6
 	VCVTPH2PS 32(AX), Z7
 	ADDQ      $+64, AX
-	MOVQ      $0x00000008, R12
+	MOVQ      $0x00000008, R13
 
 block:
 	PREFETCHT0    576(AX)
@@ -5232,6 +5335,11 @@ block:
 	PREFETCHT0    480(R10)
 	PREFETCHT0    544(R10)
 	PREFETCHT0    608(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
 	VMOVDQA32     Z5, Z8
 	VMOVDQA32     Z5, Z9
 	VMOVDQA32     Z5, Z10
@@ -5316,9 +5424,9 @@ block:
 	VADDPS        Z11, Z4, Z4
 	ADDQ          $+288, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R12
+	SUBQ          $+1, R13
 	JG            block
-	SUBQ          $+8, R11
+	SUBQ          $+8, R12
 	JG            super
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -5349,9 +5457,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q4_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q4_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q4_Kx8(SB), NOSPLIT, $0-72
+TEXT ·avx512Q4_Kx8(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -5361,13 +5469,14 @@ TEXT ·avx512Q4_Kx8(SB), NOSPLIT, $0-72
 	MOVQ stride+48(FP), R8
 	MOVQ n+56(FP), R9
 	SHLQ $0x02, R8
+	MOVQ ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z8
@@ -5380,13 +5489,13 @@ tile:
 	VMOVDQA32    Z8, Z6
 	VMOVDQA32    Z8, Z7
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 super:
 	VCVTPH2PS (AX), Z9
 	VCVTPH2PS 32(AX), Z10
 	ADDQ      $+64, AX
-	MOVQ      $0x00000008, R12
+	MOVQ      $0x00000008, R13
 
 block:
 	PREFETCHT0    576(AX)
@@ -5401,6 +5510,11 @@ block:
 	PREFETCHT0    1088(R10)
 	PREFETCHT0    1152(R10)
 	PREFETCHT0    1216(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
 	VMOVDQA32     Z8, Z11
 	VMOVDQA32     Z8, Z12
 	VMOVDQA32     Z8, Z13
@@ -5545,9 +5659,9 @@ block:
 	VADDPS        Z18, Z7, Z7
 	ADDQ          $+288, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R12
+	SUBQ          $+1, R13
 	JG            block
-	SUBQ          $+8, R11
+	SUBQ          $+8, R12
 	JG            super
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -5596,9 +5710,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q5_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q5_Kx1(SB), NOSPLIT, $0-72
+TEXT ·avx512Q5_Kx1(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -5704,9 +5818,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q5_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q5_Kx2(SB), NOSPLIT, $0-72
+TEXT ·avx512Q5_Kx2(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -5838,9 +5952,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q5_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q5_Kx4(SB), NOSPLIT, $0-72
+TEXT ·avx512Q5_Kx4(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -5860,13 +5974,14 @@ TEXT ·avx512Q5_Kx4(SB), NOSPLIT, $0-72
 	VPBROADCASTD R10, Z3
 	MOVL         $0x10101010, R10
 	VPBROADCASTD R10, Z4
+	MOVQ         ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z9
@@ -5875,13 +5990,13 @@ tile:
 	VMOVDQA32    Z9, Z7
 	VMOVDQA32    Z9, Z8
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 super:
 	VCVTPH2PS (AX), Z10
 	VCVTPH2PS 32(AX), Z11
 	ADDQ      $+64, AX
-	MOVQ      $0x00000008, R12
+	MOVQ      $0x00000008, R13
 
 block:
 	PREFETCHT0    704(AX)
@@ -5894,6 +6009,12 @@ block:
 	PREFETCHT0    480(R10)
 	PREFETCHT0    544(R10)
 	PREFETCHT0    608(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
+	PREFETCHT1    320(AX)(R11*1)
 	VMOVDQA32     Z9, Z12
 	VMOVDQA32     Z9, Z13
 	VMOVDQA32     Z9, Z14
@@ -5986,9 +6107,9 @@ block:
 	VADDPS        Z15, Z8, Z8
 	ADDQ          $+352, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R12
+	SUBQ          $+1, R13
 	JG            block
-	SUBQ          $+8, R11
+	SUBQ          $+8, R12
 	JG            super
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -6019,9 +6140,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q5_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q5_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q5_Kx8(SB), NOSPLIT, $0-72
+TEXT ·avx512Q5_Kx8(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -6031,13 +6152,14 @@ TEXT ·avx512Q5_Kx8(SB), NOSPLIT, $0-72
 	MOVQ stride+48(FP), R8
 	MOVQ n+56(FP), R9
 	SHLQ $0x02, R8
+	MOVQ ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z8
@@ -6050,13 +6172,13 @@ tile:
 	VMOVDQA32    Z8, Z6
 	VMOVDQA32    Z8, Z7
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 super:
 	VCVTPH2PS (AX), Z9
 	VCVTPH2PS 32(AX), Z10
 	ADDQ      $+64, AX
-	MOVQ      $0x00000008, R12
+	MOVQ      $0x00000008, R13
 
 block:
 	PREFETCHT0      704(AX)
@@ -6072,6 +6194,12 @@ block:
 	PREFETCHT0      1088(R10)
 	PREFETCHT0      1152(R10)
 	PREFETCHT0      1216(R10)
+	PREFETCHT1      (AX)(R11*1)
+	PREFETCHT1      64(AX)(R11*1)
+	PREFETCHT1      128(AX)(R11*1)
+	PREFETCHT1      192(AX)(R11*1)
+	PREFETCHT1      256(AX)(R11*1)
+	PREFETCHT1      320(AX)(R11*1)
 	VMOVDQA32       Z8, Z11
 	VMOVDQA32       Z8, Z12
 	VMOVDQA32       Z8, Z13
@@ -6224,9 +6352,9 @@ block:
 	VADDPS          Z18, Z7, Z7
 	ADDQ            $+352, AX
 	ADDQ            SI, R10
-	SUBQ            $+1, R12
+	SUBQ            $+1, R13
 	JG              block
-	SUBQ            $+8, R11
+	SUBQ            $+8, R12
 	JG              super
 	MOVQ            planes+64(FP), R10
 	CMPQ            R10, $+2
@@ -6275,9 +6403,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q6_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q6_Kx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q6_Kx1(SB), NOSPLIT, $0-72
+TEXT ·avx512Q6_Kx1(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -6380,9 +6508,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512Q6_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q6_Kx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512Q6_Kx2(SB), NOSPLIT, $0-72
+TEXT ·avx512Q6_Kx2(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -6511,9 +6639,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q6_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q6_Kx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q6_Kx4(SB), NOSPLIT, $0-72
+TEXT ·avx512Q6_Kx4(SB), NOSPLIT, $0-80
 	MOVQ         w+0(FP), AX
 	MOVQ         rows+8(FP), CX
 	MOVQ         blocks+16(FP), DX
@@ -6531,13 +6659,14 @@ TEXT ·avx512Q6_Kx4(SB), NOSPLIT, $0-72
 	VPBROADCASTD R10, Z2
 	MOVL         $0x30303030, R10
 	VPBROADCASTD R10, Z3
+	MOVQ         ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z7
@@ -6546,12 +6675,12 @@ tile:
 	VMOVDQA32    Z7, Z6
 	VMOVDQA32    Z7, Z7
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 super:
 	VCVTPH2PS (AX), Z8
 	ADDQ      $+32, AX
-	MOVQ      $0x00000008, R12
+	MOVQ      $0x00000008, R13
 
 block:
 	PREFETCHT0    832(AX)
@@ -6565,6 +6694,13 @@ block:
 	PREFETCHT0    480(R10)
 	PREFETCHT0    544(R10)
 	PREFETCHT0    608(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
+	PREFETCHT1    320(AX)(R11*1)
+	PREFETCHT1    384(AX)(R11*1)
 	VPSLLD.BCST   $0x05, 44(R10), Z9
 	VPSLLD.BCST   $0x05, 96(R10), Z10
 	VPSLLD.BCST   $0x05, 148(R10), Z11
@@ -6665,9 +6801,9 @@ block:
 	VADDPS        Z12, Z7, Z7
 	ADDQ          $+416, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R12
+	SUBQ          $+1, R13
 	JG            block
-	SUBQ          $+8, R11
+	SUBQ          $+8, R12
 	JG            super
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -6698,9 +6834,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512Q6_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512Q6_Kx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512Q6_Kx8(SB), NOSPLIT, $0-72
+TEXT ·avx512Q6_Kx8(SB), NOSPLIT, $0-80
 	MOVQ w+0(FP), AX
 	MOVQ rows+8(FP), CX
 	MOVQ blocks+16(FP), DX
@@ -6710,13 +6846,14 @@ TEXT ·avx512Q6_Kx8(SB), NOSPLIT, $0-72
 	MOVQ stride+48(FP), R8
 	MOVQ n+56(FP), R9
 	SHLQ $0x02, R8
+	MOVQ ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z7
@@ -6729,12 +6866,12 @@ tile:
 	VMOVDQA32    Z7, Z6
 	VMOVDQA32    Z7, Z7
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 super:
 	VCVTPH2PS (AX), Z8
 	ADDQ      $+32, AX
-	MOVQ      $0x00000008, R12
+	MOVQ      $0x00000008, R13
 
 block:
 	PREFETCHT0      832(AX)
@@ -6751,6 +6888,13 @@ block:
 	PREFETCHT0      1088(R10)
 	PREFETCHT0      1152(R10)
 	PREFETCHT0      1216(R10)
+	PREFETCHT1      (AX)(R11*1)
+	PREFETCHT1      64(AX)(R11*1)
+	PREFETCHT1      128(AX)(R11*1)
+	PREFETCHT1      192(AX)(R11*1)
+	PREFETCHT1      256(AX)(R11*1)
+	PREFETCHT1      320(AX)(R11*1)
+	PREFETCHT1      384(AX)(R11*1)
 	VPSLLD.BCST     $0x05, 44(R10), Z9
 	VPSLLD.BCST     $0x05, 96(R10), Z10
 	VPSLLD.BCST     $0x05, 148(R10), Z11
@@ -6919,9 +7063,9 @@ block:
 	VADDPS          Z16, Z7, Z7
 	ADDQ            $+416, AX
 	ADDQ            SI, R10
-	SUBQ            $+1, R12
+	SUBQ            $+1, R13
 	JG              block
-	SUBQ            $+8, R11
+	SUBQ            $+8, R12
 	JG              super
 	MOVQ            planes+64(FP), R10
 	CMPQ            R10, $+2
@@ -6979,9 +7123,9 @@ GLOBL mask0c0c0c0c<>(SB), RODATA|NOPTR, $4
 DATA mask30303030<>+0(SB)/4, $0x30303030
 GLOBL mask30303030<>(SB), RODATA|NOPTR, $4
 
-// func avx512IQ4_XSx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512IQ4_XSx1(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512IQ4_XSx1(SB), NOSPLIT, $0-72
+TEXT ·avx512IQ4_XSx1(SB), NOSPLIT, $0-80
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -7074,9 +7218,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func avx512IQ4_XSx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512IQ4_XSx2(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV
-TEXT ·avx512IQ4_XSx2(SB), NOSPLIT, $0-72
+TEXT ·avx512IQ4_XSx2(SB), NOSPLIT, $0-80
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -7193,9 +7337,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512IQ4_XSx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512IQ4_XSx4(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512IQ4_XSx4(SB), NOSPLIT, $0-72
+TEXT ·avx512IQ4_XSx4(SB), NOSPLIT, $0-80
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -7208,13 +7352,14 @@ TEXT ·avx512IQ4_XSx4(SB), NOSPLIT, $0-72
 	MOVL            $0x0f0f0f0f, R10
 	VPBROADCASTD    R10, Z0
 	VBROADCASTI32X4 nonlinear128<>+0(SB), Z1
+	MOVQ            ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z5
@@ -7223,12 +7368,12 @@ tile:
 	VMOVDQA32    Z5, Z4
 	VMOVDQA32    Z5, Z5
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 super:
 	VCVTPH2PS (AX), Z6
 	ADDQ      $+32, AX
-	MOVQ      $0x00000008, R12
+	MOVQ      $0x00000008, R13
 
 block:
 	PREFETCHT0    544(AX)
@@ -7240,6 +7385,11 @@ block:
 	PREFETCHT0    480(R10)
 	PREFETCHT0    544(R10)
 	PREFETCHT0    608(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
 	VPSLLD.BCST   $0x07, 40(R10), Z7
 	VPSLLD.BCST   $0x07, 92(R10), Z8
 	VPSLLD.BCST   $0x07, 144(R10), Z9
@@ -7321,9 +7471,9 @@ block:
 	VADDPS        Z10, Z5, Z5
 	ADDQ          $+272, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R12
+	SUBQ          $+1, R13
 	JG            block
-	SUBQ          $+8, R11
+	SUBQ          $+8, R12
 	JG            super
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2
@@ -7354,9 +7504,9 @@ stored:
 	VZEROUPPER
 	RET
 
-// func avx512IQ4_XSx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int)
+// func avx512IQ4_XSx8(w *byte, rows int, blocks int, x *int8, step int, dst *float32, stride int, n int, planes int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
-TEXT ·avx512IQ4_XSx8(SB), NOSPLIT, $0-72
+TEXT ·avx512IQ4_XSx8(SB), NOSPLIT, $0-80
 	MOVQ            w+0(FP), AX
 	MOVQ            rows+8(FP), CX
 	MOVQ            blocks+16(FP), DX
@@ -7367,13 +7517,14 @@ TEXT ·avx512IQ4_XSx8(SB), NOSPLIT, $0-72
 	MOVQ            n+56(FP), R9
 	SHLQ            $0x02, R8
 	VBROADCASTI32X4 nonlinear128<>+0(SB), Z0
+	MOVQ            ahead+72(FP), R11
 
 tile:
 	MOVL         $0x0000ffff, R10
-	MOVQ         $0x00000010, R11
-	CMPQ         CX, R11
-	CMOVQLT      CX, R11
-	BZHIQ        R11, R10, R10
+	MOVQ         $0x00000010, R12
+	CMPQ         CX, R12
+	CMOVQLT      CX, R12
+	BZHIQ        R12, R10, R10
 	KMOVW        R10, K1
 	MOVL         $0x00000000, R10
 	VPBROADCASTD R10, Z8
@@ -7386,12 +7537,12 @@ tile:
 	VMOVDQA32    Z8, Z7
 	VMOVDQA32    Z8, Z8
 	MOVQ         BX, R10
-	MOVQ         DX, R11
+	MOVQ         DX, R12
 
 super:
 	VCVTPH2PS (AX), Z9
 	ADDQ      $+32, AX
-	MOVQ      $0x00000008, R12
+	MOVQ      $0x00000008, R13
 
 block:
 	PREFETCHT0    544(AX)
@@ -7406,6 +7557,11 @@ block:
 	PREFETCHT0    1088(R10)
 	PREFETCHT0    1152(R10)
 	PREFETCHT0    1216(R10)
+	PREFETCHT1    (AX)(R11*1)
+	PREFETCHT1    64(AX)(R11*1)
+	PREFETCHT1    128(AX)(R11*1)
+	PREFETCHT1    192(AX)(R11*1)
+	PREFETCHT1    256(AX)(R11*1)
 	VPSLLD.BCST   $0x07, 40(R10), Z10
 	VPSLLD.BCST   $0x07, 92(R10), Z11
 	VPSLLD.BCST   $0x07, 144(R10), Z12
@@ -7539,9 +7695,9 @@ block:
 	VADDPS        Z17, Z8, Z8
 	ADDQ          $+272, AX
 	ADDQ          SI, R10
-	SUBQ          $+1, R12
+	SUBQ          $+1, R13
 	JG            block
-	SUBQ          $+8, R11
+	SUBQ          $+8, R12
 	JG            super
 	MOVQ          planes+64(FP), R10
 	CMPQ          R10, $+2

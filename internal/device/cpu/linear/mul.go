@@ -16,8 +16,8 @@ type kernels struct {
 }
 
 // A quantKernel is format.mulGeneric with a fixed width: it stores the first n of its rows, of planes planes each. step is the
-// distance in bytes between an activation row's blocks, stride that between the rows of dst in elements.
-type quantKernel func(w *byte, rows, blocks int, x *int8, step int, dst *float32, stride, n, planes int)
+// distance in bytes between an activation row's blocks, stride that between the rows of dst in elements. Weights that far ahead, in bytes, are asked for.
+type quantKernel func(w *byte, rows, blocks int, x *int8, step int, dst *float32, stride, n, planes, ahead int)
 
 // A floatKernel is floatFormat.mulGeneric for as many rows as it is made for, cols elements apart in x.
 type floatKernel func(w *byte, rows, cols int, x *float32, dst *float32, stride int)
@@ -25,6 +25,9 @@ type floatKernel func(w *byte, rows, cols int, x *float32, dst *float32, stride 
 // chunkBytes is how much of the activations a pass over the weights uses: about half of a core's second-level cache, so
 // that the tile of weights, the activations and what streams past have room together.
 const chunkBytes = 512 << 10
+
+// streamAhead is how far ahead a stream of weights is asked for.
+const streamAhead = 4 << 10
 
 // Mul computes dst[i*stride+r] = Σ_c W[r,c]·x[i,c] for all rows i of x and r0 ≤ r < r1, and touches nothing else of dst.
 // r0 is a multiple of RowTile, and r1 too unless it is Rows. Goroutines may call it at once on disjoint ranges, which may be
@@ -64,6 +67,10 @@ func (m *Matrix) Mul(dst []float32, stride int, x *Activations, r0, r1 int) {
 func (m *Matrix) mulQuant(k *kernels, dst []float32, stride int, x *Activations, i, n, r, rows int) {
 	w := m.data[r/RowTile*m.tile:]
 	blocks := m.cols / blockCols
+	ahead := streamAhead
+	if n*x.planes > panelRows {
+		ahead = m.tile // which comes again for every panel: while it does, memory brings the next
+	}
 	for p, end := i*x.planes, (i+n)*x.planes; p < end; p += panelRows {
 		width := x.panelWidth(p)
 		panel := x.blocks[p*blocks:][:width*blocks]
@@ -74,7 +81,7 @@ func (m *Matrix) mulQuant(k *kernels, dst []float32, stride int, x *Activations,
 			continue
 		}
 		for j := 0; j < valid; j += k.width {
-			k.quant[bits.TrailingZeros(uint(min(width, k.width)))](&w[0], rows, blocks, &panel[j].q[0], width*actBytes, &out[j/x.planes*stride], stride, (valid-j)/x.planes, x.planes)
+			k.quant[bits.TrailingZeros(uint(min(width, k.width)))](&w[0], rows, blocks, &panel[j].q[0], width*actBytes, &out[j/x.planes*stride], stride, (valid-j)/x.planes, x.planes, ahead)
 		}
 	}
 }

@@ -8,8 +8,9 @@ import (
 
 // Context is a device's context as seen by its thread. All handles belong to it and live until they are freed or the device closes.
 type Context struct {
-	lib   *library
-	block launchBlock
+	lib    *library
+	block  launchBlock
+	matrix mapBlock
 }
 
 // Handles. Ptr is an address on the device.

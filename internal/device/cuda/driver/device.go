@@ -19,6 +19,7 @@ type Device struct {
 	Major, Minor   int // compute capability
 	Multiprocessor int // how many it has
 	L2Bytes        int
+	SharedBytes    int // of shared memory that a thread block can ask for
 	Driver         int // version of CUDA that the driver knows: 13000 is 13.0
 
 	lib   *library
@@ -83,7 +84,7 @@ func (d *Device) open(ordinal int) (release func(), err error) {
 	for _, a := range []struct {
 		to *int
 		id int
-	}{{&d.Major, attrMajor}, {&d.Minor, attrMinor}, {&d.Multiprocessor, attrMultiprocessors}, {&d.L2Bytes, attrL2Bytes}} {
+	}{{&d.Major, attrMajor}, {&d.Minor, attrMinor}, {&d.Multiprocessor, attrMultiprocessors}, {&d.L2Bytes, attrL2Bytes}, {&d.SharedBytes, attrSharedBytes}} {
 		x, err := value[int32](l, fDeviceAttribute, "reading a device attribute", uintptr(a.id), uintptr(dev))
 		if err != nil {
 			return nil, err

@@ -15,6 +15,7 @@ const (
 	attrL2Bytes         = 38
 	attrMajor           = 75
 	attrMinor           = 76
+	attrSharedBytes     = 97
 
 	errNotReady = 600
 

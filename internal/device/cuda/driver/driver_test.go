@@ -129,6 +129,9 @@ func TestLaunchAndGraph(t *testing.T) {
 		if v, err := c.Occupancy(f, 256, 0); err != nil || v != 8 {
 			t.Errorf("occupancy is %d (%v)", v, err)
 		}
+		if v, err := c.Clusters(&Launch{Function: f, Grid: [3]int{4}, Block: 256, Cluster: 4}); err != nil || v != 33 {
+			t.Errorf("%d clusters of 4 blocks (%v)", v, err)
+		}
 		if free, all, err := c.Memory(); err != nil || free != 1<<20 || all != 1<<21 {
 			t.Errorf("memory is %d of %d (%v)", free, all, err)
 		}

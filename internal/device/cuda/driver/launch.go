@@ -36,9 +36,8 @@ type launchAttribute struct {
 	value [16]uint32
 }
 
-// Launch queues a kernel whose only parameter is the structure at params, which is read before Launch returns.
-func (c *Context) Launch(l *Launch, params unsafe.Pointer) error {
-	b := &c.block
+// set makes the driver's form of a launch.
+func (b *launchBlock) set(l *Launch) {
 	b.config.grid = [3]uint32{uint32(l.Grid[0]), uint32(max(l.Grid[1], 1)), uint32(max(l.Grid[2], 1))}
 	b.config.block = [3]uint32{uint32(l.Block), 1, 1}
 	b.config.shared, b.config.stream = uint32(l.Shared), l.Stream
@@ -52,9 +51,22 @@ func (c *Context) Launch(l *Launch, params unsafe.Pointer) error {
 		n++
 	}
 	b.config.attrs, b.config.count = unsafe.Pointer(&b.attrs), uint32(n)
+}
+
+// Launch queues a kernel whose only parameter is the structure at params, which is read before Launch returns.
+func (c *Context) Launch(l *Launch, params unsafe.Pointer) error {
+	b := &c.block
+	b.set(l)
 	b.params[0] = params
 	err := c.lib.do(fLaunch, "launching a kernel", uintptr(unsafe.Pointer(&b.config)), uintptr(l.Function), uintptr(unsafe.Pointer(&b.params)), 0)
 	runtime.KeepAlive(params)
 	b.params[0] = nil
 	return err
+}
+
+// Clusters is how many clusters of a launch the device holds at once.
+func (c *Context) Clusters(l *Launch) (int, error) {
+	c.block.set(l)
+	v, err := value[int32](c.lib, fClusters, "asking for a kernel's clusters", uintptr(l.Function), uintptr(unsafe.Pointer(&c.block.config)))
+	return int(v), err
 }

@@ -28,6 +28,7 @@ const (
 	fFuncSetAttribute
 	fFuncGetAttribute
 	fOccupancy
+	fClusters
 	fMemInfo
 	fMemAlloc
 	fMemFree
@@ -55,17 +56,18 @@ const (
 	fEventSync
 	fEventElapsed
 	fLaunch
+	fTensorMap
 	functions
 )
 
 var symbols = [functions]string{
 	"cuInit", "cuGetErrorName", "cuGetErrorString", "cuDriverGetVersion", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute",
 	"cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease_v2", "cuCtxSetCurrent", "cuCtxSynchronize", "cuModuleLoadData", "cuModuleUnload", "cuModuleGetFunction",
-	"cuFuncSetAttribute", "cuFuncGetAttribute", "cuOccupancyMaxActiveBlocksPerMultiprocessor", "cuMemGetInfo_v2", "cuMemAlloc_v2", "cuMemFree_v2", "cuMemHostAlloc",
+	"cuFuncSetAttribute", "cuFuncGetAttribute", "cuOccupancyMaxActiveBlocksPerMultiprocessor", "cuOccupancyMaxActiveClusters", "cuMemGetInfo_v2", "cuMemAlloc_v2", "cuMemFree_v2", "cuMemHostAlloc",
 	"cuMemFreeHost", "cuMemcpyHtoD_v2", "cuMemcpyDtoH_v2", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuMemcpyDtoDAsync_v2", "cuMemsetD8Async",
 	"cuStreamCreate", "cuStreamDestroy_v2", "cuStreamSynchronize", "cuStreamQuery", "cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags",
 	"cuGraphLaunch", "cuGraphExecDestroy", "cuGraphDestroy", "cuEventCreate", "cuEventDestroy_v2", "cuEventRecord", "cuEventSynchronize", "cuEventElapsedTime",
-	"cuLaunchKernelEx",
+	"cuLaunchKernelEx", "cuTensorMapEncodeTiled",
 }
 
 type library struct {
@@ -73,7 +75,7 @@ type library struct {
 	// out is where calls store their results. The stack may move during a call and the heap does not, so results never go to locals. Only the executor's thread calls.
 	out [2]uint64
 	// args are those of the call in flight, here so that a call allocates nothing.
-	args [8]uintptr
+	args [12]uintptr
 }
 
 func load(path string) (*library, error) {

@@ -1,340 +1,229 @@
-// attend is exact attention over survivors: a flash decode whose items of work are read from a queue that the device filled, so that a graph stays valid whatever the budgets.
-// whole is the same over whole sequences, whose items follow from their lengths, and ringed reads them through rings of copies. Four warps share an item, sixteen tokens at a time each; the last to finish of a unit's items
-// joins them. 128 threads.
+// The end of select: a rank attends to its own survivors, each warp to a run of them, whose rows come to its shared memory by asynchronous copies; then warps and ranks are joined.
 #pragma once
-#include "histogram.cuh"
-#include "whole.cuh"
+#include "cluster.cuh"
+#include "survivors.cuh"
 
-constexpr int MAX_PARTS = 128;  // of a unit
-constexpr float NOTHING = -1e30f;
-
-template <int D, bool WHOLE, bool RING> struct AttendShared {
-  static constexpr int STAGED = WHOLE ? 1 : D <= 128 ? 1024 : 512;  // survivors whose places are looked up at once
-  float sums[RING ? 1 : TEAM][HEADS][D];  // or they are where the rings were
-  float top[TEAM][HEADS], weight[TEAM][HEADS];
-  int4 item;
-  int ticket, last;
-  float held[HEADS];
-  uint2 staged[2][STAGED];  // of exactly read survivors and of the others: token | heads << 24, and its row
+// CodedSlot holds sixteen tokens' value codes, their scales and their estimated logits. The codes' 16-byte chunks stand such that no two of the lanes that read at once meet in a bank.
+template <int D, int GP> struct CodedSlot {
+  static constexpr int CHUNKS = D / 32;
+  uint4 codes[16 * CHUNKS];
+  u32 scale[16][D / 32];
+  u32 logits[16][(GP + 1) / 2];  // of two heads a word; of one head two tokens' a word, and bit t of odd says which of them is meant. If those are in shared memory, the token
+  u32 odd, unused[3];
+  __device__ static int place(int token, int chunk) { return (token * CHUNKS + chunk) ^ (token / 2 % 4 * 2); }
 };
 
-// Running softmax of a warp. A thread holds the maximum and its share of the weights of head lane/4, and sums of heads lane%4·2 and +1 for D/8 channels: of tile i
-// (group i/2, pair i%2) channels at(i) and at(i)+1.
-template <int D> struct Running {
-  float top = NOTHING, weight = 0, sums[D / 16][4] = {};
-  __device__ static int at(int i, int lane) { return i / 4 * 64 + lane / 4 * 8 + i / 2 % 2 * 4 + i % 2 * 2; }
-
-  // admit takes in the logits (octaves) of the thread's head and four tokens, and returns their weights as the tensor cores take them; `scale` tells others of shrunken sums.
-  __device__ void admit(const float (&x)[4], u32 (&w)[2], float (&low)[4], int lane) {
-    float m = fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
-    m = fmaxf(m, __shfl_xor_sync(~0u, m, 1)), m = fmaxf(m, __shfl_xor_sync(~0u, m, 2));
-    m = fmaxf(m, top);
-    if (__any_sync(~0u, m > top)) {
-      const float shrink = power(top - m);
-      weight *= shrink, top = m;
-      const float a = __shfl_sync(~0u, shrink, lane % 4 * 8), b = __shfl_sync(~0u, shrink, lane % 4 * 8 + 4);
-#pragma unroll
-      for (int i = 0; i < D / 16; i++) sums[i][0] *= a, sums[i][1] *= b, sums[i][2] *= a, sums[i][3] *= b;
-      low[0] *= a, low[1] *= b;
-    }
-    const __half2 u = __floats2half2_rn(power(x[0] - top), power(x[1] - top)), v = __floats2half2_rn(power(x[2] - top), power(x[3] - top));
-    const float2 fu = __half22float2(u), fv = __half22float2(v);
-    weight += fu.x + fu.y + fv.x + fv.y;  // as rounded, so that weights and sums agree
-    w[0] = bits(u), w[1] = bits(v);
+// Places walks a run [from,to) of a list of survivors, sixteen at a time. A lane holds one of 32 and its row, while the block of one of the next 32 and one after those are on their way.
+struct Places {
+  const u32 *list;  // the first entry; null: entry i is token i, of all heads
+  const int *table;
+  int step, to, kvHeads, head, lane;  // step: from entry to entry
+  int first;                          // of those held
+  u32 entry = 0, row = 0, entryAhead = 0, entryBeyond = 0;
+  int blockAhead = 0;
+  __device__ Places(const u32 *list, int step, int from, int to, const int *table, int kvHeads, int head, int lane)
+      : list(list), table(table), step(step), to(to), kvHeads(kvHeads), head(head), lane(lane), first(from - 96) {
+    turn(), turn(), turn();
+  }
+  __device__ void turn() {
+    entry = entryAhead, row = ((u32)blockAhead * kvHeads + head) * BLOCK + (entry & 0xffffff) % BLOCK;
+    entryAhead = entryBeyond, blockAhead = table[(entryAhead & 0xffffff) / BLOCK];
+    const int i = min(first + 96 + lane, to - 1);  // beyond the end the last one again, whose rows are finite
+    entryBeyond = list == nullptr ? (u32)i | 0xffu << 24 : list[(long long)i * step];
+    first += 32;
+  }
+  // seek has the sixteen from i on held; they are those from lane (i−first) on.
+  __device__ void seek(int i) {
+    if (i >= first + 32) turn();
   }
 };
 
-template <int D, bool WHOLE, bool RING> __device__ void attend_items(const Params &p, int GP) {
-  typedef AttendShared<D, WHOLE, RING> Shared;
-  SHARED_MEMORY(Shared, sh);
-  constexpr int STAGED = Shared::STAGED;
-  DYNAMIC_MEMORY(memory);
-  float(*const sums)[HEADS][D] = RING ? (float(*)[HEADS][D])memory : sh.sums;
-  wait_for_previous();
-  let_next_start();
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, j = lane % 4, r = lane / 4, G = p.group;
-  const size_t cap = (size_t)p.maxBlocks * BLOCK;
-  // Thread 0 asks for the next item while the warps of this one are joined: not sooner, or the last items would wait for blocks that are not done.
-  int ticket = blockIdx.x;
-  const int items = WHOLE ? 0 : p.control[0];
-  Items ofWhole;
-  auto look = [&] {
-    if constexpr (WHOLE) return ofWhole.find(p, __shfl_sync(~0u, ticket, 0), lane);
-    else return ticket < items ? p.items[min(ticket, p.maxItems - 1)] : make_int4(-1, 0, 0, 0);
+// WarpMemory is a warp's share of select's dynamic shared memory; operator.go knows the size. Rows of more than 128 channels come keys first and then values, to the same place.
+template <int D, int GP> union WarpMemory {
+  static constexpr int SLOTS = (sizeof(Ring<D>) > 8192 ? sizeof(Ring<D>) : 8192) / sizeof(CodedSlot<D, GP>);
+  Ring<D> candidates;
+  CodedSlot<D, GP> coded[SLOTS];
+  struct {
+    uint4 k[16][D / 8], v[D <= 128 ? 16 : 1][D / 8];
+  } exact;
+  float sums[HEADS][D];
+};
+
+// attend_coded takes in survivors [from,to) as codes with their estimated logits; `list` is the entry of the first, and they follow downwards. It returns what the thread's share of them
+// weighs for head lane/4, and what of that the head owes to the others' survivors.
+template <int D, int GP, bool LOCAL>
+__device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r,
+                                    const u32 *list, int from, int to) {
+  typedef CodedSlot<D, GP> Slot;
+  constexpr int SLOTS = WarpMemory<D, GP>::SLOTS, CHUNKS = Slot::CHUNKS;
+  static_assert(SLOTS >= 2, "one is read while others are filled");
+  float2 mass = make_float2(0, 0);
+  if (from >= to) return mass;
+  const int lane = u.lane, j = lane % 4, head = lane / 4;
+  Places at(list, -1, from, to, r.table, p.kvHeads, u.head, lane);
+  auto ask = [&](int i, Slot &x) {
+    if (i < to) {
+      at.seek(i);
+      const int base = i - at.first;
+#pragma unroll
+      for (int k = 0; k < D / 64; k++) {
+        const int token = (k * 32 + lane) / CHUNKS, chunk = lane % CHUNKS;
+        copy_async(&x.codes[x.place(token, chunk)], p.valueCodes + (size_t)__shfl_sync(~0u, at.row, base + token) * (D / 2) + chunk * 16);
+      }
+      const u32 row = __shfl_sync(~0u, at.row, base + lane % 16), token = __shfl_sync(~0u, at.entry, base + lane % 16) & 0xffffff;
+      if (lane < 16) {
+#pragma unroll
+        for (int k = 0; k < D / 32; k += 4) copy_async<D == 64 ? 8 : 16>(&x.scale[lane][k], p.valueScale + (size_t)row * (D / 32) + k);
+      } else if constexpr (LOCAL) {
+        x.logits[lane - 16][0] = token;
+      } else if constexpr (GP > 1) {
+        copy_async<GP * 2>(x.logits[lane - 16], r.logits + (size_t)token * GP);
+      } else {
+        copy_async<4>(x.logits[lane - 16], r.logits + (token & ~1u));
+      }
+      const u32 odd = GP == 1 && !LOCAL ? __ballot_sync(~0u, token & 1) : 0;
+      if (GP == 1 && !LOCAL && lane == 0) x.odd = odd;
+    }
+    commit_copies();
   };
-  int4 item = make_int4(-1, 0, 0, 0);
-  if (warp == 0) item = look();
-  for (;;) {
-    __syncthreads();
-    if (threadIdx.x == 0) sh.item = item;
-    __syncthreads();
-    if (sh.item.x < 0) break;
-    const int unit = sh.item.x, rank = sh.item.y, part = sh.item.z, s = unit / p.kvHeads, h = unit % p.kvHeads;
-    const int n = p.lens[s], blocks = (n + BLOCK - 1) / BLOCK;
-    // Where the part stands among those of all ranks.
-    const int2 count = WHOLE ? make_int2(-1, p.window > 0 ? min(n, p.window) : n) : lane < p.ranks ? p.counts[unit * RANKS + lane] : make_int2(0, 0);
-    const bool dense = WHOLE || __shfl_sync(~0u, count.x, 0) < 0;
-    if (WHOLE && part == 0 && threadIdx.x == 0) p.counts[unit * RANKS] = count;
-    const int ranks = dense ? 1 : p.ranks, ofRank = lane < ranks ? parts_of(p, count) : 0;
-    const int allParts = __reduce_add_sync(~0u, ofRank), parts = __shfl_sync(~0u, ofRank, rank);
-    const int place = __shfl_sync(~0u, before(ofRank, lane), rank) + part;
-    const int skipped = dense && p.window > 0 ? max(n - p.window, 0) : 0;  // tokens out of sight
-    const int exact = dense ? n - skipped : __shfl_sync(~0u, count.x, rank), others = dense ? 0 : __shfl_sync(~0u, count.y, rank);
-    const int firstToken = blocks * rank / ranks * BLOCK, endToken = blocks * (rank + 1) / ranks * BLOCK;
-    const int *table = p.table + s * p.tableStride;
-    const u32 *list = p.list + unit * cap;
-    auto cut = [&](int count, int i) { return i == parts ? count : (int)((long long)((count + 15) / 16) * i / parts) * 16; };
-
-    auto row_of = [&](u32 entry) {
-      const u32 t = entry & 0xffffff;
-      return ((u32)table[t / BLOCK] * p.kvHeads + h) * BLOCK + t % BLOCK;
-    };
-    // stage looks survivors [lo,hi) up, so that the warps wait for that together and once, and asks for what will be read of them.
-    auto stage = [&](int lo, int hi, bool body) {
-      for (int i = lo + threadIdx.x; i < hi; i += TEAM * 32) {
-        const u32 entry = body ? list[endToken - 1 - i] : list[firstToken + i], row = row_of(entry);
-        sh.staged[body][i - lo] = uint2{entry, row};
-        if (body) {
-          prefetch(p.valueCodes + (size_t)row * (D / 2)), prefetch(p.valueScale + (size_t)row * (D / 32));
-        } else {
+  const float reference = head < u.G ? window_end(sh, head) : 0;
+  const int last = head < u.G ? sh.threshold[head].last : BINS - 1;
+  for (int i = 0; i < SLOTS - 1; i++) ask(from + i * 16, memory.coded[i]);
+  int here = 0, fill = SLOTS - 1;
+  for (int i = from; i < to; i += 16) {
+    wait_copies<SLOTS - 2>();
+    __syncwarp();  // everybody's copies, and nobody reads the slot that is filled next
+    ask(i + (SLOTS - 1) * 16, memory.coded[fill]);
+    const Slot &slot = memory.coded[here];
+    here = here + 1 == SLOTS ? 0 : here + 1, fill = fill + 1 == SLOTS ? 0 : fill + 1;
+    float x[4];
+    u32 codes[4][D / 64], scale[4][D / 32];
 #pragma unroll
-          for (int c = 0; c < D; c += 64) prefetch(p.k + (size_t)row * D + c), prefetch(p.v + (size_t)row * D + c);
-        }
-      }
-    };
-    // survivor is entry and row of the token that lane%16 holds of the tile at i; those from hi on weigh nothing, but what is read of them must be finite.
-    auto survivor = [&](int i, int lo, int hi, bool body, u32 &entry, u32 &row) {
-      const int mine = i + lane % 16, held = min(mine, hi - 1);
-      if (dense) {
-        entry = (u32)(held + skipped) | 0xffu << 24, row = row_of(entry);
-      } else {
-        const uint2 x = sh.staged[body][held - lo];
-        entry = x.x, row = x.y;
-      }
-      if (mine >= hi) entry = 0;
-    };
-    const int slot[4] = {2 * j, 2 * j + 1, 2 * j + 8, 2 * j + 9};  // the tile's tokens whose values and weights the thread holds
-
-    Running<D> run;
-    float low[4] = {};  // row lane/4: group; heads as the sums
-    const int firstExact = cut(exact, part), lastExact = cut(exact, part + 1), firstOther = cut(others, part), lastOther = cut(others, part + 1);
-    if (!dense) {
-      stage(firstOther, min(firstOther + STAGED, lastOther), true), stage(firstExact, min(firstExact + STAGED, lastExact), false);
-      __syncthreads();
+    for (int k = 0; k < 4; k++) {
+      const int token = run.slot(k, lane);
+      load<D / 64>(codes[k], (const u8 *)&slot.codes[slot.place(token, head * (D / 16) / 16)] + head * (D / 16) % 16);
+      load<D / 32>(scale[k], slot.scale[token]);
+      u32 distance = 0;
+      if constexpr (LOCAL) distance = head < GP ? r.logits[slot.logits[token][0] * GP + head] : 0;
+      else if constexpr (GP == 1) distance = slot.logits[token][0] >> (slot.odd >> token & 1) * 16 & 0xffff;
+      else if (head < GP) distance = slot.logits[token][head / 2] >> head % 2 * 16 & 0xffff;
+      const float octaves = (int)distance * (-1.0f / PER_OCTAVE), weight = i + token >= to || distance == NONE ? 0 : power(octaves);
+      x[k] = i + token >= to ? NOTHING : head < u.G ? reference + octaves : 0;
+      mass.x += weight;
+      if (distance < FAR && (int)(distance >> BIN_SHIFT) > last) mass.y += weight;
     }
-    auto restage = [&](int lo, int hi, bool body) {
-      __syncthreads();
-      stage(lo, hi, body);
-      __syncthreads();
-    };
-    if (others > 0) {
-      const short *logits = p.logits + unit * cap * GP;
-      const float reference = r < G ? p.reference[unit * HEADS + r] : 0;
-      int lo = firstOther, hi = min(lo + STAGED, lastOther);
-      for (int i = lo + warp * 16;; i += TEAM * 16) {
-        if (i >= hi) {  // all warps come here after as many turns, or one more
-          if (hi == lastOther) break;
-          lo = hi, hi = min(lo + STAGED, lastOther), i = lo + warp * 16;
-          restage(lo, hi, true);
-          if (i >= hi) break;
-        }
-        u32 entry, row;
-        survivor(i, lo, hi, true, entry, row);
-        float x[4];
-        u32 codes[4][D / 64], scale[4][D / 32];
+    u32 w[2], lows[2] = {0, 0};
+    run.admit(x, w, low, lane);
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-          const u32 e = __shfl_sync(~0u, entry, slot[k]), at = __shfl_sync(~0u, row, slot[k]);
-          load<D / 64>(codes[k], p.valueCodes + (size_t)at * (D / 2) + r * (D / 16));
-          load<D / 32>(scale[k], p.valueScale + (size_t)at * (D / 32));
-          x[k] = e == 0 ? NOTHING : r < G ? reference - logits[(size_t)(e & 0xffffff) * GP + r] * (1.0f / PER_OCTAVE) : 0;
-        }
-        u32 w[2];
-        run.admit(x, w, low, lane);
-        u32 lows[2] = {0, 0};
-#pragma unroll
-        for (int grp = 0; grp < D / 32; grp++) {
-          const u32 b0 = times(w[0], __byte_perm(scale[0][grp], scale[1][grp], 0x5410)), b1 = times(w[1], __byte_perm(scale[2][grp], scale[3][grp], 0x5410));
-          if (r == grp) lows[0] = __byte_perm(scale[0][grp], scale[1][grp], 0x7632), lows[1] = __byte_perm(scale[2][grp], scale[3][grp], 0x7632);
-          const int pick = grp % 2 ? 0x7632 : 0x5410;
-          const u32 c = __byte_perm(codes[0][grp / 2], codes[1][grp / 2], pick), d = __byte_perm(codes[2][grp / 2], codes[3][grp / 2], pick);
-          mma(run.sums[2 * grp], c & LOW, c & HIGH, d & LOW, d & HIGH, b0, b1);
-          mma(run.sums[2 * grp + 1], c >> 8 & LOW, c >> 8 & HIGH, d >> 8 & LOW, d >> 8 & HIGH, b0, b1);
-        }
-        mma(low, lows[0], 0, lows[1], 0, w[0], w[1]);
-      }
-#pragma unroll
-      for (int i = 0; i < D / 16; i++) {
-        const float a = __shfl_sync(~0u, low[0], i / 2 * 4 + j), b = __shfl_sync(~0u, low[1], i / 2 * 4 + j);
-        run.sums[i][0] = run.sums[i][0] * 16777216.0f + a, run.sums[i][1] = run.sums[i][1] * 16777216.0f + b;
-        run.sums[i][2] = run.sums[i][2] * 1048576.0f + a, run.sums[i][3] = run.sums[i][3] * 1048576.0f + b;
-      }
+    for (int group = 0; group < D / 32; group++) {
+      const u32 b0 = times(w[0], __byte_perm(scale[0][group], scale[1][group], 0x5410)), b1 = times(w[1], __byte_perm(scale[2][group], scale[3][group], 0x5410));
+      if (head == group) lows[0] = __byte_perm(scale[0][group], scale[1][group], 0x7632), lows[1] = __byte_perm(scale[2][group], scale[3][group], 0x7632);
+      const int pick = group % 2 ? 0x7632 : 0x5410;
+      const u32 c = __byte_perm(codes[0][group / 2], codes[1][group / 2], pick), d = __byte_perm(codes[2][group / 2], codes[3][group / 2], pick);
+      mma(run.sums[2 * group], c & LOW, c & HIGH, d & LOW, d & HIGH, b0, b1);
+      mma(run.sums[2 * group + 1], c >> 8 & LOW, c >> 8 & HIGH, d >> 8 & LOW, d >> 8 & HIGH, b0, b1);
     }
-
-    u32 q[D / 8];
-    if constexpr (RING) WholeSlot<D>::channels(q, r < G ? p.q + ((size_t)unit * G + r) * D : nullptr, j);
-    else queries<D>(q, p, unit, lane);
-    // admitted takes in sixteen tokens, of which the thread holds rows of keys and of values: those that `in` has among them.
-    auto admitted = [&](const u32 (&k)[2][D / 8], const u32 (&v)[4][D / 16], auto in) {
-      float c[2][4] = {}, x[4];
-      products<D>(c[0], q, k[0]);
-      products<D>(c[1], q, k[1]);
-#pragma unroll
-      for (int t = 0; t < 4; t++) x[t] = in(t) ? c[t / 2][t % 2] * p.scale : NOTHING;
-      u32 w[2];
-      run.admit(x, w, low, lane);
-#pragma unroll
-      for (int t = 0; t < D / 16; t++) {
-        mma(run.sums[t], __byte_perm(v[0][t], v[1][t], 0x5410), __byte_perm(v[0][t], v[1][t], 0x7632),
-            __byte_perm(v[2][t], v[3][t], 0x5410), __byte_perm(v[2][t], v[3][t], 0x7632), w[0], w[1]);
-      }
-    };
-    if constexpr (RING) {
-      Stream<D> stream(((WholeRing<D> *)memory)[warp], p, table, h, skipped, firstExact + warp * 16, lastExact, lane);
-      for (int i = firstExact + warp * 16; i < lastExact; i += TEAM * 16) {
-        const WholeSlot<D> &rows = stream.next();
-        u32 k[2][D / 8], v[4][D / 16];
-#pragma unroll
-        for (int tile = 0; tile < 2; tile++) rows.keys(k[tile], tile * 8 + r, j);
-#pragma unroll
-        for (int t = 0; t < 4; t++) rows.values(v[t], slot[t], r);
-        admitted(k, v, [&](int t) { return i + slot[t] < lastExact; });
-      }
-      wait_copies<0>();
-    } else {
-      int lo = firstExact, hi = dense ? lastExact : min(lo + STAGED, lastExact), i = lo + warp * 16;
-      u32 entry = 0, row = 0;
-      if (i < hi) survivor(i, lo, hi, false, entry, row);
-      for (;; i += TEAM * 16) {
-        if (i >= hi) {
-          if (hi == lastExact) break;
-          lo = hi, hi = min(lo + STAGED, lastExact), i = lo + warp * 16;
-          restage(lo, hi, false);
-          if (i >= hi) break;
-          survivor(i, lo, hi, false, entry, row);
-        }
-        u32 k[2][D / 8], v[4][D / 16];
-#pragma unroll
-        for (int tile = 0; tile < 2; tile++) load<D / 8>(k[tile], p.k + (size_t)__shfl_sync(~0u, row, tile * 8 + r) * D + j * (D / 4));
-#pragma unroll
-        for (int t = 0; t < 4; t++) {
-          const __half *at = p.v + (size_t)__shfl_sync(~0u, row, slot[t]) * D + r * 8;
-#pragma unroll
-          for (int half64 = 0; half64 < D / 64; half64++) {
-            u32 x[4];
-            load<4>(x, at + half64 * 64);
-#pragma unroll
-            for (int e = 0; e < 4; e++) v[t][half64 * 4 + e] = x[e];
-          }
-        }
-        u32 next = 0, nextRow = row;
-        if (i + TEAM * 16 < hi) survivor(i + TEAM * 16, lo, hi, false, next, nextRow);
-        admitted(k, v, [&](int t) { return __shfl_sync(~0u, entry, slot[t]) >> 24 >> r & 1; });
-        entry = next, row = nextRow;
-      }
-    }
-    if (threadIdx.x == 0) ticket = gridDim.x + atomicAdd(&p.control[1], 1);
-
-    // Join the warps.
-    run.weight += __shfl_xor_sync(~0u, run.weight, 1), run.weight += __shfl_xor_sync(~0u, run.weight, 2);
-    if (RING) __syncthreads();  // the rings are read
-    if (j == 0) sh.top[warp][r] = run.top, sh.weight[warp][r] = run.weight;
-#pragma unroll
-    for (int t = 0; t < D / 16; t++) {
-      const int c = Running<D>::at(t, lane);
-      *(float2 *)&sums[warp][2 * j][c] = make_float2(run.sums[t][0], run.sums[t][2]);
-      *(float2 *)&sums[warp][2 * j + 1][c] = make_float2(run.sums[t][1], run.sums[t][3]);
-    }
-    if ((p.flags & TAIL) && !dense) {  // what the survivors hold, over the ranks
-      for (int g = warp; g < G; g += TEAM) {
-        const float4 x = lane < ranks ? p.sums[((size_t)unit * RANKS + lane) * HEADS + g] : make_float4(0, 0, 0, 0);
-        float all = x.x, kept = x.y;
-        for (int d = RANKS / 2; d > 0; d /= 2) all += __shfl_xor_sync(~0u, all, d), kept += __shfl_xor_sync(~0u, kept, d);
-        if (lane == 0) sh.held[g] = fminf(kept / all, 1.0f);
-      }
-    }
-    __syncthreads();
-    if (warp == 0) item = look();
-    auto finish = [&](int g, int c, float sum, float weight) {
-      float x = weight > 0 ? sum / weight : 0;
-      if ((p.flags & TAIL) && !dense) {
-        const float held = sh.held[g];
-        x = held * x + (1 - held) / n * p.valueSum[(((size_t)table[blocks - 1] * p.kvHeads + h) * 2 + 1) * D + c];
-      }
-      p.out[((size_t)unit * G + g) * D + c] = __float2half_rn(x);
-    };
-    for (int i = threadIdx.x; i < G * D; i += TEAM * 32) {
-      const int g = i / D, c = i % D;
-      float top = NOTHING, weight = 0, sum = 0;
-      for (int w = 0; w < TEAM; w++) top = fmaxf(top, sh.top[w][g]);
-      for (int w = 0; w < TEAM; w++) {
-        const float f = power(sh.top[w][g] - top);
-        weight += f * sh.weight[w][g], sum += f * sums[w][g][c];
-      }
-      if (allParts == 1) {
-        finish(g, c, sum, weight);
-      } else {
-        p.partial[(((size_t)unit * p.maxParts + place) * HEADS + g) * D + c] = sum;
-        if (c == 0) p.partialTop[((size_t)unit * p.maxParts + place) * HEADS + g] = make_float2(top, weight);
-      }
-    }
-    if (allParts == 1) continue;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      sh.last = atomicAdd(&p.arrived[unit], 1) == allParts - 1;
-      if (sh.last) p.arrived[unit] = 0;
-    }
-    __syncthreads();
-    if (!sh.last) continue;
-    __threadfence();
-    const size_t first = (size_t)unit * p.maxParts;
-    float *share = &sums[0][0][0];  // [parts][HEADS]: what each part's sums count, of the whole
-    static_assert(TEAM * HEADS * D >= MAX_PARTS * HEADS + TEAM * 32 * 4, "the shares of all parts, and a sum a thread, fit where the sums were");
-    for (int g = warp; g < G; g += TEAM) {
-      float top = NOTHING, weight = 0;
-      for (int k = lane; k < allParts; k += 32) top = fmaxf(top, __ldcg(&p.partialTop[(first + k) * HEADS + g]).x);
-      for (int d = 16; d > 0; d /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, d));
-      for (int k = lane; k < allParts; k += 32) {
-        const float2 t = __ldcg(&p.partialTop[(first + k) * HEADS + g]);
-        const float f = power(t.x - top);
-        share[k * HEADS + g] = f, weight += f * t.y;
-      }
-      for (int d = 16; d > 0; d /= 2) weight += __shfl_xor_sync(~0u, weight, d);
-      if (lane == 0) sh.weight[0][g] = weight;
-    }
-    __syncthreads();
-    // Four channels a thread; where that leaves threads over, they share the parts.
-    constexpr int LANES = D / 4, ROWS = TEAM * 32 / LANES;
-    float4 *lines = (float4 *)(share + MAX_PARTS * HEADS);  // [ROWS][LANES]
-    const int line = threadIdx.x / LANES, c4 = threadIdx.x % LANES * 4, teams = G >= ROWS ? 1 : ROWS / G;
-    for (int g0 = 0; g0 < G; g0 += ROWS / teams) {
-      const int g = g0 + line / teams;
-      float4 sum = make_float4(0, 0, 0, 0);
-      if (g < G) {
-#pragma unroll 8
-        for (int k = line % teams; k < allParts; k += teams) {
-          const float4 x = __ldcg((const float4 *)&p.partial[((first + k) * HEADS + g) * D + c4]);
-          const float f = share[k * HEADS + g];
-          sum.x += f * x.x, sum.y += f * x.y, sum.z += f * x.z, sum.w += f * x.w;
-        }
-      }
-      lines[threadIdx.x] = sum;
-      __syncthreads();
-      if (line % teams == 0 && g < G) {
-        for (int i = 1; i < teams; i++) {
-          const float4 x = lines[threadIdx.x + i * LANES];
-          sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w;
-        }
-        finish(g, c4, sum.x, sh.weight[0][g]), finish(g, c4 + 1, sum.y, sh.weight[0][g]);
-        finish(g, c4 + 2, sum.z, sh.weight[0][g]), finish(g, c4 + 3, sum.w, sh.weight[0][g]);
-      }
-      __syncthreads();
-    }
+    mma(low, lows[0], 0, lows[1], 0, w[0], w[1]);
   }
-  // The last block out leaves the queue empty for the next step.
-  if (threadIdx.x == 0) {
-    __threadfence();
-    if (atomicAdd(&p.control[2], 1) == gridDim.x - 1) p.control[0] = p.control[1] = p.control[2] = 0;
+#pragma unroll
+  for (int i = 0; i < D / 16; i++) {
+    const float a = __shfl_sync(~0u, low[0], i / 2 * 4 + j), b = __shfl_sync(~0u, low[1], i / 2 * 4 + j);
+    run.sums[i][0] = run.sums[i][0] * 16777216.0f + a, run.sums[i][1] = run.sums[i][1] * 16777216.0f + b;
+    run.sums[i][2] = run.sums[i][2] * 1048576.0f + a, run.sums[i][3] = run.sums[i][3] * 1048576.0f + b;
   }
+  wait_copies<0>();
+  __syncwarp();
+  return mass;
+}
+
+// attend_exactly takes in survivors [from,to) of a list, or of all tokens if there is none.
+template <int D, int GP, bool LOCAL>
+__device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const u32 *list, int from, int to) {
+  typedef WholeSlot<D> Rows;
+  constexpr bool APART = D <= 128;
+  constexpr int CHUNKS = Rows::CHUNKS, EACH_TIME = 32 / CHUNKS;  // rows
+  if (from >= to) return;
+  const int lane = u.lane, j = lane % 4, head = lane / 4;
+  auto *const keys = memory.exact.k, *const values = APART ? memory.exact.v : memory.exact.k;
+  Places at(list, 1, from, to, r.table, p.kvHeads, u.head, lane);
+  auto ask = [&](int i, const __half *rows, bool ofKeys) {
+    if (i < to) {
+      at.seek(i);
+      const int chunk = lane % CHUNKS;
+#pragma unroll
+      for (int k = 0; k < 16; k += EACH_TIME) {
+        const int token = k + lane / CHUNKS;
+        const __half *row = rows + (size_t)__shfl_sync(~0u, at.row, i - at.first + token) * D + chunk * 8;
+        copy_async(ofKeys ? &keys[token][Rows::keyAt(token, chunk)] : &values[token][Rows::valueAt(token, chunk)], row);
+      }
+    }
+    commit_copies();
+  };
+  u32 q[D / 8];
+  Rows::channels(q, head < u.G ? p.q + ((size_t)u.unit * u.G + head) * D : nullptr, j);
+  ask(from, p.k, true);
+  if (APART) ask(from, p.v, false);
+  for (int i = from; i < to; i += 16) {
+    wait_copies<APART ? 1 : 0>();
+    __syncwarp();
+    float c[2][4] = {}, x[4];
+#pragma unroll
+    for (int tile = 0; tile < 2; tile++) {
+      u32 k[D / 8];
+      Rows::keys(k, keys[tile * 8 + head], tile * 8 + head, j);
+      products<D>(c[tile], q, k);
+    }
+#pragma unroll
+    for (int t = 0; t < 4; t++) {
+      const int token = run.slot(t, lane);
+      const u32 entry = __shfl_sync(~0u, at.entry, i - at.first + token);
+      x[t] = i + token < to && entry >> 24 >> head & 1 ? c[t / 2][t % 2] * p.scale : NOTHING;
+    }
+    __syncwarp();  // the keys are read
+    if (APART) ask(i + 16, p.k, true);
+    else ask(i, p.v, false);
+    u32 w[2], v[4][D / 16];
+    run.admit(x, w, low, lane);
+    wait_copies<APART ? 1 : 0>();
+    __syncwarp();
+#pragma unroll
+    for (int t = 0; t < 4; t++) Rows::values(v[t], values[run.slot(t, lane)], run.slot(t, lane), head);
+    run.add(v, w);
+    __syncwarp();
+    if (APART) ask(i + 16, p.v, false);
+    else ask(i + 16, p.k, true);
+  }
+  wait_copies<0>();
+  __syncwarp();
+}
+
+// attend_survivors is the attention of a unit, of which this rank has listed so many survivors: exactly read ones, and others; `whole` says that it reads so many tokens of its range instead.
+template <int D, int GP, bool LOCAL>
+__device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join, WarpMemory<D, GP> *memory, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, int2 count, bool whole) {
+  const int lane = u.lane, warp = u.warp;
+  // Tiles of sixteen, first of those read as codes; one that is read exactly costs as much as EXACT of them. A warp has a run.
+  constexpr int EXACT = 3;
+  const int coded = (count.y + 15) / 16, cost = coded + (count.x + 15) / 16 * EXACT;
+  auto cut = [&](int w) { return (int)((long long)cost * w / u.warps); };
+  auto codedOf = [&](int w) { return min(min(cut(w), coded) * 16, count.y); };
+  auto exactOf = [&](int w) { return min((max(cut(w) - coded, 0) + EXACT - 1) / EXACT * 16, count.x); };
+  Running<D> run;
+  float low[4] = {};  // row lane/4: group of channels; heads as the sums
+  float2 mass = attend_coded<D>(run, low, memory[warp], sh, p, u, r, r.list + r.own * BLOCK - 1, codedOf(warp), codedOf(warp + 1));
+  attend_exactly<D>(run, low, memory[warp], p, u, r, whole ? nullptr : r.list, exactOf(warp), exactOf(warp + 1));
+  if (!whole) {
+    for (int d = 1; d < 4; d *= 2) mass.x += __shfl_xor_sync(~0u, mass.x, d), mass.y += __shfl_xor_sync(~0u, mass.y, d);
+    if (lane % 4 == 0 && lane / 4 < GP) sh.mass[warp][lane / 4].x += mass.x, sh.mass[warp][lane / 4].y += mass.y;
+  }
+  static_assert(sizeof sh.histogram >= GP * D * sizeof(float), "where nobody counts any more, shares find room");
+  join_unit<D>(join, run, memory[0].sums[0], sizeof(WarpMemory<D, GP>) / sizeof(float), (float *)sh.histogram, p, u, r.n, 1, !whole && p.flags & TAIL, [&](int g) {
+    if (whole) return make_float2(0, 0);
+    // What the rank's candidates weigh, and what survived of them.
+    float kept = 0, owed = 0;
+    for (int w = 0; w < u.warps; w++) kept += sh.mass[w][g].x, owed += sh.mass[w][g].y;
+    const Threshold &t = sh.threshold[g];
+    const float mass = kept + ((u.rank == 0 ? t.rest : 0) - owed) * t.shrink;
+    p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(mass, kept, sh.own[g], sh.candidates[g]);
+    return make_float2(mass, kept);
+  });
 }

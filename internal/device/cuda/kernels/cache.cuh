@@ -1,6 +1,6 @@
 // The cache's writers: rows, codes and metadata.
 #pragma once
-#include "common.cuh"
+#include "rows.cuh"
 
 template <int D> struct EncodeShared {
   __half low[PAGES][D], high[PAGES][D];
@@ -13,14 +13,19 @@ template <int D> __device__ void encode_keys(const Params &p, int bh, int full) 
   auto &low = sh.low, &high = sh.high;
   auto &base = sh.base, &inverse = sh.inverse, &step = sh.step;
   const __half *k = p.k + (size_t)bh * BLOCK * D;
-  for (int i = threadIdx.x; i < full * D; i += blockDim.x) {
-    int page = i / D, c = i % D;
-    __half lo = k[page * PAGE * D + c], hi = lo;
+  for (int i = threadIdx.x; i < full * (D / 8); i += blockDim.x) {  // eight channels of a page
+    const int page = i / (D / 8), c = i % (D / 8) * 8;
+    u32 lo[4], hi[4];
+    load<4>(lo, k + page * PAGE * D + c), load<4>(hi, k + page * PAGE * D + c);
+#pragma unroll
     for (int t = 1; t < PAGE; t++) {
-      __half x = k[(page * PAGE + t) * D + c];
-      lo = __hlt(x, lo) ? x : lo, hi = __hlt(hi, x) ? x : hi;
+      u32 x[4];
+      load<4>(x, k + (page * PAGE + t) * D + c);
+#pragma unroll
+      for (int j = 0; j < 4; j++) lo[j] = bits(__hmin2(halves(lo[j]), halves(x[j]))), hi[j] = bits(__hmax2(halves(hi[j]), halves(x[j])));
     }
-    low[page][c] = lo, high[page][c] = hi;
+#pragma unroll
+    for (int j = 0; j < 4; j++) ((u32 *)&low[page][c])[j] = lo[j], ((u32 *)&high[page][c])[j] = hi[j];
   }
   __syncthreads();
   for (int c = threadIdx.x; c < D; c += blockDim.x) {
@@ -51,6 +56,7 @@ template <int D> __device__ void encode_keys(const Params &p, int bh, int full) 
     bounds[i] = w;
   }
   u32 *codes = (u32 *)p.keyCodes + (size_t)bh * BLOCK * WORDS;
+#pragma unroll 4
   for (int i = threadIdx.x; i < full * PAGE * WORDS; i += blockDim.x) {
     u32 x[4], w = 0;
     load<4>(x, k + (size_t)i * 8);
@@ -63,17 +69,18 @@ template <int D> __device__ void encode_keys(const Params &p, int bh, int full) 
   }
 }
 
-// encode_tokens makes the value codes, and the keys' codes by token, of rows [from,to) of a block. A lane holds eight channels.
-template <int D> __device__ void encode_tokens(const Params &p, int bh, int from, int to) {
+// encode_tokens makes the value codes, and the keys' codes by token, of rows [from,to) of a block, which are at keys and values. A lane holds eight channels.
+template <int D> __device__ void encode_tokens(const Params &p, const __half *keys, const __half *values, int bh, int from, int to) {
   constexpr int LANES = D / 8;
   int lane = threadIdx.x % LANES, r = lane % 8, half64 = lane / 8;
   int per = blockDim.x / LANES;
   for (int first = from; first < to; first += per) {
     int t = first + threadIdx.x / LANES;
-    size_t row = (size_t)bh * BLOCK + min(t, to - 1);  // lanes beyond the end shadow the last row, so that all take part in the exchanges
+    const int at = min(t, to - 1);
+    size_t row = (size_t)bh * BLOCK + at;  // lanes beyond the end shadow the last row, so that all take part in the exchanges
     bool mine = t < to;
     u32 x[4];
-    load<4>(x, p.v + row * D + lane * 8);
+    load<4>(x, values + (at - from) * D + lane * 8);
     u32 word = 0;
     for (int part = 0; part < 2; part++) {
       float lo = INFINITY, hi = -INFINITY;
@@ -94,7 +101,7 @@ template <int D> __device__ void encode_tokens(const Params &p, int bh, int from
     }
     if (mine) ((u32 *)p.valueCodes)[row * LANES + r * (LANES / 8) + half64] = word;
     if (p.tokenCodes == nullptr) continue;
-    load<4>(x, p.k + row * D + lane * 8);
+    load<4>(x, keys + (at - from) * D + lane * 8);
     float lo = INFINITY, hi = -INFINITY;
     for (int j = 0; j < 8; j++) {
       float f = half_of(x[j / 2], j % 2);
@@ -115,27 +122,62 @@ template <int D> __device__ void encode_tokens(const Params &p, int bh, int from
   }
 }
 
-// append adds one token a sequence, at position lens−1: grid batch·kvHeads, 256 threads. A page that becomes full has its block encoded anew.
-template <int D> __device__ void append_token(const Params &p) {
-  wait_for_previous();
+// AppendParams: the new tokens' queries, keys and values come as float32 rows, which are turned on the way; or p has the keys and values as they are, and turn.x[0] is null.
+struct AppendParams {
+  Params p;
+  HeadsParams turn;
+};
+
+template <int D> struct AppendShared {
+  HeadsShared angles;
+  alignas(16) __half row[2][D];
+};
+
+// append adds one token a sequence, at position lens−1: grid batch·kvHeads, 256 threads. A page that becomes full has its block encoded anew. Positions are
+// turned into angles while the launch ahead goes on.
+template <int D> __device__ void append_token(const AppendParams &all) {
+  const Params &p = all.p;
+  const HeadsParams &turn = all.turn;
+  SHARED_MEMORY(AppendShared<D>, sh);
   let_next_start();
   int s = blockIdx.x / p.kvHeads, h = blockIdx.x % p.kvHeads, pos = p.lens[s] - 1;
-  if (pos < 0) return;
+  if (pos < 0) return wait_for_previous();
   const int *table = p.table + s * p.tableStride;
   int b = pos / BLOCK, t = pos % BLOCK, bh = table[b] * p.kvHeads + h;
-  size_t row = (size_t)bh * BLOCK + t;
-  for (int c = threadIdx.x; c < D; c += blockDim.x) {
-    __half k = p.newK[(size_t)blockIdx.x * D + c], v = p.newV[(size_t)blockIdx.x * D + c];
-    p.k[row * D + c] = k, p.v[row * D + c] = v;
-    if (p.keyCodes == nullptr) continue;
-    float *sum = p.valueSum + (size_t)bh * 2 * D + c;
-    if (t == 0) sum[0] = sum[D] = b > 0 ? p.valueSum[(((size_t)table[b - 1] * p.kvHeads + h) * 2 + 1) * D + c] : 0;
-    sum[D] += __half2float(v);
+  float *sum = p.valueSum + (size_t)bh * 2 * D + threadIdx.x, before = 0;
+  const float *last = t > 0 ? sum + D : b > 0 ? p.valueSum + (((size_t)table[b - 1] * p.kvHeads + h) * 2 + 1) * D + threadIdx.x : nullptr;
+  if (p.keyCodes == nullptr || threadIdx.x >= D) last = nullptr;
+  if (last != nullptr && threadIdx.x % 32 == 0) prefetch(last);
+  if (turn.x[0] != nullptr) begin_turning(turn, sh.angles, s);
+  wait_for_previous();
+  if (last != nullptr) before = *last;
+  if (turn.x[0] != nullptr) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < (p.group + 2) * (D / 2); i += blockDim.x) {
+      const int head = i / (D / 2), part = max(head - p.group + 1, 0);
+      const size_t at = ((size_t)blockIdx.x * (part ? 1 : p.group) + (part ? 0 : head)) * D;
+      const Turned t(turn, sh.angles, turn.x[part] + at, i % (D / 2), part < 2 ? turn.pairs : 0);
+      __half *to = part ? sh.row[part - 1] : turn.dst[0] + at;
+      to[t.a] = __float2half_rn(narrow(t.x)), to[t.b] = __float2half_rn(narrow(t.y));
+    }
+  } else {
+    for (int c = threadIdx.x; c < D; c += blockDim.x) sh.row[0][c] = p.newK[(size_t)blockIdx.x * D + c], sh.row[1][c] = p.newV[(size_t)blockIdx.x * D + c];
+  }
+  __syncthreads();
+  if (threadIdx.x < D) {
+    const size_t at = ((size_t)bh * BLOCK + t) * D + threadIdx.x;
+    const __half v = sh.row[1][threadIdx.x];
+    p.k[at] = sh.row[0][threadIdx.x], p.v[at] = v;
+    if (p.keyCodes != nullptr) {
+      if (t == 0) sum[0] = before;
+      sum[D] = before + __half2float(v);
+    }
   }
   if (p.keyCodes == nullptr) return;
+  encode_tokens<D>(p, sh.row[0], sh.row[1], bh, t, t + 1);
+  if ((t + 1) % PAGE) return;
   __syncthreads();
-  encode_tokens<D>(p, bh, t, t + 1);
-  if ((t + 1) % PAGE == 0) encode_keys<D>(p, bh, (t + 1) / PAGE);
+  encode_keys<D>(p, bh, (t + 1) / PAGE);
 }
 
 // write copies `count` tokens of a prompt into one sequence: grid (tokens, heads), D/8 threads.
@@ -153,7 +195,7 @@ template <int D> __device__ void encode_block(const Params &p) {
   if (n <= 0) return;
   n = min(n, BLOCK);
   int bh = p.table[s * p.tableStride + b] * p.kvHeads + blockIdx.y;
-  encode_tokens<D>(p, bh, 0, n);
+  encode_tokens<D>(p, p.k + (size_t)bh * BLOCK * D, p.v + (size_t)bh * BLOCK * D, bh, 0, n);
   if (n >= PAGE) encode_keys<D>(p, bh, n / PAGE);
   for (int c = threadIdx.x; c < D; c += blockDim.x) {
     float sum = 0;

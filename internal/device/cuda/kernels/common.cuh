@@ -9,7 +9,7 @@ constexpr int PAGE = 16, BLOCK = 256, PAGES = BLOCK / PAGE;
 constexpr int HEADS = 8;         // most query heads that share a KV head
 constexpr int BINS = 1024;       // of every histogram
 constexpr int LONGEST = 4096;    // tokens of an item of a whole sequence, if there may be as many items
-constexpr int RANKS = 16;        // most thread blocks that share a unit in select
+constexpr int RANKS = 8;         // most thread blocks that share a unit in select
 constexpr int PER_OCTAVE = 256;  // estimated logits are integers: this many to a factor of two in weight
 constexpr int BIN_SHIFT = 4;     // so a bin of weights is a factor of 2^(1/16) wide
 constexpr int WINDOW = 40 * PER_OCTAVE;  // the bins of weights begin so far above the reference; what is higher counts as if it were there
@@ -38,19 +38,19 @@ struct Params {
   __half *out;         // as q
   // Scratch, per unit.
   float *bases;        // [maxBlocks][2·HEADS] per block and head: logit of the block's low, in octaves; what the tail counts of an estimated weight
-  float *scores;       // [maxBlocks·16][G] upper bounds of pages' logits
+  float *scores;       // [maxBlocks·16][G] of pages, where shared memory has no room for them
   u8 *pages;           // [maxBlocks·16] heads that a page is a candidate of
+  int *candidates;     // [maxBlocks·16] pages that are, by rank
   short *logits;       // [maxBlocks·256][G] estimated: how far they lie below the window's upper end
-  u32 *list;           // [maxBlocks·256] survivors: token | heads << 24. A rank's exactly read ones from the start of its range up, the others from its end down
+  u32 *list;           // [maxBlocks·256] survivors: token of the rank's range | heads << 24. A rank's exactly read ones from the start of its range up, the others from its end down
   int2 *counts;        // [RANKS] exactly read survivors, others; of a unit that is read whole -1 and its tokens
   float *reference;    // [HEADS] the window's upper end in octaves: WINDOW above the largest exact logit of the newest and the first page
   float4 *sums;        // [RANKS][HEADS] estimated mass of the candidates and of what survived of them; own survivors, candidates
   // Scratch of the step.
-  int4 *items;         // [maxItems] unit, rank, part, unused
-  int *control;        // items; items taken beyond the first of each block; blocks done; unused. Zero between steps
+  int *control;        // items of whole taken beyond the first of each block; blocks done. Zero between steps
   float *partial;      // [units·maxParts][HEADS][D] sums
   float2 *partialTop;  // [units·maxParts][HEADS] maximum, sum of weights
-  int *arrived;        // per unit: parts done. Zero between steps
+  int *arrived;        // per unit, and rank in cluster: parts done. Zero between steps
   // New tokens.
   const __half *newK, *newV;  // append: [batch][kvHeads][D]; write: rows of tokenStride halves, heads headStride halves apart
   int tokenStride, headStride;
@@ -58,12 +58,11 @@ struct Params {
   // Numbers.
   int batch, kvHeads, group, tableStride, maxBlocks, ranks, flags;
   int denseBelow;      // shorter sequences are read whole
-  int quantum, parts;  // an item of survivors costs at least that much, 5 an exactly read token, 1 another; and a rank makes at most that many of ordinary size
-  int processors, attenders;  // the device's multiprocessors, and the thread blocks of attend that it runs at once
-  int maxItems;        // room in the queue
-  int maxParts;        // of a unit
+  int processors, attenders;  // the device's multiprocessors, and the thread blocks of whole that it runs at once
+  int maxParts, parts; // of a unit that is read whole: at most; in cluster
   float scale;         // of logits, in octaves: log2(e)/sqrt(D)
   float keep;          // share of the pages that are candidates
+  float reach;         // of the way from the middle of a page's bounds to their far end, that its score goes
   int budget;          // but at least that many pages
   float exactMass, mass;  // estimated mass of the exactly read survivors, and of all
   int stages;          // how many stages of select run, for measuring; 0: all
@@ -107,24 +106,3 @@ __device__ inline int nibble(int channel) { return (channel & 1) * 4 + (channel 
 
 // Where value channel c of a row stands: thread r of eight holds channels 8r…8r+7 of each half of 64, four of each of two groups.
 __device__ inline int value_group(int c) { return c / 64 * 2 + c % 8 / 4; }
-
-// A unit's work is cut into parts, each an item of the queue. parts_of is how many a rank's survivors make, or a whole sequence.
-__device__ inline int parts_of(const Params &p, int2 count) {
-  if (count.x >= 0) {
-    const int cost = count.x * 5 + count.y;
-    return min(max(min((cost + p.quantum - 1) / p.quantum, p.parts), (cost + LONGEST - 1) / LONGEST), p.maxParts / p.ranks);
-  }
-  // As many as the device runs at once, or a multiple of that if they became long; where the step is short, one a multiprocessor, since what is cut must be joined.
-  const int n = count.y, units = p.batch * p.kvHeads, room = n / 2048 * units <= p.processors ? p.processors : p.attenders;
-  const int turns = ((n + LONGEST - 1) / LONGEST * units + room - 1) / room;
-  return max(min(min(room * turns / units, p.maxParts), (n + 127) / 128), 1);
-}
-
-// enqueue makes the items of a rank's work. One warp calls it.
-__device__ inline void enqueue(const Params &p, int unit, int rank, int2 count, int lane) {
-  const int parts = parts_of(p, count);
-  int at = 0;
-  if (lane == 0 && parts > 0) at = atomicAdd(&p.control[0], parts);
-  at = __shfl_sync(~0u, at, 0);
-  for (int i = lane; i < parts; i += 32) p.items[at + i] = make_int4(unit, rank, i, 0);
-}

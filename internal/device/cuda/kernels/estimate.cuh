@@ -34,8 +34,8 @@ __device__ inline void count_distance(u32 *histogram, u32 *elsewhere, u32 distan
 
 // estimate_logits estimates the logits of the candidates and counts them by weight. `fresh` is warp 0's: the exact logits of the newest page. With `every`, each page is a
 // candidate and is marked here. A warp goes through a run of the rank's candidates, two at a time, while those that follow are on their way to its ring.
-template <int D, int GP, bool SHARED_LIST, bool BY_TOKEN>
-__device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every) {
+template <int D, int GP, bool SHARED_LIST, bool BY_TOKEN, bool LOCAL>
+__device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every, Ring<D> &ring) {
   constexpr bool PAIRS = GP == HEADS;
   constexpr int STARTS = PAIRS ? 2 : GP, SLOTS = Ring<D>::SLOTS;
   const int j = u.lane % 4, row = u.lane / 4;
@@ -79,39 +79,16 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
       *(typename Vec<(GP + 1) / 2>::T *)(out + (size_t)token * GP) = words;
     }
   };
+  auto base_of = [&](int page) { return r.bases + page / PAGES * 2 * HEADS; };
   // bounded sets where estimates start and end for a page.
   auto bounded = [&](float (&start)[STARTS], float (&most)[STARTS], const Slot<D> &x) {
 #pragma unroll
     for (int i = 0; i < STARTS; i++) {
       const bool in = SHARED_LIST || x.who >> head(i) & 1;
-      start[i] = !in ? OUT_OF_REACH : BY_TOKEN ? window[i] : window[i] - x.base[head(i)] * PER_OCTAVE;
+      start[i] = !in ? OUT_OF_REACH : BY_TOKEN ? window[i] : window[i] - (LOCAL ? base_of(x.page) : x.base)[head(i)] * PER_OCTAVE;
       most[i] = ROUND + (in ? FAR : NONE);
     }
   };
-  const bool newestHere = r.newest / PAGES >= r.first && r.newest / PAGES < r.end;
-  if (u.warp == 0 && newestHere) {
-    const int token = r.newest * PAGE, tokens = r.n - token;
-    float start[STARTS], most[STARTS];
-    if constexpr (PAIRS) {
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const bool in = row + 8 * i < tokens;
-#pragma unroll
-        for (int k = 0; k < 2; k++) start[k] = in ? window[k] : OUT_OF_REACH, most[k] = ROUND + (in ? FAR : NONE);
-        emit_pair(out + (size_t)(token + 8 * i) * GP, fresh[2 * i], fresh[2 * i + 1], -PER_OCTAVE, start, most);
-      }
-    } else {
-      spread(0, fresh);
-      __syncwarp();
-      const bool in = u.lane < tokens;
-#pragma unroll
-      for (int k = 0; k < STARTS; k++) start[k] = in ? window[k] : OUT_OF_REACH, most[k] = ROUND + (in ? FAR : NONE);
-      if (u.lane < PAGE) emit_row(token + u.lane, tile + u.lane * GP, -PER_OCTAVE, start, most);
-      __syncwarp();
-    }
-    if (u.lane < u.G) atomicAdd(&sh.candidates[u.lane], tokens);
-    if (every && u.lane == 0) r.marks[r.newest] = 0xff;
-  }
   if (BY_TOKEN) {
     const u32 even = bits(__float2half2_rn(1 / QUERY_SCALE)), odd = bits(__float2half2_rn(16 / QUERY_SCALE));
     float c[4] = {};
@@ -120,25 +97,25 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
 #pragma unroll
     for (int i = 0; i < STARTS; i++) sum[i] = (PAIRS ? c[i % 2] : __shfl_sync(~0u, c[i % 2], i / 2)) * steps;
   }
-  DYNAMIC_MEMORY(memory);
-  Ring<D> &ring = ((Ring<D> *)memory)[u.warp];
   // The warp's run, 32 candidates at a time: a lane holds a page, its block's slab and whose candidate it is; and those of the next 32.
-  const int old = found - newestHere, from = (int)((long long)old * u.warp / u.warps), to = (int)((long long)old * (u.warp + 1) / u.warps);
+  const int old = found - r.newestHere, from = old * u.warp / u.warps, to = old * (u.warp + 1) / u.warps;
   int begin = from, page = -1, pageAhead = -1;
   u32 place = 0, placeAhead = 0, who = 0xff, whoAhead = 0xff;  // place: of the page among all of the slabs'
   auto ahead = [&](int first) {
     const int i = first + u.lane;
     pageAhead = -1;
     if (i < to) {
-      pageAhead = every ? r.first * PAGES + i : r.candidate[i];
+      pageAhead = every ? i : r.candidate[i];
       placeAhead = (u32)r.slab(p, u, pageAhead / PAGES) * PAGES + pageAhead % PAGES;
       if (!SHARED_LIST) whoAhead = r.marks[pageAhead];
       if (every) r.marks[pageAhead] = 0xff;
     }
   };
-  auto advance = [&] {
+  auto turn = [&] {
     page = pageAhead, place = placeAhead, who = whoAhead;
     ahead(begin + 32);
+  };
+  auto account = [&] {
     if (SHARED_LIST) {
       const int n = __popc(__ballot_sync(~0u, page >= 0)) * PAGE;
       if (u.lane < u.G) atomicAdd(&sh.candidates[u.lane], n);
@@ -151,7 +128,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     if (!(p.flags & TAIL)) return;
 #pragma unroll
     for (int g = 0; g < GP; g++) {
-      const int x = __reduce_add_sync(~0u, page < 0 ? 0 : (int)(r.bases[page / PAGES * 2 * HEADS + HEADS + g] * 4096));
+      const int x = __reduce_add_sync(~0u, page < 0 ? 0 : (int)(base_of(page)[HEADS + g] * 4096));
       if (u.lane == g) atomicAdd(&sh.shrink[g], x);
     }
   };
@@ -161,7 +138,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   const float *const basesOfLane = r.bases + u.lane * 4;
   auto ask = [&](int i, Slot<D> &x) {
     if (i < to) {
-      if (i >= begin + 32) begin += 32, advance();
+      if (i >= begin + 32) begin += 32, turn(), account();
       const int mine = __shfl_sync(~0u, page, i - begin);
       const u32 at = __shfl_sync(~0u, place, i - begin), whose = SHARED_LIST ? 0xff : __shfl_sync(~0u, who, i - begin);
       if (u.lane == 0) x.page = mine, x.who = whose;
@@ -171,7 +148,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
         if (u.lane < PAGE / 4) copy_async((u8 *)x.step + u.lane * 16, stepsOfLane + (size_t)at * (PAGE * 4));
       } else {
         if (u.lane < D / 8) copy_async(x.step + u.lane * 8, stepsOfLane + (size_t)(at / PAGES) * (4 * D));
-        if (u.lane < HEADS / 4) copy_async(x.base + u.lane * 4, basesOfLane + (u32)mine / PAGES * 2 * HEADS);
+        if (!LOCAL && u.lane < HEADS / 4) copy_async(x.base + u.lane * 4, basesOfLane + (u32)mine / PAGES * 2 * HEADS);
       }
     } else if (u.lane == 0) {
       x.page = -1;
@@ -210,11 +187,36 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     }
   };
   ahead(from);
-  advance();
+  turn();
   Slot<D> *here = ring.slot, *fill = ring.slot, *const end = ring.slot + SLOTS;
   for (int i = 0; i < SLOTS - 2; i += 2, fill += 2) {
     ask(from + i, fill[0]), ask(from + i + 1, fill[1]);
     commit_copies();
+  }
+  // While they are on their way.
+  account();
+  if (u.warp == 0 && r.newestHere) {
+    const int page = r.pages() - 1, token = page * PAGE, tokens = r.n - r.newest * PAGE;
+    float start[STARTS], most[STARTS];
+    if constexpr (PAIRS) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const bool in = row + 8 * i < tokens;
+#pragma unroll
+        for (int k = 0; k < 2; k++) start[k] = in ? window[k] : OUT_OF_REACH, most[k] = ROUND + (in ? FAR : NONE);
+        emit_pair(out + (size_t)(token + 8 * i) * GP, fresh[2 * i], fresh[2 * i + 1], -PER_OCTAVE, start, most);
+      }
+    } else {
+      spread(0, fresh);
+      __syncwarp();
+      const bool in = u.lane < tokens;
+#pragma unroll
+      for (int k = 0; k < STARTS; k++) start[k] = in ? window[k] : OUT_OF_REACH, most[k] = ROUND + (in ? FAR : NONE);
+      if (u.lane < PAGE) emit_row(token + u.lane, tile + u.lane * GP, -PER_OCTAVE, start, most);
+      __syncwarp();
+    }
+    if (u.lane < u.G) atomicAdd(&sh.candidates[u.lane], tokens);
+    if (every && u.lane == 0) r.marks[page] = 0xff;
   }
   for (int i = from; i < to; i += 2) {
     wait_copies<SLOTS / 2 - 2>();
@@ -250,28 +252,37 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   }
 }
 
-// find_thresholds joins the ranks' histograms of weights and tells all ranks which bins survive. A warp joins a head.
+// find_thresholds tells which bins survive, each rank for itself. The unit must wait once more before memory that others look at changes.
 template <int GP> __device__ inline void find_thresholds(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u) {
+  __syncthreads();
+  gather<true>(sh, u, u.G);
   u.sync();
-  join(sh, u, u.G);
-  for (int g = u.rank + u.warp * u.ranks; g < u.G; g += u.ranks * u.warps) {
-    const Weights w(sh, g, u.lane);
-    float rest, unused;
-    u32 own, none;
-    const int exact = w.cut(sh, p.exactMass, unused, none), last = w.cut(sh, p.mass, rest, own);
-    float shrink = 1;
+  for (int g = u.warp; g < u.G; g += u.warps) {
+    const Weights w(sh, u, g);
+    int sum = 0, tokens = 0;
+    if ((p.flags & TAIL) && u.lane < u.ranks) sum = peek(&sh.shrink[g], u.lane), tokens = peek(&sh.candidates[g], u.lane);
+    const int exactLane = w.lane_of(p.exactMass), lastLane = w.lane_of(p.mass);
+    const u32 inLast = u.total(&sh.histogram[g][max(lastLane, 0) * EACH + u.lane]);
+    const u32 inExact = exactLane == lastLane ? inLast : u.total(&sh.histogram[g][max(exactLane, 0) * EACH + u.lane]);
+    float rest, unused, shrink = 1;
+    const int exact = w.cut(p.exactMass, exactLane, inExact, unused), last = w.cut(p.mass, lastLane, inLast, rest);
     if (p.flags & TAIL) {
-      int sum = 0, tokens = 0;
-      if (u.lane < u.ranks) sum = peek(&sh.shrink[g], u.lane), tokens = peek(&sh.candidates[g], u.lane);
       sum = __reduce_add_sync(~0u, sum), tokens = __reduce_add_sync(~0u, tokens);
       const int pages = (tokens - 1) / PAGE;  // but the newest, which may be full
       if (pages > 0) shrink = fminf(sum / (4096.0f * pages), 1.0f);
     }
-    if (u.lane == 0) sh.own[g] = own;
-    if (u.lane < u.ranks) {
-      poke(&sh.threshold[g].exact, u.lane, exact), poke(&sh.threshold[g].last, u.lane, last);
-      poke(&sh.threshold[g].rest, u.lane, __float_as_int(rest)), poke(&sh.threshold[g].shrink, u.lane, __float_as_int(shrink));
-    }
+    if (u.lane == 0) sh.threshold[g] = {exact, last, rest, shrink};
   }
-  u.sync();
+  __syncthreads();
+  u.arrive();
+  for (int g = u.warp; g < u.G; g += u.warps) {  // for statistics
+    int own = 0;
+#pragma unroll 8
+    for (int i = 0; i < EACH; i++) {
+      const int bin = own_bin(i, u.lane);
+      own += bin <= sh.threshold[g].last ? sh.histogram[g][bin] : 0;
+    }
+    own = __reduce_add_sync(~0u, own);
+    if (u.lane == 0) sh.own[g] = own;
+  }
 }

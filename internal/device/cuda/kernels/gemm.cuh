@@ -3,6 +3,41 @@
 #pragma once
 #include "linear.cuh"
 
+// Sums are the results of warps before they are joined: element (row, column) of a warp is at column·SUM_PITCH+row, which spreads a warp's stores over all banks.
+constexpr int SUM_PITCH = 36;
+template <int TILES> struct Sums { float of[TILES * 8 * SUM_PITCH]; };
+
+// join adds up what `parts` warps, part·across apart, and all ranks have of `across` tiles of 32 rows and writes it. Columns go GROUP tiles of 8 at a time.
+template <int GROUP, int NT> __device__ inline void join(const LinearParams &p, const Product &w, float (&c)[2][NT][4], Sums<GROUP> *sums, int across, int firstRow, int firstColumn) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, rank = p.ranks > 1 ? cluster_rank() : 0, parts = blockDim.x / 32 / across;
+#pragma unroll
+  for (int begin = 0; begin < NT; begin += GROUP) {
+    if (firstColumn + begin * 8 >= p.columns) break;
+    if (begin > 0) p.ranks > 1 ? cluster_sync() : __syncthreads();
+#pragma unroll
+    for (int n = 0; n < GROUP; n++) {
+#pragma unroll
+      for (int i = 0; i < 8; i++) sums[warp].of[(n * 8 + lane % 4 * 2 + i % 2) * SUM_PITCH + i / 2 * 8 + lane / 4] = c[i / 4][begin + n][i % 4];
+    }
+    p.ranks > 1 ? cluster_sync() : __syncthreads();
+    const int columns = min(GROUP * 8, p.columns - firstColumn - begin * 8);
+    for (int e = rank * blockDim.x + threadIdx.x; e < columns * across * TILE; e += p.ranks * blockDim.x) {
+      const int tile = e / TILE % across, column = e / TILE / across, row = firstRow + tile * TILE + e % TILE;
+      float sum = 0;
+      for (int k = 0; k < parts; k++) {
+        const float *at = &sums[k * across + tile].of[column * SUM_PITCH + e % TILE];
+        if (p.ranks == 1) sum += *at;
+        else for (int r = 0; r < p.ranks; r++) sum += __int_as_float(peek(at, r));
+      }
+      if (row >= w.rows) continue;
+      const int out = firstColumn + begin * 8 + column;
+      sum *= p.scale[out];
+      w.dst[(size_t)out * w.rows + row] = w.bias ? sum + w.bias[row] : sum;
+    }
+  }
+  if (p.ranks > 1) cluster_sync();  // a rank's memory must outlive its readers
+}
+
 constexpr int STAGES = 4, GEMM_TILES = 4, JOINED = 8;
 
 template <int NT> union GemmMemory {

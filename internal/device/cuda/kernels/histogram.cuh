@@ -12,15 +12,16 @@ struct Threshold {
 
 template <int GP> struct SelectShared {
   u32 histogram[GP][BINS];
+  u32 coarse[RANKS][GP][32];      // of each rank's histograms, what the bins of a lane hold: a count, or the bits of a weight
   u32 elsewhere[32];              // where lanes count what no histogram has
   float tile[GP < HEADS ? WARPS : 1][32 * GP];
   Threshold threshold[HEADS];
   int pageBin[HEADS];             // last bin of pages that are candidates
   int top[HEADS], bottom[HEADS], reference[HEADS];
   int shrink[HEADS];              // of the candidate pages, summed: 4096 a page
-  u32 own[HEADS], candidates[HEADS];  // tokens, in the rank that joins the head
+  u32 own[HEADS], candidates[HEADS];  // tokens of the rank
   float best[HEADS], span[HEADS];
-  float mass[WARPS][GP][2];
+  float2 mass[WARPS][GP];  // of a warp's exactly read survivors: what they weigh, and of that what a head owes to the others' survivors, which the histogram has among the rest
   u32 found[2][WARPS];
 };
 
@@ -32,64 +33,87 @@ __device__ inline int ordered_unit(const Params &p, int i) { return p.order == n
 
 // Rank is a thread block's share of a unit, and a thread's place in it.
 template <int GP> struct Rank {
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, ranks, rank, unit, sequence, head, G;
-  __device__ Rank(const Params &p) : ranks(p.ranks), G(p.group) {
-    rank = ranks > 1 ? cluster_rank() : 0;
-    unit = ordered_unit(p, blockIdx.x / ranks);
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, ranks, rank, part, unit, sequence, head, G;
+  __device__ Rank(const Params &p, int parts = 1) : ranks(p.ranks), G(p.group) {  // parts: clusters of a unit
+    rank = ranks > 1 ? cluster_rank() : 0, part = blockIdx.x / ranks % parts;
+    unit = ordered_unit(p, blockIdx.x / ranks / parts);
     sequence = unit / p.kvHeads, head = unit % p.kvHeads;
   }
-  // sync waits for all threads of the unit.
-  __device__ void sync() const {
-    if (ranks > 1) cluster_sync();
+  // sync waits for all threads of the unit: arrive and then wait, between which a thread may do what others do not wait for.
+  __device__ void sync() const { arrive(), wait(); }
+  __device__ void arrive() const {
+    if (ranks > 1) cluster_arrive();
+  }
+  __device__ void wait() const {
+    if (ranks > 1) cluster_wait();
     else __syncthreads();
+  }
+  // total sums over the ranks what each one's shared memory holds at the same place.
+  __device__ u32 total(const u32 *at) const {
+    if (ranks == 1) return *at;
+    u32 x[RANKS], sum = 0;
+#pragma unroll
+    for (int r = 0; r < RANKS; r++) x[r] = r < ranks ? peek(at, r) : 0;
+#pragma unroll
+    for (int r = 0; r < RANKS; r++) sum += x[r];
+    return sum;
   }
 };
 
-// Range is the rank's range of blocks, and where its data and scratch are.
-template <int GP> struct Range {
-  int n, first, end, newest, encoded;  // tokens; blocks; pages
-  const int *table;
-  float *bases, *scores;
+// Range is the rank's share of the unit's blocks, which stand in order: neighbours, or with LOCAL every ranks-th, so that each rank has its share of the newest tokens. Pages and
+// tokens are numbered within it. And where its data and scratch are: with LOCAL in the thread block's own memory.
+template <int GP, bool LOCAL> struct Range {
+  int n, own, newest, encoded;  // tokens of the sequence; blocks of the rank; pages of the sequence
+  int first, turn;              // block i of the rank is first + i·2^turn
+  bool newestHere;              // the newest page is the rank's last one
+  const int *table;             // of the rank's blocks
+  float *bases, *scores;  // of blocks, and of the pages that are scanned
   u8 *marks;
   short *logits;
-  int *candidate;  // the list of candidate pages takes the place of scores that were read before
-  __device__ Range(const Params &p, const Rank<GP> &u, int n) : n(n) {
+  int *candidate;  // pages that are
+  u32 *list;
+  __device__ Range(const Params &p, const Rank<GP> &u, int n, void *memory) : n(n), newest((n - 1) / PAGE), encoded(n / PAGE) {
     const int blocks = (n + BLOCK - 1) / BLOCK;
-    first = blocks * u.rank / u.ranks, end = blocks * (u.rank + 1) / u.ranks;
-    newest = (n - 1) / PAGE, encoded = n / PAGE;
-    table = p.table + u.sequence * p.tableStride;
-    const size_t blockCap = (size_t)u.unit * p.maxBlocks;
-    bases = p.bases + blockCap * 2 * HEADS;
-    scores = p.scores + blockCap * PAGES * GP;
-    marks = p.pages + blockCap * PAGES;
-    logits = p.logits + blockCap * BLOCK * GP;
-    candidate = (int *)scores + first * PAGES * GP;
+    if constexpr (LOCAL) {
+      first = u.rank, turn = __ffs(u.ranks) - 1, own = (blocks - u.rank + u.ranks - 1) >> turn;
+      place(memory, room(p, u));
+    } else {
+      first = blocks * u.rank / u.ranks, turn = 0, own = blocks * (u.rank + 1) / u.ranks - first;
+      const size_t at = (size_t)u.unit * p.maxBlocks + first;
+      table = p.table + u.sequence * p.tableStride + first;
+      bases = p.bases + at * 2 * HEADS, scores = p.scores + at * PAGES * GP, marks = p.pages + at * PAGES, candidate = p.candidates + at * PAGES;
+      logits = p.logits + at * BLOCK * GP, list = p.list + at * BLOCK;
+    }
+    newestHere = own > 0 && block(own - 1) == newest / PAGES;
   }
-  // pages is the number of pages in the range, the newest included.
-  __device__ int pages() const { return max(min(end * PAGES, newest + 1) - first * PAGES, 0); }
-  // row is the first row of a block of the head.
-  __device__ size_t slab(const Params &p, const Rank<GP> &u, int block) const { return (size_t)table[block] * p.kvHeads + u.head; }
+  // room is how many blocks a rank's memory is laid out for; operator.go knows what they take.
+  __device__ static int room(const Params &p, const Rank<GP> &u) { return (p.maxBlocks + u.ranks - 1) / u.ranks; }
+  __device__ void place(void *memory, int room) {
+    list = (u32 *)memory, scores = (float *)(list + room * BLOCK), bases = scores + room * PAGES * GP, logits = (short *)(bases + room * 2 * HEADS);
+    candidate = (int *)(logits + room * BLOCK * GP);
+    table = candidate + room * PAGES, marks = (u8 *)(table + room);
+  }
+  __device__ int block(int i) const { return first + (i << turn); }
+  __device__ int page(int i) const { return block(i / PAGES) * PAGES + i % PAGES; }  // of the sequence
+  // pages is the number of pages, the newest included, and tokens that of tokens.
+  __device__ int pages() const { return own * PAGES - (newestHere ? PAGES - 1 - newest % PAGES : 0); }
+  __device__ int tokens() const { return pages() * PAGE - (newestHere ? PAGE - 1 - (n - 1) % PAGE : 0); }
+  // slab is the place of a block of the head among the slabs.
+  __device__ size_t slab(const Params &p, const Rank<GP> &u, int i) const { return (size_t)table[i] * p.kvHeads + u.head; }
 };
 
 template <int GP> __device__ inline void clear(SelectShared<GP> &sh) {
   for (int i = threadIdx.x; i < GP * BINS; i += blockDim.x) sh.histogram[i / BINS][i % BINS] = 0;
 }
 
-// join sums histograms over the unit's ranks, each in the rank that looks through it: rank g%ranks, which nobody else asks for this one.
-template <int GP> __device__ inline void join(SelectShared<GP> &sh, const Rank<GP> &u, int count) {
-  if (u.ranks == 1) return;
-  for (int g = u.rank; g < count; g += u.ranks) {
-#pragma unroll 2
-    for (int i = threadIdx.x; i < BINS; i += blockDim.x) {
-      u32 x[RANKS], n = 0;
-#pragma unroll
-      for (int r = 0; r < RANKS; r++) x[r] = r < u.ranks ? peek(&sh.histogram[g][i], r) : 0;
-#pragma unroll
-      for (int r = 0; r < RANKS; r++) n += x[r];
-      sh.histogram[g][i] = n;
-    }
+// prepare makes it ready for a unit.
+template <int GP> __device__ inline void prepare(SelectShared<GP> &sh) {
+  clear(sh);
+  if (threadIdx.x < HEADS) {
+    sh.top[threadIdx.x] = sh.bottom[threadIdx.x] = ordered(-INFINITY);
+    sh.reference[threadIdx.x] = ordered(-INFINITY);
+    sh.shrink[threadIdx.x] = 0, sh.candidates[threadIdx.x] = 0;
   }
-  __syncthreads();
 }
 
 // before sums over the lanes below.
@@ -108,55 +132,62 @@ static_assert(EACH == 32, "lanes look through their bins, and then together thro
 // own_bin is the i-th bin that a lane reads of its own: each lane begins elsewhere, so that they do not meet in a bank.
 __device__ inline int own_bin(int i, int lane) { return lane * EACH + (i + lane) % EACH; }
 
-// last_bin is the first bin by whose end a histogram holds `count` elements. One warp calls it.
-template <int GP> __device__ inline int last_bin(const SelectShared<GP> &sh, int g, int count, int lane) {
-  if (count <= 0) return 0;
-  int sum = 0;
-#pragma unroll 8
-  for (int i = 0; i < EACH; i++) sum += sh.histogram[g][own_bin(i, lane)];
-  const int held = before(sum, lane);
-  const u32 lanes = __ballot_sync(~0u, held + sum >= count);
-  if (lanes == 0) return BINS - 1;
-  const int at = __ffs(lanes) - 1, n = sh.histogram[g][at * EACH + lane];
-  return at * EACH + __ffs(__ballot_sync(~0u, __shfl_sync(~0u, held, at) + before(n, lane) + n >= count)) - 1;
-}
-
 // weight_of is the weight at a bin's upper edge, of that at the window's upper end.
 __device__ inline float weight_of(int bin) { return power(-(float)bin * ((1 << BIN_SHIFT) / (float)PER_OCTAVE)); }
 
-// Weights is a head's histogram as the lanes of a warp see it: what the lane's bins weigh and hold, and those of the lanes below.
-struct Weights {
-  float sum = 0, below, all;
-  u32 count = 0, countBelow;
-  int g, lane;
-  template <int GP> __device__ Weights(const SelectShared<GP> &sh, int g, int lane) : g(g), lane(lane) {
+// gather sums the bins of each lane and tells the unit's ranks: what they hold, or what that weighs. A warp takes a histogram; the unit must sync before any is looked through.
+template <bool WEIGHTS, int GP> __device__ inline void gather(SelectShared<GP> &sh, const Rank<GP> &u, int count) {
+  for (int g = u.warp; g < count; g += u.warps) {
+    u32 held = 0;
+    float weight = 0;
 #pragma unroll 8
     for (int i = 0; i < EACH; i++) {
-      const int bin = own_bin(i, lane);
+      const int bin = own_bin(i, u.lane);
       const u32 n = sh.histogram[g][bin];
-      sum += n * weight_of(bin), count += n;
+      if (WEIGHTS) weight += n * weight_of(bin);
+      else held += n;
     }
-    below = before(sum, lane), countBelow = before(count, lane);
+    for (int r = 0; r < u.ranks; r++) poke(&sh.coarse[u.rank][g][u.lane], r, WEIGHTS ? (u32)__float_as_int(weight) : held);
+  }
+}
+
+// last_bin is the first bin by whose end the unit's histogram holds `count` elements. One warp calls it, after gather.
+template <int GP> __device__ inline int last_bin(const SelectShared<GP> &sh, const Rank<GP> &u, int g, int count) {
+  if (count <= 0) return 0;
+  int sum = 0;
+  for (int r = 0; r < u.ranks; r++) sum += sh.coarse[r][g][u.lane];
+  const int held = before(sum, u.lane);
+  const u32 lanes = __ballot_sync(~0u, held + sum >= count);
+  if (lanes == 0) return BINS - 1;
+  const int at = __ffs(lanes) - 1, n = u.total(&sh.histogram[g][at * EACH + u.lane]);
+  return at * EACH + __ffs(__ballot_sync(~0u, __shfl_sync(~0u, held, at) + before(n, u.lane) + n >= count)) - 1;
+}
+
+// Weights is a head's histogram over the unit as the lanes of a warp see it: what the lane's bins weigh, and those of the lanes below. One warp makes it, after gather.
+struct Weights {
+  float sum, below, all;
+  int g, lane;
+  template <int GP> __device__ Weights(const SelectShared<GP> &sh, const Rank<GP> &u, int g) : g(g), lane(u.lane) {
+    sum = 0;
+    for (int r = 0; r < u.ranks; r++) sum += __int_as_float(sh.coarse[r][g][lane]);
+    below = before(sum, lane);
     all = __shfl_sync(~0u, below + sum, 31);
   }
-
-  // cut is the first bin by whose end the weights hold share p of all: what is kept counts at its bin's lower edge and the rest at its upper, so that the true share is never
-  // less. `rest` is what is left, counted at the bins' middles, and `own` how many are kept.
-  template <int GP> __device__ int cut(const SelectShared<GP> &sh, float p, float &rest, u32 &own) const {
-    const float step = power(-(1 << BIN_SHIFT) / (float)PER_OCTAVE), middle = power(-(1 << BIN_SHIFT) / (float)PER_OCTAVE / 2);
-    auto enough = [&](float held) { return held * step >= p * (held * step + fmaxf(all - held, 0)); };
-    const u32 lanes = p >= 1 ? 0 : __ballot_sync(~0u, enough(below + sum));
-    if (lanes == 0) {
-      rest = 0, own = __shfl_sync(~0u, countBelow + count, 31);
-      return BINS - 1;
-    }
-    const int at = __ffs(lanes) - 1, bin = at * EACH + lane;
-    const u32 n = sh.histogram[g][bin];
-    const float w = n * weight_of(bin), held = __shfl_sync(~0u, below, at) + before(w, lane) + w;
-    const u32 kept = __shfl_sync(~0u, countBelow, at) + before(n, lane) + n;
-    const u32 bins = __ballot_sync(~0u, enough(held));  // empty if rounding alone kept the last bin from it
+  // enough says whether what weighs that much holds share p of all: what is kept counts at its bin's lower edge and the rest at its upper, so that the true share is never less.
+  __device__ bool enough(float held, float p) const {
+    const float step = power(-(1 << BIN_SHIFT) / (float)PER_OCTAVE);
+    return held * step >= p * (held * step + fmaxf(all - held, 0));
+  }
+  // lane_of is the lane in whose bins share p is reached; none: −1.
+  __device__ int lane_of(float p) const { return p >= 1 ? -1 : __ffs(__ballot_sync(~0u, enough(below + sum, p))) - 1; }
+  // cut is the first bin by whose end the weights hold share p of all, in lane `at`, where the lane has counted n of bin at·EACH+lane. `rest` is what is left, counted at the bins' middles.
+  __device__ int cut(float p, int at, u32 n, float &rest) const {
+    rest = 0;
+    if (at < 0) return BINS - 1;
+    const float w = n * weight_of(at * EACH + lane), held = __shfl_sync(~0u, below, at) + before(w, lane) + w;
+    const u32 bins = __ballot_sync(~0u, enough(held, p));  // empty if rounding alone kept the last bin from it
     const int last = bins != 0 ? __ffs(bins) - 1 : 31;
-    rest = fmaxf(all - __shfl_sync(~0u, held, last), 0) * middle, own = __shfl_sync(~0u, kept, last);
+    rest = fmaxf(all - __shfl_sync(~0u, held, last), 0) * power(-(1 << BIN_SHIFT) / (float)PER_OCTAVE / 2);
     return at * EACH + last;
   }
 };

@@ -1,6 +1,7 @@
 // Products of activations with weights, for few rows of activations: bound by the reading of the weights. A thread block, or a cluster of them, owns a tile of weight
 // rows and shares its inputs among all its warps. Each sum is the same however many rows the product has.
 #pragma once
+#include "rows.cuh"
 #include "weight.cuh"
 
 struct Product {
@@ -21,13 +22,13 @@ struct LinearParams {
   int units;           // of 32 inputs
   int ranks;           // thread blocks of a cluster
   int panels;          // groups of columns, as many as a thread block takes
+  int act;             // of a gate
+  __half *gated;       // the gate's activation times the second product, divided by GATED: [columns][rows]; null: the products are wanted each by itself
 };
 
-// ahead is how many units of a format a warp has in flight, given the registers for them.
-template <typename F> __device__ constexpr int ahead(int registers) {
-  const int n = registers / (F::CODES + F::PLANES + F::SCALES);
-  return n < 1 ? 1 : n > 4 ? 4 : n;
-}
+// A gated value is divided by this rather than by what the row's largest asks for, which no thread block knows: four million fits then, and a value of less than .004 is off by at
+// most 2e-6.
+constexpr float GATED = 64;
 
 // product_of finds the product to which a tile belongs.
 __device__ inline const Product &product_of(const LinearParams &p, int tile) {
@@ -36,94 +37,143 @@ __device__ inline const Product &product_of(const LinearParams &p, int tile) {
   return p.product[i];
 }
 
-// Sums are the results of warps before they are joined: element (row, column) of a warp is at column·SUM_PITCH+row, which spreads a warp's stores over all banks.
-constexpr int SUM_PITCH = 36;
-template <int TILES> struct Sums { float of[TILES * 8 * SUM_PITCH]; };
-
-// join adds up what `parts` warps, part·across apart, and all ranks have of `across` tiles of 32 rows and writes it. Columns go GROUP tiles of 8 at a time.
-template <int GROUP, int NT> __device__ inline void join(const LinearParams &p, const Product &w, float (&c)[2][NT][4], Sums<GROUP> *sums, int across, int firstRow, int firstColumn) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, rank = p.ranks > 1 ? cluster_rank() : 0, parts = blockDim.x / 32 / across;
+// put writes what a lane has of eight columns of sixteen rows of one product or, of a gate, of both: rows row and row+8 of columns column and column+1.
+__device__ inline void put(const LinearParams &p, const Product &w, const float4 (&v)[2], float2 scales, int row, int column) {
+  const float x[4] = {v[0].x, v[0].y, v[0].z, v[0].w}, up[4] = {v[1].x, v[1].y, v[1].z, v[1].w};
 #pragma unroll
-  for (int begin = 0; begin < NT; begin += GROUP) {
-    if (firstColumn + begin * 8 >= p.columns) break;
-    if (begin > 0) p.ranks > 1 ? cluster_sync() : __syncthreads();
-#pragma unroll
-    for (int n = 0; n < GROUP; n++) {
-#pragma unroll
-      for (int i = 0; i < 8; i++) sums[warp].of[(n * 8 + lane % 4 * 2 + i % 2) * SUM_PITCH + i / 2 * 8 + lane / 4] = c[i / 4][begin + n][i % 4];
-    }
-    p.ranks > 1 ? cluster_sync() : __syncthreads();
-    const int columns = min(GROUP * 8, p.columns - firstColumn - begin * 8);
-    for (int e = rank * blockDim.x + threadIdx.x; e < columns * across * TILE; e += p.ranks * blockDim.x) {
-      const int tile = e / TILE % across, column = e / TILE / across, row = firstRow + tile * TILE + e % TILE;
-      float sum = 0;
-      for (int k = 0; k < parts; k++) {
-        const float *at = &sums[k * across + tile].of[column * SUM_PITCH + e % TILE];
-        if (p.ranks == 1) sum += *at;
-        else for (int r = 0; r < p.ranks; r++) sum += __int_as_float(peek(at, r));
-      }
-      if (row >= w.rows) continue;
-      const int out = firstColumn + begin * 8 + column;
-      sum *= p.scale[out];
-      w.dst[(size_t)out * w.rows + row] = w.bias ? sum + w.bias[row] : sum;
-    }
+  for (int i = 0; i < 4; i++) {
+    const int r = row + i / 2 * 8, out = column + i % 2;
+    if (r >= w.rows || out >= p.columns) continue;
+    const size_t at = (size_t)out * w.rows + r;
+    const float scale = i % 2 ? scales.y : scales.x, sum = x[i] * scale + (w.bias ? w.bias[r] : 0);
+    if (p.gated == nullptr) w.dst[at] = sum;
+    else p.gated[at] = __float2half_rn(narrow(activated(sum, p.act) * (up[i] * scale + (p.product[1].bias ? p.product[1].bias[r] : 0)) * (1 / GATED)));
   }
-  if (p.ranks > 1) cluster_sync();  // a rank's memory must outlive its readers
 }
 
-// accumulate multiplies a warp's units of a tile.
-template <typename F, int NT> __device__ inline void accumulate(const LinearParams &p, const u8 *tile, int firstColumn, float (&c)[2][NT][4]) {
-  constexpr int AHEAD = ahead<F>(NT == 1 ? 40 : NT == 2 ? 32 : 24);
-  constexpr int TOGETHER = NT == 1 ? AHEAD : 1;  // units whose activations are loaded at once
-  const int lane = threadIdx.x % 32, slots = blockDim.x / 32 * p.ranks, slot = (p.ranks > 1 ? cluster_rank() : 0) * (blockDim.x / 32) + threadIdx.x / 32;
-  const size_t step = (size_t)slots * F::BYTES;
-  tile += (size_t)slot * F::BYTES;
-  Fragment<F> f[AHEAD];
+__device__ inline float4 plus(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
+
+// copy_bytes begins to copy a warp's bytes to shared memory, 16 a lane and turn.
+template <int BYTES> __device__ inline void copy_bytes(u8 *shared, const u8 *global, int lane) {
 #pragma unroll
-  for (int i = 0; i < AHEAD; i++) f[i].load(tile + i * step, lane, slot + i * slots < p.units);
-  wait_for_previous();
+  for (int i = 0; i < BYTES; i += 512) {
+    if (i + 512 <= BYTES || i + lane * 16 < BYTES) copy_async(shared + i + lane * 16, global + i + lane * 16);
+  }
+}
+
+// A warp's units, and the activations that they meet, pass through a ring of its own: so many are under way, less one.
+constexpr int RING = 4;
+
+// accumulate multiplies a warp's units of a tile, which so many warps of a thread block share.
+template <typename F, int NT> __device__ inline void accumulate(const LinearParams &p, const u8 *tile, int sharing, u8 *ring, int firstColumn, float (&c)[2][NT][4]) {
+  constexpr int SLOT = F::BYTES + NT * 512;
+  const int lane = threadIdx.x % 32, slots = sharing * p.ranks, first = (p.ranks > 1 ? cluster_rank() : 0) * sharing + threadIdx.x / 32 % sharing;
   const __half *x = p.x + (size_t)(firstColumn + lane / 4) * p.units * UNIT + lane % 4 * 8;
-  for (int unit = slot; unit < p.units; unit += AHEAD * slots) {
-    tile += AHEAD * step;
+  auto weights = [&](int i) {
+    const int unit = first + i * slots;
+    if (unit < p.units) copy_bytes<F::BYTES>(ring + i % RING * SLOT, tile + (size_t)unit * F::BYTES, lane);
+  };
+  auto activations = [&](int i) {
+    const int unit = first + i * slots;
 #pragma unroll
-    for (int j = 0; j < AHEAD; j += TOGETHER) {
-      uint4 b[TOGETHER][NT];
-#pragma unroll
-      for (int i = 0; i < TOGETHER; i++) {
-        const int u = unit + (j + i) * slots;
-#pragma unroll
-        for (int n = 0; n < NT; n++) {
-          b[i][n] = make_uint4(0, 0, 0, 0);
-          if (u < p.units && firstColumn + n * 8 + lane / 4 < p.columns) b[i][n] = *(const uint4 *)(x + ((size_t)n * 8 * p.units + u) * UNIT);
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < TOGETHER; i++) {
-        u32 a[4][4];
-        f[j + i].weights(a);
-        f[j + i].load(tile + (j + i) * step, lane, unit + (AHEAD + j + i) * slots < p.units);
-#pragma unroll
-        for (int n = 0; n < NT; n++) {
-          mma(c[0][n], a[0][0], a[1][0], a[0][1], a[1][1], b[i][n].x, b[i][n].y);
-          mma(c[1][n], a[2][0], a[3][0], a[2][1], a[3][1], b[i][n].x, b[i][n].y);
-          mma(c[0][n], a[0][2], a[1][2], a[0][3], a[1][3], b[i][n].z, b[i][n].w);
-          mma(c[1][n], a[2][2], a[3][2], a[2][3], a[3][3], b[i][n].z, b[i][n].w);
-        }
-      }
+    for (int n = 0; n < NT; n++) {
+      if (unit < p.units && firstColumn + n * 8 + lane / 4 < p.columns) copy_async(ring + i % RING * SLOT + F::BYTES + n * 512 + lane * 16, x + ((size_t)n * 8 * p.units + unit) * UNIT);
     }
+    commit_copies();
+  };
+#pragma unroll
+  for (int i = 0; i < RING - 1; i++) weights(i);
+  if (lane == 0) {  // while the launch ahead goes on, all of the tile comes near: each warp asks for a share
+    const int from = p.units * first / slots, to = p.units * (first + 1) / slots;
+    prefetch_bytes(tile + (size_t)from * F::BYTES, (to - from) * F::BYTES);
+  }
+  if (p.ranks > 1) cluster_sync();  // all ranks have begun before one pushes sums
+  wait_for_previous();
+#pragma unroll
+  for (int i = 0; i < RING - 1; i++) activations(i);
+  for (int i = 0; first + i * slots < p.units; i++) {
+    wait_copies<RING - 2>();
+    __syncwarp();
+    const u8 *slot = ring + i % RING * SLOT;
+    Fragment<F> f;
+    f.take(slot, lane);
+    u32 a[4][4], b[NT][4];
+#pragma unroll
+    for (int n = 0; n < NT; n++) load<4>(b[n], slot + F::BYTES + n * 512 + lane * 16);
+    weights(i + RING - 1);  // where the unit before this one was
+    activations(i + RING - 1);
+    f.weights(a);
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+      mma(c[0][n], a[0][0], a[1][0], a[0][1], a[1][1], b[n][0], b[n][1]);
+      mma(c[1][n], a[2][0], a[3][0], a[2][1], a[3][1], b[n][0], b[n][1]);
+      mma(c[0][n], a[0][2], a[1][2], a[0][3], a[1][3], b[n][2], b[n][3]);
+      mma(c[1][n], a[2][2], a[3][2], a[2][3], a[3][3], b[n][2], b[n][3]);
+    }
+  }
+  wait_copies<0>();
+  __syncwarp();
+}
+
+// join_warps adds up what the warps, and then the ranks, have of a tile, or of a gate's and its partner's, and writes it. A warp's sums go where its ring was, `apart` bytes from
+// the next; those of the other ranks come to `arriving`. Rank f%ranks writes fragment f, of 2·NT.
+template <int NT>
+__device__ inline void join_warps(const LinearParams &p, const Product &w, const float (&c)[2][NT][4], int sharing, u8 *rings, int apart, float4 *arriving, int firstRow, int firstColumn) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, kinds = p.gated ? 2 : 1, rank = p.ranks > 1 ? cluster_rank() : 0;
+  const int each = (2 * NT + p.ranks - 1) / p.ranks;  // fragments a rank
+  auto write = [&](int f, const float4 (&v)[2]) {
+    const int column = firstColumn + f % NT * 8 + lane % 4 * 2;
+    put(p, w, v, make_float2(column < p.columns ? p.scale[column] : 0, column + 1 < p.columns ? p.scale[column + 1] : 0), firstRow + f / NT * 16 + lane / 4, column);
+  };
+#pragma unroll
+  for (int f = 0; f < 2 * NT; f++) {
+    const float (&v)[4] = c[f / NT][f % NT];
+    ((float4 *)(rings + warp * apart))[f * 32 + lane] = make_float4(v[0], v[1], v[2], v[3]);
+  }
+  __syncthreads();
+  for (int f = warp; f < 2 * NT; f += warps) {
+    float4 sum[2];
+#pragma unroll
+    for (int kind = 0; kind < 2; kind++) {
+      if (kind == kinds) break;
+      const u8 *from = rings + kind * sharing * apart;
+      sum[kind] = ((const float4 *)from)[f * 32 + lane];
+      for (int k = 1; k < sharing; k++) sum[kind] = plus(sum[kind], ((const float4 *)(from + k * apart))[f * 32 + lane]);
+      if (p.ranks > 1) push(&arriving[((rank * each + f / p.ranks) * kinds + kind) * 32 + lane], f % p.ranks, sum[kind]);
+    }
+    if (p.ranks == 1) write(f, sum);
+  }
+  if (p.ranks == 1) return;
+  cluster_sync();
+  for (int f = rank + warp * p.ranks; f < 2 * NT; f += warps * p.ranks) {
+    float4 sum[2];
+#pragma unroll
+    for (int kind = 0; kind < 2; kind++) {
+      if (kind == kinds) break;
+      const float4 *from = &arriving[(f / p.ranks * kinds + kind) * 32 + lane];
+      sum[kind] = *from;
+      for (int r = 1; r < p.ranks; r++) sum[kind] = plus(sum[kind], from[r * each * kinds * 32]);
+    }
+    write(f, sum);
   }
 }
 
-// linear_tile computes a tile's products with a panel of 8·NT columns. Its thread block has at most 8 warps.
+// linear_tile computes a tile's products, or a gate's tile and its partner's, with a panel of 8·NT columns. Its thread block has at most 8 warps, and memory for their rings and
+// for what arrives from other ranks.
 template <int NT> __device__ inline void linear_tile(const LinearParams &p) {
   let_next_start();
-  struct All { Sums<NT> of[8]; };
-  SHARED_MEMORY(All, sums);
-  const int panel = blockIdx.x / p.ranks % p.panels, tile = blockIdx.x / p.ranks / p.panels, firstColumn = panel * NT * 8;
-  const Product &w = product_of(p, tile);
+  DYNAMIC_MEMORY(memory);
+  const int panel = blockIdx.x / p.ranks % p.panels, tile = blockIdx.x / p.ranks / p.panels, firstColumn = panel * NT * 8, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const int sharing = p.gated ? warps / 2 : warps;
+  const Product &w = p.gated ? p.product[warp / sharing] : product_of(p, tile);
+  const int own = p.gated ? tile : tile - w.first;
   float c[2][NT][4] = {};
-  WITH_FORMAT(w.format, F, (accumulate<F, NT>(p, w.weight + (size_t)(tile - w.first) * p.units * F::BYTES, firstColumn, c)))
-  join<NT>(p, w, c, sums.of, 1, (tile - w.first) * TILE, firstColumn);
+  int apart = 0;
+  WITH_FORMAT(w.format, F, {
+    apart = RING * (F::BYTES + NT * 512);
+    accumulate<F, NT>(p, w.weight + (size_t)own * p.units * F::BYTES, sharing, (u8 *)memory + warp * apart, firstColumn, c);
+  })
+  join_warps<NT>(p, p.gated ? p.product[0] : w, c, sharing, (u8 *)memory, apart, (float4 *)(memory + warps * apart), own * TILE, firstColumn);
 }
 
 // ArgmaxParams: dst[i] is the first place of the largest of row i.

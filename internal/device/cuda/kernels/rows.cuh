@@ -12,12 +12,12 @@ struct RowParams {
   const float *weight;  // [run]
   __half *values;       // fp16 result and its scales; null: not wanted
   float *scale;
-  const int *index;     // pick: rows of x
+  const int *index;     // pick: rows of x; gate: null, or a number of which 0 means that nothing is to be done
   int rows, cols, run, act;
   float eps;
 };
 
-struct RowShared { float part[32]; };
+struct RowShared { float part[2][32]; };
 
 template <typename F> __device__ inline float over_warp(float x, F f) {
 #pragma unroll
@@ -25,15 +25,14 @@ template <typename F> __device__ inline float over_warp(float x, F f) {
   return x;
 }
 
-// over_block joins a number of every thread of the block.
-template <typename F> __device__ inline float over_block(RowShared &sh, float x, F f) {
-  x = over_warp(x, f);
+// over_block joins two numbers of every thread of the block, once a kernel.
+template <typename F, typename G> __device__ inline float2 over_block(RowShared &sh, float x, F f, float y, G g) {
+  x = over_warp(x, f), y = over_warp(y, g);
+  if (threadIdx.x % 32 == 0) sh.part[0][threadIdx.x / 32] = x, sh.part[1][threadIdx.x / 32] = y;
   __syncthreads();
-  if (threadIdx.x % 32 == 0) sh.part[threadIdx.x / 32] = x;
-  __syncthreads();
-  x = sh.part[0];
-  for (int i = 1; i < blockDim.x / 32; i++) x = f(x, sh.part[i]);
-  return x;
+  x = sh.part[0][0], y = sh.part[1][0];
+  for (int i = 1; i < blockDim.x / 32; i++) x = f(x, sh.part[0][i]), y = g(y, sh.part[1][i]);
+  return make_float2(x, y);
 }
 
 struct Larger { __device__ float operator()(float a, float b) const { return fmaxf(a, b); } };
@@ -52,49 +51,65 @@ struct Row {
   static constexpr int MOST = 32;
   float v[MOST];
 
-  // each visits the thread's channels: f(value, channel).
+  // each visits the thread's channels: f(value, channel, i).
   template <typename F> __device__ void each(int cols, F f) {
 #pragma unroll
     for (int i = 0; i < MOST; i++) {
       if (i * blockDim.x >= cols) break;
       const int c = threadIdx.x + i * blockDim.x;
-      if (c < cols) f(v[i], c);
+      if (c < cols) f(v[i], c, i);
     }
   }
 
-  // emit writes the row's fp16 form.
+  // emit writes the row's fp16 form; its largest magnitude is given.
+  __device__ void emit(const RowParams &p, size_t row, float largest) {
+    const float scale = scale_of(largest), inverse = 1 / scale;
+    each(p.cols, [&](float x, int c, int) { p.values[row * p.cols + c] = __float2half_rn(narrow(x * inverse)); });
+    if (threadIdx.x == 0) p.scale[row] = scale;
+  }
+
+  // emit finds the largest itself.
   __device__ void emit(RowShared &sh, const RowParams &p, size_t row) {
     float largest = 0;
-    each(p.cols, [&](float x, int) { largest = fmaxf(largest, fabsf(x)); });
-    const float scale = scale_of(over_block(sh, largest, Larger())), inverse = 1 / scale;
-    each(p.cols, [&](float x, int c) { p.values[row * p.cols + c] = __float2half_rn(narrow(x * inverse)); });
-    if (threadIdx.x == 0) p.scale[row] = scale;
+    each(p.cols, [&](float x, int, int) { largest = fmaxf(largest, fabsf(x)); });
+    emit(p, row, over_block(sh, largest, Larger(), 0, Larger()).x);
   }
 };
 
-// norm_row: a block a row. Whole rows are normalised, after the addition.
+// norm_row: a block a row. Whole rows are normalised, after the addition. The weights of most rows are read before the launch ahead has ended.
 __device__ inline void norm_row(const RowParams &p) {
   SHARED_MEMORY(RowShared, sh);
-  wait_for_previous();
+  constexpr int EARLY = 8;
   let_next_start();
   const size_t row = blockIdx.x, at = row * p.cols;
   Row x;
-  float sum = 0;
-  x.each(p.cols, [&](float &v, int c) {
-    v = p.x[at + c];
-    if (p.add != nullptr) p.x[at + c] = v += p.add[at + c];
-    sum += v * v;
+  float weight[EARLY];
+  x.each(p.cols, [&](float &, int c, int i) {
+    if (i < EARLY) weight[i] = p.weight[c];
   });
-  const float f = rsqrtf(over_block(sh, sum, Plus()) / p.cols + p.eps);
-  x.each(p.cols, [&](float &v, int c) { v *= f * p.weight[c]; });
-  if (p.dst != nullptr) x.each(p.cols, [&](float v, int c) { p.dst[at + c] = v; });
-  if (p.values != nullptr) x.emit(sh, p, row);
+  wait_for_previous();
+  float sum = 0, largest = 0;
+  x.each(p.cols, [&](float &v, int c, int) {
+    v = p.x[at + c];
+    if (p.add != nullptr) v += p.add[at + c];
+  });
+  x.each(p.cols, [&](float &v, int c, int i) {
+    if (p.add != nullptr) p.x[at + c] = v;
+    sum += v * v;
+    v *= i < EARLY ? weight[i % EARLY] : p.weight[c];
+    largest = fmaxf(largest, fabsf(v));
+  });
+  const float2 both = over_block(sh, sum, Plus(), largest, Larger());
+  const float f = rsqrtf(both.x / p.cols + p.eps);
+  x.each(p.cols, [&](float &v, int, int) { v *= f; });
+  if (p.dst != nullptr) x.each(p.cols, [&](float v, int c, int) { p.dst[at + c] = v; });
+  if (p.values != nullptr) x.emit(p, row, both.y * f);
 }
 
 // norm_run: a warp a run of channels, as of a head.
 __device__ inline void norm_run(const RowParams &p) {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const int run = blockIdx.x * (ROW_THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (run >= p.rows * (p.cols / p.run)) return;
   float *x = p.x + (size_t)run * p.run, *y = p.dst + (size_t)run * p.run, sum = 0;
@@ -105,45 +120,48 @@ __device__ inline void norm_run(const RowParams &p) {
 
 __device__ inline void prepare_row(const RowParams &p) {
   SHARED_MEMORY(RowShared, sh);
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   Row x;
-  x.each(p.cols, [&](float &v, int c) { v = p.x[(size_t)blockIdx.x * p.cols + c]; });
+  x.each(p.cols, [&](float &v, int c, int) { v = p.x[(size_t)blockIdx.x * p.cols + c]; });
   x.emit(sh, p, blockIdx.x);
 }
 
 __device__ inline void widen_row(const RowParams &p) {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const size_t row = blockIdx.x;
   for (int c = threadIdx.x; c < p.cols; c += ROW_THREADS) p.dst[row * p.cols + c] = p.scale[row] * __half2float(p.values[row * p.cols + c]);
 }
 
-// gate_row: act(x)·add. Activations: 0 SiLU, 1 GELU by tanh.
+// activated: 0 is SiLU, 1 GELU by tanh.
+__device__ inline float activated(float x, int act) { return act == 0 ? __fdividef(x, 1 + power(-1.442695041f * x)) : 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))); }
+
+// gate_row: act(x)·add.
 __device__ inline void gate_row(const RowParams &p) {
   SHARED_MEMORY(RowShared, sh);
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
+  if (p.index != nullptr && *p.index == 0) return;
   const size_t at = (size_t)blockIdx.x * p.cols;
   Row row;
-  row.each(p.cols, [&](float &v, int c) {
-    const float x = p.x[at + c];
-    v = p.add[at + c] * (p.act == 0 ? x / (1 + expf(-x)) : 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))));
+  row.each(p.cols, [&](float &v, int c, int) {
+    v = p.add[at + c] * activated(p.x[at + c], p.act);
   });
   row.emit(sh, p, blockIdx.x);
 }
 
 __device__ inline void add_rows(const RowParams &p) {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const size_t n = (size_t)p.rows * p.cols;
   for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) p.dst[i] += p.x[i];
 }
 
 // pick_row copies a row of cols words.
 __device__ inline void pick_row(const RowParams &p) {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const size_t from = (size_t)p.index[blockIdx.x] * p.cols, to = (size_t)blockIdx.x * p.cols;
   for (int c = threadIdx.x; c < p.cols; c += blockDim.x) ((u32 *)p.dst)[to + c] = ((const u32 *)p.x)[from + c];
 }
@@ -169,37 +187,43 @@ __device__ inline void turn_of(const HeadsParams &p, int row, int pair, float &c
 
 struct HeadsShared { float c[128], s[128]; };
 
+// begin_turning makes the angles of a row. A barrier must follow.
+__device__ inline void begin_turning(const HeadsParams &p, HeadsShared &sh, int row) {
+  for (int i = threadIdx.x; i < p.pairs; i += blockDim.x) turn_of(p, row, i, sh.c[i], sh.s[i]);
+}
+
+// Turned is pair k of a head's channels, turned if it is one of `pairs`: channels a and b became x and y. Those beyond the rotated ones pair up as they come.
+struct Turned {
+  int a, b;
+  float x, y;
+  __device__ Turned(const HeadsParams &p, const HeadsShared &sh, const float *head, int k, int pairs) {
+    const bool apart = k < pairs && !p.interleaved;
+    a = apart ? k : 2 * k, b = apart ? k + pairs : 2 * k + 1;
+    x = head[a], y = head[b];
+    if (k < pairs) {
+      const float u = x * sh.c[k] - y * sh.s[k], v = x * sh.s[k] + y * sh.c[k];
+      x = u, y = v;
+    }
+  }
+};
+
 __device__ inline void turn_heads(const HeadsParams &p) {
   SHARED_MEMORY(HeadsShared, sh);
-  wait_for_previous();
   let_next_start();
-  const int row = blockIdx.x;
-  for (int i = threadIdx.x; i < p.pairs; i += blockDim.x) turn_of(p, row, i, sh.c[i], sh.s[i]);
+  wait_for_previous();
+  const int row = blockIdx.x, half_dim = p.dim / 2;
+  begin_turning(p, sh, row);
   __syncthreads();
   for (int part = 0; part < 3; part++) {
     if (p.x[part] == nullptr) continue;
-    const size_t at = (size_t)row * p.heads[part] * p.dim;
-    const int half_dim = p.dim / 2, pairs = part < 2 ? p.pairs : 0;
     for (int i = threadIdx.x; i < p.heads[part] * half_dim; i += blockDim.x) {
-      const int head = i / half_dim, k = i % half_dim;
-      int a, b;  // the two channels of the pair; those beyond the rotated ones pair up as they come
-      if (k >= pairs) {
-        a = 2 * k, b = a + 1;
-      } else if (p.interleaved) {
-        a = 2 * k, b = a + 1;
-      } else {
-        a = k, b = k + pairs;
-      }
-      const size_t at_a = at + head * p.dim + a, at_b = at + head * p.dim + b;
-      float x = p.x[part][at_a], y = p.x[part][at_b];
-      if (k < pairs) {
-        const float u = x * sh.c[k] - y * sh.s[k], v = x * sh.s[k] + y * sh.c[k];
-        x = u, y = v;
-      }
+      const size_t at = ((size_t)row * p.heads[part] + i / half_dim) * p.dim;
+      float *x = p.x[part] + at;
+      const Turned t(p, sh, x, i % half_dim, part < 2 ? p.pairs : 0);
       if (p.dst[part] != nullptr) {
-        p.dst[part][at_a] = __float2half_rn(narrow(x)), p.dst[part][at_b] = __float2half_rn(narrow(y));
+        p.dst[part][at + t.a] = __float2half_rn(narrow(t.x)), p.dst[part][at + t.b] = __float2half_rn(narrow(t.y));
       } else {
-        p.x[part][at_a] = x, p.x[part][at_b] = y;
+        x[t.a] = t.x, x[t.b] = t.y;
       }
     }
   }

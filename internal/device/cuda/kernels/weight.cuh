@@ -42,21 +42,34 @@ template <int BITS> __device__ inline u32 plane(u32 word, int index) {
   return by < 0 ? word << -by : word >> by;
 }
 
+// ahead is how many units of a format a warp has in flight, given the registers for them.
+template <typename F> __device__ constexpr int ahead(int registers) {
+  const int n = registers / (F::CODES + F::PLANES + F::SCALES);
+  return n < 1 ? 1 : n > 4 ? 4 : n;
+}
+
 // Fragment is a lane's share of a unit.
 template <typename F> struct Fragment {
   u32 codes[F::CODES], planes[F::PLANES > 0 ? F::PLANES : 1], scales[F::SCALES > 0 ? F::SCALES : 1];
 
   // load begins to read a unit; what is not there counts as zero.
   __device__ void load(const u8 *unit, int lane, bool there) {
+    words(unit, lane, [&](auto &w, const u8 *at) { stream<sizeof w / 4>(w, at, there); });
+  }
+
+  // take reads a unit that is in shared memory.
+  __device__ void take(const u8 *unit, int lane) {
+    words(unit, lane, [&](auto &w, const u8 *at) { ::load<sizeof w / 4>(w, at); });
+  }
+
+  // words visits the lane's words, those that are read at once together: f(words, where).
+  template <typename G> __device__ void words(const u8 *unit, int lane, G f) {
 #pragma unroll
-    for (int i = 0; i < F::CODES; i += 4) {
-      u32 (&four)[4] = *(u32(*)[4])&codes[i];
-      stream<4>(four, unit + 128 * i + 16 * lane, there);
-    }
+    for (int i = 0; i < F::CODES; i += 4) f(*(u32(*)[4])&codes[i], unit + 128 * i + 16 * lane);
     unit += 128 * F::CODES;
-    if constexpr (F::PLANES > 0) stream<F::PLANES>(planes, unit + 4 * F::PLANES * lane, there);
+    if constexpr (F::PLANES > 0) f(planes, unit + 4 * F::PLANES * lane);
     unit += 128 * F::PLANES;
-    if constexpr (F::SCALES > 0) stream<F::SCALES>(scales, unit + (F::HALVED ? lane / 2 * 8 : lane / 4 * 4 * F::SCALES), there);
+    if constexpr (F::SCALES > 0) f(scales, unit + (F::HALVED ? lane / 2 * 8 : lane / 4 * 4 * F::SCALES));
   }
 
   // weights is pair p of row j in fp16.

@@ -11,7 +11,9 @@
 #include <vector>
 
 #define TWILIGHT_INSTRUCTIONS
+#define TWILIGHT_HOPPER
 #define __CUDA_ARCH__ 900
+#define __CUDA_ARCH_FEAT_SM90_ALL
 #include "cuda_fp16.h"
 
 typedef unsigned int u32;
@@ -21,7 +23,7 @@ namespace {
 
 struct Dim { unsigned x, y, z; };
 
-struct Barrier {  // what a fibre waits for is that `turn` changes
+struct Meeting {  // what a fibre waits for is that `turn` changes
   int waiting = 0;
   unsigned turn = 0;
 };
@@ -32,30 +34,50 @@ struct Exchange {
 };
 
 struct Warp {
-  Barrier barrier;
+  Meeting barrier;
   Exchange in[2][32];  // of this turn and of the one before, which slow lanes still read
+};
+
+struct TileCopy {  // a copy to a tile: what of a matrix, where to, and the barrier that is told
+  char map[128];
+  char *to;
+  int row, column;
+  uint64_t *barrier;
+};
+
+struct Batch {  // products of a thread's rows that are under way; without d the end of a batch
+  float *d;
+  int count, columns;
+  float a[2][16];
+  uint64_t of_a, of_b;
+  bool registers, add, inputs;  // inputs: rows of B are the inputs
 };
 
 struct Block {
   Dim index;
-  Barrier barrier;
+  Meeting barrier;
   std::vector<Warp> warps;
   alignas(256) char memory[64 << 10];
-  alignas(256) char dynamic[128 << 10];
+  alignas(1024) char dynamic[227 << 10];
+  Meeting named[16];
+  std::vector<TileCopy> tiles;  // begun, not yet seen to have happened
 };
 
-struct Copy {  // of 16 bytes, not yet seen to have happened; without a destination the end of a group
+struct Copy {  // not yet seen to have happened; without a destination the end of a group
   void *to;
   const void *from;
+  int bytes;
 };
 
 struct Fibre {
   std::vector<Copy> copies;
+  std::vector<Batch> batches;
   ucontext_t start;
   jmp_buf here;
   bool begun = false, done = true;
-  Barrier *waits = nullptr;
-  unsigned turn;
+  Meeting *waits = nullptr;
+  unsigned turn, clusterTurn;
+  bool arrived = false;  // at the cluster's barrier
   Block *block;
   unsigned thread;
   int rank;
@@ -66,7 +88,7 @@ std::vector<Fibre *> fibres;
 Fibre *current;
 jmp_buf scheduler;
 std::function<void()> *job;
-Barrier clusterBarrier;
+Meeting clusterBarrier;
 int clusterThreads, blockThreads;
 std::vector<Block *> blocks;
 u32 dice = 1;
@@ -77,7 +99,7 @@ void yield() {
   if (!_setjmp(current->here)) _longjmp(scheduler, 1);
 }
 
-unsigned wait(Barrier &b, int all) {
+unsigned wait(Meeting &b, int all) {
   const unsigned turn = b.turn;
   if (++b.waiting == all) {
     b.waiting = 0, b.turn++;
@@ -201,36 +223,56 @@ static inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u3
     }
   }
 }
+static inline void store_matrices(void *row, const u32 (&w)[4]) {
+  const Exchange *e = exchange((u32)((char *)row - current->block->dynamic));
+  for (int i = 0; i < 4; i++) memcpy(current->block->dynamic + e[i * 8 + lane_id() / 4].word[0] + lane_id() % 4 * 4, &w[i], 4);
+}
 static inline void wait_for_previous() {}
 static inline void let_next_start() {}
 static inline int cluster_rank() { return current->rank; }
-static inline void cluster_sync() { wait(clusterBarrier, clusterThreads); }
+static inline void cluster_arrive() {
+  Meeting &b = clusterBarrier;
+  if (current->arrived) fprintf(stderr, "emulator: a thread arrives twice\n"), abort();
+  current->arrived = true, current->clusterTurn = b.turn;
+  if (++b.waiting == clusterThreads) b.waiting = 0, b.turn++;
+}
+static inline void cluster_wait() {
+  if (!current->arrived) fprintf(stderr, "emulator: a thread waits that has not arrived\n"), abort();
+  current->arrived = false;
+  if (clusterBarrier.turn != current->clusterTurn) return;
+  current->waits = &clusterBarrier, current->turn = current->clusterTurn;
+  yield();
+}
+static inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 static inline u32 *remote(const void *shared, int rank) { return (u32 *)(blocks[rank]->memory + ((const char *)shared - current->block->memory)); }
 static inline u32 peek(const void *shared, int rank) { return *remote(shared, rank); }
+static inline void push(float4 *shared, int rank, float4 v) { *(float4 *)remote(shared, rank) = v; }
 static inline void poke(void *shared, int rank, u32 v) { *remote(shared, rank) = v; }
 template <int N> void stream(u32 (&w)[N], const void *at, bool there) { there ? memcpy(w, at, sizeof w) : memset(w, 0, sizeof w); }
-static inline void copy_async(void *shared, const void *global) { current->copies.push_back({shared, global}); }
+template <int BYTES = 16> void copy_async(void *shared, const void *global) { current->copies.push_back({shared, global, BYTES}); }
 static inline void commit_copies() { current->copies.push_back({}); }
 template <int N> void wait_copies() {  // no copy happens before it must
   std::vector<Copy> &c = current->copies;
   long groups = std::count_if(c.begin(), c.end(), [](Copy x) { return !x.to; });
   size_t i = 0;
   for (; groups > N; i++) {
-    if (c[i].to) memcpy(c[i].to, c[i].from, 16);
+    if (c[i].to) memcpy(c[i].to, c[i].from, c[i].bytes);
     else groups--;
   }
   c.erase(c.begin(), c.begin() + i);
 }
 static inline void prefetch(const void *) {}
+static inline void prefetch_bytes(const void *, u32) {}
 static inline float power(float octaves) { return exp2f(octaves); }
 static inline short nearest(float x) { return (short)std::min(std::max(rintf(x), -32768.0f), 32767.0f); }
 
+#include "hopper.h"
 #pragma GCC diagnostic ignored "-Wunknown-pragmas"
 #include "../kernels/twilight.cu"
 
 // A launch brings a block of parameters as large as any kernel's. The kernel takes a structure by value, which lies at the start of the block.
-struct Block512 { char bytes[512]; };
-static_assert(sizeof(Params) <= sizeof(Block512) && sizeof(LinearParams) <= sizeof(Block512), "library.go's paramWords");
+struct alignas(64) Block512 { char bytes[512]; };  // where a structure of any alignment would stand
+static_assert(sizeof(AppendParams) <= sizeof(Block512) && sizeof(LinearParams) <= sizeof(Block512), "library.go's paramWords");
 extern "C" const unsigned emulated_params = sizeof(Block512);
 
 extern "C" void *emulated_kernel(const char *name) {
@@ -261,12 +303,13 @@ extern "C" void emulate(void *kernel, const unsigned *grid, unsigned threads, un
   for (unsigned z = 0; z < grid[2]; z++) for (unsigned y = 0; y < grid[1]; y++) for (unsigned x = 0; x < grid[0]; x += cluster) {
     clusterBarrier = {};
     for (unsigned r = 0; r < cluster; r++) {
-      blocks[r]->index = {x + r, y, z}, blocks[r]->barrier = {};
+      blocks[r]->index = {x + r, y, z}, blocks[r]->barrier = {}, blocks[r]->tiles.clear();
+      for (Meeting &m : blocks[r]->named) m = {};
       blocks[r]->warps.assign((threads + 31) / 32, {});
       memset(blocks[r]->memory, 0xcd, sizeof blocks[r]->memory), memset(blocks[r]->dynamic, 0xcd, sizeof blocks[r]->dynamic);
       for (unsigned t = 0; t < threads; t++) {
         Fibre *f = fibres[r * threads + t];
-        f->done = false, f->copies.clear(), f->waits = nullptr, f->block = blocks[r], f->thread = t, f->rank = r;
+        f->done = f->arrived = false, f->copies.clear(), f->batches.clear(), f->waits = nullptr, f->block = blocks[r], f->thread = t, f->rank = r;
       }
     }
     for (unsigned left = threads * cluster; left > 0;) {

@@ -53,7 +53,9 @@ func (w width) accumulate(heads, channels int) {
 			ADDQ(stride, a)
 		}
 	}
-	pf := newFetcher(arg("ahead"), 0, arg("last"))
+	first := GP64()
+	XORQ(first, first)
+	pf := newFetcher(arg("ahead"), first, arg("last"))
 
 	Label("row")
 	pf.twoLines(stride)
@@ -86,20 +88,27 @@ func (w width) accumulate(heads, channels int) {
 	JNZ(LabelRef("row"))
 
 	bad := GP32()
-	XORL(bad, bad)
-	for g := range acc {
-		for c := range acc[g] {
-			t := GP32()
-			if w == avx512 {
-				k := K()
-				VCMPPS(U8(3), acc[g][c], acc[g][c], k)
-				KMOVW(k, t)
-			} else {
-				v := w.vec()
+	if w == avx512 { // two registers a comparison, into one mask of lanes where every pair is ordered
+		k := K()
+		VCMPPS(U8(7), acc[0][0], acc[0][1], k)
+		for g := range acc {
+			for c := 0; c < pieces; c += 2 {
+				if g+c > 0 {
+					VCMPPS(U8(7), acc[g][c], acc[g][c+1], k, k)
+				}
+			}
+		}
+		KMOVW(k, bad)
+		XORL(U32(0xffff), bad)
+	} else {
+		XORL(bad, bad)
+		for g := range acc {
+			for c := range acc[g] {
+				t, v := GP32(), w.vec()
 				VCMPPS(U8(3), acc[g][c], acc[g][c], v)
 				VMOVMSKPS(v, t)
+				ORL(t, bad)
 			}
-			ORL(t, bad)
 		}
 	}
 	Store(bad.As64(), ReturnIndex(0))

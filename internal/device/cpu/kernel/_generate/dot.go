@@ -8,10 +8,7 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-const (
-	dotRows  = 4  // rows of one pass
-	dotAhead = 24 // rows between the one in hand and the one asked for
-)
+const dotRows = 4 // rows of one pass
 
 // gatherHeads is the most query heads of one pass: accumulators for four rows, two pieces of rows and one of a query fill the registers.
 func (w width) gatherHeads() int {
@@ -25,6 +22,7 @@ func (w width) gatherHeads() int {
 // accumulator takes channels l, l+lanes… in order; then the four sums of a head are made at once by a transposing tree. So the arithmetic of one row and head
 // is the same whatever the group, the count and the position.
 func dotFamily() {
+	fetch()
 	for _, w := range widths {
 		for h := 1; h <= w.gatherHeads(); h++ {
 			w.dot(h)
@@ -33,14 +31,16 @@ func dotFamily() {
 }
 
 func (w width) dot(heads int) {
-	w.begin(fmt.Sprintf("dot%d", heads), "(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int)",
+	w.begin(fmt.Sprintf("dot%d", heads), "(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n, ahead int)",
 		fmt.Sprintf("is, for %d query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):", heads),
 		"",
 		"\tfor i, r := range at[:n] {",
 		"\t\tfor g := range heads {",
 		"\t\t\tdst[g*ld+i] = q[g*dim:][:dim] · rows[r*dim:][:dim]",
 		"\t\t}",
-		"\t}")
+		"\t}",
+		"",
+		"Rows that are so many entries ahead in the list are prefetched on the way.")
 	AllocLocal(16)
 	at, stride := arg("at"), arg("dim")
 	SHLQ(U8(2), stride) // bytes of a query; twice those of a row
@@ -48,7 +48,7 @@ func (w width) dot(heads int) {
 	qa := newStrides(q, stride, heads)
 	last := arg("n")
 	LEAQ(Mem{Base: at, Index: last, Scale: 4, Disp: -4}, last)
-	pf := newFetcher(at, dotAhead, last)
+	pf := newFetcher(at, arg("ahead"), last)
 
 	Label("tile")
 	p := make([]GPVirtual, dotRows)

@@ -14,9 +14,9 @@ type fetcher struct {
 }
 
 // newFetcher starts ahead entries after at; last is the address of the list's last entry. It takes the frame's first eight bytes.
-func newFetcher(at GPVirtual, ahead int, last GPVirtual) fetcher {
+func newFetcher(at, ahead, last GPVirtual) fetcher {
 	f := fetcher{GP64(), last, GP64(), NewStackAddr(0)}
-	LEAQ(Mem{Base: at, Disp: 4 * ahead}, f.at)
+	LEAQ(Mem{Base: at, Index: ahead, Scale: 4}, f.at)
 	XORQ(f.off, f.off)
 	MOVQ(f.off, f.zero)
 	return f
@@ -39,4 +39,16 @@ func (f fetcher) twoLines(stride GPVirtual) {
 	CMPQ(p, stride)
 	CMOVQGE(f.zero, f.off)
 	CMOVQGE(next, f.at)
+}
+
+// fetch asks for rows that the next call reads.
+func fetch() {
+	text("fetch", "(p *uint16, n int)", 0, "fetch prefetches the cache lines of p[:n], n ≥ 1.")
+	p, n := arg("p"), arg("n")
+	Label("line")
+	PREFETCHT0(Mem{Base: p})
+	ADDQ(U8(64), p)
+	SUBQ(U8(32), n)
+	JG(LabelRef("line"))
+	RET()
 }

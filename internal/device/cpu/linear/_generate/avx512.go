@@ -92,6 +92,10 @@ func quantAVX512(q quant, n int) {
 	}
 	k.acc = zmms(n)
 	k.x = GP64()
+	ahead := GP64()
+	if n >= prefetchFrom {
+		Load(Param("ahead"), ahead)
+	}
 	recordBytes := q.scaleBytes() + q.codeBytes()
 	left := GP64()
 	counter("tile", rows, rowTile, func() {
@@ -104,6 +108,9 @@ func quantAVX512(q quant, n int) {
 			if n >= prefetchFrom {
 				prefetch(Mem{Base: k.w, Disp: 2 * recordBytes}, recordBytes)
 				prefetch(Mem{Base: k.x, Disp: 2 * n * actBytes}, n*actBytes)
+				for i := 0; i < recordBytes; i += 64 {
+					PREFETCHT1(Mem{Base: k.w, Index: ahead, Scale: 1, Disp: i})
+				}
 			}
 			k.record()
 			ADDQ(I32(recordBytes), k.w)

@@ -112,7 +112,7 @@ func (q quant) masks() (all []uint32) {
 // nonlinear are the values of IQ4_NL.
 var nonlinear = [16]int8{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
 
-const quantSignature = "func(w *byte, rows, blocks int, x *int8, step int, dst *float32, stride, n, planes int)"
+const quantSignature = "func(w *byte, rows, blocks int, x *int8, step int, dst *float32, stride, n, planes, ahead int)"
 
 // docQuant writes the loop that a kernel stands for, in the terms of generic.go.
 func docQuant(name string, q quant, n int) {
@@ -138,6 +138,8 @@ func docQuant(name string, q quant, n int) {
 		fmt.Sprintf("	for r := range rows { for p := range %d {", n),
 		"		for b := range blocks { acc[p] += ("+value+") · scale(p,b) } // over record b's codes q, scales as layout.go has them",
 		"	}; for i := range n { dst[i*stride+r] = Σ acc[i*planes:][:planes] }}",
+		"",
+		"ahead is how far behind a record in hand, in bytes, weights may be asked for.",
 	)
 }
 

@@ -36,7 +36,7 @@ R cuDriverGetVersion(int *v) { *v = 13000; return 0; }
 R cuDeviceGetCount(int *n) { *n = 1; return 0; }
 R cuDeviceGet(int *d, int i) { *d = i; return 0; }
 R cuDeviceGetName(char *s, int n, int d) { strncpy(s, "Mock GPU", n); return 0; }
-R cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 9 : a == 76 ? 0 : a == 16 ? 132 : 50 << 20; return 0; }
+R cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 9 : a == 76 ? 0 : a == 16 ? 132 : a == 97 ? 227 << 10 : 50 << 20; return 0; }
 R cuDevicePrimaryCtxRetain(void **c, int d) { *c = (void *)1; return 0; }
 R cuDevicePrimaryCtxRelease_v2(int d) { return 0; }
 R cuCtxSetCurrent(void *c) { current = 1; return 0; }
@@ -75,6 +75,16 @@ R cuMemAlloc_v2(void **p, size_t n) {
 	*(size_t *)at = room;
 	memset(at + 4096, 0xcd, room);
 	*p = at + 4096 + (room - n) / 256 * 256;
+	return 0;
+}
+// The map of a matrix, as kernels/hopper.cuh's stand-in reads it.
+typedef struct { void *base; unsigned long long columns, rows, row_bytes; unsigned box_columns, box_rows; } Map;
+R cuTensorMapEncodeTiled(Map *m, int type, unsigned rank, void *base, const unsigned long long *dims, const unsigned long long *strides, const unsigned *box, const unsigned *steps,
+                         int interleave, int swizzle, int promotion, int fill) {
+	if ((size_t)m % 64 || (size_t)base % 16 || type != 6 || rank != 2 || dims[0] < 1 || dims[1] < 1 || strides[0] % 16 || box[0] * 2 > 128 || box[1] < 1 || box[1] > 256 || steps[0] != 1 || steps[1] != 1 ||
+	    interleave || swizzle != 3 || fill)
+		return 1;
+	*m = (Map){base, dims[0], dims[1], strides[0], box[0], box[1]};
 	return 0;
 }
 R cuMemFree_v2(void *p) {
@@ -128,6 +138,11 @@ R cuEventDestroy_v2(int *e) { free(e); return 0; }
 R cuEventRecord(int *e, void *s) { *e = ++clock_ms; return 0; }
 R cuEventSynchronize(int *e) { return 0; }
 R cuEventElapsedTime(float *ms, int *a, int *b) { *ms = *b - *a; return 0; }
+R cuOccupancyMaxActiveClusters(int *n, void *f, const Config *c) {
+	Attr *a = c->attrs;
+	*n = 132 / (c->count && a[0].id == 4 ? a[0].value[0] : 1);
+	return 0;
+}
 R cuLaunchKernelEx(const Config *c, void *f, void **params, void **extra) {
 	if (c->grid[0] == 0 || c->grid[1] == 0 || c->grid[2] == 0 || c->block[0] == 0) return 1;
 	Attr *a = c->attrs;

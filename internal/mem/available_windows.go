@@ -1,4 +1,4 @@
-package inspect
+package mem
 
 import (
 	"unsafe"
@@ -14,8 +14,8 @@ type memoryStatus struct {
 
 var globalMemoryStatus = windows.NewLazySystemDLL("kernel32.dll").NewProc("GlobalMemoryStatusEx")
 
-// available is the physical memory that is free.
-func available() int64 {
+// Available is the physical memory that is free.
+func Available() int64 {
 	s := memoryStatus{length: uint32(unsafe.Sizeof(memoryStatus{}))}
 	if ok, _, _ := globalMemoryStatus.Call(uintptr(unsafe.Pointer(&s))); ok == 0 {
 		return 0

@@ -1,0 +1,108 @@
+package cuda
+
+import (
+	"errors"
+
+	"github.com/twilight-go/twilight/attention"
+	"github.com/twilight-go/twilight/internal/device/cuda/driver"
+)
+
+// How many KV heads of a step's sequences are few, in sparse steps and in dense ones. Measured on an H100.
+const fewUnits, clusterUnits = 64, 16
+
+// sharedRoom is how much shared memory a thread block of few may ask for: what a multiprocessor has, less what the kernel declares.
+const sharedRoom = 180 << 10
+
+// fewShared is how much shared memory a thread block of few asks for, if so many share a unit: that of select, and Range of kernels/histogram.cuh for as many blocks as a sequence may have.
+func (o *Operator) fewShared(ranks int) int {
+	const tokens, pages = attention.BlockTokens, attention.BlockPages
+	own, group := (o.stride+ranks-1)/ranks, o.padded()
+	return o.rings(maxThreads) + own*(4*tokens+4*pages*group+8*maxGroup+2*tokens*group+4*pages+4+pages)
+}
+
+// fewLaunch is the launch of few for so many units, each shared by a cluster.
+func (o *Operator) fewLaunch(units, ranks int, s driver.Stream) driver.Launch {
+	return driver.Launch{Grid: [3]int{units * ranks}, Block: maxThreads, Shared: o.fewShared(ranks), Stream: s, Cluster: ranks, Early: true}
+}
+
+// clusterLaunch is the launch of cluster for so many units, each cut among so many clusters.
+func (o *Operator) clusterLaunch(units, parts, ranks int, s driver.Stream) driver.Launch {
+	warps, shared := o.clusterRings()
+	return driver.Launch{Grid: [3]int{units * parts * ranks}, Block: 32 * warps, Shared: shared, Stream: s, Cluster: ranks, Early: true}
+}
+
+// findFew readies the kernels for few units. A cluster stands within one of the device's groups of multiprocessors, whose sizes differ: the driver knows how many find room.
+func (o *Operator) findFew(c *driver.Context) error {
+	few, cluster := o.lib.fn[o.kernel["few"]], o.lib.fn[o.kernel["cluster"]]
+	_, rings := o.clusterRings()
+	if err := errors.Join(c.SetAttr(few, driver.FuncMaxDynamicShared, sharedRoom), c.SetAttr(cluster, driver.FuncMaxDynamicShared, rings)); err != nil {
+		return err
+	}
+	for r := 2; r <= maxRanks; r *= 2 {
+		l := o.clusterLaunch(1, 1, r, 0)
+		l.Function, l.Early = cluster, false
+		n, err := c.Clusters(&l)
+		if err != nil {
+			return err
+		}
+		o.rooms[1][r] = n
+		if l = o.fewLaunch(1, r, 0); l.Shared > sharedRoom {
+			continue
+		}
+		l.Function, l.Early = few, false
+		if o.rooms[0][r], err = c.Clusters(&l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// few is how many thread blocks share a unit in a sparse step of so many, if that is one of few: as many as find room, but waiting for each other takes sixteen longer than it saves them.
+// 0: it is none.
+func (o *Operator) few(units int) int {
+	if !o.lib.hopper || units > o.FewUnits {
+		return 0
+	}
+	if r := o.SelectRanks; r != 0 {
+		if r == 1 {
+			r = 0
+		}
+		return r
+	}
+	for r := 8; r > 1; r /= 2 {
+		if units <= o.rooms[0][r] {
+			return r
+		}
+	}
+	return 0
+}
+
+// clusterRings is the warps of a thread block of cluster, and their shared memory: ClusterRing of kernels/cluster.cuh.
+func (o *Operator) clusterRings() (warps, shared int) {
+	warps, slots := 8, 3
+	switch o.Dim {
+	case 64:
+		slots = 4
+	case 256:
+		warps = 4
+	}
+	return warps, warps * slots * 16 * 2 * 2 * o.Dim
+}
+
+// clusters is how whole sequences of few units are cut: how many thread blocks a cluster has, and how many clusters a unit. Large clusters leave less to join, but not if an eighth more of the
+// device would work otherwise. 0: units are many, or would leave half of it idle.
+func (o *Operator) clusters(units int) (ranks, parts int) {
+	if !o.lib.hopper || units > o.ClusterUnits {
+		return 0, 0
+	}
+	used := 0
+	for r := 8; r > 1; r /= 2 {
+		if n := min(o.rooms[1][r]/units, maxRanks); n*r*units > used+used/8 {
+			ranks, parts, used = r, n, n*r*units
+		}
+	}
+	if 2*used < o.lib.dev.Multiprocessor {
+		return 0, 0
+	}
+	return ranks, parts
+}
