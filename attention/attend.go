@@ -49,7 +49,8 @@ func (w *Work) rowsInSight(dense bool) int {
 func (w *Work) partCount(dense bool) int {
 	n := attendParts(w.rowsInSight(dense))
 	if !dense {
-		n += w.bodyParts()
+		body, _ := w.bodyParts()
+		n += body
 	}
 	return n
 }

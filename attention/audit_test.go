@@ -15,7 +15,7 @@ var auditedSpecs = []string{
 	"quest:keep=0.25,shared",
 	"quest:keep=0.25",
 	"quest:keep=0.25+int4+top-p:0.9",
-	"quest:keep=0.5,shared,bounds=8+block-range+top-p:0.9,union,exact=0.3,tail=mean",
+	"quest:keep=0.5,reach=0.2,shared,middle+block-range+top-p:0.9,union,exact=0.3,tail=mean",
 	"full+page-range:bits=4+top-p:0.8,exact=0.2",
 	"magicpig:bits=4,tables=9",
 	"magicpig:bits=4,tables=9+int4+top-p:0.9",

@@ -77,6 +77,10 @@ func finite(h uint16) float32 {
 // bodyPart is how many rows of the body are summed as one part: the unit that workers share.
 const bodyPart = 2 * attendPart
 
+// slackMass is the share of the mass by which the sets of precision by weight may be larger than the smallest that will do: what lies around their thresholds is not read differently
+// enough to be told apart to the last token.
+const slackMass = 1. / 1024
+
 // heavyCut is the least weight of query head g that is read exactly: that of the fewest tokens that hold the share exact of the estimated mass. Called after the pruner.
 func (w *Work) heavyCut(g int, exact float64) float32 {
 	weights := w.Logits(g)
@@ -87,73 +91,111 @@ func (w *Work) heavyCut(g int, exact float64) float32 {
 		rest = w.Scratch(len(weights) + PageTokens)
 		rest = rest[:w.Kern.Pack(rest, weights, floor)]
 	}
-	cut, _ := massThreshold(w.Kern, rest, mass, floor)
+	cut, _ := massThreshold(w.Kern, rest, mass, slackMass*w.total[g], floor)
 	return cut
 }
 
-// collectBody lists the body's rows, and each head's weights of them: zero where a token is not in the head's body.
+// collectBody lists the body's rows, and each head's weights of them: zero where a token is not in the head's body. In a step that judges, rows of late pages come last, and
+// behind them, for lateChange alone, those of their rows that are read exactly.
 func (w *Work) collectBody(union bool) {
-	n := len(w.Pages)
-	w.bodyMask = grow(w.bodyMask, (w.Group+2)*n)
-	all, heavy, own := w.bodyMask[:n], w.bodyMask[n:2*n], w.bodyMask[2*n:]
+	n, passes := len(w.Pages), 1
+	if w.judged {
+		passes = 3
+	}
+	w.bodyMask = grow(w.bodyMask, (w.Group+4)*n)
+	all, heavy, listed, own := w.bodyMask[:n], w.bodyMask[n:2*n], w.bodyMask[2*n:4*n], w.bodyMask[4*n:]
 	w.join(all, w.keep)
 	w.join(heavy, w.heavy)
-	w.heavyPages, w.bodyPages = grow(w.heavyPages, n), grow(w.bodyPages, n)
-	base := w.Ints(n)
-	heavyPages, pages, most := 0, 0, PageTokens
-	for j, p := range w.slabPages {
-		h := heavy[j]
-		m := all[j] &^ h
-		if !union {
-			m = 0
-			for g := range w.Group {
-				mine := w.keep[g*n+j] &^ w.heavy[g*n+j]
-				own[g*n+pages] = mine
-				m |= mine
+	w.heavyPages, w.bodyPages = grow(w.heavyPages, n+1), grow(w.bodyPages, 2*n)
+	base := w.Ints(2 * n)
+	heavyPages, pages, rows := 0, 0, 0
+	for pass := range passes {
+		for j, p := range w.slabPages {
+			h := heavy[j]
+			m := all[j] &^ h
+			if passes > 1 {
+				if late := w.isLate(j); late != (pass > 0) {
+					continue
+				} else if pass == 2 {
+					m, h = h, 0
+				}
 			}
+			if !union {
+				m = 0
+				for g := range w.Group {
+					mine := w.keep[g*n+j] &^ w.heavy[g*n+j]
+					own[g*n+pages] = mine
+					m |= mine
+				}
+			}
+			// every page is written down, and counts if it has such lanes: which do is no pattern that a branch could follow
+			w.heavyPages[heavyPages] = int32(j)
+			heavyPages += oneIfAny(h)
+			w.bodyPages[pages], base[pages], listed[pages] = int32(j), p*PageTokens, m
+			pages += oneIfAny(m)
+			rows += bits.OnesCount16(m)
 		}
-		// every page is written down, and counts if it has such lanes: which do is no pattern that a branch could follow
-		w.heavyPages[heavyPages] = int32(j)
-		heavyPages += oneIfAny(h)
-		w.bodyPages[pages], base[pages], all[pages] = int32(j), p*PageTokens, m // pages ≤ j
-		pages += oneIfAny(m)
-		most += bits.OnesCount16(m)
+		w.bodyEnds[pass] = rows
+	}
+	for pass := passes; pass < len(w.bodyEnds); pass++ {
+		w.bodyEnds[pass] = rows
 	}
 	w.heavyPages, w.bodyPages = w.heavyPages[:heavyPages], w.bodyPages[:pages]
-	w.bodyRows = grow(w.bodyRows, most)
-	rows := w.Kern.ListLanes(w.bodyRows, base[:pages], all[:pages])
-	w.bodyRows = w.bodyRows[:rows]
-	w.count.body = rows
+	w.bodyRows = grow(w.bodyRows, rows+PageTokens)
+	w.Kern.ListLanes(w.bodyRows, base[:pages], listed[:pages])
+	w.count.body = w.bodyEnds[1]
 	w.bodyLD = rows + PageTokens // the packing of a head's last page may write that far
 	w.bodyW = grow(w.bodyW, w.Group*w.bodyLD)
 	for g := range w.Group {
 		dst := w.bodyW[g*w.bodyLD:][:w.bodyLD]
 		if union {
-			w.Kern.PackLanes(dst, w.Logits(g), w.bodyPages, all[:pages], nil)
+			w.Kern.PackLanes(dst, w.Logits(g), w.bodyPages, listed[:pages], nil)
 		} else {
-			w.Kern.PackLanes(dst, w.Logits(g), w.bodyPages, all[:pages], own[g*n:][:pages])
+			w.Kern.PackLanes(dst, w.Logits(g), w.bodyPages, listed[:pages], own[g*n:][:pages])
 		}
 	}
+}
+
+// isLate reports whether candidate page j is among those that a judge wants to hear of.
+func (w *Work) isLate(j int) bool {
+	p := w.Pages[j]
+	return w.late[p/BlockPages]>>(p%BlockPages)&1 != 0
 }
 
 // oneIfAny is 1 for a mask with lanes, else 0.
 func oneIfAny(m uint16) int { return int((uint32(m) + math.MaxUint16) >> 16) }
 
-// bodyParts is how many parts the body makes.
-func (w *Work) bodyParts() int { return (len(w.bodyRows) + bodyPart - 1) / bodyPart }
+// bodyParts is how many parts the body makes, and the first of late pages.
+func (w *Work) bodyParts() (all, late int) {
+	late = (w.bodyEnds[0] + bodyPart - 1) / bodyPart
+	return late + (w.bodyEnds[1]-w.bodyEnds[0]+bodyPart-1)/bodyPart, late
+}
 
 // attendBody sums part i of the body as part at of the parts.
 func (w *Work) attendBody(i, at int, s *slot) {
-	dim, gd := w.Head.Dim, w.Group*w.Head.Dim
+	gd := w.Group * w.Head.Dim
 	acc, parts := w.acc[at*gd:][:gd], w.parts[at*w.Group:][:w.Group]
 	clear(acc)
-	lo := i * bodyPart
-	rows := w.bodyRows[lo:min(lo+bodyPart, len(w.bodyRows))]
-	for g := range parts {
-		sum, _ := w.Kern.Above(w.bodyW[g*w.bodyLD+lo:][:len(rows)], 0)
-		parts[g] = part{top: w.top[g], sum: sum}
+	lo, end := i*bodyPart, w.bodyEnds[0]
+	if _, late := w.bodyParts(); i >= late {
+		lo, end = end+(i-late)*bodyPart, w.bodyEnds[1]
 	}
-	w.Kern.AccumulateCodes(acc, w.bodyW[lo:], w.bodyLD, w.Group, dim, w.Head.Planes[w.bind.values], as[float32](w.Head.Planes[w.bind.scales]), rows, s.tmp(w.Group))
+	n := min(bodyPart, end-lo)
+	for g := range parts {
+		parts[g] = part{top: w.top[g], sum: w.bodySum(g, lo, n)}
+	}
+	w.addCodes(acc, lo, n, s.tmp(w.Group))
+}
+
+// bodySum is the sum of query head g's weights of the n rows of the body from the lo-th on.
+func (w *Work) bodySum(g, lo, n int) float32 {
+	sum, _ := w.Kern.Above(w.bodyW[g*w.bodyLD+lo:][:n], 0)
+	return sum
+}
+
+// addCodes adds the weighted values of those rows to each head's acc.
+func (w *Work) addCodes(acc []float32, lo, n int, tmp []byte) {
+	w.Kern.AccumulateCodes(acc, w.bodyW[lo:], w.bodyLD, w.Group, w.Head.Dim, w.Head.Planes[w.bind.values], as[float32](w.Head.Planes[w.bind.scales]), w.bodyRows[lo:lo+n], tmp)
 }
 
 // addTail makes the heads attend to what is neither read exactly nor in the body: by its estimated mass and the mean value.
@@ -162,18 +204,17 @@ func (w *Work) addTail(union bool) {
 	mean := w.Scratch(w.Head.Dim)
 	clear(mean)
 	w.addValueSums(mean, 1)
+	parts, _ := w.bodyParts()
 	for g := range w.Group {
 		rest := w.total[g]
-		for i := range w.bodyParts() {
+		for i := range parts {
 			rest -= w.parts[(attendParts(len(w.rows))+i)*w.Group+g].sum
 		}
 		weights := w.Logits(g)
 		for _, j := range w.heavyPages {
 			m := w.heavy[g*n+int(j)]
 			if union {
-				for h := range w.Group {
-					m |= w.heavy[h*n+int(j)]
-				}
+				m = w.bodyMask[n+int(j)] // as collectBody left it: any head's
 			}
 			for ; m != 0; m &= m - 1 {
 				rest -= weights[int(j)*PageTokens+bits.TrailingZeros16(m)]

@@ -149,10 +149,20 @@ func (w *Work) prepare(c Call, b *binding, k Kernels) {
 	w.whole, w.some, w.lanes = grow(w.whole, pages), grow(w.some, pages), grow(w.lanes, pages*w.Group)
 	clear(w.whole)
 	clear(w.some)
-	w.uniform, w.mixed = nil, false
+	w.uniform, w.mixed, w.judged, w.cuts = nil, false, false, nil
 	w.tmp = grow(w.tmp, TmpBytes(w.Group, c.Head.Dim)*(pages/estimatePart+1))
-	if c.Pipeline.ready.Bits > 0 {
+	if c.Pipeline.shares {
 		w.queries = grow(w.queries, c.Head.Blocks()*ReadyBytes(w.Group, c.Head.Dim))
+	}
+	w.reach = grow(w.reach, w.Group)
+	for g := range w.reach {
+		sum := float32(0)
+		if c.Pipeline.reach > 0 {
+			for _, x := range c.Q[g*c.Head.Dim:][:c.Head.Dim] {
+				sum += max(x, -x)
+			}
+		}
+		w.reach[g] = sum * c.Pipeline.reach
 	}
 	w.count.b0, w.count.b1 = grow(w.count.b0, w.Group), grow(w.count.b1, w.Group)
 	w.count.held = grow(w.count.held, w.Group)
@@ -409,7 +419,7 @@ func (w *Work) prune() {
 		}
 	}
 	union := w.attendsUnion()
-	w.bodyRows, w.count.body = w.bodyRows[:0], 0
+	w.bodyEnds, w.count.body = [3]int{}, 0
 	if p.spec.Exact > 0 {
 		w.collect(union, w.heavy)
 		w.collectBody(union)
@@ -430,7 +440,7 @@ func (w *Work) pruneHead(g int, keep []uint16) (kept int) {
 	newest := w.cand[g*n+n-1]
 	w.packed = nil
 	if c, ok := p.prun.(cutter); ok && p.spec.Exact > 0 {
-		if cut, ok := c.cut(w, g, weights, total); ok {
+		if cut, ok := c.cut(w, g, weights, total, slackMass); ok {
 			heavy := w.heavy[g*n:][:n]
 			kept = w.Kern.SplitLanes(keep, heavy, weights, cut, max(cut, w.heavyCut(g, p.spec.Exact)))
 			kept += bits.OnesCount16(newest) - bits.OnesCount16(keep[n-1])
@@ -459,12 +469,16 @@ func (w *Work) finish() {
 	if w.sparse && p.tail && p.spec.Exact > 0 {
 		w.addTail(w.attendsUnion())
 	}
+	var lse [MaxGroup]float32
 	for g := range w.Group {
 		out := w.call.Out[g*dim:][:dim]
-		w.merge(out, g, n, w.hasFar)
+		lse[g] = w.merge(out, g, n, w.hasFar)
 		if w.sparse && p.tail && p.spec.Exact == 0 {
 			w.compensate(out, w.count.held[g])
 		}
+	}
+	if w.sparse && w.judged {
+		w.selector().Selector.(judge).judge(w, w.lateChange(lse[:]))
 	}
 }
 

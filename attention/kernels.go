@@ -7,7 +7,7 @@ package attention
 // Shapes: a query group is [group][dim] float32, already scaled by 1/√dim. rows is a slab of fp16 vectors, row i at rows[i*dim:]; at lists row numbers.
 // Results for query head g go to dst[g*ld+...]. Block layouts (bounds, codes) are those of the planes of the same name.
 type Kernels interface {
-	BoundKernels
+	MiddleKernels
 	SelectKernels
 	// Fetch is told of memory that the call after the next one reads from its start: a hint.
 	Fetch(next []uint16)
@@ -55,7 +55,7 @@ type Kernels interface {
 	// BlockRangeDot does the same from a slab of a BlockRange plane, for the first n of a list of slab pages, those after them being what will be asked for next: page p is the p%BlockPages-th of block p/BlockPages, and the tokens of pages[j]
 	// go to dst[g*ld+j*PageTokens:]. Pages of one block should be consecutive, since a query is prepared for each run of them. shrink times Σ_c (q_c·step_c)² is subtracted
 	// from the logits of the block: with 1/24, half the variance that uniform rounding errors give a logit, by which its exponential would else be too large on average.
-	// ready, unless nil, is what PageBounds8 left in Ready.Data for queries, bits and shrink as given here, and at says where in it: pages[j] is page at[j]%BlockPages of its block at[j]/BlockPages.
+	// ready, unless nil, is what PageMiddles left in Ready.Data for queries, bits and shrink as given here, and at says where in it: pages[j] is page at[j]%BlockPages of its block at[j]/BlockPages.
 	BlockRangeDot(dst []float32, ld int, q []float32, group, dim, bits int, plane []byte, pages []int32, n int, shrink float32, ready []byte, at []int32, tmp []byte)
 }
 

@@ -18,7 +18,9 @@ type Pipeline struct {
 	selPlane [][]int // by link
 	estPlane []int
 	sumPlane int
-	ready    Ready              // without data: what the last selector's scan prepares for the estimator; of no bits: nothing
+	shares   bool               // the last selector's scan prepares queries for the estimator, too,
+	ready    Ready              // as this says, without data
+	reach    float32            // of a selector by middles: what a page's radius counts times the sum of a query's magnitudes
 	values   []int              // of ValueCodes and ValueScales, in precision by weight
 	ensured  string             // what a sequence's memory keeps the audits' verdicts by; empty: nothing is ensured
 	watch    func(*Observation) // nil but for Watch
@@ -91,14 +93,20 @@ func New(s Spec) (*Pipeline, error) {
 		return nil, fmt.Errorf("attention: %s: union does not go with a selector that weighs a token for the head that drew it", s)
 	}
 	for _, l := range p.chain {
+		if q, ok := asQuest(l.Selector); ok && q.middle {
+			p.reach = float32(q.reach)
+		}
 		p.selPlane = append(p.selPlane, p.declare(l.Planes()))
 	}
 	if p.est != nil {
 		p.estPlane = p.declare(p.est.Planes())
 	}
-	if q, ok := last.(quest); ok && q.bytes {
+	if a, ok := last.(adaptive); ok && (s.Exact == 0 || !s.Union) {
+		return nil, fmt.Errorf("attention: %s: adapt=%g needs union and exact=SHARE, whose sums it judges by", s, a.gain)
+	}
+	if q, ok := asQuest(last); ok && q.middle {
 		if e, ok := p.est.(blockRange); ok {
-			p.ready = Ready{Bits: e.bits, Shrink: e.shrink}
+			p.shares, p.ready = e.bits == middleBits, Ready{Shrink: e.shrink}
 		}
 	}
 	if s.Exact > 0 {

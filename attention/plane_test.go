@@ -21,7 +21,7 @@ func allPlanes() (all []Plane) {
 	for _, n := range []int{8, 16, 32, 64} {
 		all = append(all, Clusters{n})
 	}
-	return append(all, Int4{}, Int8{}, ValueSum{}, Bounds8{}, KeyChannels{}, Labels{Count: 5})
+	return append(all, Int4{}, Int8{}, ValueSum{}, Middles{}, KeyChannels{}, Labels{Count: 5})
 }
 
 func TestInt4Definition(t *testing.T) {

@@ -241,24 +241,28 @@ func (Portable) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 	size, page := shape.BlockBytes(dim), shape.PageBytes(dim)
 	for j, at := range pages[:n] {
 		block := plane[int(at)/BlockPages*size:][:size]
-		low := as[uint16](block)
-		step, codes := low[dim:], block[shape.HeadBytes(dim)+int(at)%BlockPages*page:][:page]
-		for g := range group {
-			var base, noise float32
+		rangeDot(dst[j*PageTokens:], ld, q, group, dim, nbits, as[uint16](block[:4*dim]), block[shape.HeadBytes(dim)+int(at)%BlockPages*page:][:page], shrink)
+	}
+}
+
+// rangeDot is BlockRangeDot of one page of codes; head is its block's low[dim] and step[dim].
+func rangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, head []uint16, codes []byte, shrink float32) {
+	low, step := head[:dim], head[dim:]
+	for g := range group {
+		var base, noise float32
+		for c, x := range q[g*dim:][:dim] {
+			s := x * tensor.F16ToF32(step[c])
+			base += x * tensor.F16ToF32(low[c])
+			noise += s * s
+		}
+		base -= shrink * noise
+		out := dst[g*ld:][:PageTokens]
+		for t := range out {
+			var sum float32
 			for c, x := range q[g*dim:][:dim] {
-				s := x * tensor.F16ToF32(step[c])
-				base += x * tensor.F16ToF32(low[c])
-				noise += s * s
+				sum += x * tensor.F16ToF32(step[c]) * float32(getCode(codes, nbits, t, c))
 			}
-			base -= shrink * noise
-			out := dst[g*ld+j*PageTokens:][:PageTokens]
-			for t := range out {
-				var sum float32
-				for c, x := range q[g*dim:][:dim] {
-					sum += x * tensor.F16ToF32(step[c]) * float32(getCode(codes, nbits, t, c))
-				}
-				out[t] = base + sum
-			}
+			out[t] = base + sum
 		}
 	}
 }

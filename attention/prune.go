@@ -54,13 +54,14 @@ type topP struct{ p float64 }
 
 // cutter is a Pruner whose survivors are the tokens of at least some weight.
 type cutter interface {
-	// cut is that weight, of query head g; false where every candidate survives. It is positive: what is no candidate weighs nothing.
-	cut(w *Work, g int, weights []float32, total float32) (least float32, ok bool)
+	// cut is that weight, of query head g; false where every candidate survives. It is positive: what is no candidate weighs nothing. The survivors' share of the mass may be larger
+	// by slack than the smallest set's would have to be.
+	cut(w *Work, g int, weights []float32, total, slack float32) (least float32, ok bool)
 }
 
 // Prune implements Pruner.
 func (t topP) Prune(w *Work, g int, weights []float32, total float32, keep []uint16) {
-	if cut, ok := t.cut(w, g, weights, total); ok {
+	if cut, ok := t.cut(w, g, weights, total, 0); ok {
 		w.Kern.Lanes(keep, weights, cut)
 	} else {
 		w.keepAll(g)
@@ -68,21 +69,34 @@ func (t topP) Prune(w *Work, g int, weights []float32, total float32, keep []uin
 }
 
 // cut implements cutter.
-func (t topP) cut(w *Work, _ int, weights []float32, total float32) (least float32, ok bool) {
-	k := w.Kern
+func (t topP) cut(w *Work, g int, weights []float32, total, slack float32) (least float32, ok bool) {
 	if t.p >= 1 {
 		return 0, false
 	}
+	mass, rest := float32(t.p)*total, w.Scratch(len(weights)+PageTokens)
 	floor := max(float32((1-t.p)*float64(total)/float64(len(weights)))*0.999, math.SmallestNonzeroFloat32)
-	rest := w.Scratch(len(weights) + PageTokens)
-	rest = rest[:k.Pack(rest, weights, floor)]
-	least, w.packed = massThreshold(k, rest, float32(t.p)*total, floor)
+	if w.cuts != nil { // where the step before cut, shares of the mass are cut again, or not far below
+		if guess := w.cuts[g] * total * 0.5; guess > floor {
+			found := rest[:w.Kern.Pack(rest, weights, guess)]
+			if held, _ := w.Kern.Above(found, 0); held >= mass {
+				floor, rest = guess, found
+			}
+		}
+	}
+	if len(rest) > len(weights) { // nothing is found yet
+		rest = rest[:w.Kern.Pack(rest, weights, floor)]
+	}
+	least, w.packed = massThreshold(w.Kern, rest, mass, slack*total, floor)
+	if w.cuts != nil {
+		w.cuts[g] = least / total
+	}
 	return least, true
 }
 
-// massThreshold is the largest t such that the elements of w at or above t sum to at least mass; floor if even all of them do not.
+// massThreshold is the largest t such that the elements of w at or above t sum to at least mass, or a smaller one with which they sum to slack more at most; floor if even all of
+// them do not.
 // None is under floor, which is positive. What is found too light on the way is dropped from w: it returns the rest, in w's place, if w has room to be packed in.
-func massThreshold(k Kernels, w []float32, mass, floor float32) (t float32, rest []float32) {
+func massThreshold(k Kernels, w []float32, mass, slack, floor float32) (t float32, rest []float32) {
 	held, _ := k.Above(w, floor)
 	if held < mass || len(w) == 0 {
 		return floor, w
@@ -90,7 +104,7 @@ func massThreshold(k Kernels, w []float32, mass, floor float32) (t float32, rest
 	over := float32(0)                                              // what is at least hi holds
 	lo, hi := math.Float32bits(floor), math.Float32bits(k.Max(w))+1 // w ≥ lo holds the mass, w ≥ hi does not
 	nlo, nhi := len(w), 0
-	for turn := 0; hi-lo > 1 && nlo-nhi > 1; turn++ {
+	for turn := 0; hi-lo > 1 && nlo-nhi > 1 && held-mass > slack; turn++ {
 		mid := lo + (hi-lo)/2
 		if turn%2 == 0 { // where a straight line has it, from end to end
 			mid = lo + min(max(uint32(float32(hi-lo)*((held-mass)/(held-over))), 1), hi-lo-1)

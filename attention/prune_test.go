@@ -221,8 +221,8 @@ func TestMassThreshold(t *testing.T) {
 		floor := slices.Min(w)
 		all, _ := Portable{}.Above(w, floor)
 		mass := rapid.Float32Range(0, 2*all).Draw(t, "mass")
-		got, _ := massThreshold(Portable{}, w[:len(w):len(w)], mass, floor)
-		if packed, _ := massThreshold(Portable{}, append(make([]float32, 0, len(w)+PageTokens), w...), mass, floor); packed != got {
+		got, _ := massThreshold(Portable{}, w[:len(w):len(w)], mass, 0, floor)
+		if packed, _ := massThreshold(Portable{}, append(make([]float32, 0, len(w)+PageTokens), w...), mass, 0, floor); packed != got {
 			t.Fatalf("threshold %v, and %v where there is room to pack", got, packed)
 		}
 		sum, n := Portable{}.Above(w, got)

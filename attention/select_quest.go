@@ -11,7 +11,7 @@ type quest struct {
 	budget int
 	reach  float64 // of the way from the middle of a channel's bounds to the end that suits the query
 	shared bool
-	bytes  bool // bounds of a byte
+	middle bool // by a Middles plane
 	bounds []Plane
 }
 
@@ -29,14 +29,35 @@ func init() {
 			return nil, fmt.Errorf("page=%d: expected 8, 16, 32 or 64", q.page)
 		}
 		q.bounds = []Plane{Bounds{q.page}}
-		switch b := a.Int("bounds", 16, 8, 16, "bits a bound: 16, or 8 for pages of 16 tokens"); {
-		case b == 8 && q.page == PageTokens:
-			q.bytes, q.bounds = true, []Plane{Bounds8{}}
-		case b != 16:
-			return nil, fmt.Errorf("bounds=%d,page=%d: expected bounds=16, or bounds=8 and page=16", b, q.page)
+		if q.middle = a.Flag("middle", "of the bounds only their middles in 4 bits a channel and the mean of their ranges, which reach is then of; the first page is always proposed"); q.middle {
+			if q.page != PageTokens {
+				return nil, fmt.Errorf("middle: expected page=%d", PageTokens)
+			}
+			q.bounds = []Plane{Middles{}}
 		}
-		return q, nil
+		gain := a.Float("adapt", 0, 0, 1, "each KV head's list grows until its last quarter changes the output by no more than this: the square, per share of the context; keep and least begin it")
+		floor := a.Float("floor", 0.25, 0, 1, "with adapt, the share of the context that a group's list has at least; a head alone: a quarter of it")
+		if gain == 0 {
+			return q, nil
+		}
+		if q.page != PageTokens || !q.shared {
+			return nil, fmt.Errorf("adapt=%g: expected shared, and page=%d", gain, PageTokens)
+		}
+		return adaptive{q, gain, floor}, nil
 	}})
+}
+
+// asQuest is the quest that a selector is, or chooses by.
+func asQuest(s Selector) (quest, bool) {
+	switch s := s.(type) {
+	case quest:
+		return s, true
+	case adaptive:
+		return s.quest, true
+	case reused:
+		return asQuest(s.Selector)
+	}
+	return quest{}, false
 }
 
 // Planes implements Selector.
@@ -63,10 +84,10 @@ func (s quest) Scores(n int) int {
 // Scan implements Selector.
 func (s quest) Scan(w *Work, lo, hi int) {
 	pages, tmp := BlockTokens/s.page, w.scanTmp(lo)
-	if s.bytes {
+	if s.middle {
 		full := min(hi, w.Head.N/BlockTokens)
 		if lo < full {
-			w.Kern.PageBounds8(w.AllScores()[lo*BlockPages:], w.ScoreStride(), w.Q, w.Group, w.Head.Dim, w.selectorSlab(0), w.Head.Table[lo:full], float32(s.reach), w.ready().from(lo, w.Group, w.Head.Dim), tmp)
+			w.Kern.PageMiddles(w.AllScores()[lo*BlockPages:], w.ScoreStride(), w.Q, w.Group, w.Head.Dim, w.selectorSlab(0), w.Head.Table[lo:full], w.reach, w.ready().from(lo, w.Group, w.Head.Dim), tmp)
 		}
 		if full < hi {
 			s.scoreKeys(w, full, tmp)
@@ -99,16 +120,22 @@ func (s quest) scoreHalves(w *Work, b, pages int, bounds []uint16, tmp []byte) {
 	}
 }
 
-// scoreKeys scores block b, which is not full and has no bounds in bytes, from its keys; tmp takes their bounds.
+// scoreKeys scores block b, which is not full and has no middles, from its keys: half way from the mean to the largest logit of a page's tokens. tmp takes their logits.
 func (s quest) scoreKeys(w *Work, b int, tmp []byte) {
-	dim, n := w.Head.Dim, w.Head.N-b*BlockTokens
-	bounds, rest := as[uint16](tmp[:4*dim*BlockPages]), tmp[4*dim*BlockPages:] // what is left has room for a query and its scores
-	enc, ok := w.Kern.(Encoder)
-	if !ok {
-		enc = Portable{}
+	dim, ld, logits := w.Head.Dim, w.ScoreStride(), as[float32](tmp[:4*PageTokens*w.Group])
+	keys, dst := w.Head.Keys(b), w.AllScores()[b*BlockPages:]
+	for p, left := 0, w.Head.N-b*BlockTokens; left > 0; p, left = p+1, left-PageTokens {
+		n := min(left, PageTokens)
+		w.Kern.Dot(logits, PageTokens, w.Q, w.Group, dim, keys[p*PageTokens*dim:], consecutive[:n])
+		for g := range w.Group {
+			sum, top := float32(0), negInf
+			for _, x := range logits[g*PageTokens:][:n] {
+				sum += x
+				top = max(top, x)
+			}
+			dst[g*ld+p] = (sum/float32(n) + top) / 2
+		}
 	}
-	enc.EncodeBounds(bounds, PageTokens, Rows{K: w.Head.Keys(b), Dim: dim, To: n})
-	s.scoreHalves(w, b, BlockPages, bounds, rest)
 }
 
 // Choose implements Selector.
@@ -122,12 +149,21 @@ func (s quest) Choose(w *Work) {
 	masks := w.maskScratch((n + PageTokens - 1) / PageTokens)
 	if s.shared {
 		loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, n, w.Scratch(n))
-		bestOf(w.Kern, w.ScoreSlice(0)[:n], want, masks)
+		s.best(w, 0, n, want, masks)
 		w.proposePages(w.everyHead(), s.page, masks)
 		return
 	}
 	for g := range w.Group {
-		bestOf(w.Kern, w.ScoreSlice(g)[:n], want, masks)
+		s.best(w, g, n, want, masks)
 		w.proposePages(1<<g, s.page, masks)
+	}
+}
+
+// best sets the bits of the want best of n pages by the scores of query head g. By middles the first page is among them: a text's first tokens have keys unlike any others, and weight
+// out of proportion.
+func (s quest) best(w *Work, g, n, want int, masks []uint16) {
+	bestOf(w.Kern, w.ScoreSlice(g)[:n], want, masks)
+	if s.middle {
+		masks[0] |= 1
 	}
 }

@@ -4,18 +4,19 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/twilight-go/twilight/internal/tensor"
 )
 
-// Scores lie at the reach's share of the way from the middle of a page's bounds to their far end, whether bounds are halves or bytes, and in the block being filled.
+// Scores lie at the reach's share of the way from the middle of a page's bounds to their far end, or, by middles, as far away on average over the channels.
 func TestQuestReach(t *testing.T) {
 	const dim, n, group = 32, 2*BlockTokens + 40, 3
 	rng := rand.New(rand.NewPCG(7, 1))
 	for _, reach := range []float64{0, 0.5, 1} {
-		for _, bits := range []int{16, 8} {
-			p := MustNew(fmt.Sprintf("quest:keep=0.5,reach=%g,bounds=%d+when:min-context=0", reach, bits))
+		for _, how := range []string{"page=16", "middle"} {
+			p := MustNew(fmt.Sprintf("quest:keep=0.5,reach=%g,%s+when:min-context=0", reach, how))
 			x, exec := newText(rng, n, dim), NewExec(Portable{}, Serial{})
 			head, names := x.place(rng, p.Planes())
 			call := Call{Pipeline: p, Layer: 2, Head: head, Planes: names, Group: group, Q: x.queries(rng, group), Out: make([]float32, group*dim)}
@@ -26,23 +27,37 @@ func TestQuestReach(t *testing.T) {
 			w := exec.works[0]
 			for g := range group {
 				for page := range w.Head.Pages() {
-					want, size := 0.0, 0.0
+					want, size, span, tokens := 0.0, 0.0, 0.0, min(n, (page+1)*PageTokens)-page*PageTokens
+					logits := make([]float64, tokens)
 					for c := range dim {
-						lo, hi := math.Inf(1), math.Inf(-1)
-						for i := page * PageTokens; i < min(n, (page+1)*PageTokens); i++ {
-							k := float64(tensor.F16ToF32(w.Head.K[int(w.Head.Row(i))*dim+c]))
+						lo, hi, q := math.Inf(1), math.Inf(-1), float64(w.Q[g*dim+c])
+						for i := range logits {
+							k := float64(tensor.F16ToF32(w.Head.K[int(w.Head.Row(page*PageTokens+i))*dim+c]))
 							lo, hi = min(lo, k), max(hi, k)
+							logits[i] += q * k
 						}
-						q := float64(w.Q[g*dim+c])
-						want += q*(lo+hi)/2 + reach*math.Abs(q)*(hi-lo)/2
+						want += q * (lo + hi) / 2
+						span += (hi - lo) / 2
+						if how != "middle" {
+							want += reach * math.Abs(q) * (hi - lo) / 2
+						}
 						size += math.Abs(q) * max(math.Abs(lo), math.Abs(hi))
 					}
 					tolerance := size * 1e-5
-					if bits == 8 {
-						tolerance = size * 2.1 / boundTop
+					switch {
+					case how == "middle" && page >= n/BlockTokens*BlockPages: // of the block being filled
+						want = slices.Max(logits) / 2
+						for _, x := range logits {
+							want += x / 2 / float64(tokens)
+						}
+					case how == "middle":
+						tolerance = size * 1.1 / 15
+						for c := range dim {
+							want += reach * math.Abs(float64(w.Q[g*dim+c])) * span / dim
+						}
 					}
 					if got := float64(w.ScoreSlice(g)[page]); math.Abs(got-want) > tolerance {
-						t.Fatalf("reach %g, %d bits: head %d page %d scores %v, want %v within %v", reach, bits, g, page, got, want, tolerance)
+						t.Fatalf("reach %g, %s: head %d page %d scores %v, want %v within %v", reach, how, g, page, got, want, tolerance)
 					}
 				}
 			}

@@ -69,6 +69,8 @@ type Work struct {
 	scores     []float32
 	whole      []uint32  // per page: query heads that propose all of it
 	some       []uint32  // per page: query heads that propose some of it
+	late       []uint16  // pages whose share of the output is to be judged, by masks of a block's,
+	judged     bool      // if this is set
 	uniform    []uint16  // pages that every head proposes, by masks of a block's, where nothing is yet written down of them in whole
 	mixed      bool      // whole and some say something
 	lanes      []uint16  // per page and head: which tokens, where some says so
@@ -88,7 +90,8 @@ type Work struct {
 	bias       []float32 // [Group][len(rows)] the survivors' share of odds
 	bodyMask   []uint16  // [2+Group][len(Pages)] lanes of the body of all heads, those read exactly, and the body of each
 	bodyPages  []int32   // candidate pages with such lanes, by index
-	bodyRows   []int32   // flattened body
+	bodyRows   []int32   // flattened body,
+	bodyEnds   [3]int    // where rows of pages that are not late end in it, where the body ends, and what stands behind it for judges
 	bodyW      []float32 // [Group][bodyLD] weights of its rows
 	bodyLD     int
 	parts      []part
@@ -96,6 +99,9 @@ type Work struct {
 	far        []part    // per query head: what is attended to by summaries
 	farAcc     []float32 // [Group][Dim]
 	hasFar     bool
+	lateAcc    []float32 // [Group][Dim] values of late pages
+	lateTmp    []byte    // kernel scratch for them
+	cuts       []float32 // per query head: the share of the mass that the least survivor of the step before had, where the selector remembers it; nil: unknown
 	packed     []float32 // the weights that a pruner's search was left with, all larger ones among them; nil if it made none
 	order      []float32 // scratch for threshold searches
 	ints       []int32   // scratch of selectors
@@ -103,6 +109,7 @@ type Work struct {
 	long       []uint64  // the same
 	masks      []uint16  // scratch for threshold searches
 	tmp        []byte    // kernel scratch, TmpBytes for each part of an estimate
+	reach      []float32 // by query head: what a page's radius counts (Pipeline.reach)
 	queries    []byte    // Ready.Data, of a scan that prepares queries for the estimator
 	count      counts
 	audit      audit
@@ -150,7 +157,7 @@ func (w *Work) State() State { return w.call.Memory.find(w.selector().memory) }
 // ready is where the scan leaves queries for the estimator; without data where the pipeline has no two stages that share them, or nothing is scanned.
 func (w *Work) ready() Ready {
 	r := w.call.Pipeline.ready
-	if r.Bits > 0 && w.scoreLD > 0 {
+	if w.call.Pipeline.shares && w.scoreLD > 0 {
 		r.Data = w.queries
 	}
 	return r

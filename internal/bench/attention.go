@@ -164,10 +164,14 @@ func (b *Attention) progress(stage string, done, total int64) {
 	}
 }
 
+// settling is how many steps come before those that are measured: the first makes room, and lists that adapt find their lengths.
+const settling = 24
+
 // at measures the steps that end with n tokens in sight.
 func (b *Attention) at(ctx context.Context, s *source, y *yardstick, n int, v view, pipes []*attention.Pipeline, layers []int) error {
 	list := make([]contender, len(pipes))
-	err := s.replay(ctx, n-b.Steps-1, n, func(i int) error { // one step more than is measured
+	before := min(settling, n-b.Steps-1)
+	err := s.replay(ctx, n-b.Steps-before, n, func(i int) error {
 		for j := range list {
 			c := &list[(i+j)%len(list)]
 			if i == 0 {
@@ -175,11 +179,11 @@ func (b *Attention) at(ctx context.Context, s *source, y *yardstick, n int, v vi
 				*c = contender{spec: b.Specs[j], timed: newHostOperator(s.rec.Exec(), p, v, &s.rec.step), measured: newHostOperator(s.rec.Exec(), p, v, &s.rec.step),
 					stages: map[string]time.Duration{}, stats: attention.Stats{Measure: true}}
 			}
-			if err := c.step(&s.rec.step, layers, y, i > 0); err != nil {
+			if err := c.step(&s.rec.step, layers, y, i >= before); err != nil {
 				return err
 			}
 		}
-		b.progress(fmt.Sprintf("measuring at %d tokens", n), int64(i), int64(b.Steps))
+		b.progress(fmt.Sprintf("measuring at %d tokens", n), int64(i), int64(b.Steps+before))
 		return nil
 	})
 	if err != nil {
@@ -191,11 +195,21 @@ func (b *Attention) at(ctx context.Context, s *source, y *yardstick, n int, v vi
 	return nil
 }
 
-// step runs a spec once for its time and once for everything else. A first step only makes room.
+// step runs a spec once for its time and once for everything else. Steps that do not count only bring both to where those are that do; dense attention needs none.
 func (c *contender) step(s *step, layers []int, y *yardstick, count bool) error {
+	if !count {
+		if c.spec == "dense" {
+			return nil
+		}
+		if _, err := c.timed.run(s, layers, nil, nil); err != nil {
+			return err
+		}
+		_, err := c.measured.run(s, layers, nil, nil)
+		return err
+	}
 	y.sample()
 	took, err := c.timed.run(s, layers, nil, nil)
-	if err != nil || !count {
+	if err != nil {
 		return err
 	}
 	c.times = append(c.times, took)

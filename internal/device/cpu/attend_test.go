@@ -21,7 +21,7 @@ func TestStagesOverKernels(t *testing.T) {
 		var planes []attention.Plane
 		specs := []string{"full+exact+top-p:0.9", "full+exact+top-p:0", "full+exact+top-p:0.999", "quest:keep=0.3+int4+top-p:0.8,tail=mean", "quest:page=32+page-range:bits=2+top-p:0.9,union",
 			"full+page-range:bits=3+top-k:k=100", "full+int4+top-p:1", "full+page-range:bits=8+top-p:1",
-			"quest:keep=0.5,reach=0.5,shared,bounds=8+block-range+top-p:0.9,union,exact=0.3,tail=mean", "quest:keep=1,shared,bounds=8+block-range+top-p:1", "dense"}
+			"quest:keep=0.5,reach=0.2,shared,middle+block-range+top-p:0.9,union,exact=0.3,tail=mean", "quest:keep=1,reach=0.35,shared,middle+block-range+top-p:1", "dense"}
 		var pipes []*attention.Pipeline
 		seen := map[string]bool{}
 		for _, s := range specs {

@@ -43,7 +43,7 @@ func ModeOf(p *attention.Pipeline) (Mode, error) {
 				m.Pages, m.Keep = int(number(a))/attention.PageTokens, 0
 			case "reach":
 				m.Reach = float32(number(a))
-			case "bounds":
+			case "middle":
 			default:
 				return refuse("its argument " + a.Key + " of quest is not among what it runs")
 			}

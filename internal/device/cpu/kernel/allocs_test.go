@@ -29,7 +29,7 @@ func TestNoAllocations(t *testing.T) {
 			"accumulate": func() { k.Accumulate(acc, w, n, group, dim, head.V, at) },
 			"reduce":     func() { k.Exp(w, k.Max(w)); k.Above(w, 0.5); k.SplitLanes(mask, mask, w, 0.5, 0.6) },
 			"bounds":     func() { k.PageBounds(dst, blockTokens, q, group, dim, attention.BlockPages, b.bounds) },
-			"bounds8":    func() { k.PageBounds8(dst, blockTokens, q, group, dim, codes, at[:1], 1, attention.Ready{}, tmp) },
+			"middles":    func() { k.PageMiddles(dst, blockTokens, q, group, dim, codes, at[:1], w, attention.Ready{}, tmp) },
 			"int4":       func() { k.Int4Dot(dst, blockTokens, q, group, dim, codes, 0x11, tmp) },
 			"range":      func() { k.PageRangeDot(dst, blockTokens, q, group, dim, 8, b.bounds, codes, 0x11, tmp) },
 			"prefill":    func() { k.Prefill(p) },

@@ -241,9 +241,9 @@ func BenchmarkEstimate(b *testing.B) {
 			run("bounds", 2*meta, func(i int) {
 				k.PageBounds(dst, attention.BlockPages, q, h.group, h.dim, attention.BlockPages, bounds[i*meta:][:meta])
 			})
-			n := attention.Bounds8{}.BlockBytes(h.dim)
-			run("bounds8", n, func(i int) {
-				k.PageBounds8(dst, attention.BlockPages, q, h.group, h.dim, codes[i*n:][:n], []int32{0}, 1, attention.Ready{}, tmp)
+			n := attention.Middles{}.BlockBytes(h.dim)
+			run("middles", n, func(i int) {
+				k.PageMiddles(dst, attention.BlockPages, q, h.group, h.dim, codes[i*n:][:n], []int32{0}, make([]float32, h.group), attention.Ready{}, tmp)
 			})
 			n = attention.Int4{}.BlockBytes(h.dim)
 			run("int4", n, func(i int) { k.Int4Dot(dst, chunk, q, h.group, h.dim, codes[i%(len(codes)/n)*n:][:n], 0xffff, tmp) })

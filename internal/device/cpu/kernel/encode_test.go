@@ -22,7 +22,7 @@ func encodedPlanes() (all []attention.Plane) {
 	for _, b := range []int{2, 4, 8} {
 		all = append(all, attention.BlockRange{Bits: b})
 	}
-	return append(all, attention.Int4{}, attention.ValueSum{}, attention.Bounds8{})
+	return append(all, attention.Int4{}, attention.ValueSum{}, attention.Middles{})
 }
 
 // appendCuts brings a plane up to date in the given cuts; the rows end where those written do.

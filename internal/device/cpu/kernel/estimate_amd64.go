@@ -12,7 +12,6 @@ import (
 // estimates is the machine code of page scores and of estimated logits.
 type estimates struct {
 	bounds                            []boundsFunc // by query heads less one
-	bounds8                           []bounds8Func
 	quantise                          func(dst *int8, x *float32, n int) (top, sum float32, isum int64)
 	normalise                         func(dst, m, x *float32, n int) (top float32)
 	pageScale                         func(dst, m *float32, dim int, bounds *uint16)
@@ -28,7 +27,6 @@ type estimates struct {
 }
 
 type (
-	bounds8Func    = func(dst *float32, ld int, q *int8, dim int, affine *float32, codes *byte, reach float32)
 	boundsFunc     = func(dst *float32, ld int, q *float32, dim int, bounds *uint16)
 	pageQueryFunc  = func(dst *int8, dstHead int, affine, unit, q *float32, dim int, bounds *uint16, top *float32, levels float32)
 	blockQueryFunc = func(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)
@@ -51,45 +49,44 @@ func (v vector) PageBounds(dst []float32, ld int, q []float32, group, dim, pages
 	}
 }
 
-// PageBounds8 implements attention.Kernels. The query times the steps is rounded to signed bytes, whose error is like that of the bounds themselves. A head's map has the number
-// that turns products with bounds to scores, and a constant; then what turns products with codes to logits, and the constant again.
-func (v vector) PageBounds8(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, reach float32, ready attention.Ready, tmp []byte) {
-	e := v.estimates
+// PageMiddles implements attention.Kernels: a block's middles are a page of codes.
+func (v vector) PageMiddles(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, far []float32, ready attention.Ready, tmp []byte) {
+	const nbits = 4
+	e, shape := v.estimates, attention.Middles{}
 	if e == nil || !vectorDim(dim) || dim > 256 {
-		v.portable.PageBounds8(dst, ld, q, group, dim, plane, blocks, reach, ready, tmp)
+		v.portable.PageMiddles(dst, ld, q, group, dim, plane, blocks, far, ready, tmp)
 		return
 	}
 	if len(blocks) == 0 {
 		return
 	}
 	_, _ = q[group*dim-1], dst[(group-1)*ld+attention.BlockPages*len(blocks)-1]
-	size, head := attention.Bounds8{}.BlockBytes(dim), attention.Bounds8{}.HeadBytes(dim)
+	size, head, page := shape.BlockBytes(dim), shape.HeadBytes(dim), shape.PageBytes(dim)
 	s := scratch(tmp)
-	q8, affine := take[int8](&s, group*dim), take[float32](&s, 4*group)
-	const mid = 127. / 2
-	unit, shrink := float32(0), float32(0)
-	if len(ready.Data) > 0 {
-		unit = 127 / float32(int(1)<<ready.Bits-1)
-		shrink = ready.Shrink * unit * unit
-	}
+	q8, affine, radii := take[int8](&s, group*dim), take[float32](&s, 4*group), take[float32](&s, attention.BlockPages*len(blocks))
+	scan := e.block[nbits]
 	for i, b := range blocks {
-		block := plane[int(b)*size:][:size]
-		if unit > 0 {
+		copy(radii[i*attention.BlockPages:], unsafe.Slice((*float32)(unsafe.Pointer(ptr(plane[int(b)*size+head+page:][:4*attention.BlockPages]))), attention.BlockPages))
+		if len(ready.Data) > 0 {
 			q8, affine = prepared(ready.Data, i, group, dim)
 		}
-		e.prepare(q8, affine, q, group, dim, block, mid, shrink)
-		if unit > 0 {
-			for g := 0; g < len(affine); g += 4 {
-				affine[g+2], affine[g+3] = affine[g]*unit, affine[g+1]
-			}
-		}
+		e.prepare(q8, affine, q, group, dim, plane[int(b)*size:][:size], codeMiddle(nbits), ready.Shrink)
+		at := [2]int32{b * attention.BlockPages, blocks[min(i+1, len(blocks)-1)] * attention.BlockPages} // the page, and the one to ask for
 		for g := 0; g < group; {
-			h := tile(group-g, len(e.bounds8))
-			e.bounds8[h-1](ptr(dst[g*ld+i*attention.BlockPages:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(block[head:]), reach)
+			h := tile(group-g, len(scan))
+			scan[h-1](ptr(dst[g*ld+i*attention.BlockPages:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(plane), size, head, page, dim, &at[0], 1, &at[1])
 			g += h
 		}
 	}
+	for g, f := range far[:group] {
+		if f != 0 {
+			v.AddScaled(dst[g*ld:][:len(radii)], radii, f)
+		}
+	}
 }
+
+// codeMiddle is what codes of so many bits are centred at.
+func codeMiddle(nbits int) float32 { return float32(int(1)<<nbits-1) / 2 }
 
 // prepared is the queries and the maps of block b in Ready.Data.
 func prepared(ready []byte, b, group, dim int) (q8 []int8, affine []float32) {
@@ -227,23 +224,20 @@ func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 	_ = q[group*dim-1]
 	s := scratch(tmp)
 	q8, affine := take[int8](&s, group*dim), take[float32](&s, 4*group)
-	scan, mid, last := e.block[nbits], float32(int(1)<<nbits-1)/2, &pages[len(pages)-1]
+	scan, last := e.block[nbits], &pages[len(pages)-1]
 	for j := 0; j < n; {
 		b, first := int(pages[j])/attention.BlockPages, j
 		for j < n && int(pages[j])/attention.BlockPages == b {
 			j++
 		}
-		block := plane[b*size:][:size]
-		which := 0
 		if ready != nil {
 			q8, affine = prepared(ready, int(at[first])/attention.BlockPages, group, dim)
-			which = 2
 		} else {
-			e.prepare(q8, affine, q, group, dim, block, mid, shrink)
+			e.prepare(q8, affine, q, group, dim, plane[b*size:][:size], codeMiddle(nbits), shrink)
 		}
 		for g := 0; g < group; {
 			h := tile(group-g, len(scan))
-			scan[h-1](ptr(dst[g*ld+first*attention.PageTokens:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g+which:]), ptr(plane), size, head, page, dim, &pages[first], j-first, last)
+			scan[h-1](ptr(dst[g*ld+first*attention.PageTokens:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(plane), size, head, page, dim, &pages[first], j-first, last)
 			g += h
 		}
 	}

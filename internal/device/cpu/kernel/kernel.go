@@ -15,7 +15,6 @@ import (
 //go:generate go -C _generate run . -kernel body -out ../body_amd64.s -stubs ../body_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel scan -out ../scan_amd64.s -stubs ../scan_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel pages -out ../pages_amd64.s -stubs ../pages_amd64.go -pkg kernel
-//go:generate go -C _generate run . -kernel bounds8 -out ../bounds8_amd64.s -stubs ../bounds8_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel prefill -out ../prefill_amd64.s -stubs ../prefill_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel reduce -out ../reduce_amd64.s -stubs ../reduce_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel step -out ../step_amd64.s -stubs ../step_amd64.go -pkg kernel

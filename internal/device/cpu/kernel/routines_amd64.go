@@ -92,7 +92,6 @@ var avx512 = routines{
 	gate: gateAVX512, add: addAVX512, scale: scaleAVX512, narrow: narrowAVX512, saturate: narrowFiniteAVX512, widen: widenAVX512,
 	panel: []panelFunc{panel4AVX512, panel8AVX512, panel12AVX512}, keyPanels: keyPanelsAVX512, valuePanels: valuePanelsAVX512,
 	estimates: &estimates{
-		bounds8:    []bounds8Func{boundsBytes1AVX512, boundsBytes2AVX512, boundsBytes3AVX512, boundsBytes4AVX512, boundsBytes5AVX512, boundsBytes6AVX512, boundsBytes7AVX512},
 		bounds:     []boundsFunc{bounds1AVX512, bounds2AVX512, bounds3AVX512, bounds4AVX512, bounds5AVX512, bounds6AVX512, bounds7AVX512},
 		quantise:   quantiseAVX512,
 		normalise:  normaliseAVX512,
@@ -132,7 +131,6 @@ var avx2 = routines{
 	gate: gateAVX2, add: addAVX2, scale: scaleAVX2, narrow: narrowAVX2, saturate: narrowFiniteAVX2, widen: widenAVX2,
 	panel: []panelFunc{panel4AVX2}, keyPanels: keyPanelsAVX2, valuePanels: valuePanelsAVX2,
 	estimates: &estimates{
-		bounds8:    []bounds8Func{boundsBytes1AVX2, boundsBytes2AVX2, boundsBytes3AVX2},
 		bounds:     []boundsFunc{bounds1AVX2, bounds2AVX2, bounds3AVX2},
 		quantise:   quantiseAVX2,
 		normalise:  normaliseAVX2,

@@ -25,7 +25,6 @@ var families = map[string]func(){
 	"reduce":     reduceFamily,
 	"step":       stepFamily,
 	"encode":     encodeFamily,
-	"bounds8":    bounds8Family,
 	"peak":       peakFamily,
 	"select":     selectFamily,
 }
