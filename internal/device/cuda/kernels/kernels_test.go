@@ -44,7 +44,7 @@ func TestImages(t *testing.T) {
 	if err != nil || !bytes.Contains(ptx, []byte(".target sm_80")) {
 		t.Errorf("the portable image is no PTX for sm_80 (%v)", err)
 	}
-	for _, kernel := range []string{"append", "write", "encode", "sums", "attend", "select"} {
+	for _, kernel := range []string{"append", "write", "encode", "sums", "select", "few", "whole", "ringed", "cluster"} {
 		for _, dim := range []string{"_64", "_128", "_256"} {
 			if !bytes.Contains(cubin, []byte(kernel+dim)) || !bytes.Contains(ptx, []byte(kernel+dim)) {
 				t.Errorf("an image lacks kernel %s%s", kernel, dim)
