@@ -13,7 +13,7 @@
 
 using bytes = std::vector<uint8_t>;
 
-// Reader takes a state apart, as llama-kv-cache.cpp writes it, and writes it again for more cells.
+// Tiler takes a state apart, as llama-kv-cache.cpp writes it, and writes it again for more cells.
 struct Tiler {
     const uint8_t *at, *end;
     bytes out;
@@ -64,7 +64,7 @@ static bytes tile(const bytes &state, uint32_t cells) {
         const size_t element = t.copy<uint32_t>();
         for (auto channels = t.copy<uint32_t>(); channels > 0; channels--) t.repeat(element * have, element * cells);
     }
-    if (t.at != t.end) throw std::runtime_error("the state is longer than its format says");
+    if (t.at != t.end) throw std::runtime_error("the state is longer than that of one cache: a model with sliding windows has two, which are not repeated");
     return t.out;
 }
 

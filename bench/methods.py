@@ -27,8 +27,8 @@ def top_p(n):
         for s in proposers(n):
             yield f"{s}+int4+top-p:{p}"
         yield f"oracle-p:{p}"
-        for keep in ("0.5", "0.25"):
-            yield f"quest:keep={keep},least=4096,reach=0.2,shared,middle+block-range+top-p:{p},union,exact=0.3,tail=mean+when:dense-layers=0"
+        for select in ("full", "quest:keep=0.5,least=4096,reach=0.2,shared,middle"):  # twilight and twilight-fast
+            yield f"{select}+block-range+top-p:{p},union,exact=0.3,tail=mean+when:dense-layers=0"
 
 
 def alone(selector, kept, n):
@@ -164,7 +164,7 @@ def order(label):
     name = stage.split(":")[0] + ("8" if "parts=8" in stage else "")
     if label == "dense":
         return (0,)
-    if "least=" in label or label.startswith("twilight"):
+    if "exact=" in label or label.startswith("twilight"):
         return (1, label)
     names = ["full", "streaming", "quest", "double-sparsity", "sparq", "tidal", "h2o", "snapkv", "hip", "double-p", "magicpig", "pqcache", "pqcache8", "oracle-k", "oracle-p"]
     return (2 + names.index(name), 0 if "top-p" in label or name == "oracle-p" else 1 if "top-k" in label else 2, label)

@@ -16,6 +16,8 @@ SPECS = [
     "twilight-fast+when:min-context=auto",
     "quest:keep=0.25,shared+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:min-context=auto",
     "quest:keep=0.125,shared+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:min-context=auto",
+    "quest:keep=0.08,reach=0.5,shared+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:min-context=auto",
+    "quest:keep=0.0625,reach=0.5,shared+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:min-context=auto",
 ]
 STAGES = ["begin", "scan", "choose", "estimate", "prune", "list", "attend"]
 

@@ -39,7 +39,7 @@ selectors)
 tables)
 	while [ $i -lt "$GPUS" ]; do
 		# shellcheck disable=SC2046
-		CUDA_VISIBLE_DEVICES=$i part $i ruler -f "$book" --nq "$nq" --samples "$many" -n $((length - 384)) --shard "$i/$GPUS" --device "$DEVICE" --batch-rows 2048 --together 4 -a dense $(with 0 1) &
+		CUDA_VISIBLE_DEVICES=$i part $i ruler -f "$book" --nq "$nq" --samples "$many" -n $((length - 384)) --shard "$i/$GPUS" --device "$DEVICE" --together 4 -a dense $(with 0 1) &
 		parts="$parts $!" i=$((i + 1))
 	done
 	;;

@@ -71,7 +71,7 @@ func (e early) Samples(n int, seed uint64, size task.Size) ([]task.Sample, error
 
 func questions(l *Log) *Questions {
 	return &Questions{Circumstances: Circumstances{Model: "tiny", Version: "v", Threads: 2}, Tasks: []task.Task{must(grid.Passkey([]float64{10, 90})), early{must(grid.Needle(prose, []float64{50}))}},
-		Lengths: []int{500, 700}, Samples: 1, Seed: 3, Specs: []string{"dense", "twilight", "quest:keep=0.5,least=4096,reach=0.2,shared,middle+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:dense-layers=0", "quest:keep=0.1+when:min-context=16"}, Log: l}
+		Lengths: []int{500, 700}, Samples: 1, Seed: 3, Specs: []string{"dense", "twilight", "full+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:dense-layers=0", "quest:keep=0.1+when:min-context=16"}, Log: l}
 }
 
 // wall are the fields that no run repeats.

@@ -47,8 +47,8 @@ func Load(s Source, dev device.Device, opt Options) (*Model, error) {
 	}
 	if opt.MaxRows == 0 {
 		opt.MaxRows = 512
-		if d, ok := dev.(interface{ PromptRows(values int) int }); ok {
-			opt.MaxRows = d.PromptRows(3*h.Embed + 2*(h.Heads+h.KVHeads)*h.HeadDim + 2*h.FFN)
+		if d, ok := dev.(interface{ PromptRows(values, heads int) int }); ok {
+			opt.MaxRows = d.PromptRows(3*h.Embed+2*(h.Heads+h.KVHeads)*h.HeadDim+2*h.FFN, h.Heads)
 		}
 	}
 	if opt.MaxLogits == 0 {

@@ -12,7 +12,7 @@ import (
 // Attend implements device.Device. Prompt rows are written all at once and attend densely; decode rows of different sequences attend in one launch, those of one
 // sequence after each other.
 func (d *Device) Attend(a *device.Attention) error {
-	d.ungate()
+	d.settle()
 	cache := a.Cache.(*Cache)
 	turn := d.turned(a)
 	cache.op.Layer(a.Layer)

@@ -65,7 +65,7 @@ func Open(o Options) (_ *Device, err error) {
 		if d.stream, err = c.NewStream(); err != nil {
 			return err
 		}
-		if d.step.gating.op.over, err = d.place(c, make([]byte, 4)); err != nil {
+		if d.step.waiting.op.over, err = d.place(c, make([]byte, 4)); err != nil {
 			return err
 		}
 		return d.lib.findLinear(c)
@@ -172,21 +172,27 @@ func (d *Device) Alloc(rows, cols int) (device.Tensor, error) {
 	return device.Tensor{Rows: rows, Cols: cols, Addr: uintptr(b.wide)}, nil
 }
 
-// PromptRows is how many rows of a prompt a step had best read, where a row's activations are so many values: as many as keep every multiprocessor busy to the end of each
-// operation, unless their memory were more than a sixteenth of what is free. Package model asks.
-func (d *Device) PromptRows(values int) int {
-	rows := 512
+// PromptRows is how many rows of a prompt a step had best read, where a row's activations are so many values: thousands, so that products and attention fill the device, such
+// that attention's thread blocks end together, and no more than take a sixteenth of the free memory. Package model asks.
+func (d *Device) PromptRows(values, heads int) int {
+	const least, usual, most = 512, 2048, 6144
+	room := least
 	err := d.gpu.Do(func(c *driver.Context) error {
 		free, _, err := c.Memory()
-		for err == nil && rows < 4096 && 2*rows*values*6 <= free/16 {
-			rows *= 2
-		}
+		room = max(least, min(most, free/16/(values*6)/wideColumns*wideColumns))
 		return err
 	})
-	if err != nil { // the next step's error, too
-		d.step.fail(err)
+	if err != nil {
+		d.step.fail(err) // the next step's error, too
 	}
-	return rows
+	best, share := min(room, usual), 0.0
+	for rows := usual; rows <= room; rows += wideColumns {
+		blocks := rows / flashRows * heads
+		if x := float64(blocks) / float64(d.lib.turns(blocks)*d.lib.dev.Multiprocessor); x >= share {
+			best, share = rows, x
+		}
+	}
+	return best
 }
 
 // Takes reports whether the device runs a pipeline; the error says what of it that it does not.

@@ -25,11 +25,17 @@ var (
 // open loads a generated model onto a device.
 func open(t *testing.T, path string, d device.Device, sequences int) *engine.Engine {
 	t.Helper()
+	return openRows(t, path, d, sequences, 80)
+}
+
+// openRows takes the rows of the largest step too.
+func openRows(t *testing.T, path string, d device.Device, sequences, rows int) *engine.Engine {
+	t.Helper()
 	f, err := gguf.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := model.Load(f, d, model.Options{MaxRows: 80, MaxLogits: 8})
+	m, err := model.Load(f, d, model.Options{MaxRows: rows, MaxLogits: 8})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,6 +105,35 @@ func TestModels(t *testing.T) {
 				compareModels(t, want, got, densely, p, tokens(n), limit)
 			}
 		})
+	}
+}
+
+// TestManyRows: steps of hundreds of rows, whose kernels are others, give what the reference gives.
+func TestManyRows(t *testing.T) {
+	for _, c := range models {
+		if emulated && c.Arch != "llama" {
+			continue
+		}
+		c.Embed, c.FFN = 256, 384 // so that they are taken
+		path := filepath.Join(t.TempDir(), "model.gguf")
+		if err := testmodel.Write(path, c); err != nil {
+			t.Fatal(err)
+		}
+		compareModels(t, open(t, path, reference.New(), 2), openRows(t, path, openGPU(t), 2, 400), densely, densely, tokens(520), 0.02)
+	}
+}
+
+// TestPromptRows: steps are as long as fills the multiprocessors to the end, and as memory allows.
+func TestPromptRows(t *testing.T) {
+	if !emulated {
+		t.Skip("the emulator's multiprocessors and memory")
+	}
+	d := openGPU(t)
+	defer d.Close() //nolint:errcheck // nothing was queued
+	for _, c := range []struct{ values, heads, want int }{{1000, 12, 5632}, {1000, 14, 3584}, {1000, 9, 5632}, {4000, 12, 2560}, {1 << 20, 12, 512}} {
+		if got := d.PromptRows(c.values, c.heads); got != c.want {
+			t.Errorf("%d heads, rows of %d values: %d rows, expected %d", c.heads, c.values, got, c.want)
+		}
 	}
 }
 

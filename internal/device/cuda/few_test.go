@@ -14,6 +14,7 @@ func TestFewUnits(t *testing.T) {
 		for _, lens := range [][]int32{lengths, long} {
 			t.Run(fmt.Sprintf("%d_%d_%d", s.Dim, s.Group, len(lens)), func(t *testing.T) {
 				withRig(t, d, s, lens, uint64(300+i), func(r *rig) {
+					r.o.FewUnits = 64
 					if units := len(lens) * s.KVHeads; r.o.few(units) == 0 {
 						t.Fatalf("%d units are not few", units)
 					}
@@ -35,8 +36,9 @@ func (r *rig) compareFew(name string, m Mode) {
 	if !slices.Equal(got, r.run(m)) {
 		t.Errorf("%s: two runs differ", name)
 	}
+	few := o.FewUnits
 	o.FewUnits = 0
-	defer func() { o.FewUnits = fewUnits }()
+	defer func() { o.FewUnits = few }()
 	want := r.run(m)
 	apartStats, err := o.Stats(r.c, batch)
 	r.must(err)

@@ -18,7 +18,7 @@ func TestGatedPlans(t *testing.T) {
 		rng := rand.New(rand.NewPCG(19, 20))
 		for ranks := 1; ranks <= maxCluster && (ranks == 1 || b.l.hopper); ranks *= 2 {
 			few, many := work{rows: 11, units: 6, unitBytes: layouts[w4m].unit, gated: true}, work{rows: 70, units: 6, unitBytes: layouts[w4m].unit, gated: true}
-			plans := map[plan]work{linearPlan(few, 2, ranks, 128): few, linearPlan(few, 4, ranks, 256): few}
+			plans := map[plan]work{linearPlan(few, 2, ranks, 128): few, linearPlan(few, 4, ranks, 256): few, linearPlan(many, 4, ranks, 128): many}
 			if b.l.hopper {
 				plans[panelPlan(many, 8, ranks)], plans[panelPlan(many, 12, ranks)] = many, many
 			}

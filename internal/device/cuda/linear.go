@@ -19,6 +19,7 @@ type product struct {
 	w    *weight
 	bias driver.Ptr // float32 [w.rows]; 0: none
 	dst  driver.Ptr // float32 [rows][w.rows]
+	add  bool       // dst is added to; only where takesAdded says so
 }
 
 // maxProducts is how many products a launch takes.
@@ -45,8 +46,8 @@ type wideParams struct {
 }
 
 type productParams struct {
-	weight, bias, dst      driver.Ptr
-	rows, format, first, _ int32
+	weight, bias, dst        driver.Ptr
+	rows, format, first, add int32
 }
 
 type embedParams struct {
@@ -68,22 +69,22 @@ func (l *library) findLinear(c *driver.Context) error {
 	}
 	err := l.findLarge(c, l.dev.SharedBytes, "linear_1", "linear_2", "linear_4")
 	if l.hopper {
-		err = errors.Join(err, l.findLarge(c, l.dev.SharedBytes, "panel_8", "panel_12", "panel_16"), l.findLarge(c, wideShared, "wide_96", "wide_128", "wide_gated"))
+		err = errors.Join(err, l.findLarge(c, l.dev.SharedBytes, "panel_8", "panel_12"), l.findLarge(c, wideShared, "wide_96", "wide_128", "wide_gated"))
 	}
 	return err
 }
 
 const (
 	linearRows = 32  // rows of activations that a thread block of the kernels for few rows takes at most
-	panelRows  = 128 // and of the kernels for a panel of more
+	panelRows  = 128 // that go to these kernels at most, in panels, or to those for a panel of more
 	gemmTiles  = 4   // tiles of a thread block of the kernels for many
 	maxCluster = 8   // thread blocks that any Hopper device can run as a cluster
 
 	ring                               = 4       // RING of kernels/linear.cuh
 	panelSlots, panelStep, panelAcross = 5, 2, 4 // PANEL_SLOTS of kernels/panel.cuh, units of a step, tiles of a thread block
 
-	wideRows                 = 256           // of activations, that other kernels take at most
-	wideColumns, wideThreads = 256, 384      // rows of activations, threads of a thread block of the kernels for hundreds and more
+	wideRows                 = 128           // of activations, that other kernels take at most
+	wideColumns, wideThreads = 256, 512      // rows of activations, threads of a thread block of the kernels for hundreds and more
 	wideShared               = 193<<10 + 512 // bytes: WideShared of kernels/wide.cuh, and what aligning it takes
 )
 
@@ -149,6 +150,9 @@ func (n *plan) params(x halves, rows int, out []product) linearParams {
 	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), ranks: int32(n.ranks), panels: int32(n.panels)}
 	for i, o := range out {
 		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups(out[:i], n.across))}
+		if o.add {
+			p.product[i].add = 1
+		}
 	}
 	return p
 }
@@ -179,6 +183,11 @@ type gatedOp struct {
 	over driver.Ptr // int32, 0 at first: becomes 1 when a value of many rows was too large for fp16 and they needed scales
 }
 
+// takesAdded says whether products can be added to what is there.
+func (l *library) takesAdded(rows int, out []product) bool {
+	return l.plan(workOf(rows, out, false), out).wide
+}
+
 // few says that the operation is one of few rows.
 func (o *gatedOp) few() bool { return o.rows <= panelRows }
 
@@ -188,7 +197,7 @@ func (l *library) takesGated(rows int, out []product) bool {
 		return false
 	}
 	if rows <= panelRows {
-		return out[0].w.layout == out[1].w.layout && (rows <= linearRows || l.takesPanel(workOf(rows, out, true)))
+		return out[0].w.layout == out[1].w.layout && (l.takesLinear(workOf(rows, out, true)) || l.takesPanel(workOf(rows, out, true)))
 	}
 	return l.hopper && rows > wideRows && out[0].bias == 0 && out[1].bias == 0 && out[0].w.rows%8 == 0
 }
@@ -219,31 +228,48 @@ func (l *library) runGated(c *driver.Context, s driver.Stream, n plan, o *gatedO
 // plan decides how products run.
 func (l *library) plan(k work, out []product) plan {
 	switch {
-	case k.rows <= linearRows:
+	case l.takesLinear(k):
 		return l.planLinear(k)
 	case l.takesPanel(k):
 		return l.planPanel(k)
-	case l.hopper && k.rows > wideRows:
-		return l.planWide(k.rows, out)
 	}
-	return l.planGemm(k)
-}
-
-func (l *library) takesPanel(k work) bool {
-	return k.rows <= panelRows && l.hopper && k.units%panelStep == 0
-}
-
-// planWide takes as many rows of weights a tile as make the fewest turns of the multiprocessors, weighed by their length.
-func (l *library) planWide(rows int, out []product) plan {
-	best, least := plan{}, 0
-	for _, tiles := range []int{4, 3} {
-		n := widePlan(rows, tiles)
-		turns := (groups(out, tiles)*n.panels + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
-		if cost := turns * (tiles*16 + 4); least == 0 || cost < least {
+	best, least := l.planGemm(k)
+	if !l.hopper || k.rows <= wideRows {
+		return best
+	}
+	for _, tiles := range []int{3, 4} {
+		n := widePlan(k.rows, tiles)
+		if cost := l.turns(n.blocks(out)) * ((k.units+1)/2*(tiles*12+24) + 350); cost < least {
 			best, least = n, cost
 		}
 	}
 	return best
+}
+
+// takesLinear says whether the kernels for few rows are fastest, in panels of linearRows. Measured on an H200: they are up to panelRows but for the largest matrices.
+func (l *library) takesLinear(k work) bool {
+	n := (k.rows + linearRows - 1) / linearRows
+	if l.hopper {
+		return n == 1 || k.rows <= panelRows && !l.takesPanel(k) && k.tiles < 8*l.dev.Multiprocessor
+	}
+	return n == 1 || n <= 8 && n*k.tiles <= 2*l.dev.Multiprocessor
+}
+
+// takesPanel says whether a panel of all rows is: of matrices that fill the device with thread blocks, up to 64 rows, and of a vocabulary up to 96.
+func (l *library) takesPanel(k work) bool {
+	most := 0
+	switch {
+	case k.tiles >= 8*l.dev.Multiprocessor:
+		most = 96
+	case k.tiles >= 4*l.dev.Multiprocessor:
+		most = 64
+	}
+	return l.hopper && k.rows > linearRows && k.rows <= most && k.units%panelStep == 0
+}
+
+// turns is how often the busiest multiprocessor takes one of so many pieces of work.
+func (l *library) turns(blocks int) int {
+	return (blocks + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
 }
 
 // widePlan is a launch of the kernels for hundreds of rows and more, with 3 or 4 tiles of weights a thread block; with 2, of each of two products that are gated.
@@ -253,16 +279,23 @@ func widePlan(rows, tiles int) plan {
 }
 
 // planLinear shares a tile's units among so many warps that small matrices too keep every multiprocessor reading, and that a warp still has some units to read.
-// It does not depend on the number of rows, and so neither does the order of additions.
+// Up to linearRows rows it does not depend on their number, and so neither does the order of additions.
 func (l *library) planLinear(k work) plan {
-	ranks, threads, blocks := 1, 256, k.tiles
+	ranks, threads, blocks, panels := 1, 256, k.tiles, (k.rows+linearRows-1)/linearRows
 	if k.gated {
 		blocks /= 2
 	}
-	for l.hopper && ranks < maxCluster && 2*blocks*ranks <= 3*l.dev.Multiprocessor/2 && k.units >= 2*ranks*8*3 {
+	room := 3 * l.dev.Multiprocessor / 2
+	if panels > 1 {
+		room = 2 * l.dev.Multiprocessor
+	}
+	for l.hopper && ranks < maxCluster && 2*blocks*panels*ranks <= room && k.units >= 2*ranks*8*3 {
 		ranks *= 2
 	}
-	if blocks >= 8*l.dev.Multiprocessor && k.units < 64 || linearPlan(k, 4, ranks, threads).shared > l.dev.SharedBytes {
+	switch {
+	case l.hopper && k.gated && panels == 1 && blocks > 2*l.dev.Multiprocessor && blocks <= 4*l.dev.Multiprocessor:
+		ranks, threads = 2, 128 // which all find room at once, where half as many of twice the size do not
+	case blocks >= 8*l.dev.Multiprocessor && k.units < 64, linearPlan(k, 4, ranks, threads).shared > l.dev.SharedBytes:
 		threads = 128
 	}
 	switch {
@@ -286,49 +319,47 @@ func (l *library) planPanel(k work) plan {
 	for ranks < maxCluster && 2*groups*ranks <= 5*l.dev.Multiprocessor/2 && k.units >= 2*ranks*panelStep*2 {
 		ranks *= 2
 	}
-	switch {
-	case k.rows > 96:
-		return panelPlan(k, 16, ranks)
-	case k.rows > 64:
+	if k.rows > 64 {
 		return panelPlan(k, 12, ranks)
 	}
 	return panelPlan(k, 8, ranks)
 }
 
-// panelPlan is a launch of the kernels for a panel, of 8, 12 or 16 tiles of 8 rows.
+// panelPlan is a launch of the kernels for a panel, of 8 or 12 tiles of 8 rows.
 func panelPlan(k work, tiles, ranks int) plan {
 	const page = 1024 // at multiples of which places begin
 	slot := (tiles*1024 + panelAcross*panelStep*k.unitBytes + page - 1) / page * page
 	shared := max(panelSlots*slot, (tiles+ranks-1)/ranks*ranks*panelAcross*1024+tiles*32) // steps, and then sums and scales
-	return plan{kernel: [...]string{8: "panel_8", 12: "panel_12", 16: "panel_16"}[tiles], across: panelAcross, ranks: ranks, threads: 32 * panelAcross, panels: (k.rows + 8*tiles - 1) / (8 * tiles), shared: shared}
+	return plan{kernel: [...]string{8: "panel_8", 12: "panel_12"}[tiles], across: panelAcross, ranks: ranks, threads: 32 * panelAcross, panels: (k.rows + 8*tiles - 1) / (8 * tiles), shared: shared}
 }
 
 // planGemm chooses the panel and the cluster: for hundreds of rows by what the busiest multiprocessor does, products and the joining of sums; for fewer, which wait for memory
-// rather than compute, the largest clusters that find room at once, three thread blocks a multiprocessor.
-func (l *library) planGemm(k work) plan {
+// rather than compute, the largest clusters that find room at once, three thread blocks a multiprocessor. A cost is about 8.5 ns on an H100.
+func (l *library) planGemm(k work) (best plan, least int) {
 	groups := (k.tiles + gemmTiles - 1) / gemmTiles
+	cost := func(n plan, tiles int) int {
+		c := (k.units+n.ranks-1)/n.ranks*(tiles*4+16) + tiles*8 + 100
+		if n.ranks > 1 {
+			c += tiles*8 + 50
+		}
+		return c * l.turns(groups*n.panels*n.ranks)
+	}
 	if k.rows <= 256 {
 		n := gemmPlan(k.rows, 8, 1)
 		for l.hopper && n.ranks < maxCluster && 2*n.ranks <= k.units && 2*groups*n.panels*n.ranks <= 3*l.dev.Multiprocessor {
 			n.ranks *= 2
 		}
-		return n
+		return n, cost(n, 8)
 	}
-	best, least := plan{}, 0
 	for _, tiles := range []int{16, 8} {
 		for ranks := 1; ranks <= maxCluster && ranks <= k.units && (ranks == 1 || l.hopper); ranks *= 2 {
 			n := gemmPlan(k.rows, tiles, ranks)
-			turns := (groups*n.panels*ranks + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
-			cost := (k.units+ranks-1)/ranks*(tiles*4+16) + tiles*8 + 100
-			if ranks > 1 {
-				cost += tiles*8 + 50
-			}
-			if cost *= turns; least == 0 || cost < least {
-				best, least = n, cost
+			if c := cost(n, tiles); least == 0 || c < least {
+				best, least = n, c
 			}
 		}
 	}
-	return best
+	return best, least
 }
 
 // gemmPlan is a launch of the kernels for many rows, with 8 or 16 tiles of 8 rows in a panel.

@@ -112,7 +112,8 @@ func BenchmarkLinear(b *testing.B) {
 func (r *linearBench) plans(k work) (all []plan) {
 	l := r.l
 	if k.rows > wideRows {
-		all = []plan{widePlan(k.rows, 3), widePlan(k.rows, 4), l.planGemm(k)}
+		gemm, _ := l.planGemm(k)
+		all = []plan{widePlan(k.rows, 3), widePlan(k.rows, 4), gemm}
 		if k.gated {
 			all = append(all, widePlan(k.rows, 2))
 		}
@@ -125,7 +126,7 @@ func (r *linearBench) plans(k work) (all []plan) {
 				all = append(all, linearPlan(k, linearTiles(n), ranks, threads))
 			}
 		}
-		if k.rows > 16 && k.rows <= panelRows && k.units >= panelStep*ranks {
+		if k.rows > 16 && k.rows <= 96 && k.units >= panelStep*ranks {
 			all = append(all, panelPlan(k, panelTiles(l.planPanel(k)), ranks))
 		}
 		if k.rows >= 64 {
@@ -142,7 +143,7 @@ func linearTiles(n plan) int {
 	return map[string]int{"linear_1": 1, "linear_2": 2, "linear_4": 4}[n.kernel]
 }
 func panelTiles(n plan) int {
-	return map[string]int{"panel_8": 8, "panel_12": 12, "panel_16": 16}[n.kernel]
+	return map[string]int{"panel_8": 8, "panel_12": 12}[n.kernel]
 }
 
 // randomMatrix repeats some random rows.

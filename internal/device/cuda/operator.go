@@ -68,7 +68,7 @@ type Operator struct {
 	kernel map[string]string // full names of kernels, by operation
 	wholes int               // blocks of whole that the device holds
 	ringed int               // and of ringed
-	// SelectThreads is the size of select's thread blocks, 128 or 256 (0: 256), and SelectRanks how many share a unit (0: chosen by the number of units).
+	// SelectThreads is the size of select's thread blocks, 128, 256 or 512 (0: chosen by the number of blocks), and SelectRanks how many share a unit (0: chosen by the number of units).
 	SelectThreads, SelectRanks int
 	// FewUnits and ClusterUnits are how many units (KV heads of a step's sequences) sparse and dense steps may have to be done by the kernels for few.
 	FewUnits, ClusterUnits int
@@ -403,14 +403,14 @@ func (o *Operator) held(first, batch int) (n int) {
 	return n
 }
 
-// crossover is the number of tokens, over all KV heads of a step, from which on selecting pays: select is a chain of dependent stages that takes some 30 µs however little there
+// crossover is the number of tokens, over all KV heads of a step, from which on selecting pays: select is a chain of dependent stages that takes some 25 µs however little there
 // is to select from, dense attention over 64 channels reads half, more candidates cost more, and so do heads that keep their own survivors. Measured on an H100.
 func (o *Operator) crossover(m Mode) int {
-	n := float32(150_000)
+	n := float32(120_000)
 	if o.Dim == 64 {
-		n = 420_000
+		n = 330_000
 	}
-	n *= 1 + 2*min(m.Keep, 1)
+	n *= 1 + 1.5*min(m.Keep, 1)
 	if m.PerHead {
 		n *= 1 + 0.15*float32(o.Group)
 	}
@@ -436,14 +436,17 @@ func (o *Operator) ranks(batch int) int {
 }
 
 // maxThreads is the size of the largest thread block of select.
-const maxThreads = 256
+const maxThreads = 512
 
-// threads is the size of a thread block of select.
-func (o *Operator) threads() int {
+// threads is the size of a thread block of select: the largest, where each has a multiprocessor for itself.
+func (o *Operator) threads(blocks int) int {
 	if o.SelectThreads != 0 {
 		return o.SelectThreads
 	}
-	return maxThreads
+	if blocks <= o.lib.dev.Multiprocessor {
+		return maxThreads
+	}
+	return maxThreads / 2
 }
 
 func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) error {
@@ -461,7 +464,8 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 	if m.DenseBelow == 0 {
 		p.denseBelow = int32(m.MinContext)
 	}
-	threads, ranks := o.threads(), int(p.ranks)
+	ranks := int(p.ranks)
+	threads := o.threads(units * ranks)
 	l, name := driver.Launch{Grid: [3]int{units * ranks}, Block: threads, Shared: o.rings(threads), Stream: s, Cluster: ranks, Early: true}, "select"
 	if o.few(units) > 0 {
 		l, name = o.fewLaunch(units, ranks, s), "few"

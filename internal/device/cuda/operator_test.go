@@ -73,6 +73,9 @@ func withRig(t *testing.T, d *driver.Device, s Shape, lens []int32, seed uint64,
 			return err
 		}
 		defer o.Free(c)
+		if emulated {
+			o.SelectThreads = 128 // fewer threads take the emulator less time
+		}
 		r := &rig{t: t, c: c, o: o, lens: lens}
 		blocks := rng.Perm(s.Blocks)
 		tables := make([][]int32, len(lens))

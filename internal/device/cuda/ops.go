@@ -27,7 +27,7 @@ func (d *Device) vector(c *driver.Context, v []float32) (driver.Ptr, error) {
 // flush queues what waited for an operation that did not come.
 func (d *Device) flush() {
 	s := &d.step
-	d.ungate()
+	d.settle()
 	if a := s.adding; a.dst != nil {
 		s.adding.dst = nil
 		d.try(func(c *driver.Context) error {
@@ -47,12 +47,12 @@ func (d *Device) flush() {
 	s.turns = s.turns[:0]
 }
 
-// ungate queues products that no Gate came for.
-func (d *Device) ungate() {
-	if g := &d.step.gating; g.op.rows > 0 {
-		rows := g.op.rows
-		g.op.rows = 0
-		d.try(func(c *driver.Context) error { return d.lib.linear(c, d.stream, g.op.x, rows, g.op.out[:]) })
+// settle queues products that wait, as they are.
+func (d *Device) settle() {
+	if w := &d.step.waiting; w.op.rows > 0 {
+		rows := w.op.rows
+		w.op.rows = 0
+		d.try(func(c *driver.Context) error { return d.lib.linear(c, d.stream, w.op.x, rows, w.op.out[:w.n]) })
 	}
 }
 
@@ -79,7 +79,7 @@ func (d *Device) widen(b *buffer, rows int) {
 
 // Embed implements device.Device.
 func (d *Device) Embed(dst device.Tensor, w device.Weight, ids []int32, scale float32) {
-	d.ungate()
+	d.settle()
 	b := d.top(dst)
 	d.try(func(c *driver.Context) error {
 		return d.lib.embed(c, d.stream, b.wide, w.(*weight), d.step.view.ids, len(ids), scale)
@@ -89,7 +89,7 @@ func (d *Device) Embed(dst device.Tensor, w device.Weight, ids []int32, scale fl
 
 // Norm implements device.Device.
 func (d *Device) Norm(dst, src device.Tensor, weight []float32, eps float32) {
-	d.ungate()
+	d.settle()
 	to, from, s := d.top(dst), d.top(src), &d.step
 	o := normOp{x: from.wide, rows: src.Rows, cols: src.Cols, run: len(weight), eps: eps}
 	if s.adding.dst == from {
@@ -112,7 +112,7 @@ func (d *Device) Norm(dst, src device.Tensor, weight []float32, eps float32) {
 	})
 }
 
-// Linear implements device.Device. Two products that may be a gate's wait for it.
+// Linear implements device.Device. Products may wait for the Gate or, of many rows, the Add that takes them.
 func (d *Device) Linear(x device.Tensor, out []device.Linear) {
 	d.flush()
 	b := d.top(x)
@@ -133,10 +133,11 @@ func (d *Device) Linear(x device.Tensor, out []device.Linear) {
 				return err
 			})
 		}
-		if d.lib.takesGated(x.Rows, products[:n]) && len(out) == n {
-			g := &d.step.gating
-			g.gate, g.up = d.top(out[0].Dst), d.top(out[1].Dst)
-			g.op.x, g.op.rows, g.op.out = b.half, x.Rows, [2]product(products[:2])
+		if w := &d.step.waiting; len(out) == n && (d.lib.takesGated(x.Rows, products[:n]) || n == 1 && d.lib.takesAdded(x.Rows, products[:n])) {
+			for i, o := range out {
+				w.dst[i] = d.top(o.Dst)
+			}
+			w.op.x, w.op.rows, w.op.out, w.n = b.half, x.Rows, [2]product(products[:2]), n
 			return
 		}
 		d.try(func(c *driver.Context) error { return d.lib.linear(c, d.stream, b.half, x.Rows, products[:n]) })
@@ -146,7 +147,7 @@ func (d *Device) Linear(x device.Tensor, out []device.Linear) {
 
 // Rope implements device.Device. It waits for the Attend that takes the rotated rows in fp16.
 func (d *Device) Rope(x device.Tensor, r *device.Rope, dim int, _ []int32) {
-	d.ungate()
+	d.settle()
 	b := d.top(x)
 	d.widen(b, x.Rows)
 	d.step.turns = append(d.step.turns, turn{b, r, dim})
@@ -156,7 +157,7 @@ func (d *Device) Rope(x device.Tensor, r *device.Rope, dim int, _ []int32) {
 func (d *Device) Gate(gate, up device.Tensor, act device.Activation) {
 	g, u := d.top(gate), d.top(up)
 	g.half.scale = g.scale
-	if w := &d.step.gating; w.op.rows == gate.Rows && w.gate == g && w.up == u {
+	if w := &d.step.waiting; w.op.rows == gate.Rows && w.n == 2 && w.dst == [2]*buffer{g, u} {
 		if w.op.few() {
 			g.half.scale = d.gatedScale
 		}
@@ -192,10 +193,16 @@ func (d *Device) Pick(dst, src device.Tensor, rows []int32) {
 	})
 }
 
-// Add implements device.Device. It waits for the Norm of the sum.
+// Add implements device.Device. It becomes part of the Linear before it, whose result is then in the sum only, or waits for the Norm of the sum.
 func (d *Device) Add(dst, src device.Tensor) {
-	d.flush()
 	to, from := d.top(dst), d.top(src)
+	if w := &d.step.waiting; w.op.rows == dst.Rows && w.n == 1 && w.dst[0] == from && to.isWide {
+		w.op.out[0].dst, w.op.out[0].add = to.wide, true
+		d.settle()
+		to.isHalf, from.isWide = false, false
+		return
+	}
+	d.flush()
 	d.widen(to, dst.Rows)
 	d.widen(from, dst.Rows)
 	to.isHalf = false

@@ -47,12 +47,12 @@ type flashParams struct {
 const rowThreads = 256
 
 // wholeRows queues a kernel whose thread blocks hold a row each in registers, at most 32 channels a thread, as Row of kernels/rows.cuh does; a few are fastest.
-func (l *library) wholeRows(c *driver.Context, s driver.Stream, name string, p *rowParams) error {
+func (l *library) wholeRows(c *driver.Context, s driver.Stream, name string, blocks int, p *rowParams) error {
 	threads := min(max((int(p.cols)/5+31)/32*32, 128), 1024)
 	if int(p.cols) > 32*threads {
 		return fmt.Errorf("cuda: rows of %d channels: expected at most %d", p.cols, 32*1024)
 	}
-	return launch(l, c, name, driver.Launch{Grid: [3]int{int(p.rows)}, Block: threads, Stream: s, Early: true}, p)
+	return launch(l, c, name, driver.Launch{Grid: [3]int{blocks}, Block: threads, Stream: s, Early: true}, p)
 }
 
 // findRows looks the kernels of this file up, for heads of dim channels.
@@ -80,7 +80,7 @@ type normOp struct {
 func (l *library) norm(c *driver.Context, s driver.Stream, o *normOp) error {
 	p := rowParams{x: o.x, add: o.add, dst: o.dst, weight: o.weight, values: o.h.values, scale: o.h.scale, rows: int32(o.rows), cols: int32(o.cols), run: int32(o.run), eps: o.eps}
 	if o.run == o.cols {
-		return l.wholeRows(c, s, "rows_norm", &p)
+		return l.wholeRows(c, s, "rows_norm", o.rows, &p)
 	}
 	if o.add != 0 || o.h.values != 0 || o.cols%o.run != 0 {
 		return fmt.Errorf("cuda: norm of runs of %d of %d channels: expected a divisor, and neither an addition nor fp16", o.run, o.cols)
@@ -91,7 +91,7 @@ func (l *library) norm(c *driver.Context, s driver.Stream, o *normOp) error {
 
 // prepare makes the fp16 form of float32 rows.
 func (l *library) prepare(c *driver.Context, s driver.Stream, x driver.Ptr, h halves, rows int) error {
-	return l.wholeRows(c, s, "rows_prepare", &rowParams{x: x, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols)})
+	return l.wholeRows(c, s, "rows_prepare", rows, &rowParams{x: x, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols)})
 }
 
 // widen makes the float32 form of fp16 rows.
@@ -101,7 +101,11 @@ func (l *library) widen(c *driver.Context, s driver.Stream, dst driver.Ptr, h ha
 
 // gate makes h = act(gate)·up of float32 rows; with only given, nothing while the int32 there is 0.
 func (l *library) gate(c *driver.Context, s driver.Stream, gate, up driver.Ptr, act device.Activation, h halves, rows int, only driver.Ptr) error {
-	return l.wholeRows(c, s, "rows_gate", &rowParams{x: gate, add: up, index: only, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols), act: int32(act)})
+	blocks := rows
+	if only != 0 { // few, since there is hardly ever anything to do
+		blocks = min(rows, 2*l.dev.Multiprocessor)
+	}
+	return l.wholeRows(c, s, "rows_gate", blocks, &rowParams{x: gate, add: up, index: only, values: h.values, scale: h.scale, rows: int32(rows), cols: int32(h.cols), act: int32(act)})
 }
 
 // add adds n float32 to dst.
@@ -153,12 +157,15 @@ func (l *library) prompt(c *driver.Context, s driver.Stream, o *promptOp) error 
 	return launch(l, c, promptKernel(o.dim), driver.Launch{Grid: [3]int{(o.rows + tile - 1) / tile, o.heads}, Block: 128, Stream: s, Early: true}, &p)
 }
 
+// flashRows is how many rows a thread block of Hopper's kernels takes.
+const flashRows = 128
+
 // flash is prompt with Hopper's kernels.
 func (l *library) flash(c *driver.Context, s driver.Stream, o *promptOp, p *promptParams) (err error) {
-	const tile, threads = 128, 384
+	const threads = 384
 	f, how := flashParams{p: *p, first: int32(o.first)}, flashOf(o.dim)
 	slab := o.blocks * o.kvHeads * attention.BlockTokens
-	if f.q, err = l.tensorMap(c, matrixAt{o.q, o.room, o.heads * o.dim, tile}); err != nil {
+	if f.q, err = l.tensorMap(c, matrixAt{o.q, o.room, o.heads * o.dim, flashRows}); err != nil {
 		return err
 	}
 	if f.k, err = l.tensorMap(c, matrixAt{o.k, slab, o.dim, how.tokens}); err != nil {
@@ -167,7 +174,7 @@ func (l *library) flash(c *driver.Context, s driver.Stream, o *promptOp, p *prom
 	if f.v, err = l.tensorMap(c, matrixAt{o.v, slab, o.dim, how.tokens}); err != nil {
 		return err
 	}
-	return launch(l, c, how.kernel, driver.Launch{Grid: [3]int{o.heads, (o.rows + tile - 1) / tile}, Block: threads, Shared: how.shared, Stream: s, Early: true}, &f)
+	return launch(l, c, how.kernel, driver.Launch{Grid: [3]int{o.heads, (o.rows + flashRows - 1) / flashRows}, Block: threads, Shared: how.shared, Stream: s, Early: true}, &f)
 }
 
 // flashKernel is a kernel of Hopper's: tokens of a tile of keys, and bytes of shared memory: FlashShared of kernels/flash.cuh and what aligning it takes.

@@ -29,9 +29,9 @@ type step struct {
 	view stateView
 	keys []int64
 
-	adding struct{ dst, src *buffer } // an Add that waits to become part of the Norm that follows
-	gating gating                     // a Linear that waits to become part of the Gate that follows
-	turns  []turn                     // Ropes that wait to become part of the Attend that follows
+	adding  struct{ dst, src *buffer } // an Add that waits to become part of the Norm that follows
+	waiting waiting                    // a Linear that waits to become part of the Gate or the Add that follows
+	turns   []turn                     // Ropes that wait to become part of the Attend that follows
 
 	graphs map[string]*recording
 	form   []byte
@@ -56,10 +56,11 @@ const maxRecordings = 256
 // stateView is where the parts of a step's state are on the device.
 type stateView struct{ ids, pos, lens, logits, chosen, order, tables driver.Ptr }
 
-// gating is two products that wait; op.rows is 0 if there are none, op.over is the device's.
-type gating struct {
-	gate, up *buffer
-	op       gatedOp
+// waiting is one product that waits or two; op.rows is 0 if there are none, op.over is the device's.
+type waiting struct {
+	dst [2]*buffer
+	n   int
+	op  gatedOp
 }
 
 type turn struct {
@@ -132,7 +133,7 @@ func (d *Device) run(c *driver.Context) error {
 // record queues the operations of a step.
 func (d *Device) record() error {
 	s := &d.step
-	s.adding.dst, s.gating.op.rows, s.turns = nil, 0, s.turns[:0]
+	s.adding.dst, s.waiting.op.rows, s.turns = nil, 0, s.turns[:0]
 	err := s.ops()
 	d.flush()
 	return errors.Join(err, s.err)

@@ -88,14 +88,15 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
   };
   const float reference = head < u.G ? window_end(sh, head) : 0;
   const int last = head < u.G ? sh.threshold[head].last : BINS - 1;
-  for (int i = 0; i < SLOTS - 1; i++) ask(from + i * 16, memory.coded[i]);
-  int here = 0, fill = SLOTS - 1;
-  for (int i = from; i < to; i += 16) {
+  int here = 0, fill = 0;
+  for (int i = from - (SLOTS - 1) * 16; i < to; i += 16) {  // at first there is nothing to attend to
     wait_copies<SLOTS - 2>();
     __syncwarp();  // everybody's copies, and nobody reads the slot that is filled next
     ask(i + (SLOTS - 1) * 16, memory.coded[fill]);
+    fill = fill + 1 == SLOTS ? 0 : fill + 1;
+    if (i < from) continue;
     const Slot &slot = memory.coded[here];
-    here = here + 1 == SLOTS ? 0 : here + 1, fill = fill + 1 == SLOTS ? 0 : fill + 1;
+    here = here + 1 == SLOTS ? 0 : here + 1;
     float x[4];
     u32 codes[4][D / 64], scale[4][D / 32];
 #pragma unroll
@@ -212,6 +213,7 @@ __device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join,
   float2 mass = attend_coded<D>(run, low, memory[warp], sh, p, u, r, r.list + r.own * BLOCK - 1, codedOf(warp), codedOf(warp + 1));
   attend_exactly<D>(run, low, memory[warp], p, u, r, whole ? nullptr : r.list, exactOf(warp), exactOf(warp + 1));
   if (!whole) {
+    __syncwarp();
     for (int d = 1; d < 4; d *= 2) mass.x += __shfl_xor_sync(~0u, mass.x, d), mass.y += __shfl_xor_sync(~0u, mass.y, d);
     if (lane % 4 == 0 && lane / 4 < GP) sh.mass[warp][lane / 4].x += mass.x, sh.mass[warp][lane / 4].y += mass.y;
   }

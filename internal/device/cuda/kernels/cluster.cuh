@@ -24,6 +24,28 @@ __device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, 
   const float *const mean = p.valueSum + (((size_t)p.table[u.sequence * p.tableStride + (n - 1) / BLOCK] * p.kvHeads + u.head) * 2 + 1) * D;
   const float channel = tail ? mean[(first + threadIdx.x) % D] : 0;
   __syncthreads();
+  auto store = [&](int i, float x, float held) {  // element i of the rank's share
+    if (tail) x = held * x + (1 - held) / n * (blockDim.x % D == 0 ? channel : mean[(first + i) % D]);
+    p.out[(size_t)u.unit * all + first + i] = __float2half_rn(x);
+  };
+  if (u.ranks == 1 && parts == 1) {
+    if (threadIdx.x < u.G) {
+      const float2 held = weigh(threadIdx.x);
+      sh.held[threadIdx.x] = fminf(held.y / held.x, 1.0f);
+    }
+    if (tail) __syncthreads();
+    for (int i = threadIdx.x; i < all; i += blockDim.x) {
+      const int g = i / D;
+      float top = NOTHING, weight = 0, sum = 0;
+      for (int w = 0; w < u.warps; w++) top = fmaxf(top, sh.top[w][g]);
+      for (int w = 0; w < u.warps; w++) {
+        const float f = power(sh.top[w][g] - top);
+        weight += f * sh.weight[w][g], sum += f * sums[w * stride + i];
+      }
+      store(i, weight > 0 ? sum / weight : 0, sh.held[g]);
+    }
+    return;
+  }
   // Every rank learns of each one's maxima and weights, and of its share of the sums.
   if (threadIdx.x < u.G) {
     const int g = threadIdx.x;
@@ -54,16 +76,15 @@ __device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, 
     float sum = f * x.y;
     for (int d = RANKS / 2; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
     if (u.lane < RANKS) sh.share[g][u.lane] = parts > 1 ? f : sum > 0 ? f / sum : 0;
-    if (u.lane == 0) sh.held[g] = tail ? fminf(kept / mass, 1.0f) : 1, sh.ofUnit[g] = make_float2(most, sum);
+    if (u.lane == 0) sh.held[g] = fminf(kept / mass, 1.0f), sh.ofUnit[g] = make_float2(most, sum);
   }
   __syncthreads();
   for (int i = threadIdx.x; i < own; i += blockDim.x) {
     const int g = (first + i) / D;
     float y = 0;
     for (int k = 0; k < u.ranks; k++) y += shares[k * own + i] * sh.share[g][k];
-    if (tail) y = sh.held[g] * y + (1 - sh.held[g]) / n * (blockDim.x % D == 0 ? channel : mean[(first + i) % D]);
     if (parts > 1) p.partial[((size_t)u.unit * p.maxParts + u.part) * HEADS * D + first + i] = y;
-    else p.out[(size_t)u.unit * all + first + i] = __float2half_rn(y);
+    else store(i, y, sh.held[g]);
   }
   if (parts == 1) return;
   const size_t at = (size_t)u.unit * p.maxParts;

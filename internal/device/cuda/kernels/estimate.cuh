@@ -60,14 +60,16 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     count_distance(histogram, elsewhere, a, one), count_distance(histogram + BINS, elsewhere, b, one);
     *(u32 *)at = __byte_perm(a, b, 0x5410);
   };
-  auto emit_row = [&](int token, const float *x, float scale, const float (&start)[STARTS], const float (&most)[STARTS]) {
+  auto emit_row = [&](int token, const float *products, float scale, const float (&start)[STARTS], const float (&most)[STARTS]) {
     union {
       short d[GP];
       u32 words[(GP + 1) / 2];
     } v;
+    u32 x[GP];  // read before anything is counted, or each would wait for the one before it
+    load<GP>(x, products);
 #pragma unroll
     for (int g = 0; g < GP; g++) {
-      const u32 d = distance_of(x[g], scale, start[g], most[g]);
+      const u32 d = distance_of(__int_as_float(x[g]), scale, start[g], most[g]);
       count_distance(histogram + g * BINS, elsewhere, d, one);
       v.d[g] = d;
     }
@@ -132,13 +134,12 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
       if (u.lane == g) atomicAdd(&sh.shrink[g], x);
     }
   };
-  // ask has candidate i copied to a slot, if there is one.
+  // ask has candidate i copied to a slot, if there is one. The first of a pair has its 32 looked up.
   const u8 *const codesOfLane = (BY_TOKEN ? p.tokenCodes : p.keyCodes) + u.lane * 16;
   const u8 *const stepsOfLane = BY_TOKEN ? (const u8 *)p.tokenScale + u.lane * 16 : (const u8 *)(p.range + D) + u.lane * 16;
   const float *const basesOfLane = r.bases + u.lane * 4;
   auto ask = [&](int i, Slot<D> &x) {
     if (i < to) {
-      if (i >= begin + 32) begin += 32, turn(), account();
       const int mine = __shfl_sync(~0u, page, i - begin);
       const u32 at = __shfl_sync(~0u, place, i - begin), whose = SHARED_LIST ? 0xff : __shfl_sync(~0u, who, i - begin);
       if (u.lane == 0) x.page = mine, x.who = whose;
@@ -186,16 +187,8 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
       }
     }
   };
-  ahead(from);
-  turn();
-  Slot<D> *here = ring.slot, *fill = ring.slot, *const end = ring.slot + SLOTS;
-  for (int i = 0; i < SLOTS - 2; i += 2, fill += 2) {
-    ask(from + i, fill[0]), ask(from + i + 1, fill[1]);
-    commit_copies();
-  }
-  // While they are on their way.
-  account();
-  if (u.warp == 0 && r.newestHere) {
+  auto newest = [&] {
+    if (u.warp != 0 || !r.newestHere) return;
     const int page = r.pages() - 1, token = page * PAGE, tokens = r.n - r.newest * PAGE;
     float start[STARTS], most[STARTS];
     if constexpr (PAIRS) {
@@ -217,12 +210,20 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     }
     if (u.lane < u.G) atomicAdd(&sh.candidates[u.lane], tokens);
     if (every && u.lane == 0) r.marks[page] = 0xff;
-  }
-  for (int i = from; i < to; i += 2) {
+  };
+  ahead(from);
+  turn();
+  Slot<D> *here = ring.slot, *fill = ring.slot, *const end = ring.slot + SLOTS;
+  for (int i = from - (SLOTS - 2); i < to; i += 2) {  // at first there is nothing to compute
     wait_copies<SLOTS / 2 - 2>();
     __syncwarp();  // everybody's copies, and nobody reads the slots that are filled next
-    ask(i + SLOTS - 2, fill[0]), ask(i + SLOTS - 1, fill[1]);
+    const int next = i + SLOTS - 2;
+    if (next < to && next >= begin + 32) begin += 32, turn(), account();
+    ask(next, fill[0]), ask(next + 1, fill[1]);
     commit_copies();
+    fill = fill + 2 == end ? ring.slot : fill + 2;
+    if (i + 2 == from) account(), newest();  // while the first are on their way
+    if (i < from) continue;
     const Slot<D> &x = here[0], &y = here[1];
     const bool both = i + 1 < to;
     float c[2][4] = {};
@@ -248,7 +249,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
       }
       __syncwarp();
     }
-    here = here + 2 == end ? ring.slot : here + 2, fill = fill + 2 == end ? ring.slot : fill + 2;
+    here = here + 2 == end ? ring.slot : here + 2;
   }
 }
 

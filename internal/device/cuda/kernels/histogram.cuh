@@ -2,7 +2,7 @@
 #pragma once
 #include "product.cuh"
 
-constexpr int WARPS = 8;  // most of a thread block of select
+constexpr int WARPS = 16;  // most of a thread block of select
 
 // What a unit learns of a head's weights: the last bins that are read exactly, and that survive; what the others weigh, of the window's upper end; and of that the tail's share.
 struct Threshold {

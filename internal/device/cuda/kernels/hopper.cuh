@@ -44,6 +44,9 @@ __device__ inline void copy_tile(void *tile, const TensorMap &map, int row, int 
                "r"(shared_address(b)) : "memory");
 }
 
+// add_pair adds to two neighbours in memory, aligned to 8 bytes; nothing waits for it.
+__device__ inline void add_pair(float *at, float x, float y) { asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(at), "f"(x), "f"(y) : "memory"); }
+
 // written makes what this thread has stored to shared memory visible to products of warpgroups.
 __device__ inline void written() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

@@ -10,7 +10,7 @@ struct Product {
   float *dst;         // [columns][rows]
   int rows, format;
   int first;          // of its tiles (of groups of tiles in gemm.cuh) among those of all products
-  int unused;
+  int add;            // in wide.cuh: not 0 if dst is added to
 };
 
 struct LinearParams {

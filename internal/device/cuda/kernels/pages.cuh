@@ -129,19 +129,12 @@ template <int D> __device__ inline float2 block_base(float *out, const Params &p
   return base;
 }
 
-// expect_blocks asks for what scan_pages will read; and for a line each of what the stages after it may, since a page of memory that was not touched for long takes time to be found.
+// expect_blocks asks for what scan_pages will read.
 template <int D, int GP, bool LOCAL> __device__ inline void expect_blocks(const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r) {
   for (int b = u.warp; b < r.own; b += u.warps) {
     const size_t bh = r.slab(p, u, b);
-    constexpr int BOUNDS = PAGES * D / 128, RANGES = D * 4 / 128;
-    const u8 *const rest[5] = {p.flags & TOKEN_CODES ? p.tokenCodes + bh * BLOCK * D / 2 : p.keyCodes + bh * BLOCK * D / 2, p.valueCodes + bh * BLOCK * D / 2,
-                               (const u8 *)(p.valueScale + bh * BLOCK * D / 32), (const u8 *)(p.k + bh * BLOCK * D), (const u8 *)(p.v + bh * BLOCK * D)};
-    for (int i = u.lane; i < BOUNDS; i += 32) prefetch(p.bounds + bh * PAGES * D + i * 128);
-    if (u.lane < RANGES) prefetch((const u8 *)p.range + bh * D * 4 + u.lane * 128);
-#pragma unroll
-    for (int i = 0; i < 5; i++) {
-      if (u.lane == 31 - i) prefetch(rest[i]);
-    }
+    if (u.lane < PAGES * D / 128) prefetch(p.bounds + bh * PAGES * D + u.lane * 128);
+    if (u.lane < D * 4 / 128) prefetch((const u8 *)p.range + bh * D * 4 + u.lane * 128);
   }
 }
 

@@ -1,4 +1,4 @@
-// Products of activations with weights, for a panel of up to 128 rows of activations: bound by the reading of the weights still, if the tensor cores are fed as Hopper wants it.
+// Products of activations with weights, for a panel of up to 96 rows of activations: bound by the reading of the weights still, if the tensor cores are fed as Hopper wants it.
 // A warp owns a tile of weights and makes them fp16 in registers; the activations of all columns pass through shared memory, from which the tensor cores take them. A thread
 // block has four warps, and the blocks of a cluster share the inputs. Each sum is the same however many columns the panel has.
 #pragma once

@@ -143,12 +143,13 @@ __device__ inline void gate_row(const RowParams &p) {
   let_next_start();
   wait_for_previous();
   if (p.index != nullptr && *p.index == 0) return;
-  const size_t at = (size_t)blockIdx.x * p.cols;
-  Row row;
-  row.each(p.cols, [&](float &v, int c, int) {
-    v = p.add[at + c] * activated(p.x[at + c], p.act);
-  });
-  row.emit(sh, p, blockIdx.x);
+  for (int i = blockIdx.x; i < p.rows; i += gridDim.x) {
+    const size_t at = (size_t)i * p.cols;
+    Row row;
+    row.each(p.cols, [&](float &v, int c, int) { v = p.add[at + c] * activated(p.x[at + c], p.act); });
+    row.emit(sh, p, i);
+    __syncthreads();  // over the next row's numbers
+  }
 }
 
 __device__ inline void add_rows(const RowParams &p) {

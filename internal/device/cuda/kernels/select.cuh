@@ -1,5 +1,5 @@
 // select is a sparse step of attention in one launch: page bounds → candidate pages → estimated logits → threshold on the weights → lists of survivors → attention over those.
-// A cluster of `ranks` thread blocks shares a unit. Grid: batch·kvHeads·ranks, 128 or 256 threads; GP is the group rounded up to a power of two. `few` is the same for steps of few units, which
+// A cluster of `ranks` thread blocks shares a unit. Grid: batch·kvHeads·ranks, 128, 256 or 512 threads; GP is the group rounded up to a power of two. `few` is the same for steps of few units, which
 // wait for memory more often than they use it: 256 threads, each rank every ranks-th block of the unit, what one stage leaves for the next in shared memory.
 #pragma once
 #include "histogram.cuh"
@@ -69,7 +69,7 @@ __device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const
   find_thresholds(sh, p, u);
   if (p.stages == 5) return nothing;
   let_next_start();
-  const int2 count = list_survivors<D>(sh, p, u, r, (Near *)memory, found, every);
+  const int2 count = list_survivors<D>(sh, p, u, r, found, every);
   return p.stages == 6 ? nothing : count;
 }
 

@@ -2,19 +2,13 @@
 #pragma once
 #include "estimate.cuh"
 
-// What the listing keeps of two pages of candidates at a time, in select's dynamic shared memory: which of their tokens are read exactly, and which otherwise.
-struct Near {
-  u32 exact, others;
-};
-constexpr int LISTED = 4096;  // pages that are gone through at once
-
 // window_end is the upper end of a head's window of weights, in octaves.
 template <int GP> __device__ inline float window_end(const SelectShared<GP> &sh, int g) { return unordered(sh.reference[g]) + (WINDOW - 1) * (1.0f / PER_OCTAVE); }
 
-// list_survivors returns how many the rank has listed: to be read exactly, and others. A warp goes through a run of the candidates, and writes its part of the list once it is known how
-// many the others have. What the exactly read ones weigh it leaves in sh.mass.
+// list_survivors returns how many the rank has listed: to be read exactly, and others. A warp goes through a run of the candidates, of which each lane remembers two pages, and writes its part
+// of the list once it is known how many the others have. What the exactly read ones weigh it leaves in sh.mass.
 template <int D, int GP, bool LOCAL>
-__device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, Near *nears, int found, bool every) {
+__device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, int found, bool every) {
   constexpr int WORDS = (GP + 1) / 2, TURNS = 4;  // a warp takes two pages a turn
   const bool perHead = p.flags & PER_HEAD;
   const int lane = u.lane, warp = u.warp, G = u.G;
@@ -54,14 +48,34 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
     return mask;
   };
   auto page_of = [&](int i) { return every ? i : r.candidate[i]; };
-  u32 *const list = r.list;
-  const int end = r.own * BLOCK, newest = r.newestHere ? r.pages() - 1 : -1;
   int exact = 0, others = 0;
   float kept[GP], owed[GP];
 #pragma unroll
   for (int g = 0; g < GP; g++) kept[g] = owed[g] = 0;
-  for (int first = 0; first < found; first += LISTED) {
-    const int pairs = (min(found - first, LISTED) + 1) / 2, from = first + pairs * warp / u.warps * 2, to = min(first + pairs * (warp + 1) / u.warps * 2, found);
+  // weigh adds what a token weighs that is read exactly, for the heads that read it.
+  auto weigh = [&](const u32 (&d)[WORDS], u32 who) {
+#pragma unroll
+    for (int g = 0; g < GP; g++) {
+      const int x = d[g / 2] >> 16 * (g % 2) & 0xffff;
+      const float w = x == NONE || !(who >> g & 1) ? 0 : power(x * (-1.0f / PER_OCTAVE));
+      kept[g] += w;
+      if (x < FAR && x >> BIN_SHIFT > sh.threshold[g].last) owed[g] += w;
+    }
+  };
+  // expect asks for what will be read of a token.
+  auto expect = [&](int token, bool exactly) {
+    const size_t row = r.slab(p, u, token / BLOCK) * BLOCK + token % BLOCK;
+    if (exactly) {
+#pragma unroll
+      for (int c = 0; c < D; c += 64) prefetch(p.k + row * D + c), prefetch(p.v + row * D + c);
+    } else {
+      prefetch(p.valueCodes + row * (D / 2)), prefetch(p.valueScale + row * (D / 32));
+    }
+  };
+  // The newest page survives whole, whatever its tokens weigh. It is the last candidate: the last lane of the last warp has it.
+  const int old = found - r.newestHere, newest = r.newestHere ? r.pages() - 1 : -1, room = u.warps * 62;
+  for (int first = 0; first < found; first += room) {
+    const int pairs = (max(min(old - first, room), 0) + 1) / 2, from = first + pairs * warp / u.warps * 2, to = min(first + pairs * (warp + 1) / u.warps * 2, old);
     struct Turns {
       int token[TURNS];  // −1: none
       u32 d[TURNS][WORDS];
@@ -78,72 +92,60 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
         if (ahead[t] >= 0) distances(v.d[t], v.token[t]);
       }
     };
-    u32 count = 0;
+    u32 exactly = 0, otherwise = 0;  // the tokens of the lane's pages
+    int page = from + 2 * lane < to ? page_of(from + 2 * lane) : 0, second = from + 2 * lane + 1 < to ? page_of(from + 2 * lane + 1) : 0;
     look(from), fetch(), look(from + 2 * TURNS);
     for (int i = from; i < to; i += 2 * TURNS) {
-      Near x[TURNS];
 #pragma unroll
       for (int t = 0; t < TURNS; t++) {
-        const int token = v.token[t];
-        const bool young = token >= 0 && token / PAGE == newest;
-        const bool in = token >= 0 && (young ? token % PAGE <= (r.n - 1) % PAGE : near(v.d[t], beyondB)), inA = in && (young || perHead || near(v.d[t], beyondA));
-        x[t] = Near{__ballot_sync(~0u, inA), __ballot_sync(~0u, in && !inA)};
-        count += __popc(x[t].exact) | __popc(x[t].others) << 16;
-        if (x[t].exact != 0) {
-          const u32 who = perHead && !young ? heads(v.d[t]) : 0xff;
-#pragma unroll
-          for (int g = 0; g < GP; g++) {
-            const int d = v.d[t][g / 2] >> 16 * (g % 2) & 0xffff;
-            const float w = !inA || d == NONE || !(who >> g & 1) ? 0 : power(d * (-1.0f / PER_OCTAVE));
-            kept[g] += w;
-            if (d < FAR && d >> BIN_SHIFT > sh.threshold[g].last) owed[g] += w;
-          }
-        }
+        const bool in = v.token[t] >= 0 && near(v.d[t], beyondB), inA = in && (perHead || near(v.d[t], beyondA));
+        const u32 a = __ballot_sync(~0u, inA), b = __ballot_sync(~0u, in && !inA);
+        if (a != 0 && inA) weigh(v.d[t], perHead ? heads(v.d[t]) : 0xff);
+        if (lane == (i - from) / 2 + t) exactly = a, otherwise = b;
       }
       fetch(), look(i + 4 * TURNS);
-      if (lane == 0) {
-#pragma unroll
-        for (int t = 0; t < TURNS; t++) {
-          if (i + 2 * t < to) nears[(i - first) / 2 + t] = x[t];
-        }
-      }
     }
-    if (lane == 0) sh.found[0][warp] = count;
+    if (r.newestHere && first + room >= found && warp == u.warps - 1) {
+      const int tokens = r.n - r.newest * PAGE;
+      if (lane < tokens) {
+        u32 d[WORDS];
+        distances(d, newest * PAGE + lane);
+        weigh(d, 0xff);
+      }
+      if (lane == 31) page = newest, exactly = (1u << tokens) - 1;
+    }
+    const u32 count = __popc(exactly) | __popc(otherwise) << 16, below = before(count, lane);
+    if (lane == 31) sh.found[0][warp] = below + count;
     __syncthreads();
-    u32 below = 0, sum = 0;
+    u32 of = below, sum = 0;
     for (int w = 0; w < u.warps; w++) {
-      if (w == warp) below = sum;
+      if (w < warp) of += sh.found[0][w];
       sum += sh.found[0][w];
     }
-    int atA = exact + (below & 0xffff), atB = end - 1 - others - (below >> 16);
-    const u32 lower = (1u << lane) - 1;
-    int page = 0;
-    for (int i = from; i < to; i += 2) {
-      if ((i - from) % 32 == 0 && i + lane < to) page = page_of(i + lane);
-      const int token = __shfl_sync(~0u, page, (i - from) % 32 + lane / 16) * PAGE + lane % 16;
-      const Near x = nears[(i - first) / 2];
+    auto token_of = [&](u32 left) {
+      const int bit = __ffs(left) - 1;
+      return (bit < 16 ? page : second) * PAGE + bit % 16;
+    };
+    u32 *at = r.list + exact + (of & 0xffff);
+    for (u32 left = exactly; left != 0; left &= left - 1) {
+      const int token = token_of(left);
       u32 who = 0xff;
-      if (perHead && x.exact >> lane & 1 && token / PAGE != newest) {
+      if (perHead && token / PAGE != newest) {
         u32 d[WORDS];
         distances(d, token);
         who = heads(d);
       }
-      const u32 entry = (u32)token | who << 24;
-      if (x.exact >> lane & 1) list[atA + __popc(x.exact & lower)] = entry;
-      if (x.others >> lane & 1) list[atB - __popc(x.others & lower)] = entry;
-      atA += __popc(x.exact), atB -= __popc(x.others);
-      if (LOCAL && (x.exact | x.others) >> lane & 1) {  // what will be read of it
-        const size_t row = r.slab(p, u, token / BLOCK) * BLOCK + token % BLOCK;
-        if (x.others >> lane & 1) {
-          prefetch(p.valueCodes + row * (D / 2)), prefetch(p.valueScale + row * (D / 32));
-        } else {
-#pragma unroll
-          for (int c = 0; c < D; c += 64) prefetch(p.k + row * D + c), prefetch(p.v + row * D + c);
-        }
-      }
+      if (LOCAL) expect(token, true);
+      *at++ = (u32)token | who << 24;
+    }
+    at = r.list + r.own * BLOCK - 1 - others - (of >> 16);
+    for (u32 left = otherwise; left != 0; left &= left - 1) {
+      const int token = token_of(left);
+      if (LOCAL) expect(token, false);
+      *at-- = (u32)token | 0xffu << 24;
     }
     exact += sum & 0xffff, others += sum >> 16;
-    __syncthreads();  // the counts are read
+    __syncthreads();  // the counts are read, and the list is written
   }
 #pragma unroll
   for (int g = 0; g < GP; g++) {

@@ -11,8 +11,8 @@
 #include "top.cuh"
 
 #ifndef SELECT_THREADS
-#define SELECT_THREADS 256
-#define SELECT_BLOCKS 2
+#define SELECT_THREADS 512
+#define SELECT_BLOCKS 1
 #endif
 #define KERNEL extern "C" __global__ void __launch_bounds__
 #define PARAMS const __grid_constant__ Params p
@@ -43,9 +43,9 @@ KERNEL(512) copy(PARAMS) {
 }
 
 // Products with weights, by tiles of 8 columns; embedding and the choice of a token.
-#define LINEAR(NT, BLOCKS) KERNEL(256, BLOCKS) linear_##NT(const __grid_constant__ LinearParams p) { linear_tile<NT>(p); }
+#define LINEAR(NT) KERNEL(256, 2) linear_##NT(const __grid_constant__ LinearParams p) { linear_tile<NT>(p); }
 #define GEMM(NT, BLOCKS) KERNEL(128, BLOCKS) gemm_##NT(const __grid_constant__ LinearParams p) { gemm_tiles<NT>(p); }
-LINEAR(1, 3) LINEAR(2, 3) LINEAR(4, 2) GEMM(8, 3) GEMM(16, 2)
+LINEAR(1) LINEAR(2) LINEAR(4) GEMM(8, 3) GEMM(16, 2)
 KERNEL(128) embed(const __grid_constant__ EmbedParams p) { embed_row(p); }
 KERNEL(1024) argmax(const __grid_constant__ ArgmaxParams p) { largest_of(p); }
 KERNEL(TOP_THREADS) top_tokens(const __grid_constant__ TopParams p) { top_of(p); }
@@ -63,7 +63,7 @@ PROMPT(64) PROMPT(128) PROMPT(256)
 // Kernels that only Hopper's image has.
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define PANELS(NT) KERNEL(128, 1) panel_##NT(const __grid_constant__ LinearParams p) { panel_tiles<NT>(p); }
-PANELS(8) PANELS(12) PANELS(16)
+PANELS(8) PANELS(12)
 #define FLASH(D) KERNEL(FLASH_THREADS, 1) flash_##D(const __grid_constant__ FlashParams p) { flash_tile<D>(p); }
 FLASH(64) FLASH(128) FLASH(256)
 #define WIDE(ROWS) KERNEL(WIDE_THREADS, 1) wide_##ROWS(const __grid_constant__ WideParams p) { wide_tiles<ROWS, false>(p); }

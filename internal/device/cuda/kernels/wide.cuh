@@ -1,12 +1,12 @@
-// Products of activations with weights, for hundreds of rows of activations and more, on Hopper: two warpgroups multiply 128 columns each with the same weights, which a third
-// decodes into shared memory while the activations are copied there. A thread block goes from tile to tile; decoding and copying run ahead. Each sum is the same however many
+// Products of activations with weights, for hundreds of rows of activations and more, on Hopper: two warpgroups multiply 128 columns each with the same weights, which two more
+// decode into shared memory while the activations are copied there. A thread block goes from tile to tile; decoding and copying run ahead. Each sum is the same however many
 // rows the product has. A feed-forward layer's first two products and its gate are one kernel.
 #pragma once
 #include "hopper.cuh"
 #include "linear.cuh"
 #include "rows.cuh"
 
-constexpr int WIDE_GROUPS = 2, WIDE_COLUMNS = 128 * WIDE_GROUPS, WIDE_THREADS = 128 * (WIDE_GROUPS + 1), WIDE_STAGES = 4;
+constexpr int WIDE_GROUPS = 2, WIDE_FILLERS = 2, WIDE_COLUMNS = 128 * WIDE_GROUPS, WIDE_THREADS = 128 * (WIDE_GROUPS + WIDE_FILLERS), WIDE_STAGES = 4;
 
 // WideParams is wideParams of linear.go. The map's box is WIDE_COLUMNS rows of activations; panels are as many columns, and a product's `first` counts ROWS rows of weights.
 struct WideParams {
@@ -23,78 +23,74 @@ template <int ROWS> struct WideShared {
   Barrier full[WIDE_STAGES], done[WIDE_STAGES];
 };
 
-// wide_fill brings a tile's inputs, 64 of them at a time: step is the running number of these. Each of the warpgroup's warps decodes 32 rows of weights, whose codes are read
-// several steps ahead. What is decoded beyond the weights' end meets activations that are zero.
-template <typename F, int ROWS> __device__ inline void wide_fill(const WideParams &f, WideShared<ROWS> &sh, const u8 *weights, int column, u32 &step) {
-  constexpr int AHEAD = ahead<F>(31);
-  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, row = lane / 4, odd = row % 2, units = f.p.units;
+// wide_fill brings a tile's inputs, 64 of them at a time, of which the warpgroups that do so take every WIDE_FILLERS-th: step is the running number of the tile's first. Each warp
+// decodes 32 rows of weights, whose codes are read ahead. What is decoded beyond the weights' end meets activations that are zero.
+template <typename F, int ROWS> __device__ inline void wide_fill(const WideParams &f, WideShared<ROWS> &sh, const u8 *weights, int column, u32 step, int filler) {
+  constexpr int APART = 2 * WIDE_FILLERS;
+  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, row = lane / 4, odd = row % 2, units = f.p.units, first = 2 * ((filler - step) % WIDE_FILLERS);
   // Lanes of odd rows take the second unit of two first: eight lanes then store to all banks.
   uint4 *to[2];
 #pragma unroll
   for (int i = 0; i < 2; i++) to[i] = (uint4 *)sh.w[0] + (warp * TILE + row) * 8 + (((odd ^ i) * 4 + lane % 4) ^ row);
-  Fragment<F> next[AHEAD][2];
+  Fragment<F> next[2];
 #pragma unroll
-  for (int i = 0; i < 2 * AHEAD; i++) next[i / 2][i % 2].load(weights + (size_t)min(i ^ odd, units - 1) * F::BYTES, lane, true);
-  bool stored = false;
-  for (int begin = 0; begin < units; begin += 2 * AHEAD) {
+  for (int i = 0; i < 2; i++) next[i].load(weights + (size_t)min(first + (i ^ odd), units - 1) * F::BYTES, lane, true);
+  for (int unit = first; unit < units; unit += APART) {
+    const u32 now = step + unit / 2, stage = now % WIDE_STAGES;
+    u32 a[2][4][4];
 #pragma unroll
-    for (int k = 0; k < AHEAD; k++) {
-      const int unit = begin + 2 * k;
-      const u32 stage = step % WIDE_STAGES;
-      if (unit >= units) break;
-      u32 a[2][4][4];
-      if (warp * TILE < ROWS) {
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-          next[k][i].weights(a[i]);
-          next[k][i].load(weights + (size_t)min(unit + 2 * AHEAD + (i ^ odd), units - 1) * F::BYTES, lane, true);
-        }
-        if (stored) written(), __syncwarp();  // what was stored a step ago is there by now
-      }
-      if (stored && lane == 0) barrier_arrive(&sh.full[(step - 1) % WIDE_STAGES]);
-      stored = true;
-      barrier_wait(&sh.done[stage], (step / WIDE_STAGES & 1) ^ 1);
-      if (warp == 3 && lane == 0) {
-        barrier_announce(&sh.full[stage], sizeof sh.x[0]);
-        copy_tile(sh.x[stage], f.x, column, unit * UNIT, &sh.full[stage]);
-      }
-      if (warp * TILE < ROWS) {
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-#pragma unroll
-          for (int i = 0; i < 2; i++) to[i][stage * (sizeof sh.w[0] / 16) + j * 64] = make_uint4(a[i][j][0], a[i][j][1], a[i][j][2], a[i][j][3]);
-        }
-      }
-      step++;
+    for (int i = 0; i < 2; i++) {
+      next[i].weights(a[i]);
+      next[i].load(weights + (size_t)min(unit + APART + (i ^ odd), units - 1) * F::BYTES, lane, true);
     }
+    barrier_wait(&sh.done[stage], (now / WIDE_STAGES & 1) ^ 1);
+    if (warp == 3 && lane == 0) {
+      barrier_announce(&sh.full[stage], sizeof sh.x[0]);
+      copy_tile(sh.x[stage], f.x, column, unit * UNIT, &sh.full[stage]);
+    }
+    if (warp * TILE < ROWS) {
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) to[i][stage * (sizeof sh.w[0] / 16) + j * 64] = make_uint4(a[i][j][0], a[i][j][1], a[i][j][2], a[i][j][3]);
+      }
+      written(), __syncwarp();
+    }
+    if (lane == 0) barrier_arrive(&sh.full[stage]);
   }
-  written(), __syncwarp();
-  if (lane == 0) barrier_arrive(&sh.full[(step - 1) % WIDE_STAGES]);
 }
 
-// wide_store writes the products of a warpgroup's columns: rows of weights from first on.
-template <int ROWS> __device__ inline void wide_store(const WideParams &f, const Product &w, const float (&c)[ROWS / 2], int first, int column) {
-  const int lane = threadIdx.x % 32, rows = w.rows;
-  first += lane % 4 * 2;
+// wide_store writes the products of a warpgroup's columns: rows of weights from first on. Results are finished before the first is stored, so that no store waits for another.
+template <int ROWS> __device__ inline void wide_store(const WideParams &f, const Product &w, float (&c)[ROWS / 2], const float *scales, int first, int column) {
+  const int rows = w.rows;
+  first += threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < ROWS / 2; i++) c[i] *= scales[i / 2 % 2];
+  if (w.bias != nullptr) {
+#pragma unroll
+    for (int i = 0; i < ROWS / 4; i++) {
+      const int at = first + i / 2 * 8 + i % 2;
+      const float bias = at < rows ? w.bias[at] : 0;
+      c[i / 2 * 4 + i % 2] += bias, c[i / 2 * 4 + i % 2 + 2] += bias;
+    }
+  }
 #pragma unroll
   for (int e = 0; e < 2; e++, column += 8) {
     if (column >= f.p.columns) continue;
-    const float scale = f.p.scale[column];
     float *dst = w.dst + (size_t)column * rows + first;
-    const float *bias = w.bias == nullptr ? nullptr : w.bias + first;
     if (rows % 2 == 0) {
 #pragma unroll
       for (int i = 0; i < ROWS / 8; i++) {
+        const float x = c[4 * i + 2 * e], y = c[4 * i + 2 * e + 1];
         if (first + 8 * i >= rows) break;
-        float2 y = make_float2(c[4 * i + 2 * e] * scale, c[4 * i + 2 * e + 1] * scale);
-        if (bias != nullptr) y.x += bias[8 * i], y.y += bias[8 * i + 1];
-        *(float2 *)(dst + 8 * i) = y;
+        if (w.add) add_pair(dst + 8 * i, x, y);
+        else *(float2 *)(dst + 8 * i) = make_float2(x, y);
       }
     } else {
 #pragma unroll
       for (int i = 0; i < ROWS / 4; i++) {
         const int at = i / 2 * 8 + i % 2;
-        if (first + at < rows) dst[at] = c[i / 2 * 4 + 2 * e + i % 2] * scale + (bias != nullptr ? bias[at] : 0);
+        if (first + at < rows) dst[at] = c[i / 2 * 4 + 2 * e + i % 2] + (w.add ? dst[at] : 0);
       }
     }
   }
@@ -117,13 +113,13 @@ __device__ inline void exchanged(u32 (&w)[4]) {
 }
 
 // wide_gate writes what the gate makes of them: the first half of c is product 0's, the second product 1's.
-template <int ROWS> __device__ inline void wide_gate(const WideParams &f, const float (&c)[ROWS / 2], int first, int column) {
+template <int ROWS> __device__ inline void wide_gate(const WideParams &f, const float (&c)[ROWS / 2], const float *scales, int first, int column) {
   const int lane = threadIdx.x % 32, rows = f.p.product[0].rows;
   float largest = 0;
 #pragma unroll
   for (int e = 0; e < 2; e++, column += 8) {
     const bool there = column < f.p.columns;
-    const float scale = there ? f.p.scale[column] : 0;
+    const float scale = scales[e];
 #pragma unroll
     for (int g = 0; g < ROWS / 16; g += 4) {
       u32 w[4];
@@ -165,18 +161,23 @@ template <int ROWS, bool GATED> __device__ inline void wide_tiles(const WidePara
   let_next_start();
   if (!GATED && f.over != nullptr && *f.over == 0) return;
   u32 step = 0;
-  if (group == WIDE_GROUPS) {
-    for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
+  if (group >= WIDE_GROUPS) {
+    fewer_registers<88>();
+    for (int t = blockIdx.x; t < tiles; t += gridDim.x, step += steps) {
       const Product &w = GATED ? p.product[warp / (EACH / TILE)] : product_of(p, t / p.panels);
       const int tile = (t / p.panels - (GATED ? 0 : w.first)) * (EACH / TILE) + (GATED ? warp % (EACH / TILE) : warp), column = t % p.panels * WIDE_COLUMNS;
       const size_t unit = (size_t)min(tile, (w.rows - 1) / TILE) * p.units;  // what lies beyond the last row is not stored
-      WITH_FORMAT(w.format, F, (wide_fill<F, ROWS>(f, sh, w.weight + unit * F::BYTES, column, step)))
+      WITH_FORMAT(w.format, F, (wide_fill<F, ROWS>(f, sh, w.weight + unit * F::BYTES, column, step, group - WIDE_GROUPS)))
     }
     return;
   }
+  more_registers<168>();
   const u32 x = shared_address(sh.x) + group * 128 * PANEL_BYTES, w = shared_address(sh.w);
   for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
-    float c[2][ROWS / 2];
+    const int column = t % p.panels * WIDE_COLUMNS + group * 128 + warp * 16 + lane / 4;
+    float c[2][ROWS / 2], scales[2][2];
+#pragma unroll
+    for (int i = 0; i < 4; i++) scales[i / 2][i % 2] = p.scale[min(column + i * 8 + i / 2 * 48, p.columns - 1)];
     for (int s = 0; s < steps; s++, step++) {
       const u32 stage = step % WIDE_STAGES;
       barrier_wait(&sh.full[stage], step / WIDE_STAGES & 1);
@@ -194,14 +195,13 @@ template <int ROWS, bool GATED> __device__ inline void wide_tiles(const WidePara
     products_wait<0>();
     settled(c[0]), settled(c[1]);
     if (lane == 0) barrier_arrive(&sh.done[(step - 1) % WIDE_STAGES]);
-    const int column = t % p.panels * WIDE_COLUMNS + group * 128 + warp * 16 + lane / 4;
 #pragma unroll
     for (int m = 0; m < 2; m++) {
       if constexpr (GATED) {
-        wide_gate<ROWS>(f, c[m], t / p.panels * EACH, column + m * 64);
+        wide_gate<ROWS>(f, c[m], scales[m], t / p.panels * EACH, column + m * 64);
       } else {
         const Product &own = product_of(p, t / p.panels);
-        wide_store<ROWS>(f, own, c[m], (t / p.panels - own.first) * ROWS, column + m * 64);
+        wide_store<ROWS>(f, own, c[m], scales[m], (t / p.panels - own.first) * ROWS, column + m * 64);
       }
     }
   }

@@ -58,6 +58,7 @@ static inline void barrier_wait(u64 *b, int parity) {
     yield();
   }
 }
+static inline void add_pair(float *at, float x, float y) { at[0] += x, at[1] += y; }
 static inline void written() {}
 static inline void meet(int barrier, int threads) { wait(current->block->named[barrier], threads); }
 static inline void pass(int barrier, int threads) {
