@@ -67,8 +67,11 @@ func (s quest) Planes() []Plane { return s.bounds }
 func (s quest) pages(n int) (want, all int) {
 	all = (n + s.page - 1) / s.page
 	want = int(max(s.keep*float64(n), float64(s.least))/float64(s.page) + 0.5)
-	if s.budget > 0 {
+	switch {
+	case s.budget > 0:
 		want = (s.budget + s.page - 1) / s.page
+	case s.keep == 1: // a last page that is not full is a page
+		want = all
 	}
 	return min(max(want, 1), all), all
 }
