@@ -133,7 +133,11 @@ func Open(ctx context.Context, name string, o Options) (_ *Model, err error) {
 	}
 	m.dev = dev // not before: a failed device is a nil pointer in an interface, which is not nil
 	size := m.file.Size()
-	mod, err := model.Load(m.file, m.dev, model.Options{MaxRows: max(cmp.Or(o.BatchRows, 512), o.Sequences), MaxLogits: max(cmp.Or(o.ScoreRows, 64), o.Sequences), Progress: func(done int64) { progress("loading", done, size) }})
+	rows := o.BatchRows // 0 is the model's to fill in
+	if rows > 0 {
+		rows = max(rows, o.Sequences)
+	}
+	mod, err := model.Load(m.file, m.dev, model.Options{MaxRows: rows, MaxLogits: max(cmp.Or(o.ScoreRows, 64), o.Sequences), Progress: func(done int64) { progress("loading", done, size) }})
 	if err != nil {
 		return nil, err
 	}

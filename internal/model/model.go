@@ -50,6 +50,7 @@ func Load(s Source, dev device.Device, opt Options) (*Model, error) {
 		if d, ok := dev.(interface{ PromptRows(values, heads int) int }); ok {
 			opt.MaxRows = d.PromptRows(3*h.Embed+2*(h.Heads+h.KVHeads)*h.HeadDim+2*h.FFN, h.Heads)
 		}
+		opt.MaxRows = max(opt.MaxRows, opt.MaxLogits)
 	}
 	if opt.MaxLogits == 0 {
 		opt.MaxLogits = 64

@@ -29,7 +29,7 @@ func (d *Device) Attend(a *device.Attention) error {
 				m = Mode{Dense: true}
 			}
 			for i := range s.N {
-				d.decode(a, cache, j, s.Row+i, n, cache.op.decided(m, reached(a.Segments[j:j+n], i)), turn)
+				d.decode(a, cache, j, s.Row+i, n, cache.op.decided(m, n, reached(a.Segments[j:j+n], i)), turn)
 			}
 		}
 		j += n

@@ -325,7 +325,7 @@ func (o *Operator) Select(c *driver.Context, s driver.Stream, first, batch int, 
 	if err := o.prepare(first, batch, m); err != nil {
 		return err
 	}
-	if m = o.decided(m, o.held(first, batch)); m.Dense {
+	if m = o.decided(m, batch, o.held(first, batch)); m.Dense {
 		return nil
 	}
 	o.hold.stages = int32(stages)
@@ -338,7 +338,7 @@ func (o *Operator) Attend(c *driver.Context, s driver.Stream, first, batch int, 
 	if err := o.prepare(first, batch, m); err != nil {
 		return err
 	}
-	return o.attendHeld(c, s, o.decided(m, o.held(first, batch)))
+	return o.attendHeld(c, s, o.decided(m, batch, o.held(first, batch)))
 }
 
 // attendHeld is Attend of the sequences that o.hold says.
@@ -387,9 +387,9 @@ func (o *Operator) prepare(first, batch int, m Mode) error {
 // loads. Measured on an H100.
 func (o *Operator) throughRings(units int) bool { return o.Dim >= 128 && (o.Group == 1 || units <= 8) }
 
-// decided is the mode of a step over so many tokens of all its sequences: dense, where it is left to the operator whether selecting pays, and it does not.
-func (o *Operator) decided(m Mode, tokens int) Mode {
-	if !m.Dense && m.DenseBelow == 0 && tokens*o.KVHeads < o.crossover(m) {
+// decided is the mode of a step of so many sequences with so many tokens together: dense, where it is left to the operator whether selecting pays, and it does not.
+func (o *Operator) decided(m Mode, batch, tokens int) Mode {
+	if !m.Dense && m.DenseBelow == 0 && tokens*o.KVHeads < o.crossover(m, batch*o.KVHeads) {
 		return Mode{Dense: true}
 	}
 	return m
@@ -403,16 +403,22 @@ func (o *Operator) held(first, batch int) (n int) {
 	return n
 }
 
-// crossover is the number of tokens, over all KV heads of a step, from which on selecting pays: select is a chain of dependent stages that takes some 25 µs however little there
-// is to select from, dense attention over 64 channels reads half, more candidates cost more, and so do heads that keep their own survivors. Measured on an H100.
-func (o *Operator) crossover(m Mode) int {
-	n := float32(120_000)
+// crossover is the number of tokens, over all KV heads of a step of so many units, from which on selecting pays: select is a chain of dependent stages that takes some 25 µs however little there
+// is to select from, dense attention over 64 channels reads half, more candidates cost more, and so do heads that keep their own survivors. Units too many for few and too few for every
+// multiprocessor take longest, wide groups most of all. Measured on an H200, whose memory is the fastest: elsewhere selecting pays earlier.
+func (o *Operator) crossover(m Mode, units int) int {
+	n := float32(170_000)
 	if o.Dim == 64 {
 		n = 330_000
 	}
 	n *= 1 + 1.5*min(m.Keep, 1)
 	if m.PerHead {
 		n *= 1 + 0.15*float32(o.Group)
+	}
+	if units > fewUnits && 3*units <= o.lib.dev.Multiprocessor {
+		if n *= 1.7; o.Group > 4 {
+			n *= 2
+		}
 	}
 	return int(n)
 }

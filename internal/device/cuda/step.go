@@ -169,7 +169,7 @@ func (d *Device) formOf(p *device.Plan) (form []byte, same bool) {
 		n, pipeline := op.together(p.Segments, i), p.Segments[i].Pipeline
 		add(int64(i))
 		add(int64(uintptr(unsafe.Pointer(pipeline))))
-		if m, err := ModeOf(pipeline); err == nil && op.decided(m, reached(p.Segments[i:i+n], 0)).Dense {
+		if m, err := ModeOf(pipeline); err == nil && op.decided(m, n, reached(p.Segments[i:i+n], 0)).Dense {
 			add(-1)
 		}
 		i += n
