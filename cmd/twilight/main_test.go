@@ -170,7 +170,7 @@ func TestRun(t *testing.T) {
 	base := []string{"run", "-m", model, "--max-tokens", "12"}
 	with := func(args ...string) []string { return append(base[:len(base):len(base)], args...) }
 	plain := must(t, "", with("hello there")...)
-	for _, want := range []string{"prompt ", "attention twilight (quest:", "because texts under 512 stay dense", "of keys and values"} {
+	for _, want := range []string{"prompt ", "attention twilight (full+block-range", "because texts under 512 stay dense", "of keys and values"} {
 		if !strings.Contains(plain.err, want) {
 			t.Errorf("summary %q lacks %q", plain.err, want)
 		}

@@ -64,6 +64,7 @@ func (v vector) PageMiddles(dst []float32, ld int, q []float32, group, dim int, 
 	size, head, page := shape.BlockBytes(dim), shape.HeadBytes(dim), shape.PageBytes(dim)
 	s := scratch(tmp)
 	q8, affine, radii := take[int8](&s, group*dim), take[float32](&s, 4*group), take[float32](&s, attention.BlockPages*len(blocks))
+	at := take[int32](&s, 2) // the page that is scanned, and the one to ask for
 	scan := e.block[nbits]
 	for i, b := range blocks {
 		copy(radii[i*attention.BlockPages:], unsafe.Slice((*float32)(unsafe.Pointer(ptr(plane[int(b)*size+head+page:][:4*attention.BlockPages]))), attention.BlockPages))
@@ -71,7 +72,7 @@ func (v vector) PageMiddles(dst []float32, ld int, q []float32, group, dim int, 
 			q8, affine = prepared(ready.Data, i, group, dim)
 		}
 		e.prepare(q8, affine, q, group, dim, plane[int(b)*size:][:size], codeMiddle(nbits), ready.Shrink)
-		at := [2]int32{b * attention.BlockPages, blocks[min(i+1, len(blocks)-1)] * attention.BlockPages} // the page, and the one to ask for
+		at[0], at[1] = b*attention.BlockPages, blocks[min(i+1, len(blocks)-1)]*attention.BlockPages
 		for g := 0; g < group; {
 			h := tile(group-g, len(scan))
 			scan[h-1](ptr(dst[g*ld+i*attention.BlockPages:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(plane), size, head, page, dim, &at[0], 1, &at[1])
