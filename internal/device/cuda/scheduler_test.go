@@ -87,8 +87,9 @@ func TestScheduler(t *testing.T) {
 		}
 		s.Close()
 	}
+	// In the emulator a short text may have ended before the next goroutine asks.
 	t.Logf("%d of %d texts differ from a token on; %+v", differ, n, load)
-	if load.Most < 2 || slices.Max([]int{load.Waiting, load.Reading, load.Writing}) > 0 {
+	if !emulated && load.Most < 2 || slices.Max([]int{load.Waiting, load.Reading, load.Writing}) > 0 {
 		t.Errorf("the load at the end: %+v", load)
 	}
 }
