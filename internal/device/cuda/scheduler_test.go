@@ -87,7 +87,7 @@ func TestScheduler(t *testing.T) {
 		}
 		s.Close()
 	}
-	// In the emulator a short text may have ended before the next goroutine asks.
+	// In the emulator texts are short, and wait for each other where they begin alike: one may have ended before the next is read.
 	t.Logf("%d of %d texts differ from a token on; %+v", differ, n, load)
 	if !emulated && load.Most < 2 || slices.Max([]int{load.Waiting, load.Reading, load.Writing}) > 0 {
 		t.Errorf("the load at the end: %+v", load)
