@@ -104,7 +104,7 @@ func massThreshold(k Kernels, w []float32, mass, slack, floor float32) (t float3
 	over := float32(0)                                              // what is at least hi holds
 	lo, hi := math.Float32bits(floor), math.Float32bits(k.Max(w))+1 // w ≥ lo holds the mass, w ≥ hi does not
 	nlo, nhi := len(w), 0
-	for turn := 0; hi-lo > 1 && nlo-nhi > 1 && held-mass > slack; turn++ {
+	for turn := 0; hi-lo > 1 && nlo-nhi > 1 && held-mass >= slack; turn++ {
 		mid := lo + (hi-lo)/2
 		if turn%2 == 0 { // where a straight line has it, from end to end
 			mid = lo + min(max(uint32(float32(hi-lo)*((held-mass)/(held-over))), 1), hi-lo-1)

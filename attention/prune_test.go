@@ -247,6 +247,14 @@ func TestMassThreshold(t *testing.T) {
 	})
 }
 
+// A weight that is lost in the sum's rounding is not kept: the mass being held exactly is no reason to stop.
+func TestMassThresholdRounding(t *testing.T) {
+	w := []float32{1.1920929e-07, 1, 1}
+	if got, _ := massThreshold(Portable{}, w, 2, 0, w[0]); got != 1 {
+		t.Errorf("threshold %v of %v for a mass of 2: expected 1", got, w)
+	}
+}
+
 func TestTopK(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		logits := scores(t, 1, 300)
