@@ -228,7 +228,7 @@ func (m *Model) Context() int { return m.eng.Context() }
 
 // Room is how many texts of so many tokens the device has room for beside the weights, with what all specs of the model keep of them; 0: unknown.
 func (m *Model) Room(tokens int) int {
-	return m.eng.Room() / ((tokens + attention.BlockTokens - 1) / attention.BlockTokens)
+	return m.eng.Room() / attention.BlocksOf(tokens)
 }
 
 // Device describes what the model runs on.

@@ -10,6 +10,9 @@ const (
 	BlockTokens = PageTokens * BlockPages
 )
 
+// BlocksOf is how many blocks hold so many tokens.
+func BlocksOf(tokens int) int { return (tokens + BlockTokens - 1) / BlockTokens }
+
 // Head is one KV head of one layer of one sequence: its tokens in order, and the planes kept beside them. It is a view of memory that the cache owns:
 // valid until the sequence next grows, forks or is released. Keys are post-RoPE.
 type Head struct {
@@ -44,7 +47,7 @@ func (h *Head) Plane(p, b int) []byte {
 }
 
 // Blocks is the number of blocks that hold the head's tokens.
-func (h *Head) Blocks() int { return (h.N + BlockTokens - 1) / BlockTokens }
+func (h *Head) Blocks() int { return BlocksOf(h.N) }
 
 // Pages is the number of pages of PageTokens that hold the head's tokens.
 func (h *Head) Pages() int { return (h.N + PageTokens - 1) / PageTokens }

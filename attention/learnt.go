@@ -68,7 +68,7 @@ func (l *learnt[P, C]) Truncate(n int) {
 			*h = learntHead[P, C]{}
 		case n < h.n:
 			h.n = n
-			h.blocks = h.blocks[:(n+BlockTokens-1)/BlockTokens]
+			h.blocks = h.blocks[:BlocksOf(n)]
 		}
 	}
 }

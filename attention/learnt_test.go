@@ -33,7 +33,7 @@ func newDecoder(p *Pipeline, q []float32) *decoder {
 // fill sets the sequence to the first n of the given tokens, planes made anew.
 func (d *decoder) fill(k, v []uint16, n int) {
 	h := &d.head
-	blocks := (n + BlockTokens - 1) / BlockTokens
+	blocks := BlocksOf(n)
 	h.N, h.Table = n, h.Table[:0]
 	h.K, h.V = make([]uint16, blocks*BlockTokens*decoderDim), make([]uint16, blocks*BlockTokens*decoderDim)
 	copy(h.K, k[:n*decoderDim])

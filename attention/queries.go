@@ -44,7 +44,7 @@ func (r *recentQueries) fork() recentQueries {
 // addWeights adds to sum[i] the attention weight of token i, exact and summed over the group, of the queries q of the n-th token: over the first n. It returns its scratch.
 func addWeights(sum []float32, h *Head, k Kernels, q []float32, group, n int, scratch []float32) []float32 {
 	scratch = grow(scratch, group*n)
-	for b := range (n + BlockTokens - 1) / BlockTokens {
+	for b := range BlocksOf(n) {
 		at := b * BlockTokens
 		k.Dot(scratch[at:], n, q, group, h.Dim, h.Keys(b), consecutive[:min(BlockTokens, n-at)])
 	}

@@ -49,7 +49,7 @@ func init() {
 func (s doubleSparsity) Planes() []Plane { return s.planes }
 
 // Scores implements Selector. Labels are scored in whole blocks.
-func (doubleSparsity) Scores(n int) int { return (n + BlockTokens - 1) / BlockTokens * BlockTokens }
+func (doubleSparsity) Scores(n int) int { return BlocksOf(n) * BlockTokens }
 
 // Fits implements Fitted.
 func (s doubleSparsity) Fits(shape Shape) error {

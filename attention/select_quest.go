@@ -81,7 +81,7 @@ func (s quest) Scores(n int) int {
 	if want, all := s.pages(n); want == all {
 		return 0
 	}
-	return (n + BlockTokens - 1) / BlockTokens * (BlockTokens / s.page)
+	return BlocksOf(n) * (BlockTokens / s.page)
 }
 
 // Scan implements Selector.

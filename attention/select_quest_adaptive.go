@@ -48,7 +48,7 @@ func (s *adaptiveState) Fork() State { return &adaptiveState{s.kvHeads, slices.C
 func (s *adaptiveState) Truncate(int) {}
 
 // Scores implements Selector: how many pages a head will want is not known before.
-func (s adaptive) Scores(n int) int { return (n + BlockTokens - 1) / BlockTokens * BlockPages }
+func (s adaptive) Scores(n int) int { return BlocksOf(n) * BlockPages }
 
 func (s adaptive) head(w *Work) *adaptiveHead {
 	st := w.State().(*adaptiveState)

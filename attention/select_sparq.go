@@ -30,7 +30,7 @@ func init() {
 func (sparq) Planes() []Plane { return sparqPlanes }
 
 // Scores implements Selector. Channels are added up in whole blocks.
-func (sparq) Scores(n int) int { return (n + BlockTokens - 1) / BlockTokens * BlockTokens }
+func (sparq) Scores(n int) int { return BlocksOf(n) * BlockTokens }
 
 // PerToken implements Coster: the channels of one query head; those of a group differ.
 func (s sparq) PerToken(dim int) (stores, reads float64) {

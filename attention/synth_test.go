@@ -76,7 +76,7 @@ const nan16 = 0x7e00
 
 // place lays the text out as a cache does: blocks scattered over slabs that hold others too, planes brought up to date chunk by chunk.
 func (x *text) place(rng *rand.Rand, planes []Plane) (Head, []string) {
-	used := (x.n + BlockTokens - 1) / BlockTokens
+	used := BlocksOf(x.n)
 	all := used + rng.IntN(4)
 	h := Head{Dim: x.dim, N: x.n}
 	for _, b := range rng.Perm(all)[:used] {

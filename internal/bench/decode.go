@@ -64,7 +64,7 @@ func (d *Decode) Options(o twilight.Options) twilight.Options {
 	o.Context = max(o.Context, slices.Max(d.Depths)+turn(d.Steps, o.Sequences)+warmSteps)
 	o.Spare = o.Sequences * StepBlocks(d.Steps, o.Sequences)
 	for _, n := range d.lengths(slices.Max(d.Depths))[1:] { // copies, of which not all are that long
-		o.Spare += blocksOf(n) - blocksOf(o.Context)
+		o.Spare += attention.BlocksOf(n) - attention.BlocksOf(o.Context)
 	}
 	return o
 }
@@ -77,8 +77,6 @@ func (d *Decode) lengths(depth int) []int {
 	}
 	return out
 }
-
-func blocksOf(tokens int) int { return (tokens + attention.BlockTokens - 1) / attention.BlockTokens }
 
 // Run measures, with a model opened by Options.
 func (d *Decode) Run(ctx context.Context, m *twilight.Model) error {

@@ -130,7 +130,7 @@ type gpuPoint struct {
 // point makes one that has at least batch sequences.
 func (r *gpuRun) point(l *lineup, view string, n, batch int) (_ *gpuPoint, err error) {
 	p := &gpuPoint{gpuRun: r, view: view, n: n, line: l, known: map[[2]int]*exactHead{}}
-	each := (n + attention.BlockTokens - 1) / attention.BlockTokens
+	each := attention.BlocksOf(n)
 	perSequence := n * l.kvHeads * l.dim() * 4
 	p.sequences = max(batch, (r.pace.rotation*r.dev.L2Bytes+perSequence-1)/perSequence)
 	s := cuda.Shape{Dim: l.dim(), KVHeads: l.kvHeads, Group: l.group, Batch: p.sequences, Blocks: each * p.sequences, Tokens: n}

@@ -85,7 +85,7 @@ func (o *observer) sample(ob *attention.Observation, h *head, n, p int) {
 	for i := range at {
 		at[i] = int32(i)
 	}
-	for b := range (tokens + attention.BlockTokens - 1) / attention.BlockTokens {
+	for b := range attention.BlocksOf(tokens) {
 		first := b * attention.BlockTokens
 		ob.Kern.Dot(h.weights[first:], tokens, ob.Q[(p-ob.First)*ob.Stride:], o.Group, o.Dim, ob.Head.Keys(b), at[:min(attention.BlockTokens, tokens-first)])
 	}

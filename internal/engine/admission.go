@@ -21,7 +21,7 @@ func (s *Scheduler) join() {
 			return
 		}
 		others := len(s.reading) + len(s.writing)
-		fits := s.room(blocksOf(len(t.tokens)) - n/attention.BlockTokens + others)
+		fits := s.room(attention.BlocksOf(len(t.tokens)) - n/attention.BlockTokens + others)
 		if !fits && others > 0 {
 			return
 		}
@@ -61,7 +61,7 @@ func (s *Scheduler) room(blocks int) bool {
 // full is the error of a text for whose tokens there are no blocks, though it is alone.
 func (s *Scheduler) full(t *job) error {
 	free, all := s.eng.cache.Free()
-	return fmt.Errorf("engine: a text of %d tokens needs %d blocks of %d tokens, the cache has %d, of which %d are free: %w", len(t.tokens), blocksOf(len(t.tokens)), attention.BlockTokens, all, free, kvcache.ErrFull)
+	return fmt.Errorf("engine: a text of %d tokens needs %d blocks of %d tokens, the cache has %d, of which %d are free: %w", len(t.tokens), attention.BlocksOf(len(t.tokens)), attention.BlockTokens, all, free, kvcache.ErrFull)
 }
 
 func (s *Scheduler) evict() {

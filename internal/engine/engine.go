@@ -50,7 +50,7 @@ func New(m *model.Model, c Config) (*Engine, error) {
 	if c.Context == 0 {
 		c.Context = m.Context
 	}
-	blocks := blocksOf(c.Context)*max(c.Sequences, 1) + c.Spare
+	blocks := attention.BlocksOf(c.Context)*max(c.Sequences, 1) + c.Spare
 	if c.Context < 1 || c.Sequences < 0 || blocks < 1 {
 		return nil, fmt.Errorf("engine: a context of %d tokens for %d sequences, %d blocks: expected at least 1", c.Context, c.Sequences, blocks)
 	}
@@ -63,9 +63,9 @@ func New(m *model.Model, c Config) (*Engine, error) {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
 	if c.Fit {
-		if blocks = min(blocks, room.Blocks()); blocks < blocksOf(c.Context) {
+		if blocks = min(blocks, room.Blocks()); blocks < attention.BlocksOf(c.Context) {
 			return nil, fmt.Errorf("engine: a text of %d tokens needs a cache of %d blocks of %d tokens: there is room for %d (%d MiB are free, a step takes %d and a block %.1f)",
-				c.Context, blocksOf(c.Context), attention.BlockTokens, blocks, room.Free>>20, room.Step>>20, float64(room.Block)/(1<<20))
+				c.Context, attention.BlocksOf(c.Context), attention.BlockTokens, blocks, room.Free>>20, room.Step>>20, float64(room.Block)/(1<<20))
 		}
 	}
 	cache, err := m.Device().Cache(shape, blocks, planes)

@@ -89,8 +89,8 @@ func (s *Scheduler) ask(r *Request, p *attention.Pipeline) (*job, error) {
 	if i := slices.IndexFunc(r.Prompt, func(id int32) bool { return id < 0 || int(id) >= s.eng.model.Vocab }); i >= 0 {
 		return nil, fmt.Errorf("engine: token %d of the prompt is %d: expected 0 to %d", i, r.Prompt[i], s.eng.model.Vocab-1)
 	}
-	if _, all := s.eng.cache.Free(); blocksOf(n) > all {
-		return nil, fmt.Errorf("engine: a prompt of %d tokens needs %d blocks of %d tokens, the cache has %d: %w", n, blocksOf(n), attention.BlockTokens, all, kvcache.ErrFull)
+	if _, all := s.eng.cache.Free(); attention.BlocksOf(n) > all {
+		return nil, fmt.Errorf("engine: a prompt of %d tokens needs %d blocks of %d tokens, the cache has %d: %w", n, attention.BlocksOf(n), attention.BlockTokens, all, kvcache.ErrFull)
 	}
 	most := s.eng.ctx - n + 1
 	if r.MaxTokens > 0 {
@@ -171,7 +171,7 @@ func (s *Scheduler) finish(t *job, why Reason, err error) {
 	if t.s != nil {
 		t.res.Attention = t.s.Summary()
 		t.res.Exact, t.res.Planes = t.s.CacheBytes()
-		if t.s.Truncate(blocksOf(t.prompt) * attention.BlockTokens); err != nil || t.pipe.Remembers() {
+		if t.s.Truncate(attention.BlocksOf(t.prompt) * attention.BlockTokens); err != nil || t.pipe.Remembers() {
 			t.s.Close()
 		} else if s.idle = append(s.idle, t); len(s.idle) > s.eng.sequences {
 			s.evict()
@@ -179,5 +179,3 @@ func (s *Scheduler) finish(t *job, why Reason, err error) {
 	}
 	close(t.out)
 }
-
-func blocksOf(tokens int) int { return (tokens + attention.BlockTokens - 1) / attention.BlockTokens }

@@ -55,7 +55,7 @@ func Plan(d device.Device, h *model.Hyper, weights int64, c Config) (texts int, 
 	if err != nil {
 		return 0, 0, 0, err
 	}
-	each := blocksOf(c.Context)
+	each := attention.BlocksOf(c.Context)
 	for range 4 { // the more texts there are, the more does their step take
 		r, err := d.Room(shape, planes)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/device"
 	"github.com/twilight-go/twilight/internal/model"
 	"github.com/twilight-go/twilight/tokenizer"
@@ -182,7 +183,7 @@ func (s *Scheduler) schedule() {
 	}
 	s.wrote = true
 	for _, t := range s.writing {
-		for !t.gone && !(s.room(blocksOf(t.s.Len()+1)-len(t.s.seq.Table())) && t.s.seq.Reserve(1) == nil) {
+		for !t.gone && !(s.room(attention.BlocksOf(t.s.Len()+1)-len(t.s.seq.Table())) && t.s.seq.Reserve(1) == nil) {
 			s.preempt(t)
 		}
 	}

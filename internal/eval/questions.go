@@ -78,7 +78,7 @@ func (q *Questions) PromptOptions(o twilight.Options) twilight.Options {
 func (q *Questions) together() int { return max(q.Together, 1) }
 
 // forkBlocks is how many blocks of its own an answer of that many tokens needs: a copy of the one that the prompt ends in, and those behind it.
-func forkBlocks(tokens int) int { return 1 + (tokens+attention.BlockTokens-1)/attention.BlockTokens }
+func forkBlocks(tokens int) int { return 1 + attention.BlocksOf(tokens) }
 
 // spare is the blocks that forks have: of short answers to all specs at once, or of the longest to one.
 func (q *Questions) spare() int {

@@ -53,9 +53,9 @@ func (t *Texts) Options(o twilight.Options) (twilight.Options, error) {
 		}
 		o.Context = max(o.Context, h.Tokens)
 	}
-	blocks := (t.Score+attention.BlockTokens-1)/attention.BlockTokens + 2 // a fork's own: what it scores, across block ends, and a copy of the block it starts in
+	blocks := attention.BlocksOf(t.Score) + 2 // a fork's own: what it scores, across block ends, and a copy of the block it starts in
 	if t.Time > 0 {
-		blocks += (t.Time+attention.BlockTokens-1)/attention.BlockTokens + 2 // steps are timed on forks of their own while the scored ones live
+		blocks += attention.BlocksOf(t.Time) + 2 // steps are timed on forks of their own while the scored ones live
 	}
 	o.Spare = (together + 1) * blocks
 	return o, nil

@@ -117,7 +117,7 @@ func (s *Sequence) Table() []int32 { return s.table }
 // Reserve makes room for n more tokens: takes the blocks, and copies the last one if it is partly filled and shared with a fork. After it the next n tokens may be
 // written at positions Len()…; ErrFull, with both numbers, if the pool has too few blocks, and then the sequence is as before.
 func (s *Sequence) Reserve(n int) error {
-	need := (s.n + n + attention.BlockTokens - 1) / attention.BlockTokens
+	need := attention.BlocksOf(s.n + n)
 	had := len(s.table)
 	var replaced int32 = -1
 	if i, tail := s.n/attention.BlockTokens, s.n%attention.BlockTokens; n > 0 && tail > 0 {
@@ -162,7 +162,7 @@ func (s *Sequence) full(n, need int) error {
 
 // Advance says that the n tokens reserved last were written in every layer.
 func (s *Sequence) Advance(n int) {
-	s.pool.check((s.n+n+attention.BlockTokens-1)/attention.BlockTokens <= len(s.table), "advance by %d beyond the reserved blocks", n)
+	s.pool.check(attention.BlocksOf(s.n+n) <= len(s.table), "advance by %d beyond the reserved blocks", n)
 	s.n += n
 }
 
@@ -177,7 +177,7 @@ func (s *Sequence) Truncate(n int) {
 func (s *Sequence) Abandon() { s.cut(s.n) }
 
 func (s *Sequence) cut(n int) {
-	keep := (n + attention.BlockTokens - 1) / attention.BlockTokens
+	keep := attention.BlocksOf(n)
 	s.pool.drop(s.table[keep:])
 	s.table = s.table[:keep]
 	s.n, s.stale = n, false
@@ -193,7 +193,7 @@ func (s *Sequence) cut(n int) {
 // Fork makes a sequence of the same tokens that shares every block; whichever of the two next writes into the last block copies it first. Not
 // between a Reserve and its Advance.
 func (s *Sequence) Fork() *Sequence {
-	held := (s.n + attention.BlockTokens - 1) / attention.BlockTokens // what is reserved beyond belongs to s alone
+	held := attention.BlocksOf(s.n) // what is reserved beyond belongs to s alone
 	f := &Sequence{pool: s.pool, table: append([]int32(nil), s.table[:held]...), n: s.n, stale: s.stale, Tokens: append([]int32(nil), s.Tokens...), Memory: s.Memory.Fork(s.n)}
 	s.pool.share(f.table)
 	return f

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/testenv"
 	"github.com/twilight-go/twilight/tokenizer"
 )
@@ -19,8 +20,8 @@ func TestGreedyOfGPU(t *testing.T) {
 				t.Skip("runs a real model twice")
 			}
 			const steps, longest = 64, 1500
-			gpu := load(t, openDevice(t, "cuda"), name, 512, blocksOf(longest+steps))
-			cpu, tok := load(t, openDevice(t, "cpu"), name, 512, blocksOf(longest+steps)), readTokenizer(t, name)
+			gpu := load(t, openDevice(t, "cuda"), name, 512, attention.BlocksOf(longest+steps))
+			cpu, tok := load(t, openDevice(t, "cpu"), name, 512, attention.BlocksOf(longest+steps)), readTokenizer(t, name)
 			var golden llamaGolden
 			readJSON(t, testenv.Shared(t, "golden", name+".json"), &golden)
 			var texts [][]int32

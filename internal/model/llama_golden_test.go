@@ -129,7 +129,7 @@ func goldenRule(t *testing.T, name, at string, text []int32, whose string, want,
 	said := fmt.Sprintf("%s: %d %q, %s %d %q: for %s they are %.3f apart", at, got, tok.Decode([]int32{got}, tokenizer.DecodeOptions{}), whose, want,
 		tok.Decode([]int32{want}, tokenizer.DecodeOptions{}), whose, gap)
 	if gap > nearTie {
-		l := load(t, reference.NewUnrounded(), name, len(text), blocksOf(len(text)))
+		l := load(t, reference.NewUnrounded(), name, len(text), attention.BlocksOf(len(text)))
 		last := l.logProbs(t, text, len(text)-1, device.Prompt)[0]
 		gap = math.Abs(last[want] - last[got])
 		said += fmt.Sprintf(", in float32 %.3f", gap)
@@ -139,8 +139,6 @@ func goldenRule(t *testing.T, name, at string, text []int32, whose string, want,
 		t.Errorf("%s; expected at most %g", said, nearTie)
 	}
 }
-
-func blocksOf(tokens int) int { return (tokens + attention.BlockTokens - 1) / attention.BlockTokens }
 
 // follow reads ids and then one token a step: those of along, or, if that is nil, what it chooses itself. It returns n choices, and for each how far, in log-probability, another token
 // was behind.

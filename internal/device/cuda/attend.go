@@ -121,7 +121,7 @@ func (d *Device) prompt(a *device.Attention, cache *Cache, j int, turn headsPara
 		}
 		e := p
 		e.lens = d.step.view.lens + driver.Ptr((s.Row+s.N-1)*4)
-		if err := o.encode(c, d.stream, &e, 1, blocksOf(s.Pos+s.N)-s.Pos/attention.BlockTokens); err != nil {
+		if err := o.encode(c, d.stream, &e, 1, attention.BlocksOf(s.Pos+s.N)-s.Pos/attention.BlockTokens); err != nil {
 			return err
 		}
 		blocks := o.Blocks

@@ -9,7 +9,7 @@ func (s *Shape) Read(m Mode, n, candidates, exact, coded int) attention.Bytes {
 	if m.Dense {
 		return attention.Bytes{Attend: int64(n * row)}
 	}
-	blocks := (n + attention.BlockTokens - 1) / attention.BlockTokens
+	blocks := attention.BlocksOf(n)
 	ranges := blocks * s.Dim * 4 // of a block's channels: where its codes begin and how far they are apart
 	var b attention.Bytes
 	b.Select = int64(ranges)

@@ -24,7 +24,7 @@ type nearby struct{ k, v, table driver.Ptr } // blocks in order; table: 0, 1, â€
 
 // needs is what a step's rows need.
 func (k *Cache) needs(s *Shape) []need {
-	rows, blocks := k.dev.maxRows, blocksOf(s.Tokens)
+	rows, blocks := k.dev.maxRows, attention.BlocksOf(s.Tokens)
 	list := []need{{&k.lone, 16}, {&k.q, rows * s.KVHeads * s.Group * s.Dim * 2}, {&k.k, rows * s.KVHeads * s.Dim * 2}, {&k.v, rows * s.KVHeads * s.Dim * 2}}
 	if s.Offload {
 		n := blocks * s.blockBytes()
@@ -52,7 +52,7 @@ func (k *Cache) fetch(c *driver.Context, p *params, pos, n, window int) error {
 	if window > 0 {
 		first = max(0, pos+1-window) / attention.BlockTokens
 	}
-	blocks, skip := blocksOf(pos+n)-first, driver.Ptr(first*bytes)
+	blocks, skip := attention.BlocksOf(pos+n)-first, driver.Ptr(first*bytes)
 	table := p.table + driver.Ptr(first*4)
 	if err := errors.Join(lib.pick(c, k.dev.stream, k.near.k+skip, p.k, table, blocks, bytes), lib.pick(c, k.dev.stream, k.near.v+skip, p.v, table, blocks, bytes)); err != nil {
 		return err
@@ -149,6 +149,3 @@ func total(list []need) (n int) {
 }
 
 var _ kvcache.Storage = (*Cache)(nil)
-
-// blocksOf is how many blocks hold n tokens.
-func blocksOf(n int) int { return (n + attention.BlockTokens - 1) / attention.BlockTokens }

@@ -113,7 +113,7 @@ func (s *Shape) check() error {
 // newOperator is New with kernels that are loaded already.
 func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
 	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}, FewUnits: fewUnits, ClusterUnits: clusterUnits}
-	o.stride = (s.Tokens + attention.BlockTokens - 1) / attention.BlockTokens
+	o.stride = attention.BlocksOf(s.Tokens)
 	if err := o.find(c); err != nil {
 		return nil, err
 	}
@@ -242,7 +242,7 @@ func (o *Operator) SetSequences(c *driver.Context, tables [][]int32, lens []int3
 	}
 	flat, all, order := make([]int32, o.Batch*o.stride), make([]int32, o.Batch), make([]int32, o.Batch)
 	for i, t := range tables {
-		blocks := (int(lens[i]) + attention.BlockTokens - 1) / attention.BlockTokens
+		blocks := attention.BlocksOf(int(lens[i]))
 		if lens[i] < 0 || blocks > len(t) || blocks > o.stride {
 			return fmt.Errorf("cuda: sequence %d has %d tokens in %d blocks: expected at most %d tokens", i, lens[i], len(t), min(len(t), o.stride)*attention.BlockTokens)
 		}

@@ -64,7 +64,7 @@ func withRig(t *testing.T, d *driver.Device, s Shape, lens []int32, seed uint64,
 	for _, n := range lens {
 		s.Tokens = max(s.Tokens, int(n)+attention.BlockTokens)
 	}
-	each := (s.Tokens + attention.BlockTokens - 1) / attention.BlockTokens
+	each := attention.BlocksOf(s.Tokens)
 	s.Blocks = each * len(lens)
 	rng := rand.New(rand.NewPCG(seed, 7))
 	err := d.Do(func(c *driver.Context) error {

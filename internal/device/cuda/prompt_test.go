@@ -27,7 +27,7 @@ func (b *bank) promptMemory(rng *rand.Rand, c promptCase) *promptMemory {
 	const spare = 2
 	tokens := c.pos + c.rows
 	m := &promptMemory{}
-	for _, i := range rng.Perm(blocksOf(tokens) + spare)[:blocksOf(tokens)] {
+	for _, i := range rng.Perm(attention.BlocksOf(tokens) + spare)[:attention.BlocksOf(tokens)] {
 		m.table = append(m.table, int32(i))
 	}
 	normal := func(scale float64) uint16 { return tensor.F32ToF16(float32(rng.NormFloat64() * scale)) }

@@ -58,7 +58,7 @@ func (o *Operator) Survivors(c *driver.Context, unit, tokens, batch int) (exact,
 	if err = c.Download(bytesOf(counts), o.p.counts+driver.Ptr(unit*maxRanks*8)); err != nil {
 		return nil, nil, nil, err
 	}
-	blocks := (tokens + attention.BlockTokens - 1) / attention.BlockTokens
+	blocks := attention.BlocksOf(tokens)
 	if counts[0] < 0 { // read whole
 		for t := range tokens {
 			exact, heads = append(exact, int32(t)), append(heads, 0xff)

@@ -85,7 +85,7 @@ func (d *Device) Cache(s kvcache.Shape, blocks int, planes []attention.Plane) (d
 			what, need, free = "this machine", int64(blocks)*r.HostBlock, r.HostFree
 		}
 		return nil, fmt.Errorf("cuda: a cache of %d blocks of %d tokens needs %d MiB on %s, where %d are free: room for %d blocks, which is %d sequences of %d tokens",
-			blocks, attention.BlockTokens, need>>20, what, free>>20, n, n/blocksOf(shape.Tokens), shape.Tokens)
+			blocks, attention.BlockTokens, need>>20, what, free>>20, n, n/attention.BlocksOf(shape.Tokens), shape.Tokens)
 	}
 	k := &Cache{dev: d}
 	err = d.gpu.Do(func(c *driver.Context) (err error) {

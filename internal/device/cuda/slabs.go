@@ -57,7 +57,7 @@ func (s *Shape) items() int { return max(maxItems, 4*s.Batch*s.KVHeads) }
 
 // scratch is what the largest step needs besides.
 func (s *Shape) scratch(p *params) []need {
-	units, blocks := s.Batch*s.KVHeads, blocksOf(s.Tokens)
+	units, blocks := s.Batch*s.KVHeads, attention.BlocksOf(s.Tokens)
 	rows, items, queries := blocks*attention.BlockTokens, s.items(), units*s.Group*s.Dim*2
 	return []need{{&p.table, s.Batch * blocks * 4}, {&p.lens, s.Batch * 4}, {&p.order, s.Batch * 4},
 		{&p.q, queries}, {&p.out, queries}, {&p.bases, units * blocks * maxGroup * 8}, {&p.scores, units * s.padded() * blocks * attention.BlockPages * 4},

@@ -215,7 +215,7 @@ func (d *Device) upload(c *driver.Context, p *device.Plan) error {
 	for i := range p.Segments {
 		seg := &p.Segments[i]
 		table := seg.Seq.Table()
-		if n := blocksOf(seg.Pos + seg.N); n > len(table) || n > stride {
+		if n := attention.BlocksOf(seg.Pos + seg.N); n > len(table) || n > stride {
 			return fmt.Errorf("cuda: sequence %d of a step reaches %d tokens: its table has %d blocks of %d, the cache was made for %d", i, seg.Pos+seg.N, len(table), attention.BlockTokens, stride)
 		}
 		copy(all[6*rows+i*stride:][:stride], table)

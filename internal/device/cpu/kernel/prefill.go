@@ -31,7 +31,7 @@ func (p *Prefill) blocks() (first, end int) {
 	if p.Window > 0 {
 		first = max(0, p.Pos-p.Window+1) / attention.BlockTokens
 	}
-	return first, (p.Pos + p.Rows + attention.BlockTokens - 1) / attention.BlockTokens
+	return first, attention.BlocksOf(p.Pos + p.Rows)
 }
 
 // sight is the range of tokens of block b that row r sees; it is empty where lo ≥ hi.
