@@ -130,7 +130,7 @@ func TestPrompt(t *testing.T) {
 		{dim: 128, heads: 1, kvHeads: 1, rows: 1}, {dim: 128, heads: 1, kvHeads: 1, rows: 129, pos: 600, window: 70}, {dim: 256, heads: 1, kvHeads: 1, first: 3, rows: 70, pos: 250},
 		{dim: 256, heads: 1, kvHeads: 1, rows: 40, pos: 460, window: 200}, {dim: 64, heads: 1, kvHeads: 1, rows: 150, pos: 1, window: 64},
 	}
-	if !emulated {
+	if !quick {
 		for _, dim := range []int{64, 128, 256} {
 			for _, pos := range []int{0, 8000, 30011} {
 				cases = append(cases, promptCase{dim: dim, heads: 4, kvHeads: 2, rows: 1500, pos: pos}, promptCase{dim: dim, heads: 4, kvHeads: 1, rows: 333, pos: pos, window: 512})
