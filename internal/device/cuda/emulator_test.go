@@ -48,7 +48,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func gpu(t *testing.T) *driver.Device {
+// gpu opens the GPU or the emulator until the test ends.
+func gpu(t testing.TB) *driver.Device {
 	t.Helper()
 	o := driver.Options{}
 	if emulated {
@@ -62,6 +63,15 @@ func gpu(t *testing.T) *driver.Device {
 	return d
 }
 
+// measuredGPU is gpu for a benchmark, which the emulator has nothing to say about.
+func measuredGPU(b *testing.B) *driver.Device {
+	b.Helper()
+	if emulated {
+		b.Skip("no GPU")
+	}
+	return gpu(b)
+}
+
 var built struct {
 	sync.Once
 	dir, library string
@@ -69,7 +79,7 @@ var built struct {
 }
 
 // emulatorLibrary builds the library that stands in for the driver, once. TestMain removes it.
-func emulatorLibrary(t *testing.T) string {
+func emulatorLibrary(t testing.TB) string {
 	t.Helper()
 	built.Do(func() {
 		if built.dir, built.err = os.MkdirTemp("", "emulator"); built.err == nil {

@@ -163,14 +163,7 @@ var benchAll = flag.Bool("all", false, "BenchmarkPrompt and BenchmarkLinear meas
 
 // BenchmarkPrompt measures a prompt's attention on a GPU: µs and floating-point operations a second.
 func BenchmarkPrompt(b *testing.B) {
-	if emulated {
-		b.Skip("no GPU")
-	}
-	dev, err := driver.Open(driver.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer dev.Close() //nolint:errcheck // the process ends
+	dev := measuredGPU(b)
 	for _, model := range []promptCase{{dim: 64, heads: 9, kvHeads: 3}, {dim: 64, heads: 14, kvHeads: 2}, {dim: 128, heads: 12, kvHeads: 2}, {dim: 256, heads: 4, kvHeads: 1}} {
 		for _, rows := range []int{512, 2048, 4096} {
 			for _, pos := range []int{0, 8192, 28672} {
