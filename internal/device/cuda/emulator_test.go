@@ -34,6 +34,8 @@ func TestMain(m *testing.M) {
 			shapes = append(shapes, Shape{Dim: 64, KVHeads: 2, Group: 2, TokenCodes: true}, Shape{Dim: 128, KVHeads: 1, Group: 6, TokenCodes: true})
 		} else if testing.Short() {
 			shapes = shapes[1:3]
+		}
+		if testing.Short() {
 			for _, name := range []string{"paper_all_pages", "shared_pages", "twilight_per_page"} {
 				delete(modes, name)
 			}

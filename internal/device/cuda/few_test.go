@@ -35,14 +35,12 @@ func TestRanks(t *testing.T) {
 	}
 	withRig(t, gpu(t), Shape{Dim: 64, KVHeads: 1, Group: 3, TokenCodes: true}, []int32{777}, 9, func(r *rig) {
 		for ranks := 1; ranks <= maxRanks; ranks *= 2 {
-			for _, name := range []string{"twilight", "paper"} {
-				m := modes[name]
-				m.DenseBelow = 1
-				r.o.SelectRanks, r.o.FewUnits = ranks, 0
-				r.compareSparse(fmt.Sprintf("%s by %d", name, ranks), r.run(m), m)
-				if r.o.FewUnits = 64; r.o.few(1) > 0 {
-					r.compareFew(fmt.Sprintf("%s by %d", name, ranks), m)
-				}
+			m, name := modes["twilight"], fmt.Sprintf("by %d", ranks)
+			m.DenseBelow = 1
+			r.o.SelectRanks, r.o.FewUnits = ranks, 0
+			r.compareSparse(name, r.run(m), m)
+			if r.o.FewUnits = 64; r.o.few(1) > 0 {
+				r.compareFew(name, m)
 			}
 		}
 	})
