@@ -136,7 +136,7 @@ func (p *gpuPoint) account(r *AttentionRow, m cuda.Mode) error {
 			continue
 		}
 		seen++
-		pages, err := o.Candidates(p.c, u, p.line.length(u/o.KVHeads))
+		pages, err := o.Candidates(p.c, u, p.line.length(u/o.KVHeads), r.Batch)
 		if err != nil {
 			return err
 		}

@@ -35,27 +35,30 @@ func (o *Operator) clusterLaunch(units, parts, ranks int, s driver.Stream) drive
 	return driver.Launch{Grid: [3]int{units * parts * ranks}, Block: 32 * warps, Shared: shared, Stream: s, Cluster: ranks, Early: true}
 }
 
-// findFew readies the kernels for few units. A cluster stands within one of the device's groups of multiprocessors, whose sizes differ: the driver knows how many find room.
-func (o *Operator) findFew(c *driver.Context) error {
-	few, cluster := o.lib.fn[o.kernel["few"]], o.lib.fn[o.kernel["cluster"]]
+// selectLaunch is the launch of select.
+func (o *Operator) selectLaunch(units, ranks int, s driver.Stream) driver.Launch {
+	threads := o.threads(units * ranks)
+	return driver.Launch{Grid: [3]int{units * ranks}, Block: threads, Shared: o.rings(threads), Stream: s, Cluster: ranks, Early: true}
+}
+
+// findRooms readies the kernels whose thread blocks share a unit. A cluster stands within one of the device's groups of multiprocessors, whose sizes differ: the driver knows how many find room.
+func (o *Operator) findRooms(c *driver.Context) error {
 	_, rings := o.clusterRings()
-	if err := errors.Join(c.SetAttr(few, driver.FuncMaxDynamicShared, sharedRoom), c.SetAttr(cluster, driver.FuncMaxDynamicShared, rings)); err != nil {
+	if err := errors.Join(c.SetAttr(o.lib.fn[o.kernel["few"]], driver.FuncMaxDynamicShared, sharedRoom), c.SetAttr(o.lib.fn[o.kernel["cluster"]], driver.FuncMaxDynamicShared, rings)); err != nil {
 		return err
 	}
-	for r := 2; r <= maxRanks; r *= 2 {
-		l := o.clusterLaunch(1, 1, r, 0)
-		l.Function, l.Early = cluster, false
-		n, err := c.Clusters(&l)
-		if err != nil {
-			return err
-		}
-		o.rooms[1][r] = n
-		if l = o.fewLaunch(1, r, 0); l.Shared > sharedRoom {
-			continue
-		}
-		l.Function, l.Early = few, false
-		if o.rooms[0][r], err = c.Clusters(&l); err != nil {
-			return err
+	o.rooms = map[string]*[maxRanks + 1]int{"few": {}, "cluster": {}, "select": {}}
+	for r := 2; r <= maxRanks; r++ {
+		for name, l := range map[string]driver.Launch{"few": o.fewLaunch(1, r, 0), "cluster": o.clusterLaunch(1, 1, r, 0), "select": o.selectLaunch(1, r, 0)} {
+			if name == "few" && l.Shared > sharedRoom {
+				continue
+			}
+			l.Function, l.Early = o.lib.fn[o.kernel[name]], false
+			n, err := c.Clusters(&l)
+			if err != nil {
+				return err
+			}
+			o.rooms[name][r] = n
 		}
 	}
 	return nil
@@ -73,10 +76,8 @@ func (o *Operator) few(units int) int {
 		}
 		return r
 	}
-	for r := 8; r > 1; r /= 2 {
-		if units <= o.rooms[0][r] {
-			return r
-		}
+	if r := o.fitting("few", units); r > 1 {
+		return r
 	}
 	return 0
 }
@@ -100,8 +101,8 @@ func (o *Operator) clusters(units int) (ranks, parts int) {
 		return 0, 0
 	}
 	used := 0
-	for r := 8; r > 1; r /= 2 {
-		if n := min(o.rooms[1][r]/units, maxRanks); n*r*units > used+used/8 {
+	for r := maxRanks; r > 1; r-- {
+		if n := min(o.rooms["cluster"][r]/units, maxRanks); n*r*units > used+used/8 {
 			ranks, parts, used = r, n, n*r*units
 		}
 	}

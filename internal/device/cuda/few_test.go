@@ -18,8 +18,11 @@ func TestFewUnits(t *testing.T) {
 					if units := len(lens) * s.KVHeads; r.o.few(units) == 0 {
 						t.Fatalf("%d units are not few", units)
 					}
+					ranks := []int{2, 3, 5, 6, 7, 8}
 					for name, m := range modes {
 						m.DenseBelow = 20 // the shortest are read whole
+						r.o.SelectRanks = ranks[0]
+						ranks = append(ranks[1:], ranks[0])
 						r.compareFew(name, m)
 					}
 				})

@@ -72,7 +72,7 @@ type Operator struct {
 	SelectThreads, SelectRanks int
 	// FewUnits and ClusterUnits are how many units (KV heads of a step's sequences) sparse and dense steps may have to be done by the kernels for few.
 	FewUnits, ClusterUnits int
-	rooms                  [2][maxRanks + 1]int // clusters that the device holds at once, of few and of cluster, by their thread blocks
+	rooms                  map[string]*[maxRanks + 1]int // clusters of few, cluster and select that the device holds at once, by their thread blocks
 	p                      params
 	stride                 int
 	lens                   []int32 // as SetSequences was told
@@ -165,7 +165,7 @@ func (o *Operator) find(c *driver.Context) error {
 				return err
 			}
 		}
-		if err := o.findFew(c); err != nil {
+		if err := o.findRooms(c); err != nil {
 			return err
 		}
 	}
@@ -423,22 +423,24 @@ func (o *Operator) crossover(m Mode, units int) int {
 	return int(n)
 }
 
-// ranks is how many thread blocks share a unit in select: as many as leave a multiprocessor each. Larger clusters wait for room side by side and for each other.
+// ranks is how many thread blocks share a unit in a sparse step: as many as find room for all units at once, or the last would run alone.
 func (o *Operator) ranks(batch int) int {
-	n, units, room := 1, batch*o.KVHeads, o.lib.dev.Multiprocessor
+	units := batch * o.KVHeads
 	if few := o.few(units); few > 0 {
 		return few
 	}
 	if o.SelectRanks != 0 && o.lib.hopper {
 		return o.SelectRanks
 	}
-	if !o.lib.hopper || units > room {
-		return 1
+	return o.fitting("select", units)
+}
+
+// fitting is how many thread blocks a cluster of a kernel may have such that so many find room at once; 1: they find none.
+func (o *Operator) fitting(name string, clusters int) int {
+	r := maxRanks
+	for ; r > 1 && (o.rooms[name] == nil || clusters > o.rooms[name][r]); r-- {
 	}
-	for n < maxRanks && 2*n*units <= room {
-		n *= 2
-	}
-	return n
+	return r
 }
 
 // maxThreads is the size of the largest thread block of select.
@@ -471,8 +473,7 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 		p.denseBelow = int32(m.MinContext)
 	}
 	ranks := int(p.ranks)
-	threads := o.threads(units * ranks)
-	l, name := driver.Launch{Grid: [3]int{units * ranks}, Block: threads, Shared: o.rings(threads), Stream: s, Cluster: ranks, Early: true}, "select"
+	l, name := o.selectLaunch(units, ranks, s), "select"
 	if o.few(units) > 0 {
 		l, name = o.fewLaunch(units, ranks, s), "few"
 	}

@@ -59,8 +59,9 @@ func (r *rig) compareSparse(name string, out []float32, m Mode) {
 		x := &units[u]
 		x.exact, x.others, x.heads, err = o.Survivors(r.c, u, h.n, len(r.lens))
 		r.must(err)
-		x.logits = download[int16](r, o.p.logits+driver.Ptr(u*cap*gp*2), h.n*gp)
-		x.pages, err = o.Candidates(r.c, u, h.n)
+		blocks := attention.BlocksOf(h.n)
+		x.logits = inOrder(download[int16](r, o.p.logits+driver.Ptr(u*cap*gp*2), blocks*attention.BlockTokens*gp), blocks, o.ranks(len(r.lens)), attention.BlockTokens*gp)[:h.n*gp]
+		x.pages, err = o.Candidates(r.c, u, h.n, len(r.lens))
 		r.must(err)
 		x.reference = download[float32](r, o.p.reference+driver.Ptr(u*maxGroup*4), maxGroup)
 	}
@@ -256,7 +257,7 @@ func TestBlocksFirst(t *testing.T) {
 			r.o.SelectRanks, r.o.SelectThreads, r.o.FewUnits = 1, 0, 0
 			r.compareSparse("blocks first", r.run(m), m)
 			h := r.heads[0]
-			pages, err := r.o.Candidates(r.c, 0, h.n)
+			pages, err := r.o.Candidates(r.c, 0, h.n, 1)
 			r.must(err)
 			newest, slack := (h.n-1)/attention.PageTokens, 0.0
 			// distances is how far blocks, or the pages of some, lie below the best for the head to which they matter most.

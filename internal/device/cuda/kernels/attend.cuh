@@ -17,17 +17,18 @@ template <int D, int GP> struct CodedSlot {
 struct Places {
   const u32 *list;  // the first entry; null: entry i is token i, of all heads
   const int *table;
-  int step, to, kvHeads, head, lane;  // step: from entry to entry
+  int stride, step, to, kvHeads, head, lane;  // from block to block of the table, and from entry to entry
   int first;                          // of those held
   u32 entry = 0, row = 0, entryAhead = 0, entryBeyond = 0;
   int blockAhead = 0;
-  __device__ Places(const u32 *list, int step, int from, int to, const int *table, int kvHeads, int head, int lane)
-      : list(list), table(table), step(step), to(to), kvHeads(kvHeads), head(head), lane(lane), first(from - 96) {
+  template <typename Range>
+  __device__ Places(const u32 *list, int step, int from, int to, const Range &r, int kvHeads, int head, int lane)
+      : list(list), table(r.table), stride(r.step), step(step), to(to), kvHeads(kvHeads), head(head), lane(lane), first(from - 96) {
     turn(), turn(), turn();
   }
   __device__ void turn() {
     entry = entryAhead, row = ((u32)blockAhead * kvHeads + head) * BLOCK + (entry & 0xffffff) % BLOCK;
-    entryAhead = entryBeyond, blockAhead = table[(entryAhead & 0xffffff) / BLOCK];
+    entryAhead = entryBeyond, blockAhead = table[(entryAhead & 0xffffff) / BLOCK * stride];
     const int i = min(first + 96 + lane, to - 1);  // beyond the end the last one again, whose rows are finite
     entryBeyond = list == nullptr ? (u32)i | 0xffu << 24 : list[(long long)i * step];
     first += 32;
@@ -60,7 +61,7 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
   float2 mass = make_float2(0, 0);
   if (from >= to) return mass;
   const int lane = u.lane, j = lane % 4, head = lane / 4;
-  Places at(list, -1, from, to, r.table, p.kvHeads, u.head, lane);
+  Places at(list, -1, from, to, r, p.kvHeads, u.head, lane);
   auto ask = [&](int i, Slot &x) {
     if (i < to) {
       at.seek(i);
@@ -146,7 +147,7 @@ __device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemo
   if (from >= to) return;
   const int lane = u.lane, j = lane % 4, head = lane / 4;
   auto *const keys = memory.exact.k, *const values = APART ? memory.exact.v : memory.exact.k;
-  Places at(list, 1, from, to, r.table, p.kvHeads, u.head, lane);
+  Places at(list, 1, from, to, r, p.kvHeads, u.head, lane);
   auto ask = [&](int i, const __half *rows, bool ofKeys) {
     if (i < to) {
       at.seek(i);

@@ -13,14 +13,14 @@ struct ClusterJoin {
 };
 
 // join_unit makes a unit's output of what the warps of its ranks have summed, through `sums` in shared memory, [HEADS][D] at every multiple of `stride`; each rank its share of it, which the
-// others bring to `shares`, [HEADS·D] of shared memory. If several clusters have `parts` of a unit, the last of each rank's joins those. With `tail` it adds what is not held: weigh(g) is the mass of the rank's candidates and what survivors hold of it, known
+// others bring to `shares`, [HEADS·D + RANKS] of shared memory. If several clusters have `parts` of a unit, the last of each rank's joins those. With `tail` it adds what is not held: weigh(g) is the mass of the rank's candidates and what survivors hold of it, known
 // once all warps have come here. All ranks must have begun.
 template <int D, int GP, typename Weigh>
 __device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, int stride, float *shares, const Params &p, const Rank<GP> &u, int n, int parts, bool tail, Weigh weigh) {
   const int all = u.G * D;
   run.leave(sh.top[u.warp], sh.weight[u.warp], (float(*)[D])(sums + u.warp * stride), u.lane);
   // The rank's share of the output, and what the tail adds there.
-  const int own = all / u.ranks, first = own * u.rank;
+  const int each = (all + u.ranks - 1) / u.ranks, first = each * u.rank, own = max(min(each, all - first), 0);
   const float *const mean = p.valueSum + (((size_t)p.table[u.sequence * p.tableStride + (n - 1) / BLOCK] * p.kvHeads + u.head) * 2 + 1) * D;
   const float channel = tail ? mean[(first + threadIdx.x) % D] : 0;
   __syncthreads();
@@ -63,7 +63,7 @@ __device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, 
     float top = NOTHING, sum = 0;
     for (int w = 0; w < u.warps; w++) top = fmaxf(top, sh.top[w][g]);
     for (int w = 0; w < u.warps; w++) sum += power(sh.top[w][g] - top) * sums[w * stride + i];
-    poke(&shares[u.rank * own + i % own], i / own, __float_as_int(sum));
+    poke(&shares[u.rank * each + i % each], i / each, __float_as_int(sum));
   }
   u.sync();
   for (int g = u.warp; g < u.G; g += u.warps) {
@@ -82,7 +82,7 @@ __device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, 
   for (int i = threadIdx.x; i < own; i += blockDim.x) {
     const int g = (first + i) / D;
     float y = 0;
-    for (int k = 0; k < u.ranks; k++) y += shares[k * own + i] * sh.share[g][k];
+    for (int k = 0; k < u.ranks; k++) y += shares[k * each + i] * sh.share[g][k];
     if (parts > 1) p.partial[((size_t)u.unit * p.maxParts + u.part) * HEADS * D + first + i] = y;
     else store(i, y, sh.held[g]);
   }
@@ -130,7 +130,7 @@ template <int D> __device__ void whole_unit(const Params &p) {
   typedef ClusterRing<D> Rings;
   struct Shared {
     ClusterJoin join;
-    float shares[HEADS * D];
+    float shares[HEADS * D + RANKS];
   };
   SHARED_MEMORY(Shared, sh);
   DYNAMIC_MEMORY(memory);
