@@ -128,10 +128,13 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
     mma(low, lows[0], 0, lows[1], 0, w[0], w[1]);
   }
 #pragma unroll
-  for (int i = 0; i < D / 16; i++) {
-    const float a = __shfl_sync(~0u, low[0], i / 2 * 4 + j), b = __shfl_sync(~0u, low[1], i / 2 * 4 + j);
-    run.sums[i][0] = run.sums[i][0] * 16777216.0f + a, run.sums[i][1] = run.sums[i][1] * 16777216.0f + b;
-    run.sums[i][2] = run.sums[i][2] * 1048576.0f + a, run.sums[i][3] = run.sums[i][3] * 1048576.0f + b;
+  for (int group = 0; group < D / 32; group++) {
+    const float a = __shfl_sync(~0u, low[0], group * 4 + j), b = __shfl_sync(~0u, low[1], group * 4 + j);
+#pragma unroll
+    for (int i = 2 * group; i < 2 * group + 2; i++) {
+      run.sums[i][0] = run.sums[i][0] * 16777216.0f + a, run.sums[i][1] = run.sums[i][1] * 16777216.0f + b;
+      run.sums[i][2] = run.sums[i][2] * 1048576.0f + a, run.sums[i][3] = run.sums[i][3] * 1048576.0f + b;
+    }
   }
   wait_copies<0>();
   __syncwarp();
@@ -163,35 +166,39 @@ __device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemo
   };
   u32 q[D / 8];
   Rows::channels(q, head < u.G ? p.q + ((size_t)u.unit * u.G + head) * D : nullptr, j);
-  ask(from, p.k, true);
-  if (APART) ask(from, p.v, false);
-  for (int i = from; i < to; i += 16) {
-    wait_copies<APART ? 1 : 0>();
-    __syncwarp();
-    float c[2][4] = {}, x[4];
+  for (int i = from - 16; i < to; i += 16) {  // at first there is nothing to attend to
+    const bool begun = i >= from;
+    float x[4];
+    if (begun) {
+      wait_copies<APART ? 1 : 0>();
+      __syncwarp();
+      float c[2][4] = {};
 #pragma unroll
-    for (int tile = 0; tile < 2; tile++) {
-      u32 k[D / 8];
-      Rows::keys(k, keys[tile * 8 + head], tile * 8 + head, j);
-      products<D>(c[tile], q, k);
-    }
+      for (int tile = 0; tile < 2; tile++) {
+        u32 k[D / 8];
+        Rows::keys(k, keys[tile * 8 + head], tile * 8 + head, j);
+        products<D>(c[tile], q, k);
+      }
 #pragma unroll
-    for (int t = 0; t < 4; t++) {
-      const int token = run.slot(t, lane);
-      const u32 entry = __shfl_sync(~0u, at.entry, i - at.first + token);
-      x[t] = i + token < to && entry >> 24 >> head & 1 ? c[t / 2][t % 2] * p.scale : NOTHING;
+      for (int t = 0; t < 4; t++) {
+        const int token = run.slot(t, lane);
+        const u32 entry = __shfl_sync(~0u, at.entry, i - at.first + token);
+        x[t] = i + token < to && entry >> 24 >> head & 1 ? c[t / 2][t % 2] * p.scale : NOTHING;
+      }
+      __syncwarp();  // the keys are read
     }
-    __syncwarp();  // the keys are read
     if (APART) ask(i + 16, p.k, true);
-    else ask(i, p.v, false);
-    u32 w[2], v[4][D / 16];
-    run.admit(x, w, low, lane);
-    wait_copies<APART ? 1 : 0>();
-    __syncwarp();
+    else if (begun) ask(i, p.v, false);
+    if (begun) {
+      u32 w[2], v[4][D / 16];
+      run.admit(x, w, low, lane);
+      wait_copies<APART ? 1 : 0>();
+      __syncwarp();
 #pragma unroll
-    for (int t = 0; t < 4; t++) Rows::values(v[t], values[run.slot(t, lane)], run.slot(t, lane), head);
-    run.add(v, w);
-    __syncwarp();
+      for (int t = 0; t < 4; t++) Rows::values(v[t], values[run.slot(t, lane)], run.slot(t, lane), head);
+      run.add(v, w);
+      __syncwarp();
+    }
     if (APART) ask(i + 16, p.v, false);
     else ask(i + 16, p.k, true);
   }
@@ -218,15 +225,14 @@ __device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join,
     for (int d = 1; d < 4; d *= 2) mass.x += __shfl_xor_sync(~0u, mass.x, d), mass.y += __shfl_xor_sync(~0u, mass.y, d);
     if (lane % 4 == 0 && lane / 4 < GP) sh.mass[warp][lane / 4].x += mass.x, sh.mass[warp][lane / 4].y += mass.y;
   }
-  static_assert(sizeof sh.histogram >= GP * D * sizeof(float), "where nobody counts any more, shares find room");
-  join_unit<D>(join, run, memory[0].sums[0], sizeof(WarpMemory<D, GP>) / sizeof(float), (float *)sh.histogram, p, u, r.n, 1, !whole && p.flags & TAIL, [&](int g) {
+  join_unit<D>(join, run, memory[0].sums[0], sizeof(WarpMemory<D, GP>) / sizeof(float), sh.shares, p, u, r.n, 1, !whole && p.flags & TAIL, [&](int g) {
     if (whole) return make_float2(0, 0);
     // What the rank's candidates weigh, and what survived of them.
-    float kept = 0, owed = 0;
-    for (int w = 0; w < u.warps; w++) kept += sh.mass[w][g].x, owed += sh.mass[w][g].y;
+    const float2 of = lane < u.warps ? sh.mass[lane][g] : make_float2(0, 0);
+    const float kept = total(of.x), owed = total(of.y);
     const Threshold &t = sh.threshold[g];
     const float mass = kept + ((u.rank == 0 ? t.rest : 0) - owed) * t.shrink;
-    p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(mass, kept, sh.own[g], sh.candidates[g]);
+    if (lane == 0) p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(mass, kept, sh.own[g], sh.candidates[g]);
     return make_float2(mass, kept);
   });
 }

@@ -276,14 +276,9 @@ template <int GP> __device__ inline void find_thresholds(SelectShared<GP> &sh, c
   }
   __syncthreads();
   u.arrive();
-  for (int g = u.warp; g < u.G; g += u.warps) {  // for statistics
-    int own = 0;
-#pragma unroll 8
-    for (int i = 0; i < EACH; i++) {
-      const int bin = own_bin(i, u.lane);
-      own += bin <= sh.threshold[g].last ? sh.histogram[g][bin] : 0;
-    }
-    own = __reduce_add_sync(~0u, own);
-    if (u.lane == 0) sh.own[g] = own;
-  }
+  each_bins(sh, u.G, [&](int g, int bin, const uint4 &n) {  // for statistics
+    const int left = sh.threshold[g].last - bin;
+    const u32 own = __reduce_add_sync(~0u, (left >= 0 ? n.x : 0) + (left >= 1 ? n.y : 0) + (left >= 2 ? n.z : 0) + (left >= 3 ? n.w : 0));
+    if (u.lane == 0) atomicAdd(&sh.own[g], own);
+  });
 }

@@ -11,8 +11,11 @@ struct Threshold {
 };
 
 template <int GP> struct SelectShared {
-  u32 histogram[GP][BINS];
-  u32 coarse[RANKS][GP][32];      // of each rank's histograms, what the bins of a lane hold: a count, or the bits of a weight
+  alignas(16) u32 histogram[GP][BINS];
+  union {
+    u32 coarse[RANKS][GP][32];             // of each rank's histograms, what the bins of a lane hold: a count, or the bits of a weight
+    float shares[GP * 256 + 4 * RANKS];    // when thresholds are known: join_unit's
+  };
   u32 elsewhere[32];              // where lanes count what no histogram has
   float tile[GP < HEADS ? WARPS : 1][32 * GP];
   Threshold threshold[HEADS];
@@ -112,7 +115,7 @@ template <int GP> __device__ inline void prepare(SelectShared<GP> &sh) {
   if (threadIdx.x < HEADS) {
     sh.top[threadIdx.x] = sh.bottom[threadIdx.x] = ordered(-INFINITY);
     sh.reference[threadIdx.x] = ordered(-INFINITY);
-    sh.shrink[threadIdx.x] = 0, sh.candidates[threadIdx.x] = 0;
+    sh.shrink[threadIdx.x] = 0, sh.candidates[threadIdx.x] = 0, sh.own[threadIdx.x] = 0;
   }
 }
 
@@ -129,26 +132,35 @@ template <typename T> __device__ inline T before(T x, int lane) {
 constexpr int EACH = BINS / 32;  // bins of a lane
 static_assert(EACH == 32, "lanes look through their bins, and then together through those of one lane");
 
-// own_bin is the i-th bin that a lane reads of its own: each lane begins elsewhere, so that they do not meet in a bank.
-__device__ inline int own_bin(int i, int lane) { return lane * EACH + (i + lane) % EACH; }
-
 // weight_of is the weight at a bin's upper edge, of that at the window's upper end.
 __device__ inline float weight_of(int bin) { return power(-(float)bin * ((1 << BIN_SHIFT) / (float)PER_OCTAVE)); }
 
-// gather sums the bins of each lane and tells the unit's ranks: what they hold, or what that weighs. A warp takes a histogram; the unit must sync before any is looked through.
-template <bool WEIGHTS, int GP> __device__ inline void gather(SelectShared<GP> &sh, const Rank<GP> &u, int count) {
-  for (int g = u.warp; g < count; g += u.warps) {
-    u32 held = 0;
-    float weight = 0;
-#pragma unroll 8
-    for (int i = 0; i < EACH; i++) {
-      const int bin = own_bin(i, u.lane);
-      const u32 n = sh.histogram[g][bin];
-      if (WEIGHTS) weight += n * weight_of(bin);
-      else held += n;
-    }
-    for (int r = 0; r < u.ranks; r++) poke(&sh.coarse[u.rank][g][u.lane], r, WEIGHTS ? (u32)__float_as_int(weight) : held);
+// each_bins calls f for what a thread takes of `count` histograms: which, the first of four neighbouring bins, and what they hold. Whole warps take one histogram.
+template <int GP, typename F> __device__ inline void each_bins(const SelectShared<GP> &sh, int count, F f) {
+  for (int i = threadIdx.x; i < count * (BINS / 4); i += blockDim.x) {
+    const int g = i / (BINS / 4), bin = i % (BINS / 4) * 4;
+    f(g, bin, *(const uint4 *)&sh.histogram[g][bin]);
   }
+}
+
+// gather sums the bins of each lane and tells the unit's ranks: what they hold, or what that weighs. The unit must sync before any is looked through.
+template <bool WEIGHTS, int GP> __device__ inline void gather(SelectShared<GP> &sh, const Rank<GP> &u, int count) {
+  constexpr int THREADS = EACH / 4;  // for a lane's bins
+  static_assert(THREADS >= RANKS, "each tells a rank");
+  each_bins(sh, count, [&](int g, int bin, const uint4 &n) {
+    const float step = weight_of(1);
+    float weight = 0;
+    u32 held = 0;
+    if (WEIGHTS) weight = weight_of(bin) * (n.x + step * (n.y + step * (n.z + step * n.w)));
+    else held = n.x + n.y + n.z + n.w;
+#pragma unroll
+    for (int d = 1; d < THREADS; d *= 2) {
+      if (WEIGHTS) weight += __shfl_xor_sync(~0u, weight, d);
+      else held += __shfl_xor_sync(~0u, held, d);
+    }
+    const int to = u.lane % THREADS;
+    if (to < u.ranks) poke(&sh.coarse[u.rank][g][bin / EACH], to, WEIGHTS ? (u32)__float_as_int(weight) : held);
+  });
 }
 
 // last_bin is the first bin by whose end the unit's histogram holds `count` elements. One warp calls it, after gather.

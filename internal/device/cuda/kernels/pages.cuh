@@ -175,9 +175,9 @@ template <int GP> __device__ inline Scanned choose_blocks(SelectShared<GP> &sh, 
     ((uint4 *)r.marks)[b] = make_uint4(0, 0, 0, 0);
   }
   __syncthreads();
+  gather<false>(sh, u, 1);
+  __syncthreads();
   if (u.warp == 0) {
-    gather<false>(sh, u, 1);
-    __syncwarp();
     const int last = last_bin(sh, u, 0, count);
     int n = 0;
     for (int b = u.lane; b - u.lane < blocks; b += 32) {
@@ -278,8 +278,9 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
 #pragma unroll
   for (int g = 0; g < GP; g++) {
     best[g] = g < u.G ? sh.best[g] : INFINITY;
-    if (g < u.G) perBin[g] = (BINS - 1) / sh.span[g], widest = fmaxf(widest, sh.span[g]);
+    if (g < u.G) perBin[g] = __fdividef(BINS - 1, sh.span[g]), widest = fmaxf(widest, sh.span[g]);
   }
+  if (shared) perBin[0] = __fdividef(BINS - 1, widest);
   const u32 one = one_of(p);
   // The bin replaces the score that it came from; the same thread reads it again below.
 #pragma unroll 4
@@ -294,7 +295,7 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
       least = fminf(least, g < u.G ? x[g] : INFINITY);
     }
     if (shared) {
-      const int bin = min((int)(least * ((BINS - 1) / widest)), BINS - 1);
+      const int bin = min((int)(least * perBin[0]), BINS - 1);
       *(int *)at = bin;
       atomicAdd(&sh.histogram[0][bin], one);
     } else {

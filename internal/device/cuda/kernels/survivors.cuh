@@ -9,7 +9,7 @@ template <int GP> __device__ inline float window_end(const SelectShared<GP> &sh,
 // of the list once it is known how many the others have. What the exactly read ones weigh it leaves in sh.mass.
 template <int D, int GP, bool LOCAL>
 __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, int found, bool every) {
-  constexpr int WORDS = (GP + 1) / 2, TURNS = 4;  // a warp takes two pages a turn
+  constexpr int WORDS = (GP + 1) / 2, TURNS = LOCAL ? 2 : 4;  // a warp takes two pages a turn
   const bool perHead = p.flags & PER_HEAD;
   const int lane = u.lane, warp = u.warp, G = u.G;
   // Distances lie below 2^15: added to the negative of what is the first too far, they are negative where they are near enough. Two heads a word.
@@ -49,11 +49,13 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
   };
   auto page_of = [&](int i) { return every ? i : r.candidate[i]; };
   int exact = 0, others = 0;
+  bool any = false;
   float kept[GP], owed[GP];
 #pragma unroll
   for (int g = 0; g < GP; g++) kept[g] = owed[g] = 0;
   // weigh adds what a token weighs that is read exactly, for the heads that read it.
   auto weigh = [&](const u32 (&d)[WORDS], u32 who) {
+    any = true;
 #pragma unroll
     for (int g = 0; g < GP; g++) {
       const int x = d[g / 2] >> 16 * (g % 2) & 0xffff;
@@ -147,11 +149,15 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
     exact += sum & 0xffff, others += sum >> 16;
     __syncthreads();  // the counts are read, and the list is written
   }
+  if (__any_sync(~0u, any)) {
+#pragma unroll 1
+    for (int d = 16; d > 0; d /= 2) {
+#pragma unroll
+      for (int g = 0; g < GP; g++) kept[g] += __shfl_xor_sync(~0u, kept[g], d), owed[g] += __shfl_xor_sync(~0u, owed[g], d);
+    }
+  }
 #pragma unroll
   for (int g = 0; g < GP; g++) {
-    if (__any_sync(~0u, kept[g] != 0)) {
-      for (int d = 16; d > 0; d /= 2) kept[g] += __shfl_xor_sync(~0u, kept[g], d), owed[g] += __shfl_xor_sync(~0u, owed[g], d);
-    }
     if (lane == 0) sh.mass[warp][g] = make_float2(kept[g], owed[g]);
   }
   if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(exact, others);
