@@ -8,7 +8,7 @@ template <int D, int GP> struct CodedSlot {
   static constexpr int CHUNKS = D / 32;
   uint4 codes[16 * CHUNKS];
   u32 scale[16][D / 32];
-  u32 logits[16][(GP + 1) / 2];  // of two heads a word; of one head two tokens' a word, and bit t of odd says which of them is meant. If those are in shared memory, the token
+  u32 logits[16][(GP + 1) / 2];  // of two heads a word; of one head two tokens' a word, and bit t of odd says which of them is meant. If ranks split the unit, the token
   u32 odd, unused[3];
   __device__ static int place(int token, int chunk) { return (token * CHUNKS + chunk) ^ (token / 2 % 4 * 2); }
 };
@@ -17,18 +17,17 @@ template <int D, int GP> struct CodedSlot {
 struct Places {
   const u32 *list;  // the first entry; null: entry i is token i, of all heads
   const int *table;
-  int stride, step, to, kvHeads, head, lane;  // from block to block of the table, and from entry to entry
+  int step, to, kvHeads, head, lane;  // step: from entry to entry
   int first;                          // of those held
   u32 entry = 0, row = 0, entryAhead = 0, entryBeyond = 0;
   int blockAhead = 0;
-  template <typename Range>
-  __device__ Places(const u32 *list, int step, int from, int to, const Range &r, int kvHeads, int head, int lane)
-      : list(list), table(r.table), stride(r.step), step(step), to(to), kvHeads(kvHeads), head(head), lane(lane), first(from - 96) {
+  __device__ Places(const u32 *list, int step, int from, int to, const int *table, int kvHeads, int head, int lane)
+      : list(list), table(table), step(step), to(to), kvHeads(kvHeads), head(head), lane(lane), first(from - 96) {
     turn(), turn(), turn();
   }
   __device__ void turn() {
     entry = entryAhead, row = ((u32)blockAhead * kvHeads + head) * BLOCK + (entry & 0xffffff) % BLOCK;
-    entryAhead = entryBeyond, blockAhead = table[(entryAhead & 0xffffff) / BLOCK * stride];
+    entryAhead = entryBeyond, blockAhead = table[(entryAhead & 0xffffff) / BLOCK];
     const int i = min(first + 96 + lane, to - 1);  // beyond the end the last one again, whose rows are finite
     entryBeyond = list == nullptr ? (u32)i | 0xffu << 24 : list[(long long)i * step];
     first += 32;
@@ -52,8 +51,8 @@ template <int D, int GP> union WarpMemory {
 
 // attend_coded takes in survivors [from,to) as codes with their estimated logits; `list` is the entry of the first, and they follow downwards. It returns what the thread's share of them
 // weighs for head lane/4, and what of that the head owes to the others' survivors.
-template <int D, int GP, bool LOCAL>
-__device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r,
+template <int D, int GP, bool SPLIT>
+__device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r,
                                     const u32 *list, int from, int to) {
   typedef CodedSlot<D, GP> Slot;
   constexpr int SLOTS = WarpMemory<D, GP>::SLOTS, CHUNKS = Slot::CHUNKS;
@@ -61,7 +60,7 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
   float2 mass = make_float2(0, 0);
   if (from >= to) return mass;
   const int lane = u.lane, j = lane % 4, head = lane / 4;
-  Places at(list, -1, from, to, r, p.kvHeads, u.head, lane);
+  Places at(list, -1, from, to, r.table, p.kvHeads, u.head, lane);
   auto ask = [&](int i, Slot &x) {
     if (i < to) {
       at.seek(i);
@@ -75,15 +74,15 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
       if (lane < 16) {
 #pragma unroll
         for (int k = 0; k < D / 32; k += 4) copy_async<D == 64 ? 8 : 16>(&x.scale[lane][k], p.valueScale + (size_t)row * (D / 32) + k);
-      } else if constexpr (LOCAL) {
+      } else if constexpr (SPLIT) {
         x.logits[lane - 16][0] = token;
       } else if constexpr (GP > 1) {
         copy_async<GP * 2>(x.logits[lane - 16], r.logits + (size_t)token * GP);
       } else {
         copy_async<4>(x.logits[lane - 16], r.logits + (token & ~1u));
       }
-      const u32 odd = GP == 1 && !LOCAL ? __ballot_sync(~0u, token & 1) : 0;
-      if (GP == 1 && !LOCAL && lane == 0) x.odd = odd;
+      const u32 odd = GP == 1 && !SPLIT ? __ballot_sync(~0u, token & 1) : 0;
+      if (GP == 1 && !SPLIT && lane == 0) x.odd = odd;
     }
     commit_copies();
   };
@@ -106,7 +105,7 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
       load<D / 64>(codes[k], (const u8 *)&slot.codes[slot.place(token, head * (D / 16) / 16)] + head * (D / 16) % 16);
       load<D / 32>(scale[k], slot.scale[token]);
       u32 distance = 0;
-      if constexpr (LOCAL) distance = head < GP ? r.logits[slot.logits[token][0] * GP + head] : 0;
+      if constexpr (SPLIT) distance = head < GP ? r.logits[slot.logits[token][0] * GP + head] : 0;
       else if constexpr (GP == 1) distance = slot.logits[token][0] >> (slot.odd >> token & 1) * 16 & 0xffff;
       else if (head < GP) distance = slot.logits[token][head / 2] >> head % 2 * 16 & 0xffff;
       const float octaves = (int)distance * (-1.0f / PER_OCTAVE), weight = i + token >= to || distance == NONE ? 0 : power(octaves);
@@ -142,15 +141,15 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
 }
 
 // attend_exactly takes in survivors [from,to) of a list, or of all tokens if there is none.
-template <int D, int GP, bool LOCAL>
-__device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const u32 *list, int from, int to) {
+template <int D, int GP, bool SPLIT>
+__device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, const u32 *list, int from, int to) {
   typedef WholeSlot<D> Rows;
   constexpr bool APART = D <= 128;
   constexpr int CHUNKS = Rows::CHUNKS, EACH_TIME = 32 / CHUNKS;  // rows
   if (from >= to) return;
   const int lane = u.lane, j = lane % 4, head = lane / 4;
   auto *const keys = memory.exact.k, *const values = APART ? memory.exact.v : memory.exact.k;
-  Places at(list, 1, from, to, r, p.kvHeads, u.head, lane);
+  Places at(list, 1, from, to, r.table, p.kvHeads, u.head, lane);
   auto ask = [&](int i, const __half *rows, bool ofKeys) {
     if (i < to) {
       at.seek(i);
@@ -207,8 +206,8 @@ __device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemo
 }
 
 // attend_survivors is the attention of a unit, of which this rank has listed so many survivors: exactly read ones, and others; `whole` says that it reads so many tokens of its range instead.
-template <int D, int GP, bool LOCAL>
-__device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join, WarpMemory<D, GP> *memory, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, int2 count, bool whole) {
+template <int D, int GP, bool SPLIT>
+__device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join, WarpMemory<D, GP> *memory, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, int2 count, bool whole) {
   const int lane = u.lane, warp = u.warp;
   // Tiles of sixteen, first of those read as codes; one that is read exactly costs as much as EXACT of them. A warp has a run.
   constexpr int EXACT = 3;
