@@ -7,8 +7,8 @@ import (
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
 
-// clusterUnits is how many units of a dense step are few. Measured on an H100.
-const clusterUnits = 16
+// clusterBytes is how much a dense step may read that leaves a tenth of the device idle: what it loses so is less than what whole takes longer to begin and to end. Measured on an H200.
+const clusterBytes = 200 << 20
 
 // fewThreads is the size of a thread block of few.
 const fewThreads = 256
@@ -81,19 +81,19 @@ func (o *Operator) clusterRings() (warps, shared int) {
 	return warps, warps * slots * 16 * 2 * 2 * o.Dim
 }
 
-// clusters is how whole sequences of few units are cut: how many thread blocks a cluster has, and how many clusters a unit. Large clusters leave less to join, but not if an eighth more of the
-// device would work otherwise. 0: units are many, or would leave half of it idle.
-func (o *Operator) clusters(units int) (ranks, parts int) {
-	if !o.lib.hopper || units > o.ClusterUnits {
+// clusters is how whole sequences of so many units and tokens are cut: how many thread blocks a cluster has, and how many clusters a unit. Large clusters leave less to join, but not if an eighth
+// more of the device would work otherwise. 0: units are many, or would leave half of the device idle, or some of it where there is enough to read for that to count.
+func (o *Operator) clusters(units, tokens int) (ranks, parts int) {
+	if !o.lib.hopper || o.NoClusters {
 		return 0, 0
 	}
-	used := 0
+	used, all := 0, o.lib.dev.Multiprocessor
 	for r := maxRanks; r > 1; r-- {
 		if n := min(o.rooms["cluster"][r]/units, maxRanks); n*r*units > used+used/8 {
 			ranks, parts, used = r, n, n*r*units
 		}
 	}
-	if 2*used < o.lib.dev.Multiprocessor {
+	if bytes := 4 * o.Dim * o.KVHeads * tokens; 2*used < all || 10*used < 9*all && bytes > clusterBytes {
 		return 0, 0
 	}
 	return ranks, parts

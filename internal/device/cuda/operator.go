@@ -70,8 +70,8 @@ type Operator struct {
 	ringed int               // and of ringed
 	// SelectThreads is the size of thread blocks of sparse steps, 128, 256 or 512 (0: chosen by the number of blocks), and SelectRanks how many share a unit (0: chosen by the number of units).
 	SelectThreads, SelectRanks int
-	// ClusterUnits is how many units (KV heads of a step's sequences) a dense step may have to be done by the kernel for few.
-	ClusterUnits int
+	// NoClusters has dense steps done without clusters.
+	NoClusters bool
 	// Readable has all sparse steps leave in memory what Survivors and Candidates read.
 	Readable bool
 	rooms    map[string]*[maxRanks + 1]int // clusters of few and cluster that the device holds at once, by their thread blocks
@@ -115,7 +115,7 @@ func (s *Shape) check() error {
 
 // newOperator is New with kernels that are loaded already.
 func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
-	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}, ClusterUnits: clusterUnits}
+	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}}
 	o.stride = attention.BlocksOf(s.Tokens)
 	if err := o.find(c); err != nil {
 		return nil, err
@@ -341,15 +341,16 @@ func (o *Operator) Attend(c *driver.Context, s driver.Stream, first, batch int, 
 	if err := o.prepare(first, batch, m); err != nil {
 		return err
 	}
-	return o.attendHeld(c, s, o.decided(m, batch, o.held(first, batch)))
+	tokens := o.held(first, batch)
+	return o.attendHeld(c, s, o.decided(m, batch, tokens), tokens)
 }
 
-// attendHeld is Attend of the sequences that o.hold says.
-func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode) error {
+// attendHeld is Attend of the sequences that o.hold says, which have so many tokens together.
+func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode, tokens int) error {
 	p := &o.hold
 	if m.Dense {
 		units := int(p.batch) * o.KVHeads
-		if ranks, parts := o.clusters(units); ranks > 0 {
+		if ranks, parts := o.clusters(units, tokens); ranks > 0 {
 			p.ranks, p.parts = int32(ranks), int32(parts)
 			return o.launch(c, p, o.clusterLaunch(units, parts, ranks, s), "cluster")
 		}

@@ -212,9 +212,8 @@ __device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join,
   // Tiles of sixteen, first of those read as codes; one that is read exactly costs as much as EXACT of them. A warp has a run.
   constexpr int EXACT = 3;
   const int coded = (count.y + 15) / 16, cost = coded + (count.x + 15) / 16 * EXACT;
-  auto cut = [&](int w) { return (int)((long long)cost * w / u.warps); };
-  auto codedOf = [&](int w) { return min(min(cut(w), coded) * 16, count.y); };
-  auto exactOf = [&](int w) { return min((max(cut(w) - coded, 0) + EXACT - 1) / EXACT * 16, count.x); };
+  auto codedOf = [&](int w) { return min(min(u.share(cost, w), coded) * 16, count.y); };
+  auto exactOf = [&](int w) { return min((max(u.share(cost, w) - coded, 0) + EXACT - 1) / EXACT * 16, count.x); };
   Running<D> run;
   float low[4] = {};  // row lane/4: group of channels; heads as the sums
   float2 mass = attend_coded<D>(run, low, memory[warp], sh, p, u, r, r.list + r.own * BLOCK - 1, codedOf(warp), codedOf(warp + 1));
@@ -224,14 +223,12 @@ __device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join,
     for (int d = 1; d < 4; d *= 2) mass.x += __shfl_xor_sync(~0u, mass.x, d), mass.y += __shfl_xor_sync(~0u, mass.y, d);
     if (lane % 4 == 0 && lane / 4 < GP) sh.mass[warp][lane / 4].x += mass.x, sh.mass[warp][lane / 4].y += mass.y;
   }
-  join_unit<D>(join, run, memory[0].sums[0], sizeof(WarpMemory<D, GP>) / sizeof(float), sh.shares, p, u, r.n, 1, !whole && p.flags & TAIL, [&](int g) {
-    if (whole) return make_float2(0, 0);
+  join_unit<D>(join, run, memory[0].sums[0], sizeof(WarpMemory<D, GP>) / sizeof(float), sh.shares, sh.mass, p, u, r.n, 1, !whole && p.flags & TAIL, [&](int g, float2 of) {
+    if (whole) return of;
     // What the rank's candidates weigh, and what survived of them.
-    const float2 of = lane < u.warps ? sh.mass[lane][g] : make_float2(0, 0);
-    const float kept = total(of.x), owed = total(of.y);
     const Threshold &t = sh.threshold[g];
-    const float mass = kept + ((u.rank == 0 ? t.rest : 0) - owed) * t.shrink;
-    if (lane == 0) p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(mass, kept, sh.own[g], sh.candidates[g]);
-    return make_float2(mass, kept);
+    const float mass = of.x + ((u.rank == 0 ? t.rest : 0) - of.y) * t.shrink;
+    if (lane == 0) p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(mass, of.x, sh.own[g], sh.candidates[g]);
+    return make_float2(mass, of.x);
   });
 }

@@ -75,6 +75,9 @@ __device__ inline __half2 halves(u32 u) { return *reinterpret_cast<__half2 *>(&u
 __device__ inline u32 times(u32 a, u32 b) { return bits(__hmul2(halves(a), halves(b))); }
 __device__ inline float half_of(u32 u, int i) { return i ? __high2float(halves(u)) : __low2float(halves(u)); }
 
+// quotient is a/b of a below 2^20: a division of integers is a hundred instructions.
+__device__ inline int quotient(int a, int b) { return (int)__fdividef(a + 0.5f, b); }
+
 // Floats as integers of the same order, for atomicMax.
 __device__ inline int ordered(float f) { int i = __float_as_int(f); return i ^ ((i >> 31) & 0x7fffffff); }
 __device__ inline float unordered(int i) { return __int_as_float(i ^ ((i >> 31) & 0x7fffffff)); }

@@ -100,7 +100,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     for (int i = 0; i < STARTS; i++) sum[i] = (PAIRS ? c[i % 2] : __shfl_sync(~0u, c[i % 2], i / 2)) * steps;
   }
   // The warp's run, 32 candidates at a time: a lane holds a page, its block's slab and whose candidate it is; and those of the next 32.
-  const int old = found - r.newestHere, from = old * u.warp / u.warps, to = old * (u.warp + 1) / u.warps;
+  const int old = found - r.newestHere, from = u.share(old, u.warp), to = u.share(old, u.warp + 1);
   int begin = from, page = -1, pageAhead = -1;
   u32 place = 0, placeAhead = 0, who = 0xff, whoAhead = 0xff;  // place: of the page among all of the slabs'
   auto ahead = [&](int first) {

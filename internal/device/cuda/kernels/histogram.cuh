@@ -32,16 +32,21 @@ template <int GP> struct SelectShared {
 __device__ inline u32 one_of(const Params &p) { return min(p.batch, 1); }
 
 // ordered_unit is the unit that begins as the i-th.
-__device__ inline int ordered_unit(const Params &p, int i) { return p.order == nullptr ? i : p.order[i / p.kvHeads] * p.kvHeads + i % p.kvHeads; }
+__device__ inline int ordered_unit(const Params &p, int i) {
+  const int at = quotient(i, p.kvHeads);
+  return p.order == nullptr ? i : p.order[at] * p.kvHeads + i - at * p.kvHeads;
+}
 
 // Rank is a thread block's share of a unit, and a thread's place in it.
 template <int GP> struct Rank {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, ranks, rank, part, unit, sequence, head, G;
-  __device__ Rank(const Params &p, int parts = 1) : ranks(p.ranks), G(p.group) {  // parts: clusters of a unit
-    rank = ranks > 1 ? cluster_rank() : 0, part = blockIdx.x / ranks % parts;
-    unit = ordered_unit(p, blockIdx.x / ranks / parts);
-    sequence = unit / p.kvHeads, head = unit % p.kvHeads;
+  __device__ Rank(const Params &p, int ranks, int parts = 1) : ranks(ranks), G(p.group) {  // parts: clusters of a unit
+    const int cluster = quotient(blockIdx.x, ranks), at = quotient(cluster, parts);
+    rank = ranks > 1 ? cluster_rank() : 0, part = cluster - at * parts, unit = ordered_unit(p, at);
+    sequence = quotient(unit, p.kvHeads), head = unit - sequence * p.kvHeads;
   }
+  // share is where a warp's part of n things begins; the number of warps is a power of two.
+  __device__ int share(int n, int warp) const { return n * warp >> (__ffs(warps) - 1); }
   // sync waits for all threads of the unit: arrive and then wait, between which a thread may do what others do not wait for.
   __device__ void sync() const { arrive(), wait(); }
   __device__ void arrive() const {
@@ -76,16 +81,16 @@ template <int GP, bool SPLIT> struct Range {
   int *candidate;  // pages that are
   u32 *list;
   __device__ Range(const Params &p, const Rank<GP> &u, int n, void *memory) : n(n), newest((n - 1) / PAGE), encoded(n / PAGE), rank(u.rank), ranks(u.ranks) {
-    const int blocks = (n + BLOCK - 1) / BLOCK, most = blocks % u.ranks;  // ranks that have one more
-    own = blocks / u.ranks + (u.rank < most ? 1 : 0);
-    const size_t at = (size_t)u.unit * p.maxBlocks + u.rank * (blocks / u.ranks) + min(u.rank, most);
+    const int blocks = (n + BLOCK - 1) / BLOCK, least = quotient(blocks, u.ranks), most = blocks - least * u.ranks;  // that many ranks have one more
+    own = least + (u.rank < most ? 1 : 0);
+    const size_t at = (size_t)u.unit * p.maxBlocks + u.rank * least + min(u.rank, most);
     table = p.table + u.sequence * p.tableStride, scores = p.scores + at * PAGES * GP, marks = seen = p.pages + at * PAGES;
     bases = p.bases + at * 2 * HEADS, candidate = p.candidates + at * PAGES, logits = p.logits + at * BLOCK * GP, list = p.list + at * BLOCK;
     if (SPLIT) place(memory, room(p, u), p.flags & NEAR);
     newestHere = own > 0 && block(own - 1) == newest / PAGES;
   }
   // room is how many blocks a rank's memory is laid out for; operator.go knows what they take.
-  __device__ static int room(const Params &p, const Rank<GP> &u) { return (p.maxBlocks + u.ranks - 1) / u.ranks; }
+  __device__ static int room(const Params &p, const Rank<GP> &u) { return quotient(p.maxBlocks + u.ranks - 1, u.ranks); }
   __device__ void place(void *memory, int room, bool near) {
     bases = (float *)memory, candidate = (int *)(bases + room * 2 * HEADS);
     marks = (u8 *)(candidate + room * PAGES), table = (int *)(marks + room * PAGES);
@@ -101,7 +106,7 @@ template <int GP, bool SPLIT> struct Range {
 };
 
 template <int GP> __device__ inline void clear(SelectShared<GP> &sh) {
-  for (int i = threadIdx.x; i < GP * BINS; i += blockDim.x) sh.histogram[i / BINS][i % BINS] = 0;
+  for (int i = threadIdx.x; i < GP * BINS / 4; i += blockDim.x) ((uint4 *)sh.histogram)[i] = make_uint4(0, 0, 0, 0);
 }
 
 // prepare makes it ready for a unit.

@@ -318,7 +318,7 @@ template <int GP, bool SPLIT> __device__ inline int choose_pages(SelectShared<GP
   __syncthreads();
   u.arrive();
   // A warp marks a range of pages, and lists those of them that are candidates once it is known how many lie before.
-  const int each = (pages + u.warps * 32 - 1) / (u.warps * 32) * 32, from = u.warp * each, to = min(from + each, pages);
+  const int from = u.share((pages + 31) / 32, u.warp) * 32, to = min(u.share((pages + 31) / 32, u.warp + 1) * 32, pages);
   auto who = [&](int i) -> u32 {
     const int page = r.page(scanned.page(i));
     if (page == r.newest) return 0xff;

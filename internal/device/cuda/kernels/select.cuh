@@ -84,8 +84,7 @@ template <int D, int GP, bool SPLIT> __device__ void select_unit(const Params &p
   DYNAMIC_MEMORY(dynamic);
   WarpMemory<D, GP> *const memory = (WarpMemory<D, GP> *)dynamic;
   // Lengths and tables are there before the launch ahead begins. Blocks are looked up while the length is on its way, those that the sequence does not reach as well.
-  Rank<GP> u(p);
-  if (!SPLIT) u.ranks = 1, u.rank = 0;  // and the compiler knows
+  const Rank<GP> u(p, SPLIT ? p.ranks : 1);
   const int room = SPLIT ? Range<GP, SPLIT>::room(p, u) : 0, block = threadIdx.x * u.ranks + u.rank;
   const int at = (int)threadIdx.x < room && block < p.maxBlocks ? p.table[u.sequence * p.tableStride + block] : 0, n = p.lens[u.sequence];
   const bool whole = n < p.denseBelow;

@@ -77,7 +77,7 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
   // The newest page survives whole, whatever its tokens weigh. It is the last candidate: the last lane of the last warp has it.
   const int old = found - r.newestHere, newest = r.newestHere ? r.pages() - 1 : -1, room = u.warps * 62;
   for (int first = 0; first < found; first += room) {
-    const int pairs = (max(min(old - first, room), 0) + 1) / 2, from = first + pairs * warp / u.warps * 2, to = min(first + pairs * (warp + 1) / u.warps * 2, old);
+    const int pairs = (max(min(old - first, room), 0) + 1) / 2, from = first + u.share(pairs, warp) * 2, to = min(first + u.share(pairs, warp + 1) * 2, old);
     struct Turns {
       int token[TURNS];  // −1: none
       u32 d[TURNS][WORDS];
