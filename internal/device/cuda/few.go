@@ -10,9 +10,6 @@ import (
 // clusterBytes is how much a dense step may read that leaves a tenth of the device idle: what it loses so is less than what whole takes longer to begin and to end. Measured on an H200.
 const clusterBytes = 200 << 20
 
-// fewThreads is the size of a thread block of few.
-const fewThreads = 256
-
 // fewShared is how much dynamic shared memory a thread block of few asks for, if so many share a unit: that of select, and what Range of kernels/histogram.cuh places for as many blocks as a sequence
 // may have, near or not.
 func (o *Operator) fewShared(ranks, threads int, near bool) int {
@@ -25,11 +22,16 @@ func (o *Operator) fewShared(ranks, threads int, near bool) int {
 	return bytes
 }
 
-// fewLaunch is the launch of few for so many units, each shared by a cluster, that keeps tokens' scratch in memory.
-func (o *Operator) fewLaunch(units, ranks int, s driver.Stream) driver.Launch {
-	threads := fewThreads
+// fewBlocks is from how many blocks of a sequence a thread block of few has the most threads. Measured on an H200: with fewer, threads that wait for each other cost more than they save.
+const fewBlocks = 17
+
+// fewLaunch is the launch of few for so many units of so many tokens, each shared by a cluster, that keeps tokens' scratch in memory.
+func (o *Operator) fewLaunch(units, tokens, ranks int, s driver.Stream) driver.Launch {
+	threads := maxThreads
 	if o.SelectThreads != 0 {
 		threads = o.SelectThreads
+	} else if attention.BlocksOf(tokens) < fewBlocks*ranks && o.stride <= maxThreads/2*ranks { // a thread looks up one block
+		threads /= 2
 	}
 	return driver.Launch{Grid: [3]int{units * ranks}, Block: threads, Shared: o.fewShared(ranks, threads, false), Stream: s, Cluster: ranks, Early: true}
 }
@@ -54,8 +56,8 @@ func (o *Operator) findRooms(c *driver.Context) error {
 	}
 	o.rooms = map[string]*[maxRanks + 1]int{"few": {}, "cluster": {}}
 	for r := 2; r <= maxRanks; r++ {
-		for name, l := range map[string]driver.Launch{"few": o.fewLaunch(1, r, 0), "cluster": o.clusterLaunch(1, 1, r, 0)} {
-			if name == "few" && (l.Shared > o.fewRoom || attention.BlocksOf(o.Tokens) > r*l.Block) { // a thread looks up one block
+		for name, l := range map[string]driver.Launch{"few": o.fewLaunch(1, o.Tokens, r, 0), "cluster": o.clusterLaunch(1, 1, r, 0)} {
+			if name == "few" && (l.Shared > o.fewRoom || o.stride > r*l.Block) {
 				continue
 			}
 			l.Function, l.Early = o.lib.fn[o.kernel[name]], false

@@ -52,6 +52,10 @@ template <int GP> struct Rank {
   __device__ void arrive() const {
     if (ranks > 1) cluster_arrive();
   }
+  // read arrives after nothing but reading of the other ranks' memory.
+  __device__ void read() const {
+    if (ranks > 1) cluster_read();
+  }
   __device__ void wait() const {
     if (ranks > 1) cluster_wait();
     else __syncthreads();
