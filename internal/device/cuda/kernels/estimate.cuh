@@ -280,13 +280,11 @@ template <int GP> __device__ inline void find_thresholds(SelectShared<GP> &sh, c
       const int pages = (tokens - 1) / PAGE;  // but the newest, which may be full
       if (pages > 0) shrink = fminf(__fdividef(sum, 4096.0f * pages), 1.0f);
     }
-    if (u.lane == 0) sh.threshold[g].last = bin, sh.threshold[g].rest = rest, sh.threshold[g].shrink = shrink;
+    // For statistics, what survives of the rank.
+    const int whole = (bin + 1) / EACH, over = (bin + 1) % EACH;
+    const u32 own = __reduce_add_sync(~0u, (u.lane < whole ? sh.counts[g][u.lane] : 0) + (u.lane < over ? sh.histogram[g][whole * EACH + u.lane] : 0));
+    if (u.lane == 0) sh.threshold[g].last = bin, sh.threshold[g].rest = rest, sh.threshold[g].shrink = shrink, sh.own[g] = own;
   }
   __syncthreads();
   u.read();
-  each_bins(sh, u.G, [&](int g, int bin, const uint4 &n) {  // for statistics
-    const int left = sh.threshold[g].last - bin;
-    const u32 own = __reduce_add_sync(~0u, (left >= 0 ? n.x : 0) + (left >= 1 ? n.y : 0) + (left >= 2 ? n.z : 0) + (left >= 3 ? n.w : 0));
-    if (u.lane == 0) atomicAdd(&sh.own[g], own);
-  });
 }
