@@ -475,7 +475,7 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode, t
 		p.denseBelow = int32(m.MinContext)
 	}
 	if ranks := int(p.ranks); ranks > 1 {
-		l := o.fewLaunch(units, tokens/int(p.batch), ranks, s)
+		l := o.fewLaunch(units, o.fewThreads(tokens/int(p.batch), ranks), ranks, s)
 		if near := o.fewShared(ranks, l.Block, true); near <= o.fewRoom && !o.Readable {
 			l.Shared, p.flags = near, p.flags|flagNear
 		}
