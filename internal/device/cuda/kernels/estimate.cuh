@@ -34,12 +34,11 @@ __device__ inline void count_distance(u32 *histogram, u32 *elsewhere, u32 distan
 
 // estimate_logits estimates the logits of the candidates and counts them by weight. `fresh` is warp 0's: the exact logits of the newest page. With `every`, each page is a
 // candidate and is marked here. A warp goes through a run of the rank's candidates, two at a time, while those that follow are on their way to its ring.
-template <int D, int GP, bool SPLIT>
+template <int D, int GP, bool SHARED_LIST, bool BY_TOKEN, bool SPLIT>
 __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every, Ring<D> &ring) {
   constexpr bool PAIRS = GP == HEADS;
   constexpr int STARTS = PAIRS ? 2 : GP, SLOTS = Ring<D>::SLOTS;
   const int j = u.lane % 4, row = u.lane / 4;
-  const bool byToken = p.flags & TOKEN_CODES;
   const float steps = p.scale * PER_OCTAVE;
   const u32 one = one_of(p);
   auto head = [&](int i) { return PAIRS ? 2 * j + i : i; };
@@ -85,15 +84,15 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   auto bounded = [&](float (&start)[STARTS], float (&most)[STARTS], const Slot<D> &x) {
 #pragma unroll
     for (int i = 0; i < STARTS; i++) {
-      const bool in = x.who >> head(i) & 1;
-      start[i] = !in ? OUT_OF_REACH : byToken ? window[i] : window[i] - (SPLIT ? base_of(x.page) : x.base)[head(i)] * PER_OCTAVE;
+      const bool in = SHARED_LIST || x.who >> head(i) & 1;
+      start[i] = !in ? OUT_OF_REACH : BY_TOKEN ? window[i] : window[i] - (SPLIT ? base_of(x.page) : x.base)[head(i)] * PER_OCTAVE;
       most[i] = ROUND + (in ? FAR : NONE);
     }
   };
   auto look = [&] {
 #pragma unroll
     for (int i = 0; i < STARTS; i++) window[i] = head(i) < u.G ? unordered(sh.reference[head(i)]) * PER_OCTAVE + (WINDOW - 1) + ROUND : OUT_OF_REACH, sum[i] = 0;
-    if (!byToken) return;
+    if (!BY_TOKEN) return;
     const u32 even = bits(__float2half2_rn(1 / QUERY_SCALE)), odd = bits(__float2half2_rn(16 / QUERY_SCALE));
     float c[4] = {};
 #pragma unroll
@@ -111,8 +110,8 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     if (i < to) {
       pageAhead = every ? i : r.candidate[i];
       placeAhead = (u32)r.slab(p, u, pageAhead / PAGES) * PAGES + pageAhead % PAGES;
+      if (!SHARED_LIST) whoAhead = r.marks[pageAhead];
       if (every) r.marks[pageAhead] = 0xff;
-      else whoAhead = r.marks[pageAhead];
     }
   };
   auto turn = [&] {
@@ -120,10 +119,14 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     ahead(begin + 32);
   };
   auto account = [&] {
-#pragma unroll
-    for (int g = 0; g < GP; g++) {
-      const int n = __popc(__ballot_sync(~0u, page >= 0 && who >> g & 1)) * PAGE;
-      if (u.lane == g && g < u.G) atomicAdd(&sh.candidates[g], n);
+    if (SHARED_LIST) {
+      const int n = __popc(__ballot_sync(~0u, page >= 0)) * PAGE;
+      if (u.lane < u.G) atomicAdd(&sh.candidates[u.lane], n);
+    } else {
+      for (int g = 0; g < u.G; g++) {
+        const int n = __popc(__ballot_sync(~0u, page >= 0 && who >> g & 1)) * PAGE;
+        if (u.lane == g) atomicAdd(&sh.candidates[g], n);
+      }
     }
     if (!(p.flags & TAIL)) return;
 #pragma unroll
@@ -133,17 +136,17 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     }
   };
   // ask has candidate i copied to a slot, if there is one. The first of a pair has its 32 looked up.
-  const u8 *const codesOfLane = (byToken ? p.tokenCodes : p.keyCodes) + u.lane * 16;
-  const u8 *const stepsOfLane = byToken ? (const u8 *)p.tokenScale + u.lane * 16 : (const u8 *)(p.range + D) + u.lane * 16;
+  const u8 *const codesOfLane = (BY_TOKEN ? p.tokenCodes : p.keyCodes) + u.lane * 16;
+  const u8 *const stepsOfLane = BY_TOKEN ? (const u8 *)p.tokenScale + u.lane * 16 : (const u8 *)(p.range + D) + u.lane * 16;
   const float *const basesOfLane = r.bases + u.lane * 4;
   auto ask = [&](int i, Slot<D> &x) {
     if (i < to) {
       const int mine = __shfl_sync(~0u, page, i - begin);
-      const u32 at = __shfl_sync(~0u, place, i - begin), whose = __shfl_sync(~0u, who, i - begin);
+      const u32 at = __shfl_sync(~0u, place, i - begin), whose = SHARED_LIST ? 0xff : __shfl_sync(~0u, who, i - begin);
       if (u.lane == 0) x.page = mine, x.who = whose;
 #pragma unroll
       for (int k = 0; k < D / 64; k++) copy_async(x.codes + (k * 32 + u.lane) * 16, codesOfLane + (size_t)at * (PAGE * D / 2) + k * 512);
-      if (byToken) {
+      if (BY_TOKEN) {
         if (u.lane < PAGE / 4) copy_async((u8 *)x.step + u.lane * 16, stepsOfLane + (size_t)at * (PAGE * 4));
       } else {
         if (u.lane < D / 8) copy_async(x.step + u.lane * 8, stepsOfLane + (size_t)(at / PAGES) * (4 * D));
@@ -155,9 +158,14 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   };
   auto compute = [&](const Slot<D> &x, float (&c)[4]) {
     u32 a[D / 8], codes[2][D / 32];
-    load<D / 8>(a, x.step + j * (D / 4));
+    if (BY_TOKEN) {
 #pragma unroll
-    for (int i = 0; i < D / 8; i++) a[i] = byToken ? q[i] : times(q[i], a[i]);
+      for (int i = 0; i < D / 8; i++) a[i] = q[i];
+    } else {
+      load<D / 8>(a, x.step + j * (D / 4));
+#pragma unroll
+      for (int i = 0; i < D / 8; i++) a[i] = times(q[i], a[i]);
+    }
     load<D / 32>(codes[0], x.codes + row * (D / 2) + j * (D / 8));
     load<D / 32>(codes[1], x.codes + (row + 8) * (D / 2) + j * (D / 8));
     coded<D>(c, codes[0], codes[1], a);
@@ -170,7 +178,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         float scale = -CODED * steps, first[2] = {start[0], start[1]};
-        if (byToken) {
+        if (BY_TOKEN) {
           const u32 par = ((const u32 *)x.step)[row + half * 8];
           scale *= half_of(par, 0);
 #pragma unroll
@@ -236,7 +244,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
         const Slot<D> &mine = u.lane < 16 ? x : y;
         float scale = -CODED * steps, start[STARTS], most[STARTS];
         bounded(start, most, mine);
-        if (byToken) {
+        if (BY_TOKEN) {
           const u32 par = ((const u32 *)mine.step)[u.lane % 16];
           scale *= half_of(par, 0);
 #pragma unroll
