@@ -51,6 +51,12 @@ __device__ inline void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 #endif
 }
+// cluster_read arrives without telling anybody what was written.
+__device__ inline void cluster_read() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
 __device__ inline void cluster_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
@@ -118,11 +124,6 @@ __device__ inline void prefetch_bytes(const void *at, u32 bytes) {
 __device__ inline float power(float octaves) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(octaves));
-  return y;
-}
-__device__ inline short nearest(float x) {  // saturating
-  short y;
-  asm("cvt.rni.sat.s16.f32 %0, %1;" : "=h"(y) : "f"(x));
   return y;
 }
 

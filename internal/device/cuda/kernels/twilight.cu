@@ -18,7 +18,7 @@
 #define PARAMS const __grid_constant__ Params p
 
 #define SELECT(D, GP) KERNEL(SELECT_THREADS, SELECT_BLOCKS) select_##D##_##GP(PARAMS) { select_unit<D, GP, false>(p); }
-#define FEW(D, GP) KERNEL(256, 1) few_##D##_##GP(PARAMS) { select_unit<D, GP, true>(p); }
+#define FEW(D, GP) KERNEL(D <= 128 ? 512 : 256, 1) few_##D##_##GP(PARAMS) { select_unit<D, GP, true>(p); }
 #define WHOLE(D)                                                                                \
   KERNEL(128, D == 64 ? 4 : 3) whole_##D(PARAMS) { attend_whole<D, false>(p); }   \
   KERNEL(128, D == 64 ? 3 : 1) ringed_##D(PARAMS) { attend_whole<D, true>(p); }   \

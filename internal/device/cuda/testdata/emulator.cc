@@ -243,6 +243,7 @@ static inline void cluster_wait() {
   current->waits = &clusterBarrier, current->turn = current->clusterTurn;
   yield();
 }
+static inline void cluster_read() { cluster_arrive(); }
 static inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 static inline u32 *remote(const void *shared, int rank) { return (u32 *)(blocks[rank]->memory + ((const char *)shared - current->block->memory)); }
 static inline u32 peek(const void *shared, int rank) { return *remote(shared, rank); }
@@ -264,7 +265,6 @@ template <int N> void wait_copies() {  // no copy happens before it must
 static inline void prefetch(const void *) {}
 static inline void prefetch_bytes(const void *, u32) {}
 static inline float power(float octaves) { return exp2f(octaves); }
-static inline short nearest(float x) { return (short)std::min(std::max(rintf(x), -32768.0f), 32767.0f); }
 
 #include "hopper.h"
 #pragma GCC diagnostic ignored "-Wunknown-pragmas"
