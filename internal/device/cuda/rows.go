@@ -46,11 +46,11 @@ type flashParams struct {
 
 const rowThreads = 256
 
-// wholeRows queues a kernel whose thread blocks hold a row each in registers, at most 32 channels a thread, as Row of kernels/rows.cuh does; a few are fastest.
+// wholeRows queues a kernel whose thread blocks hold a row each in registers, at most 32 channels a thread, as Row of kernels/rows.cuh does; four are fastest, read at once.
 func (l *library) wholeRows(c *driver.Context, s driver.Stream, name string, blocks int, p *rowParams) error {
-	threads := min(max((int(p.cols)/5+31)/32*32, 128), 1024)
-	if int(p.cols) > 32*threads {
-		return fmt.Errorf("cuda: rows of %d channels: expected at most %d", p.cols, 32*1024)
+	threads := min((int(p.cols)/4+31)/32*32, 1024)
+	if p.cols%4 != 0 || int(p.cols) > 32*threads {
+		return fmt.Errorf("cuda: rows of %d channels: expected a multiple of 4, at most %d", p.cols, 32*1024)
 	}
 	return launch(l, c, name, driver.Launch{Grid: [3]int{blocks}, Block: threads, Stream: s, Early: true}, p)
 }

@@ -6,7 +6,7 @@ import (
 	"unsafe"
 )
 
-// Context is a device's context as seen by its thread. All handles belong to it and live until they are freed or the device closes.
+// Context is a device's context as seen inside Do. All handles belong to it and live until they are freed or the device closes.
 type Context struct {
 	lib    *library
 	block  launchBlock
