@@ -149,10 +149,10 @@ template <int D> __device__ void append_token(const AppendParams &all) {
   if (p.keyCodes == nullptr || threadIdx.x >= D) last = nullptr;
   if (last != nullptr && threadIdx.x % 32 == 0) prefetch(last);
   if (turn.x[0] != nullptr) begin_turning(turn, sh.angles, s);
+  __syncthreads();
   wait_for_previous();
   if (last != nullptr) before = *last;
   if (turn.x[0] != nullptr) {
-    __syncthreads();
     for (int i = threadIdx.x; i < (p.group + 2) * (D / 2); i += blockDim.x) {
       const int head = i / (D / 2), part = max(head - p.group + 1, 0);
       const size_t at = ((size_t)blockIdx.x * (part ? 1 : p.group) + (part ? 0 : head)) * D;
