@@ -153,12 +153,23 @@ template <int D> __device__ void append_token(const AppendParams &all) {
   wait_for_previous();
   if (last != nullptr) before = *last;
   if (turn.x[0] != nullptr) {
-    for (int i = threadIdx.x; i < (p.group + 2) * (D / 2); i += blockDim.x) {
-      const int head = i / (D / 2), part = max(head - p.group + 1, 0);
-      const size_t at = ((size_t)blockIdx.x * (part ? 1 : p.group) + (part ? 0 : head)) * D;
-      const Turned t(turn, sh.angles, turn.x[part] + at, i % (D / 2), part < 2 ? turn.pairs : 0);
-      __half *to = part ? sh.row[part - 1] : turn.dst[0] + at;
+    const int pairs = (p.group + 2) * (D / 2);  // of the group's queries, the key and the value
+    const size_t queries = (size_t)blockIdx.x * p.group * D, row = (size_t)blockIdx.x * D;
+    auto turned = [&](int i) {
+      const int head = i / (D / 2);
+      const float *x = head < p.group ? turn.x[0] + queries + head * D : (head == p.group ? turn.x[1] : turn.x[2]) + row;
+      return Turned(turn, sh.angles, x, i % (D / 2), head <= p.group ? turn.pairs : 0);
+    };
+    auto store = [&](int i, const Turned &t) {
+      const int head = i / (D / 2);
+      __half *to = head < p.group ? turn.dst[0] + queries + head * D : sh.row[head - p.group];
       to[t.a] = __float2half_rn(narrow(t.x)), to[t.b] = __float2half_rn(narrow(t.y));
+    };
+    for (int i = threadIdx.x; i < pairs; i += 2 * blockDim.x) {
+      const int j = i + blockDim.x;
+      const Turned one = turned(i), other = turned(min(j, pairs - 1));  // both are read at once
+      store(i, one);
+      if (j < pairs) store(j, other);
     }
   } else {
     for (int c = threadIdx.x; c < D; c += blockDim.x) sh.row[0][c] = p.newK[(size_t)blockIdx.x * D + c], sh.row[1][c] = p.newV[(size_t)blockIdx.x * D + c];
