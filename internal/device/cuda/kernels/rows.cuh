@@ -57,16 +57,16 @@ struct alignas(16) Four {
   }
 };
 
-// Row is a row in the registers of its thread block: the four channels from 4·(threadIdx.x + i·blockDim.x) on are of[i]. rows.go sees to it that the row fits.
-struct Row {
-  static constexpr int MOST = 8;
+// Row is a row in the registers of its thread block: the four channels from 4·(threadIdx.x + i·blockDim.x) on are of[i]. rows.go sees to it that the row fits. Most rows have one of them a thread:
+// that kernel is short, as it should be, since its instructions are seldom in a cache.
+template <int MOST> struct Row {
   Four of[MOST];
 
   // each visits the thread's channels: f(four, first channel, i).
   template <typename F> __device__ void each(int cols, F f) {
 #pragma unroll
     for (int i = 0; i < MOST; i++) {
-      if (4 * i * blockDim.x >= cols) break;
+      if (i > 0 && 4 * i * blockDim.x >= cols) break;
       const int c = 4 * (threadIdx.x + i * blockDim.x);
       if (c < cols) f(of[i], c, i);
     }
@@ -74,7 +74,7 @@ struct Row {
 
   // emit writes the row's fp16 form; its largest magnitude is given.
   __device__ void emit(const RowParams &p, size_t row, float largest) {
-    const float scale = scale_of(largest), inverse = 1 / scale;
+    const float scale = scale_of(largest), inverse = __fdividef(1, scale);  // exact
     each(p.cols, [&](Four &x, int c, int) {
       u32 w[2];
 #pragma unroll
@@ -92,14 +92,14 @@ struct Row {
   }
 };
 
-// norm_row: a block a row. Whole rows are normalised, after the addition. The weights of most rows are read before the launch ahead has ended.
-__device__ inline void norm_row(const RowParams &p) {
+// norm_row: a block a row. Whole rows are normalised, after the addition. Weights are read before the launch ahead has ended.
+template <int MOST> __device__ inline void norm_row(const RowParams &p) {
   SHARED_MEMORY(RowShared, sh);
-  constexpr int EARLY = 2;
+  constexpr int EARLY = MOST < 2 ? MOST : 2;
   let_next_start();
   float *const row = p.x + (size_t)blockIdx.x * p.cols;
   const float *const add = p.add == nullptr ? nullptr : p.add + (size_t)blockIdx.x * p.cols;
-  Row x;
+  Row<MOST> x;
   Four weight[EARLY];
   x.each(p.cols, [&](Four &, int c, int i) {
     if (i < EARLY) weight[i] = Four::at(p.weight, c);
@@ -122,7 +122,7 @@ __device__ inline void norm_row(const RowParams &p) {
     });
   });
   const float2 both = over_block(sh, sum, Plus(), largest, Larger());
-  const float f = rsqrtf(both.x / p.cols + p.eps);
+  const float f = rsqrtf(__fdividef(both.x, p.cols) + p.eps);
   x.each(p.cols, [&](Four &v, int c, int) {
     v.each([&](float &y, int) { y *= f; });
     if (p.dst != nullptr) v.to(p.dst + (size_t)blockIdx.x * p.cols, c);
@@ -142,11 +142,11 @@ __device__ inline void norm_run(const RowParams &p) {
   for (int c = lane; c < p.run; c += 32) y[c] = x[c] * f * p.weight[c];
 }
 
-__device__ inline void prepare_row(const RowParams &p) {
+template <int MOST> __device__ inline void prepare_row(const RowParams &p) {
   SHARED_MEMORY(RowShared, sh);
   let_next_start();
   wait_for_previous();
-  Row x;
+  Row<MOST> x;
   x.each(p.cols, [&](Four &v, int c, int) { v = Four::at(p.x + (size_t)blockIdx.x * p.cols, c); });
   x.emit(sh, p, blockIdx.x);
 }
@@ -162,14 +162,14 @@ __device__ inline void widen_row(const RowParams &p) {
 __device__ inline float activated(float x, int act) { return act == 0 ? __fdividef(x, 1 + power(-1.442695041f * x)) : 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))); }
 
 // gate_row: act(x)·add.
-__device__ inline void gate_row(const RowParams &p) {
+template <int MOST> __device__ inline void gate_row(const RowParams &p) {
   SHARED_MEMORY(RowShared, sh);
   let_next_start();
   wait_for_previous();
   if (p.index != nullptr && *p.index == 0) return;
   for (int i = blockIdx.x; i < p.rows; i += gridDim.x) {
     const size_t at = (size_t)i * p.cols;
-    Row row;
+    Row<MOST> row;
     row.each(p.cols, [&](Four &v, int c, int) {
       v = Four::at(p.add + at, c);
       Four gate = Four::at(p.x + at, c);
