@@ -317,7 +317,7 @@ func (o *Operator) Append(c *driver.Context, s driver.Stream, batch int) error {
 
 // append is Append of what the parameters say.
 func (o *Operator) append(c *driver.Context, s driver.Stream, batch int, p *appendParams) error {
-	return launch(o.lib, c, o.kernel["append"], driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: 256, Stream: s, Early: true}, p)
+	return launch(o.lib, c, o.kernel["append"], driver.Launch{Grid: [3]int{batch * o.KVHeads * appendParts}, Block: 128, Stream: s, Early: true}, p)
 }
 
 // Select queues the first of the Stages of a sparse step, for measuring; 0 is all of them.

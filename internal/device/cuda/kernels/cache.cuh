@@ -2,19 +2,20 @@
 #pragma once
 #include "rows.cuh"
 
-template <int D> struct EncodeShared {
-  __half low[PAGES][D], high[PAGES][D];
-  float base[D], inverse[D], step[D];
+template <int C> struct EncodeShared {
+  __half low[PAGES][C], high[PAGES][C];
+  float base[C], inverse[C], step[C];
 };
 
-// encode_keys makes the ranges, page bounds and codes of a block from its first `full` pages.
-template <int D> __device__ void encode_keys(const Params &p, int bh, int full) {
-  SHARED_MEMORY(EncodeShared<D>, sh);
+// encode_keys makes the ranges, page bounds and codes of C channels of a block, those from `from` on, out of its first `full` pages.
+template <int D, int C> __device__ void encode_keys(const Params &p, int bh, int full, int from) {
+  SHARED_MEMORY(EncodeShared<C>, sh);
   auto &low = sh.low, &high = sh.high;
   auto &base = sh.base, &inverse = sh.inverse, &step = sh.step;
-  const __half *k = p.k + (size_t)bh * BLOCK * D;
-  for (int i = threadIdx.x; i < full * (D / 8); i += blockDim.x) {  // eight channels of a page
-    const int page = i / (D / 8), c = i % (D / 8) * 8;
+  constexpr int WORDS = C / 8, ALL = D / 8;  // of eight channels
+  const __half *k = p.k + (size_t)bh * BLOCK * D + from;
+  for (int i = threadIdx.x; i < full * WORDS; i += blockDim.x) {  // eight channels of a page
+    const int page = i / WORDS, c = i % WORDS * 8;
     u32 lo[4], hi[4];
     load<4>(lo, k + page * PAGE * D + c), load<4>(hi, k + page * PAGE * D + c);
 #pragma unroll
@@ -28,19 +29,19 @@ template <int D> __device__ void encode_keys(const Params &p, int bh, int full) 
     for (int j = 0; j < 4; j++) ((u32 *)&low[page][c])[j] = lo[j], ((u32 *)&high[page][c])[j] = hi[j];
   }
   __syncthreads();
-  for (int c = threadIdx.x; c < D; c += blockDim.x) {
+  for (int c = threadIdx.x; c < C; c += blockDim.x) {
     __half lo = low[0][c], hi = high[0][c];
+#pragma unroll 4
     for (int page = 1; page < full; page++) {
       lo = __hlt(low[page][c], lo) ? low[page][c] : lo, hi = __hlt(hi, high[page][c]) ? high[page][c] : hi;
     }
     float f = __half2float(lo);
     __half s = __float2half_ru((__half2float(hi) - f) / 15.0f);
     step[c] = __half2float(s), base[c] = f, inverse[c] = step[c] > 0 ? 1.0f / step[c] : 0;
-    p.range[((size_t)bh * 2) * D + c] = lo, p.range[((size_t)bh * 2 + 1) * D + c] = s;
+    p.range[((size_t)bh * 2) * D + from + c] = lo, p.range[((size_t)bh * 2 + 1) * D + from + c] = s;
   }
   __syncthreads();
-  constexpr int WORDS = D / 8;
-  u32 *bounds = (u32 *)p.bounds + (size_t)bh * PAGES * 2 * WORDS;
+  u32 *bounds = (u32 *)p.bounds + (size_t)bh * PAGES * 2 * ALL + from / 8;
   for (int i = threadIdx.x; i < full * 2 * WORDS; i += blockDim.x) {
     int page = i / (2 * WORDS), smallest = i / WORDS % 2, c0 = i % WORDS * 8;
     u32 w = 0;
@@ -53,19 +54,19 @@ template <int D> __device__ void encode_keys(const Params &p, int bh, int full) 
       if (!smallest && u < 15 && step[c] * u < x) u++;
       w |= (u32)u << (4 * nibble(j));
     }
-    bounds[i] = w;
+    bounds[(page * 2 + smallest) * ALL + c0 / 8] = w;
   }
-  u32 *codes = (u32 *)p.keyCodes + (size_t)bh * BLOCK * WORDS;
+  u32 *codes = (u32 *)p.keyCodes + (size_t)bh * BLOCK * ALL + from / 8;
 #pragma unroll 4
   for (int i = threadIdx.x; i < full * PAGE * WORDS; i += blockDim.x) {
+    const int token = i / WORDS, c0 = i % WORDS * 8;
     u32 x[4], w = 0;
-    load<4>(x, k + (size_t)i * 8);
+    load<4>(x, k + (size_t)token * D + c0);
     for (int j = 0; j < 8; j++) {
-      int c = i % WORDS * 8 + j;
-      int u = (int)((half_of(x[j / 2], j % 2) - base[c]) * inverse[c] + 0.5f);
+      int u = (int)((half_of(x[j / 2], j % 2) - base[c0 + j]) * inverse[c0 + j] + 0.5f);
       w |= (u32)min(max(u, 0), 15) << (4 * nibble(j));
     }
-    codes[i] = w;
+    codes[token * ALL + c0 / 8] = w;
   }
 }
 
@@ -128,41 +129,45 @@ struct AppendParams {
   HeadsParams turn;
 };
 
+constexpr int APPEND_PARTS = 4;  // thread blocks of a unit
+
 template <int D> struct AppendShared {
   HeadsShared angles;
   alignas(16) __half row[2][D];
 };
 
-// append adds one token a sequence, at position lens−1: grid batch·kvHeads, 256 threads. A page that becomes full has its block encoded anew. Positions are
-// turned into angles while the launch ahead goes on.
+// append adds one token a sequence, at position lens−1: grid batch·kvHeads·APPEND_PARTS, 128 threads. The thread blocks of a unit share its queries, and the channels of what they write of the key
+// and the value. A page that becomes full has its block encoded anew. Positions are turned into angles while the launch ahead goes on.
 template <int D> __device__ void append_token(const AppendParams &all) {
+  constexpr int C = D / APPEND_PARTS;
   const Params &p = all.p;
   const HeadsParams &turn = all.turn;
   SHARED_MEMORY(AppendShared<D>, sh);
   let_next_start();
-  int s = blockIdx.x / p.kvHeads, h = blockIdx.x % p.kvHeads, pos = p.lens[s] - 1;
+  const int unit = blockIdx.x / APPEND_PARTS, part = blockIdx.x % APPEND_PARTS, s = unit / p.kvHeads, h = unit % p.kvHeads, pos = p.lens[s] - 1;
   if (pos < 0) return wait_for_previous();
   const int *table = p.table + s * p.tableStride;
-  int b = pos / BLOCK, t = pos % BLOCK, bh = table[b] * p.kvHeads + h;
-  float *sum = p.valueSum + (size_t)bh * 2 * D + threadIdx.x, before = 0;
-  const float *last = t > 0 ? sum + D : b > 0 ? p.valueSum + (((size_t)table[b - 1] * p.kvHeads + h) * 2 + 1) * D + threadIdx.x : nullptr;
-  if (p.keyCodes == nullptr || threadIdx.x >= D) last = nullptr;
+  const int b = pos / BLOCK, t = pos % BLOCK, bh = table[b] * p.kvHeads + h, channel = part * C + threadIdx.x;
+  float *sum = p.valueSum + (size_t)bh * 2 * D + channel, before = 0;
+  const float *last = t > 0 ? sum + D : b > 0 ? p.valueSum + (((size_t)table[b - 1] * p.kvHeads + h) * 2 + 1) * D + channel : nullptr;
+  if (p.keyCodes == nullptr || threadIdx.x >= C) last = nullptr;
   if (last != nullptr && threadIdx.x % 32 == 0) prefetch(last);
   if (turn.x[0] != nullptr) begin_turning(turn, sh.angles, s);
   __syncthreads();
   wait_for_previous();
   if (last != nullptr) before = *last;
   if (turn.x[0] != nullptr) {
-    const int pairs = (p.group + 2) * (D / 2);  // of the group's queries, the key and the value
-    const size_t queries = (size_t)blockIdx.x * p.group * D, row = (size_t)blockIdx.x * D;
+    // Pairs of channels of the key, of the value, and of the part's queries.
+    const int pairs = (2 + (p.group - part + APPEND_PARTS - 1) / APPEND_PARTS) * (D / 2);
+    auto query = [&](int head) { return ((size_t)unit * p.group + part + (head - 2) * APPEND_PARTS) * D; };
     auto turned = [&](int i) {
       const int head = i / (D / 2);
-      const float *x = head < p.group ? turn.x[0] + queries + head * D : (head == p.group ? turn.x[1] : turn.x[2]) + row;
-      return Turned(turn, sh.angles, x, i % (D / 2), head <= p.group ? turn.pairs : 0);
+      const float *x = head > 1 ? turn.x[0] + query(head) : (head == 0 ? turn.x[1] : turn.x[2]) + (size_t)unit * D;
+      return Turned(turn, sh.angles, x, i % (D / 2), head == 1 ? 0 : turn.pairs);
     };
     auto store = [&](int i, const Turned &t) {
       const int head = i / (D / 2);
-      __half *to = head < p.group ? turn.dst[0] + queries + head * D : sh.row[head - p.group];
+      __half *to = head > 1 ? turn.dst[0] + query(head) : sh.row[head];
       to[t.a] = __float2half_rn(narrow(t.x)), to[t.b] = __float2half_rn(narrow(t.y));
     };
     for (int i = threadIdx.x; i < pairs; i += 2 * blockDim.x) {
@@ -172,23 +177,23 @@ template <int D> __device__ void append_token(const AppendParams &all) {
       if (j < pairs) store(j, other);
     }
   } else {
-    for (int c = threadIdx.x; c < D; c += blockDim.x) sh.row[0][c] = p.newK[(size_t)blockIdx.x * D + c], sh.row[1][c] = p.newV[(size_t)blockIdx.x * D + c];
+    for (int c = threadIdx.x; c < D; c += blockDim.x) sh.row[0][c] = p.newK[(size_t)unit * D + c], sh.row[1][c] = p.newV[(size_t)unit * D + c];
   }
   __syncthreads();
-  if (threadIdx.x < D) {
-    const size_t at = ((size_t)bh * BLOCK + t) * D + threadIdx.x;
-    const __half v = sh.row[1][threadIdx.x];
-    p.k[at] = sh.row[0][threadIdx.x], p.v[at] = v;
+  if (threadIdx.x < C) {
+    const size_t at = ((size_t)bh * BLOCK + t) * D + channel;
+    const __half v = sh.row[1][channel];
+    p.k[at] = sh.row[0][channel], p.v[at] = v;
     if (p.keyCodes != nullptr) {
       if (t == 0) sum[0] = before;
       sum[D] = before + __half2float(v);
     }
   }
   if (p.keyCodes == nullptr) return;
-  encode_tokens<D>(p, sh.row[0], sh.row[1], bh, t, t + 1);
+  if (part == 0) encode_tokens<D>(p, sh.row[0], sh.row[1], bh, t, t + 1);
   if ((t + 1) % PAGE) return;
   __syncthreads();
-  encode_keys<D>(p, bh, (t + 1) / PAGE);
+  encode_keys<D, C>(p, bh, (t + 1) / PAGE, part * C);
 }
 
 // write copies `count` tokens of a prompt into one sequence: grid (tokens, heads), D/8 threads.
@@ -207,7 +212,7 @@ template <int D> __device__ void encode_block(const Params &p) {
   n = min(n, BLOCK);
   int bh = p.table[s * p.tableStride + b] * p.kvHeads + blockIdx.y;
   encode_tokens<D>(p, p.k + (size_t)bh * BLOCK * D, p.v + (size_t)bh * BLOCK * D, bh, 0, n);
-  if (n >= PAGE) encode_keys<D>(p, bh, n / PAGE);
+  if (n >= PAGE) encode_keys<D, D>(p, bh, n / PAGE, 0);
   for (int c = threadIdx.x; c < D; c += blockDim.x) {
     float sum = 0;
     for (int t = 0; t < n; t++) sum += __half2float(p.v[((size_t)bh * BLOCK + t) * D + c]);
