@@ -70,57 +70,73 @@ template <int D, int C> __device__ void encode_keys(const Params &p, int bh, int
   }
 }
 
-// encode_tokens makes the value codes, and the keys' codes by token, of rows [from,to) of a block, which are at keys and values. A lane holds eight channels.
-template <int D> __device__ void encode_tokens(const Params &p, const __half *keys, const __half *values, int bh, int from, int to) {
-  constexpr int LANES = D / 8;
-  int lane = threadIdx.x % LANES, r = lane % 8, half64 = lane / 8;
-  int per = blockDim.x / LANES;
-  for (int first = from; first < to; first += per) {
-    int t = first + threadIdx.x / LANES;
-    const int at = min(t, to - 1);
-    size_t row = (size_t)bh * BLOCK + at;  // lanes beyond the end shadow the last row, so that all take part in the exchanges
-    bool mine = t < to;
-    u32 x[4];
-    load<4>(x, values + (at - from) * D + lane * 8);
-    u32 word = 0;
-    for (int part = 0; part < 2; part++) {
-      float lo = INFINITY, hi = -INFINITY;
-      for (int j = 0; j < 4; j++) {
-        float f = half_of(x[part * 2 + j / 2], j % 2);
-        lo = fminf(lo, f), hi = fmaxf(hi, f);
-      }
-      for (int d = 1; d < 8; d *= 2) {
-        lo = fminf(lo, __shfl_xor_sync(~0u, lo, d)), hi = fmaxf(hi, __shfl_xor_sync(~0u, hi, d));
-      }
-      __half s = __float2half_rn((hi - lo) / 15.0f);
-      float f = __half2float(s), inverse = f > 0 ? 1.0f / f : 0;
-      for (int j = 0; j < 4; j++) {
-        int u = (int)((half_of(x[part * 2 + j / 2], j % 2) - lo) * inverse + 0.5f);
-        word |= (u32)min(max(u, 0), 15) << (part * 16 + j * 4);
-      }
-      if (mine && r == 0) p.valueScale[row * (D / 32) + half64 * 2 + part] = __halves2half2(s, __float2half_rn(lo));
-    }
-    if (mine) ((u32 *)p.valueCodes)[row * LANES + r * (LANES / 8) + half64] = word;
-    if (p.tokenCodes == nullptr) continue;
-    load<4>(x, keys + (at - from) * D + lane * 8);
-    float lo = INFINITY, hi = -INFINITY;
-    for (int j = 0; j < 8; j++) {
-      float f = half_of(x[j / 2], j % 2);
-      lo = fminf(lo, f), hi = fmaxf(hi, f);
-    }
-    for (int d = 1; d < LANES; d *= 2) {
-      lo = fminf(lo, __shfl_xor_sync(~0u, lo, d)), hi = fmaxf(hi, __shfl_xor_sync(~0u, hi, d));
-    }
-    __half s = __float2half_rn((hi - lo) / 15.0f);
-    float f = __half2float(s), inverse = f > 0 ? 1.0f / f : 0;
-    word = 0;
-    for (int j = 0; j < 8; j++) {
-      int u = (int)((half_of(x[j / 2], j % 2) - lo) * inverse + 0.5f);
-      word |= (u32)min(max(u, 0), 15) << (4 * nibble(j));
-    }
-    if (mine) ((u32 *)p.tokenCodes)[row * LANES + lane] = word;
-    if (mine && lane == 0) p.tokenScale[row] = __halves2half2(s, __float2half_rn(lo));
+// spread is the extremes of the values that so many neighbouring lanes have, four or eight each.
+template <int N> __device__ inline float2 spread(const float (&x)[N], int lanes) {
+  float lo = INFINITY, hi = -INFINITY;
+#pragma unroll
+  for (int j = 0; j < N; j++) lo = fminf(lo, x[j]), hi = fmaxf(hi, x[j]);
+  for (int d = 1; d < lanes; d *= 2) {
+    lo = fminf(lo, __shfl_xor_sync(~0u, lo, d)), hi = fmaxf(hi, __shfl_xor_sync(~0u, hi, d));
   }
+  return make_float2(lo, hi);
+}
+
+// Grid is the sixteen numbers that stand for values between two extremes.
+struct Grid {
+  __half step;
+  float low, inverse;
+  __device__ Grid(float2 ends) : step(__float2half_rn((ends.y - ends.x) / 15.0f)), low(ends.x) {
+    const float f = __half2float(step);
+    inverse = f > 0 ? 1.0f / f : 0;
+  }
+  __device__ u32 code(float x) const { return min(max((int)((x - low) * inverse + 0.5f), 0), 15); }
+  __device__ __half2 pair() const { return __halves2half2(step, __float2half_rn(low)); }
+};
+
+// encode_rows gives each of rows [from,to) of a block, which are at `rows`, to as many lanes as it has eights of channels: f(those eight, row among all, lane, whether it is to be written).
+// Lanes beyond the end shadow the last row, so that all take part in exchanges.
+template <int D, typename F> __device__ inline void encode_rows(const __half *rows, int bh, int from, int to, F f) {
+  constexpr int LANES = D / 8;
+  const int lane = threadIdx.x % LANES, per = blockDim.x / LANES;
+  for (int first = from; first < to; first += per) {
+    const int t = first + threadIdx.x / LANES, at = min(t, to - 1);
+    u32 w[4];
+    float x[8];
+    load<4>(w, rows + (at - from) * D + lane * 8);
+#pragma unroll
+    for (int j = 0; j < 8; j++) x[j] = half_of(w[j / 2], j % 2);
+    f(x, (size_t)bh * BLOCK + at, lane, t < to);
+  }
+}
+
+// encode_values makes the codes of values.
+template <int D> __device__ void encode_values(const Params &p, const __half *values, int bh, int from, int to) {
+  encode_rows<D>(values, bh, from, to, [&](const float (&x)[8], size_t row, int lane, bool mine) {
+    const int r = lane % 8, half64 = lane / 8;
+    u32 word = 0;
+#pragma unroll
+    for (int part = 0; part < 2; part++) {
+      const float four[4] = {x[part * 4], x[part * 4 + 1], x[part * 4 + 2], x[part * 4 + 3]};
+      const Grid grid(spread(four, 8));
+#pragma unroll
+      for (int j = 0; j < 4; j++) word |= grid.code(four[j]) << (part * 16 + j * 4);
+      if (mine && r == 0) p.valueScale[row * (D / 32) + half64 * 2 + part] = grid.pair();
+    }
+    if (mine) ((u32 *)p.valueCodes)[row * (D / 8) + r * (D / 64) + half64] = word;
+  });
+}
+
+// encode_tokens makes the keys' codes by token, where they are kept.
+template <int D> __device__ void encode_tokens(const Params &p, const __half *keys, int bh, int from, int to) {
+  if (p.tokenCodes == nullptr) return;
+  encode_rows<D>(keys, bh, from, to, [&](const float (&x)[8], size_t row, int lane, bool mine) {
+    const Grid grid(spread(x, D / 8));
+    u32 word = 0;
+#pragma unroll
+    for (int j = 0; j < 8; j++) word |= grid.code(x[j]) << (4 * nibble(j));
+    if (mine) ((u32 *)p.tokenCodes)[row * (D / 8) + lane] = word;
+    if (mine && lane == 0) p.tokenScale[row] = grid.pair();
+  });
 }
 
 // AppendParams: the new tokens' queries, keys and values come as float32 rows, which are turned on the way; or p has the keys and values as they are, and turn.x[0] is null.
@@ -190,7 +206,8 @@ template <int D> __device__ void append_token(const AppendParams &all) {
     }
   }
   if (p.keyCodes == nullptr) return;
-  if (part == 0) encode_tokens<D>(p, sh.row[0], sh.row[1], bh, t, t + 1);
+  if (part == 0) encode_values<D>(p, sh.row[1], bh, t, t + 1);
+  if (part == 1) encode_tokens<D>(p, sh.row[0], bh, t, t + 1);
   if ((t + 1) % PAGE) return;
   __syncthreads();
   encode_keys<D, C>(p, bh, (t + 1) / PAGE, part * C);
@@ -211,7 +228,8 @@ template <int D> __device__ void encode_block(const Params &p) {
   if (n <= 0) return;
   n = min(n, BLOCK);
   int bh = p.table[s * p.tableStride + b] * p.kvHeads + blockIdx.y;
-  encode_tokens<D>(p, p.k + (size_t)bh * BLOCK * D, p.v + (size_t)bh * BLOCK * D, bh, 0, n);
+  encode_values<D>(p, p.v + (size_t)bh * BLOCK * D, bh, 0, n);
+  encode_tokens<D>(p, p.k + (size_t)bh * BLOCK * D, bh, 0, n);
   if (n >= PAGE) encode_keys<D, D>(p, bh, n / PAGE, 0);
   for (int c = threadIdx.x; c < D; c += blockDim.x) {
     float sum = 0;
