@@ -2,6 +2,9 @@
 #pragma once
 #include "rows.cuh"
 
+// sixteenth is the whole part of a number, but 0 or 15 where that is none of a code's. Whole parts are what is left of a sum with 2^23, which takes a quarter of a conversion's time.
+__device__ inline u32 sixteenth(float x) { return (u32)__float_as_int(__fadd_rz(fminf(fmaxf(x, 0), 15), 8388608.0f)) & 15; }
+
 template <int C> struct EncodeShared {
   __half low[PAGES][C], high[PAGES][C];
   float base[C], inverse[C], step[C];
@@ -56,17 +59,19 @@ template <int D, int C> __device__ void encode_keys(const Params &p, int bh, int
     }
     bounds[(page * 2 + smallest) * ALL + c0 / 8] = w;
   }
-  u32 *codes = (u32 *)p.keyCodes + (size_t)bh * BLOCK * ALL + from / 8;
+  // A thread has the same eight channels of every token that it encodes.
+  const int c0 = threadIdx.x % WORDS * 8, apart = blockDim.x / WORDS;
+  float low8[8], inverse8[8];
+#pragma unroll
+  for (int j = 0; j < 8; j++) low8[j] = base[c0 + j], inverse8[j] = inverse[c0 + j];
+  u32 *codes = (u32 *)p.keyCodes + ((size_t)bh * BLOCK * D + from + c0) / 8;
 #pragma unroll 4
-  for (int i = threadIdx.x; i < full * PAGE * WORDS; i += blockDim.x) {
-    const int token = i / WORDS, c0 = i % WORDS * 8;
+  for (int token = threadIdx.x / WORDS; token < full * PAGE; token += apart) {
     u32 x[4], w = 0;
     load<4>(x, k + (size_t)token * D + c0);
-    for (int j = 0; j < 8; j++) {
-      int u = (int)((half_of(x[j / 2], j % 2) - base[c0 + j]) * inverse[c0 + j] + 0.5f);
-      w |= (u32)min(max(u, 0), 15) << (4 * nibble(j));
-    }
-    codes[token * ALL + c0 / 8] = w;
+#pragma unroll
+    for (int j = 0; j < 8; j++) w |= sixteenth((half_of(x[j / 2], j % 2) - low8[j]) * inverse8[j] + 0.5f) << (4 * nibble(j));
+    codes[token * ALL] = w;
   }
 }
 
@@ -89,7 +94,7 @@ struct Grid {
     const float f = __half2float(step);
     inverse = f > 0 ? 1.0f / f : 0;
   }
-  __device__ u32 code(float x) const { return min(max((int)((x - low) * inverse + 0.5f), 0), 15); }
+  __device__ u32 code(float x) const { return sixteenth((x - low) * inverse + 0.5f); }
   __device__ __half2 pair() const { return __halves2half2(step, __float2half_rn(low)); }
 };
 
