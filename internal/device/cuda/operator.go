@@ -315,9 +315,14 @@ func (o *Operator) Append(c *driver.Context, s driver.Stream, batch int) error {
 	return o.append(c, s, batch, &appendParams{params: o.p})
 }
 
-// append is Append of what the parameters say.
+// append is Append of what the parameters say. Few units have several thread blocks each where there are codes to make.
 func (o *Operator) append(c *driver.Context, s driver.Stream, batch int, p *appendParams) error {
-	return launch(o.lib, c, o.kernel["append"], driver.Launch{Grid: [3]int{batch * o.KVHeads * appendParts}, Block: 128, Stream: s, Early: true}, p)
+	units := batch * o.KVHeads
+	l := driver.Launch{Grid: [3]int{units, 1}, Block: 256, Stream: s, Early: true}
+	if p.keyCodes != 0 && units <= 2*o.lib.dev.Multiprocessor {
+		l.Grid[1], l.Block = appendParts, 128
+	}
+	return launch(o.lib, c, o.kernel["append"], l, p)
 }
 
 // Select queues the first of the Stages of a sparse step, for measuring; 0 is all of them.
