@@ -16,10 +16,6 @@ struct int4 { int x, y, z, w; };
 struct float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 inline float __fdividef(float x, float y) { return x / y; }
-inline float __fadd_rz(float x, float y) {
-  const float r = x + y;
-  return fabs((double)r) > fabs((double)x + y) ? nextafterf(r, 0) : r;
-}
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline int2 make_int2(int x, int y) { return {x, y}; }
 inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
@@ -33,6 +29,10 @@ inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 typedef _Float16 __half;
 struct __half2 { __half x, y; };
 inline float __half2float(__half h) { return h; }
+inline float __fadd_rz(float x, float y) {
+  const float r = x + y;
+  return fabs((double)r) > fabs((double)x + y) ? nextafterf(r, 0) : r;
+}
 inline __half __float2half_rn(float f) { return f; }
 inline __half __float2half_ru(float f) {
   __half h = f;
