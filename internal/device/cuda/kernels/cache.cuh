@@ -150,22 +150,20 @@ struct AppendParams {
   HeadsParams turn;
 };
 
-constexpr int APPEND_PARTS = 4;  // thread blocks of a unit, if not one; operator.go chooses
-
 template <int D> struct AppendShared {
   HeadsShared angles;
   alignas(16) __half row[2][D];
 };
 
-// append adds one token a sequence, at position lens−1: grid (batch·kvHeads, 1), 256 threads, or (batch·kvHeads, APPEND_PARTS), half as many. The thread blocks of a unit share its queries, and the
-// channels of what they write of the key and the value. A page that becomes full has its block encoded anew. Positions are turned into angles while the launch ahead goes on.
-template <int D> __device__ void append_token(const AppendParams &all) {
-  const int parts = gridDim.y, part = blockIdx.y, C = D / parts;
+// append adds one token a sequence, at position lens−1: grid batch·kvHeads·PARTS. The PARTS thread blocks of a unit share its queries, and the channels of what they write of the key and the value.
+// A page that becomes full has its block encoded anew. Positions are turned into angles while the launch ahead goes on.
+template <int D, int PARTS> __device__ void append_token(const AppendParams &all) {
+  constexpr int C = D / PARTS;
   const Params &p = all.p;
   const HeadsParams &turn = all.turn;
   SHARED_MEMORY(AppendShared<D>, sh);
   let_next_start();
-  const int unit = blockIdx.x, s = unit / p.kvHeads, h = unit % p.kvHeads, pos = p.lens[s] - 1;
+  const int unit = blockIdx.x / PARTS, part = blockIdx.x % PARTS, s = unit / p.kvHeads, h = unit % p.kvHeads, pos = p.lens[s] - 1;
   if (pos < 0) return wait_for_previous();
   const int *table = p.table + s * p.tableStride;
   const int b = pos / BLOCK, t = pos % BLOCK, bh = table[b] * p.kvHeads + h, channel = part * C + threadIdx.x;
@@ -179,8 +177,8 @@ template <int D> __device__ void append_token(const AppendParams &all) {
   if (last != nullptr) before = *last;
   if (turn.x[0] != nullptr) {
     // Pairs of channels of the key, of the value, and of the part's queries.
-    const int pairs = (2 + (p.group - part + parts - 1) / parts) * (D / 2);
-    auto query = [&](int head) { return ((size_t)unit * p.group + part + (head - 2) * parts) * D; };
+    const int pairs = (2 + (p.group - part + PARTS - 1) / PARTS) * (D / 2);
+    auto query = [&](int head) { return ((size_t)unit * p.group + part + (head - 2) * PARTS) * D; };
     auto turned = [&](int i) {
       const int head = i / (D / 2);
       const float *x = head > 1 ? turn.x[0] + query(head) : (head == 0 ? turn.x[1] : turn.x[2]) + (size_t)unit * D;
@@ -212,11 +210,10 @@ template <int D> __device__ void append_token(const AppendParams &all) {
   }
   if (p.keyCodes == nullptr) return;
   if (part == 0) encode_values<D>(p, sh.row[1], bh, t, t + 1);
-  if (part == min(1, parts - 1)) encode_tokens<D>(p, sh.row[0], bh, t, t + 1);
+  if (part == PARTS / 2) encode_tokens<D>(p, sh.row[0], bh, t, t + 1);
   if ((t + 1) % PAGE) return;
   __syncthreads();
-  if (parts > 1) encode_keys<D, D / APPEND_PARTS>(p, bh, (t + 1) / PAGE, part * C);
-  else encode_keys<D, D>(p, bh, (t + 1) / PAGE, 0);
+  encode_keys<D, C>(p, bh, (t + 1) / PAGE, part * C);
 }
 
 // write copies `count` tokens of a prompt into one sequence: grid (tokens, heads), D/8 threads.

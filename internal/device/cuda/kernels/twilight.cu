@@ -24,7 +24,8 @@
   KERNEL(128, D == 64 ? 3 : 1) ringed_##D(PARAMS) { attend_whole<D, true>(p); }   \
   KERNEL(D == 256 ? 128 : 256, 1) cluster_##D(PARAMS) { whole_unit<D>(p); }
 #define ALL(D)                                                        \
-  KERNEL(256) append_##D(const __grid_constant__ AppendParams p) { append_token<D>(p); } \
+  KERNEL(256) append_##D(const __grid_constant__ AppendParams p) { append_token<D, 1>(p); } \
+  KERNEL(128) parts_##D(const __grid_constant__ AppendParams p) { append_token<D, 4>(p); } \
   KERNEL(32) write_##D(PARAMS) { write_rows<D>(p); }                  \
   KERNEL(256) encode_##D(PARAMS) { encode_block<D>(p); }              \
   KERNEL(D) sums_##D(PARAMS) { running_sums<D>(p); }                \
