@@ -71,6 +71,7 @@ func (t *Timing) turn(ctx context.Context, bases []*twilight.Session, spec strin
 	if err := c.warm(tokens); err != nil {
 		return err
 	}
+	runtime.GC() // of what the forks left: not while a step is timed
 	before := allocations()
 	for k := from; k < to; k++ {
 		if err := ctx.Err(); err != nil {

@@ -33,7 +33,7 @@ func (k *Cache) needs(s *Shape) []need {
 	return list
 }
 
-// alloc takes what a step's rows need. Called on the device's thread.
+// alloc takes what a step's rows need. Called inside Do.
 func (k *Cache) alloc(c *driver.Context) error {
 	o := k.op
 	if err := o.take(c, k.needs(&o.Shape)); err != nil || !o.Offload {

@@ -7,12 +7,6 @@ import (
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
 
-// lists is where List puts what it finds: device.Top by row.
-type lists struct {
-	at   driver.Ptr
-	host []byte // pinned
-}
-
 const topBytes = int(unsafe.Sizeof(device.Top{}))
 
 // topParams is TopParams of kernels/top.cuh, field by field; device.Top is its TopList.
@@ -31,7 +25,7 @@ func (d *Device) Choose(src device.Tensor) {
 	d.flush()
 	b := d.top(src)
 	d.try(func(c *driver.Context) error {
-		return d.lib.argmax(c, d.stream, d.step.view.chosen, b.wide, src.Rows, src.Cols)
+		return d.lib.argmax(c, d.stream, inPlace(d.step.chosen), b.wide, src.Rows, src.Cols)
 	})
 }
 
@@ -44,38 +38,33 @@ func (d *Device) Chosen(dst []int32) {
 	}
 }
 
-// chosen is Chosen on the driver's thread. It goes through pinned memory, beside the step's state.
+// chosen is Chosen inside Do.
 func (d *Device) chosen(c *driver.Context) error {
-	s := &d.step
-	at := s.host[s.view.chosen-s.at:][:len(s.jobs.found)*4]
-	if err := c.DownloadAsync(at, s.view.chosen, d.stream); err != nil {
-		return err
-	}
 	err := c.Wait(d.stream)
-	copy(bytesOf(s.jobs.found), at)
+	copy(bytesOf(d.step.jobs.found), d.step.chosen)
 	return err
 }
+
+// inPlace is where the device reaches pinned memory. What it writes there is to be read after it was waited for.
+func inPlace(pinned []byte) driver.Ptr { return driver.Ptr(unsafe.Pointer(&pinned[0])) }
 
 // List implements device.Chooser.
 func (d *Device) List(src device.Tensor) {
 	d.flush()
 	b := d.top(src)
 	d.try(func(c *driver.Context) (err error) {
-		if n := b.rows * topBytes; n > len(d.lists.host) {
-			if d.lists.host != nil {
-				err = c.FreeHost(d.lists.host)
+		if n := b.rows * topBytes; n > len(d.lists) {
+			if d.lists != nil {
+				err = c.FreeHost(d.lists)
 			}
-			if d.lists.host = nil; err != nil {
+			if d.lists = nil; err != nil {
 				return err
 			}
-			if d.lists.at, err = d.alloc(c, n); err != nil {
-				return err
-			}
-			if d.lists.host, err = c.AllocHost(n); err != nil {
+			if d.lists, err = c.AllocHost(n); err != nil {
 				return err
 			}
 		}
-		return d.lib.top(c, d.stream, d.lists.at, b.wide, src.Rows, src.Cols)
+		return d.lib.top(c, d.stream, inPlace(d.lists), b.wide, src.Rows, src.Cols)
 	})
 }
 
@@ -91,15 +80,11 @@ func (d *Device) Listed(dst []device.Top) {
 	}
 }
 
-// listed is Listed on the driver's thread.
+// listed is Listed inside Do.
 func (d *Device) listed(c *driver.Context) error {
 	dst := d.step.jobs.tops
-	at := d.lists.host[:len(dst)*topBytes]
-	if err := c.DownloadAsync(at, d.lists.at, d.stream); err != nil {
-		return err
-	}
 	err := c.Wait(d.stream)
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&dst[0])), len(at)), at)
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&dst[0])), len(dst)*topBytes), d.lists)
 	return err
 }
 

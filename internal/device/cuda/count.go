@@ -83,7 +83,7 @@ func (d *Device) count(p *device.Plan) error {
 	return err
 }
 
-// countStep queues, on the driver's thread, the reading back of all layers that are counted.
+// countStep queues, inside Do, the reading back of all layers that are counted.
 func (d *Device) countStep(c *driver.Context) error {
 	k := &d.counting
 	units := len(k.waiting) * k.op.KVHeads

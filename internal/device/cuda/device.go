@@ -10,7 +10,7 @@ import (
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
 
-// Device implements device.Device: whole models on one GPU. Steps run on the driver's thread; the operations of a step only queue kernels, and the first error of any
+// Device implements device.Device: whole models on one GPU. The operations of a step only queue kernels, and the first error of any
 // of them is what the step returns.
 type Device struct {
 	gpu     *driver.Device
@@ -29,7 +29,7 @@ type Device struct {
 	maxRows    int
 
 	step     step
-	lists    lists
+	lists    []byte // pinned: where List puts what it finds, device.Top by row
 	counting counting
 }
 
@@ -101,7 +101,7 @@ func (d *Device) Close() error {
 		for _, p := range d.owned {
 			errs = append(errs, c.Free(p))
 		}
-		for _, b := range [][]byte{d.step.host, d.lists.host, d.counting.pinned} {
+		for _, b := range [][]byte{d.step.host, d.lists, d.counting.pinned} {
 			if b != nil {
 				errs = append(errs, c.FreeHost(b))
 			}
@@ -111,7 +111,7 @@ func (d *Device) Close() error {
 	return errors.Join(err, d.gpu.Close())
 }
 
-// alloc takes memory until the device closes. Called on its thread.
+// alloc takes memory until the device closes. Called inside Do.
 func (d *Device) alloc(c *driver.Context, bytes int) (driver.Ptr, error) {
 	p, err := c.Alloc(bytes)
 	if err == nil {

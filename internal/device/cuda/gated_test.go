@@ -85,7 +85,7 @@ func TestGated(t *testing.T) {
 		}
 		const rows, cols, n = 270, 96, 160
 		rng := rand.New(rand.NewPCG(23, 24))
-		if err := b.l.find(b.c, "rows_gate"); err != nil {
+		if err := b.l.find(b.c, "rows_gate", "rows_gate_long"); err != nil {
 			return err
 		}
 		for _, c := range []struct {

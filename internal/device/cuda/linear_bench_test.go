@@ -61,7 +61,7 @@ func BenchmarkLinear(b *testing.B) {
 		if l, err = load(c, dev); err != nil {
 			return err
 		}
-		if err = errors.Join(l.findLinear(c), l.find(c, "copy", "rows_gate")); err != nil {
+		if err = errors.Join(l.findLinear(c), l.find(c, "copy", "rows_gate", "rows_gate_long")); err != nil {
 			return err
 		}
 		if s, err = c.NewStream(); err != nil {

@@ -41,7 +41,7 @@ type bank struct {
 	owned []driver.Ptr
 }
 
-// withLibrary runs f with the kernels on the device's thread.
+// withLibrary runs f with the kernels inside Do.
 func withLibrary(t *testing.T, f func(*bank) error) {
 	t.Helper()
 	dev := gpu(t)
@@ -62,7 +62,7 @@ func withLibrary(t *testing.T, f func(*bank) error) {
 	}
 }
 
-// guard lets f end the test while the device's thread lives on.
+// guard lets f end the test once its memory is given back.
 func (b *bank) guard(f func(*bank) error) (err error) {
 	defer func() {
 		if x := recover(); x != nil {

@@ -147,7 +147,7 @@ func (o *Operator) wholeRings() int {
 func (s *Shape) padded() int { return 1 << bits.Len(uint(s.Group-1)) }
 
 func (o *Operator) find(c *driver.Context) error {
-	for _, name := range []string{"append", "write", "encode", "sums", "whole", "ringed", "cluster"} {
+	for _, name := range []string{"append", "parts", "write", "encode", "sums", "whole", "ringed", "cluster"} {
 		o.kernel[name] = fmt.Sprintf("%s_%d", name, o.Dim)
 	}
 	for _, name := range []string{"select", "few"} {
@@ -318,9 +318,14 @@ func (o *Operator) Append(c *driver.Context, s driver.Stream, batch int) error {
 	return o.append(c, s, batch, &appendParams{params: o.p})
 }
 
-// append is Append of what the parameters say.
+// append is Append of what the parameters say. Few units have several thread blocks each where there are codes to make.
 func (o *Operator) append(c *driver.Context, s driver.Stream, batch int, p *appendParams) error {
-	return launch(o.lib, c, o.kernel["append"], driver.Launch{Grid: [3]int{batch * o.KVHeads}, Block: 256, Stream: s, Early: true}, p)
+	units := batch * o.KVHeads
+	l, name := driver.Launch{Grid: [3]int{units}, Block: 256, Stream: s, Early: true}, "append"
+	if p.keyCodes != 0 && units <= 2*o.lib.dev.Multiprocessor {
+		l.Grid[0], l.Block, name = units*appendParts, 128, "parts"
+	}
+	return launch(o.lib, c, o.kernel[name], l, p)
 }
 
 // Select queues the first of the Stages of a sparse step, for measuring; 0 is all of them.

@@ -113,7 +113,7 @@ func withRig(t *testing.T, d *driver.Device, s Shape, lens []int32, seed uint64,
 	}
 }
 
-// stop ends a test from the device's thread, which must live on.
+// stop ends a test once what it took is given back.
 type stop struct{ error }
 
 func (r *rig) guard(f func(*rig)) (err error) {

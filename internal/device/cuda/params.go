@@ -49,6 +49,8 @@ const (
 	farthest  = 1<<(10+binShift) - 1 // distance of an estimated logit from the window's upper end
 	noLogit   = 0x7fff
 
+	appendParts = 4 // thread blocks of the kernels "parts" that share a unit
+
 	flagPerHead    = 1
 	flagShared     = 2
 	flagTokenCodes = 4

@@ -46,18 +46,28 @@ type flashParams struct {
 
 const rowThreads = 256
 
-// wholeRows queues a kernel whose thread blocks hold a row each in registers, at most 32 channels a thread, as Row of kernels/rows.cuh does; a few are fastest.
+// wholeRows queues a kernel whose thread blocks hold a row each in registers, as Row of kernels/rows.cuh does: four channels a thread or, of long rows, up to 32.
 func (l *library) wholeRows(c *driver.Context, s driver.Stream, name string, blocks int, p *rowParams) error {
-	threads := min(max((int(p.cols)/5+31)/32*32, 128), 1024)
-	if int(p.cols) > 32*threads {
-		return fmt.Errorf("cuda: rows of %d channels: expected at most %d", p.cols, 32*1024)
+	const most = 1024
+	if p.cols%4 != 0 || p.cols > 32*most {
+		return fmt.Errorf("cuda: rows of %d channels: expected a multiple of 4, at most %d", p.cols, 32*most)
 	}
+	if p.cols > 4*most {
+		name = longRows[name]
+	}
+	threads := min((int(p.cols)/4+31)/32*32, most)
 	return launch(l, c, name, driver.Launch{Grid: [3]int{blocks}, Block: threads, Stream: s, Early: true}, p)
 }
 
+// longRows are the kernels of wholeRows that take long rows.
+var longRows = map[string]string{"rows_norm": "rows_norm_long", "rows_prepare": "rows_prepare_long", "rows_gate": "rows_gate_long"}
+
 // findRows looks the kernels of this file up, for heads of dim channels.
 func (l *library) findRows(c *driver.Context, dim int) error {
-	err := l.find(c, "rows_norm", "rows_norm_runs", "rows_prepare", "rows_widen", "rows_gate", "rows_add", "rows_pick", "rows_heads", promptKernel(dim))
+	err := l.find(c, "rows_norm_runs", "rows_widen", "rows_add", "rows_pick", "rows_heads", promptKernel(dim))
+	for name, long := range longRows {
+		err = errors.Join(err, l.find(c, name, long))
+	}
 	if l.hopper {
 		err = errors.Join(err, l.findLarge(c, flashOf(dim).shared, flashOf(dim).kernel))
 	}

@@ -22,12 +22,15 @@ type step struct {
 	err  error // the first failure of an operation that returns none
 	jobs jobs
 
-	// What changes from step to step while its form stays: ids, positions, lengths, rows of logits, the order of sequences, block tables. It is written to pinned memory and copied in one piece.
-	host []byte
-	at   driver.Ptr
-	room int
-	view stateView
-	keys []int64
+	// What changes from step to step while its form stays: ids, positions, lengths, rows of logits, the order of sequences, block tables. It is written to pinned memory, and the step's first operation
+	// copies it in one piece.
+	host   []byte
+	chosen []byte // its end, where the device writes the tokens that it chooses
+	at     driver.Ptr
+	room   int
+	bytes  int // of this step's
+	view   stateView
+	keys   []int64
 
 	adding  struct{ dst, src *buffer } // an Add that waits to become part of the Norm that follows
 	waiting waiting                    // a Linear that waits to become part of the Gate or the Add that follows
@@ -37,7 +40,7 @@ type step struct {
 	form   []byte
 }
 
-// jobs are what steps have the driver's thread do: values made once, so that a step allocates nothing.
+// jobs are what steps do inside Do: values made once, so that a step allocates nothing.
 type jobs struct {
 	step, chosen, listed, count, wait func(*driver.Context) error
 	found                             []int32      // Chosen's
@@ -54,7 +57,7 @@ type recording struct {
 const maxRecordings = 256
 
 // stateView is where the parts of a step's state are on the device.
-type stateView struct{ ids, pos, lens, logits, chosen, order, tables driver.Ptr }
+type stateView struct{ ids, pos, lens, logits, order, tables driver.Ptr }
 
 // waiting is one product that waits or two; op.rows is 0 if there are none, op.over is the device's.
 type waiting struct {
@@ -97,13 +100,13 @@ func (d *Device) Step(p *device.Plan, ops func() error) error {
 	return err
 }
 
-// run is Step on the driver's thread.
+// run is Step inside Do.
 func (d *Device) run(c *driver.Context) error {
 	s := &d.step
 	if s.c = c; s.err != nil { // of a copy between steps
 		return s.err
 	}
-	if err := d.upload(c, s.plan); err != nil {
+	if err := d.prepare(c, s.plan); err != nil {
 		return err
 	}
 	form, same := d.formOf(s.plan)
@@ -134,6 +137,9 @@ func (d *Device) run(c *driver.Context) error {
 func (d *Device) record() error {
 	s := &d.step
 	s.adding.dst, s.waiting.op.rows, s.turns = nil, 0, s.turns[:0]
+	if err := s.c.UploadAsync(s.at, s.host[:s.bytes], d.stream); err != nil {
+		return err
+	}
 	err := s.ops()
 	d.flush()
 	return errors.Join(err, s.err)
@@ -178,33 +184,36 @@ func (d *Device) formOf(p *device.Plan) (form []byte, same bool) {
 	return f, true
 }
 
-// upload writes the step's state. The last step may still read the one before it.
-func (d *Device) upload(c *driver.Context, p *device.Plan) error {
+// prepare writes the step's state, once the step before it has been done. Where its parts are depends on the step's form only.
+func (d *Device) prepare(c *driver.Context, p *device.Plan) error {
 	s, cache := &d.step, p.Cache.(*Cache)
-	stride, rows := cache.op.stride, d.maxRows
-	if need := (6*rows + rows*stride) * 4; need > s.room {
+	stride, rows := cache.op.stride, len(p.Tokens)
+	if need := d.maxRows * (6 + stride) * 4; need > s.room {
 		if err := d.forget(c); err != nil {
 			return err
 		}
 		if s.host != nil {
-			if err := c.FreeHost(s.host); err != nil {
+			err := c.FreeHost(s.host)
+			if s.host, s.room = nil, 0; err != nil {
 				return err
 			}
 		}
-		var err error
-		if s.host, err = c.AllocHost(need); err != nil {
+		host, err := c.AllocHost(need)
+		if err != nil {
 			return err
 		}
+		s.host = host
 		if s.at, err = d.alloc(c, need); err != nil {
 			return err
 		}
 		s.room = need
+		s.chosen = host[need-d.maxRows*4:]
 	}
 	if err := c.Wait(d.stream); err != nil {
 		return err
 	}
 	part := func(i int) driver.Ptr { return s.at + driver.Ptr(i*rows*4) }
-	s.view = stateView{ids: part(0), pos: part(1), lens: part(2), logits: part(3), chosen: part(4), order: part(5), tables: part(6)}
+	s.view = stateView{ids: part(0), pos: part(1), lens: part(2), logits: part(3), order: part(4), tables: part(5)}
 	all := unsafe.Slice((*int32)(unsafe.Pointer(&s.host[0])), s.room/4)
 	copy(all, p.Tokens)
 	copy(all[rows:], p.Pos)
@@ -218,14 +227,15 @@ func (d *Device) upload(c *driver.Context, p *device.Plan) error {
 		if n := attention.BlocksOf(seg.Pos + seg.N); n > len(table) || n > stride {
 			return fmt.Errorf("cuda: sequence %d of a step reaches %d tokens: its table has %d blocks of %d, the cache was made for %d", i, seg.Pos+seg.N, len(table), attention.BlockTokens, stride)
 		}
-		copy(all[6*rows+i*stride:][:stride], table)
+		copy(all[5*rows+i*stride:][:stride], table)
 	}
 	for i := 0; i < len(p.Segments); {
 		n, row := cache.op.together(p.Segments, i), p.Segments[i].Row
 		if n > 1 {
-			s.keys = longestFirst(all[5*rows+row:][:n], all[2*rows+row:][:n], s.keys)
+			s.keys = longestFirst(all[4*rows+row:][:n], all[2*rows+row:][:n], s.keys)
 		}
 		i += n
 	}
-	return c.UploadAsync(s.at, s.host[:(6*rows+len(p.Segments)*stride)*4], d.stream)
+	s.bytes = (5*rows + len(p.Segments)*stride) * 4
+	return nil
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/twilight-go/twilight/internal/mem"
 )
 
-// Context is a device's context as seen by its thread. All handles belong to it and live until they are freed or the device closes.
+// Context is a device's context as seen inside Do. All handles belong to it and live until they are freed or the device closes.
 type Context struct {
 	lib    *library
 	block  launchBlock

@@ -1,7 +1,6 @@
 package driver
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -13,7 +12,7 @@ type Options struct {
 	Device  int    // ordinal
 }
 
-// Device is one GPU and the thread that owns its context. Close it when done.
+// Device is one GPU and its context. Close it when done.
 type Device struct {
 	Name           string
 	Major, Minor   int // compute capability
@@ -22,12 +21,11 @@ type Device struct {
 	SharedBytes    int // of shared memory that a thread block can ask for
 	Driver         int // version of CUDA that the driver knows: 13000 is 13.0
 
-	lib   *library
-	ctx   *Context
-	turn  sync.Mutex // of Do
-	jobs  chan func(*Context) error
-	ended chan error
-	done  chan struct{}
+	lib    *library
+	handle uintptr // of the context
+	dev    int32
+	ctx    Context
+	turn   sync.Mutex // of Do
 }
 
 // Open loads the driver and takes a device's primary context. Without a driver the error wraps ErrUnavailable.
@@ -36,49 +34,32 @@ func Open(o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{lib: lib, jobs: make(chan func(*Context) error), ended: make(chan error), done: make(chan struct{})}
-	opened := make(chan error)
-	go d.run(o.Device, opened)
-	if err := <-opened; err != nil {
+	d := &Device{lib: lib, ctx: Context{lib: lib}}
+	if err := d.open(o.Device); err != nil {
 		return nil, err
 	}
 	return d, nil
 }
 
-// run is the executor: one locked thread that lives until Close.
-func (d *Device) run(ordinal int, opened chan<- error) {
-	runtime.LockOSThread() // never unlocked: the thread ends with its goroutine, and the context with the thread's last use
-	defer close(d.done)
-	release, err := d.open(ordinal)
-	opened <- err
-	if err != nil {
-		return
-	}
-	for f := range d.jobs {
-		d.ended <- f(d.ctx)
-	}
-	release()
-}
-
-func (d *Device) open(ordinal int) (release func(), err error) {
+func (d *Device) open(ordinal int) error {
 	l := d.lib
 	if err := l.do(fInit, "starting the driver", 0); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	n, err := value[int32](l, fDeviceCount, "counting devices")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if ordinal < 0 || ordinal >= int(n) {
-		return nil, fmt.Errorf("cuda: device %d: the driver has %d devices", ordinal, n)
+		return fmt.Errorf("cuda: device %d: the driver has %d devices", ordinal, n)
 	}
 	version, err := value[int32](l, fDriverVersion, "reading the driver's version")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	dev, err := value[int32](l, fDeviceGet, "opening the device", uintptr(ordinal))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	d.Driver = int(version)
 	for _, a := range []struct {
@@ -87,7 +68,7 @@ func (d *Device) open(ordinal int) (release func(), err error) {
 	}{{&d.Major, attrMajor}, {&d.Minor, attrMinor}, {&d.Multiprocessor, attrMultiprocessors}, {&d.L2Bytes, attrL2Bytes}, {&d.SharedBytes, attrSharedBytes}} {
 		x, err := value[int32](l, fDeviceAttribute, "reading a device attribute", uintptr(a.id), uintptr(dev))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		*a.to = int(x)
 	}
@@ -95,7 +76,7 @@ func (d *Device) open(ordinal int) (release func(), err error) {
 	if err := with(name, func(at uintptr) error {
 		return l.do(fDeviceName, "reading the device's name", at, uintptr(len(name)), uintptr(dev))
 	}); err != nil {
-		return nil, err
+		return err
 	}
 	for i, c := range name {
 		if c == 0 {
@@ -103,41 +84,25 @@ func (d *Device) open(ordinal int) (release func(), err error) {
 			break
 		}
 	}
-	ctx, err := value[uintptr](l, fPrimaryRetain, "taking the device's context", uintptr(dev))
-	if err != nil {
-		return nil, err
-	}
-	if err := l.do(fCtxSet, "making the context current", ctx); err != nil {
-		return nil, err
-	}
-	d.ctx = &Context{lib: l}
-	return func() { call(l.fn[fPrimaryRelease], uintptr(dev)) }, nil
+	d.dev = dev
+	d.handle, err = value[uintptr](l, fPrimaryRetain, "taking the device's context", uintptr(dev))
+	return err
 }
 
-// Do runs f on the device's thread and returns its error. Give it whole steps: crossing threads costs more than a launch. The Context is valid inside f only. Safe for
-// concurrent use: calls run one after another. Not to be called from within f, nor after Close. Should f end its goroutine, the device is lost, and this and later
-// calls say so.
+// Do runs f with the device's context current on its thread, and returns f's error. The Context is valid inside f only. Safe for concurrent use: calls run one after another. Not to be called from
+// within f, nor after Close. It is the caller's own thread: handing each step to another and waiting for it would wake two threads, which takes long where other processes compete for the processors.
 func (d *Device) Do(f func(*Context) error) error {
 	d.turn.Lock()
 	defer d.turn.Unlock()
-	select {
-	case d.jobs <- f:
-	case <-d.done:
-		return errLost
-	}
-	select {
-	case err := <-d.ended:
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := d.lib.do(fCtxSet, "making the context current", d.handle); err != nil {
 		return err
-	case <-d.done:
-		return errLost
 	}
+	return f(&d.ctx)
 }
 
-var errLost = errors.New("cuda: the device's thread has ended")
-
-// Close ends the thread and gives the context back; all that was made on it is gone. Call it once, after the last Do.
+// Close gives the context back; all that was made on it is gone. Call it once, after the last Do.
 func (d *Device) Close() error {
-	close(d.jobs)
-	<-d.done
-	return nil
+	return d.lib.do(fPrimaryRelease, "giving the context back", uintptr(d.dev))
 }

@@ -1,6 +1,6 @@
 // Package driver is a thin layer over NVIDIA's driver library, loaded at run time: no toolkit, no cgo, and on a machine without the library a clear error.
 //
-// A CUDA context belongs to an operating-system thread. Open starts one thread of its own, and Device.Do runs whole steps on it; a Context is only valid inside Do.
+// A CUDA context is current on an operating-system thread: Device.Do makes it so on the caller's while it runs whole steps there; a Context is only valid inside Do.
 // Every error names the driver's function, CUDA's own name of the error, and what was being done.
 package driver
 

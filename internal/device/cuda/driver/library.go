@@ -74,7 +74,7 @@ var symbols = [functions]string{
 
 type library struct {
 	fn [functions]uintptr
-	// out is where calls store their results. The stack may move during a call and the heap does not, so results never go to locals. Only the executor's thread calls.
+	// out is where calls store their results. The stack may move during a call and the heap does not, so results never go to locals. Calls come one after another.
 	out [2]uint64
 	// args are those of the call in flight, here so that a call allocates nothing.
 	args [12]uintptr

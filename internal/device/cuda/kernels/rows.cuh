@@ -17,7 +17,7 @@ struct RowParams {
   float eps;
 };
 
-struct RowShared { float part[2][32]; };
+struct RowShared { float2 part[32]; };
 
 template <typename F> __device__ inline float over_warp(float x, F f) {
 #pragma unroll
@@ -25,14 +25,14 @@ template <typename F> __device__ inline float over_warp(float x, F f) {
   return x;
 }
 
-// over_block joins two numbers of every thread of the block, once a kernel.
+// over_block joins two numbers of every thread of the block, neither of which a zero changes, once a kernel.
 template <typename F, typename G> __device__ inline float2 over_block(RowShared &sh, float x, F f, float y, G g) {
+  const int lane = threadIdx.x % 32;
   x = over_warp(x, f), y = over_warp(y, g);
-  if (threadIdx.x % 32 == 0) sh.part[0][threadIdx.x / 32] = x, sh.part[1][threadIdx.x / 32] = y;
+  if (lane == 0) sh.part[threadIdx.x / 32] = make_float2(x, y);
   __syncthreads();
-  x = sh.part[0][0], y = sh.part[1][0];
-  for (int i = 1; i < blockDim.x / 32; i++) x = f(x, sh.part[0][i]), y = g(y, sh.part[1][i]);
-  return make_float2(x, y);
+  const float2 own = lane < blockDim.x / 32 ? sh.part[lane] : make_float2(0, 0);
+  return make_float2(over_warp(own.x, f), over_warp(own.y, g));
 }
 
 struct Larger { __device__ float operator()(float a, float b) const { return fmaxf(a, b); } };
@@ -46,64 +46,88 @@ __device__ inline float scale_of(float largest) {
 
 __device__ inline float narrow(float x) { return fminf(fmaxf(x, -65504.0f), 65504.0f); }
 
-// Row is a row in the registers of its thread block: channel threadIdx.x + i·blockDim.x is v[i]. rows.go sees to it that the row fits.
-struct Row {
-  static constexpr int MOST = 32;
-  float v[MOST];
+// Four is neighbouring channels of a row.
+struct alignas(16) Four {
+  float v[4];
+  __device__ static Four at(const float *row, int c) { return *(const Four *)(row + c); }
+  __device__ void to(float *row, int c) const { *(Four *)(row + c) = *this; }
+  template <typename F> __device__ void each(F f) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) f(v[j], j);
+  }
+};
 
-  // each visits the thread's channels: f(value, channel, i).
+// Row is a row in the registers of its thread block: the four channels from 4·(threadIdx.x + i·blockDim.x) on are of[i]. rows.go sees to it that the row fits. Most rows have one of them a thread:
+// that kernel is short, as it should be, since its instructions are seldom in a cache.
+template <int MOST> struct Row {
+  Four of[MOST];
+
+  // each visits the thread's channels: f(four, first channel, i).
   template <typename F> __device__ void each(int cols, F f) {
 #pragma unroll
     for (int i = 0; i < MOST; i++) {
-      if (i * blockDim.x >= cols) break;
-      const int c = threadIdx.x + i * blockDim.x;
-      if (c < cols) f(v[i], c, i);
+      if (i > 0 && 4 * i * blockDim.x >= cols) break;
+      const int c = 4 * (threadIdx.x + i * blockDim.x);
+      if (c < cols) f(of[i], c, i);
     }
   }
 
   // emit writes the row's fp16 form; its largest magnitude is given.
   __device__ void emit(const RowParams &p, size_t row, float largest) {
-    const float scale = scale_of(largest), inverse = 1 / scale;
-    each(p.cols, [&](float x, int c, int) { p.values[row * p.cols + c] = __float2half_rn(narrow(x * inverse)); });
+    const float scale = scale_of(largest), inverse = __fdividef(1, scale);  // exact
+    each(p.cols, [&](Four &x, int c, int) {
+      u32 w[2];
+#pragma unroll
+      for (int j = 0; j < 2; j++) w[j] = bits(__halves2half2(__float2half_rn(narrow(x.v[2 * j] * inverse)), __float2half_rn(narrow(x.v[2 * j + 1] * inverse))));
+      *(uint2 *)(p.values + row * p.cols + c) = uint2{w[0], w[1]};
+    });
     if (threadIdx.x == 0) p.scale[row] = scale;
   }
 
   // emit finds the largest itself.
   __device__ void emit(RowShared &sh, const RowParams &p, size_t row) {
     float largest = 0;
-    each(p.cols, [&](float x, int, int) { largest = fmaxf(largest, fabsf(x)); });
+    each(p.cols, [&](Four &x, int, int) { x.each([&](float &v, int) { largest = fmaxf(largest, fabsf(v)); }); });
     emit(p, row, over_block(sh, largest, Larger(), 0, Larger()).x);
   }
 };
 
-// norm_row: a block a row. Whole rows are normalised, after the addition. The weights of most rows are read before the launch ahead has ended.
-__device__ inline void norm_row(const RowParams &p) {
+// norm_row: a block a row. Whole rows are normalised, after the addition. Weights are read before the launch ahead has ended.
+template <int MOST> __device__ inline void norm_row(const RowParams &p) {
   SHARED_MEMORY(RowShared, sh);
-  constexpr int EARLY = 8;
+  constexpr int EARLY = MOST < 2 ? MOST : 2;
   let_next_start();
-  const size_t row = blockIdx.x, at = row * p.cols;
-  Row x;
-  float weight[EARLY];
-  x.each(p.cols, [&](float &, int c, int i) {
-    if (i < EARLY) weight[i] = p.weight[c];
+  float *const row = p.x + (size_t)blockIdx.x * p.cols;
+  const float *const add = p.add == nullptr ? nullptr : p.add + (size_t)blockIdx.x * p.cols;
+  Row<MOST> x;
+  Four weight[EARLY];
+  x.each(p.cols, [&](Four &, int c, int i) {
+    if (i < EARLY) weight[i] = Four::at(p.weight, c);
   });
   wait_for_previous();
   float sum = 0, largest = 0;
-  x.each(p.cols, [&](float &v, int c, int) {
-    v = p.x[at + c];
-    if (p.add != nullptr) v += p.add[at + c];
+  x.each(p.cols, [&](Four &v, int c, int) {
+    v = Four::at(row, c);
+    if (add == nullptr) return;
+    Four more = Four::at(add, c);
+    more.each([&](float &y, int j) { v.v[j] += y; });
   });
-  x.each(p.cols, [&](float &v, int c, int i) {
-    if (p.add != nullptr) p.x[at + c] = v;
-    sum += v * v;
-    v *= i < EARLY ? weight[i % EARLY] : p.weight[c];
-    largest = fmaxf(largest, fabsf(v));
+  x.each(p.cols, [&](Four &v, int c, int i) {
+    if (add != nullptr) v.to(row, c);
+    const Four w = i < EARLY ? weight[i % EARLY] : Four::at(p.weight, c);
+    v.each([&](float &y, int j) {
+      sum += y * y;
+      y *= w.v[j];
+      largest = fmaxf(largest, fabsf(y));
+    });
   });
   const float2 both = over_block(sh, sum, Plus(), largest, Larger());
-  const float f = rsqrtf(both.x / p.cols + p.eps);
-  x.each(p.cols, [&](float &v, int, int) { v *= f; });
-  if (p.dst != nullptr) x.each(p.cols, [&](float v, int c, int) { p.dst[at + c] = v; });
-  if (p.values != nullptr) x.emit(p, row, both.y * f);
+  const float f = rsqrtf(__fdividef(both.x, p.cols) + p.eps);
+  x.each(p.cols, [&](Four &v, int c, int) {
+    v.each([&](float &y, int) { y *= f; });
+    if (p.dst != nullptr) v.to(p.dst + (size_t)blockIdx.x * p.cols, c);
+  });
+  if (p.values != nullptr) x.emit(p, blockIdx.x, both.y * f);
 }
 
 // norm_run: a warp a run of channels, as of a head.
@@ -118,12 +142,12 @@ __device__ inline void norm_run(const RowParams &p) {
   for (int c = lane; c < p.run; c += 32) y[c] = x[c] * f * p.weight[c];
 }
 
-__device__ inline void prepare_row(const RowParams &p) {
+template <int MOST> __device__ inline void prepare_row(const RowParams &p) {
   SHARED_MEMORY(RowShared, sh);
   let_next_start();
   wait_for_previous();
-  Row x;
-  x.each(p.cols, [&](float &v, int c, int) { v = p.x[(size_t)blockIdx.x * p.cols + c]; });
+  Row<MOST> x;
+  x.each(p.cols, [&](Four &v, int c, int) { v = Four::at(p.x + (size_t)blockIdx.x * p.cols, c); });
   x.emit(sh, p, blockIdx.x);
 }
 
@@ -138,15 +162,19 @@ __device__ inline void widen_row(const RowParams &p) {
 __device__ inline float activated(float x, int act) { return act == 0 ? __fdividef(x, 1 + power(-1.442695041f * x)) : 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))); }
 
 // gate_row: act(x)·add.
-__device__ inline void gate_row(const RowParams &p) {
+template <int MOST> __device__ inline void gate_row(const RowParams &p) {
   SHARED_MEMORY(RowShared, sh);
   let_next_start();
   wait_for_previous();
   if (p.index != nullptr && *p.index == 0) return;
   for (int i = blockIdx.x; i < p.rows; i += gridDim.x) {
     const size_t at = (size_t)i * p.cols;
-    Row row;
-    row.each(p.cols, [&](float &v, int c, int) { v = p.add[at + c] * activated(p.x[at + c], p.act); });
+    Row<MOST> row;
+    row.each(p.cols, [&](Four &v, int c, int) {
+      v = Four::at(p.add + at, c);
+      Four gate = Four::at(p.x + at, c);
+      gate.each([&](float &x, int j) { v.v[j] *= activated(x, p.act); });
+    });
     row.emit(sh, p, i);
     __syncthreads();  // over the next row's numbers
   }

@@ -24,7 +24,8 @@
   KERNEL(128, D == 64 ? 3 : 1) ringed_##D(PARAMS) { attend_whole<D, true>(p); }   \
   KERNEL(D == 256 ? 128 : 256, 1) cluster_##D(PARAMS) { whole_unit<D>(p); }
 #define ALL(D)                                                        \
-  KERNEL(256) append_##D(const __grid_constant__ AppendParams p) { append_token<D>(p); } \
+  KERNEL(256) append_##D(const __grid_constant__ AppendParams p) { append_token<D, 1>(p); } \
+  KERNEL(128) parts_##D(const __grid_constant__ AppendParams p) { append_token<D, 4>(p); } \
   KERNEL(32) write_##D(PARAMS) { write_rows<D>(p); }                  \
   KERNEL(256) encode_##D(PARAMS) { encode_block<D>(p); }              \
   KERNEL(D) sums_##D(PARAMS) { running_sums<D>(p); }                \
@@ -54,7 +55,7 @@ KERNEL(TOP_THREADS) top_tokens(const __grid_constant__ TopParams p) { top_of(p);
 #define ROWS(NAME, F) KERNEL(ROW_THREADS) NAME(const __grid_constant__ RowParams p) { F(p); }
 ROWS(rows_norm_runs, norm_run) ROWS(rows_widen, widen_row)
 ROWS(rows_add, add_rows) ROWS(rows_pick, pick_row)
-#define WHOLE_ROWS(NAME, F) KERNEL(1024) NAME(const __grid_constant__ RowParams p) { F(p); }
+#define WHOLE_ROWS(NAME, F) KERNEL(1024) NAME(const __grid_constant__ RowParams p) { F<1>(p); } KERNEL(1024) NAME##_long(const __grid_constant__ RowParams p) { F<8>(p); }
 WHOLE_ROWS(rows_norm, norm_row) WHOLE_ROWS(rows_prepare, prepare_row) WHOLE_ROWS(rows_gate, gate_row)
 KERNEL(ROW_THREADS) rows_heads(const __grid_constant__ HeadsParams p) { turn_heads(p); }
 #define PROMPT(D) KERNEL(PROMPT_WARPS * 32) prompt_##D(const __grid_constant__ PromptParams p) { prompt_tile<D>(p); }

@@ -30,6 +30,10 @@ inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 typedef _Float16 __half;
 struct __half2 { __half x, y; };
 inline float __half2float(__half h) { return h; }
+inline float __fadd_rz(float x, float y) {
+  const float r = x + y;
+  return fabs((double)r) > fabs((double)x + y) ? nextafterf(r, 0) : r;
+}
 inline __half __float2half_rn(float f) { return f; }
 inline __half __float2half_ru(float f) {
   __half h = f;

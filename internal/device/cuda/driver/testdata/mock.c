@@ -8,8 +8,8 @@ typedef int R;
 typedef struct { float *at; float x; int n; } Params;
 typedef struct { unsigned grid[3], block[3], shared; void *stream; void *attrs; unsigned count; } Config;
 typedef struct { unsigned id, pad; unsigned value[16]; } Attr;
-typedef struct { void *kernel; unsigned grid[3], threads, cluster; char params[1024]; } Node; // without a kernel it fills
-typedef struct { void *at; size_t bytes; unsigned char with; } Fill;
+typedef struct { void *kernel; unsigned grid[3], threads, cluster; char params[1024]; } Node; // without a kernel it copies or fills
+typedef struct { void *at; const void *from; size_t bytes; unsigned char with; } Fill; // from: null, or what is copied
 typedef struct { int nodes, room; Node *node; } Graph;
 
 #ifdef EMULATED
@@ -101,13 +101,18 @@ R cuMemHostAlloc(void **p, size_t n, unsigned f) { *p = malloc(n); return 0; }
 R cuMemFreeHost(void *p) { free(p); return 0; }
 R cuMemcpyHtoD_v2(void *d, const void *s, size_t n) { memcpy(d, s, n); return 0; }
 R cuMemcpyDtoH_v2(void *d, const void *s, size_t n) { memcpy(d, s, n); return 0; }
-R cuMemcpyHtoDAsync_v2(void *d, const void *s, size_t n, void *st) { memcpy(d, s, n); return 0; }
-R cuMemcpyDtoHAsync_v2(void *d, const void *s, size_t n, void *st) { memcpy(d, s, n); return 0; }
-R cuMemcpyDtoDAsync_v2(void *d, const void *s, size_t n, void *st) { memcpy(d, s, n); return 0; }
 static R queue(const Node *n);
+static R copy(void *d, const void *s, size_t n) {
+	Node x = {0};
+	*(Fill *)x.params = (Fill){d, s, n, 0};
+	return queue(&x);
+}
+R cuMemcpyHtoDAsync_v2(void *d, const void *s, size_t n, void *st) { return copy(d, s, n); }
+R cuMemcpyDtoHAsync_v2(void *d, const void *s, size_t n, void *st) { return copy(d, s, n); }
+R cuMemcpyDtoDAsync_v2(void *d, const void *s, size_t n, void *st) { return copy(d, s, n); }
 R cuMemsetD8Async(void *d, unsigned char b, size_t n, void *st) {
 	Node x = {0};
-	*(Fill *)x.params = (Fill){d, n, b};
+	*(Fill *)x.params = (Fill){d, 0, n, b};
 	return queue(&x);
 }
 R cuStreamCreate(void **s, unsigned f) { *s = malloc(1); return 0; }
@@ -127,6 +132,7 @@ R cuGraphInstantiateWithFlags(Graph **e, Graph *g, unsigned long long f) {
 static void go(const Node *n) {
 	const Fill *f = (const Fill *)n->params;
 	if (n->kernel) emulate(n->kernel, n->grid, n->threads, n->cluster, n->params);
+	else if (f->from) memcpy(f->at, f->from, f->bytes);
 	else memset(f->at, f->with, f->bytes);
 }
 static R queue(const Node *n) {
