@@ -3,6 +3,7 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 
 	"github.com/twilight-go/twilight/internal/device"
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
@@ -30,11 +31,11 @@ const gatedParts = 64
 
 // linearParams is LinearParams of kernels/linear.cuh, field by field, and productParams its Product.
 type linearParams struct {
-	x, scale                                driver.Ptr
-	product                                 [maxProducts]productParams
-	products, columns, units, ranks, panels int32
-	act                                     int32
-	gated                                   driver.Ptr
+	x, scale                                       driver.Ptr
+	product                                        [maxProducts]productParams
+	products, columns, units, share, ranks, panels int32
+	act, _                                         int32
+	gated                                          driver.Ptr
 }
 
 // wideParams is WideParams of kernels/wide.cuh.
@@ -45,9 +46,19 @@ type wideParams struct {
 	act, _             int32
 }
 
+// panelParams is PanelParams of kernels/panel.cuh.
+type panelParams struct {
+	x                            driver.TensorMap
+	p                            linearParams
+	blocks, parts, stages, stage int32
+	shift, _                     int32
+}
+
 type productParams struct {
 	weight, bias, dst        driver.Ptr
 	rows, format, first, add int32
+	factor                   float32
+	_                        int32
 }
 
 type embedParams struct {
@@ -69,7 +80,7 @@ func (l *library) findLinear(c *driver.Context) error {
 	}
 	err := l.findLarge(c, l.dev.SharedBytes, "linear_1", "linear_2", "linear_4")
 	if l.hopper {
-		err = errors.Join(err, l.findLarge(c, l.dev.SharedBytes, "panel_8", "panel_12"), l.findLarge(c, wideShared, "wide_96", "wide_128", "wide_gated"))
+		err = errors.Join(err, l.findLarge(c, l.dev.SharedBytes, panelKernels[1], panelKernels[2], panelKernels[4], panelKernels[8], panelKernels[16]), l.findLarge(c, wideShared, "wide_96", "wide_128", "wide_gated"))
 	}
 	return err
 }
@@ -80,21 +91,28 @@ const (
 	gemmTiles  = 4   // tiles of a thread block of the kernels for many
 	maxCluster = 8   // thread blocks that any Hopper device can run as a cluster
 
-	ring                               = 4       // RING of kernels/linear.cuh
-	panelSlots, panelStep, panelAcross = 5, 2, 4 // PANEL_SLOTS of kernels/panel.cuh, units of a step, tiles of a thread block
+	pieces    = 2 // PIECES of kernels/linear.cuh
+	panelStep = 4 // PANEL_UNITS of kernels/panel.cuh
 
 	wideRows                 = 128           // of activations, that other kernels take at most
 	wideColumns, wideThreads = 256, 512      // rows of activations, threads of a thread block of the kernels for hundreds and more
 	wideShared               = 193<<10 + 512 // bytes: WideShared of kernels/wide.cuh, and what aligning it takes
 )
 
+// panelKernels are the kernels for a panel, by its columns' tiles of 8.
+var panelKernels = [...]string{1: "panel_1", 2: "panel_2", 4: "panel_4", 8: "panel_8", 16: "panel_16"}
+
 // plan is how a launch runs.
 type plan struct {
 	kernel                 string
 	across, ranks, threads int  // tiles of a thread block, thread blocks of a cluster, threads of a thread block
 	panels                 int  // groups of rows of activations
+	share                  int  // of a matrix's units, or steps of kernels/panel.cuh, that a warp, or a thread block, takes at most
 	shared                 int  // bytes of shared memory that a thread block asks for
 	wide                   bool // the kernel is one of kernels/wide.cuh
+	panel                  int  // tiles of 8 columns, of a kernel of kernels/panel.cuh
+	blocks, parts          int  // its blocks of 64 rows of weights, warpgroups a block
+	stages, stage          int  // its steps in shared memory, bytes of a step
 }
 
 // work is what a launch multiplies: rows of activations with all weights' tiles, in units of at most so many bytes, of which a tile has so many.
@@ -138,18 +156,27 @@ func (l *library) runLinear(c *driver.Context, s driver.Stream, n plan, x halves
 		return l.runWide(c, s, n, x, rows, out, &wideParams{})
 	}
 	p := n.params(x, rows, out)
-	return l.launchLinear(c, s, n, n.blocks(out), &p)
+	return l.launchLinear(c, s, n, groups(out, n.across), x, &p)
 }
 
-func (l *library) launchLinear(c *driver.Context, s driver.Stream, n plan, blocks int, p *linearParams) error {
-	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{blocks * n.ranks}, Block: n.threads, Shared: n.shared, Cluster: n.ranks, Stream: s, Early: true}, p)
+func (l *library) launchLinear(c *driver.Context, s driver.Stream, n plan, pieces int, x halves, p *linearParams) (err error) {
+	d := driver.Launch{Grid: [3]int{n.ranks, n.panels, pieces}, Block: n.threads, Shared: n.shared, Cluster: n.ranks, Stream: s, Early: true}
+	if n.panel == 0 {
+		return launch(l, c, n.kernel, d, p)
+	}
+	shift := bits.Len(uint(max(n.panel/n.ranks, 1))) - 1
+	f := panelParams{p: *p, shift: int32(shift), blocks: int32(n.blocks), parts: int32(n.parts), stages: int32(n.stages), stage: int32(n.stage)}
+	if f.x, err = l.tensorMap(c, matrixAt{x.values, x.rows, x.cols, 8 * n.panel}); err != nil {
+		return err
+	}
+	return launch(l, c, n.kernel, d, &f)
 }
 
 // params are what all kernels of products take.
 func (n *plan) params(x halves, rows int, out []product) linearParams {
-	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), ranks: int32(n.ranks), panels: int32(n.panels)}
+	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), share: int32(n.share), ranks: int32(n.ranks), panels: int32(n.panels)}
 	for i, o := range out {
-		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups(out[:i], n.across))}
+		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups(out[:i], n.across)), factor: o.w.factor}
 		if o.add {
 			p.product[i].add = 1
 		}
@@ -157,8 +184,8 @@ func (n *plan) params(x halves, rows int, out []product) linearParams {
 	return p
 }
 
-// blocks is how many pieces of work the plan makes.
-func (n *plan) blocks(out []product) int { return groups(out, n.across) * n.panels }
+// pieces is how many pieces of work the plan makes.
+func (n *plan) pieces(out []product) int { return groups(out, n.across) * n.panels }
 
 // runWide queues products in one of the kernels of kernels/wide.cuh, of whose parameters p has the rest.
 func (l *library) runWide(c *driver.Context, s driver.Stream, n plan, x halves, rows int, out []product, p *wideParams) (err error) {
@@ -166,9 +193,9 @@ func (l *library) runWide(c *driver.Context, s driver.Stream, n plan, x halves, 
 		return err
 	}
 	p.p = n.params(x, rows, out)
-	blocks := n.blocks(out)
+	blocks := n.pieces(out)
 	if p.gated != 0 {
-		blocks = n.blocks(out[:1])
+		blocks = n.pieces(out[:1])
 	}
 	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{min(blocks, l.dev.Multiprocessor)}, Block: n.threads, Shared: wideShared, Stream: s, Early: true}, p)
 }
@@ -222,7 +249,7 @@ func (l *library) gated(c *driver.Context, s driver.Stream, o *gatedOp) error {
 func (l *library) runGated(c *driver.Context, s driver.Stream, n plan, o *gatedOp) error {
 	p := n.params(o.x, o.rows, o.out[:])
 	p.act, p.gated = int32(o.act), o.dst.values
-	return l.launchLinear(c, s, n, groups(o.out[:1], max(n.across/2, 1))*n.panels, &p)
+	return l.launchLinear(c, s, n, groups(o.out[:1], max(n.across/2, 1)), o.x, &p)
 }
 
 // plan decides how products run.
@@ -239,7 +266,7 @@ func (l *library) plan(k work, out []product) plan {
 	}
 	for _, tiles := range []int{3, 4} {
 		n := widePlan(k.rows, tiles)
-		if cost := l.turns(n.blocks(out)) * ((k.units+1)/2*(tiles*12+24) + 350); cost < least {
+		if cost := l.turns(n.pieces(out)) * ((k.units+1)/2*(tiles*12+24) + 350); cost < least {
 			best, least = n, cost
 		}
 	}
@@ -264,7 +291,7 @@ func (l *library) takesPanel(k work) bool {
 	case k.tiles >= 4*l.dev.Multiprocessor:
 		most = 64
 	}
-	return l.hopper && k.rows > linearRows && k.rows <= most && k.units%panelStep == 0
+	return l.hopper && k.rows > linearRows && k.rows <= most && k.units%2 == 0
 }
 
 // turns is how often the busiest multiprocessor takes one of so many pieces of work.
@@ -309,28 +336,42 @@ func (l *library) planLinear(k work) plan {
 
 // linearPlan is a launch of the kernels for few rows, with 1, 2 or 4 tiles of 8 rows in a panel.
 func linearPlan(k work, tiles, ranks, threads int) plan {
-	return plan{kernel: [...]string{1: "linear_1", 2: "linear_2", 4: "linear_4"}[tiles], across: 1, ranks: ranks, threads: threads, panels: (k.rows + 8*tiles - 1) / (8 * tiles),
-		shared: threads/32*ring*(k.unitBytes+512*tiles) + 2*(2*tiles+ranks)*512}
+	slots := ranks * threads / 32
+	if k.gated {
+		slots /= 2
+	}
+	share := (k.units + slots - 1) / slots
+	return plan{kernel: [...]string{1: "linear_1", 2: "linear_2", 4: "linear_4"}[tiles], across: 1, ranks: ranks, threads: threads, panels: (k.rows + 8*tiles - 1) / (8 * tiles), share: share,
+		shared: threads/32*max(share*k.unitBytes+min(k.rows, 8*tiles)*(share*unitCols*2+16)+(pieces+1)*8+8, tiles*1024) + 2*(2*tiles+ranks)*512 + 16}
 }
 
 // planPanel takes the panel that holds all rows, and the largest clusters that find room at once. These do not depend on the number of rows.
 func (l *library) planPanel(k work) plan {
-	ranks, groups := 1, (k.tiles+panelAcross-1)/panelAcross
-	for ranks < maxCluster && 2*groups*ranks <= 5*l.dev.Multiprocessor/2 && k.units >= 2*ranks*panelStep*2 {
-		ranks *= 2
-	}
-	if k.rows > 64 {
-		return panelPlan(k, 12, ranks)
-	}
-	return panelPlan(k, 8, ranks)
+	return panelPlan(k, panelTiles(k.rows), 2, 1, 2, l.dev.SharedBytes)
 }
 
-// panelPlan is a launch of the kernels for a panel, of 8 or 12 tiles of 8 rows.
-func panelPlan(k work, tiles, ranks int) plan {
+// panelTiles is how many tiles of 8 columns a panel for so many rows of activations has.
+func panelTiles(rows int) int {
+	tiles := 1
+	for tiles < 16 && tiles*8 < rows {
+		tiles *= 2
+	}
+	return tiles
+}
+
+// panelPlan is a launch of the kernels for a panel, of so many tiles of 8 columns, with as many steps in shared memory as fit most bytes, if a rank has as many.
+func panelPlan(k work, tiles, blocks, parts, ranks, most int) plan {
 	const page = 1024 // at multiples of which places begin
-	slot := (tiles*1024 + panelAcross*panelStep*k.unitBytes + page - 1) / page * page
-	shared := max(panelSlots*slot, (tiles+ranks-1)/ranks*ranks*panelAcross*1024+tiles*32) // steps, and then sums and scales
-	return plan{kernel: [...]string{8: "panel_8", 12: "panel_12"}[tiles], across: panelAcross, ranks: ranks, threads: 32 * panelAcross, panels: (k.rows + 8*tiles - 1) / (8 * tiles), shared: shared}
+	stage := (panelStep/2*tiles*1024 + 2*blocks*panelStep*k.unitBytes + page - 1) / page * page
+	steps := (k.units + panelStep - 1) / panelStep
+	share := (steps + ranks - 1) / ranks
+	stages := min(max((most-tiles*32-8)/(stage+16), parts+1), share) // a warpgroup gives a place back when it has begun its next step
+	sums := (tiles + ranks - 1) / ranks * ranks * parts * blocks * 2048
+	for stages*stage < sums {
+		stages++
+	}
+	return plan{kernel: panelKernels[tiles], across: 2 * blocks, ranks: ranks, threads: 128 * (blocks*parts + 1), panels: (k.rows + 8*tiles - 1) / (8 * tiles), share: share,
+		shared: stages*(stage+16) + tiles*32 + 8, panel: tiles, blocks: blocks, parts: parts, stages: stages, stage: stage}
 }
 
 // planGemm chooses the panel and the cluster: for hundreds of rows by what the busiest multiprocessor does, products and the joining of sums; for fewer, which wait for memory
@@ -373,7 +414,7 @@ func gemmPlan(rows, tiles, ranks int) plan {
 
 // embed queues the decoding of rows of w: row i of dst, float32 [rows][w.cols], becomes row ids[i], times scale. The ids are int32.
 func (l *library) embed(c *driver.Context, s driver.Stream, dst driver.Ptr, w *weight, ids driver.Ptr, rows int, scale float32) error {
-	p := embedParams{dst: dst, weight: w.data, ids: ids, units: int32(w.cols / unitCols), format: int32(w.layout), scale: scale}
+	p := embedParams{dst: dst, weight: w.data, ids: ids, units: int32(w.cols / unitCols), format: int32(w.layout), scale: scale * w.factor}
 	return launch(l, c, "embed", driver.Launch{Grid: [3]int{rows}, Block: 128, Stream: s, Early: true}, &p)
 }
 

@@ -247,14 +247,16 @@ func TestLinearPlans(t *testing.T) {
 				plans[linearPlan(k, 4, ranks, threads)] = k
 			}
 			if b.l.hopper {
-				for _, tiles := range []int{8, 12} {
-					plans[panelPlan(even, tiles, ranks)] = even
+				for i, tiles := range []int{1, 2, 4, 8, 16} {
+					plans[panelPlan(even, tiles, 1+i%3, 1+i%2, ranks, 96<<10)] = even
 				}
+				plans[panelPlan(even, 8, 2, 1, ranks, 200<<10)] = even
 			}
 			if b.l.hopper && ranks == 1 {
 				plans[widePlan(k.rows, 3)], plans[widePlan(k.rows, 4)] = k, k
 			}
 			for n, k := range plans {
+				b.t.Logf("%v", n)
 				err := b.run(rng, k.rows, k.units*unitCols, []int{33, 130}, []tensor.Type{tensor.Q8_0, tensor.Q4_0}, func(x halves, out []product) error {
 					return b.l.runLinear(b.c, 0, n, x, k.rows, out)
 				})

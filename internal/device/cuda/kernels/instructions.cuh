@@ -25,6 +25,11 @@ __device__ inline void store_matrices(void *row, const u32 (&w)[4]) {
 #endif
 }
 
+// load_matrices loads four: a lane's word i is the pair lane%4 of row lane/4 of matrix i, and lane 8i+r says where row r of matrix i is, in shared memory.
+__device__ inline void load_matrices(u32 (&w)[4], const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "r"((u32)__cvta_generic_to_shared(row)) : "memory");
+}
+
 // Launches overlap: a kernel may start while the one ahead of it still runs, and waits here before it touches anything.
 __device__ inline void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
@@ -58,6 +63,13 @@ __device__ inline void cluster_wait() {
   __syncthreads();
 #endif
 }
+// cluster_meet waits for all threads, and says nothing of what they wrote.
+__device__ inline void cluster_meet() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+  cluster_wait();
+}
 __device__ inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 __device__ inline u32 peek(const void *shared, int rank) {
 #if __CUDA_ARCH__ >= 900
@@ -69,13 +81,11 @@ __device__ inline u32 peek(const void *shared, int rank) {
   return *(const volatile u32 *)shared;
 #endif
 }
-// push writes 16 bytes into a rank's shared memory.
-__device__ inline void push(float4 *shared, int rank, float4 v) {
+// push writes 16 bytes into a rank's shared memory, where a barrier counts them.
+__device__ inline void push(float4 *shared, int rank, float4 v, unsigned long long *barrier) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %0, %1; st.shared::cluster.v4.f32 [a], {%2, %3, %4, %5}; }"
-               :: "r"((u32)__cvta_generic_to_shared(shared)), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
-#else
-  *shared = v;
+  asm volatile("{ .reg .u32 a, b; mapa.shared::cluster.u32 a, %0, %6; mapa.shared::cluster.u32 b, %1, %6; st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [a], {%2, %3, %4, %5}, [b]; }"
+               :: "r"((u32)__cvta_generic_to_shared(shared)), "r"((u32)__cvta_generic_to_shared(barrier)), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(rank) : "memory");
 #endif
 }
 __device__ inline void poke(void *shared, int rank, u32 v) {
