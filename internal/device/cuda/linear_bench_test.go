@@ -124,29 +124,20 @@ func (r *linearBench) plans(k work) (all []plan) {
 		return all
 	}
 	for ranks := 1; ranks <= maxCluster; ranks *= 2 {
-		if k.rows <= panelRows {
-			n := l.planLinear(k)
-			for _, threads := range []int{64, 128, 256} {
-				all = append(all, linearPlan(k, linearTiles(n), ranks, threads))
-			}
-		}
 		if k.rows >= 64 {
 			for _, tiles := range []int{8, 16} {
 				all = append(all, gemmPlan(k.rows, tiles, ranks))
 			}
 		}
-	}
-	if tiles := panelTiles(k.rows); tiles*8 >= k.rows && k.units%2 == 0 {
-		for _, ranks := range []int{1, 2, 4, 5, 8} {
-			for _, blocks := range []int{1, 2, 3, 5} {
+		for tiles := panelTiles(k.rows); k.units%2 == 0 && tiles > 0 && tiles*16 >= k.rows; tiles /= 2 {
+			for _, blocks := range []int{1, 2, 3, 4, 5} {
 				for parts := 1; parts <= 3 && parts*blocks <= 5; parts++ {
-					pieces := (k.tiles + 2*blocks - 1) / (2 * blocks) * ranks
+					pieces := ceil(k.tiles, 2*blocks) * ranks * ceil(k.rows, 8*tiles)
 					if pieces < l.dev.Multiprocessor/2 || pieces > 3*l.dev.Multiprocessor && ranks > 1 || parts > 1 && tiles > 8 || parts*blocks > 4 && tiles == 16 {
 						continue
 					}
 					for _, most := range []int{112 << 10, 226 << 10} {
-						n := panelPlan(k, tiles, blocks, parts, ranks, most)
-						if !slices.Contains(all, n) {
+						if n := panelPlan(k, tiles, blocks, parts, ranks, most); !slices.Contains(all, n) {
 							all = append(all, n)
 						}
 					}
@@ -154,12 +145,12 @@ func (r *linearBench) plans(k work) (all []plan) {
 			}
 		}
 	}
+	if k.rows <= linearRows {
+		for _, threads := range []int{64, 128, 256} {
+			all = append(all, linearPlan(k, min(panelTiles(k.rows), 4), threads))
+		}
+	}
 	return slices.DeleteFunc(all, func(n plan) bool { return n.shared > l.dev.SharedBytes || n.panel > 0 && n.stages < 2 })
-}
-
-// linearTiles is how many tiles of 8 rows a plan's panels have.
-func linearTiles(n plan) int {
-	return map[string]int{"linear_1": 1, "linear_2": 2, "linear_4": 4}[n.kernel]
 }
 
 // String says which kernel a plan is, and how it is divided.

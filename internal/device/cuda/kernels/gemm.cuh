@@ -38,9 +38,6 @@ template <int GROUP, int NT> __device__ inline void join(const LinearParams &p, 
   if (p.ranks > 1) cluster_sync();  // a rank's memory must outlive its readers
 }
 
-// exchanged_by_row is where chunk c of eight inputs of row r stands, of a tile of 32 inputs: no two rows of a chunk share a bank.
-__device__ inline int exchanged_by_row(int r, int c) { return r * 64 + (c ^ r / 2 % 4) * 16; }
-
 constexpr int STAGES = 4, GEMM_TILES = 4, JOINED = 8;
 
 template <int NT> union GemmMemory {

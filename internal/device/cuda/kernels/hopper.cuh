@@ -27,7 +27,6 @@ __device__ inline u64 columns_of(u32 address, int panel) { return (u64)1 << 62 |
 
 __device__ inline u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
 
-#if __CUDA_ARCH__ >= 900
 __device__ inline void barrier_make(Barrier *b, int arrivals) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(arrivals) : "memory"); }
 __device__ inline void barriers_made() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 __device__ inline void barrier_arrive(Barrier *b) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory"); }
@@ -49,15 +48,13 @@ __device__ inline void copy_tile(void *tile, const TensorMap &map, int row, int 
 __device__ inline void copy_block(void *shared, const void *global, int bytes, Barrier *b) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(shared)), "l"(global), "r"(bytes), "r"(shared_address(b)) : "memory");
 }
-#else  // kernels that run on older devices too must not meet these there
-__device__ inline void barrier_make(Barrier *, int) {}
-__device__ inline void barriers_made() {}
-__device__ inline void barrier_arrive(Barrier *) {}
-__device__ inline void barrier_announce(Barrier *, int) {}
-__device__ inline void barrier_wait(Barrier *, int) {}
-__device__ inline void copy_block(void *, const void *, int, Barrier *) {}
-__device__ inline void copy_tile(void *, const TensorMap &, int, int, Barrier *) {}
-#endif
+
+// push writes 16 bytes into a rank's shared memory, where a barrier counts them.
+__device__ inline void push(float4 *shared, int rank, float4 v, Barrier *b) {
+  asm volatile("{ .reg .u32 to, counted; mapa.shared::cluster.u32 to, %0, %6; mapa.shared::cluster.u32 counted, %1, %6;"
+               " st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%2, %3, %4, %5}, [counted]; }"
+               ::"r"(shared_address(shared)), "r"(shared_address(b)), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(rank) : "memory");
+}
 
 // add_pair adds to two neighbours in memory, aligned to 8 bytes; nothing waits for it.
 __device__ inline void add_pair(float *at, float x, float y) { asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(at), "f"(x), "f"(y) : "memory"); }

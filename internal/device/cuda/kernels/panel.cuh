@@ -16,6 +16,7 @@ struct PanelParams {
   int parts;   // warpgroups that share one
   int stages;  // steps that have a place in shared memory
   int stage;   // bytes of a place: activations, and then the units of each tile of 32 rows. Where the last ends are the barriers
+  int share;   // of the steps, that a rank takes at most: those from its number times as many on
   int shift;   // a rank of a cluster, whose size is a power of two, adds up 2^shift times 8 columns
 };
 
@@ -40,35 +41,31 @@ template <int NT> struct Panel {
     const int number = blockIdx.z, all = (p.units + PANEL_UNITS - 1) / PANEL_UNITS;
     first = p.gated ? number * f.blocks : (number - w.first) * 2 * f.blocks;
     firstColumn = blockIdx.y * NT * 8;
-    from = p.share * rank, steps = min(max(all - from, 0), p.share);
+    from = f.share * rank, steps = min(max(all - from, 0), f.share);
   }
 
   __device__ int tile(int i) const { return p.gated ? first + i / 2 : first + i; }
   __device__ int units(int step) const { return min(PANEL_UNITS, p.units - PANEL_UNITS * (from + step)); }
 
-  // bring copies what a warp of the four that do so brings: one tile in four, and the first of them the activations. One lane does it.
+  // bring copies what one of the four warps that do so brings: one tile in three or, the last of them, the activations. One lane does it.
   __device__ void bring(int unit, int warp) const {
-    const int tiles = p.gated ? 2 * min(f.blocks, (w.rows - 1) / TILE + 1 - first) : min(2 * f.blocks, (w.rows - 1) / TILE + 1 - first), mine = (tiles - warp + 3) / 4, early = min(f.stages, steps);
-    const size_t start = ((size_t)from * PANEL_UNITS + (size_t)tile(warp) * p.units) * unit, apart = (size_t)(p.gated ? 2 : 4) * p.units * unit;  // of every fourth tile
-    const u8 *weights = (p.gated && warp % 2 ? p.product[1].weight : w.weight) + start;
-    u8 *to = memory + COLUMNS + warp * PANEL_UNITS * unit;
-    auto ask = [&](int step, int stage) {
-      const int bytes = units(step) * unit;
-      barrier_announce(&barriers[stage].full, mine * bytes + (warp == 0 ? units(step) / 2 * BOX : 0));
-      for (int i = 0; i < mine; i++) copy_block(to + stage * f.stage + i * 4 * PANEL_UNITS * unit, weights + i * apart + (size_t)step * PANEL_UNITS * unit, bytes, &barriers[stage].full);
-    };
-    auto activations = [&](int step, int stage) {
-      for (int i = 0; i < units(step) / 2; i++) copy_tile(memory + stage * f.stage + i * BOX, f.x, firstColumn, ((from + step) * PANEL_UNITS + 2 * i) * UNIT, &barriers[stage].full);
-    };
-    for (int s = 0; s < early; s++) ask(s, s);
-    if (warp == 0) {
-      wait_for_previous();
-      for (int s = 0; s < early; s++) activations(s, s);
-    }
-    for (int s = f.stages, stage = 0, phase = 0; s < steps; s++) {
+    const int left = (w.rows - 1) / TILE + 1 - first, tiles = p.gated ? 2 * min(f.blocks, left) : min(2 * f.blocks, left);
+    if (warp == 3) wait_for_previous();
+    for (int s = 0, stage = 0, phase = 1; s < steps; s++) {  // before the first phase, an odd one is over
       barrier_wait(&barriers[stage].done, phase);
-      ask(s, stage);
-      if (warp == 0) activations(s, stage);
+      Barrier *full = &barriers[stage].full;
+      u8 *to = memory + stage * f.stage;
+      if (warp == 3) {
+        barrier_announce(full, units(s) / 2 * BOX);
+        for (int i = 0; i < units(s) / 2; i++) copy_tile(to + i * BOX, f.x, firstColumn, ((from + s) * PANEL_UNITS + 2 * i) * UNIT, full);
+      } else {
+        const int bytes = units(s) * unit;
+        barrier_announce(full, (tiles - warp + 2) / 3 * bytes);
+        for (int i = warp; i < tiles; i += 3) {
+          const u8 *own = p.gated && i % 2 ? p.product[1].weight : w.weight;
+          copy_block(to + COLUMNS + i * PANEL_UNITS * unit, own + ((size_t)tile(i) * p.units + (from + s) * PANEL_UNITS) * unit, bytes, full);
+        }
+      }
       if (++stage == f.stages) stage = 0, phase ^= 1;
     }
   }
@@ -126,11 +123,11 @@ template <int NT> struct Panel {
       for (int n = 0; n < NT; n++) {
         const float4 v = make_float4(c[4 * n], c[4 * n + 1], c[4 * n + 2], c[4 * n + 3]);
         float4 *at = to + (n & (each - 1)) * apart;
-        if (p.ranks > 1) push(at, n >> f.shift, v, joined);
-        else *at = v;
+        if (n >> f.shift == rank) *at = v;
+        else push(at, n >> f.shift, v, joined);
       }
     }
-    if (p.ranks == 1) __syncthreads();
+    __syncthreads();
     if (part >= f.parts || rank << f.shift >= NT) return;
     if (p.ranks > 1) barrier_wait(joined, 0);
     const int mine = p.gated ? thread % 64 : thread, share = p.gated ? 2 * part + thread / 64 : part, shares = p.gated ? 2 * f.parts : f.parts;
@@ -162,7 +159,7 @@ template <int NT> __device__ inline void panel_tiles(const PanelParams &f) {
     for (int i = 0; i < f.stages; i++) barrier_make(&k.barriers[i].full, 4), barrier_make(&k.barriers[i].done, 4 * f.blocks);
     barrier_make(k.joined, 1);
     barriers_made();
-    if (k.rank << f.shift < NT) barrier_announce(k.joined, (f.p.ranks * f.parts * f.blocks * 2048) << f.shift);
+    if (f.p.ranks > 1 && k.rank << f.shift < NT) barrier_announce(k.joined, ((f.p.ranks - 1) * f.parts * f.blocks * 2048) << f.shift);
   }
   __syncthreads();
   float c[NT * 4] = {};

@@ -43,7 +43,7 @@ KERNEL(512) copy(PARAMS) {
 }
 
 // Products with weights, by tiles of 8 columns; embedding and the choice of a token.
-#define LINEAR(NT) KERNEL(256, NT < 4 ? 3 : 2) linear_##NT(const __grid_constant__ LinearParams p) { linear_tile<NT>(p); }
+#define LINEAR(NT) KERNEL(256, 2) linear_##NT(const __grid_constant__ LinearParams p) { linear_tile<NT>(p); }
 #define GEMM(NT, BLOCKS) KERNEL(128, BLOCKS) gemm_##NT(const __grid_constant__ LinearParams p) { gemm_tiles<NT>(p); }
 LINEAR(1) LINEAR(2) LINEAR(4) GEMM(8, 3) GEMM(16, 2)
 KERNEL(128) embed(const __grid_constant__ EmbedParams p) { embed_row(p); }
