@@ -8,4 +8,6 @@ import (
 )
 
 // openCUDA starts the GPU. Programs built with the tag nocuda, which need no dynamic loader, have none.
-func openCUDA(offload bool) (device.Device, error) { return cuda.Open(cuda.Options{Offload: offload}) }
+func openCUDA(o Options) (device.Device, error) {
+	return cuda.Open(cuda.Options{Offload: o.KVOffload, Memory: o.GPUMemory})
+}

@@ -8,6 +8,6 @@ import (
 	"github.com/twilight-go/twilight/internal/device"
 )
 
-func openCUDA(bool) (device.Device, error) {
+func openCUDA(Options) (device.Device, error) {
 	return nil, errors.New("twilight: this program was built without CUDA (tag nocuda)")
 }

@@ -20,8 +20,8 @@ type Plan struct {
 	Host   int64  `json:"host_bytes"` // and, with Options.KVOffload, in this machine's memory
 }
 
-// PlanTexts says, for each spec and length, how many texts the device of o has room for beside the model's weights, which are not loaded. Of o it reads Device, KVOffload, Threads and
-// Sequences: how many decode together at most; 0: 256.
+// PlanTexts says, for each spec and length, how many texts the device of o has room for beside the model's weights, which are not loaded. Of o it reads Device, KVOffload, GPUMemory, Threads
+// and Sequences: how many decode together at most; 0: 256.
 func PlanTexts(ctx context.Context, name string, o Options, specs []string, tokens []int) (out []Plan, err error) {
 	path, err := catalog.Resolve(ctx, name, catalog.Options{})
 	if err != nil {

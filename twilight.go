@@ -44,6 +44,7 @@ type Options struct {
 	Also      []string
 	Device    string // one of Devices; "" is "cpu"
 	KVOffload bool   // cuda: exact keys and values stay in host memory, and the GPU reads what it needs of them
+	GPUMemory int64  // cuda: bytes of the GPU's memory that may be taken, as if it had no more; 0: all that is free
 	Threads   int    // 0: one a processor
 	Context   int    // tokens of the longest sequence; 0: what the model was trained for
 	Sequences int    // sequences of that length at once; 0: 1
@@ -180,11 +181,14 @@ func openDevice(o Options) (device.Device, error) {
 	if o.KVOffload && o.Device != "cuda" {
 		return nil, fmt.Errorf("twilight: keys and values are kept beside the device, which %q has no memory apart for: expected cuda", o.Device)
 	}
+	if o.GPUMemory < 0 || o.GPUMemory > 0 && o.Device != "cuda" {
+		return nil, fmt.Errorf("twilight: at most %d bytes of a GPU's memory on device %q: expected none or more, on cuda", o.GPUMemory, o.Device)
+	}
 	switch o.Device {
 	case "", "cpu":
 		return cpu.New(o.Threads)
 	case "cuda":
-		return openCUDA(o.KVOffload)
+		return openCUDA(o)
 	case "reference":
 		return reference.New(), nil
 	}

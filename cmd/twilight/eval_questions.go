@@ -123,7 +123,7 @@ func (f *questionFlags) open(ctx context.Context, con *console, q *eval.Question
 	if f.PromptDevice != "" && f.PromptDevice != f.Device {
 		g.Go(func() (err error) {
 			o := f.options()
-			o.Device, o.KVOffload = f.PromptDevice, false
+			o.Device, o.KVOffload, o.GPUMemory = f.PromptDevice, false, 0
 			q.Prompts, err = twilight.Open(ctx, f.Model, q.PromptOptions(o))
 			return err
 		})

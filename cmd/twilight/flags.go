@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -31,12 +32,43 @@ func (f *deviceFlags) Validate() error {
 	return nil
 }
 
+// gpuFlags say where a GPU keeps the cache and how much of its memory is taken.
+type gpuFlags struct {
+	KVOffload bool     `name:"kv-offload" help:"With --device=cuda: keep exact keys and values in host memory, for contexts beyond the GPU's own."`
+	GPUMemory byteSize `name:"gpu-memory" placeholder:"SIZE" help:"With --device=cuda: take at most so much of the GPU's memory, such as 4GiB or 500MB; left out: what is free."`
+}
+
+func (f *gpuFlags) check(device string) error {
+	if f.KVOffload && device != "cuda" {
+		return fmt.Errorf("--kv-offload goes with --device=cuda, not %s", device)
+	}
+	if f.GPUMemory > 0 && device != "cuda" {
+		return fmt.Errorf("--gpu-memory goes with --device=cuda, not %s", device)
+	}
+	return nil
+}
+
+// byteSize is a number of bytes, typed as a number with or without a unit.
+type byteSize int64
+
+// UnmarshalText implements encoding.TextUnmarshaler for the parser.
+func (n *byteSize) UnmarshalText(b []byte) error {
+	digits := strings.TrimRight(string(b), "kKMGTiB")
+	unit, known := map[string]float64{"": 1, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}[string(b[len(digits):])]
+	x, err := strconv.ParseFloat(digits, 64)
+	if x *= unit; err != nil || !known || !(x >= 1 && x < 1<<62) {
+		return fmt.Errorf("%q: expected a size such as 4GiB, 500MB or a number of bytes", b)
+	}
+	*n = byteSize(x)
+	return nil
+}
+
 // modelFlags are shared by every command that opens a model.
 type modelFlags struct {
 	deviceFlags
-	KVOffload bool `name:"kv-offload" help:"With --device=cuda: keep exact keys and values in host memory, for contexts beyond the GPU's own."`
-	Ctx       int  `short:"c" placeholder:"N" help:"Tokens of the longest text; 0: what the model was trained for."`
-	BatchRows int  `placeholder:"N" help:"Tokens of a prompt that are read in one step; 0: 512, or as many as suit the GPU."`
+	gpuFlags
+	Ctx       int `short:"c" placeholder:"N" help:"Tokens of the longest text; 0: what the model was trained for."`
+	BatchRows int `placeholder:"N" help:"Tokens of a prompt that are read in one step; 0: 512, or as many as suit the GPU."`
 }
 
 // Validate reports values out of range.
@@ -44,8 +76,8 @@ func (f *modelFlags) Validate() error {
 	if err := f.deviceFlags.Validate(); err != nil {
 		return err
 	}
-	if f.KVOffload && f.Device != "cuda" {
-		return fmt.Errorf("--kv-offload goes with --device=cuda, not %s", f.Device)
+	if err := f.gpuFlags.check(f.Device); err != nil {
+		return err
 	}
 	if f.Ctx < 0 {
 		return fmt.Errorf("--ctx=%d: expected a number of tokens", f.Ctx)
@@ -57,7 +89,7 @@ func (f *modelFlags) Validate() error {
 }
 
 func (f *modelFlags) options() twilight.Options {
-	return twilight.Options{Device: f.Device, Threads: f.Threads, Context: f.Ctx, BatchRows: f.BatchRows, KVOffload: f.KVOffload}
+	return twilight.Options{Device: f.Device, Threads: f.Threads, Context: f.Ctx, BatchRows: f.BatchRows, KVOffload: f.KVOffload, GPUMemory: int64(f.GPUMemory)}
 }
 
 // systemFlag is the system message.

@@ -12,10 +12,10 @@ import (
 )
 
 type inspectCommand struct {
-	Model     string `arg:"" help:"A name that 'twilight list' shows, the path of a GGUF file or of a checkpoint folder, or hf:OWNER/REPO/FILE."`
-	Fit       []int  `placeholder:"N,..." help:"Say how many texts of these lengths in tokens --device has room for at once, by attention spec."`
-	Device    string `enum:"${devices}" default:"cpu" placeholder:"NAME" help:"Whose room --fit means (${default})."`
-	KVOffload bool   `name:"kv-offload" help:"With --device=cuda: as --kv-offload of other commands would have it."`
+	Model  string `arg:"" help:"A name that 'twilight list' shows, the path of a GGUF file or of a checkpoint folder, or hf:OWNER/REPO/FILE."`
+	Fit    []int  `placeholder:"N,..." help:"Say how many texts of these lengths in tokens --device has room for at once, by attention spec."`
+	Device string `enum:"${devices}" default:"cpu" placeholder:"NAME" help:"Whose room --fit means (${default})."`
+	gpuFlags
 	specsFlag
 	JSON bool `name:"json" help:"Print JSON."`
 }
@@ -25,7 +25,7 @@ func (c *inspectCommand) Validate() error {
 	if len(c.Fit) > 0 && slices.Min(c.Fit) < 1 {
 		return fmt.Errorf("--fit=%v: expected numbers of tokens", c.Fit)
 	}
-	return nil
+	return c.check(c.Device)
 }
 
 // Run is called by the parser.
@@ -44,7 +44,7 @@ func (c *inspectCommand) Run(con *console) error {
 	}
 	var plans []twilight.Plan
 	if len(c.Fit) > 0 {
-		if plans, err = twilight.PlanTexts(ctx, path, twilight.Options{Device: c.Device, KVOffload: c.KVOffload}, c.specs(), c.Fit); err != nil {
+		if plans, err = twilight.PlanTexts(ctx, path, twilight.Options{Device: c.Device, KVOffload: c.KVOffload, GPUMemory: int64(c.GPUMemory)}, c.specs(), c.Fit); err != nil {
 			return err
 		}
 	}

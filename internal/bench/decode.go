@@ -49,6 +49,7 @@ type DecodeRow struct {
 	AllocsStep  float64 `json:"allocs_per_step"`
 	KeptMean    float64 `json:"kept_mean"` // tokens a head, over the sparse layers
 	KeptShare   float64 `json:"kept_share"`
+	ExactMean   float64 `json:"exact_mean"`        // tokens whose exact keys and values were read, per KV head of a sparse layer: what crosses the bus of an offloaded cache
 	BytesStep   float64 `json:"kv_bytes_per_step"` // read per KV head of a sparse layer
 	DenseFactor float64 `json:"speedup_vs_dense"`  // over dense in this run; 0 if dense was not measured
 	FirstFactor float64 `json:"speedup_vs_first"`  // over the first run's number of threads
@@ -139,7 +140,7 @@ func (d *Decode) at(ctx context.Context, m *twilight.Model, s *twilight.Session,
 	}
 	for i, t := range times {
 		r := DecodeRow{Op: "decode", Sequences: len(bases), Context: depth, ContextMean: t.Context, Spec: d.Specs[i], Steps: len(t.Times), MicrosStep: micros(t.Median()), P99: t.P99() / t.Median(),
-			TokensSec: float64(len(bases)) / t.Median(), AllocsStep: t.Allocs, KeptMean: t.Kept, KeptShare: t.Kept / max(t.Context, 1), BytesStep: t.Bytes}
+			TokensSec: float64(len(bases)) / t.Median(), AllocsStep: t.Allocs, KeptMean: t.Kept, KeptShare: t.Kept / max(t.Context, 1), ExactMean: t.Exact, BytesStep: t.Bytes}
 		if j := slices.Index(d.Specs, "dense"); j >= 0 {
 			r.DenseFactor = times[j].Median() / t.Median()
 		}

@@ -12,9 +12,9 @@ import (
 
 // Timing is the measured steps of one spec.
 type Timing struct {
-	Times                []float64 // seconds a step, ascending
-	Kept, Context, Bytes float64   // means over sparse layers and sequences: tokens kept a head, tokens in sight, bytes read a KV head and step
-	Allocs               float64   // allocations a step
+	Times                       []float64 // seconds a step, ascending
+	Kept, Exact, Context, Bytes float64   // means over sparse layers and sequences: tokens kept a head, tokens read exactly a KV head, tokens in sight, bytes read a KV head and step
+	Allocs                      float64   // allocations a step
 }
 
 // Median is the time of the middle step.
@@ -86,7 +86,7 @@ func (t *Timing) turn(ctx context.Context, bases []*twilight.Session, spec strin
 	share := float64(to-from) / float64(len(tokens[0])*len(bases))
 	for i, f := range c.sessions {
 		s := Summary(f, bases[i].Len())
-		t.Kept, t.Context, t.Bytes = t.Kept+share*s.Kept, t.Context+share*s.Context, t.Bytes+share*s.BytesStep
+		t.Kept, t.Exact, t.Context, t.Bytes = t.Kept+share*s.Kept, t.Exact+share*s.Union, t.Context+share*s.Context, t.Bytes+share*s.BytesStep
 	}
 	return nil
 }

@@ -82,10 +82,7 @@ func (s *Scheduler) alike(t *job) (from *job, n int, soon bool) {
 	n = leastShared - 1
 	for _, list := range [][]*job{s.idle, s.writing, s.reading} {
 		for _, o := range list {
-			same, most := 0, min(o.prompt, t.prompt-1)
-			for same < most && o.tokens[same] == t.tokens[same] {
-				same++
-			}
+			same := common(o.tokens[:o.prompt], t.tokens[:t.prompt-1])
 			will = max(will, same)
 			if same = min(same, o.s.Len()); same > n {
 				from, n = o, same
@@ -99,6 +96,19 @@ func (s *Scheduler) alike(t *job) (from *job, n int, soon bool) {
 		s.idle = append(slices.Delete(s.idle, i, i+1), from)
 	}
 	return from, n, will-n >= attention.BlockTokens
+}
+
+// common is how many tokens two texts begin with alike. There may be hundreds of long ones to compare with, so it goes by arrays, which are compared as memory is.
+func common(a, b []int32) (n int) {
+	a, b = a[:min(len(a), len(b))], b[:min(len(a), len(b))]
+	const block = attention.BlockTokens
+	for n+block <= len(a) && *(*[block]int32)(a[n:]) == *(*[block]int32)(b[n:]) {
+		n += block
+	}
+	for n < len(a) && a[n] == b[n] {
+		n++
+	}
+	return n
 }
 
 // preempt takes the blocks of the youngest, which begins again when there is room for it: it reads its prompt, and what it wrote as the steps that wrote it, so that it goes on as it would have.

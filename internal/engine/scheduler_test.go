@@ -167,6 +167,17 @@ func TestSchedulerShares(t *testing.T) {
 	}
 }
 
+func TestCommon(t *testing.T) {
+	x := text(700)
+	for _, n := range []int{0, 1, 255, 256, 300, 512, 699} {
+		y := slices.Clone(x)
+		y[n]++
+		if got := []int{common(x, y), common(y[:650], x), common(x[:n], x)}; !slices.Equal(got, []int{n, min(n, 650), n}) {
+			t.Errorf("alike up to token %d: %v", n, got)
+		}
+	}
+}
+
 // A prompt that had to go for the room of one that begins alike is not looked for any more.
 func TestSchedulerEvicts(t *testing.T) {
 	r := newRig(t, "cpu", "llama", Config{Context: 640, Sequences: 1})

@@ -76,7 +76,7 @@ func load(t *testing.T, dev device.Device, name string, rows, blocks int) *loade
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := model.Load(f, dev, model.Options{MaxRows: rows, MaxLogits: rows})
+	m, err := model.Load(f, dev, model.Options{MaxRows: rows, MaxLogits: min(rows, 512)})
 	if err != nil {
 		t.Fatal(err)
 	}

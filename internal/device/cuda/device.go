@@ -17,6 +17,8 @@ type Device struct {
 	lib     *library
 	stream  driver.Stream
 	offload bool
+	most    int64 // bytes that may be taken; 0: all
+	began   int64 // bytes that were free when it was opened
 
 	buffers    map[uintptr]*buffer
 	ones       driver.Ptr                  // scales of rows that need none
@@ -45,6 +47,8 @@ type buffer struct {
 type Options struct {
 	// Offload keeps exact keys and values in pinned host memory; codes and metadata stay on the GPU.
 	Offload bool
+	// Memory is how many bytes of the GPU's memory may be taken, as if it had no more; 0: what is free. The driver's own context and kernels do not count.
+	Memory int64
 	// Library is the driver's library; "" is the system's.
 	Library string
 }
@@ -55,7 +59,7 @@ func Open(o Options) (_ *Device, err error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{gpu: gpu, offload: o.Offload, buffers: map[uintptr]*buffer{}, vectors: map[*float32]driver.Ptr{}, angles: map[*device.Rope]driver.Ptr{}}
+	d := &Device{gpu: gpu, offload: o.Offload, most: o.Memory, buffers: map[uintptr]*buffer{}, vectors: map[*float32]driver.Ptr{}, angles: map[*device.Rope]driver.Ptr{}}
 	d.step.graphs, d.counting.steps = map[string]*recording{}, map[*attention.Pipeline]int{}
 	d.step.jobs = jobs{step: d.run, chosen: d.chosen, listed: d.listed, count: d.countStep, wait: func(c *driver.Context) error { return c.Wait(d.stream) }}
 	err = gpu.Do(func(c *driver.Context) (err error) {
@@ -68,7 +72,10 @@ func Open(o Options) (_ *Device, err error) {
 		if d.step.waiting.op.over, err = d.place(c, make([]byte, 4)); err != nil {
 			return err
 		}
-		return d.lib.findLinear(c)
+		if err = d.lib.findLinear(c); err == nil {
+			d.began, err = d.free(c)
+		}
+		return err
 	})
 	if err != nil {
 		return nil, errors.Join(err, gpu.Close())
@@ -178,8 +185,8 @@ func (d *Device) PromptRows(values, heads int) int {
 	const least, usual, most = 512, 2048, 6144
 	room := least
 	err := d.gpu.Do(func(c *driver.Context) error {
-		free, _, err := c.Memory()
-		room = max(least, min(most, free/16/(values*6)/wideColumns*wideColumns))
+		free, err := d.free(c)
+		room = max(least, min(most, int(free)/16/(values*6)/wideColumns*wideColumns))
 		return err
 	})
 	if err != nil {

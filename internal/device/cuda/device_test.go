@@ -85,7 +85,7 @@ var models = []testmodel.Config{
 func TestModels(t *testing.T) {
 	for _, c := range models {
 		t.Run(c.Arch, func(t *testing.T) {
-			if c.Arch == "gemma3" && testing.Short() {
+			if c.Arch == "gemma3" && emulated && testing.Short() {
 				t.Skip("wide heads are slow in the emulator")
 			}
 			path := filepath.Join(t.TempDir(), "model.gguf")
@@ -94,7 +94,7 @@ func TestModels(t *testing.T) {
 			}
 			want, got := open(t, path, reference.New(), 2), open(t, path, openGPU(t), 2)
 			n := 300
-			if emulated {
+			if quick {
 				n = 150
 			}
 			for _, p := range []*attention.Pipeline{densely, sparsely} {
@@ -111,7 +111,7 @@ func TestModels(t *testing.T) {
 // TestManyRows: steps of hundreds of rows, whose kernels are others, give what the reference gives.
 func TestManyRows(t *testing.T) {
 	for _, c := range models {
-		if emulated && c.Arch != "llama" {
+		if quick && c.Arch != "llama" {
 			continue
 		}
 		c.Embed, c.FFN = 256, 384 // so that they are taken

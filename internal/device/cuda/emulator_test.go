@@ -12,24 +12,30 @@ import (
 	"github.com/twilight-go/twilight/internal/device/cuda/emulator"
 )
 
-// These tests hold the kernels against reference_test.go on fresh random data: on a GPU if there is one, else in the emulator of testdata, and then fewer of them.
+// These tests hold the kernels against reference_test.go on fresh random data: on a GPU if there is one, else in the emulator of testdata.
 
-// emulated says that there is no GPU.
-var emulated bool
+// emulated says that there is no GPU; quick, that cases are few and small but launch every kernel still: in the emulator, and with -short on a GPU, as suits a sanitizer.
+var emulated, quick bool
 
 func TestMain(m *testing.M) {
 	d, err := driver.Open(driver.Options{})
 	if err == nil {
 		err = d.Close()
 	}
-	if emulated = errors.Is(err, driver.ErrUnavailable); emulated {
+	flag.Parse()
+	emulated = errors.Is(err, driver.ErrUnavailable)
+	if quick = emulated || testing.Short(); quick {
 		shapes = []Shape{
 			{Dim: 64, KVHeads: 1, Group: 3, TokenCodes: true}, {Dim: 128, KVHeads: 2, Group: 1, TokenCodes: true},
 			{Dim: 128, KVHeads: 1, Group: 4, TokenCodes: true}, {Dim: 64, KVHeads: 1, Group: 7, TokenCodes: true},
 		}
 		lengths, long = []int32{1, 17, 272, 777}, []int32{1501}
-		if flag.Parse(); testing.Short() {
+		if !emulated {
+			shapes = append(shapes, Shape{Dim: 64, KVHeads: 2, Group: 2, TokenCodes: true}, Shape{Dim: 128, KVHeads: 1, Group: 6, TokenCodes: true})
+		} else if testing.Short() {
 			shapes = shapes[1:3]
+		}
+		if testing.Short() {
 			for _, name := range []string{"paper_all_pages", "shared_pages", "twilight_per_page"} {
 				delete(modes, name)
 			}
@@ -44,7 +50,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func gpu(t *testing.T) *driver.Device {
+// gpu opens the GPU or the emulator until the test ends.
+func gpu(t testing.TB) *driver.Device {
 	t.Helper()
 	o := driver.Options{}
 	if emulated {
@@ -58,6 +65,15 @@ func gpu(t *testing.T) *driver.Device {
 	return d
 }
 
+// measuredGPU is gpu for a benchmark, which the emulator has nothing to say about.
+func measuredGPU(b *testing.B) *driver.Device {
+	b.Helper()
+	if emulated {
+		b.Skip("no GPU")
+	}
+	return gpu(b)
+}
+
 var built struct {
 	sync.Once
 	dir, library string
@@ -65,7 +81,7 @@ var built struct {
 }
 
 // emulatorLibrary builds the library that stands in for the driver, once. TestMain removes it.
-func emulatorLibrary(t *testing.T) string {
+func emulatorLibrary(t testing.TB) string {
 	t.Helper()
 	built.Do(func() {
 		if built.dir, built.err = os.MkdirTemp("", "emulator"); built.err == nil {

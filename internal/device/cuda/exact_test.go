@@ -24,7 +24,7 @@ func TestMoved(t *testing.T) {
 	}
 	gpu, other := open(t, path, openGPU(t), 2), open(t, path, host, 2)
 	n := 520 // three blocks
-	if emulated {
+	if quick {
 		n = 270
 	}
 	read := gpu.NewSession(densely)

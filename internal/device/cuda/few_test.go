@@ -28,6 +28,24 @@ func TestFewUnits(t *testing.T) {
 	}
 }
 
+// TestRanks: however many thread blocks share a unit, it selects as it should and attends to what it has selected.
+func TestRanks(t *testing.T) {
+	if emulated {
+		t.Skip("other tests have clusters of all sizes there")
+	}
+	withRig(t, gpu(t), Shape{Dim: 64, KVHeads: 1, Group: 3, TokenCodes: true}, []int32{777}, 9, func(r *rig) {
+		for ranks := 1; ranks <= maxRanks; ranks *= 2 {
+			m, name := modes["twilight"], fmt.Sprintf("by %d", ranks)
+			m.DenseBelow = 1
+			r.o.SelectRanks, r.o.FewUnits = ranks, 0
+			r.compareSparse(name, r.run(m), m)
+			if r.o.FewUnits = 64; r.o.few(1) > 0 {
+				r.compareFew(name, m)
+			}
+		}
+	})
+}
+
 func (r *rig) compareFew(name string, m Mode) {
 	t, o, batch := r.t, r.o, len(r.lens)
 	got := r.run(m)

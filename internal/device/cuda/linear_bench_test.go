@@ -54,18 +54,11 @@ const benchBytes = 400 << 20
 // BenchmarkLinear measures products on a GPU, as graph replays that go through copies of the weights: µs a launch, packed bytes a second and their share of what the
 // copy kernel moves, and floating-point operations a second. Small -benchtime=20x is enough; the median of the replays counts.
 func BenchmarkLinear(b *testing.B) {
-	if emulated {
-		b.Skip("no GPU")
-	}
-	dev, err := driver.Open(driver.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer dev.Close() //nolint:errcheck // the process ends
+	dev := measuredGPU(b)
 	var l *library
 	var s driver.Stream
 	var copied float64
-	err = dev.Do(func(c *driver.Context) (err error) {
+	err := dev.Do(func(c *driver.Context) (err error) {
 		if l, err = load(c, dev); err != nil {
 			return err
 		}

@@ -191,7 +191,7 @@ func TestLinearTypes(t *testing.T) {
 	withLibrary(t, func(b *bank) error {
 		rng := rand.New(rand.NewPCG(1, 2))
 		rowCounts := []int{3, 40}
-		if !emulated {
+		if !quick {
 			rowCounts = []int{1, 3, 8, 17, 33, 64, 65, 130, 300}
 		}
 		for _, typ := range linearTypes {
@@ -293,7 +293,7 @@ func TestLinearWide(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if emulated {
+			if quick {
 				continue
 			}
 			for _, typ := range linearTypes {
@@ -311,7 +311,7 @@ func TestLinearWide(t *testing.T) {
 
 // TestLinearShapes has the shapes of real models, on a GPU only.
 func TestLinearShapes(t *testing.T) {
-	if emulated {
+	if quick {
 		t.Skip("too large for the emulator")
 	}
 	for _, shape := range [][]int{{576, 576, 192, 192}, {640, 2048, 2048}, {896, 896, 128, 128}, {896, 4864, 4864}, {4864 - 4864%256, 896}, {1536, 8960, 8960}, {8960, 1536}, {1024, 50000}} {

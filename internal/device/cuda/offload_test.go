@@ -14,7 +14,7 @@ import (
 func TestOffload(t *testing.T) {
 	for _, c := range models {
 		t.Run(c.Arch, func(t *testing.T) {
-			if c.Arch != "llama" && emulated {
+			if c.Arch != "llama" && quick {
 				t.Skip("slow in the emulator")
 			}
 			path := filepath.Join(t.TempDir(), "model.gguf")

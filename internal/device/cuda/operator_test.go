@@ -75,6 +75,8 @@ func withRig(t *testing.T, d *driver.Device, s Shape, lens []int32, seed uint64,
 		defer o.Free(c)
 		if emulated {
 			o.SelectThreads = 128 // fewer threads take the emulator less time
+		} else if quick {
+			o.SelectRanks = 2 // large clusters take racecheck long; TestRanks has some
 		}
 		r := &rig{t: t, c: c, o: o, lens: lens}
 		blocks := rng.Perm(s.Blocks)

@@ -130,7 +130,7 @@ func TestPrompt(t *testing.T) {
 		{dim: 128, heads: 1, kvHeads: 1, rows: 1}, {dim: 128, heads: 1, kvHeads: 1, rows: 129, pos: 600, window: 70}, {dim: 256, heads: 1, kvHeads: 1, first: 3, rows: 70, pos: 250},
 		{dim: 256, heads: 1, kvHeads: 1, rows: 40, pos: 460, window: 200}, {dim: 64, heads: 1, kvHeads: 1, rows: 150, pos: 1, window: 64},
 	}
-	if !emulated {
+	if !quick {
 		for _, dim := range []int{64, 128, 256} {
 			for _, pos := range []int{0, 8000, 30011} {
 				cases = append(cases, promptCase{dim: dim, heads: 4, kvHeads: 2, rows: 1500, pos: pos}, promptCase{dim: dim, heads: 4, kvHeads: 1, rows: 333, pos: pos, window: 512})
@@ -163,14 +163,7 @@ var benchAll = flag.Bool("all", false, "BenchmarkPrompt and BenchmarkLinear meas
 
 // BenchmarkPrompt measures a prompt's attention on a GPU: µs and floating-point operations a second.
 func BenchmarkPrompt(b *testing.B) {
-	if emulated {
-		b.Skip("no GPU")
-	}
-	dev, err := driver.Open(driver.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer dev.Close() //nolint:errcheck // the process ends
+	dev := measuredGPU(b)
 	for _, model := range []promptCase{{dim: 64, heads: 9, kvHeads: 3}, {dim: 64, heads: 14, kvHeads: 2}, {dim: 128, heads: 12, kvHeads: 2}, {dim: 256, heads: 4, kvHeads: 1}} {
 		for _, rows := range []int{512, 2048, 4096} {
 			for _, pos := range []int{0, 8192, 28672} {

@@ -62,11 +62,20 @@ func (d *Device) room(shape *Shape) (r device.Room, err error) {
 		r.HostFree = mem.Available()
 	}
 	err = d.gpu.Do(func(c *driver.Context) error {
-		free, _, err := c.Memory()
-		r.Free = int64(max(free, 1))
+		r.Free, err = d.free(c)
 		return err
 	})
 	return r, err
+}
+
+// free is how many bytes of the device's memory can be taken still, at least 1: what is free, and within the limit of Options.Memory.
+func (d *Device) free(c *driver.Context) (int64, error) {
+	n, _, err := c.Memory()
+	free := int64(n)
+	if d.most > 0 && d.began > 0 {
+		free = min(free, d.most-(d.began-free))
+	}
+	return max(free, 1), err
 }
 
 // Cache implements device.Device. It takes the memory of the largest step too, and refuses with both numbers what does not fit.

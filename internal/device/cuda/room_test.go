@@ -9,6 +9,36 @@ import (
 	"github.com/twilight-go/twilight/internal/kvcache"
 )
 
+// TestMemoryLimit: a device that may take so much of the memory has room for what fits into that, weights included, and no more.
+func TestMemoryLimit(t *testing.T) {
+	const limit = 600 << 20
+	all, some := openWith(t, Options{}), openWith(t, Options{Memory: limit})
+	defer all.Close()
+	defer some.Close()
+	s := kvcache.Shape{Layers: 2, KVHeads: 2, Dim: 64, Group: 2, Sequences: 3, Tokens: 600}
+	room := func(d *Device) (free int64) {
+		t.Helper()
+		r, err := d.Room(s, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Free
+	}
+	if free := room(some); free != limit || room(all) <= free {
+		t.Errorf("%d bytes are free, of %d at most, and %d without a limit", free, int64(limit), room(all))
+	}
+	rows := some.PromptRows(1000, 9)
+	if _, err := some.Alloc(8000, 10_000); err != nil { // 480 MB in its two forms
+		t.Fatal(err)
+	}
+	if free := room(some); free > limit-480_000_000 || free < limit-490_000_000 || some.PromptRows(1000, 9) >= rows {
+		t.Errorf("%d bytes are free beside 480 MB of at most %d; steps of %d rows, of %d before", free, int64(limit), some.PromptRows(1000, 9), rows)
+	}
+	if _, err := some.Cache(s, 8, nil); err == nil || !strings.Contains(err.Error(), "room for 0 blocks") {
+		t.Errorf("a cache beside that: %v", err)
+	}
+}
+
 // TestRoom: what the planner finds room for can be had, and a block more is refused with both numbers.
 func TestRoom(t *testing.T) {
 	for _, offload := range []bool{false, true} {

@@ -31,7 +31,7 @@ func TestScheduler(t *testing.T) {
 		t.Fatal(err)
 	}
 	n, longest, most := 60, 500, 40
-	if emulated {
+	if quick {
 		n, longest, most = 5, 130, 4
 	}
 	e := open(t, path, openGPU(t), 8)
@@ -89,7 +89,7 @@ func TestScheduler(t *testing.T) {
 	}
 	// In the emulator texts are short, and wait for each other where they begin alike: one may have ended before the next is read.
 	t.Logf("%d of %d texts differ from a token on; %+v", differ, n, load)
-	if !emulated && load.Most < 2 || slices.Max([]int{load.Waiting, load.Reading, load.Writing}) > 0 {
+	if !quick && load.Most < 2 || slices.Max([]int{load.Waiting, load.Reading, load.Writing}) > 0 {
 		t.Errorf("the load at the end: %+v", load)
 	}
 }

@@ -31,7 +31,7 @@ func TestSparseAgrees(t *testing.T) {
 					for name, m := range modes {
 						m.DenseBelow = 1
 						out := r.run(m)
-						if !emulated && !slices.Equal(out, r.run(m)) {
+						if !quick && !slices.Equal(out, r.run(m)) {
 							t.Errorf("%s: two runs differ", name)
 						}
 						r.compareSparse(name, out, m)
@@ -229,7 +229,7 @@ func (r *rig) checkMinimal(m Mode, h *refHead, logits []int16, pages []uint8, g,
 
 // TestManyUnits: with more units than multiprocessors each has one thread block in select.
 func TestManyUnits(t *testing.T) {
-	if emulated {
+	if quick {
 		t.Skip("the emulator takes long for many units; TestPortable has one thread block a unit as well")
 	}
 	d := gpu(t)

@@ -59,8 +59,9 @@ R cuOccupancyMaxActiveBlocksPerMultiprocessor(int *n, void *f, int threads, size
 #endif
 	return 0;
 }
+static size_t taken;
 #ifdef EMULATED
-R cuMemGetInfo_v2(size_t *f, size_t *t) { *f = 1 << 30, *t = 1u << 31; return 0; }
+R cuMemGetInfo_v2(size_t *f, size_t *t) { *f = (1 << 30) - __atomic_load_n(&taken, __ATOMIC_RELAXED), *t = 1u << 31; return 0; }
 #else
 R cuMemGetInfo_v2(size_t *f, size_t *t) { *f = 1 << 20; *t = 1 << 21; return 0; }
 #endif
@@ -73,6 +74,7 @@ R cuMemAlloc_v2(void **p, size_t n) {
 	if (at == MAP_FAILED) return 2;
 	mprotect(at + 4096 + room, 4096, PROT_NONE);
 	*(size_t *)at = room;
+	__atomic_add_fetch(&taken, room, __ATOMIC_RELAXED);
 	memset(at + 4096, 0xcd, room);
 	*p = at + 4096 + (room - n) / 256 * 256;
 	return 0;
@@ -89,6 +91,7 @@ R cuTensorMapEncodeTiled(Map *m, int type, unsigned rank, void *base, const unsi
 }
 R cuMemFree_v2(void *p) {
 	char *at = (char *)((size_t)p / 4096 * 4096) - 4096;
+	__atomic_sub_fetch(&taken, *(size_t *)at, __ATOMIC_RELAXED);
 	munmap(at, *(size_t *)at + 8192);
 	return 0;
 }
