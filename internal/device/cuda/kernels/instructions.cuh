@@ -111,13 +111,6 @@ template <int N> __device__ inline void wait_copies() { asm volatile("cp.async.w
 // prefetch brings a line towards the multiprocessors before it is asked for.
 __device__ inline void prefetch(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 
-// prefetch_bytes does so with many, a multiple of 16.
-__device__ inline void prefetch_bytes(const void *at, u32 bytes) {
-#if __CUDA_ARCH__ >= 900
-  if (bytes > 0) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(bytes));
-#endif
-}
-
 __device__ inline float power(float octaves) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(octaves));
