@@ -25,6 +25,11 @@ __device__ inline void store_matrices(void *row, const u32 (&w)[4]) {
 #endif
 }
 
+// load_matrices loads four: a lane's word i is the pair lane%4 of row lane/4 of matrix i, and lane 8i+r says where row r of matrix i is, in shared memory.
+__device__ inline void load_matrices(u32 (&w)[4], const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "r"((u32)__cvta_generic_to_shared(row)) : "memory");
+}
+
 // Launches overlap: a kernel may start while the one ahead of it still runs, and waits here before it touches anything.
 __device__ inline void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
@@ -64,6 +69,13 @@ __device__ inline void cluster_wait() {
   __syncthreads();
 #endif
 }
+// cluster_meet waits for all threads, and says nothing of what they wrote.
+__device__ inline void cluster_meet() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+  cluster_wait();
+}
 __device__ inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 __device__ inline u32 peek(const void *shared, int rank) {
 #if __CUDA_ARCH__ >= 900
@@ -73,15 +85,6 @@ __device__ inline u32 peek(const void *shared, int rank) {
   return v;
 #else
   return *(const volatile u32 *)shared;
-#endif
-}
-// push writes 16 bytes into a rank's shared memory.
-__device__ inline void push(float4 *shared, int rank, float4 v) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %0, %1; st.shared::cluster.v4.f32 [a], {%2, %3, %4, %5}; }"
-               :: "r"((u32)__cvta_generic_to_shared(shared)), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
-#else
-  *shared = v;
 #endif
 }
 __device__ inline void poke(void *shared, int rank, u32 v) {
@@ -113,13 +116,6 @@ template <int N> __device__ inline void wait_copies() { asm volatile("cp.async.w
 
 // prefetch brings a line towards the multiprocessors before it is asked for.
 __device__ inline void prefetch(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
-
-// prefetch_bytes does so with many, a multiple of 16.
-__device__ inline void prefetch_bytes(const void *at, u32 bytes) {
-#if __CUDA_ARCH__ >= 900
-  if (bytes > 0) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(bytes));
-#endif
-}
 
 __device__ inline float power(float octaves) {
   float y;
