@@ -86,7 +86,7 @@ func (w *Work) heavyCut(g int, exact float64) float32 {
 	weights := w.Logits(g)
 	mass := float32(exact) * w.total[g]
 	floor := (1 - float32(exact)) * w.total[g] / float32(len(weights)) * 0.999 // as in topP: a lighter token is never needed
-	rest := w.packed
+	rest := w.searched
 	if rest == nil {
 		rest = w.Scratch(len(weights) + PageTokens)
 		rest = rest[:w.Kern.Pack(rest, weights, floor)]

@@ -131,5 +131,10 @@ func (e blockRange) PageBytes(dim int) int { return BlockRange{e.bits}.BlockByte
 
 // Estimate implements Estimator.
 func (e blockRange) Estimate(w *Work, lo, hi int) {
-	w.Kern.BlockRangeDot(w.AllLogits()[lo*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, e.bits, w.Head.Planes[w.bind.est[0]], w.slabPages[lo:], hi-lo, e.shrink, w.ready().Data, w.Pages[lo:], w.partTmp(lo))
+	e.estimateWeights(w, lo, hi, nil)
+}
+
+// estimateWeights implements weigher; nil leaves the logits.
+func (e blockRange) estimateWeights(w *Work, lo, hi int, weigh *Weighing) {
+	w.Kern.BlockRangeDot(w.AllLogits()[lo*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, e.bits, w.Head.Planes[w.bind.est[0]], w.slabPages[lo:], hi-lo, e.shrink, w.ready().Data, w.Pages[lo:], weigh, w.partTmp(lo))
 }

@@ -56,7 +56,28 @@ type Kernels interface {
 	// go to dst[g*ld+j*PageTokens:]. Pages of one block should be consecutive, since a query is prepared for each run of them. shrink times Σ_c (q_c·step_c)² is subtracted
 	// from the logits of the block: with 1/24, half the variance that uniform rounding errors give a logit, by which its exponential would else be too large on average.
 	// ready, unless nil, is what PageMiddles left in Ready.Data for queries, bits and shrink as given here, and at says where in it: pages[j] is page at[j]%BlockPages of its block at[j]/BlockPages.
-	BlockRangeDot(dst []float32, ld int, q []float32, group, dim, bits int, plane []byte, pages []int32, n int, shrink float32, ready []byte, at []int32, tmp []byte)
+	// weigh, unless nil, makes weights of the logits.
+	BlockRangeDot(dst []float32, ld int, q []float32, group, dim, bits int, plane []byte, pages []int32, n int, shrink float32, ready []byte, at []int32, weigh *Weighing, tmp []byte)
+}
+
+// Weighing is what becomes of logits that are made weights of where they are made: those of query head g count from Ref[g], as Weigh has it but to 4 percent and right on average, their sum is added to Sums[g],
+// and those of at least Least[g] are packed, in order, behind the first Counts[g] of Packed[g*ld:], ld being that of the weights; up to PageTokens−1 places behind them may be overwritten.
+// An element that is no number may weigh nothing or as much as a float can say.
+type Weighing struct {
+	Ref, Least, Sums []float32
+	Packed           []float32
+	Counts           []int // nil, if none are wanted; BlockRangeDot is always asked for them
+}
+
+// Apply does so, exactly as Weigh has it, for n logits of each head, whole pages, by the kernels for each step.
+func (w *Weighing) Apply(k Kernels, logits []float32, ld, n int) {
+	for g := range w.Ref {
+		l := logits[g*ld:][:n]
+		w.Sums[g] += k.Weigh(l, w.Ref[g])
+		if w.Counts != nil {
+			w.Counts[g] += k.Pack(w.Packed[g*ld+w.Counts[g]:], l, w.Least[g])
+		}
+	}
 }
 
 // CodesTmp is the size in bytes of the scratch that AccumulateCodes may use for a query group.

@@ -9,8 +9,8 @@ import (
 
 // Middles holds the middle of every channel's bounds in a page of PageTokens tokens, in the 4 bits of a BlockRange of the keys: low_c + step_c·u, with low_c the channel's minimum in the
 // block and step_c a fifteenth of its range there. Middles tell pages apart nearly as well as Quest's bounds do, for a quarter of the bytes and half the products of bounds in bytes. A block's
-// sixteen middles are as one page of codes, a page a token, so that what scans those scans these. Codes are written when a block is full; the block being filled has none, and is
-// scored from its keys. How far a page's keys lie from their middle is kept as one number, the mean over channels of half the bounds' range: it is what a single token in a page of others
+// sixteen middles are as one page of codes, a page a token, so that what scans those scans these. Codes are written when a block is full; the block being filled has none, and its
+// pages no scores. How far a page's keys lie from their middle is kept as one number, the mean over channels of half the bounds' range: it is what a single token in a page of others
 // shows by. Layout of a block: fp16 low[dim], fp16 step[dim], filled up to a cache line, the packed codes, then float32 [BlockPages].
 type Middles struct{}
 

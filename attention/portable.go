@@ -236,12 +236,15 @@ func (Portable) PageRangeDot(dst []float32, ld int, q []float32, group, dim, nbi
 }
 
 // BlockRangeDot implements Kernels.
-func (Portable) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, n int, shrink float32, _ []byte, _ []int32, _ []byte) {
+func (p Portable) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, n int, shrink float32, _ []byte, _ []int32, weigh *Weighing, _ []byte) {
 	shape := BlockRange{nbits}
 	size, page := shape.BlockBytes(dim), shape.PageBytes(dim)
 	for j, at := range pages[:n] {
 		block := plane[int(at)/BlockPages*size:][:size]
 		rangeDot(dst[j*PageTokens:], ld, q, group, dim, nbits, as[uint16](block[:4*dim]), block[shape.HeadBytes(dim)+int(at)%BlockPages*page:][:page], shrink)
+	}
+	if weigh != nil {
+		weigh.Apply(p, dst, ld, n*PageTokens)
 	}
 }
 

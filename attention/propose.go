@@ -252,8 +252,7 @@ func (w *Work) bounded(p int) bool {
 
 // mask sets the logits of the lanes of pages [lo,hi) that are no candidates to −Inf.
 func (w *Work) mask(lo, hi int) {
-	n := len(w.Pages)
-	every := min(n*PageTokens, w.Head.N-int(w.Pages[n-1]-int32(n-1))*PageTokens) // tokens of the candidate pages
+	n, every := len(w.Pages), w.everyToken()
 	for g := range w.Group {
 		l, lo := w.Logits(g), lo
 		if w.count.b0[g] == every && len(w.odds) == 0 {

@@ -57,6 +57,8 @@ type cutter interface {
 	// cut is that weight, of query head g; false where every candidate survives. It is positive: what is no candidate weighs nothing. The survivors' share of the mass may be larger
 	// by slack than the smallest set's would have to be.
 	cut(w *Work, g int, weights []float32, total, slack float32) (least float32, ok bool)
+	// begin is the share of the mass from which on weights are packed for cut: what is below it is not likely to survive.
+	begin(w *Work, g int) float32
 }
 
 // Prune implements Pruner.
@@ -74,24 +76,46 @@ func (t topP) cut(w *Work, g int, weights []float32, total, slack float32) (leas
 		return 0, false
 	}
 	mass, rest := float32(t.p)*total, w.Scratch(len(weights)+PageTokens)
-	floor := max(float32((1-t.p)*float64(total)/float64(len(weights)))*0.999, math.SmallestNonzeroFloat32)
-	if w.cuts != nil { // where the step before cut, shares of the mass are cut again, or not far below
-		if guess := w.cuts[g] * total * 0.5; guess > floor {
-			found := rest[:w.Kern.Pack(rest, weights, guess)]
-			if held, _ := w.Kern.Above(found, 0); held >= mass {
-				floor, rest = guess, found
+	floor := max(t.never(len(weights))*total, math.SmallestNonzeroFloat32)
+	n, from, ok := w.packed(rest, g)
+	if ok && from > floor {
+		held, _ := w.Kern.Above(rest[:n], from)
+		ok = held >= mass
+	}
+	if ok {
+		floor = max(floor, from)
+	} else {
+		n = w.Kern.Pack(rest, weights, floor)
+	}
+	rest = rest[:n]
+	if guess := w.guess(g) * total; guess > floor {
+		if held, n := w.Kern.Above(rest, guess); held >= mass {
+			floor = guess
+			if n < len(rest)/2 {
+				rest = rest[:w.Kern.Pack(rest[:len(rest)+PageTokens], rest, guess)]
 			}
 		}
 	}
-	if len(rest) > len(weights) { // nothing is found yet
-		rest = rest[:w.Kern.Pack(rest, weights, floor)]
-	}
-	least, w.packed = massThreshold(w.Kern, rest, mass, slack*total, floor)
+	least, w.searched = massThreshold(w.Kern, rest, mass, slack*total, floor)
 	if w.cuts != nil {
 		w.cuts[g] = least / total
 	}
 	return least, true
 }
+
+// never is the share of the mass under which none of n weights can be needed.
+func (t topP) never(n int) float32 { return float32((1-t.p)/float64(n)) * 0.999 }
+
+// guess is the share of the mass under which query head g is not likely to cut: it cuts where it did in the step before, or not far below. 0: nothing is known of that.
+func (w *Work) guess(g int) float32 {
+	if w.cuts == nil {
+		return 0
+	}
+	return w.cuts[g] * 0.5
+}
+
+// begin implements cutter.
+func (t topP) begin(w *Work, g int) float32 { return max(t.never(w.LogitStride()), w.guess(g)) }
 
 // massThreshold is the largest t such that the elements of w at or above t sum to at least mass, or a smaller one with which they sum to slack more at most; floor if even all of
 // them do not.

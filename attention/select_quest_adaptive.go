@@ -65,7 +65,7 @@ func (s adaptive) Choose(w *Work) {
 	}
 	want := min(max(int(h.keep*float64(w.Head.N))/PageTokens, leastList/PageTokens, 1), n)
 	masks := w.maskScratch(w.Head.Blocks())
-	loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, n, w.Scratch(n))
+	loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, s.ranked(w, n), w.Scratch(n))
 	s.best(w, 0, n, want, masks)
 	h.age++
 	w.cuts = h.cuts[:w.Group]

@@ -99,18 +99,23 @@ type Work struct {
 	far        []part    // per query head: what is attended to by summaries
 	farAcc     []float32 // [Group][Dim]
 	hasFar     bool
-	lateAcc    []float32 // [Group][Dim] values of late pages
-	lateTmp    []byte    // kernel scratch for them
-	cuts       []float32 // per query head: the share of the mass that the least survivor of the step before had, where the selector remembers it; nil: unknown
-	packed     []float32 // the weights that a pruner's search was left with, all larger ones among them; nil if it made none
-	order      []float32 // scratch for threshold searches
-	ints       []int32   // scratch of selectors
-	beside     []float32 // the same
-	long       []uint64  // the same
-	masks      []uint16  // scratch for threshold searches
-	tmp        []byte    // kernel scratch, TmpBytes for each part of an estimate
-	reach      []float32 // by query head: what a page's radius counts (Pipeline.reach)
-	queries    []byte    // Ready.Data, of a scan that prepares queries for the estimator
+	lateAcc    []float32  // [Group][Dim] values of late pages
+	lateTmp    []byte     // kernel scratch for them
+	cuts       []float32  // per query head: the share of the mass that the least survivor of the step before had, where the selector remembers it; nil: unknown
+	searched   []float32  // the weights that a pruner's search was left with, all larger ones among them; nil if it made none
+	weighings  []Weighing // by part of the estimate: where its weights' sums and those that are packed go
+	fused      bool       // the estimator makes weights itself
+	least      []float32  // per query head: from which weight on they are packed,
+	packs      []float32  // [Group][len(Pages)*PageTokens] to where a part's pages stand,
+	packCounts []int      // [part of the estimate][Group] so many
+	order      []float32  // scratch for threshold searches
+	ints       []int32    // scratch of selectors
+	beside     []float32  // the same
+	long       []uint64   // the same
+	masks      []uint16   // scratch for threshold searches
+	tmp        []byte     // kernel scratch, TmpBytes for each part of an estimate
+	reach      []float32  // by query head: what a page's radius counts (Pipeline.reach)
+	queries    []byte     // Ready.Data, of a scan that prepares queries for the estimator
 	count      counts
 	audit      audit
 }

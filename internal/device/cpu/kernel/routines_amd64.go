@@ -115,6 +115,10 @@ var avx512 = routines{
 			2: {block2x1AVX512, block2x2AVX512, block2x3AVX512, block2x4AVX512, block2x5AVX512, block2x6AVX512, block2x7AVX512},
 			4: {block4x1AVX512, block4x2AVX512, block4x3AVX512, block4x4AVX512, block4x5AVX512, block4x6AVX512, block4x7AVX512},
 		},
+		weights: [5][]weighFunc{
+			2: {weights2x1AVX512, weights2x2AVX512, weights2x3AVX512, weights2x4AVX512, weights2x5AVX512, weights2x6AVX512, weights2x7AVX512},
+			4: {weights4x1AVX512, weights4x2AVX512, weights4x3AVX512, weights4x4AVX512, weights4x5AVX512, weights4x6AVX512, weights4x7AVX512},
+		},
 	},
 	encode: true,
 	read:   readAVX512, fmaPeak: fmaPeakAVX512, fmaLanes: 16, vnniPeak: vnniPeakAVX512,

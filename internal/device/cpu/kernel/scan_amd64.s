@@ -1805,60 +1805,53 @@ page:
 	VXORPS Z8, Z8, Z8
 	MOVQ   q+16(FP), SI
 	MOVQ   DX, DI
+	LEAQ   (CX)(CX*2), R8
 
 runs0:
 	VMOVDQU32        (BX), Z9
 	VPANDD           Z0, Z9, Z10
-	LEAQ             (CX)(CX*2), R8
 	VPDPBUSD.BCST    (SI), Z10, Z1
 	VPDPBUSD.BCST    (SI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST    (SI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST    (SI)(R8*1), Z10, Z7
 	VPSRLD           $0x04, Z9, Z9
 	VPANDD           Z0, Z9, Z9
-	LEAQ             (CX)(CX*2), R8
 	VPDPBUSD.BCST    4(SI), Z9, Z2
 	VPDPBUSD.BCST    4(SI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST    4(SI)(CX*2), Z9, Z6
 	VPDPBUSD.BCST    4(SI)(R8*1), Z9, Z8
 	VMOVDQU32        64(BX), Z9
 	VPANDD           Z0, Z9, Z10
-	LEAQ             (CX)(CX*2), R8
 	VPDPBUSD.BCST    8(SI), Z10, Z1
 	VPDPBUSD.BCST    8(SI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST    8(SI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST    8(SI)(R8*1), Z10, Z7
 	VPSRLD           $0x04, Z9, Z9
 	VPANDD           Z0, Z9, Z9
-	LEAQ             (CX)(CX*2), R8
 	VPDPBUSD.BCST    12(SI), Z9, Z2
 	VPDPBUSD.BCST    12(SI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST    12(SI)(CX*2), Z9, Z6
 	VPDPBUSD.BCST    12(SI)(R8*1), Z9, Z8
 	VMOVDQU32        128(BX), Z9
 	VPANDD           Z0, Z9, Z10
-	LEAQ             (CX)(CX*2), R8
 	VPDPBUSD.BCST    16(SI), Z10, Z1
 	VPDPBUSD.BCST    16(SI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST    16(SI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST    16(SI)(R8*1), Z10, Z7
 	VPSRLD           $0x04, Z9, Z9
 	VPANDD           Z0, Z9, Z9
-	LEAQ             (CX)(CX*2), R8
 	VPDPBUSD.BCST    20(SI), Z9, Z2
 	VPDPBUSD.BCST    20(SI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST    20(SI)(CX*2), Z9, Z6
 	VPDPBUSD.BCST    20(SI)(R8*1), Z9, Z8
 	VMOVDQU32        192(BX), Z9
 	VPANDD           Z0, Z9, Z10
-	LEAQ             (CX)(CX*2), R8
 	VPDPBUSD.BCST    24(SI), Z10, Z1
 	VPDPBUSD.BCST    24(SI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST    24(SI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST    24(SI)(R8*1), Z10, Z7
 	VPSRLD           $0x04, Z9, Z9
 	VPANDD           Z0, Z9, Z9
-	LEAQ             (CX)(CX*2), R8
 	VPDPBUSD.BCST    28(SI), Z9, Z2
 	VPDPBUSD.BCST    28(SI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST    28(SI)(CX*2), Z9, Z6
@@ -1943,60 +1936,53 @@ page:
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
+	LEAQ   (CX)(CX*2), R9
 
 runs0:
 	VMOVDQU32     (SI), Z9
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST (DI), Z10, Z1
 	VPDPBUSD.BCST (DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST (DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST (DI)(R9*1), Z10, Z7
 	VPSRLD        $0x01, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 64(DI), Z10, Z2
 	VPDPBUSD.BCST 64(DI)(CX*1), Z10, Z4
 	VPDPBUSD.BCST 64(DI)(CX*2), Z10, Z6
 	VPDPBUSD.BCST 64(DI)(R9*1), Z10, Z8
 	VPSRLD        $0x02, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 128(DI), Z10, Z1
 	VPDPBUSD.BCST 128(DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST 128(DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST 128(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x03, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 192(DI), Z10, Z2
 	VPDPBUSD.BCST 192(DI)(CX*1), Z10, Z4
 	VPDPBUSD.BCST 192(DI)(CX*2), Z10, Z6
 	VPDPBUSD.BCST 192(DI)(R9*1), Z10, Z8
 	VPSRLD        $0x04, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 256(DI), Z10, Z1
 	VPDPBUSD.BCST 256(DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST 256(DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST 256(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x05, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 320(DI), Z10, Z2
 	VPDPBUSD.BCST 320(DI)(CX*1), Z10, Z4
 	VPDPBUSD.BCST 320(DI)(CX*2), Z10, Z6
 	VPDPBUSD.BCST 320(DI)(R9*1), Z10, Z8
 	VPSRLD        $0x06, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 384(DI), Z10, Z1
 	VPDPBUSD.BCST 384(DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST 384(DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST 384(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x07, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 448(DI), Z9, Z2
 	VPDPBUSD.BCST 448(DI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST 448(DI)(CX*2), Z9, Z6
@@ -2072,60 +2058,53 @@ page:
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
+	LEAQ   (CX)(CX*2), R9
 
 runs0:
 	VMOVDQU32     (SI), Z9
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST (DI), Z10, Z1
 	VPDPBUSD.BCST (DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST (DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST (DI)(R9*1), Z10, Z7
 	VPSRLD        $0x02, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 64(DI), Z10, Z2
 	VPDPBUSD.BCST 64(DI)(CX*1), Z10, Z4
 	VPDPBUSD.BCST 64(DI)(CX*2), Z10, Z6
 	VPDPBUSD.BCST 64(DI)(R9*1), Z10, Z8
 	VPSRLD        $0x04, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 128(DI), Z10, Z1
 	VPDPBUSD.BCST 128(DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST 128(DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST 128(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x06, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 192(DI), Z9, Z2
 	VPDPBUSD.BCST 192(DI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST 192(DI)(CX*2), Z9, Z6
 	VPDPBUSD.BCST 192(DI)(R9*1), Z9, Z8
 	VMOVDQU32     64(SI), Z9
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 256(DI), Z10, Z1
 	VPDPBUSD.BCST 256(DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST 256(DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST 256(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x02, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 320(DI), Z10, Z2
 	VPDPBUSD.BCST 320(DI)(CX*1), Z10, Z4
 	VPDPBUSD.BCST 320(DI)(CX*2), Z10, Z6
 	VPDPBUSD.BCST 320(DI)(R9*1), Z10, Z8
 	VPSRLD        $0x04, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 384(DI), Z10, Z1
 	VPDPBUSD.BCST 384(DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST 384(DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST 384(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x06, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 448(DI), Z9, Z2
 	VPDPBUSD.BCST 448(DI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST 448(DI)(CX*2), Z9, Z6
@@ -2201,60 +2180,53 @@ page:
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
+	LEAQ   (CX)(CX*2), R9
 
 runs0:
 	VMOVDQU32     (SI), Z9
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST (DI), Z10, Z1
 	VPDPBUSD.BCST (DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST (DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST (DI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 64(DI), Z9, Z2
 	VPDPBUSD.BCST 64(DI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST 64(DI)(CX*2), Z9, Z6
 	VPDPBUSD.BCST 64(DI)(R9*1), Z9, Z8
 	VMOVDQU32     64(SI), Z9
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 128(DI), Z10, Z1
 	VPDPBUSD.BCST 128(DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST 128(DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST 128(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 192(DI), Z9, Z2
 	VPDPBUSD.BCST 192(DI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST 192(DI)(CX*2), Z9, Z6
 	VPDPBUSD.BCST 192(DI)(R9*1), Z9, Z8
 	VMOVDQU32     128(SI), Z9
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 256(DI), Z10, Z1
 	VPDPBUSD.BCST 256(DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST 256(DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST 256(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 320(DI), Z9, Z2
 	VPDPBUSD.BCST 320(DI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST 320(DI)(CX*2), Z9, Z6
 	VPDPBUSD.BCST 320(DI)(R9*1), Z9, Z8
 	VMOVDQU32     192(SI), Z9
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 384(DI), Z10, Z1
 	VPDPBUSD.BCST 384(DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST 384(DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST 384(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 448(DI), Z9, Z2
 	VPDPBUSD.BCST 448(DI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST 448(DI)(CX*2), Z9, Z6
@@ -2332,60 +2304,53 @@ page:
 	MOVQ   q+16(FP), DI
 	LEAQ   (DI)(BX*4), DI
 	MOVQ   DX, R8
+	LEAQ   (CX)(CX*2), R9
 
 runs0:
 	VMOVDQU32     (SI), Z10
 	VPANDD        Z0, Z10, Z11
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST (DI), Z11, Z2
 	VPDPBUSD.BCST (DI)(CX*1), Z11, Z4
 	VPDPBUSD.BCST (DI)(CX*2), Z11, Z6
 	VPDPBUSD.BCST (DI)(R9*1), Z11, Z8
 	VPSRLD        $0x02, Z10, Z11
 	VPANDD        Z0, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 64(DI), Z11, Z3
 	VPDPBUSD.BCST 64(DI)(CX*1), Z11, Z5
 	VPDPBUSD.BCST 64(DI)(CX*2), Z11, Z7
 	VPDPBUSD.BCST 64(DI)(R9*1), Z11, Z9
 	VPSRLD        $0x04, Z10, Z11
 	VPANDD        Z0, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 128(DI), Z11, Z2
 	VPDPBUSD.BCST 128(DI)(CX*1), Z11, Z4
 	VPDPBUSD.BCST 128(DI)(CX*2), Z11, Z6
 	VPDPBUSD.BCST 128(DI)(R9*1), Z11, Z8
 	VPSRLD        $0x06, Z10, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 192(DI), Z10, Z3
 	VPDPBUSD.BCST 192(DI)(CX*1), Z10, Z5
 	VPDPBUSD.BCST 192(DI)(CX*2), Z10, Z7
 	VPDPBUSD.BCST 192(DI)(R9*1), Z10, Z9
 	VMOVDQU32     64(SI), Z10
 	VPANDD        Z0, Z10, Z11
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 256(DI), Z11, Z2
 	VPDPBUSD.BCST 256(DI)(CX*1), Z11, Z4
 	VPDPBUSD.BCST 256(DI)(CX*2), Z11, Z6
 	VPDPBUSD.BCST 256(DI)(R9*1), Z11, Z8
 	VPSRLD        $0x02, Z10, Z11
 	VPANDD        Z0, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 320(DI), Z11, Z3
 	VPDPBUSD.BCST 320(DI)(CX*1), Z11, Z5
 	VPDPBUSD.BCST 320(DI)(CX*2), Z11, Z7
 	VPDPBUSD.BCST 320(DI)(R9*1), Z11, Z9
 	VPSRLD        $0x04, Z10, Z11
 	VPANDD        Z0, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 384(DI), Z11, Z2
 	VPDPBUSD.BCST 384(DI)(CX*1), Z11, Z4
 	VPDPBUSD.BCST 384(DI)(CX*2), Z11, Z6
 	VPDPBUSD.BCST 384(DI)(R9*1), Z11, Z8
 	VPSRLD        $0x06, Z10, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 448(DI), Z10, Z3
 	VPDPBUSD.BCST 448(DI)(CX*1), Z10, Z5
 	VPDPBUSD.BCST 448(DI)(CX*2), Z10, Z7
@@ -2405,60 +2370,53 @@ runs0:
 	VPSLLD        $0x01, Z7, Z7
 	VPSLLD        $0x01, Z8, Z8
 	VPSLLD        $0x01, Z9, Z9
+	LEAQ          (CX)(CX*2), R9
 
 runs1:
 	VMOVDQU32     (SI), Z10
 	VPANDD        Z1, Z10, Z11
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST (DI), Z11, Z2
 	VPDPBUSD.BCST (DI)(CX*1), Z11, Z4
 	VPDPBUSD.BCST (DI)(CX*2), Z11, Z6
 	VPDPBUSD.BCST (DI)(R9*1), Z11, Z8
 	VPSRLD        $0x01, Z10, Z11
 	VPANDD        Z1, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 64(DI), Z11, Z3
 	VPDPBUSD.BCST 64(DI)(CX*1), Z11, Z5
 	VPDPBUSD.BCST 64(DI)(CX*2), Z11, Z7
 	VPDPBUSD.BCST 64(DI)(R9*1), Z11, Z9
 	VPSRLD        $0x02, Z10, Z11
 	VPANDD        Z1, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 128(DI), Z11, Z2
 	VPDPBUSD.BCST 128(DI)(CX*1), Z11, Z4
 	VPDPBUSD.BCST 128(DI)(CX*2), Z11, Z6
 	VPDPBUSD.BCST 128(DI)(R9*1), Z11, Z8
 	VPSRLD        $0x03, Z10, Z11
 	VPANDD        Z1, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 192(DI), Z11, Z3
 	VPDPBUSD.BCST 192(DI)(CX*1), Z11, Z5
 	VPDPBUSD.BCST 192(DI)(CX*2), Z11, Z7
 	VPDPBUSD.BCST 192(DI)(R9*1), Z11, Z9
 	VPSRLD        $0x04, Z10, Z11
 	VPANDD        Z1, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 256(DI), Z11, Z2
 	VPDPBUSD.BCST 256(DI)(CX*1), Z11, Z4
 	VPDPBUSD.BCST 256(DI)(CX*2), Z11, Z6
 	VPDPBUSD.BCST 256(DI)(R9*1), Z11, Z8
 	VPSRLD        $0x05, Z10, Z11
 	VPANDD        Z1, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 320(DI), Z11, Z3
 	VPDPBUSD.BCST 320(DI)(CX*1), Z11, Z5
 	VPDPBUSD.BCST 320(DI)(CX*2), Z11, Z7
 	VPDPBUSD.BCST 320(DI)(R9*1), Z11, Z9
 	VPSRLD        $0x06, Z10, Z11
 	VPANDD        Z1, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 384(DI), Z11, Z2
 	VPDPBUSD.BCST 384(DI)(CX*1), Z11, Z4
 	VPDPBUSD.BCST 384(DI)(CX*2), Z11, Z6
 	VPDPBUSD.BCST 384(DI)(R9*1), Z11, Z8
 	VPSRLD        $0x07, Z10, Z10
 	VPANDD        Z1, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 448(DI), Z10, Z3
 	VPDPBUSD.BCST 448(DI)(CX*1), Z10, Z5
 	VPDPBUSD.BCST 448(DI)(CX*2), Z10, Z7
@@ -2543,96 +2501,82 @@ page:
 	SHLQ   $0x04, R8
 	ADDQ   DI, R8
 	MOVQ   DX, R9
+	LEAQ   (CX)(CX*2), R10
+	LEAQ   (CX)(CX*2), R11
 
 runs0:
 	VMOVDQU32     (SI), Z16
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST (DI), Z16, Z0
 	VPDPBUSD.BCST (DI)(CX*1), Z16, Z4
 	VPDPBUSD.BCST (DI)(CX*2), Z16, Z8
 	VPDPBUSD.BCST (DI)(R10*1), Z16, Z12
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST (R8), Z16, Z2
 	VPDPBUSD.BCST (R8)(CX*1), Z16, Z6
 	VPDPBUSD.BCST (R8)(CX*2), Z16, Z10
-	VPDPBUSD.BCST (R8)(R10*1), Z16, Z14
+	VPDPBUSD.BCST (R8)(R11*1), Z16, Z14
 	VMOVDQU32     64(SI), Z16
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST 64(DI), Z16, Z1
 	VPDPBUSD.BCST 64(DI)(CX*1), Z16, Z5
 	VPDPBUSD.BCST 64(DI)(CX*2), Z16, Z9
 	VPDPBUSD.BCST 64(DI)(R10*1), Z16, Z13
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST 64(R8), Z16, Z3
 	VPDPBUSD.BCST 64(R8)(CX*1), Z16, Z7
 	VPDPBUSD.BCST 64(R8)(CX*2), Z16, Z11
-	VPDPBUSD.BCST 64(R8)(R10*1), Z16, Z15
+	VPDPBUSD.BCST 64(R8)(R11*1), Z16, Z15
 	VMOVDQU32     128(SI), Z16
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST 128(DI), Z16, Z0
 	VPDPBUSD.BCST 128(DI)(CX*1), Z16, Z4
 	VPDPBUSD.BCST 128(DI)(CX*2), Z16, Z8
 	VPDPBUSD.BCST 128(DI)(R10*1), Z16, Z12
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST 128(R8), Z16, Z2
 	VPDPBUSD.BCST 128(R8)(CX*1), Z16, Z6
 	VPDPBUSD.BCST 128(R8)(CX*2), Z16, Z10
-	VPDPBUSD.BCST 128(R8)(R10*1), Z16, Z14
+	VPDPBUSD.BCST 128(R8)(R11*1), Z16, Z14
 	VMOVDQU32     192(SI), Z16
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST 192(DI), Z16, Z1
 	VPDPBUSD.BCST 192(DI)(CX*1), Z16, Z5
 	VPDPBUSD.BCST 192(DI)(CX*2), Z16, Z9
 	VPDPBUSD.BCST 192(DI)(R10*1), Z16, Z13
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST 192(R8), Z16, Z3
 	VPDPBUSD.BCST 192(R8)(CX*1), Z16, Z7
 	VPDPBUSD.BCST 192(R8)(CX*2), Z16, Z11
-	VPDPBUSD.BCST 192(R8)(R10*1), Z16, Z15
+	VPDPBUSD.BCST 192(R8)(R11*1), Z16, Z15
 	VMOVDQU32     256(SI), Z16
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST 256(DI), Z16, Z0
 	VPDPBUSD.BCST 256(DI)(CX*1), Z16, Z4
 	VPDPBUSD.BCST 256(DI)(CX*2), Z16, Z8
 	VPDPBUSD.BCST 256(DI)(R10*1), Z16, Z12
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST 256(R8), Z16, Z2
 	VPDPBUSD.BCST 256(R8)(CX*1), Z16, Z6
 	VPDPBUSD.BCST 256(R8)(CX*2), Z16, Z10
-	VPDPBUSD.BCST 256(R8)(R10*1), Z16, Z14
+	VPDPBUSD.BCST 256(R8)(R11*1), Z16, Z14
 	VMOVDQU32     320(SI), Z16
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST 320(DI), Z16, Z1
 	VPDPBUSD.BCST 320(DI)(CX*1), Z16, Z5
 	VPDPBUSD.BCST 320(DI)(CX*2), Z16, Z9
 	VPDPBUSD.BCST 320(DI)(R10*1), Z16, Z13
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST 320(R8), Z16, Z3
 	VPDPBUSD.BCST 320(R8)(CX*1), Z16, Z7
 	VPDPBUSD.BCST 320(R8)(CX*2), Z16, Z11
-	VPDPBUSD.BCST 320(R8)(R10*1), Z16, Z15
+	VPDPBUSD.BCST 320(R8)(R11*1), Z16, Z15
 	VMOVDQU32     384(SI), Z16
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST 384(DI), Z16, Z0
 	VPDPBUSD.BCST 384(DI)(CX*1), Z16, Z4
 	VPDPBUSD.BCST 384(DI)(CX*2), Z16, Z8
 	VPDPBUSD.BCST 384(DI)(R10*1), Z16, Z12
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST 384(R8), Z16, Z2
 	VPDPBUSD.BCST 384(R8)(CX*1), Z16, Z6
 	VPDPBUSD.BCST 384(R8)(CX*2), Z16, Z10
-	VPDPBUSD.BCST 384(R8)(R10*1), Z16, Z14
+	VPDPBUSD.BCST 384(R8)(R11*1), Z16, Z14
 	VMOVDQU32     448(SI), Z16
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST 448(DI), Z16, Z1
 	VPDPBUSD.BCST 448(DI)(CX*1), Z16, Z5
 	VPDPBUSD.BCST 448(DI)(CX*2), Z16, Z9
 	VPDPBUSD.BCST 448(DI)(R10*1), Z16, Z13
-	LEAQ          (CX)(CX*2), R10
 	VPDPBUSD.BCST 448(R8), Z16, Z3
 	VPDPBUSD.BCST 448(R8)(CX*1), Z16, Z7
 	VPDPBUSD.BCST 448(R8)(CX*2), Z16, Z11
-	VPDPBUSD.BCST 448(R8)(R10*1), Z16, Z15
+	VPDPBUSD.BCST 448(R8)(R11*1), Z16, Z15
 	ADDQ          $0x00000200, SI
 	ADDQ          $0x00000200, DI
 	ADDQ          $0x00000200, R8
@@ -2700,7 +2644,7 @@ TEXT ·block2x1AVX512(SB), NOSPLIT, $0-104
 	VPBROADCASTD DX, Z0
 
 page:
-	LEAQ    48(AX), BX
+	LEAQ    96(AX), BX
 	MOVQ    last+96(FP), DX
 	CMPQ    BX, DX
 	CMOVQHI DX, BX
@@ -2729,7 +2673,7 @@ page:
 
 runs0:
 	VMOVDQU32     (DX), Z3
-	PREFETCHT0    (BX)
+	PREFETCHT1    (BX)
 	VPANDD        Z0, Z3, Z4
 	VPDPBUSD.BCST (SI), Z4, Z1
 	VPSRLD        $0x02, Z3, Z4
@@ -2742,7 +2686,7 @@ runs0:
 	VPANDD        Z0, Z3, Z3
 	VPDPBUSD.BCST 12(SI), Z3, Z2
 	VMOVDQU32     64(DX), Z3
-	PREFETCHT0    64(BX)
+	PREFETCHT1    64(BX)
 	VPANDD        Z0, Z3, Z4
 	VPDPBUSD.BCST 16(SI), Z4, Z1
 	VPSRLD        $0x02, Z3, Z4
@@ -2776,6 +2720,114 @@ runs0:
 	VZEROUPPER
 	RET
 
+// func weights2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+TEXT ·weights2x1AVX512(SB), NOSPLIT, $0-136
+	MOVQ         at+80(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+72(FP), CX
+	MOVL         $0x03030303, DX
+	VPBROADCASTD DX, Z0
+	MOVL         $0x44000000, DX
+	VPBROADCASTD DX, Z1
+	MOVL         $0x443fb99a, DX
+	VPBROADCASTD DX, Z2
+	MOVQ         sums+104(FP), DX
+	VMOVUPS      (DX), Z3
+
+page:
+	LEAQ    96(AX), BX
+	MOVQ    last+96(FP), DX
+	CMPQ    BX, DX
+	CMOVQHI DX, BX
+	MOVLQSX (BX), BX
+	MOVQ    BX, DX
+	ANDQ    $0x0f, DX
+	IMULQ   pageBytes+64(FP), DX
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    DX, BX
+	MOVLQSX (AX), DX
+	MOVQ    DX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, DX
+	IMULQ   blockBytes+48(FP), DX
+	ADDQ    plane+40(FP), DX
+	ADDQ    headBytes+56(FP), DX
+	ADDQ    SI, DX
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	MOVQ    q+16(FP), SI
+	MOVQ    CX, DI
+
+runs0:
+	VMOVDQU32     (DX), Z6
+	PREFETCHT1    (BX)
+	VPANDD        Z0, Z6, Z7
+	VPDPBUSD.BCST (SI), Z7, Z4
+	VPSRLD        $0x02, Z6, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 4(SI), Z7, Z5
+	VPSRLD        $0x04, Z6, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 8(SI), Z7, Z4
+	VPSRLD        $0x06, Z6, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 12(SI), Z6, Z5
+	VMOVDQU32     64(DX), Z6
+	PREFETCHT1    64(BX)
+	VPANDD        Z0, Z6, Z7
+	VPDPBUSD.BCST 16(SI), Z7, Z4
+	VPSRLD        $0x02, Z6, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 20(SI), Z7, Z5
+	VPSRLD        $0x04, Z6, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 24(SI), Z7, Z4
+	VPSRLD        $0x06, Z6, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 28(SI), Z6, Z5
+	ADDQ          $0x00000080, DX
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000020, SI
+	SUBQ          $0x20, DI
+	JNZ           runs0
+	MOVQ          dst+0(FP), DX
+	MOVQ          ld+8(FP), BX
+	MOVQ          affine+32(FP), SI
+	SHLQ          $0x02, BX
+	MOVQ          counts+128(FP), BX
+	MOVQ          least+112(FP), DI
+	MOVQ          packed+120(FP), R8
+	VPADDD        Z5, Z4, Z4
+	VCVTDQ2PS     Z4, Z4
+	VBROADCASTSS  (SI), Z5
+	VBROADCASTSS  4(SI), Z6
+	VFMADD213PS   Z6, Z5, Z4
+	VMINPS        Z2, Z4, Z4
+	VMAXPS        Z1, Z4, Z4
+	VPSLLD        $0x09, Z4, Z4
+	VADDPS        Z4, Z3, Z3
+	VCMPPS.BCST   $0x1d, (DI), Z4, K1
+	VCOMPRESSPS.Z Z4, K1, Z5
+	MOVQ          (BX), SI
+	VMOVUPS       Z5, (R8)(SI*4)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	ADDQ          SI, (BX)
+	VMOVUPS       Z4, (DX)
+	ADDQ          $0x40, dst+0(FP)
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
+	JNZ           page
+	MOVQ          sums+104(FP), AX
+	VMOVUPS       Z3, (AX)
+	VZEROUPPER
+	RET
+
 // func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·block4x1AVX512(SB), NOSPLIT, $0-104
@@ -2786,7 +2838,7 @@ TEXT ·block4x1AVX512(SB), NOSPLIT, $0-104
 	VPBROADCASTD DX, Z0
 
 page:
-	LEAQ    48(AX), BX
+	LEAQ    96(AX), BX
 	MOVQ    last+96(FP), DX
 	CMPQ    BX, DX
 	CMOVQHI DX, BX
@@ -2815,28 +2867,28 @@ page:
 
 runs0:
 	VMOVDQU32     (DX), Z3
-	PREFETCHT0    (BX)
+	PREFETCHT1    (BX)
 	VPANDD        Z0, Z3, Z4
 	VPDPBUSD.BCST (SI), Z4, Z1
 	VPSRLD        $0x04, Z3, Z3
 	VPANDD        Z0, Z3, Z3
 	VPDPBUSD.BCST 4(SI), Z3, Z2
 	VMOVDQU32     64(DX), Z3
-	PREFETCHT0    64(BX)
+	PREFETCHT1    64(BX)
 	VPANDD        Z0, Z3, Z4
 	VPDPBUSD.BCST 8(SI), Z4, Z1
 	VPSRLD        $0x04, Z3, Z3
 	VPANDD        Z0, Z3, Z3
 	VPDPBUSD.BCST 12(SI), Z3, Z2
 	VMOVDQU32     128(DX), Z3
-	PREFETCHT0    128(BX)
+	PREFETCHT1    128(BX)
 	VPANDD        Z0, Z3, Z4
 	VPDPBUSD.BCST 16(SI), Z4, Z1
 	VPSRLD        $0x04, Z3, Z3
 	VPANDD        Z0, Z3, Z3
 	VPDPBUSD.BCST 20(SI), Z3, Z2
 	VMOVDQU32     192(DX), Z3
-	PREFETCHT0    192(BX)
+	PREFETCHT1    192(BX)
 	VPANDD        Z0, Z3, Z4
 	VPDPBUSD.BCST 24(SI), Z4, Z1
 	VPSRLD        $0x04, Z3, Z3
@@ -2861,6 +2913,116 @@ runs0:
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
+	VZEROUPPER
+	RET
+
+// func weights4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+TEXT ·weights4x1AVX512(SB), NOSPLIT, $0-136
+	MOVQ         at+80(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+72(FP), CX
+	MOVL         $0x0f0f0f0f, DX
+	VPBROADCASTD DX, Z0
+	MOVL         $0x44000000, DX
+	VPBROADCASTD DX, Z1
+	MOVL         $0x443fb99a, DX
+	VPBROADCASTD DX, Z2
+	MOVQ         sums+104(FP), DX
+	VMOVUPS      (DX), Z3
+
+page:
+	LEAQ    96(AX), BX
+	MOVQ    last+96(FP), DX
+	CMPQ    BX, DX
+	CMOVQHI DX, BX
+	MOVLQSX (BX), BX
+	MOVQ    BX, DX
+	ANDQ    $0x0f, DX
+	IMULQ   pageBytes+64(FP), DX
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    DX, BX
+	MOVLQSX (AX), DX
+	MOVQ    DX, SI
+	ANDQ    $0x0f, SI
+	IMULQ   pageBytes+64(FP), SI
+	SHRQ    $0x04, DX
+	IMULQ   blockBytes+48(FP), DX
+	ADDQ    plane+40(FP), DX
+	ADDQ    headBytes+56(FP), DX
+	ADDQ    SI, DX
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	MOVQ    q+16(FP), SI
+	MOVQ    CX, DI
+
+runs0:
+	VMOVDQU32     (DX), Z6
+	PREFETCHT1    (BX)
+	VPANDD        Z0, Z6, Z7
+	VPDPBUSD.BCST (SI), Z7, Z4
+	VPSRLD        $0x04, Z6, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 4(SI), Z6, Z5
+	VMOVDQU32     64(DX), Z6
+	PREFETCHT1    64(BX)
+	VPANDD        Z0, Z6, Z7
+	VPDPBUSD.BCST 8(SI), Z7, Z4
+	VPSRLD        $0x04, Z6, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 12(SI), Z6, Z5
+	VMOVDQU32     128(DX), Z6
+	PREFETCHT1    128(BX)
+	VPANDD        Z0, Z6, Z7
+	VPDPBUSD.BCST 16(SI), Z7, Z4
+	VPSRLD        $0x04, Z6, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 20(SI), Z6, Z5
+	VMOVDQU32     192(DX), Z6
+	PREFETCHT1    192(BX)
+	VPANDD        Z0, Z6, Z7
+	VPDPBUSD.BCST 24(SI), Z7, Z4
+	VPSRLD        $0x04, Z6, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 28(SI), Z6, Z5
+	ADDQ          $0x00000100, DX
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000020, SI
+	SUBQ          $0x20, DI
+	JNZ           runs0
+	MOVQ          dst+0(FP), DX
+	MOVQ          ld+8(FP), BX
+	MOVQ          affine+32(FP), SI
+	SHLQ          $0x02, BX
+	MOVQ          counts+128(FP), BX
+	MOVQ          least+112(FP), DI
+	MOVQ          packed+120(FP), R8
+	VPADDD        Z5, Z4, Z4
+	VCVTDQ2PS     Z4, Z4
+	VBROADCASTSS  (SI), Z5
+	VBROADCASTSS  4(SI), Z6
+	VFMADD213PS   Z6, Z5, Z4
+	VMINPS        Z2, Z4, Z4
+	VMAXPS        Z1, Z4, Z4
+	VPSLLD        $0x09, Z4, Z4
+	VADDPS        Z4, Z3, Z3
+	VCMPPS.BCST   $0x1d, (DI), Z4, K1
+	VCOMPRESSPS.Z Z4, K1, Z5
+	MOVQ          (BX), SI
+	VMOVUPS       Z5, (R8)(SI*4)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	ADDQ          SI, (BX)
+	VMOVUPS       Z4, (DX)
+	ADDQ          $0x40, dst+0(FP)
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
+	JNZ           page
+	MOVQ          sums+104(FP), AX
+	VMOVUPS       Z3, (AX)
 	VZEROUPPER
 	RET
 
@@ -2929,7 +3091,7 @@ TEXT ·block2x2AVX512(SB), NOSPLIT, $0-104
 	VPBROADCASTD BX, Z0
 
 page:
-	LEAQ    24(AX), SI
+	LEAQ    48(AX), SI
 	MOVQ    last+96(FP), BX
 	CMPQ    SI, BX
 	CMOVQHI BX, SI
@@ -2960,7 +3122,7 @@ page:
 
 runs0:
 	VMOVDQU32     (BX), Z5
-	PREFETCHT0    (SI)
+	PREFETCHT1    (SI)
 	VPANDD        Z0, Z5, Z6
 	VPDPBUSD.BCST (DI), Z6, Z1
 	VPDPBUSD.BCST (DI)(CX*1), Z6, Z3
@@ -2977,7 +3139,7 @@ runs0:
 	VPDPBUSD.BCST 12(DI), Z5, Z2
 	VPDPBUSD.BCST 12(DI)(CX*1), Z5, Z4
 	VMOVDQU32     64(BX), Z5
-	PREFETCHT0    64(SI)
+	PREFETCHT1    64(SI)
 	VPANDD        Z0, Z5, Z6
 	VPDPBUSD.BCST 16(DI), Z6, Z1
 	VPDPBUSD.BCST 16(DI)(CX*1), Z6, Z3
@@ -3022,6 +3184,145 @@ runs0:
 	VZEROUPPER
 	RET
 
+// func weights2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+TEXT ·weights2x2AVX512(SB), NOSPLIT, $0-136
+	MOVQ         at+80(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+72(FP), DX
+	MOVL         $0x03030303, BX
+	VPBROADCASTD BX, Z0
+	MOVL         $0x44000000, BX
+	VPBROADCASTD BX, Z1
+	MOVL         $0x443fb99a, BX
+	VPBROADCASTD BX, Z2
+	MOVQ         sums+104(FP), BX
+	VMOVUPS      (BX), Z3
+	VMOVUPS      64(BX), Z4
+
+page:
+	LEAQ    48(AX), SI
+	MOVQ    last+96(FP), BX
+	CMPQ    SI, BX
+	CMOVQHI BX, SI
+	MOVLQSX (SI), SI
+	MOVQ    SI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    BX, SI
+	MOVLQSX (AX), BX
+	MOVQ    BX, DI
+	ANDQ    $0x0f, DI
+	IMULQ   pageBytes+64(FP), DI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    DI, BX
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+
+runs0:
+	VMOVDQU32     (BX), Z9
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z9, Z10
+	VPDPBUSD.BCST (DI), Z10, Z5
+	VPDPBUSD.BCST (DI)(CX*1), Z10, Z7
+	VPSRLD        $0x02, Z9, Z10
+	VPANDD        Z0, Z10, Z10
+	VPDPBUSD.BCST 4(DI), Z10, Z6
+	VPDPBUSD.BCST 4(DI)(CX*1), Z10, Z8
+	VPSRLD        $0x04, Z9, Z10
+	VPANDD        Z0, Z10, Z10
+	VPDPBUSD.BCST 8(DI), Z10, Z5
+	VPDPBUSD.BCST 8(DI)(CX*1), Z10, Z7
+	VPSRLD        $0x06, Z9, Z9
+	VPANDD        Z0, Z9, Z9
+	VPDPBUSD.BCST 12(DI), Z9, Z6
+	VPDPBUSD.BCST 12(DI)(CX*1), Z9, Z8
+	VMOVDQU32     64(BX), Z9
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z9, Z10
+	VPDPBUSD.BCST 16(DI), Z10, Z5
+	VPDPBUSD.BCST 16(DI)(CX*1), Z10, Z7
+	VPSRLD        $0x02, Z9, Z10
+	VPANDD        Z0, Z10, Z10
+	VPDPBUSD.BCST 20(DI), Z10, Z6
+	VPDPBUSD.BCST 20(DI)(CX*1), Z10, Z8
+	VPSRLD        $0x04, Z9, Z10
+	VPANDD        Z0, Z10, Z10
+	VPDPBUSD.BCST 24(DI), Z10, Z5
+	VPDPBUSD.BCST 24(DI)(CX*1), Z10, Z7
+	VPSRLD        $0x06, Z9, Z9
+	VPANDD        Z0, Z9, Z9
+	VPDPBUSD.BCST 28(DI), Z9, Z6
+	VPDPBUSD.BCST 28(DI)(CX*1), Z9, Z8
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000080, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	MOVQ          counts+128(FP), R8
+	MOVQ          least+112(FP), R9
+	MOVQ          packed+120(FP), R10
+	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z5, Z5
+	VBROADCASTSS  (DI), Z6
+	VBROADCASTSS  4(DI), Z9
+	VFMADD213PS   Z9, Z6, Z5
+	VMINPS        Z2, Z5, Z5
+	VMAXPS        Z1, Z5, Z5
+	VPSLLD        $0x09, Z5, Z5
+	VADDPS        Z5, Z3, Z3
+	VCMPPS.BCST   $0x1d, (R9), Z5, K1
+	VCOMPRESSPS.Z Z5, K1, Z6
+	MOVQ          (R8), R11
+	VMOVUPS       Z6, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, (R8)
+	VMOVUPS       Z5, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VPADDD        Z8, Z7, Z7
+	VCVTDQ2PS     Z7, Z7
+	VBROADCASTSS  16(DI), Z5
+	VBROADCASTSS  20(DI), Z6
+	VFMADD213PS   Z6, Z5, Z7
+	VMINPS        Z2, Z7, Z7
+	VMAXPS        Z1, Z7, Z7
+	VPSLLD        $0x09, Z7, Z7
+	VADDPS        Z7, Z4, Z4
+	VCMPPS.BCST   $0x1d, 4(R9), Z7, K1
+	VCOMPRESSPS.Z Z7, K1, Z5
+	MOVQ          8(R8), SI
+	VMOVUPS       Z5, (R10)(SI*4)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	ADDQ          SI, 8(R8)
+	VMOVUPS       Z7, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
+	JNZ           page
+	MOVQ          sums+104(FP), AX
+	VMOVUPS       Z3, (AX)
+	VMOVUPS       Z4, 64(AX)
+	VZEROUPPER
+	RET
+
 // func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·block4x2AVX512(SB), NOSPLIT, $0-104
@@ -3032,7 +3333,7 @@ TEXT ·block4x2AVX512(SB), NOSPLIT, $0-104
 	VPBROADCASTD BX, Z0
 
 page:
-	LEAQ    24(AX), SI
+	LEAQ    48(AX), SI
 	MOVQ    last+96(FP), BX
 	CMPQ    SI, BX
 	CMOVQHI BX, SI
@@ -3063,7 +3364,7 @@ page:
 
 runs0:
 	VMOVDQU32     (BX), Z5
-	PREFETCHT0    (SI)
+	PREFETCHT1    (SI)
 	VPANDD        Z0, Z5, Z6
 	VPDPBUSD.BCST (DI), Z6, Z1
 	VPDPBUSD.BCST (DI)(CX*1), Z6, Z3
@@ -3072,7 +3373,7 @@ runs0:
 	VPDPBUSD.BCST 4(DI), Z5, Z2
 	VPDPBUSD.BCST 4(DI)(CX*1), Z5, Z4
 	VMOVDQU32     64(BX), Z5
-	PREFETCHT0    64(SI)
+	PREFETCHT1    64(SI)
 	VPANDD        Z0, Z5, Z6
 	VPDPBUSD.BCST 8(DI), Z6, Z1
 	VPDPBUSD.BCST 8(DI)(CX*1), Z6, Z3
@@ -3081,7 +3382,7 @@ runs0:
 	VPDPBUSD.BCST 12(DI), Z5, Z2
 	VPDPBUSD.BCST 12(DI)(CX*1), Z5, Z4
 	VMOVDQU32     128(BX), Z5
-	PREFETCHT0    128(SI)
+	PREFETCHT1    128(SI)
 	VPANDD        Z0, Z5, Z6
 	VPDPBUSD.BCST 16(DI), Z6, Z1
 	VPDPBUSD.BCST 16(DI)(CX*1), Z6, Z3
@@ -3090,7 +3391,7 @@ runs0:
 	VPDPBUSD.BCST 20(DI), Z5, Z2
 	VPDPBUSD.BCST 20(DI)(CX*1), Z5, Z4
 	VMOVDQU32     192(BX), Z5
-	PREFETCHT0    192(SI)
+	PREFETCHT1    192(SI)
 	VPANDD        Z0, Z5, Z6
 	VPDPBUSD.BCST 24(DI), Z6, Z1
 	VPDPBUSD.BCST 24(DI)(CX*1), Z6, Z3
@@ -3124,6 +3425,147 @@ runs0:
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
+	VZEROUPPER
+	RET
+
+// func weights4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+TEXT ·weights4x2AVX512(SB), NOSPLIT, $0-136
+	MOVQ         at+80(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+72(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	MOVL         $0x44000000, BX
+	VPBROADCASTD BX, Z1
+	MOVL         $0x443fb99a, BX
+	VPBROADCASTD BX, Z2
+	MOVQ         sums+104(FP), BX
+	VMOVUPS      (BX), Z3
+	VMOVUPS      64(BX), Z4
+
+page:
+	LEAQ    48(AX), SI
+	MOVQ    last+96(FP), BX
+	CMPQ    SI, BX
+	CMOVQHI BX, SI
+	MOVLQSX (SI), SI
+	MOVQ    SI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    BX, SI
+	MOVLQSX (AX), BX
+	MOVQ    BX, DI
+	ANDQ    $0x0f, DI
+	IMULQ   pageBytes+64(FP), DI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    DI, BX
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+
+runs0:
+	VMOVDQU32     (BX), Z9
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z9, Z10
+	VPDPBUSD.BCST (DI), Z10, Z5
+	VPDPBUSD.BCST (DI)(CX*1), Z10, Z7
+	VPSRLD        $0x04, Z9, Z9
+	VPANDD        Z0, Z9, Z9
+	VPDPBUSD.BCST 4(DI), Z9, Z6
+	VPDPBUSD.BCST 4(DI)(CX*1), Z9, Z8
+	VMOVDQU32     64(BX), Z9
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z9, Z10
+	VPDPBUSD.BCST 8(DI), Z10, Z5
+	VPDPBUSD.BCST 8(DI)(CX*1), Z10, Z7
+	VPSRLD        $0x04, Z9, Z9
+	VPANDD        Z0, Z9, Z9
+	VPDPBUSD.BCST 12(DI), Z9, Z6
+	VPDPBUSD.BCST 12(DI)(CX*1), Z9, Z8
+	VMOVDQU32     128(BX), Z9
+	PREFETCHT1    128(SI)
+	VPANDD        Z0, Z9, Z10
+	VPDPBUSD.BCST 16(DI), Z10, Z5
+	VPDPBUSD.BCST 16(DI)(CX*1), Z10, Z7
+	VPSRLD        $0x04, Z9, Z9
+	VPANDD        Z0, Z9, Z9
+	VPDPBUSD.BCST 20(DI), Z9, Z6
+	VPDPBUSD.BCST 20(DI)(CX*1), Z9, Z8
+	VMOVDQU32     192(BX), Z9
+	PREFETCHT1    192(SI)
+	VPANDD        Z0, Z9, Z10
+	VPDPBUSD.BCST 24(DI), Z10, Z5
+	VPDPBUSD.BCST 24(DI)(CX*1), Z10, Z7
+	VPSRLD        $0x04, Z9, Z9
+	VPANDD        Z0, Z9, Z9
+	VPDPBUSD.BCST 28(DI), Z9, Z6
+	VPDPBUSD.BCST 28(DI)(CX*1), Z9, Z8
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000100, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	MOVQ          counts+128(FP), R8
+	MOVQ          least+112(FP), R9
+	MOVQ          packed+120(FP), R10
+	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z5, Z5
+	VBROADCASTSS  (DI), Z6
+	VBROADCASTSS  4(DI), Z9
+	VFMADD213PS   Z9, Z6, Z5
+	VMINPS        Z2, Z5, Z5
+	VMAXPS        Z1, Z5, Z5
+	VPSLLD        $0x09, Z5, Z5
+	VADDPS        Z5, Z3, Z3
+	VCMPPS.BCST   $0x1d, (R9), Z5, K1
+	VCOMPRESSPS.Z Z5, K1, Z6
+	MOVQ          (R8), R11
+	VMOVUPS       Z6, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, (R8)
+	VMOVUPS       Z5, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VPADDD        Z8, Z7, Z7
+	VCVTDQ2PS     Z7, Z7
+	VBROADCASTSS  16(DI), Z5
+	VBROADCASTSS  20(DI), Z6
+	VFMADD213PS   Z6, Z5, Z7
+	VMINPS        Z2, Z7, Z7
+	VMAXPS        Z1, Z7, Z7
+	VPSLLD        $0x09, Z7, Z7
+	VADDPS        Z7, Z4, Z4
+	VCMPPS.BCST   $0x1d, 4(R9), Z7, K1
+	VCOMPRESSPS.Z Z7, K1, Z5
+	MOVQ          8(R8), SI
+	VMOVUPS       Z5, (R10)(SI*4)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	ADDQ          SI, 8(R8)
+	VMOVUPS       Z7, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
+	JNZ           page
+	MOVQ          sums+104(FP), AX
+	VMOVUPS       Z3, (AX)
+	VMOVUPS       Z4, 64(AX)
 	VZEROUPPER
 	RET
 
@@ -3207,7 +3649,7 @@ TEXT ·block2x3AVX512(SB), NOSPLIT, $0-104
 	VPBROADCASTD BX, Z0
 
 page:
-	LEAQ    16(AX), SI
+	LEAQ    32(AX), SI
 	MOVQ    last+96(FP), BX
 	CMPQ    SI, BX
 	CMOVQHI BX, SI
@@ -3240,7 +3682,7 @@ page:
 
 runs0:
 	VMOVDQU32     (BX), Z7
-	PREFETCHT0    (SI)
+	PREFETCHT1    (SI)
 	VPANDD        Z0, Z7, Z8
 	VPDPBUSD.BCST (DI), Z8, Z1
 	VPDPBUSD.BCST (DI)(CX*1), Z8, Z3
@@ -3261,7 +3703,7 @@ runs0:
 	VPDPBUSD.BCST 12(DI)(CX*1), Z7, Z4
 	VPDPBUSD.BCST 12(DI)(CX*2), Z7, Z6
 	VMOVDQU32     64(BX), Z7
-	PREFETCHT0    64(SI)
+	PREFETCHT1    64(SI)
 	VPANDD        Z0, Z7, Z8
 	VPDPBUSD.BCST 16(DI), Z8, Z1
 	VPDPBUSD.BCST 16(DI)(CX*1), Z8, Z3
@@ -3317,6 +3759,176 @@ runs0:
 	VZEROUPPER
 	RET
 
+// func weights2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+TEXT ·weights2x3AVX512(SB), NOSPLIT, $0-136
+	MOVQ         at+80(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+72(FP), DX
+	MOVL         $0x03030303, BX
+	VPBROADCASTD BX, Z0
+	MOVL         $0x44000000, BX
+	VPBROADCASTD BX, Z1
+	MOVL         $0x443fb99a, BX
+	VPBROADCASTD BX, Z2
+	MOVQ         sums+104(FP), BX
+	VMOVUPS      (BX), Z3
+	VMOVUPS      64(BX), Z4
+	VMOVUPS      128(BX), Z5
+
+page:
+	LEAQ    32(AX), SI
+	MOVQ    last+96(FP), BX
+	CMPQ    SI, BX
+	CMOVQHI BX, SI
+	MOVLQSX (SI), SI
+	MOVQ    SI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    BX, SI
+	MOVLQSX (AX), BX
+	MOVQ    BX, DI
+	ANDQ    $0x0f, DI
+	IMULQ   pageBytes+64(FP), DI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    DI, BX
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+
+runs0:
+	VMOVDQU32     (BX), Z12
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z12, Z13
+	VPDPBUSD.BCST (DI), Z13, Z6
+	VPDPBUSD.BCST (DI)(CX*1), Z13, Z8
+	VPDPBUSD.BCST (DI)(CX*2), Z13, Z10
+	VPSRLD        $0x02, Z12, Z13
+	VPANDD        Z0, Z13, Z13
+	VPDPBUSD.BCST 4(DI), Z13, Z7
+	VPDPBUSD.BCST 4(DI)(CX*1), Z13, Z9
+	VPDPBUSD.BCST 4(DI)(CX*2), Z13, Z11
+	VPSRLD        $0x04, Z12, Z13
+	VPANDD        Z0, Z13, Z13
+	VPDPBUSD.BCST 8(DI), Z13, Z6
+	VPDPBUSD.BCST 8(DI)(CX*1), Z13, Z8
+	VPDPBUSD.BCST 8(DI)(CX*2), Z13, Z10
+	VPSRLD        $0x06, Z12, Z12
+	VPANDD        Z0, Z12, Z12
+	VPDPBUSD.BCST 12(DI), Z12, Z7
+	VPDPBUSD.BCST 12(DI)(CX*1), Z12, Z9
+	VPDPBUSD.BCST 12(DI)(CX*2), Z12, Z11
+	VMOVDQU32     64(BX), Z12
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z12, Z13
+	VPDPBUSD.BCST 16(DI), Z13, Z6
+	VPDPBUSD.BCST 16(DI)(CX*1), Z13, Z8
+	VPDPBUSD.BCST 16(DI)(CX*2), Z13, Z10
+	VPSRLD        $0x02, Z12, Z13
+	VPANDD        Z0, Z13, Z13
+	VPDPBUSD.BCST 20(DI), Z13, Z7
+	VPDPBUSD.BCST 20(DI)(CX*1), Z13, Z9
+	VPDPBUSD.BCST 20(DI)(CX*2), Z13, Z11
+	VPSRLD        $0x04, Z12, Z13
+	VPANDD        Z0, Z13, Z13
+	VPDPBUSD.BCST 24(DI), Z13, Z6
+	VPDPBUSD.BCST 24(DI)(CX*1), Z13, Z8
+	VPDPBUSD.BCST 24(DI)(CX*2), Z13, Z10
+	VPSRLD        $0x06, Z12, Z12
+	VPANDD        Z0, Z12, Z12
+	VPDPBUSD.BCST 28(DI), Z12, Z7
+	VPDPBUSD.BCST 28(DI)(CX*1), Z12, Z9
+	VPDPBUSD.BCST 28(DI)(CX*2), Z12, Z11
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000080, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	MOVQ          counts+128(FP), R8
+	MOVQ          least+112(FP), R9
+	MOVQ          packed+120(FP), R10
+	VPADDD        Z7, Z6, Z6
+	VCVTDQ2PS     Z6, Z6
+	VBROADCASTSS  (DI), Z7
+	VBROADCASTSS  4(DI), Z12
+	VFMADD213PS   Z12, Z7, Z6
+	VMINPS        Z2, Z6, Z6
+	VMAXPS        Z1, Z6, Z6
+	VPSLLD        $0x09, Z6, Z6
+	VADDPS        Z6, Z3, Z3
+	VCMPPS.BCST   $0x1d, (R9), Z6, K1
+	VCOMPRESSPS.Z Z6, K1, Z7
+	MOVQ          (R8), R11
+	VMOVUPS       Z7, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, (R8)
+	VMOVUPS       Z6, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VPADDD        Z9, Z8, Z8
+	VCVTDQ2PS     Z8, Z8
+	VBROADCASTSS  16(DI), Z6
+	VBROADCASTSS  20(DI), Z7
+	VFMADD213PS   Z7, Z6, Z8
+	VMINPS        Z2, Z8, Z8
+	VMAXPS        Z1, Z8, Z8
+	VPSLLD        $0x09, Z8, Z8
+	VADDPS        Z8, Z4, Z4
+	VCMPPS.BCST   $0x1d, 4(R9), Z8, K1
+	VCOMPRESSPS.Z Z8, K1, Z6
+	MOVQ          8(R8), R11
+	VMOVUPS       Z6, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 8(R8)
+	VMOVUPS       Z8, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VPADDD        Z11, Z10, Z10
+	VCVTDQ2PS     Z10, Z10
+	VBROADCASTSS  32(DI), Z6
+	VBROADCASTSS  36(DI), Z7
+	VFMADD213PS   Z7, Z6, Z10
+	VMINPS        Z2, Z10, Z10
+	VMAXPS        Z1, Z10, Z10
+	VPSLLD        $0x09, Z10, Z10
+	VADDPS        Z10, Z5, Z5
+	VCMPPS.BCST   $0x1d, 8(R9), Z10, K1
+	VCOMPRESSPS.Z Z10, K1, Z6
+	MOVQ          16(R8), SI
+	VMOVUPS       Z6, (R10)(SI*4)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	ADDQ          SI, 16(R8)
+	VMOVUPS       Z10, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
+	JNZ           page
+	MOVQ          sums+104(FP), AX
+	VMOVUPS       Z3, (AX)
+	VMOVUPS       Z4, 64(AX)
+	VMOVUPS       Z5, 128(AX)
+	VZEROUPPER
+	RET
+
 // func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·block4x3AVX512(SB), NOSPLIT, $0-104
@@ -3327,7 +3939,7 @@ TEXT ·block4x3AVX512(SB), NOSPLIT, $0-104
 	VPBROADCASTD BX, Z0
 
 page:
-	LEAQ    16(AX), SI
+	LEAQ    32(AX), SI
 	MOVQ    last+96(FP), BX
 	CMPQ    SI, BX
 	CMOVQHI BX, SI
@@ -3360,7 +3972,7 @@ page:
 
 runs0:
 	VMOVDQU32     (BX), Z7
-	PREFETCHT0    (SI)
+	PREFETCHT1    (SI)
 	VPANDD        Z0, Z7, Z8
 	VPDPBUSD.BCST (DI), Z8, Z1
 	VPDPBUSD.BCST (DI)(CX*1), Z8, Z3
@@ -3371,7 +3983,7 @@ runs0:
 	VPDPBUSD.BCST 4(DI)(CX*1), Z7, Z4
 	VPDPBUSD.BCST 4(DI)(CX*2), Z7, Z6
 	VMOVDQU32     64(BX), Z7
-	PREFETCHT0    64(SI)
+	PREFETCHT1    64(SI)
 	VPANDD        Z0, Z7, Z8
 	VPDPBUSD.BCST 8(DI), Z8, Z1
 	VPDPBUSD.BCST 8(DI)(CX*1), Z8, Z3
@@ -3382,7 +3994,7 @@ runs0:
 	VPDPBUSD.BCST 12(DI)(CX*1), Z7, Z4
 	VPDPBUSD.BCST 12(DI)(CX*2), Z7, Z6
 	VMOVDQU32     128(BX), Z7
-	PREFETCHT0    128(SI)
+	PREFETCHT1    128(SI)
 	VPANDD        Z0, Z7, Z8
 	VPDPBUSD.BCST 16(DI), Z8, Z1
 	VPDPBUSD.BCST 16(DI)(CX*1), Z8, Z3
@@ -3393,7 +4005,7 @@ runs0:
 	VPDPBUSD.BCST 20(DI)(CX*1), Z7, Z4
 	VPDPBUSD.BCST 20(DI)(CX*2), Z7, Z6
 	VMOVDQU32     192(BX), Z7
-	PREFETCHT0    192(SI)
+	PREFETCHT1    192(SI)
 	VPANDD        Z0, Z7, Z8
 	VPDPBUSD.BCST 24(DI), Z8, Z1
 	VPDPBUSD.BCST 24(DI)(CX*1), Z8, Z3
@@ -3436,6 +4048,178 @@ runs0:
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
+	VZEROUPPER
+	RET
+
+// func weights4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+TEXT ·weights4x3AVX512(SB), NOSPLIT, $0-136
+	MOVQ         at+80(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+72(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	MOVL         $0x44000000, BX
+	VPBROADCASTD BX, Z1
+	MOVL         $0x443fb99a, BX
+	VPBROADCASTD BX, Z2
+	MOVQ         sums+104(FP), BX
+	VMOVUPS      (BX), Z3
+	VMOVUPS      64(BX), Z4
+	VMOVUPS      128(BX), Z5
+
+page:
+	LEAQ    32(AX), SI
+	MOVQ    last+96(FP), BX
+	CMPQ    SI, BX
+	CMOVQHI BX, SI
+	MOVLQSX (SI), SI
+	MOVQ    SI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    BX, SI
+	MOVLQSX (AX), BX
+	MOVQ    BX, DI
+	ANDQ    $0x0f, DI
+	IMULQ   pageBytes+64(FP), DI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    DI, BX
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+
+runs0:
+	VMOVDQU32     (BX), Z12
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z12, Z13
+	VPDPBUSD.BCST (DI), Z13, Z6
+	VPDPBUSD.BCST (DI)(CX*1), Z13, Z8
+	VPDPBUSD.BCST (DI)(CX*2), Z13, Z10
+	VPSRLD        $0x04, Z12, Z12
+	VPANDD        Z0, Z12, Z12
+	VPDPBUSD.BCST 4(DI), Z12, Z7
+	VPDPBUSD.BCST 4(DI)(CX*1), Z12, Z9
+	VPDPBUSD.BCST 4(DI)(CX*2), Z12, Z11
+	VMOVDQU32     64(BX), Z12
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z12, Z13
+	VPDPBUSD.BCST 8(DI), Z13, Z6
+	VPDPBUSD.BCST 8(DI)(CX*1), Z13, Z8
+	VPDPBUSD.BCST 8(DI)(CX*2), Z13, Z10
+	VPSRLD        $0x04, Z12, Z12
+	VPANDD        Z0, Z12, Z12
+	VPDPBUSD.BCST 12(DI), Z12, Z7
+	VPDPBUSD.BCST 12(DI)(CX*1), Z12, Z9
+	VPDPBUSD.BCST 12(DI)(CX*2), Z12, Z11
+	VMOVDQU32     128(BX), Z12
+	PREFETCHT1    128(SI)
+	VPANDD        Z0, Z12, Z13
+	VPDPBUSD.BCST 16(DI), Z13, Z6
+	VPDPBUSD.BCST 16(DI)(CX*1), Z13, Z8
+	VPDPBUSD.BCST 16(DI)(CX*2), Z13, Z10
+	VPSRLD        $0x04, Z12, Z12
+	VPANDD        Z0, Z12, Z12
+	VPDPBUSD.BCST 20(DI), Z12, Z7
+	VPDPBUSD.BCST 20(DI)(CX*1), Z12, Z9
+	VPDPBUSD.BCST 20(DI)(CX*2), Z12, Z11
+	VMOVDQU32     192(BX), Z12
+	PREFETCHT1    192(SI)
+	VPANDD        Z0, Z12, Z13
+	VPDPBUSD.BCST 24(DI), Z13, Z6
+	VPDPBUSD.BCST 24(DI)(CX*1), Z13, Z8
+	VPDPBUSD.BCST 24(DI)(CX*2), Z13, Z10
+	VPSRLD        $0x04, Z12, Z12
+	VPANDD        Z0, Z12, Z12
+	VPDPBUSD.BCST 28(DI), Z12, Z7
+	VPDPBUSD.BCST 28(DI)(CX*1), Z12, Z9
+	VPDPBUSD.BCST 28(DI)(CX*2), Z12, Z11
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000100, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	MOVQ          counts+128(FP), R8
+	MOVQ          least+112(FP), R9
+	MOVQ          packed+120(FP), R10
+	VPADDD        Z7, Z6, Z6
+	VCVTDQ2PS     Z6, Z6
+	VBROADCASTSS  (DI), Z7
+	VBROADCASTSS  4(DI), Z12
+	VFMADD213PS   Z12, Z7, Z6
+	VMINPS        Z2, Z6, Z6
+	VMAXPS        Z1, Z6, Z6
+	VPSLLD        $0x09, Z6, Z6
+	VADDPS        Z6, Z3, Z3
+	VCMPPS.BCST   $0x1d, (R9), Z6, K1
+	VCOMPRESSPS.Z Z6, K1, Z7
+	MOVQ          (R8), R11
+	VMOVUPS       Z7, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, (R8)
+	VMOVUPS       Z6, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VPADDD        Z9, Z8, Z8
+	VCVTDQ2PS     Z8, Z8
+	VBROADCASTSS  16(DI), Z6
+	VBROADCASTSS  20(DI), Z7
+	VFMADD213PS   Z7, Z6, Z8
+	VMINPS        Z2, Z8, Z8
+	VMAXPS        Z1, Z8, Z8
+	VPSLLD        $0x09, Z8, Z8
+	VADDPS        Z8, Z4, Z4
+	VCMPPS.BCST   $0x1d, 4(R9), Z8, K1
+	VCOMPRESSPS.Z Z8, K1, Z6
+	MOVQ          8(R8), R11
+	VMOVUPS       Z6, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 8(R8)
+	VMOVUPS       Z8, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VPADDD        Z11, Z10, Z10
+	VCVTDQ2PS     Z10, Z10
+	VBROADCASTSS  32(DI), Z6
+	VBROADCASTSS  36(DI), Z7
+	VFMADD213PS   Z7, Z6, Z10
+	VMINPS        Z2, Z10, Z10
+	VMAXPS        Z1, Z10, Z10
+	VPSLLD        $0x09, Z10, Z10
+	VADDPS        Z10, Z5, Z5
+	VCMPPS.BCST   $0x1d, 8(R9), Z10, K1
+	VCOMPRESSPS.Z Z10, K1, Z6
+	MOVQ          16(R8), SI
+	VMOVUPS       Z6, (R10)(SI*4)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	ADDQ          SI, 16(R8)
+	VMOVUPS       Z10, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
+	JNZ           page
+	MOVQ          sums+104(FP), AX
+	VMOVUPS       Z3, (AX)
+	VMOVUPS       Z4, 64(AX)
+	VMOVUPS       Z5, 128(AX)
 	VZEROUPPER
 	RET
 
@@ -3534,7 +4318,7 @@ TEXT ·block2x4AVX512(SB), NOSPLIT, $0-104
 	VPBROADCASTD BX, Z0
 
 page:
-	LEAQ    16(AX), SI
+	LEAQ    32(AX), SI
 	MOVQ    last+96(FP), BX
 	CMPQ    SI, BX
 	CMOVQHI BX, SI
@@ -3566,62 +4350,55 @@ page:
 	VXORPS  Z8, Z8, Z8
 	MOVQ    q+16(FP), DI
 	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
 
 runs0:
 	VMOVDQU32     (BX), Z9
-	PREFETCHT0    (SI)
+	PREFETCHT1    (SI)
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST (DI), Z10, Z1
 	VPDPBUSD.BCST (DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST (DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST (DI)(R9*1), Z10, Z7
 	VPSRLD        $0x02, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 4(DI), Z10, Z2
 	VPDPBUSD.BCST 4(DI)(CX*1), Z10, Z4
 	VPDPBUSD.BCST 4(DI)(CX*2), Z10, Z6
 	VPDPBUSD.BCST 4(DI)(R9*1), Z10, Z8
 	VPSRLD        $0x04, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 8(DI), Z10, Z1
 	VPDPBUSD.BCST 8(DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST 8(DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST 8(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x06, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 12(DI), Z9, Z2
 	VPDPBUSD.BCST 12(DI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST 12(DI)(CX*2), Z9, Z6
 	VPDPBUSD.BCST 12(DI)(R9*1), Z9, Z8
 	VMOVDQU32     64(BX), Z9
-	PREFETCHT0    64(SI)
+	PREFETCHT1    64(SI)
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 16(DI), Z10, Z1
 	VPDPBUSD.BCST 16(DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST 16(DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST 16(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x02, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 20(DI), Z10, Z2
 	VPDPBUSD.BCST 20(DI)(CX*1), Z10, Z4
 	VPDPBUSD.BCST 20(DI)(CX*2), Z10, Z6
 	VPDPBUSD.BCST 20(DI)(R9*1), Z10, Z8
 	VPSRLD        $0x04, Z9, Z10
 	VPANDD        Z0, Z10, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 24(DI), Z10, Z1
 	VPDPBUSD.BCST 24(DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST 24(DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST 24(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x06, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 28(DI), Z9, Z2
 	VPDPBUSD.BCST 28(DI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST 28(DI)(CX*2), Z9, Z6
@@ -3669,6 +4446,208 @@ runs0:
 	VZEROUPPER
 	RET
 
+// func weights2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+TEXT ·weights2x4AVX512(SB), NOSPLIT, $0-136
+	MOVQ         at+80(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+72(FP), DX
+	MOVL         $0x03030303, BX
+	VPBROADCASTD BX, Z0
+	MOVL         $0x44000000, BX
+	VPBROADCASTD BX, Z1
+	MOVL         $0x443fb99a, BX
+	VPBROADCASTD BX, Z2
+	MOVQ         sums+104(FP), BX
+	VMOVUPS      (BX), Z3
+	VMOVUPS      64(BX), Z4
+	VMOVUPS      128(BX), Z5
+	VMOVUPS      192(BX), Z6
+
+page:
+	LEAQ    32(AX), SI
+	MOVQ    last+96(FP), BX
+	CMPQ    SI, BX
+	CMOVQHI BX, SI
+	MOVLQSX (SI), SI
+	MOVQ    SI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    BX, SI
+	MOVLQSX (AX), BX
+	MOVQ    BX, DI
+	ANDQ    $0x0f, DI
+	IMULQ   pageBytes+64(FP), DI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    DI, BX
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	VXORPS  Z13, Z13, Z13
+	VXORPS  Z14, Z14, Z14
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
+
+runs0:
+	VMOVDQU32     (BX), Z15
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z15, Z16
+	VPDPBUSD.BCST (DI), Z16, Z7
+	VPDPBUSD.BCST (DI)(CX*1), Z16, Z9
+	VPDPBUSD.BCST (DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST (DI)(R9*1), Z16, Z13
+	VPSRLD        $0x02, Z15, Z16
+	VPANDD        Z0, Z16, Z16
+	VPDPBUSD.BCST 4(DI), Z16, Z8
+	VPDPBUSD.BCST 4(DI)(CX*1), Z16, Z10
+	VPDPBUSD.BCST 4(DI)(CX*2), Z16, Z12
+	VPDPBUSD.BCST 4(DI)(R9*1), Z16, Z14
+	VPSRLD        $0x04, Z15, Z16
+	VPANDD        Z0, Z16, Z16
+	VPDPBUSD.BCST 8(DI), Z16, Z7
+	VPDPBUSD.BCST 8(DI)(CX*1), Z16, Z9
+	VPDPBUSD.BCST 8(DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST 8(DI)(R9*1), Z16, Z13
+	VPSRLD        $0x06, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	VPDPBUSD.BCST 12(DI), Z15, Z8
+	VPDPBUSD.BCST 12(DI)(CX*1), Z15, Z10
+	VPDPBUSD.BCST 12(DI)(CX*2), Z15, Z12
+	VPDPBUSD.BCST 12(DI)(R9*1), Z15, Z14
+	VMOVDQU32     64(BX), Z15
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z15, Z16
+	VPDPBUSD.BCST 16(DI), Z16, Z7
+	VPDPBUSD.BCST 16(DI)(CX*1), Z16, Z9
+	VPDPBUSD.BCST 16(DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST 16(DI)(R9*1), Z16, Z13
+	VPSRLD        $0x02, Z15, Z16
+	VPANDD        Z0, Z16, Z16
+	VPDPBUSD.BCST 20(DI), Z16, Z8
+	VPDPBUSD.BCST 20(DI)(CX*1), Z16, Z10
+	VPDPBUSD.BCST 20(DI)(CX*2), Z16, Z12
+	VPDPBUSD.BCST 20(DI)(R9*1), Z16, Z14
+	VPSRLD        $0x04, Z15, Z16
+	VPANDD        Z0, Z16, Z16
+	VPDPBUSD.BCST 24(DI), Z16, Z7
+	VPDPBUSD.BCST 24(DI)(CX*1), Z16, Z9
+	VPDPBUSD.BCST 24(DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST 24(DI)(R9*1), Z16, Z13
+	VPSRLD        $0x06, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	VPDPBUSD.BCST 28(DI), Z15, Z8
+	VPDPBUSD.BCST 28(DI)(CX*1), Z15, Z10
+	VPDPBUSD.BCST 28(DI)(CX*2), Z15, Z12
+	VPDPBUSD.BCST 28(DI)(R9*1), Z15, Z14
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000080, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	MOVQ          counts+128(FP), R8
+	MOVQ          least+112(FP), R9
+	MOVQ          packed+120(FP), R10
+	VPADDD        Z8, Z7, Z7
+	VCVTDQ2PS     Z7, Z7
+	VBROADCASTSS  (DI), Z8
+	VBROADCASTSS  4(DI), Z15
+	VFMADD213PS   Z15, Z8, Z7
+	VMINPS        Z2, Z7, Z7
+	VMAXPS        Z1, Z7, Z7
+	VPSLLD        $0x09, Z7, Z7
+	VADDPS        Z7, Z3, Z3
+	VCMPPS.BCST   $0x1d, (R9), Z7, K1
+	VCOMPRESSPS.Z Z7, K1, Z8
+	MOVQ          (R8), R11
+	VMOVUPS       Z8, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, (R8)
+	VMOVUPS       Z7, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VPADDD        Z10, Z9, Z9
+	VCVTDQ2PS     Z9, Z9
+	VBROADCASTSS  16(DI), Z7
+	VBROADCASTSS  20(DI), Z8
+	VFMADD213PS   Z8, Z7, Z9
+	VMINPS        Z2, Z9, Z9
+	VMAXPS        Z1, Z9, Z9
+	VPSLLD        $0x09, Z9, Z9
+	VADDPS        Z9, Z4, Z4
+	VCMPPS.BCST   $0x1d, 4(R9), Z9, K1
+	VCOMPRESSPS.Z Z9, K1, Z7
+	MOVQ          8(R8), R11
+	VMOVUPS       Z7, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 8(R8)
+	VMOVUPS       Z9, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VPADDD        Z12, Z11, Z11
+	VCVTDQ2PS     Z11, Z11
+	VBROADCASTSS  32(DI), Z7
+	VBROADCASTSS  36(DI), Z8
+	VFMADD213PS   Z8, Z7, Z11
+	VMINPS        Z2, Z11, Z11
+	VMAXPS        Z1, Z11, Z11
+	VPSLLD        $0x09, Z11, Z11
+	VADDPS        Z11, Z5, Z5
+	VCMPPS.BCST   $0x1d, 8(R9), Z11, K1
+	VCOMPRESSPS.Z Z11, K1, Z7
+	MOVQ          16(R8), R11
+	VMOVUPS       Z7, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 16(R8)
+	VMOVUPS       Z11, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VPADDD        Z14, Z13, Z13
+	VCVTDQ2PS     Z13, Z13
+	VBROADCASTSS  48(DI), Z7
+	VBROADCASTSS  52(DI), Z8
+	VFMADD213PS   Z8, Z7, Z13
+	VMINPS        Z2, Z13, Z13
+	VMAXPS        Z1, Z13, Z13
+	VPSLLD        $0x09, Z13, Z13
+	VADDPS        Z13, Z6, Z6
+	VCMPPS.BCST   $0x1d, 12(R9), Z13, K1
+	VCOMPRESSPS.Z Z13, K1, Z7
+	MOVQ          24(R8), SI
+	VMOVUPS       Z7, (R10)(SI*4)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	ADDQ          SI, 24(R8)
+	VMOVUPS       Z13, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
+	JNZ           page
+	MOVQ          sums+104(FP), AX
+	VMOVUPS       Z3, (AX)
+	VMOVUPS       Z4, 64(AX)
+	VMOVUPS       Z5, 128(AX)
+	VMOVUPS       Z6, 192(AX)
+	VZEROUPPER
+	RET
+
 // func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·block4x4AVX512(SB), NOSPLIT, $0-104
@@ -3679,7 +4658,7 @@ TEXT ·block4x4AVX512(SB), NOSPLIT, $0-104
 	VPBROADCASTD BX, Z0
 
 page:
-	LEAQ    16(AX), SI
+	LEAQ    32(AX), SI
 	MOVQ    last+96(FP), BX
 	CMPQ    SI, BX
 	CMOVQHI BX, SI
@@ -3711,64 +4690,57 @@ page:
 	VXORPS  Z8, Z8, Z8
 	MOVQ    q+16(FP), DI
 	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
 
 runs0:
 	VMOVDQU32     (BX), Z9
-	PREFETCHT0    (SI)
+	PREFETCHT1    (SI)
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST (DI), Z10, Z1
 	VPDPBUSD.BCST (DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST (DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST (DI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 4(DI), Z9, Z2
 	VPDPBUSD.BCST 4(DI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST 4(DI)(CX*2), Z9, Z6
 	VPDPBUSD.BCST 4(DI)(R9*1), Z9, Z8
 	VMOVDQU32     64(BX), Z9
-	PREFETCHT0    64(SI)
+	PREFETCHT1    64(SI)
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 8(DI), Z10, Z1
 	VPDPBUSD.BCST 8(DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST 8(DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST 8(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 12(DI), Z9, Z2
 	VPDPBUSD.BCST 12(DI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST 12(DI)(CX*2), Z9, Z6
 	VPDPBUSD.BCST 12(DI)(R9*1), Z9, Z8
 	VMOVDQU32     128(BX), Z9
-	PREFETCHT0    128(SI)
+	PREFETCHT1    128(SI)
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 16(DI), Z10, Z1
 	VPDPBUSD.BCST 16(DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST 16(DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST 16(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 20(DI), Z9, Z2
 	VPDPBUSD.BCST 20(DI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST 20(DI)(CX*2), Z9, Z6
 	VPDPBUSD.BCST 20(DI)(R9*1), Z9, Z8
 	VMOVDQU32     192(BX), Z9
-	PREFETCHT0    192(SI)
+	PREFETCHT1    192(SI)
 	VPANDD        Z0, Z9, Z10
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 24(DI), Z10, Z1
 	VPDPBUSD.BCST 24(DI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST 24(DI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST 24(DI)(R9*1), Z10, Z7
 	VPSRLD        $0x04, Z9, Z9
 	VPANDD        Z0, Z9, Z9
-	LEAQ          (CX)(CX*2), R9
 	VPDPBUSD.BCST 28(DI), Z9, Z2
 	VPDPBUSD.BCST 28(DI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST 28(DI)(CX*2), Z9, Z6
@@ -3816,6 +4788,210 @@ runs0:
 	VZEROUPPER
 	RET
 
+// func weights4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+TEXT ·weights4x4AVX512(SB), NOSPLIT, $0-136
+	MOVQ         at+80(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+72(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	MOVL         $0x44000000, BX
+	VPBROADCASTD BX, Z1
+	MOVL         $0x443fb99a, BX
+	VPBROADCASTD BX, Z2
+	MOVQ         sums+104(FP), BX
+	VMOVUPS      (BX), Z3
+	VMOVUPS      64(BX), Z4
+	VMOVUPS      128(BX), Z5
+	VMOVUPS      192(BX), Z6
+
+page:
+	LEAQ    32(AX), SI
+	MOVQ    last+96(FP), BX
+	CMPQ    SI, BX
+	CMOVQHI BX, SI
+	MOVLQSX (SI), SI
+	MOVQ    SI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    BX, SI
+	MOVLQSX (AX), BX
+	MOVQ    BX, DI
+	ANDQ    $0x0f, DI
+	IMULQ   pageBytes+64(FP), DI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    DI, BX
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	VXORPS  Z13, Z13, Z13
+	VXORPS  Z14, Z14, Z14
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
+
+runs0:
+	VMOVDQU32     (BX), Z15
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z15, Z16
+	VPDPBUSD.BCST (DI), Z16, Z7
+	VPDPBUSD.BCST (DI)(CX*1), Z16, Z9
+	VPDPBUSD.BCST (DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST (DI)(R9*1), Z16, Z13
+	VPSRLD        $0x04, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	VPDPBUSD.BCST 4(DI), Z15, Z8
+	VPDPBUSD.BCST 4(DI)(CX*1), Z15, Z10
+	VPDPBUSD.BCST 4(DI)(CX*2), Z15, Z12
+	VPDPBUSD.BCST 4(DI)(R9*1), Z15, Z14
+	VMOVDQU32     64(BX), Z15
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z15, Z16
+	VPDPBUSD.BCST 8(DI), Z16, Z7
+	VPDPBUSD.BCST 8(DI)(CX*1), Z16, Z9
+	VPDPBUSD.BCST 8(DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST 8(DI)(R9*1), Z16, Z13
+	VPSRLD        $0x04, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	VPDPBUSD.BCST 12(DI), Z15, Z8
+	VPDPBUSD.BCST 12(DI)(CX*1), Z15, Z10
+	VPDPBUSD.BCST 12(DI)(CX*2), Z15, Z12
+	VPDPBUSD.BCST 12(DI)(R9*1), Z15, Z14
+	VMOVDQU32     128(BX), Z15
+	PREFETCHT1    128(SI)
+	VPANDD        Z0, Z15, Z16
+	VPDPBUSD.BCST 16(DI), Z16, Z7
+	VPDPBUSD.BCST 16(DI)(CX*1), Z16, Z9
+	VPDPBUSD.BCST 16(DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST 16(DI)(R9*1), Z16, Z13
+	VPSRLD        $0x04, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	VPDPBUSD.BCST 20(DI), Z15, Z8
+	VPDPBUSD.BCST 20(DI)(CX*1), Z15, Z10
+	VPDPBUSD.BCST 20(DI)(CX*2), Z15, Z12
+	VPDPBUSD.BCST 20(DI)(R9*1), Z15, Z14
+	VMOVDQU32     192(BX), Z15
+	PREFETCHT1    192(SI)
+	VPANDD        Z0, Z15, Z16
+	VPDPBUSD.BCST 24(DI), Z16, Z7
+	VPDPBUSD.BCST 24(DI)(CX*1), Z16, Z9
+	VPDPBUSD.BCST 24(DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST 24(DI)(R9*1), Z16, Z13
+	VPSRLD        $0x04, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	VPDPBUSD.BCST 28(DI), Z15, Z8
+	VPDPBUSD.BCST 28(DI)(CX*1), Z15, Z10
+	VPDPBUSD.BCST 28(DI)(CX*2), Z15, Z12
+	VPDPBUSD.BCST 28(DI)(R9*1), Z15, Z14
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000100, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	MOVQ          counts+128(FP), R8
+	MOVQ          least+112(FP), R9
+	MOVQ          packed+120(FP), R10
+	VPADDD        Z8, Z7, Z7
+	VCVTDQ2PS     Z7, Z7
+	VBROADCASTSS  (DI), Z8
+	VBROADCASTSS  4(DI), Z15
+	VFMADD213PS   Z15, Z8, Z7
+	VMINPS        Z2, Z7, Z7
+	VMAXPS        Z1, Z7, Z7
+	VPSLLD        $0x09, Z7, Z7
+	VADDPS        Z7, Z3, Z3
+	VCMPPS.BCST   $0x1d, (R9), Z7, K1
+	VCOMPRESSPS.Z Z7, K1, Z8
+	MOVQ          (R8), R11
+	VMOVUPS       Z8, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, (R8)
+	VMOVUPS       Z7, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VPADDD        Z10, Z9, Z9
+	VCVTDQ2PS     Z9, Z9
+	VBROADCASTSS  16(DI), Z7
+	VBROADCASTSS  20(DI), Z8
+	VFMADD213PS   Z8, Z7, Z9
+	VMINPS        Z2, Z9, Z9
+	VMAXPS        Z1, Z9, Z9
+	VPSLLD        $0x09, Z9, Z9
+	VADDPS        Z9, Z4, Z4
+	VCMPPS.BCST   $0x1d, 4(R9), Z9, K1
+	VCOMPRESSPS.Z Z9, K1, Z7
+	MOVQ          8(R8), R11
+	VMOVUPS       Z7, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 8(R8)
+	VMOVUPS       Z9, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VPADDD        Z12, Z11, Z11
+	VCVTDQ2PS     Z11, Z11
+	VBROADCASTSS  32(DI), Z7
+	VBROADCASTSS  36(DI), Z8
+	VFMADD213PS   Z8, Z7, Z11
+	VMINPS        Z2, Z11, Z11
+	VMAXPS        Z1, Z11, Z11
+	VPSLLD        $0x09, Z11, Z11
+	VADDPS        Z11, Z5, Z5
+	VCMPPS.BCST   $0x1d, 8(R9), Z11, K1
+	VCOMPRESSPS.Z Z11, K1, Z7
+	MOVQ          16(R8), R11
+	VMOVUPS       Z7, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 16(R8)
+	VMOVUPS       Z11, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VPADDD        Z14, Z13, Z13
+	VCVTDQ2PS     Z13, Z13
+	VBROADCASTSS  48(DI), Z7
+	VBROADCASTSS  52(DI), Z8
+	VFMADD213PS   Z8, Z7, Z13
+	VMINPS        Z2, Z13, Z13
+	VMAXPS        Z1, Z13, Z13
+	VPSLLD        $0x09, Z13, Z13
+	VADDPS        Z13, Z6, Z6
+	VCMPPS.BCST   $0x1d, 12(R9), Z13, K1
+	VCOMPRESSPS.Z Z13, K1, Z7
+	MOVQ          24(R8), SI
+	VMOVUPS       Z7, (R10)(SI*4)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	ADDQ          SI, 24(R8)
+	VMOVUPS       Z13, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
+	JNZ           page
+	MOVQ          sums+104(FP), AX
+	VMOVUPS       Z3, (AX)
+	VMOVUPS       Z4, 64(AX)
+	VMOVUPS       Z5, 128(AX)
+	VMOVUPS       Z6, 192(AX)
+	VZEROUPPER
+	RET
+
 // func labelsx4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes int, dim int, pages uint64)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI
 TEXT ·labelsx4AVX512(SB), NOSPLIT, $0-72
@@ -3841,18 +5017,17 @@ page:
 	VXORPS Z8, Z8, Z8
 	MOVQ   q+16(FP), SI
 	MOVQ   DX, DI
+	LEAQ   (CX)(CX*2), R8
 
 runs0:
 	VMOVDQU32        (BX), Z9
 	VPANDD           Z0, Z9, Z10
-	LEAQ             (CX)(CX*2), R8
 	VPDPBUSD.BCST    (SI), Z10, Z1
 	VPDPBUSD.BCST    (SI)(CX*1), Z10, Z3
 	VPDPBUSD.BCST    (SI)(CX*2), Z10, Z5
 	VPDPBUSD.BCST    (SI)(R8*1), Z10, Z7
 	VPSRLD           $0x04, Z9, Z9
 	VPANDD           Z0, Z9, Z9
-	LEAQ             (CX)(CX*2), R8
 	VPDPBUSD.BCST    4(SI), Z9, Z2
 	VPDPBUSD.BCST    4(SI)(CX*1), Z9, Z4
 	VPDPBUSD.BCST    4(SI)(CX*2), Z9, Z6
@@ -3928,7 +5103,7 @@ TEXT ·block2x5AVX512(SB), NOSPLIT, $0-104
 	VPBROADCASTD BX, Z0
 
 page:
-	LEAQ    16(AX), SI
+	LEAQ    32(AX), SI
 	MOVQ    last+96(FP), BX
 	CMPQ    SI, BX
 	CMOVQHI BX, SI
@@ -3955,81 +5130,69 @@ page:
 	VXORPS  Z3, Z3, Z3
 	VXORPS  Z4, Z4, Z4
 	VXORPS  Z5, Z5, Z5
-	VXORPS  Z6, Z6, Z6
-	VXORPS  Z7, Z7, Z7
-	VXORPS  Z8, Z8, Z8
-	VXORPS  Z9, Z9, Z9
-	VXORPS  Z10, Z10, Z10
 	MOVQ    q+16(FP), DI
 	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
 
 runs0:
-	VMOVDQU32     (BX), Z11
-	PREFETCHT0    (SI)
-	VPANDD        Z0, Z11, Z12
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST (DI), Z12, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST (DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST (DI)(CX*4), Z12, Z9
-	VPSRLD        $0x02, Z11, Z12
-	VPANDD        Z0, Z12, Z12
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 4(DI), Z12, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z12, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z12, Z6
-	VPDPBUSD.BCST 4(DI)(R9*1), Z12, Z8
-	VPDPBUSD.BCST 4(DI)(CX*4), Z12, Z10
-	VPSRLD        $0x04, Z11, Z12
-	VPANDD        Z0, Z12, Z12
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 8(DI), Z12, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST 8(DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST 8(DI)(CX*4), Z12, Z9
-	VPSRLD        $0x06, Z11, Z11
-	VPANDD        Z0, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 12(DI), Z11, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z11, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z11, Z6
-	VPDPBUSD.BCST 12(DI)(R9*1), Z11, Z8
-	VPDPBUSD.BCST 12(DI)(CX*4), Z11, Z10
-	VMOVDQU32     64(BX), Z11
-	PREFETCHT0    64(SI)
-	VPANDD        Z0, Z11, Z12
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 16(DI), Z12, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST 16(DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST 16(DI)(CX*4), Z12, Z9
-	VPSRLD        $0x02, Z11, Z12
-	VPANDD        Z0, Z12, Z12
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 20(DI), Z12, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z12, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z12, Z6
-	VPDPBUSD.BCST 20(DI)(R9*1), Z12, Z8
-	VPDPBUSD.BCST 20(DI)(CX*4), Z12, Z10
-	VPSRLD        $0x04, Z11, Z12
-	VPANDD        Z0, Z12, Z12
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 24(DI), Z12, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST 24(DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST 24(DI)(CX*4), Z12, Z9
-	VPSRLD        $0x06, Z11, Z11
-	VPANDD        Z0, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 28(DI), Z11, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z11, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z11, Z6
-	VPDPBUSD.BCST 28(DI)(R9*1), Z11, Z8
-	VPDPBUSD.BCST 28(DI)(CX*4), Z11, Z10
+	VMOVDQU32     (BX), Z6
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z6, Z7
+	VPDPBUSD.BCST (DI), Z7, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST (DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST (DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST (DI)(CX*4), Z7, Z5
+	VPSRLD        $0x02, Z6, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 4(DI), Z7, Z1
+	VPDPBUSD.BCST 4(DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST 4(DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST 4(DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST 4(DI)(CX*4), Z7, Z5
+	VPSRLD        $0x04, Z6, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 8(DI), Z7, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST 8(DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST 8(DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST 8(DI)(CX*4), Z7, Z5
+	VPSRLD        $0x06, Z6, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 12(DI), Z6, Z1
+	VPDPBUSD.BCST 12(DI)(CX*1), Z6, Z2
+	VPDPBUSD.BCST 12(DI)(CX*2), Z6, Z3
+	VPDPBUSD.BCST 12(DI)(R9*1), Z6, Z4
+	VPDPBUSD.BCST 12(DI)(CX*4), Z6, Z5
+	VMOVDQU32     64(BX), Z6
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z6, Z7
+	VPDPBUSD.BCST 16(DI), Z7, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST 16(DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST 16(DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST 16(DI)(CX*4), Z7, Z5
+	VPSRLD        $0x02, Z6, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 20(DI), Z7, Z1
+	VPDPBUSD.BCST 20(DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST 20(DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST 20(DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST 20(DI)(CX*4), Z7, Z5
+	VPSRLD        $0x04, Z6, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 24(DI), Z7, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST 24(DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST 24(DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST 24(DI)(CX*4), Z7, Z5
+	VPSRLD        $0x06, Z6, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 28(DI), Z6, Z1
+	VPDPBUSD.BCST 28(DI)(CX*1), Z6, Z2
+	VPDPBUSD.BCST 28(DI)(CX*2), Z6, Z3
+	VPDPBUSD.BCST 28(DI)(R9*1), Z6, Z4
+	VPDPBUSD.BCST 28(DI)(CX*4), Z6, Z5
 	ADDQ          $0x00000080, BX
 	ADDQ          $0x00000080, SI
 	ADDQ          $0x00000020, DI
@@ -4039,44 +5202,262 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (DI), Z2
-	VBROADCASTSS  4(DI), Z11
-	VFMADD213PS   Z11, Z2, Z1
+	VBROADCASTSS  (DI), Z6
+	VBROADCASTSS  4(DI), Z7
+	VFMADD213PS   Z7, Z6, Z1
 	VMOVUPS       Z1, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z4, Z3, Z3
-	VCVTDQ2PS     Z3, Z3
+	VCVTDQ2PS     Z2, Z2
 	VBROADCASTSS  16(DI), Z1
-	VBROADCASTSS  20(DI), Z2
+	VBROADCASTSS  20(DI), Z6
+	VFMADD213PS   Z6, Z1, Z2
+	VMOVUPS       Z2, (BX)
+	ADDQ          SI, BX
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
 	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z6, Z5, Z5
-	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  32(DI), Z1
-	VBROADCASTSS  36(DI), Z2
-	VFMADD213PS   Z2, Z1, Z5
-	VMOVUPS       Z5, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z8, Z7, Z7
-	VCVTDQ2PS     Z7, Z7
+	VCVTDQ2PS     Z4, Z4
 	VBROADCASTSS  48(DI), Z1
 	VBROADCASTSS  52(DI), Z2
-	VFMADD213PS   Z2, Z1, Z7
-	VMOVUPS       Z7, (BX)
+	VFMADD213PS   Z2, Z1, Z4
+	VMOVUPS       Z4, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z10, Z9, Z9
-	VCVTDQ2PS     Z9, Z9
+	VCVTDQ2PS     Z5, Z5
 	VBROADCASTSS  64(DI), Z1
 	VBROADCASTSS  68(DI), Z2
-	VFMADD213PS   Z2, Z1, Z9
-	VMOVUPS       Z9, (BX)
+	VFMADD213PS   Z2, Z1, Z5
+	VMOVUPS       Z5, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
+	VZEROUPPER
+	RET
+
+// func weights2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+TEXT ·weights2x5AVX512(SB), NOSPLIT, $0-136
+	MOVQ         at+80(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+72(FP), DX
+	MOVL         $0x03030303, BX
+	VPBROADCASTD BX, Z0
+	MOVL         $0x44000000, BX
+	VPBROADCASTD BX, Z1
+	MOVL         $0x443fb99a, BX
+	VPBROADCASTD BX, Z2
+	MOVQ         sums+104(FP), BX
+	VMOVUPS      (BX), Z3
+	VMOVUPS      64(BX), Z4
+	VMOVUPS      128(BX), Z5
+	VMOVUPS      192(BX), Z6
+	VMOVUPS      256(BX), Z7
+
+page:
+	LEAQ    32(AX), SI
+	MOVQ    last+96(FP), BX
+	CMPQ    SI, BX
+	CMOVQHI BX, SI
+	MOVLQSX (SI), SI
+	MOVQ    SI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    BX, SI
+	MOVLQSX (AX), BX
+	MOVQ    BX, DI
+	ANDQ    $0x0f, DI
+	IMULQ   pageBytes+64(FP), DI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    DI, BX
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
+
+runs0:
+	VMOVDQU32     (BX), Z13
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z13, Z14
+	VPDPBUSD.BCST (DI), Z14, Z8
+	VPDPBUSD.BCST (DI)(CX*1), Z14, Z9
+	VPDPBUSD.BCST (DI)(CX*2), Z14, Z10
+	VPDPBUSD.BCST (DI)(R9*1), Z14, Z11
+	VPDPBUSD.BCST (DI)(CX*4), Z14, Z12
+	VPSRLD        $0x02, Z13, Z14
+	VPANDD        Z0, Z14, Z14
+	VPDPBUSD.BCST 4(DI), Z14, Z8
+	VPDPBUSD.BCST 4(DI)(CX*1), Z14, Z9
+	VPDPBUSD.BCST 4(DI)(CX*2), Z14, Z10
+	VPDPBUSD.BCST 4(DI)(R9*1), Z14, Z11
+	VPDPBUSD.BCST 4(DI)(CX*4), Z14, Z12
+	VPSRLD        $0x04, Z13, Z14
+	VPANDD        Z0, Z14, Z14
+	VPDPBUSD.BCST 8(DI), Z14, Z8
+	VPDPBUSD.BCST 8(DI)(CX*1), Z14, Z9
+	VPDPBUSD.BCST 8(DI)(CX*2), Z14, Z10
+	VPDPBUSD.BCST 8(DI)(R9*1), Z14, Z11
+	VPDPBUSD.BCST 8(DI)(CX*4), Z14, Z12
+	VPSRLD        $0x06, Z13, Z13
+	VPANDD        Z0, Z13, Z13
+	VPDPBUSD.BCST 12(DI), Z13, Z8
+	VPDPBUSD.BCST 12(DI)(CX*1), Z13, Z9
+	VPDPBUSD.BCST 12(DI)(CX*2), Z13, Z10
+	VPDPBUSD.BCST 12(DI)(R9*1), Z13, Z11
+	VPDPBUSD.BCST 12(DI)(CX*4), Z13, Z12
+	VMOVDQU32     64(BX), Z13
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z13, Z14
+	VPDPBUSD.BCST 16(DI), Z14, Z8
+	VPDPBUSD.BCST 16(DI)(CX*1), Z14, Z9
+	VPDPBUSD.BCST 16(DI)(CX*2), Z14, Z10
+	VPDPBUSD.BCST 16(DI)(R9*1), Z14, Z11
+	VPDPBUSD.BCST 16(DI)(CX*4), Z14, Z12
+	VPSRLD        $0x02, Z13, Z14
+	VPANDD        Z0, Z14, Z14
+	VPDPBUSD.BCST 20(DI), Z14, Z8
+	VPDPBUSD.BCST 20(DI)(CX*1), Z14, Z9
+	VPDPBUSD.BCST 20(DI)(CX*2), Z14, Z10
+	VPDPBUSD.BCST 20(DI)(R9*1), Z14, Z11
+	VPDPBUSD.BCST 20(DI)(CX*4), Z14, Z12
+	VPSRLD        $0x04, Z13, Z14
+	VPANDD        Z0, Z14, Z14
+	VPDPBUSD.BCST 24(DI), Z14, Z8
+	VPDPBUSD.BCST 24(DI)(CX*1), Z14, Z9
+	VPDPBUSD.BCST 24(DI)(CX*2), Z14, Z10
+	VPDPBUSD.BCST 24(DI)(R9*1), Z14, Z11
+	VPDPBUSD.BCST 24(DI)(CX*4), Z14, Z12
+	VPSRLD        $0x06, Z13, Z13
+	VPANDD        Z0, Z13, Z13
+	VPDPBUSD.BCST 28(DI), Z13, Z8
+	VPDPBUSD.BCST 28(DI)(CX*1), Z13, Z9
+	VPDPBUSD.BCST 28(DI)(CX*2), Z13, Z10
+	VPDPBUSD.BCST 28(DI)(R9*1), Z13, Z11
+	VPDPBUSD.BCST 28(DI)(CX*4), Z13, Z12
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000080, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	MOVQ          counts+128(FP), R8
+	MOVQ          least+112(FP), R9
+	MOVQ          packed+120(FP), R10
+	VCVTDQ2PS     Z8, Z8
+	VBROADCASTSS  (DI), Z13
+	VBROADCASTSS  4(DI), Z14
+	VFMADD213PS   Z14, Z13, Z8
+	VMINPS        Z2, Z8, Z8
+	VMAXPS        Z1, Z8, Z8
+	VPSLLD        $0x09, Z8, Z8
+	VADDPS        Z8, Z3, Z3
+	VCMPPS.BCST   $0x1d, (R9), Z8, K1
+	VCOMPRESSPS.Z Z8, K1, Z13
+	MOVQ          (R8), R11
+	VMOVUPS       Z13, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, (R8)
+	VMOVUPS       Z8, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z9, Z9
+	VBROADCASTSS  16(DI), Z8
+	VBROADCASTSS  20(DI), Z13
+	VFMADD213PS   Z13, Z8, Z9
+	VMINPS        Z2, Z9, Z9
+	VMAXPS        Z1, Z9, Z9
+	VPSLLD        $0x09, Z9, Z9
+	VADDPS        Z9, Z4, Z4
+	VCMPPS.BCST   $0x1d, 4(R9), Z9, K1
+	VCOMPRESSPS.Z Z9, K1, Z8
+	MOVQ          8(R8), R11
+	VMOVUPS       Z8, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 8(R8)
+	VMOVUPS       Z9, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z10, Z10
+	VBROADCASTSS  32(DI), Z8
+	VBROADCASTSS  36(DI), Z9
+	VFMADD213PS   Z9, Z8, Z10
+	VMINPS        Z2, Z10, Z10
+	VMAXPS        Z1, Z10, Z10
+	VPSLLD        $0x09, Z10, Z10
+	VADDPS        Z10, Z5, Z5
+	VCMPPS.BCST   $0x1d, 8(R9), Z10, K1
+	VCOMPRESSPS.Z Z10, K1, Z8
+	MOVQ          16(R8), R11
+	VMOVUPS       Z8, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 16(R8)
+	VMOVUPS       Z10, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z11, Z11
+	VBROADCASTSS  48(DI), Z8
+	VBROADCASTSS  52(DI), Z9
+	VFMADD213PS   Z9, Z8, Z11
+	VMINPS        Z2, Z11, Z11
+	VMAXPS        Z1, Z11, Z11
+	VPSLLD        $0x09, Z11, Z11
+	VADDPS        Z11, Z6, Z6
+	VCMPPS.BCST   $0x1d, 12(R9), Z11, K1
+	VCOMPRESSPS.Z Z11, K1, Z8
+	MOVQ          24(R8), R11
+	VMOVUPS       Z8, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 24(R8)
+	VMOVUPS       Z11, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z12, Z12
+	VBROADCASTSS  64(DI), Z8
+	VBROADCASTSS  68(DI), Z9
+	VFMADD213PS   Z9, Z8, Z12
+	VMINPS        Z2, Z12, Z12
+	VMAXPS        Z1, Z12, Z12
+	VPSLLD        $0x09, Z12, Z12
+	VADDPS        Z12, Z7, Z7
+	VCMPPS.BCST   $0x1d, 16(R9), Z12, K1
+	VCOMPRESSPS.Z Z12, K1, Z8
+	MOVQ          32(R8), SI
+	VMOVUPS       Z8, (R10)(SI*4)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	ADDQ          SI, 32(R8)
+	VMOVUPS       Z12, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
+	JNZ           page
+	MOVQ          sums+104(FP), AX
+	VMOVUPS       Z3, (AX)
+	VMOVUPS       Z4, 64(AX)
+	VMOVUPS       Z5, 128(AX)
+	VMOVUPS       Z6, 192(AX)
+	VMOVUPS       Z7, 256(AX)
 	VZEROUPPER
 	RET
 
@@ -4090,7 +5471,7 @@ TEXT ·block4x5AVX512(SB), NOSPLIT, $0-104
 	VPBROADCASTD BX, Z0
 
 page:
-	LEAQ    16(AX), SI
+	LEAQ    32(AX), SI
 	MOVQ    last+96(FP), BX
 	CMPQ    SI, BX
 	CMOVQHI BX, SI
@@ -4117,83 +5498,71 @@ page:
 	VXORPS  Z3, Z3, Z3
 	VXORPS  Z4, Z4, Z4
 	VXORPS  Z5, Z5, Z5
-	VXORPS  Z6, Z6, Z6
-	VXORPS  Z7, Z7, Z7
-	VXORPS  Z8, Z8, Z8
-	VXORPS  Z9, Z9, Z9
-	VXORPS  Z10, Z10, Z10
 	MOVQ    q+16(FP), DI
 	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
 
 runs0:
-	VMOVDQU32     (BX), Z11
-	PREFETCHT0    (SI)
-	VPANDD        Z0, Z11, Z12
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST (DI), Z12, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST (DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST (DI)(CX*4), Z12, Z9
-	VPSRLD        $0x04, Z11, Z11
-	VPANDD        Z0, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 4(DI), Z11, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z11, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z11, Z6
-	VPDPBUSD.BCST 4(DI)(R9*1), Z11, Z8
-	VPDPBUSD.BCST 4(DI)(CX*4), Z11, Z10
-	VMOVDQU32     64(BX), Z11
-	PREFETCHT0    64(SI)
-	VPANDD        Z0, Z11, Z12
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 8(DI), Z12, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST 8(DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST 8(DI)(CX*4), Z12, Z9
-	VPSRLD        $0x04, Z11, Z11
-	VPANDD        Z0, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 12(DI), Z11, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z11, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z11, Z6
-	VPDPBUSD.BCST 12(DI)(R9*1), Z11, Z8
-	VPDPBUSD.BCST 12(DI)(CX*4), Z11, Z10
-	VMOVDQU32     128(BX), Z11
-	PREFETCHT0    128(SI)
-	VPANDD        Z0, Z11, Z12
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 16(DI), Z12, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST 16(DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST 16(DI)(CX*4), Z12, Z9
-	VPSRLD        $0x04, Z11, Z11
-	VPANDD        Z0, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 20(DI), Z11, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z11, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z11, Z6
-	VPDPBUSD.BCST 20(DI)(R9*1), Z11, Z8
-	VPDPBUSD.BCST 20(DI)(CX*4), Z11, Z10
-	VMOVDQU32     192(BX), Z11
-	PREFETCHT0    192(SI)
-	VPANDD        Z0, Z11, Z12
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 24(DI), Z12, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST 24(DI)(R9*1), Z12, Z7
-	VPDPBUSD.BCST 24(DI)(CX*4), Z12, Z9
-	VPSRLD        $0x04, Z11, Z11
-	VPANDD        Z0, Z11, Z11
-	LEAQ          (CX)(CX*2), R9
-	VPDPBUSD.BCST 28(DI), Z11, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z11, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z11, Z6
-	VPDPBUSD.BCST 28(DI)(R9*1), Z11, Z8
-	VPDPBUSD.BCST 28(DI)(CX*4), Z11, Z10
+	VMOVDQU32     (BX), Z6
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z6, Z7
+	VPDPBUSD.BCST (DI), Z7, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST (DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST (DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST (DI)(CX*4), Z7, Z5
+	VPSRLD        $0x04, Z6, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 4(DI), Z6, Z1
+	VPDPBUSD.BCST 4(DI)(CX*1), Z6, Z2
+	VPDPBUSD.BCST 4(DI)(CX*2), Z6, Z3
+	VPDPBUSD.BCST 4(DI)(R9*1), Z6, Z4
+	VPDPBUSD.BCST 4(DI)(CX*4), Z6, Z5
+	VMOVDQU32     64(BX), Z6
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z6, Z7
+	VPDPBUSD.BCST 8(DI), Z7, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST 8(DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST 8(DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST 8(DI)(CX*4), Z7, Z5
+	VPSRLD        $0x04, Z6, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 12(DI), Z6, Z1
+	VPDPBUSD.BCST 12(DI)(CX*1), Z6, Z2
+	VPDPBUSD.BCST 12(DI)(CX*2), Z6, Z3
+	VPDPBUSD.BCST 12(DI)(R9*1), Z6, Z4
+	VPDPBUSD.BCST 12(DI)(CX*4), Z6, Z5
+	VMOVDQU32     128(BX), Z6
+	PREFETCHT1    128(SI)
+	VPANDD        Z0, Z6, Z7
+	VPDPBUSD.BCST 16(DI), Z7, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST 16(DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST 16(DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST 16(DI)(CX*4), Z7, Z5
+	VPSRLD        $0x04, Z6, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 20(DI), Z6, Z1
+	VPDPBUSD.BCST 20(DI)(CX*1), Z6, Z2
+	VPDPBUSD.BCST 20(DI)(CX*2), Z6, Z3
+	VPDPBUSD.BCST 20(DI)(R9*1), Z6, Z4
+	VPDPBUSD.BCST 20(DI)(CX*4), Z6, Z5
+	VMOVDQU32     192(BX), Z6
+	PREFETCHT1    192(SI)
+	VPANDD        Z0, Z6, Z7
+	VPDPBUSD.BCST 24(DI), Z7, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST 24(DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST 24(DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST 24(DI)(CX*4), Z7, Z5
+	VPSRLD        $0x04, Z6, Z6
+	VPANDD        Z0, Z6, Z6
+	VPDPBUSD.BCST 28(DI), Z6, Z1
+	VPDPBUSD.BCST 28(DI)(CX*1), Z6, Z2
+	VPDPBUSD.BCST 28(DI)(CX*2), Z6, Z3
+	VPDPBUSD.BCST 28(DI)(R9*1), Z6, Z4
+	VPDPBUSD.BCST 28(DI)(CX*4), Z6, Z5
 	ADDQ          $0x00000100, BX
 	ADDQ          $0x00000100, SI
 	ADDQ          $0x00000020, DI
@@ -4203,44 +5572,264 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (DI), Z2
-	VBROADCASTSS  4(DI), Z11
-	VFMADD213PS   Z11, Z2, Z1
+	VBROADCASTSS  (DI), Z6
+	VBROADCASTSS  4(DI), Z7
+	VFMADD213PS   Z7, Z6, Z1
 	VMOVUPS       Z1, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z4, Z3, Z3
-	VCVTDQ2PS     Z3, Z3
+	VCVTDQ2PS     Z2, Z2
 	VBROADCASTSS  16(DI), Z1
-	VBROADCASTSS  20(DI), Z2
+	VBROADCASTSS  20(DI), Z6
+	VFMADD213PS   Z6, Z1, Z2
+	VMOVUPS       Z2, (BX)
+	ADDQ          SI, BX
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
 	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z6, Z5, Z5
-	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  32(DI), Z1
-	VBROADCASTSS  36(DI), Z2
-	VFMADD213PS   Z2, Z1, Z5
-	VMOVUPS       Z5, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z8, Z7, Z7
-	VCVTDQ2PS     Z7, Z7
+	VCVTDQ2PS     Z4, Z4
 	VBROADCASTSS  48(DI), Z1
 	VBROADCASTSS  52(DI), Z2
-	VFMADD213PS   Z2, Z1, Z7
-	VMOVUPS       Z7, (BX)
+	VFMADD213PS   Z2, Z1, Z4
+	VMOVUPS       Z4, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z10, Z9, Z9
-	VCVTDQ2PS     Z9, Z9
+	VCVTDQ2PS     Z5, Z5
 	VBROADCASTSS  64(DI), Z1
 	VBROADCASTSS  68(DI), Z2
-	VFMADD213PS   Z2, Z1, Z9
-	VMOVUPS       Z9, (BX)
+	VFMADD213PS   Z2, Z1, Z5
+	VMOVUPS       Z5, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
+	VZEROUPPER
+	RET
+
+// func weights4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+TEXT ·weights4x5AVX512(SB), NOSPLIT, $0-136
+	MOVQ         at+80(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+72(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	MOVL         $0x44000000, BX
+	VPBROADCASTD BX, Z1
+	MOVL         $0x443fb99a, BX
+	VPBROADCASTD BX, Z2
+	MOVQ         sums+104(FP), BX
+	VMOVUPS      (BX), Z3
+	VMOVUPS      64(BX), Z4
+	VMOVUPS      128(BX), Z5
+	VMOVUPS      192(BX), Z6
+	VMOVUPS      256(BX), Z7
+
+page:
+	LEAQ    32(AX), SI
+	MOVQ    last+96(FP), BX
+	CMPQ    SI, BX
+	CMOVQHI BX, SI
+	MOVLQSX (SI), SI
+	MOVQ    SI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    BX, SI
+	MOVLQSX (AX), BX
+	MOVQ    BX, DI
+	ANDQ    $0x0f, DI
+	IMULQ   pageBytes+64(FP), DI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    DI, BX
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
+
+runs0:
+	VMOVDQU32     (BX), Z13
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z13, Z14
+	VPDPBUSD.BCST (DI), Z14, Z8
+	VPDPBUSD.BCST (DI)(CX*1), Z14, Z9
+	VPDPBUSD.BCST (DI)(CX*2), Z14, Z10
+	VPDPBUSD.BCST (DI)(R9*1), Z14, Z11
+	VPDPBUSD.BCST (DI)(CX*4), Z14, Z12
+	VPSRLD        $0x04, Z13, Z13
+	VPANDD        Z0, Z13, Z13
+	VPDPBUSD.BCST 4(DI), Z13, Z8
+	VPDPBUSD.BCST 4(DI)(CX*1), Z13, Z9
+	VPDPBUSD.BCST 4(DI)(CX*2), Z13, Z10
+	VPDPBUSD.BCST 4(DI)(R9*1), Z13, Z11
+	VPDPBUSD.BCST 4(DI)(CX*4), Z13, Z12
+	VMOVDQU32     64(BX), Z13
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z13, Z14
+	VPDPBUSD.BCST 8(DI), Z14, Z8
+	VPDPBUSD.BCST 8(DI)(CX*1), Z14, Z9
+	VPDPBUSD.BCST 8(DI)(CX*2), Z14, Z10
+	VPDPBUSD.BCST 8(DI)(R9*1), Z14, Z11
+	VPDPBUSD.BCST 8(DI)(CX*4), Z14, Z12
+	VPSRLD        $0x04, Z13, Z13
+	VPANDD        Z0, Z13, Z13
+	VPDPBUSD.BCST 12(DI), Z13, Z8
+	VPDPBUSD.BCST 12(DI)(CX*1), Z13, Z9
+	VPDPBUSD.BCST 12(DI)(CX*2), Z13, Z10
+	VPDPBUSD.BCST 12(DI)(R9*1), Z13, Z11
+	VPDPBUSD.BCST 12(DI)(CX*4), Z13, Z12
+	VMOVDQU32     128(BX), Z13
+	PREFETCHT1    128(SI)
+	VPANDD        Z0, Z13, Z14
+	VPDPBUSD.BCST 16(DI), Z14, Z8
+	VPDPBUSD.BCST 16(DI)(CX*1), Z14, Z9
+	VPDPBUSD.BCST 16(DI)(CX*2), Z14, Z10
+	VPDPBUSD.BCST 16(DI)(R9*1), Z14, Z11
+	VPDPBUSD.BCST 16(DI)(CX*4), Z14, Z12
+	VPSRLD        $0x04, Z13, Z13
+	VPANDD        Z0, Z13, Z13
+	VPDPBUSD.BCST 20(DI), Z13, Z8
+	VPDPBUSD.BCST 20(DI)(CX*1), Z13, Z9
+	VPDPBUSD.BCST 20(DI)(CX*2), Z13, Z10
+	VPDPBUSD.BCST 20(DI)(R9*1), Z13, Z11
+	VPDPBUSD.BCST 20(DI)(CX*4), Z13, Z12
+	VMOVDQU32     192(BX), Z13
+	PREFETCHT1    192(SI)
+	VPANDD        Z0, Z13, Z14
+	VPDPBUSD.BCST 24(DI), Z14, Z8
+	VPDPBUSD.BCST 24(DI)(CX*1), Z14, Z9
+	VPDPBUSD.BCST 24(DI)(CX*2), Z14, Z10
+	VPDPBUSD.BCST 24(DI)(R9*1), Z14, Z11
+	VPDPBUSD.BCST 24(DI)(CX*4), Z14, Z12
+	VPSRLD        $0x04, Z13, Z13
+	VPANDD        Z0, Z13, Z13
+	VPDPBUSD.BCST 28(DI), Z13, Z8
+	VPDPBUSD.BCST 28(DI)(CX*1), Z13, Z9
+	VPDPBUSD.BCST 28(DI)(CX*2), Z13, Z10
+	VPDPBUSD.BCST 28(DI)(R9*1), Z13, Z11
+	VPDPBUSD.BCST 28(DI)(CX*4), Z13, Z12
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000100, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	MOVQ          counts+128(FP), R8
+	MOVQ          least+112(FP), R9
+	MOVQ          packed+120(FP), R10
+	VCVTDQ2PS     Z8, Z8
+	VBROADCASTSS  (DI), Z13
+	VBROADCASTSS  4(DI), Z14
+	VFMADD213PS   Z14, Z13, Z8
+	VMINPS        Z2, Z8, Z8
+	VMAXPS        Z1, Z8, Z8
+	VPSLLD        $0x09, Z8, Z8
+	VADDPS        Z8, Z3, Z3
+	VCMPPS.BCST   $0x1d, (R9), Z8, K1
+	VCOMPRESSPS.Z Z8, K1, Z13
+	MOVQ          (R8), R11
+	VMOVUPS       Z13, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, (R8)
+	VMOVUPS       Z8, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z9, Z9
+	VBROADCASTSS  16(DI), Z8
+	VBROADCASTSS  20(DI), Z13
+	VFMADD213PS   Z13, Z8, Z9
+	VMINPS        Z2, Z9, Z9
+	VMAXPS        Z1, Z9, Z9
+	VPSLLD        $0x09, Z9, Z9
+	VADDPS        Z9, Z4, Z4
+	VCMPPS.BCST   $0x1d, 4(R9), Z9, K1
+	VCOMPRESSPS.Z Z9, K1, Z8
+	MOVQ          8(R8), R11
+	VMOVUPS       Z8, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 8(R8)
+	VMOVUPS       Z9, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z10, Z10
+	VBROADCASTSS  32(DI), Z8
+	VBROADCASTSS  36(DI), Z9
+	VFMADD213PS   Z9, Z8, Z10
+	VMINPS        Z2, Z10, Z10
+	VMAXPS        Z1, Z10, Z10
+	VPSLLD        $0x09, Z10, Z10
+	VADDPS        Z10, Z5, Z5
+	VCMPPS.BCST   $0x1d, 8(R9), Z10, K1
+	VCOMPRESSPS.Z Z10, K1, Z8
+	MOVQ          16(R8), R11
+	VMOVUPS       Z8, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 16(R8)
+	VMOVUPS       Z10, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z11, Z11
+	VBROADCASTSS  48(DI), Z8
+	VBROADCASTSS  52(DI), Z9
+	VFMADD213PS   Z9, Z8, Z11
+	VMINPS        Z2, Z11, Z11
+	VMAXPS        Z1, Z11, Z11
+	VPSLLD        $0x09, Z11, Z11
+	VADDPS        Z11, Z6, Z6
+	VCMPPS.BCST   $0x1d, 12(R9), Z11, K1
+	VCOMPRESSPS.Z Z11, K1, Z8
+	MOVQ          24(R8), R11
+	VMOVUPS       Z8, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 24(R8)
+	VMOVUPS       Z11, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z12, Z12
+	VBROADCASTSS  64(DI), Z8
+	VBROADCASTSS  68(DI), Z9
+	VFMADD213PS   Z9, Z8, Z12
+	VMINPS        Z2, Z12, Z12
+	VMAXPS        Z1, Z12, Z12
+	VPSLLD        $0x09, Z12, Z12
+	VADDPS        Z12, Z7, Z7
+	VCMPPS.BCST   $0x1d, 16(R9), Z12, K1
+	VCOMPRESSPS.Z Z12, K1, Z8
+	MOVQ          32(R8), SI
+	VMOVUPS       Z8, (R10)(SI*4)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	ADDQ          SI, 32(R8)
+	VMOVUPS       Z12, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
+	JNZ           page
+	MOVQ          sums+104(FP), AX
+	VMOVUPS       Z3, (AX)
+	VMOVUPS       Z4, 64(AX)
+	VMOVUPS       Z5, 128(AX)
+	VMOVUPS       Z6, 192(AX)
+	VMOVUPS       Z7, 256(AX)
 	VZEROUPPER
 	RET
 
@@ -4264,31 +5853,25 @@ page:
 	VXORPS Z3, Z3, Z3
 	VXORPS Z4, Z4, Z4
 	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	VXORPS Z7, Z7, Z7
-	VXORPS Z8, Z8, Z8
-	VXORPS Z9, Z9, Z9
-	VXORPS Z10, Z10, Z10
 	MOVQ   q+16(FP), SI
 	MOVQ   DX, DI
+	LEAQ   (CX)(CX*2), R8
 
 runs0:
-	VMOVDQU32        (BX), Z11
-	VPANDD           Z0, Z11, Z12
-	LEAQ             (CX)(CX*2), R8
-	VPDPBUSD.BCST    (SI), Z12, Z1
-	VPDPBUSD.BCST    (SI)(CX*1), Z12, Z3
-	VPDPBUSD.BCST    (SI)(CX*2), Z12, Z5
-	VPDPBUSD.BCST    (SI)(R8*1), Z12, Z7
-	VPDPBUSD.BCST    (SI)(CX*4), Z12, Z9
-	VPSRLD           $0x04, Z11, Z11
-	VPANDD           Z0, Z11, Z11
-	LEAQ             (CX)(CX*2), R8
-	VPDPBUSD.BCST    4(SI), Z11, Z2
-	VPDPBUSD.BCST    4(SI)(CX*1), Z11, Z4
-	VPDPBUSD.BCST    4(SI)(CX*2), Z11, Z6
-	VPDPBUSD.BCST    4(SI)(R8*1), Z11, Z8
-	VPDPBUSD.BCST    4(SI)(CX*4), Z11, Z10
+	VMOVDQU32        (BX), Z6
+	VPANDD           Z0, Z6, Z7
+	VPDPBUSD.BCST    (SI), Z7, Z1
+	VPDPBUSD.BCST    (SI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST    (SI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST    (SI)(R8*1), Z7, Z4
+	VPDPBUSD.BCST    (SI)(CX*4), Z7, Z5
+	VPSRLD           $0x04, Z6, Z6
+	VPANDD           Z0, Z6, Z6
+	VPDPBUSD.BCST    4(SI), Z6, Z1
+	VPDPBUSD.BCST    4(SI)(CX*1), Z6, Z2
+	VPDPBUSD.BCST    4(SI)(CX*2), Z6, Z3
+	VPDPBUSD.BCST    4(SI)(R8*1), Z6, Z4
+	VPDPBUSD.BCST    4(SI)(CX*4), Z6, Z5
 	ADDQ             $0x00000040, BX
 	ADDQ             $0x00000008, SI
 	SUBQ             $0x08, DI
@@ -4297,62 +5880,57 @@ runs0:
 	MOVQ             ld+8(FP), DI
 	MOVQ             affine+32(FP), R8
 	SHLQ             $0x02, DI
-	VCVTPH2PS        (BX), Z11
-	VCVTPH2PS        32(BX), Z12
-	VPADDD           Z2, Z1, Z1
+	VCVTPH2PS        (BX), Z6
+	VCVTPH2PS        32(BX), Z7
 	VCVTDQ2PS        Z1, Z1
-	VBROADCASTSS     (R8), Z2
-	VBROADCASTSS     4(R8), Z13
-	VFMADD213PS      Z13, Z2, Z1
-	VMULPS           Z11, Z1, Z1
-	VFMADD231PS.BCST 8(R8), Z12, Z1
-	VBROADCASTSS     12(R8), Z2
-	VADDPS           Z2, Z1, Z1
+	VBROADCASTSS     (R8), Z8
+	VBROADCASTSS     4(R8), Z9
+	VFMADD213PS      Z9, Z8, Z1
+	VMULPS           Z6, Z1, Z1
+	VFMADD231PS.BCST 8(R8), Z7, Z1
+	VBROADCASTSS     12(R8), Z8
+	VADDPS           Z8, Z1, Z1
 	VMOVUPS          Z1, (SI)
 	ADDQ             DI, SI
-	VPADDD           Z4, Z3, Z3
-	VCVTDQ2PS        Z3, Z3
+	VCVTDQ2PS        Z2, Z2
 	VBROADCASTSS     16(R8), Z1
-	VBROADCASTSS     20(R8), Z2
-	VFMADD213PS      Z2, Z1, Z3
-	VMULPS           Z11, Z3, Z3
-	VFMADD231PS.BCST 24(R8), Z12, Z3
+	VBROADCASTSS     20(R8), Z8
+	VFMADD213PS      Z8, Z1, Z2
+	VMULPS           Z6, Z2, Z2
+	VFMADD231PS.BCST 24(R8), Z7, Z2
 	VBROADCASTSS     28(R8), Z1
+	VADDPS           Z1, Z2, Z2
+	VMOVUPS          Z2, (SI)
+	ADDQ             DI, SI
+	VCVTDQ2PS        Z3, Z3
+	VBROADCASTSS     32(R8), Z1
+	VBROADCASTSS     36(R8), Z2
+	VFMADD213PS      Z2, Z1, Z3
+	VMULPS           Z6, Z3, Z3
+	VFMADD231PS.BCST 40(R8), Z7, Z3
+	VBROADCASTSS     44(R8), Z1
 	VADDPS           Z1, Z3, Z3
 	VMOVUPS          Z3, (SI)
 	ADDQ             DI, SI
-	VPADDD           Z6, Z5, Z5
-	VCVTDQ2PS        Z5, Z5
-	VBROADCASTSS     32(R8), Z1
-	VBROADCASTSS     36(R8), Z2
-	VFMADD213PS      Z2, Z1, Z5
-	VMULPS           Z11, Z5, Z5
-	VFMADD231PS.BCST 40(R8), Z12, Z5
-	VBROADCASTSS     44(R8), Z1
-	VADDPS           Z1, Z5, Z5
-	VMOVUPS          Z5, (SI)
-	ADDQ             DI, SI
-	VPADDD           Z8, Z7, Z7
-	VCVTDQ2PS        Z7, Z7
+	VCVTDQ2PS        Z4, Z4
 	VBROADCASTSS     48(R8), Z1
 	VBROADCASTSS     52(R8), Z2
-	VFMADD213PS      Z2, Z1, Z7
-	VMULPS           Z11, Z7, Z7
-	VFMADD231PS.BCST 56(R8), Z12, Z7
+	VFMADD213PS      Z2, Z1, Z4
+	VMULPS           Z6, Z4, Z4
+	VFMADD231PS.BCST 56(R8), Z7, Z4
 	VBROADCASTSS     60(R8), Z1
-	VADDPS           Z1, Z7, Z7
-	VMOVUPS          Z7, (SI)
+	VADDPS           Z1, Z4, Z4
+	VMOVUPS          Z4, (SI)
 	ADDQ             DI, SI
-	VPADDD           Z10, Z9, Z9
-	VCVTDQ2PS        Z9, Z9
+	VCVTDQ2PS        Z5, Z5
 	VBROADCASTSS     64(R8), Z1
 	VBROADCASTSS     68(R8), Z2
-	VFMADD213PS      Z2, Z1, Z9
-	VMULPS           Z11, Z9, Z9
-	VFMADD231PS.BCST 72(R8), Z12, Z9
+	VFMADD213PS      Z2, Z1, Z5
+	VMULPS           Z6, Z5, Z5
+	VFMADD231PS.BCST 72(R8), Z7, Z5
 	VBROADCASTSS     76(R8), Z1
-	VADDPS           Z1, Z9, Z9
-	VMOVUPS          Z9, (SI)
+	VADDPS           Z1, Z5, Z5
+	VMOVUPS          Z5, (SI)
 	ADDQ             $0x40, dst+0(FP)
 	BLSRQ            AX, AX
 	JNZ              page
@@ -4371,7 +5949,7 @@ TEXT ·block2x6AVX512(SB), NOSPLIT, $0-104
 	VPBROADCASTD BX, Z0
 
 page:
-	LEAQ    16(AX), SI
+	LEAQ    32(AX), SI
 	MOVQ    last+96(FP), BX
 	CMPQ    SI, BX
 	CMOVQHI BX, SI
@@ -4399,98 +5977,78 @@ page:
 	VXORPS  Z4, Z4, Z4
 	VXORPS  Z5, Z5, Z5
 	VXORPS  Z6, Z6, Z6
-	VXORPS  Z7, Z7, Z7
-	VXORPS  Z8, Z8, Z8
-	VXORPS  Z9, Z9, Z9
-	VXORPS  Z10, Z10, Z10
-	VXORPS  Z11, Z11, Z11
-	VXORPS  Z12, Z12, Z12
 	MOVQ    q+16(FP), DI
 	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
+	LEAQ    (CX)(CX*4), R10
 
 runs0:
-	VMOVDQU32     (BX), Z13
-	PREFETCHT0    (SI)
-	VPANDD        Z0, Z13, Z14
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST (DI), Z14, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST (DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST (DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST (DI)(R10*1), Z14, Z11
-	VPSRLD        $0x02, Z13, Z14
-	VPANDD        Z0, Z14, Z14
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 4(DI), Z14, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z14, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z14, Z6
-	VPDPBUSD.BCST 4(DI)(R9*1), Z14, Z8
-	VPDPBUSD.BCST 4(DI)(CX*4), Z14, Z10
-	VPDPBUSD.BCST 4(DI)(R10*1), Z14, Z12
-	VPSRLD        $0x04, Z13, Z14
-	VPANDD        Z0, Z14, Z14
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 8(DI), Z14, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST 8(DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST 8(DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST 8(DI)(R10*1), Z14, Z11
-	VPSRLD        $0x06, Z13, Z13
-	VPANDD        Z0, Z13, Z13
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 12(DI), Z13, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z13, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z13, Z6
-	VPDPBUSD.BCST 12(DI)(R9*1), Z13, Z8
-	VPDPBUSD.BCST 12(DI)(CX*4), Z13, Z10
-	VPDPBUSD.BCST 12(DI)(R10*1), Z13, Z12
-	VMOVDQU32     64(BX), Z13
-	PREFETCHT0    64(SI)
-	VPANDD        Z0, Z13, Z14
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 16(DI), Z14, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST 16(DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST 16(DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST 16(DI)(R10*1), Z14, Z11
-	VPSRLD        $0x02, Z13, Z14
-	VPANDD        Z0, Z14, Z14
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 20(DI), Z14, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z14, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z14, Z6
-	VPDPBUSD.BCST 20(DI)(R9*1), Z14, Z8
-	VPDPBUSD.BCST 20(DI)(CX*4), Z14, Z10
-	VPDPBUSD.BCST 20(DI)(R10*1), Z14, Z12
-	VPSRLD        $0x04, Z13, Z14
-	VPANDD        Z0, Z14, Z14
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 24(DI), Z14, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST 24(DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST 24(DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST 24(DI)(R10*1), Z14, Z11
-	VPSRLD        $0x06, Z13, Z13
-	VPANDD        Z0, Z13, Z13
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 28(DI), Z13, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z13, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z13, Z6
-	VPDPBUSD.BCST 28(DI)(R9*1), Z13, Z8
-	VPDPBUSD.BCST 28(DI)(CX*4), Z13, Z10
-	VPDPBUSD.BCST 28(DI)(R10*1), Z13, Z12
+	VMOVDQU32     (BX), Z7
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST (DI), Z8, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST (DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST (DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST (DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST (DI)(R10*1), Z8, Z6
+	VPSRLD        $0x02, Z7, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 4(DI), Z8, Z1
+	VPDPBUSD.BCST 4(DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST 4(DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST 4(DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST 4(DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST 4(DI)(R10*1), Z8, Z6
+	VPSRLD        $0x04, Z7, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 8(DI), Z8, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST 8(DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST 8(DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST 8(DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST 8(DI)(R10*1), Z8, Z6
+	VPSRLD        $0x06, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 12(DI), Z7, Z1
+	VPDPBUSD.BCST 12(DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST 12(DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST 12(DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST 12(DI)(CX*4), Z7, Z5
+	VPDPBUSD.BCST 12(DI)(R10*1), Z7, Z6
+	VMOVDQU32     64(BX), Z7
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST 16(DI), Z8, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST 16(DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST 16(DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST 16(DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST 16(DI)(R10*1), Z8, Z6
+	VPSRLD        $0x02, Z7, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 20(DI), Z8, Z1
+	VPDPBUSD.BCST 20(DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST 20(DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST 20(DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST 20(DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST 20(DI)(R10*1), Z8, Z6
+	VPSRLD        $0x04, Z7, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 24(DI), Z8, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST 24(DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST 24(DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST 24(DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST 24(DI)(R10*1), Z8, Z6
+	VPSRLD        $0x06, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 28(DI), Z7, Z1
+	VPDPBUSD.BCST 28(DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST 28(DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST 28(DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST 28(DI)(CX*4), Z7, Z5
+	VPDPBUSD.BCST 28(DI)(R10*1), Z7, Z6
 	ADDQ          $0x00000080, BX
 	ADDQ          $0x00000080, SI
 	ADDQ          $0x00000020, DI
@@ -4500,51 +6058,298 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (DI), Z2
-	VBROADCASTSS  4(DI), Z13
-	VFMADD213PS   Z13, Z2, Z1
+	VBROADCASTSS  (DI), Z7
+	VBROADCASTSS  4(DI), Z8
+	VFMADD213PS   Z8, Z7, Z1
 	VMOVUPS       Z1, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z4, Z3, Z3
-	VCVTDQ2PS     Z3, Z3
+	VCVTDQ2PS     Z2, Z2
 	VBROADCASTSS  16(DI), Z1
-	VBROADCASTSS  20(DI), Z2
+	VBROADCASTSS  20(DI), Z7
+	VFMADD213PS   Z7, Z1, Z2
+	VMOVUPS       Z2, (BX)
+	ADDQ          SI, BX
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
 	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z4, Z4
+	VBROADCASTSS  48(DI), Z1
+	VBROADCASTSS  52(DI), Z2
+	VFMADD213PS   Z2, Z1, Z4
+	VMOVUPS       Z4, (BX)
+	ADDQ          SI, BX
 	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  32(DI), Z1
-	VBROADCASTSS  36(DI), Z2
+	VBROADCASTSS  64(DI), Z1
+	VBROADCASTSS  68(DI), Z2
 	VFMADD213PS   Z2, Z1, Z5
 	VMOVUPS       Z5, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z8, Z7, Z7
-	VCVTDQ2PS     Z7, Z7
-	VBROADCASTSS  48(DI), Z1
-	VBROADCASTSS  52(DI), Z2
-	VFMADD213PS   Z2, Z1, Z7
-	VMOVUPS       Z7, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z10, Z9, Z9
-	VCVTDQ2PS     Z9, Z9
-	VBROADCASTSS  64(DI), Z1
-	VBROADCASTSS  68(DI), Z2
-	VFMADD213PS   Z2, Z1, Z9
-	VMOVUPS       Z9, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z12, Z11, Z11
-	VCVTDQ2PS     Z11, Z11
+	VCVTDQ2PS     Z6, Z6
 	VBROADCASTSS  80(DI), Z1
 	VBROADCASTSS  84(DI), Z2
-	VFMADD213PS   Z2, Z1, Z11
-	VMOVUPS       Z11, (BX)
+	VFMADD213PS   Z2, Z1, Z6
+	VMOVUPS       Z6, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
+	VZEROUPPER
+	RET
+
+// func weights2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+TEXT ·weights2x6AVX512(SB), NOSPLIT, $0-136
+	MOVQ         at+80(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+72(FP), DX
+	MOVL         $0x03030303, BX
+	VPBROADCASTD BX, Z0
+	MOVL         $0x44000000, BX
+	VPBROADCASTD BX, Z1
+	MOVL         $0x443fb99a, BX
+	VPBROADCASTD BX, Z2
+	MOVQ         sums+104(FP), BX
+	VMOVUPS      (BX), Z3
+	VMOVUPS      64(BX), Z4
+	VMOVUPS      128(BX), Z5
+	VMOVUPS      192(BX), Z6
+	VMOVUPS      256(BX), Z7
+	VMOVUPS      320(BX), Z8
+
+page:
+	LEAQ    32(AX), SI
+	MOVQ    last+96(FP), BX
+	CMPQ    SI, BX
+	CMOVQHI BX, SI
+	MOVLQSX (SI), SI
+	MOVQ    SI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    BX, SI
+	MOVLQSX (AX), BX
+	MOVQ    BX, DI
+	ANDQ    $0x0f, DI
+	IMULQ   pageBytes+64(FP), DI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    DI, BX
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	VXORPS  Z13, Z13, Z13
+	VXORPS  Z14, Z14, Z14
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
+	LEAQ    (CX)(CX*4), R10
+
+runs0:
+	VMOVDQU32     (BX), Z15
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z15, Z16
+	VPDPBUSD.BCST (DI), Z16, Z9
+	VPDPBUSD.BCST (DI)(CX*1), Z16, Z10
+	VPDPBUSD.BCST (DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST (DI)(R9*1), Z16, Z12
+	VPDPBUSD.BCST (DI)(CX*4), Z16, Z13
+	VPDPBUSD.BCST (DI)(R10*1), Z16, Z14
+	VPSRLD        $0x02, Z15, Z16
+	VPANDD        Z0, Z16, Z16
+	VPDPBUSD.BCST 4(DI), Z16, Z9
+	VPDPBUSD.BCST 4(DI)(CX*1), Z16, Z10
+	VPDPBUSD.BCST 4(DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST 4(DI)(R9*1), Z16, Z12
+	VPDPBUSD.BCST 4(DI)(CX*4), Z16, Z13
+	VPDPBUSD.BCST 4(DI)(R10*1), Z16, Z14
+	VPSRLD        $0x04, Z15, Z16
+	VPANDD        Z0, Z16, Z16
+	VPDPBUSD.BCST 8(DI), Z16, Z9
+	VPDPBUSD.BCST 8(DI)(CX*1), Z16, Z10
+	VPDPBUSD.BCST 8(DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST 8(DI)(R9*1), Z16, Z12
+	VPDPBUSD.BCST 8(DI)(CX*4), Z16, Z13
+	VPDPBUSD.BCST 8(DI)(R10*1), Z16, Z14
+	VPSRLD        $0x06, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	VPDPBUSD.BCST 12(DI), Z15, Z9
+	VPDPBUSD.BCST 12(DI)(CX*1), Z15, Z10
+	VPDPBUSD.BCST 12(DI)(CX*2), Z15, Z11
+	VPDPBUSD.BCST 12(DI)(R9*1), Z15, Z12
+	VPDPBUSD.BCST 12(DI)(CX*4), Z15, Z13
+	VPDPBUSD.BCST 12(DI)(R10*1), Z15, Z14
+	VMOVDQU32     64(BX), Z15
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z15, Z16
+	VPDPBUSD.BCST 16(DI), Z16, Z9
+	VPDPBUSD.BCST 16(DI)(CX*1), Z16, Z10
+	VPDPBUSD.BCST 16(DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST 16(DI)(R9*1), Z16, Z12
+	VPDPBUSD.BCST 16(DI)(CX*4), Z16, Z13
+	VPDPBUSD.BCST 16(DI)(R10*1), Z16, Z14
+	VPSRLD        $0x02, Z15, Z16
+	VPANDD        Z0, Z16, Z16
+	VPDPBUSD.BCST 20(DI), Z16, Z9
+	VPDPBUSD.BCST 20(DI)(CX*1), Z16, Z10
+	VPDPBUSD.BCST 20(DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST 20(DI)(R9*1), Z16, Z12
+	VPDPBUSD.BCST 20(DI)(CX*4), Z16, Z13
+	VPDPBUSD.BCST 20(DI)(R10*1), Z16, Z14
+	VPSRLD        $0x04, Z15, Z16
+	VPANDD        Z0, Z16, Z16
+	VPDPBUSD.BCST 24(DI), Z16, Z9
+	VPDPBUSD.BCST 24(DI)(CX*1), Z16, Z10
+	VPDPBUSD.BCST 24(DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST 24(DI)(R9*1), Z16, Z12
+	VPDPBUSD.BCST 24(DI)(CX*4), Z16, Z13
+	VPDPBUSD.BCST 24(DI)(R10*1), Z16, Z14
+	VPSRLD        $0x06, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	VPDPBUSD.BCST 28(DI), Z15, Z9
+	VPDPBUSD.BCST 28(DI)(CX*1), Z15, Z10
+	VPDPBUSD.BCST 28(DI)(CX*2), Z15, Z11
+	VPDPBUSD.BCST 28(DI)(R9*1), Z15, Z12
+	VPDPBUSD.BCST 28(DI)(CX*4), Z15, Z13
+	VPDPBUSD.BCST 28(DI)(R10*1), Z15, Z14
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000080, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	MOVQ          counts+128(FP), R8
+	MOVQ          least+112(FP), R9
+	MOVQ          packed+120(FP), R10
+	VCVTDQ2PS     Z9, Z9
+	VBROADCASTSS  (DI), Z15
+	VBROADCASTSS  4(DI), Z16
+	VFMADD213PS   Z16, Z15, Z9
+	VMINPS        Z2, Z9, Z9
+	VMAXPS        Z1, Z9, Z9
+	VPSLLD        $0x09, Z9, Z9
+	VADDPS        Z9, Z3, Z3
+	VCMPPS.BCST   $0x1d, (R9), Z9, K1
+	VCOMPRESSPS.Z Z9, K1, Z15
+	MOVQ          (R8), R11
+	VMOVUPS       Z15, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, (R8)
+	VMOVUPS       Z9, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z10, Z10
+	VBROADCASTSS  16(DI), Z9
+	VBROADCASTSS  20(DI), Z15
+	VFMADD213PS   Z15, Z9, Z10
+	VMINPS        Z2, Z10, Z10
+	VMAXPS        Z1, Z10, Z10
+	VPSLLD        $0x09, Z10, Z10
+	VADDPS        Z10, Z4, Z4
+	VCMPPS.BCST   $0x1d, 4(R9), Z10, K1
+	VCOMPRESSPS.Z Z10, K1, Z9
+	MOVQ          8(R8), R11
+	VMOVUPS       Z9, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 8(R8)
+	VMOVUPS       Z10, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z11, Z11
+	VBROADCASTSS  32(DI), Z9
+	VBROADCASTSS  36(DI), Z10
+	VFMADD213PS   Z10, Z9, Z11
+	VMINPS        Z2, Z11, Z11
+	VMAXPS        Z1, Z11, Z11
+	VPSLLD        $0x09, Z11, Z11
+	VADDPS        Z11, Z5, Z5
+	VCMPPS.BCST   $0x1d, 8(R9), Z11, K1
+	VCOMPRESSPS.Z Z11, K1, Z9
+	MOVQ          16(R8), R11
+	VMOVUPS       Z9, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 16(R8)
+	VMOVUPS       Z11, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z12, Z12
+	VBROADCASTSS  48(DI), Z9
+	VBROADCASTSS  52(DI), Z10
+	VFMADD213PS   Z10, Z9, Z12
+	VMINPS        Z2, Z12, Z12
+	VMAXPS        Z1, Z12, Z12
+	VPSLLD        $0x09, Z12, Z12
+	VADDPS        Z12, Z6, Z6
+	VCMPPS.BCST   $0x1d, 12(R9), Z12, K1
+	VCOMPRESSPS.Z Z12, K1, Z9
+	MOVQ          24(R8), R11
+	VMOVUPS       Z9, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 24(R8)
+	VMOVUPS       Z12, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z13, Z13
+	VBROADCASTSS  64(DI), Z9
+	VBROADCASTSS  68(DI), Z10
+	VFMADD213PS   Z10, Z9, Z13
+	VMINPS        Z2, Z13, Z13
+	VMAXPS        Z1, Z13, Z13
+	VPSLLD        $0x09, Z13, Z13
+	VADDPS        Z13, Z7, Z7
+	VCMPPS.BCST   $0x1d, 16(R9), Z13, K1
+	VCOMPRESSPS.Z Z13, K1, Z9
+	MOVQ          32(R8), R11
+	VMOVUPS       Z9, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 32(R8)
+	VMOVUPS       Z13, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z14, Z14
+	VBROADCASTSS  80(DI), Z9
+	VBROADCASTSS  84(DI), Z10
+	VFMADD213PS   Z10, Z9, Z14
+	VMINPS        Z2, Z14, Z14
+	VMAXPS        Z1, Z14, Z14
+	VPSLLD        $0x09, Z14, Z14
+	VADDPS        Z14, Z8, Z8
+	VCMPPS.BCST   $0x1d, 20(R9), Z14, K1
+	VCOMPRESSPS.Z Z14, K1, Z9
+	MOVQ          40(R8), SI
+	VMOVUPS       Z9, (R10)(SI*4)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	ADDQ          SI, 40(R8)
+	VMOVUPS       Z14, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
+	JNZ           page
+	MOVQ          sums+104(FP), AX
+	VMOVUPS       Z3, (AX)
+	VMOVUPS       Z4, 64(AX)
+	VMOVUPS       Z5, 128(AX)
+	VMOVUPS       Z6, 192(AX)
+	VMOVUPS       Z7, 256(AX)
+	VMOVUPS       Z8, 320(AX)
 	VZEROUPPER
 	RET
 
@@ -4558,7 +6363,7 @@ TEXT ·block4x6AVX512(SB), NOSPLIT, $0-104
 	VPBROADCASTD BX, Z0
 
 page:
-	LEAQ    16(AX), SI
+	LEAQ    32(AX), SI
 	MOVQ    last+96(FP), BX
 	CMPQ    SI, BX
 	CMOVQHI BX, SI
@@ -4586,100 +6391,80 @@ page:
 	VXORPS  Z4, Z4, Z4
 	VXORPS  Z5, Z5, Z5
 	VXORPS  Z6, Z6, Z6
-	VXORPS  Z7, Z7, Z7
-	VXORPS  Z8, Z8, Z8
-	VXORPS  Z9, Z9, Z9
-	VXORPS  Z10, Z10, Z10
-	VXORPS  Z11, Z11, Z11
-	VXORPS  Z12, Z12, Z12
 	MOVQ    q+16(FP), DI
 	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
+	LEAQ    (CX)(CX*4), R10
 
 runs0:
-	VMOVDQU32     (BX), Z13
-	PREFETCHT0    (SI)
-	VPANDD        Z0, Z13, Z14
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST (DI), Z14, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST (DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST (DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST (DI)(R10*1), Z14, Z11
-	VPSRLD        $0x04, Z13, Z13
-	VPANDD        Z0, Z13, Z13
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 4(DI), Z13, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z13, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z13, Z6
-	VPDPBUSD.BCST 4(DI)(R9*1), Z13, Z8
-	VPDPBUSD.BCST 4(DI)(CX*4), Z13, Z10
-	VPDPBUSD.BCST 4(DI)(R10*1), Z13, Z12
-	VMOVDQU32     64(BX), Z13
-	PREFETCHT0    64(SI)
-	VPANDD        Z0, Z13, Z14
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 8(DI), Z14, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST 8(DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST 8(DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST 8(DI)(R10*1), Z14, Z11
-	VPSRLD        $0x04, Z13, Z13
-	VPANDD        Z0, Z13, Z13
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 12(DI), Z13, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z13, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z13, Z6
-	VPDPBUSD.BCST 12(DI)(R9*1), Z13, Z8
-	VPDPBUSD.BCST 12(DI)(CX*4), Z13, Z10
-	VPDPBUSD.BCST 12(DI)(R10*1), Z13, Z12
-	VMOVDQU32     128(BX), Z13
-	PREFETCHT0    128(SI)
-	VPANDD        Z0, Z13, Z14
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 16(DI), Z14, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST 16(DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST 16(DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST 16(DI)(R10*1), Z14, Z11
-	VPSRLD        $0x04, Z13, Z13
-	VPANDD        Z0, Z13, Z13
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 20(DI), Z13, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z13, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z13, Z6
-	VPDPBUSD.BCST 20(DI)(R9*1), Z13, Z8
-	VPDPBUSD.BCST 20(DI)(CX*4), Z13, Z10
-	VPDPBUSD.BCST 20(DI)(R10*1), Z13, Z12
-	VMOVDQU32     192(BX), Z13
-	PREFETCHT0    192(SI)
-	VPANDD        Z0, Z13, Z14
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 24(DI), Z14, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST 24(DI)(R9*1), Z14, Z7
-	VPDPBUSD.BCST 24(DI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST 24(DI)(R10*1), Z14, Z11
-	VPSRLD        $0x04, Z13, Z13
-	VPANDD        Z0, Z13, Z13
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 28(DI), Z13, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z13, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z13, Z6
-	VPDPBUSD.BCST 28(DI)(R9*1), Z13, Z8
-	VPDPBUSD.BCST 28(DI)(CX*4), Z13, Z10
-	VPDPBUSD.BCST 28(DI)(R10*1), Z13, Z12
+	VMOVDQU32     (BX), Z7
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST (DI), Z8, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST (DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST (DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST (DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST (DI)(R10*1), Z8, Z6
+	VPSRLD        $0x04, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 4(DI), Z7, Z1
+	VPDPBUSD.BCST 4(DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST 4(DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST 4(DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST 4(DI)(CX*4), Z7, Z5
+	VPDPBUSD.BCST 4(DI)(R10*1), Z7, Z6
+	VMOVDQU32     64(BX), Z7
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST 8(DI), Z8, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST 8(DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST 8(DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST 8(DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST 8(DI)(R10*1), Z8, Z6
+	VPSRLD        $0x04, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 12(DI), Z7, Z1
+	VPDPBUSD.BCST 12(DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST 12(DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST 12(DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST 12(DI)(CX*4), Z7, Z5
+	VPDPBUSD.BCST 12(DI)(R10*1), Z7, Z6
+	VMOVDQU32     128(BX), Z7
+	PREFETCHT1    128(SI)
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST 16(DI), Z8, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST 16(DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST 16(DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST 16(DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST 16(DI)(R10*1), Z8, Z6
+	VPSRLD        $0x04, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 20(DI), Z7, Z1
+	VPDPBUSD.BCST 20(DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST 20(DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST 20(DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST 20(DI)(CX*4), Z7, Z5
+	VPDPBUSD.BCST 20(DI)(R10*1), Z7, Z6
+	VMOVDQU32     192(BX), Z7
+	PREFETCHT1    192(SI)
+	VPANDD        Z0, Z7, Z8
+	VPDPBUSD.BCST 24(DI), Z8, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST 24(DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST 24(DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST 24(DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST 24(DI)(R10*1), Z8, Z6
+	VPSRLD        $0x04, Z7, Z7
+	VPANDD        Z0, Z7, Z7
+	VPDPBUSD.BCST 28(DI), Z7, Z1
+	VPDPBUSD.BCST 28(DI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST 28(DI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST 28(DI)(R9*1), Z7, Z4
+	VPDPBUSD.BCST 28(DI)(CX*4), Z7, Z5
+	VPDPBUSD.BCST 28(DI)(R10*1), Z7, Z6
 	ADDQ          $0x00000100, BX
 	ADDQ          $0x00000100, SI
 	ADDQ          $0x00000020, DI
@@ -4689,51 +6474,300 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (DI), Z2
-	VBROADCASTSS  4(DI), Z13
-	VFMADD213PS   Z13, Z2, Z1
+	VBROADCASTSS  (DI), Z7
+	VBROADCASTSS  4(DI), Z8
+	VFMADD213PS   Z8, Z7, Z1
 	VMOVUPS       Z1, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z4, Z3, Z3
-	VCVTDQ2PS     Z3, Z3
+	VCVTDQ2PS     Z2, Z2
 	VBROADCASTSS  16(DI), Z1
-	VBROADCASTSS  20(DI), Z2
+	VBROADCASTSS  20(DI), Z7
+	VFMADD213PS   Z7, Z1, Z2
+	VMOVUPS       Z2, (BX)
+	ADDQ          SI, BX
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
 	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z4, Z4
+	VBROADCASTSS  48(DI), Z1
+	VBROADCASTSS  52(DI), Z2
+	VFMADD213PS   Z2, Z1, Z4
+	VMOVUPS       Z4, (BX)
+	ADDQ          SI, BX
 	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  32(DI), Z1
-	VBROADCASTSS  36(DI), Z2
+	VBROADCASTSS  64(DI), Z1
+	VBROADCASTSS  68(DI), Z2
 	VFMADD213PS   Z2, Z1, Z5
 	VMOVUPS       Z5, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z8, Z7, Z7
-	VCVTDQ2PS     Z7, Z7
-	VBROADCASTSS  48(DI), Z1
-	VBROADCASTSS  52(DI), Z2
-	VFMADD213PS   Z2, Z1, Z7
-	VMOVUPS       Z7, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z10, Z9, Z9
-	VCVTDQ2PS     Z9, Z9
-	VBROADCASTSS  64(DI), Z1
-	VBROADCASTSS  68(DI), Z2
-	VFMADD213PS   Z2, Z1, Z9
-	VMOVUPS       Z9, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z12, Z11, Z11
-	VCVTDQ2PS     Z11, Z11
+	VCVTDQ2PS     Z6, Z6
 	VBROADCASTSS  80(DI), Z1
 	VBROADCASTSS  84(DI), Z2
-	VFMADD213PS   Z2, Z1, Z11
-	VMOVUPS       Z11, (BX)
+	VFMADD213PS   Z2, Z1, Z6
+	VMOVUPS       Z6, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
+	VZEROUPPER
+	RET
+
+// func weights4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+TEXT ·weights4x6AVX512(SB), NOSPLIT, $0-136
+	MOVQ         at+80(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+72(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	MOVL         $0x44000000, BX
+	VPBROADCASTD BX, Z1
+	MOVL         $0x443fb99a, BX
+	VPBROADCASTD BX, Z2
+	MOVQ         sums+104(FP), BX
+	VMOVUPS      (BX), Z3
+	VMOVUPS      64(BX), Z4
+	VMOVUPS      128(BX), Z5
+	VMOVUPS      192(BX), Z6
+	VMOVUPS      256(BX), Z7
+	VMOVUPS      320(BX), Z8
+
+page:
+	LEAQ    32(AX), SI
+	MOVQ    last+96(FP), BX
+	CMPQ    SI, BX
+	CMOVQHI BX, SI
+	MOVLQSX (SI), SI
+	MOVQ    SI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    BX, SI
+	MOVLQSX (AX), BX
+	MOVQ    BX, DI
+	ANDQ    $0x0f, DI
+	IMULQ   pageBytes+64(FP), DI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    DI, BX
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	VXORPS  Z13, Z13, Z13
+	VXORPS  Z14, Z14, Z14
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
+	LEAQ    (CX)(CX*4), R10
+
+runs0:
+	VMOVDQU32     (BX), Z15
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z15, Z16
+	VPDPBUSD.BCST (DI), Z16, Z9
+	VPDPBUSD.BCST (DI)(CX*1), Z16, Z10
+	VPDPBUSD.BCST (DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST (DI)(R9*1), Z16, Z12
+	VPDPBUSD.BCST (DI)(CX*4), Z16, Z13
+	VPDPBUSD.BCST (DI)(R10*1), Z16, Z14
+	VPSRLD        $0x04, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	VPDPBUSD.BCST 4(DI), Z15, Z9
+	VPDPBUSD.BCST 4(DI)(CX*1), Z15, Z10
+	VPDPBUSD.BCST 4(DI)(CX*2), Z15, Z11
+	VPDPBUSD.BCST 4(DI)(R9*1), Z15, Z12
+	VPDPBUSD.BCST 4(DI)(CX*4), Z15, Z13
+	VPDPBUSD.BCST 4(DI)(R10*1), Z15, Z14
+	VMOVDQU32     64(BX), Z15
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z15, Z16
+	VPDPBUSD.BCST 8(DI), Z16, Z9
+	VPDPBUSD.BCST 8(DI)(CX*1), Z16, Z10
+	VPDPBUSD.BCST 8(DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST 8(DI)(R9*1), Z16, Z12
+	VPDPBUSD.BCST 8(DI)(CX*4), Z16, Z13
+	VPDPBUSD.BCST 8(DI)(R10*1), Z16, Z14
+	VPSRLD        $0x04, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	VPDPBUSD.BCST 12(DI), Z15, Z9
+	VPDPBUSD.BCST 12(DI)(CX*1), Z15, Z10
+	VPDPBUSD.BCST 12(DI)(CX*2), Z15, Z11
+	VPDPBUSD.BCST 12(DI)(R9*1), Z15, Z12
+	VPDPBUSD.BCST 12(DI)(CX*4), Z15, Z13
+	VPDPBUSD.BCST 12(DI)(R10*1), Z15, Z14
+	VMOVDQU32     128(BX), Z15
+	PREFETCHT1    128(SI)
+	VPANDD        Z0, Z15, Z16
+	VPDPBUSD.BCST 16(DI), Z16, Z9
+	VPDPBUSD.BCST 16(DI)(CX*1), Z16, Z10
+	VPDPBUSD.BCST 16(DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST 16(DI)(R9*1), Z16, Z12
+	VPDPBUSD.BCST 16(DI)(CX*4), Z16, Z13
+	VPDPBUSD.BCST 16(DI)(R10*1), Z16, Z14
+	VPSRLD        $0x04, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	VPDPBUSD.BCST 20(DI), Z15, Z9
+	VPDPBUSD.BCST 20(DI)(CX*1), Z15, Z10
+	VPDPBUSD.BCST 20(DI)(CX*2), Z15, Z11
+	VPDPBUSD.BCST 20(DI)(R9*1), Z15, Z12
+	VPDPBUSD.BCST 20(DI)(CX*4), Z15, Z13
+	VPDPBUSD.BCST 20(DI)(R10*1), Z15, Z14
+	VMOVDQU32     192(BX), Z15
+	PREFETCHT1    192(SI)
+	VPANDD        Z0, Z15, Z16
+	VPDPBUSD.BCST 24(DI), Z16, Z9
+	VPDPBUSD.BCST 24(DI)(CX*1), Z16, Z10
+	VPDPBUSD.BCST 24(DI)(CX*2), Z16, Z11
+	VPDPBUSD.BCST 24(DI)(R9*1), Z16, Z12
+	VPDPBUSD.BCST 24(DI)(CX*4), Z16, Z13
+	VPDPBUSD.BCST 24(DI)(R10*1), Z16, Z14
+	VPSRLD        $0x04, Z15, Z15
+	VPANDD        Z0, Z15, Z15
+	VPDPBUSD.BCST 28(DI), Z15, Z9
+	VPDPBUSD.BCST 28(DI)(CX*1), Z15, Z10
+	VPDPBUSD.BCST 28(DI)(CX*2), Z15, Z11
+	VPDPBUSD.BCST 28(DI)(R9*1), Z15, Z12
+	VPDPBUSD.BCST 28(DI)(CX*4), Z15, Z13
+	VPDPBUSD.BCST 28(DI)(R10*1), Z15, Z14
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000100, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	MOVQ          counts+128(FP), R8
+	MOVQ          least+112(FP), R9
+	MOVQ          packed+120(FP), R10
+	VCVTDQ2PS     Z9, Z9
+	VBROADCASTSS  (DI), Z15
+	VBROADCASTSS  4(DI), Z16
+	VFMADD213PS   Z16, Z15, Z9
+	VMINPS        Z2, Z9, Z9
+	VMAXPS        Z1, Z9, Z9
+	VPSLLD        $0x09, Z9, Z9
+	VADDPS        Z9, Z3, Z3
+	VCMPPS.BCST   $0x1d, (R9), Z9, K1
+	VCOMPRESSPS.Z Z9, K1, Z15
+	MOVQ          (R8), R11
+	VMOVUPS       Z15, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, (R8)
+	VMOVUPS       Z9, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z10, Z10
+	VBROADCASTSS  16(DI), Z9
+	VBROADCASTSS  20(DI), Z15
+	VFMADD213PS   Z15, Z9, Z10
+	VMINPS        Z2, Z10, Z10
+	VMAXPS        Z1, Z10, Z10
+	VPSLLD        $0x09, Z10, Z10
+	VADDPS        Z10, Z4, Z4
+	VCMPPS.BCST   $0x1d, 4(R9), Z10, K1
+	VCOMPRESSPS.Z Z10, K1, Z9
+	MOVQ          8(R8), R11
+	VMOVUPS       Z9, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 8(R8)
+	VMOVUPS       Z10, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z11, Z11
+	VBROADCASTSS  32(DI), Z9
+	VBROADCASTSS  36(DI), Z10
+	VFMADD213PS   Z10, Z9, Z11
+	VMINPS        Z2, Z11, Z11
+	VMAXPS        Z1, Z11, Z11
+	VPSLLD        $0x09, Z11, Z11
+	VADDPS        Z11, Z5, Z5
+	VCMPPS.BCST   $0x1d, 8(R9), Z11, K1
+	VCOMPRESSPS.Z Z11, K1, Z9
+	MOVQ          16(R8), R11
+	VMOVUPS       Z9, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 16(R8)
+	VMOVUPS       Z11, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z12, Z12
+	VBROADCASTSS  48(DI), Z9
+	VBROADCASTSS  52(DI), Z10
+	VFMADD213PS   Z10, Z9, Z12
+	VMINPS        Z2, Z12, Z12
+	VMAXPS        Z1, Z12, Z12
+	VPSLLD        $0x09, Z12, Z12
+	VADDPS        Z12, Z6, Z6
+	VCMPPS.BCST   $0x1d, 12(R9), Z12, K1
+	VCOMPRESSPS.Z Z12, K1, Z9
+	MOVQ          24(R8), R11
+	VMOVUPS       Z9, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 24(R8)
+	VMOVUPS       Z12, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z13, Z13
+	VBROADCASTSS  64(DI), Z9
+	VBROADCASTSS  68(DI), Z10
+	VFMADD213PS   Z10, Z9, Z13
+	VMINPS        Z2, Z13, Z13
+	VMAXPS        Z1, Z13, Z13
+	VPSLLD        $0x09, Z13, Z13
+	VADDPS        Z13, Z7, Z7
+	VCMPPS.BCST   $0x1d, 16(R9), Z13, K1
+	VCOMPRESSPS.Z Z13, K1, Z9
+	MOVQ          32(R8), R11
+	VMOVUPS       Z9, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 32(R8)
+	VMOVUPS       Z13, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z14, Z14
+	VBROADCASTSS  80(DI), Z9
+	VBROADCASTSS  84(DI), Z10
+	VFMADD213PS   Z10, Z9, Z14
+	VMINPS        Z2, Z14, Z14
+	VMAXPS        Z1, Z14, Z14
+	VPSLLD        $0x09, Z14, Z14
+	VADDPS        Z14, Z8, Z8
+	VCMPPS.BCST   $0x1d, 20(R9), Z14, K1
+	VCOMPRESSPS.Z Z14, K1, Z9
+	MOVQ          40(R8), SI
+	VMOVUPS       Z9, (R10)(SI*4)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	ADDQ          SI, 40(R8)
+	VMOVUPS       Z14, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
+	JNZ           page
+	MOVQ          sums+104(FP), AX
+	VMOVUPS       Z3, (AX)
+	VMOVUPS       Z4, 64(AX)
+	VMOVUPS       Z5, 128(AX)
+	VMOVUPS       Z6, 192(AX)
+	VMOVUPS       Z7, 256(AX)
+	VMOVUPS       Z8, 320(AX)
 	VZEROUPPER
 	RET
 
@@ -4758,36 +6792,28 @@ page:
 	VXORPS Z4, Z4, Z4
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
-	VXORPS Z7, Z7, Z7
-	VXORPS Z8, Z8, Z8
-	VXORPS Z9, Z9, Z9
-	VXORPS Z10, Z10, Z10
-	VXORPS Z11, Z11, Z11
-	VXORPS Z12, Z12, Z12
 	MOVQ   q+16(FP), SI
 	MOVQ   DX, DI
+	LEAQ   (CX)(CX*2), R8
+	LEAQ   (CX)(CX*4), R9
 
 runs0:
-	VMOVDQU32        (BX), Z13
-	VPANDD           Z0, Z13, Z14
-	LEAQ             (CX)(CX*2), R8
-	LEAQ             (CX)(CX*4), R9
-	VPDPBUSD.BCST    (SI), Z14, Z1
-	VPDPBUSD.BCST    (SI)(CX*1), Z14, Z3
-	VPDPBUSD.BCST    (SI)(CX*2), Z14, Z5
-	VPDPBUSD.BCST    (SI)(R8*1), Z14, Z7
-	VPDPBUSD.BCST    (SI)(CX*4), Z14, Z9
-	VPDPBUSD.BCST    (SI)(R9*1), Z14, Z11
-	VPSRLD           $0x04, Z13, Z13
-	VPANDD           Z0, Z13, Z13
-	LEAQ             (CX)(CX*2), R8
-	LEAQ             (CX)(CX*4), R9
-	VPDPBUSD.BCST    4(SI), Z13, Z2
-	VPDPBUSD.BCST    4(SI)(CX*1), Z13, Z4
-	VPDPBUSD.BCST    4(SI)(CX*2), Z13, Z6
-	VPDPBUSD.BCST    4(SI)(R8*1), Z13, Z8
-	VPDPBUSD.BCST    4(SI)(CX*4), Z13, Z10
-	VPDPBUSD.BCST    4(SI)(R9*1), Z13, Z12
+	VMOVDQU32        (BX), Z7
+	VPANDD           Z0, Z7, Z8
+	VPDPBUSD.BCST    (SI), Z8, Z1
+	VPDPBUSD.BCST    (SI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST    (SI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST    (SI)(R8*1), Z8, Z4
+	VPDPBUSD.BCST    (SI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST    (SI)(R9*1), Z8, Z6
+	VPSRLD           $0x04, Z7, Z7
+	VPANDD           Z0, Z7, Z7
+	VPDPBUSD.BCST    4(SI), Z7, Z1
+	VPDPBUSD.BCST    4(SI)(CX*1), Z7, Z2
+	VPDPBUSD.BCST    4(SI)(CX*2), Z7, Z3
+	VPDPBUSD.BCST    4(SI)(R8*1), Z7, Z4
+	VPDPBUSD.BCST    4(SI)(CX*4), Z7, Z5
+	VPDPBUSD.BCST    4(SI)(R9*1), Z7, Z6
 	ADDQ             $0x00000040, BX
 	ADDQ             $0x00000008, SI
 	SUBQ             $0x08, DI
@@ -4796,73 +6822,67 @@ runs0:
 	MOVQ             ld+8(FP), DI
 	MOVQ             affine+32(FP), R8
 	SHLQ             $0x02, DI
-	VCVTPH2PS        (BX), Z13
-	VCVTPH2PS        32(BX), Z14
-	VPADDD           Z2, Z1, Z1
+	VCVTPH2PS        (BX), Z7
+	VCVTPH2PS        32(BX), Z8
 	VCVTDQ2PS        Z1, Z1
-	VBROADCASTSS     (R8), Z2
-	VBROADCASTSS     4(R8), Z15
-	VFMADD213PS      Z15, Z2, Z1
-	VMULPS           Z13, Z1, Z1
-	VFMADD231PS.BCST 8(R8), Z14, Z1
-	VBROADCASTSS     12(R8), Z2
-	VADDPS           Z2, Z1, Z1
+	VBROADCASTSS     (R8), Z9
+	VBROADCASTSS     4(R8), Z10
+	VFMADD213PS      Z10, Z9, Z1
+	VMULPS           Z7, Z1, Z1
+	VFMADD231PS.BCST 8(R8), Z8, Z1
+	VBROADCASTSS     12(R8), Z9
+	VADDPS           Z9, Z1, Z1
 	VMOVUPS          Z1, (SI)
 	ADDQ             DI, SI
-	VPADDD           Z4, Z3, Z3
-	VCVTDQ2PS        Z3, Z3
+	VCVTDQ2PS        Z2, Z2
 	VBROADCASTSS     16(R8), Z1
-	VBROADCASTSS     20(R8), Z2
-	VFMADD213PS      Z2, Z1, Z3
-	VMULPS           Z13, Z3, Z3
-	VFMADD231PS.BCST 24(R8), Z14, Z3
+	VBROADCASTSS     20(R8), Z9
+	VFMADD213PS      Z9, Z1, Z2
+	VMULPS           Z7, Z2, Z2
+	VFMADD231PS.BCST 24(R8), Z8, Z2
 	VBROADCASTSS     28(R8), Z1
+	VADDPS           Z1, Z2, Z2
+	VMOVUPS          Z2, (SI)
+	ADDQ             DI, SI
+	VCVTDQ2PS        Z3, Z3
+	VBROADCASTSS     32(R8), Z1
+	VBROADCASTSS     36(R8), Z2
+	VFMADD213PS      Z2, Z1, Z3
+	VMULPS           Z7, Z3, Z3
+	VFMADD231PS.BCST 40(R8), Z8, Z3
+	VBROADCASTSS     44(R8), Z1
 	VADDPS           Z1, Z3, Z3
 	VMOVUPS          Z3, (SI)
 	ADDQ             DI, SI
-	VPADDD           Z6, Z5, Z5
+	VCVTDQ2PS        Z4, Z4
+	VBROADCASTSS     48(R8), Z1
+	VBROADCASTSS     52(R8), Z2
+	VFMADD213PS      Z2, Z1, Z4
+	VMULPS           Z7, Z4, Z4
+	VFMADD231PS.BCST 56(R8), Z8, Z4
+	VBROADCASTSS     60(R8), Z1
+	VADDPS           Z1, Z4, Z4
+	VMOVUPS          Z4, (SI)
+	ADDQ             DI, SI
 	VCVTDQ2PS        Z5, Z5
-	VBROADCASTSS     32(R8), Z1
-	VBROADCASTSS     36(R8), Z2
+	VBROADCASTSS     64(R8), Z1
+	VBROADCASTSS     68(R8), Z2
 	VFMADD213PS      Z2, Z1, Z5
-	VMULPS           Z13, Z5, Z5
-	VFMADD231PS.BCST 40(R8), Z14, Z5
-	VBROADCASTSS     44(R8), Z1
+	VMULPS           Z7, Z5, Z5
+	VFMADD231PS.BCST 72(R8), Z8, Z5
+	VBROADCASTSS     76(R8), Z1
 	VADDPS           Z1, Z5, Z5
 	VMOVUPS          Z5, (SI)
 	ADDQ             DI, SI
-	VPADDD           Z8, Z7, Z7
-	VCVTDQ2PS        Z7, Z7
-	VBROADCASTSS     48(R8), Z1
-	VBROADCASTSS     52(R8), Z2
-	VFMADD213PS      Z2, Z1, Z7
-	VMULPS           Z13, Z7, Z7
-	VFMADD231PS.BCST 56(R8), Z14, Z7
-	VBROADCASTSS     60(R8), Z1
-	VADDPS           Z1, Z7, Z7
-	VMOVUPS          Z7, (SI)
-	ADDQ             DI, SI
-	VPADDD           Z10, Z9, Z9
-	VCVTDQ2PS        Z9, Z9
-	VBROADCASTSS     64(R8), Z1
-	VBROADCASTSS     68(R8), Z2
-	VFMADD213PS      Z2, Z1, Z9
-	VMULPS           Z13, Z9, Z9
-	VFMADD231PS.BCST 72(R8), Z14, Z9
-	VBROADCASTSS     76(R8), Z1
-	VADDPS           Z1, Z9, Z9
-	VMOVUPS          Z9, (SI)
-	ADDQ             DI, SI
-	VPADDD           Z12, Z11, Z11
-	VCVTDQ2PS        Z11, Z11
+	VCVTDQ2PS        Z6, Z6
 	VBROADCASTSS     80(R8), Z1
 	VBROADCASTSS     84(R8), Z2
-	VFMADD213PS      Z2, Z1, Z11
-	VMULPS           Z13, Z11, Z11
-	VFMADD231PS.BCST 88(R8), Z14, Z11
+	VFMADD213PS      Z2, Z1, Z6
+	VMULPS           Z7, Z6, Z6
+	VFMADD231PS.BCST 88(R8), Z8, Z6
 	VBROADCASTSS     92(R8), Z1
-	VADDPS           Z1, Z11, Z11
-	VMOVUPS          Z11, (SI)
+	VADDPS           Z1, Z6, Z6
+	VMOVUPS          Z6, (SI)
 	ADDQ             $0x40, dst+0(FP)
 	BLSRQ            AX, AX
 	JNZ              page
@@ -4881,7 +6901,7 @@ TEXT ·block2x7AVX512(SB), NOSPLIT, $0-104
 	VPBROADCASTD BX, Z0
 
 page:
-	LEAQ    16(AX), SI
+	LEAQ    32(AX), SI
 	MOVQ    last+96(FP), BX
 	CMPQ    SI, BX
 	CMOVQHI BX, SI
@@ -4910,107 +6930,86 @@ page:
 	VXORPS  Z5, Z5, Z5
 	VXORPS  Z6, Z6, Z6
 	VXORPS  Z7, Z7, Z7
-	VXORPS  Z8, Z8, Z8
-	VXORPS  Z9, Z9, Z9
-	VXORPS  Z10, Z10, Z10
-	VXORPS  Z11, Z11, Z11
-	VXORPS  Z12, Z12, Z12
-	VXORPS  Z13, Z13, Z13
-	VXORPS  Z14, Z14, Z14
 	MOVQ    q+16(FP), DI
 	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
+	LEAQ    (CX)(CX*4), R10
 
 runs0:
-	VMOVDQU32     (BX), Z15
-	PREFETCHT0    (SI)
-	VPANDD        Z0, Z15, Z16
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST (DI), Z16, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST (DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST (DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST (DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST (DI)(R9*2), Z16, Z13
-	VPSRLD        $0x02, Z15, Z16
-	VPANDD        Z0, Z16, Z16
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 4(DI), Z16, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z16, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z16, Z6
-	VPDPBUSD.BCST 4(DI)(R9*1), Z16, Z8
-	VPDPBUSD.BCST 4(DI)(CX*4), Z16, Z10
-	VPDPBUSD.BCST 4(DI)(R10*1), Z16, Z12
-	VPDPBUSD.BCST 4(DI)(R9*2), Z16, Z14
-	VPSRLD        $0x04, Z15, Z16
-	VPANDD        Z0, Z16, Z16
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 8(DI), Z16, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST 8(DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST 8(DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST 8(DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST 8(DI)(R9*2), Z16, Z13
-	VPSRLD        $0x06, Z15, Z15
-	VPANDD        Z0, Z15, Z15
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 12(DI), Z15, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z15, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z15, Z6
-	VPDPBUSD.BCST 12(DI)(R9*1), Z15, Z8
-	VPDPBUSD.BCST 12(DI)(CX*4), Z15, Z10
-	VPDPBUSD.BCST 12(DI)(R10*1), Z15, Z12
-	VPDPBUSD.BCST 12(DI)(R9*2), Z15, Z14
-	VMOVDQU32     64(BX), Z15
-	PREFETCHT0    64(SI)
-	VPANDD        Z0, Z15, Z16
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 16(DI), Z16, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST 16(DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST 16(DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST 16(DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST 16(DI)(R9*2), Z16, Z13
-	VPSRLD        $0x02, Z15, Z16
-	VPANDD        Z0, Z16, Z16
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 20(DI), Z16, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z16, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z16, Z6
-	VPDPBUSD.BCST 20(DI)(R9*1), Z16, Z8
-	VPDPBUSD.BCST 20(DI)(CX*4), Z16, Z10
-	VPDPBUSD.BCST 20(DI)(R10*1), Z16, Z12
-	VPDPBUSD.BCST 20(DI)(R9*2), Z16, Z14
-	VPSRLD        $0x04, Z15, Z16
-	VPANDD        Z0, Z16, Z16
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 24(DI), Z16, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST 24(DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST 24(DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST 24(DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST 24(DI)(R9*2), Z16, Z13
-	VPSRLD        $0x06, Z15, Z15
-	VPANDD        Z0, Z15, Z15
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 28(DI), Z15, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z15, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z15, Z6
-	VPDPBUSD.BCST 28(DI)(R9*1), Z15, Z8
-	VPDPBUSD.BCST 28(DI)(CX*4), Z15, Z10
-	VPDPBUSD.BCST 28(DI)(R10*1), Z15, Z12
-	VPDPBUSD.BCST 28(DI)(R9*2), Z15, Z14
+	VMOVDQU32     (BX), Z8
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z8, Z9
+	VPDPBUSD.BCST (DI), Z9, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z9, Z2
+	VPDPBUSD.BCST (DI)(CX*2), Z9, Z3
+	VPDPBUSD.BCST (DI)(R9*1), Z9, Z4
+	VPDPBUSD.BCST (DI)(CX*4), Z9, Z5
+	VPDPBUSD.BCST (DI)(R10*1), Z9, Z6
+	VPDPBUSD.BCST (DI)(R9*2), Z9, Z7
+	VPSRLD        $0x02, Z8, Z9
+	VPANDD        Z0, Z9, Z9
+	VPDPBUSD.BCST 4(DI), Z9, Z1
+	VPDPBUSD.BCST 4(DI)(CX*1), Z9, Z2
+	VPDPBUSD.BCST 4(DI)(CX*2), Z9, Z3
+	VPDPBUSD.BCST 4(DI)(R9*1), Z9, Z4
+	VPDPBUSD.BCST 4(DI)(CX*4), Z9, Z5
+	VPDPBUSD.BCST 4(DI)(R10*1), Z9, Z6
+	VPDPBUSD.BCST 4(DI)(R9*2), Z9, Z7
+	VPSRLD        $0x04, Z8, Z9
+	VPANDD        Z0, Z9, Z9
+	VPDPBUSD.BCST 8(DI), Z9, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z9, Z2
+	VPDPBUSD.BCST 8(DI)(CX*2), Z9, Z3
+	VPDPBUSD.BCST 8(DI)(R9*1), Z9, Z4
+	VPDPBUSD.BCST 8(DI)(CX*4), Z9, Z5
+	VPDPBUSD.BCST 8(DI)(R10*1), Z9, Z6
+	VPDPBUSD.BCST 8(DI)(R9*2), Z9, Z7
+	VPSRLD        $0x06, Z8, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 12(DI), Z8, Z1
+	VPDPBUSD.BCST 12(DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST 12(DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST 12(DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST 12(DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST 12(DI)(R10*1), Z8, Z6
+	VPDPBUSD.BCST 12(DI)(R9*2), Z8, Z7
+	VMOVDQU32     64(BX), Z8
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z8, Z9
+	VPDPBUSD.BCST 16(DI), Z9, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z9, Z2
+	VPDPBUSD.BCST 16(DI)(CX*2), Z9, Z3
+	VPDPBUSD.BCST 16(DI)(R9*1), Z9, Z4
+	VPDPBUSD.BCST 16(DI)(CX*4), Z9, Z5
+	VPDPBUSD.BCST 16(DI)(R10*1), Z9, Z6
+	VPDPBUSD.BCST 16(DI)(R9*2), Z9, Z7
+	VPSRLD        $0x02, Z8, Z9
+	VPANDD        Z0, Z9, Z9
+	VPDPBUSD.BCST 20(DI), Z9, Z1
+	VPDPBUSD.BCST 20(DI)(CX*1), Z9, Z2
+	VPDPBUSD.BCST 20(DI)(CX*2), Z9, Z3
+	VPDPBUSD.BCST 20(DI)(R9*1), Z9, Z4
+	VPDPBUSD.BCST 20(DI)(CX*4), Z9, Z5
+	VPDPBUSD.BCST 20(DI)(R10*1), Z9, Z6
+	VPDPBUSD.BCST 20(DI)(R9*2), Z9, Z7
+	VPSRLD        $0x04, Z8, Z9
+	VPANDD        Z0, Z9, Z9
+	VPDPBUSD.BCST 24(DI), Z9, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z9, Z2
+	VPDPBUSD.BCST 24(DI)(CX*2), Z9, Z3
+	VPDPBUSD.BCST 24(DI)(R9*1), Z9, Z4
+	VPDPBUSD.BCST 24(DI)(CX*4), Z9, Z5
+	VPDPBUSD.BCST 24(DI)(R10*1), Z9, Z6
+	VPDPBUSD.BCST 24(DI)(R9*2), Z9, Z7
+	VPSRLD        $0x06, Z8, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 28(DI), Z8, Z1
+	VPDPBUSD.BCST 28(DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST 28(DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST 28(DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST 28(DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST 28(DI)(R10*1), Z8, Z6
+	VPDPBUSD.BCST 28(DI)(R9*2), Z8, Z7
 	ADDQ          $0x00000080, BX
 	ADDQ          $0x00000080, SI
 	ADDQ          $0x00000020, DI
@@ -5020,58 +7019,333 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (DI), Z2
-	VBROADCASTSS  4(DI), Z15
-	VFMADD213PS   Z15, Z2, Z1
+	VBROADCASTSS  (DI), Z8
+	VBROADCASTSS  4(DI), Z9
+	VFMADD213PS   Z9, Z8, Z1
 	VMOVUPS       Z1, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z4, Z3, Z3
-	VCVTDQ2PS     Z3, Z3
+	VCVTDQ2PS     Z2, Z2
 	VBROADCASTSS  16(DI), Z1
-	VBROADCASTSS  20(DI), Z2
+	VBROADCASTSS  20(DI), Z8
+	VFMADD213PS   Z8, Z1, Z2
+	VMOVUPS       Z2, (BX)
+	ADDQ          SI, BX
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
 	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z4, Z4
+	VBROADCASTSS  48(DI), Z1
+	VBROADCASTSS  52(DI), Z2
+	VFMADD213PS   Z2, Z1, Z4
+	VMOVUPS       Z4, (BX)
+	ADDQ          SI, BX
 	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  32(DI), Z1
-	VBROADCASTSS  36(DI), Z2
+	VBROADCASTSS  64(DI), Z1
+	VBROADCASTSS  68(DI), Z2
 	VFMADD213PS   Z2, Z1, Z5
 	VMOVUPS       Z5, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z8, Z7, Z7
-	VCVTDQ2PS     Z7, Z7
-	VBROADCASTSS  48(DI), Z1
-	VBROADCASTSS  52(DI), Z2
-	VFMADD213PS   Z2, Z1, Z7
-	VMOVUPS       Z7, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z10, Z9, Z9
-	VCVTDQ2PS     Z9, Z9
-	VBROADCASTSS  64(DI), Z1
-	VBROADCASTSS  68(DI), Z2
-	VFMADD213PS   Z2, Z1, Z9
-	VMOVUPS       Z9, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z12, Z11, Z11
-	VCVTDQ2PS     Z11, Z11
+	VCVTDQ2PS     Z6, Z6
 	VBROADCASTSS  80(DI), Z1
 	VBROADCASTSS  84(DI), Z2
-	VFMADD213PS   Z2, Z1, Z11
-	VMOVUPS       Z11, (BX)
+	VFMADD213PS   Z2, Z1, Z6
+	VMOVUPS       Z6, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z14, Z13, Z13
-	VCVTDQ2PS     Z13, Z13
+	VCVTDQ2PS     Z7, Z7
 	VBROADCASTSS  96(DI), Z1
 	VBROADCASTSS  100(DI), Z2
-	VFMADD213PS   Z2, Z1, Z13
-	VMOVUPS       Z13, (BX)
+	VFMADD213PS   Z2, Z1, Z7
+	VMOVUPS       Z7, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
+	VZEROUPPER
+	RET
+
+// func weights2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+TEXT ·weights2x7AVX512(SB), NOSPLIT, $0-136
+	MOVQ         at+80(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+72(FP), DX
+	MOVL         $0x03030303, BX
+	VPBROADCASTD BX, Z0
+	MOVL         $0x44000000, BX
+	VPBROADCASTD BX, Z1
+	MOVL         $0x443fb99a, BX
+	VPBROADCASTD BX, Z2
+	MOVQ         sums+104(FP), BX
+	VMOVUPS      (BX), Z3
+	VMOVUPS      64(BX), Z4
+	VMOVUPS      128(BX), Z5
+	VMOVUPS      192(BX), Z6
+	VMOVUPS      256(BX), Z7
+	VMOVUPS      320(BX), Z8
+	VMOVUPS      384(BX), Z9
+
+page:
+	LEAQ    32(AX), SI
+	MOVQ    last+96(FP), BX
+	CMPQ    SI, BX
+	CMOVQHI BX, SI
+	MOVLQSX (SI), SI
+	MOVQ    SI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    BX, SI
+	MOVLQSX (AX), BX
+	MOVQ    BX, DI
+	ANDQ    $0x0f, DI
+	IMULQ   pageBytes+64(FP), DI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    DI, BX
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	VXORPS  Z13, Z13, Z13
+	VXORPS  Z14, Z14, Z14
+	VXORPS  Z15, Z15, Z15
+	VXORPS  Z16, Z16, Z16
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
+	LEAQ    (CX)(CX*4), R10
+
+runs0:
+	VMOVDQU32     (BX), Z17
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z17, Z18
+	VPDPBUSD.BCST (DI), Z18, Z10
+	VPDPBUSD.BCST (DI)(CX*1), Z18, Z11
+	VPDPBUSD.BCST (DI)(CX*2), Z18, Z12
+	VPDPBUSD.BCST (DI)(R9*1), Z18, Z13
+	VPDPBUSD.BCST (DI)(CX*4), Z18, Z14
+	VPDPBUSD.BCST (DI)(R10*1), Z18, Z15
+	VPDPBUSD.BCST (DI)(R9*2), Z18, Z16
+	VPSRLD        $0x02, Z17, Z18
+	VPANDD        Z0, Z18, Z18
+	VPDPBUSD.BCST 4(DI), Z18, Z10
+	VPDPBUSD.BCST 4(DI)(CX*1), Z18, Z11
+	VPDPBUSD.BCST 4(DI)(CX*2), Z18, Z12
+	VPDPBUSD.BCST 4(DI)(R9*1), Z18, Z13
+	VPDPBUSD.BCST 4(DI)(CX*4), Z18, Z14
+	VPDPBUSD.BCST 4(DI)(R10*1), Z18, Z15
+	VPDPBUSD.BCST 4(DI)(R9*2), Z18, Z16
+	VPSRLD        $0x04, Z17, Z18
+	VPANDD        Z0, Z18, Z18
+	VPDPBUSD.BCST 8(DI), Z18, Z10
+	VPDPBUSD.BCST 8(DI)(CX*1), Z18, Z11
+	VPDPBUSD.BCST 8(DI)(CX*2), Z18, Z12
+	VPDPBUSD.BCST 8(DI)(R9*1), Z18, Z13
+	VPDPBUSD.BCST 8(DI)(CX*4), Z18, Z14
+	VPDPBUSD.BCST 8(DI)(R10*1), Z18, Z15
+	VPDPBUSD.BCST 8(DI)(R9*2), Z18, Z16
+	VPSRLD        $0x06, Z17, Z17
+	VPANDD        Z0, Z17, Z17
+	VPDPBUSD.BCST 12(DI), Z17, Z10
+	VPDPBUSD.BCST 12(DI)(CX*1), Z17, Z11
+	VPDPBUSD.BCST 12(DI)(CX*2), Z17, Z12
+	VPDPBUSD.BCST 12(DI)(R9*1), Z17, Z13
+	VPDPBUSD.BCST 12(DI)(CX*4), Z17, Z14
+	VPDPBUSD.BCST 12(DI)(R10*1), Z17, Z15
+	VPDPBUSD.BCST 12(DI)(R9*2), Z17, Z16
+	VMOVDQU32     64(BX), Z17
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z17, Z18
+	VPDPBUSD.BCST 16(DI), Z18, Z10
+	VPDPBUSD.BCST 16(DI)(CX*1), Z18, Z11
+	VPDPBUSD.BCST 16(DI)(CX*2), Z18, Z12
+	VPDPBUSD.BCST 16(DI)(R9*1), Z18, Z13
+	VPDPBUSD.BCST 16(DI)(CX*4), Z18, Z14
+	VPDPBUSD.BCST 16(DI)(R10*1), Z18, Z15
+	VPDPBUSD.BCST 16(DI)(R9*2), Z18, Z16
+	VPSRLD        $0x02, Z17, Z18
+	VPANDD        Z0, Z18, Z18
+	VPDPBUSD.BCST 20(DI), Z18, Z10
+	VPDPBUSD.BCST 20(DI)(CX*1), Z18, Z11
+	VPDPBUSD.BCST 20(DI)(CX*2), Z18, Z12
+	VPDPBUSD.BCST 20(DI)(R9*1), Z18, Z13
+	VPDPBUSD.BCST 20(DI)(CX*4), Z18, Z14
+	VPDPBUSD.BCST 20(DI)(R10*1), Z18, Z15
+	VPDPBUSD.BCST 20(DI)(R9*2), Z18, Z16
+	VPSRLD        $0x04, Z17, Z18
+	VPANDD        Z0, Z18, Z18
+	VPDPBUSD.BCST 24(DI), Z18, Z10
+	VPDPBUSD.BCST 24(DI)(CX*1), Z18, Z11
+	VPDPBUSD.BCST 24(DI)(CX*2), Z18, Z12
+	VPDPBUSD.BCST 24(DI)(R9*1), Z18, Z13
+	VPDPBUSD.BCST 24(DI)(CX*4), Z18, Z14
+	VPDPBUSD.BCST 24(DI)(R10*1), Z18, Z15
+	VPDPBUSD.BCST 24(DI)(R9*2), Z18, Z16
+	VPSRLD        $0x06, Z17, Z17
+	VPANDD        Z0, Z17, Z17
+	VPDPBUSD.BCST 28(DI), Z17, Z10
+	VPDPBUSD.BCST 28(DI)(CX*1), Z17, Z11
+	VPDPBUSD.BCST 28(DI)(CX*2), Z17, Z12
+	VPDPBUSD.BCST 28(DI)(R9*1), Z17, Z13
+	VPDPBUSD.BCST 28(DI)(CX*4), Z17, Z14
+	VPDPBUSD.BCST 28(DI)(R10*1), Z17, Z15
+	VPDPBUSD.BCST 28(DI)(R9*2), Z17, Z16
+	ADDQ          $0x00000080, BX
+	ADDQ          $0x00000080, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	MOVQ          counts+128(FP), R8
+	MOVQ          least+112(FP), R9
+	MOVQ          packed+120(FP), R10
+	VCVTDQ2PS     Z10, Z10
+	VBROADCASTSS  (DI), Z17
+	VBROADCASTSS  4(DI), Z18
+	VFMADD213PS   Z18, Z17, Z10
+	VMINPS        Z2, Z10, Z10
+	VMAXPS        Z1, Z10, Z10
+	VPSLLD        $0x09, Z10, Z10
+	VADDPS        Z10, Z3, Z3
+	VCMPPS.BCST   $0x1d, (R9), Z10, K1
+	VCOMPRESSPS.Z Z10, K1, Z17
+	MOVQ          (R8), R11
+	VMOVUPS       Z17, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, (R8)
+	VMOVUPS       Z10, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z11, Z11
+	VBROADCASTSS  16(DI), Z10
+	VBROADCASTSS  20(DI), Z17
+	VFMADD213PS   Z17, Z10, Z11
+	VMINPS        Z2, Z11, Z11
+	VMAXPS        Z1, Z11, Z11
+	VPSLLD        $0x09, Z11, Z11
+	VADDPS        Z11, Z4, Z4
+	VCMPPS.BCST   $0x1d, 4(R9), Z11, K1
+	VCOMPRESSPS.Z Z11, K1, Z10
+	MOVQ          8(R8), R11
+	VMOVUPS       Z10, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 8(R8)
+	VMOVUPS       Z11, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z12, Z12
+	VBROADCASTSS  32(DI), Z10
+	VBROADCASTSS  36(DI), Z11
+	VFMADD213PS   Z11, Z10, Z12
+	VMINPS        Z2, Z12, Z12
+	VMAXPS        Z1, Z12, Z12
+	VPSLLD        $0x09, Z12, Z12
+	VADDPS        Z12, Z5, Z5
+	VCMPPS.BCST   $0x1d, 8(R9), Z12, K1
+	VCOMPRESSPS.Z Z12, K1, Z10
+	MOVQ          16(R8), R11
+	VMOVUPS       Z10, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 16(R8)
+	VMOVUPS       Z12, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z13, Z13
+	VBROADCASTSS  48(DI), Z10
+	VBROADCASTSS  52(DI), Z11
+	VFMADD213PS   Z11, Z10, Z13
+	VMINPS        Z2, Z13, Z13
+	VMAXPS        Z1, Z13, Z13
+	VPSLLD        $0x09, Z13, Z13
+	VADDPS        Z13, Z6, Z6
+	VCMPPS.BCST   $0x1d, 12(R9), Z13, K1
+	VCOMPRESSPS.Z Z13, K1, Z10
+	MOVQ          24(R8), R11
+	VMOVUPS       Z10, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 24(R8)
+	VMOVUPS       Z13, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z14, Z14
+	VBROADCASTSS  64(DI), Z10
+	VBROADCASTSS  68(DI), Z11
+	VFMADD213PS   Z11, Z10, Z14
+	VMINPS        Z2, Z14, Z14
+	VMAXPS        Z1, Z14, Z14
+	VPSLLD        $0x09, Z14, Z14
+	VADDPS        Z14, Z7, Z7
+	VCMPPS.BCST   $0x1d, 16(R9), Z14, K1
+	VCOMPRESSPS.Z Z14, K1, Z10
+	MOVQ          32(R8), R11
+	VMOVUPS       Z10, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 32(R8)
+	VMOVUPS       Z14, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z15, Z15
+	VBROADCASTSS  80(DI), Z10
+	VBROADCASTSS  84(DI), Z11
+	VFMADD213PS   Z11, Z10, Z15
+	VMINPS        Z2, Z15, Z15
+	VMAXPS        Z1, Z15, Z15
+	VPSLLD        $0x09, Z15, Z15
+	VADDPS        Z15, Z8, Z8
+	VCMPPS.BCST   $0x1d, 20(R9), Z15, K1
+	VCOMPRESSPS.Z Z15, K1, Z10
+	MOVQ          40(R8), R11
+	VMOVUPS       Z10, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 40(R8)
+	VMOVUPS       Z15, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z16, Z16
+	VBROADCASTSS  96(DI), Z10
+	VBROADCASTSS  100(DI), Z11
+	VFMADD213PS   Z11, Z10, Z16
+	VMINPS        Z2, Z16, Z16
+	VMAXPS        Z1, Z16, Z16
+	VPSLLD        $0x09, Z16, Z16
+	VADDPS        Z16, Z9, Z9
+	VCMPPS.BCST   $0x1d, 24(R9), Z16, K1
+	VCOMPRESSPS.Z Z16, K1, Z10
+	MOVQ          48(R8), SI
+	VMOVUPS       Z10, (R10)(SI*4)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	ADDQ          SI, 48(R8)
+	VMOVUPS       Z16, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
+	JNZ           page
+	MOVQ          sums+104(FP), AX
+	VMOVUPS       Z3, (AX)
+	VMOVUPS       Z4, 64(AX)
+	VMOVUPS       Z5, 128(AX)
+	VMOVUPS       Z6, 192(AX)
+	VMOVUPS       Z7, 256(AX)
+	VMOVUPS       Z8, 320(AX)
+	VMOVUPS       Z9, 384(AX)
 	VZEROUPPER
 	RET
 
@@ -5085,7 +7359,7 @@ TEXT ·block4x7AVX512(SB), NOSPLIT, $0-104
 	VPBROADCASTD BX, Z0
 
 page:
-	LEAQ    16(AX), SI
+	LEAQ    32(AX), SI
 	MOVQ    last+96(FP), BX
 	CMPQ    SI, BX
 	CMOVQHI BX, SI
@@ -5114,109 +7388,88 @@ page:
 	VXORPS  Z5, Z5, Z5
 	VXORPS  Z6, Z6, Z6
 	VXORPS  Z7, Z7, Z7
-	VXORPS  Z8, Z8, Z8
-	VXORPS  Z9, Z9, Z9
-	VXORPS  Z10, Z10, Z10
-	VXORPS  Z11, Z11, Z11
-	VXORPS  Z12, Z12, Z12
-	VXORPS  Z13, Z13, Z13
-	VXORPS  Z14, Z14, Z14
 	MOVQ    q+16(FP), DI
 	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
+	LEAQ    (CX)(CX*4), R10
 
 runs0:
-	VMOVDQU32     (BX), Z15
-	PREFETCHT0    (SI)
-	VPANDD        Z0, Z15, Z16
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST (DI), Z16, Z1
-	VPDPBUSD.BCST (DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST (DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST (DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST (DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST (DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST (DI)(R9*2), Z16, Z13
-	VPSRLD        $0x04, Z15, Z15
-	VPANDD        Z0, Z15, Z15
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 4(DI), Z15, Z2
-	VPDPBUSD.BCST 4(DI)(CX*1), Z15, Z4
-	VPDPBUSD.BCST 4(DI)(CX*2), Z15, Z6
-	VPDPBUSD.BCST 4(DI)(R9*1), Z15, Z8
-	VPDPBUSD.BCST 4(DI)(CX*4), Z15, Z10
-	VPDPBUSD.BCST 4(DI)(R10*1), Z15, Z12
-	VPDPBUSD.BCST 4(DI)(R9*2), Z15, Z14
-	VMOVDQU32     64(BX), Z15
-	PREFETCHT0    64(SI)
-	VPANDD        Z0, Z15, Z16
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 8(DI), Z16, Z1
-	VPDPBUSD.BCST 8(DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST 8(DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST 8(DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST 8(DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST 8(DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST 8(DI)(R9*2), Z16, Z13
-	VPSRLD        $0x04, Z15, Z15
-	VPANDD        Z0, Z15, Z15
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 12(DI), Z15, Z2
-	VPDPBUSD.BCST 12(DI)(CX*1), Z15, Z4
-	VPDPBUSD.BCST 12(DI)(CX*2), Z15, Z6
-	VPDPBUSD.BCST 12(DI)(R9*1), Z15, Z8
-	VPDPBUSD.BCST 12(DI)(CX*4), Z15, Z10
-	VPDPBUSD.BCST 12(DI)(R10*1), Z15, Z12
-	VPDPBUSD.BCST 12(DI)(R9*2), Z15, Z14
-	VMOVDQU32     128(BX), Z15
-	PREFETCHT0    128(SI)
-	VPANDD        Z0, Z15, Z16
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 16(DI), Z16, Z1
-	VPDPBUSD.BCST 16(DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST 16(DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST 16(DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST 16(DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST 16(DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST 16(DI)(R9*2), Z16, Z13
-	VPSRLD        $0x04, Z15, Z15
-	VPANDD        Z0, Z15, Z15
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 20(DI), Z15, Z2
-	VPDPBUSD.BCST 20(DI)(CX*1), Z15, Z4
-	VPDPBUSD.BCST 20(DI)(CX*2), Z15, Z6
-	VPDPBUSD.BCST 20(DI)(R9*1), Z15, Z8
-	VPDPBUSD.BCST 20(DI)(CX*4), Z15, Z10
-	VPDPBUSD.BCST 20(DI)(R10*1), Z15, Z12
-	VPDPBUSD.BCST 20(DI)(R9*2), Z15, Z14
-	VMOVDQU32     192(BX), Z15
-	PREFETCHT0    192(SI)
-	VPANDD        Z0, Z15, Z16
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 24(DI), Z16, Z1
-	VPDPBUSD.BCST 24(DI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST 24(DI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST 24(DI)(R9*1), Z16, Z7
-	VPDPBUSD.BCST 24(DI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST 24(DI)(R10*1), Z16, Z11
-	VPDPBUSD.BCST 24(DI)(R9*2), Z16, Z13
-	VPSRLD        $0x04, Z15, Z15
-	VPANDD        Z0, Z15, Z15
-	LEAQ          (CX)(CX*2), R9
-	LEAQ          (CX)(CX*4), R10
-	VPDPBUSD.BCST 28(DI), Z15, Z2
-	VPDPBUSD.BCST 28(DI)(CX*1), Z15, Z4
-	VPDPBUSD.BCST 28(DI)(CX*2), Z15, Z6
-	VPDPBUSD.BCST 28(DI)(R9*1), Z15, Z8
-	VPDPBUSD.BCST 28(DI)(CX*4), Z15, Z10
-	VPDPBUSD.BCST 28(DI)(R10*1), Z15, Z12
-	VPDPBUSD.BCST 28(DI)(R9*2), Z15, Z14
+	VMOVDQU32     (BX), Z8
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z8, Z9
+	VPDPBUSD.BCST (DI), Z9, Z1
+	VPDPBUSD.BCST (DI)(CX*1), Z9, Z2
+	VPDPBUSD.BCST (DI)(CX*2), Z9, Z3
+	VPDPBUSD.BCST (DI)(R9*1), Z9, Z4
+	VPDPBUSD.BCST (DI)(CX*4), Z9, Z5
+	VPDPBUSD.BCST (DI)(R10*1), Z9, Z6
+	VPDPBUSD.BCST (DI)(R9*2), Z9, Z7
+	VPSRLD        $0x04, Z8, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 4(DI), Z8, Z1
+	VPDPBUSD.BCST 4(DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST 4(DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST 4(DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST 4(DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST 4(DI)(R10*1), Z8, Z6
+	VPDPBUSD.BCST 4(DI)(R9*2), Z8, Z7
+	VMOVDQU32     64(BX), Z8
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z8, Z9
+	VPDPBUSD.BCST 8(DI), Z9, Z1
+	VPDPBUSD.BCST 8(DI)(CX*1), Z9, Z2
+	VPDPBUSD.BCST 8(DI)(CX*2), Z9, Z3
+	VPDPBUSD.BCST 8(DI)(R9*1), Z9, Z4
+	VPDPBUSD.BCST 8(DI)(CX*4), Z9, Z5
+	VPDPBUSD.BCST 8(DI)(R10*1), Z9, Z6
+	VPDPBUSD.BCST 8(DI)(R9*2), Z9, Z7
+	VPSRLD        $0x04, Z8, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 12(DI), Z8, Z1
+	VPDPBUSD.BCST 12(DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST 12(DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST 12(DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST 12(DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST 12(DI)(R10*1), Z8, Z6
+	VPDPBUSD.BCST 12(DI)(R9*2), Z8, Z7
+	VMOVDQU32     128(BX), Z8
+	PREFETCHT1    128(SI)
+	VPANDD        Z0, Z8, Z9
+	VPDPBUSD.BCST 16(DI), Z9, Z1
+	VPDPBUSD.BCST 16(DI)(CX*1), Z9, Z2
+	VPDPBUSD.BCST 16(DI)(CX*2), Z9, Z3
+	VPDPBUSD.BCST 16(DI)(R9*1), Z9, Z4
+	VPDPBUSD.BCST 16(DI)(CX*4), Z9, Z5
+	VPDPBUSD.BCST 16(DI)(R10*1), Z9, Z6
+	VPDPBUSD.BCST 16(DI)(R9*2), Z9, Z7
+	VPSRLD        $0x04, Z8, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 20(DI), Z8, Z1
+	VPDPBUSD.BCST 20(DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST 20(DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST 20(DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST 20(DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST 20(DI)(R10*1), Z8, Z6
+	VPDPBUSD.BCST 20(DI)(R9*2), Z8, Z7
+	VMOVDQU32     192(BX), Z8
+	PREFETCHT1    192(SI)
+	VPANDD        Z0, Z8, Z9
+	VPDPBUSD.BCST 24(DI), Z9, Z1
+	VPDPBUSD.BCST 24(DI)(CX*1), Z9, Z2
+	VPDPBUSD.BCST 24(DI)(CX*2), Z9, Z3
+	VPDPBUSD.BCST 24(DI)(R9*1), Z9, Z4
+	VPDPBUSD.BCST 24(DI)(CX*4), Z9, Z5
+	VPDPBUSD.BCST 24(DI)(R10*1), Z9, Z6
+	VPDPBUSD.BCST 24(DI)(R9*2), Z9, Z7
+	VPSRLD        $0x04, Z8, Z8
+	VPANDD        Z0, Z8, Z8
+	VPDPBUSD.BCST 28(DI), Z8, Z1
+	VPDPBUSD.BCST 28(DI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST 28(DI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST 28(DI)(R9*1), Z8, Z4
+	VPDPBUSD.BCST 28(DI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST 28(DI)(R10*1), Z8, Z6
+	VPDPBUSD.BCST 28(DI)(R9*2), Z8, Z7
 	ADDQ          $0x00000100, BX
 	ADDQ          $0x00000100, SI
 	ADDQ          $0x00000020, DI
@@ -5226,58 +7479,335 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	VPADDD        Z2, Z1, Z1
 	VCVTDQ2PS     Z1, Z1
-	VBROADCASTSS  (DI), Z2
-	VBROADCASTSS  4(DI), Z15
-	VFMADD213PS   Z15, Z2, Z1
+	VBROADCASTSS  (DI), Z8
+	VBROADCASTSS  4(DI), Z9
+	VFMADD213PS   Z9, Z8, Z1
 	VMOVUPS       Z1, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z4, Z3, Z3
-	VCVTDQ2PS     Z3, Z3
+	VCVTDQ2PS     Z2, Z2
 	VBROADCASTSS  16(DI), Z1
-	VBROADCASTSS  20(DI), Z2
+	VBROADCASTSS  20(DI), Z8
+	VFMADD213PS   Z8, Z1, Z2
+	VMOVUPS       Z2, (BX)
+	ADDQ          SI, BX
+	VCVTDQ2PS     Z3, Z3
+	VBROADCASTSS  32(DI), Z1
+	VBROADCASTSS  36(DI), Z2
 	VFMADD213PS   Z2, Z1, Z3
 	VMOVUPS       Z3, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z6, Z5, Z5
+	VCVTDQ2PS     Z4, Z4
+	VBROADCASTSS  48(DI), Z1
+	VBROADCASTSS  52(DI), Z2
+	VFMADD213PS   Z2, Z1, Z4
+	VMOVUPS       Z4, (BX)
+	ADDQ          SI, BX
 	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  32(DI), Z1
-	VBROADCASTSS  36(DI), Z2
+	VBROADCASTSS  64(DI), Z1
+	VBROADCASTSS  68(DI), Z2
 	VFMADD213PS   Z2, Z1, Z5
 	VMOVUPS       Z5, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z8, Z7, Z7
-	VCVTDQ2PS     Z7, Z7
-	VBROADCASTSS  48(DI), Z1
-	VBROADCASTSS  52(DI), Z2
-	VFMADD213PS   Z2, Z1, Z7
-	VMOVUPS       Z7, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z10, Z9, Z9
-	VCVTDQ2PS     Z9, Z9
-	VBROADCASTSS  64(DI), Z1
-	VBROADCASTSS  68(DI), Z2
-	VFMADD213PS   Z2, Z1, Z9
-	VMOVUPS       Z9, (BX)
-	ADDQ          SI, BX
-	VPADDD        Z12, Z11, Z11
-	VCVTDQ2PS     Z11, Z11
+	VCVTDQ2PS     Z6, Z6
 	VBROADCASTSS  80(DI), Z1
 	VBROADCASTSS  84(DI), Z2
-	VFMADD213PS   Z2, Z1, Z11
-	VMOVUPS       Z11, (BX)
+	VFMADD213PS   Z2, Z1, Z6
+	VMOVUPS       Z6, (BX)
 	ADDQ          SI, BX
-	VPADDD        Z14, Z13, Z13
-	VCVTDQ2PS     Z13, Z13
+	VCVTDQ2PS     Z7, Z7
 	VBROADCASTSS  96(DI), Z1
 	VBROADCASTSS  100(DI), Z2
-	VFMADD213PS   Z2, Z1, Z13
-	VMOVUPS       Z13, (BX)
+	VFMADD213PS   Z2, Z1, Z7
+	VMOVUPS       Z7, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
+	VZEROUPPER
+	RET
+
+// func weights4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+TEXT ·weights4x7AVX512(SB), NOSPLIT, $0-136
+	MOVQ         at+80(FP), AX
+	MOVQ         qHead+24(FP), CX
+	MOVQ         dim+72(FP), DX
+	MOVL         $0x0f0f0f0f, BX
+	VPBROADCASTD BX, Z0
+	MOVL         $0x44000000, BX
+	VPBROADCASTD BX, Z1
+	MOVL         $0x443fb99a, BX
+	VPBROADCASTD BX, Z2
+	MOVQ         sums+104(FP), BX
+	VMOVUPS      (BX), Z3
+	VMOVUPS      64(BX), Z4
+	VMOVUPS      128(BX), Z5
+	VMOVUPS      192(BX), Z6
+	VMOVUPS      256(BX), Z7
+	VMOVUPS      320(BX), Z8
+	VMOVUPS      384(BX), Z9
+
+page:
+	LEAQ    32(AX), SI
+	MOVQ    last+96(FP), BX
+	CMPQ    SI, BX
+	CMOVQHI BX, SI
+	MOVLQSX (SI), SI
+	MOVQ    SI, BX
+	ANDQ    $0x0f, BX
+	IMULQ   pageBytes+64(FP), BX
+	SHRQ    $0x04, SI
+	IMULQ   blockBytes+48(FP), SI
+	ADDQ    plane+40(FP), SI
+	ADDQ    headBytes+56(FP), SI
+	ADDQ    BX, SI
+	MOVLQSX (AX), BX
+	MOVQ    BX, DI
+	ANDQ    $0x0f, DI
+	IMULQ   pageBytes+64(FP), DI
+	SHRQ    $0x04, BX
+	IMULQ   blockBytes+48(FP), BX
+	ADDQ    plane+40(FP), BX
+	ADDQ    headBytes+56(FP), BX
+	ADDQ    DI, BX
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	VXORPS  Z13, Z13, Z13
+	VXORPS  Z14, Z14, Z14
+	VXORPS  Z15, Z15, Z15
+	VXORPS  Z16, Z16, Z16
+	MOVQ    q+16(FP), DI
+	MOVQ    DX, R8
+	LEAQ    (CX)(CX*2), R9
+	LEAQ    (CX)(CX*4), R10
+
+runs0:
+	VMOVDQU32     (BX), Z17
+	PREFETCHT1    (SI)
+	VPANDD        Z0, Z17, Z18
+	VPDPBUSD.BCST (DI), Z18, Z10
+	VPDPBUSD.BCST (DI)(CX*1), Z18, Z11
+	VPDPBUSD.BCST (DI)(CX*2), Z18, Z12
+	VPDPBUSD.BCST (DI)(R9*1), Z18, Z13
+	VPDPBUSD.BCST (DI)(CX*4), Z18, Z14
+	VPDPBUSD.BCST (DI)(R10*1), Z18, Z15
+	VPDPBUSD.BCST (DI)(R9*2), Z18, Z16
+	VPSRLD        $0x04, Z17, Z17
+	VPANDD        Z0, Z17, Z17
+	VPDPBUSD.BCST 4(DI), Z17, Z10
+	VPDPBUSD.BCST 4(DI)(CX*1), Z17, Z11
+	VPDPBUSD.BCST 4(DI)(CX*2), Z17, Z12
+	VPDPBUSD.BCST 4(DI)(R9*1), Z17, Z13
+	VPDPBUSD.BCST 4(DI)(CX*4), Z17, Z14
+	VPDPBUSD.BCST 4(DI)(R10*1), Z17, Z15
+	VPDPBUSD.BCST 4(DI)(R9*2), Z17, Z16
+	VMOVDQU32     64(BX), Z17
+	PREFETCHT1    64(SI)
+	VPANDD        Z0, Z17, Z18
+	VPDPBUSD.BCST 8(DI), Z18, Z10
+	VPDPBUSD.BCST 8(DI)(CX*1), Z18, Z11
+	VPDPBUSD.BCST 8(DI)(CX*2), Z18, Z12
+	VPDPBUSD.BCST 8(DI)(R9*1), Z18, Z13
+	VPDPBUSD.BCST 8(DI)(CX*4), Z18, Z14
+	VPDPBUSD.BCST 8(DI)(R10*1), Z18, Z15
+	VPDPBUSD.BCST 8(DI)(R9*2), Z18, Z16
+	VPSRLD        $0x04, Z17, Z17
+	VPANDD        Z0, Z17, Z17
+	VPDPBUSD.BCST 12(DI), Z17, Z10
+	VPDPBUSD.BCST 12(DI)(CX*1), Z17, Z11
+	VPDPBUSD.BCST 12(DI)(CX*2), Z17, Z12
+	VPDPBUSD.BCST 12(DI)(R9*1), Z17, Z13
+	VPDPBUSD.BCST 12(DI)(CX*4), Z17, Z14
+	VPDPBUSD.BCST 12(DI)(R10*1), Z17, Z15
+	VPDPBUSD.BCST 12(DI)(R9*2), Z17, Z16
+	VMOVDQU32     128(BX), Z17
+	PREFETCHT1    128(SI)
+	VPANDD        Z0, Z17, Z18
+	VPDPBUSD.BCST 16(DI), Z18, Z10
+	VPDPBUSD.BCST 16(DI)(CX*1), Z18, Z11
+	VPDPBUSD.BCST 16(DI)(CX*2), Z18, Z12
+	VPDPBUSD.BCST 16(DI)(R9*1), Z18, Z13
+	VPDPBUSD.BCST 16(DI)(CX*4), Z18, Z14
+	VPDPBUSD.BCST 16(DI)(R10*1), Z18, Z15
+	VPDPBUSD.BCST 16(DI)(R9*2), Z18, Z16
+	VPSRLD        $0x04, Z17, Z17
+	VPANDD        Z0, Z17, Z17
+	VPDPBUSD.BCST 20(DI), Z17, Z10
+	VPDPBUSD.BCST 20(DI)(CX*1), Z17, Z11
+	VPDPBUSD.BCST 20(DI)(CX*2), Z17, Z12
+	VPDPBUSD.BCST 20(DI)(R9*1), Z17, Z13
+	VPDPBUSD.BCST 20(DI)(CX*4), Z17, Z14
+	VPDPBUSD.BCST 20(DI)(R10*1), Z17, Z15
+	VPDPBUSD.BCST 20(DI)(R9*2), Z17, Z16
+	VMOVDQU32     192(BX), Z17
+	PREFETCHT1    192(SI)
+	VPANDD        Z0, Z17, Z18
+	VPDPBUSD.BCST 24(DI), Z18, Z10
+	VPDPBUSD.BCST 24(DI)(CX*1), Z18, Z11
+	VPDPBUSD.BCST 24(DI)(CX*2), Z18, Z12
+	VPDPBUSD.BCST 24(DI)(R9*1), Z18, Z13
+	VPDPBUSD.BCST 24(DI)(CX*4), Z18, Z14
+	VPDPBUSD.BCST 24(DI)(R10*1), Z18, Z15
+	VPDPBUSD.BCST 24(DI)(R9*2), Z18, Z16
+	VPSRLD        $0x04, Z17, Z17
+	VPANDD        Z0, Z17, Z17
+	VPDPBUSD.BCST 28(DI), Z17, Z10
+	VPDPBUSD.BCST 28(DI)(CX*1), Z17, Z11
+	VPDPBUSD.BCST 28(DI)(CX*2), Z17, Z12
+	VPDPBUSD.BCST 28(DI)(R9*1), Z17, Z13
+	VPDPBUSD.BCST 28(DI)(CX*4), Z17, Z14
+	VPDPBUSD.BCST 28(DI)(R10*1), Z17, Z15
+	VPDPBUSD.BCST 28(DI)(R9*2), Z17, Z16
+	ADDQ          $0x00000100, BX
+	ADDQ          $0x00000100, SI
+	ADDQ          $0x00000020, DI
+	SUBQ          $0x20, R8
+	JNZ           runs0
+	MOVQ          dst+0(FP), BX
+	MOVQ          ld+8(FP), SI
+	MOVQ          affine+32(FP), DI
+	SHLQ          $0x02, SI
+	MOVQ          counts+128(FP), R8
+	MOVQ          least+112(FP), R9
+	MOVQ          packed+120(FP), R10
+	VCVTDQ2PS     Z10, Z10
+	VBROADCASTSS  (DI), Z17
+	VBROADCASTSS  4(DI), Z18
+	VFMADD213PS   Z18, Z17, Z10
+	VMINPS        Z2, Z10, Z10
+	VMAXPS        Z1, Z10, Z10
+	VPSLLD        $0x09, Z10, Z10
+	VADDPS        Z10, Z3, Z3
+	VCMPPS.BCST   $0x1d, (R9), Z10, K1
+	VCOMPRESSPS.Z Z10, K1, Z17
+	MOVQ          (R8), R11
+	VMOVUPS       Z17, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, (R8)
+	VMOVUPS       Z10, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z11, Z11
+	VBROADCASTSS  16(DI), Z10
+	VBROADCASTSS  20(DI), Z17
+	VFMADD213PS   Z17, Z10, Z11
+	VMINPS        Z2, Z11, Z11
+	VMAXPS        Z1, Z11, Z11
+	VPSLLD        $0x09, Z11, Z11
+	VADDPS        Z11, Z4, Z4
+	VCMPPS.BCST   $0x1d, 4(R9), Z11, K1
+	VCOMPRESSPS.Z Z11, K1, Z10
+	MOVQ          8(R8), R11
+	VMOVUPS       Z10, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 8(R8)
+	VMOVUPS       Z11, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z12, Z12
+	VBROADCASTSS  32(DI), Z10
+	VBROADCASTSS  36(DI), Z11
+	VFMADD213PS   Z11, Z10, Z12
+	VMINPS        Z2, Z12, Z12
+	VMAXPS        Z1, Z12, Z12
+	VPSLLD        $0x09, Z12, Z12
+	VADDPS        Z12, Z5, Z5
+	VCMPPS.BCST   $0x1d, 8(R9), Z12, K1
+	VCOMPRESSPS.Z Z12, K1, Z10
+	MOVQ          16(R8), R11
+	VMOVUPS       Z10, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 16(R8)
+	VMOVUPS       Z12, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z13, Z13
+	VBROADCASTSS  48(DI), Z10
+	VBROADCASTSS  52(DI), Z11
+	VFMADD213PS   Z11, Z10, Z13
+	VMINPS        Z2, Z13, Z13
+	VMAXPS        Z1, Z13, Z13
+	VPSLLD        $0x09, Z13, Z13
+	VADDPS        Z13, Z6, Z6
+	VCMPPS.BCST   $0x1d, 12(R9), Z13, K1
+	VCOMPRESSPS.Z Z13, K1, Z10
+	MOVQ          24(R8), R11
+	VMOVUPS       Z10, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 24(R8)
+	VMOVUPS       Z13, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z14, Z14
+	VBROADCASTSS  64(DI), Z10
+	VBROADCASTSS  68(DI), Z11
+	VFMADD213PS   Z11, Z10, Z14
+	VMINPS        Z2, Z14, Z14
+	VMAXPS        Z1, Z14, Z14
+	VPSLLD        $0x09, Z14, Z14
+	VADDPS        Z14, Z7, Z7
+	VCMPPS.BCST   $0x1d, 16(R9), Z14, K1
+	VCOMPRESSPS.Z Z14, K1, Z10
+	MOVQ          32(R8), R11
+	VMOVUPS       Z10, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 32(R8)
+	VMOVUPS       Z14, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z15, Z15
+	VBROADCASTSS  80(DI), Z10
+	VBROADCASTSS  84(DI), Z11
+	VFMADD213PS   Z11, Z10, Z15
+	VMINPS        Z2, Z15, Z15
+	VMAXPS        Z1, Z15, Z15
+	VPSLLD        $0x09, Z15, Z15
+	VADDPS        Z15, Z8, Z8
+	VCMPPS.BCST   $0x1d, 20(R9), Z15, K1
+	VCOMPRESSPS.Z Z15, K1, Z10
+	MOVQ          40(R8), R11
+	VMOVUPS       Z10, (R10)(R11*4)
+	KMOVW         K1, R11
+	POPCNTL       R11, R11
+	ADDQ          R11, 40(R8)
+	VMOVUPS       Z15, (BX)
+	ADDQ          SI, BX
+	ADDQ          SI, R10
+	VCVTDQ2PS     Z16, Z16
+	VBROADCASTSS  96(DI), Z10
+	VBROADCASTSS  100(DI), Z11
+	VFMADD213PS   Z11, Z10, Z16
+	VMINPS        Z2, Z16, Z16
+	VMAXPS        Z1, Z16, Z16
+	VPSLLD        $0x09, Z16, Z16
+	VADDPS        Z16, Z9, Z9
+	VCMPPS.BCST   $0x1d, 24(R9), Z16, K1
+	VCOMPRESSPS.Z Z16, K1, Z10
+	MOVQ          48(R8), SI
+	VMOVUPS       Z10, (R10)(SI*4)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	ADDQ          SI, 48(R8)
+	VMOVUPS       Z16, (BX)
+	ADDQ          $0x40, dst+0(FP)
+	ADDQ          $0x04, AX
+	DECQ          n+88(FP)
+	JNZ           page
+	MOVQ          sums+104(FP), AX
+	VMOVUPS       Z3, (AX)
+	VMOVUPS       Z4, 64(AX)
+	VMOVUPS       Z5, 128(AX)
+	VMOVUPS       Z6, 192(AX)
+	VMOVUPS       Z7, 256(AX)
+	VMOVUPS       Z8, 320(AX)
+	VMOVUPS       Z9, 384(AX)
 	VZEROUPPER
 	RET
 
@@ -5303,39 +7833,30 @@ page:
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
-	VXORPS Z8, Z8, Z8
-	VXORPS Z9, Z9, Z9
-	VXORPS Z10, Z10, Z10
-	VXORPS Z11, Z11, Z11
-	VXORPS Z12, Z12, Z12
-	VXORPS Z13, Z13, Z13
-	VXORPS Z14, Z14, Z14
 	MOVQ   q+16(FP), SI
 	MOVQ   DX, DI
+	LEAQ   (CX)(CX*2), R8
+	LEAQ   (CX)(CX*4), R9
 
 runs0:
-	VMOVDQU32        (BX), Z15
-	VPANDD           Z0, Z15, Z16
-	LEAQ             (CX)(CX*2), R8
-	LEAQ             (CX)(CX*4), R9
-	VPDPBUSD.BCST    (SI), Z16, Z1
-	VPDPBUSD.BCST    (SI)(CX*1), Z16, Z3
-	VPDPBUSD.BCST    (SI)(CX*2), Z16, Z5
-	VPDPBUSD.BCST    (SI)(R8*1), Z16, Z7
-	VPDPBUSD.BCST    (SI)(CX*4), Z16, Z9
-	VPDPBUSD.BCST    (SI)(R9*1), Z16, Z11
-	VPDPBUSD.BCST    (SI)(R8*2), Z16, Z13
-	VPSRLD           $0x04, Z15, Z15
-	VPANDD           Z0, Z15, Z15
-	LEAQ             (CX)(CX*2), R8
-	LEAQ             (CX)(CX*4), R9
-	VPDPBUSD.BCST    4(SI), Z15, Z2
-	VPDPBUSD.BCST    4(SI)(CX*1), Z15, Z4
-	VPDPBUSD.BCST    4(SI)(CX*2), Z15, Z6
-	VPDPBUSD.BCST    4(SI)(R8*1), Z15, Z8
-	VPDPBUSD.BCST    4(SI)(CX*4), Z15, Z10
-	VPDPBUSD.BCST    4(SI)(R9*1), Z15, Z12
-	VPDPBUSD.BCST    4(SI)(R8*2), Z15, Z14
+	VMOVDQU32        (BX), Z8
+	VPANDD           Z0, Z8, Z9
+	VPDPBUSD.BCST    (SI), Z9, Z1
+	VPDPBUSD.BCST    (SI)(CX*1), Z9, Z2
+	VPDPBUSD.BCST    (SI)(CX*2), Z9, Z3
+	VPDPBUSD.BCST    (SI)(R8*1), Z9, Z4
+	VPDPBUSD.BCST    (SI)(CX*4), Z9, Z5
+	VPDPBUSD.BCST    (SI)(R9*1), Z9, Z6
+	VPDPBUSD.BCST    (SI)(R8*2), Z9, Z7
+	VPSRLD           $0x04, Z8, Z8
+	VPANDD           Z0, Z8, Z8
+	VPDPBUSD.BCST    4(SI), Z8, Z1
+	VPDPBUSD.BCST    4(SI)(CX*1), Z8, Z2
+	VPDPBUSD.BCST    4(SI)(CX*2), Z8, Z3
+	VPDPBUSD.BCST    4(SI)(R8*1), Z8, Z4
+	VPDPBUSD.BCST    4(SI)(CX*4), Z8, Z5
+	VPDPBUSD.BCST    4(SI)(R9*1), Z8, Z6
+	VPDPBUSD.BCST    4(SI)(R8*2), Z8, Z7
 	ADDQ             $0x00000040, BX
 	ADDQ             $0x00000008, SI
 	SUBQ             $0x08, DI
@@ -5344,84 +7865,77 @@ runs0:
 	MOVQ             ld+8(FP), DI
 	MOVQ             affine+32(FP), R8
 	SHLQ             $0x02, DI
-	VCVTPH2PS        (BX), Z15
-	VCVTPH2PS        32(BX), Z16
-	VPADDD           Z2, Z1, Z1
+	VCVTPH2PS        (BX), Z8
+	VCVTPH2PS        32(BX), Z9
 	VCVTDQ2PS        Z1, Z1
-	VBROADCASTSS     (R8), Z2
-	VBROADCASTSS     4(R8), Z17
-	VFMADD213PS      Z17, Z2, Z1
-	VMULPS           Z15, Z1, Z1
-	VFMADD231PS.BCST 8(R8), Z16, Z1
-	VBROADCASTSS     12(R8), Z2
-	VADDPS           Z2, Z1, Z1
+	VBROADCASTSS     (R8), Z10
+	VBROADCASTSS     4(R8), Z11
+	VFMADD213PS      Z11, Z10, Z1
+	VMULPS           Z8, Z1, Z1
+	VFMADD231PS.BCST 8(R8), Z9, Z1
+	VBROADCASTSS     12(R8), Z10
+	VADDPS           Z10, Z1, Z1
 	VMOVUPS          Z1, (SI)
 	ADDQ             DI, SI
-	VPADDD           Z4, Z3, Z3
-	VCVTDQ2PS        Z3, Z3
+	VCVTDQ2PS        Z2, Z2
 	VBROADCASTSS     16(R8), Z1
-	VBROADCASTSS     20(R8), Z2
-	VFMADD213PS      Z2, Z1, Z3
-	VMULPS           Z15, Z3, Z3
-	VFMADD231PS.BCST 24(R8), Z16, Z3
+	VBROADCASTSS     20(R8), Z10
+	VFMADD213PS      Z10, Z1, Z2
+	VMULPS           Z8, Z2, Z2
+	VFMADD231PS.BCST 24(R8), Z9, Z2
 	VBROADCASTSS     28(R8), Z1
+	VADDPS           Z1, Z2, Z2
+	VMOVUPS          Z2, (SI)
+	ADDQ             DI, SI
+	VCVTDQ2PS        Z3, Z3
+	VBROADCASTSS     32(R8), Z1
+	VBROADCASTSS     36(R8), Z2
+	VFMADD213PS      Z2, Z1, Z3
+	VMULPS           Z8, Z3, Z3
+	VFMADD231PS.BCST 40(R8), Z9, Z3
+	VBROADCASTSS     44(R8), Z1
 	VADDPS           Z1, Z3, Z3
 	VMOVUPS          Z3, (SI)
 	ADDQ             DI, SI
-	VPADDD           Z6, Z5, Z5
+	VCVTDQ2PS        Z4, Z4
+	VBROADCASTSS     48(R8), Z1
+	VBROADCASTSS     52(R8), Z2
+	VFMADD213PS      Z2, Z1, Z4
+	VMULPS           Z8, Z4, Z4
+	VFMADD231PS.BCST 56(R8), Z9, Z4
+	VBROADCASTSS     60(R8), Z1
+	VADDPS           Z1, Z4, Z4
+	VMOVUPS          Z4, (SI)
+	ADDQ             DI, SI
 	VCVTDQ2PS        Z5, Z5
-	VBROADCASTSS     32(R8), Z1
-	VBROADCASTSS     36(R8), Z2
+	VBROADCASTSS     64(R8), Z1
+	VBROADCASTSS     68(R8), Z2
 	VFMADD213PS      Z2, Z1, Z5
-	VMULPS           Z15, Z5, Z5
-	VFMADD231PS.BCST 40(R8), Z16, Z5
-	VBROADCASTSS     44(R8), Z1
+	VMULPS           Z8, Z5, Z5
+	VFMADD231PS.BCST 72(R8), Z9, Z5
+	VBROADCASTSS     76(R8), Z1
 	VADDPS           Z1, Z5, Z5
 	VMOVUPS          Z5, (SI)
 	ADDQ             DI, SI
-	VPADDD           Z8, Z7, Z7
-	VCVTDQ2PS        Z7, Z7
-	VBROADCASTSS     48(R8), Z1
-	VBROADCASTSS     52(R8), Z2
-	VFMADD213PS      Z2, Z1, Z7
-	VMULPS           Z15, Z7, Z7
-	VFMADD231PS.BCST 56(R8), Z16, Z7
-	VBROADCASTSS     60(R8), Z1
-	VADDPS           Z1, Z7, Z7
-	VMOVUPS          Z7, (SI)
-	ADDQ             DI, SI
-	VPADDD           Z10, Z9, Z9
-	VCVTDQ2PS        Z9, Z9
-	VBROADCASTSS     64(R8), Z1
-	VBROADCASTSS     68(R8), Z2
-	VFMADD213PS      Z2, Z1, Z9
-	VMULPS           Z15, Z9, Z9
-	VFMADD231PS.BCST 72(R8), Z16, Z9
-	VBROADCASTSS     76(R8), Z1
-	VADDPS           Z1, Z9, Z9
-	VMOVUPS          Z9, (SI)
-	ADDQ             DI, SI
-	VPADDD           Z12, Z11, Z11
-	VCVTDQ2PS        Z11, Z11
+	VCVTDQ2PS        Z6, Z6
 	VBROADCASTSS     80(R8), Z1
 	VBROADCASTSS     84(R8), Z2
-	VFMADD213PS      Z2, Z1, Z11
-	VMULPS           Z15, Z11, Z11
-	VFMADD231PS.BCST 88(R8), Z16, Z11
+	VFMADD213PS      Z2, Z1, Z6
+	VMULPS           Z8, Z6, Z6
+	VFMADD231PS.BCST 88(R8), Z9, Z6
 	VBROADCASTSS     92(R8), Z1
-	VADDPS           Z1, Z11, Z11
-	VMOVUPS          Z11, (SI)
+	VADDPS           Z1, Z6, Z6
+	VMOVUPS          Z6, (SI)
 	ADDQ             DI, SI
-	VPADDD           Z14, Z13, Z13
-	VCVTDQ2PS        Z13, Z13
+	VCVTDQ2PS        Z7, Z7
 	VBROADCASTSS     96(R8), Z1
 	VBROADCASTSS     100(R8), Z2
-	VFMADD213PS      Z2, Z1, Z13
-	VMULPS           Z15, Z13, Z13
-	VFMADD231PS.BCST 104(R8), Z16, Z13
+	VFMADD213PS      Z2, Z1, Z7
+	VMULPS           Z8, Z7, Z7
+	VFMADD231PS.BCST 104(R8), Z9, Z7
 	VBROADCASTSS     108(R8), Z1
-	VADDPS           Z1, Z13, Z13
-	VMOVUPS          Z13, (SI)
+	VADDPS           Z1, Z7, Z7
+	VMOVUPS          Z7, (SI)
 	ADDQ             $0x40, dst+0(FP)
 	BLSRQ            AX, AX
 	JNZ              page
@@ -7779,7 +10293,7 @@ TEXT ·block2x1AVX2(SB), NOSPLIT, $0-104
 	MOVQ dim+72(FP), CX
 
 page:
-	LEAQ    48(AX), BX
+	LEAQ    96(AX), BX
 	MOVQ    last+96(FP), DX
 	CMPQ    BX, DX
 	CMOVQHI DX, BX
@@ -7809,7 +10323,7 @@ page:
 runs0:
 	VMOVDQU      (DX), Y2
 	VMOVDQU      32(DX), Y3
-	PREFETCHT0   (BX)
+	PREFETCHT1   (BX)
 	VPAND        mask2AVX2<>+0(SB), Y2, Y4
 	VPAND        mask2AVX2<>+0(SB), Y3, Y5
 	VPBROADCASTD (SI), Y6
@@ -7844,7 +10358,7 @@ runs0:
 	VPADDW       Y2, Y5, Y5
 	VMOVDQU      64(DX), Y2
 	VMOVDQU      96(DX), Y3
-	PREFETCHT0   64(BX)
+	PREFETCHT1   64(BX)
 	VPAND        mask2AVX2<>+0(SB), Y2, Y6
 	VPAND        mask2AVX2<>+0(SB), Y3, Y7
 	VPBROADCASTD 16(SI), Y8
@@ -7917,7 +10431,7 @@ TEXT ·block4x1AVX2(SB), NOSPLIT, $0-104
 	MOVQ dim+72(FP), CX
 
 page:
-	LEAQ    48(AX), BX
+	LEAQ    96(AX), BX
 	MOVQ    last+96(FP), DX
 	CMPQ    BX, DX
 	CMOVQHI DX, BX
@@ -7947,7 +10461,7 @@ page:
 runs0:
 	VMOVDQU      (DX), Y2
 	VMOVDQU      32(DX), Y3
-	PREFETCHT0   (BX)
+	PREFETCHT1   (BX)
 	VPAND        mask4AVX2<>+0(SB), Y2, Y4
 	VPAND        mask4AVX2<>+0(SB), Y3, Y5
 	VPBROADCASTD (SI), Y6
@@ -7964,7 +10478,7 @@ runs0:
 	VPADDW       Y2, Y5, Y5
 	VMOVDQU      64(DX), Y2
 	VMOVDQU      96(DX), Y3
-	PREFETCHT0   64(BX)
+	PREFETCHT1   64(BX)
 	VPAND        mask4AVX2<>+0(SB), Y2, Y6
 	VPAND        mask4AVX2<>+0(SB), Y3, Y7
 	VPBROADCASTD 8(SI), Y8
@@ -7983,7 +10497,7 @@ runs0:
 	VPADDW       Y2, Y5, Y5
 	VMOVDQU      128(DX), Y2
 	VMOVDQU      160(DX), Y3
-	PREFETCHT0   128(BX)
+	PREFETCHT1   128(BX)
 	VPAND        mask4AVX2<>+0(SB), Y2, Y6
 	VPAND        mask4AVX2<>+0(SB), Y3, Y7
 	VPBROADCASTD 16(SI), Y8
@@ -8002,7 +10516,7 @@ runs0:
 	VPADDW       Y2, Y5, Y5
 	VMOVDQU      192(DX), Y2
 	VMOVDQU      224(DX), Y3
-	PREFETCHT0   192(BX)
+	PREFETCHT1   192(BX)
 	VPAND        mask4AVX2<>+0(SB), Y2, Y6
 	VPAND        mask4AVX2<>+0(SB), Y3, Y7
 	VPBROADCASTD 24(SI), Y8
@@ -8136,7 +10650,7 @@ TEXT ·block2x2AVX2(SB), NOSPLIT, $0-104
 	MOVQ dim+72(FP), DX
 
 page:
-	LEAQ    24(AX), SI
+	LEAQ    48(AX), SI
 	MOVQ    last+96(FP), BX
 	CMPQ    SI, BX
 	CMOVQHI BX, SI
@@ -8168,7 +10682,7 @@ page:
 runs0:
 	VMOVDQU      (BX), Y4
 	VMOVDQU      32(BX), Y5
-	PREFETCHT0   (SI)
+	PREFETCHT1   (SI)
 	VPAND        mask2AVX2<>+0(SB), Y4, Y6
 	VPAND        mask2AVX2<>+0(SB), Y5, Y7
 	VPBROADCASTD (DI), Y8
@@ -8221,7 +10735,7 @@ runs0:
 	VPADDW       Y4, Y7, Y7
 	VMOVDQU      64(BX), Y4
 	VMOVDQU      96(BX), Y5
-	PREFETCHT0   64(SI)
+	PREFETCHT1   64(SI)
 	VPAND        mask2AVX2<>+0(SB), Y4, Y10
 	VPAND        mask2AVX2<>+0(SB), Y5, Y11
 	VPBROADCASTD 16(DI), Y12
@@ -8329,7 +10843,7 @@ TEXT ·block4x2AVX2(SB), NOSPLIT, $0-104
 	MOVQ dim+72(FP), DX
 
 page:
-	LEAQ    24(AX), SI
+	LEAQ    48(AX), SI
 	MOVQ    last+96(FP), BX
 	CMPQ    SI, BX
 	CMOVQHI BX, SI
@@ -8361,7 +10875,7 @@ page:
 runs0:
 	VMOVDQU      (BX), Y4
 	VMOVDQU      32(BX), Y5
-	PREFETCHT0   (SI)
+	PREFETCHT1   (SI)
 	VPAND        mask4AVX2<>+0(SB), Y4, Y6
 	VPAND        mask4AVX2<>+0(SB), Y5, Y7
 	VPBROADCASTD (DI), Y8
@@ -8386,7 +10900,7 @@ runs0:
 	VPADDW       Y4, Y7, Y7
 	VMOVDQU      64(BX), Y4
 	VMOVDQU      96(BX), Y5
-	PREFETCHT0   64(SI)
+	PREFETCHT1   64(SI)
 	VPAND        mask4AVX2<>+0(SB), Y4, Y10
 	VPAND        mask4AVX2<>+0(SB), Y5, Y11
 	VPBROADCASTD 8(DI), Y12
@@ -8415,7 +10929,7 @@ runs0:
 	VPADDW       Y4, Y7, Y7
 	VMOVDQU      128(BX), Y4
 	VMOVDQU      160(BX), Y5
-	PREFETCHT0   128(SI)
+	PREFETCHT1   128(SI)
 	VPAND        mask4AVX2<>+0(SB), Y4, Y10
 	VPAND        mask4AVX2<>+0(SB), Y5, Y11
 	VPBROADCASTD 16(DI), Y12
@@ -8444,7 +10958,7 @@ runs0:
 	VPADDW       Y4, Y7, Y7
 	VMOVDQU      192(BX), Y4
 	VMOVDQU      224(BX), Y5
-	PREFETCHT0   192(SI)
+	PREFETCHT1   192(SI)
 	VPAND        mask4AVX2<>+0(SB), Y4, Y10
 	VPAND        mask4AVX2<>+0(SB), Y5, Y11
 	VPBROADCASTD 24(DI), Y12

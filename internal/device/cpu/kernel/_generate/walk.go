@@ -78,5 +78,5 @@ func (l *listed) step() {
 	JNZ(LabelRef("page"))
 }
 
-// ahead is how many pages before its scan a page is asked for: about as long as memory takes.
-func (v scan) ahead() int { return max(4, 12/v.heads) }
+// ahead is how many pages before its scan a page is asked for, into the second-level cache, which waits for more lines at once than the first.
+func (v scan) ahead() int { return max(8, 24/v.heads) }
