@@ -77,10 +77,6 @@ func finite(h uint16) float32 {
 // bodyPart is how many rows of the body are summed as one part: the unit that workers share.
 const bodyPart = 2 * attendPart
 
-// slackMass is the share of the mass by which the sets of precision by weight may be larger than the smallest that will do: what lies around their thresholds is not read differently
-// enough to be told apart to the last token.
-const slackMass = 1. / 1024
-
 // heavyCut is the least weight of query head g that is read exactly: that of the fewest tokens that hold the share exact of the estimated mass. Called after the pruner.
 func (w *Work) heavyCut(g int, exact float64) float32 {
 	weights := w.Logits(g)
@@ -91,7 +87,7 @@ func (w *Work) heavyCut(g int, exact float64) float32 {
 		rest = w.Scratch(len(weights) + PageTokens)
 		rest = rest[:w.Kern.Pack(rest, weights, floor)]
 	}
-	cut, _ := massThreshold(w.Kern, rest, mass, slackMass*w.total[g], floor)
+	cut, _ := massThreshold(w.Kern, rest, mass, floor, coarseGrid)
 	return cut
 }
 

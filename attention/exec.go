@@ -149,7 +149,7 @@ func (w *Work) prepare(c Call, b *binding, k Kernels) {
 	w.whole, w.some, w.lanes = grow(w.whole, pages), grow(w.some, pages), grow(w.lanes, pages*w.Group)
 	clear(w.whole)
 	clear(w.some)
-	w.uniform, w.mixed, w.judged, w.cuts, w.weighings = nil, false, false, nil, w.weighings[:0]
+	w.uniform, w.mixed, w.judged, w.cuts, w.weighings = nil, false, false, c.Pipeline.cuts(&w.call), w.weighings[:0]
 	w.tmp = grow(w.tmp, TmpBytes(w.Group, c.Head.Dim)*(pages/estimatePart+1))
 	if c.Pipeline.shares {
 		w.queries = grow(w.queries, c.Head.Blocks()*ReadyBytes(w.Group, c.Head.Dim))
@@ -445,7 +445,7 @@ func (w *Work) pruneHead(g int, keep []uint16) (kept int) {
 	newest := w.cand[g*n+n-1]
 	w.searched = nil
 	if c, ok := p.prun.(cutter); ok && p.spec.Exact > 0 {
-		if cut, ok := c.cut(w, g, weights, total, slackMass); ok {
+		if cut, ok := c.cut(w, g, weights, total, coarseGrid); ok {
 			heavy := w.heavy[g*n:][:n]
 			kept = w.Kern.SplitLanes(keep, heavy, weights, cut, max(cut, w.heavyCut(g, p.spec.Exact)))
 			kept += bits.OnesCount16(newest) - bits.OnesCount16(keep[n-1])

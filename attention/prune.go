@@ -54,16 +54,16 @@ type topP struct{ p float64 }
 
 // cutter is a Pruner whose survivors are the tokens of at least some weight.
 type cutter interface {
-	// cut is that weight, of query head g; false where every candidate survives. It is positive: what is no candidate weighs nothing. The survivors' share of the mass may be larger
-	// by slack than the smallest set's would have to be.
-	cut(w *Work, g int, weights []float32, total, slack float32) (least float32, ok bool)
-	// begin is the share of the mass from which on weights are packed for cut: what is below it is not likely to survive.
+	// cut is that weight, of query head g; false where every candidate survives. It is positive: what is no candidate weighs nothing. It
+	// is a multiple of grid in the bits of a float.
+	cut(w *Work, g int, weights []float32, total float32, grid uint32) (least float32, ok bool)
+	// begin is from which share of the mass that is seen beforehand weights are packed for cut: what is below it is not likely to survive.
 	begin(w *Work, g int) float32
 }
 
 // Prune implements Pruner.
 func (t topP) Prune(w *Work, g int, weights []float32, total float32, keep []uint16) {
-	if cut, ok := t.cut(w, g, weights, total, 0); ok {
+	if cut, ok := t.cut(w, g, weights, total, exactGrid); ok {
 		w.Kern.Lanes(keep, weights, cut)
 	} else {
 		w.keepAll(g)
@@ -71,7 +71,7 @@ func (t topP) Prune(w *Work, g int, weights []float32, total float32, keep []uin
 }
 
 // cut implements cutter.
-func (t topP) cut(w *Work, g int, weights []float32, total, slack float32) (least float32, ok bool) {
+func (t topP) cut(w *Work, g int, weights []float32, total float32, grid uint32) (least float32, ok bool) {
 	if t.p >= 1 {
 		return 0, false
 	}
@@ -88,51 +88,47 @@ func (t topP) cut(w *Work, g int, weights []float32, total, slack float32) (leas
 		n = w.Kern.Pack(rest, weights, floor)
 	}
 	rest = rest[:n]
-	if guess := w.guess(g) * total; guess > floor {
-		if held, n := w.Kern.Above(rest, guess); held >= mass {
-			floor = guess
-			if n < len(rest)/2 {
-				rest = rest[:w.Kern.Pack(rest[:len(rest)+PageTokens], rest, guess)]
-			}
-		}
-	}
-	least, w.searched = massThreshold(w.Kern, rest, mass, slack*total, floor)
-	if w.cuts != nil {
-		w.cuts[g] = least / total
-	}
+	least, w.searched = massThreshold(w.Kern, rest, mass, floor, grid)
+	w.cutAt(g, least)
 	return least, true
 }
 
 // never is the share of the mass under which none of n weights can be needed.
 func (t topP) never(n int) float32 { return float32((1-t.p)/float64(n)) * 0.999 }
 
-// guess is the share of the mass under which query head g is not likely to cut: it cuts where it did in the step before, or not far below. 0: nothing is known of that.
-func (w *Work) guess(g int) float32 {
-	if w.cuts == nil {
-		return 0
+// begin implements cutter.
+func (t topP) begin(w *Work, g int) float32 {
+	lately := float32(0)
+	if w.cuts != nil {
+		lately = w.cuts[g] * cutBelow
 	}
-	return w.cuts[g] * 0.5
+	return max(t.never(w.LogitStride()), lately)
 }
 
-// begin implements cutter.
-func (t topP) begin(w *Work, g int) float32 { return max(t.never(w.LogitStride()), w.guess(g)) }
+// Thresholds are looked for among floats whose bits are a multiple of a grid. What lies around those of precision by weight is not read differently enough to be told apart to the last token:
+// half a percent will do.
+const (
+	exactGrid  = 1
+	coarseGrid = 1 << 15
+)
 
-// massThreshold is the largest t such that the elements of w at or above t sum to at least mass, or a smaller one with which they sum to slack more at most; floor if even all of
+// massThreshold is the largest t of the grid such that the elements of w at or above t sum to at least mass; floor if even all of
 // them do not.
 // None is under floor, which is positive. What is found too light on the way is dropped from w: it returns the rest, in w's place, if w has room to be packed in.
-func massThreshold(k Kernels, w []float32, mass, slack, floor float32) (t float32, rest []float32) {
+func massThreshold(k Kernels, w []float32, mass, floor float32, grid uint32) (t float32, rest []float32) {
 	held, _ := k.Above(w, floor)
 	if held < mass || len(w) == 0 {
 		return floor, w
 	}
-	over := float32(0)                                              // what is at least hi holds
-	lo, hi := math.Float32bits(floor), math.Float32bits(k.Max(w))+1 // w ≥ lo holds the mass, w ≥ hi does not
+	over := float32(0)                                                                               // what is at least hi holds
+	lo, hi := max(math.Float32bits(floor)&^(grid-1), 1), (math.Float32bits(k.Max(w))+grid)&^(grid-1) // w ≥ lo holds the mass, w ≥ hi does not
 	nlo, nhi := len(w), 0
-	for turn := 0; hi-lo > 1 && nlo-nhi > 1 && held-mass >= slack; turn++ {
+	for turn := 0; hi-lo > grid && nlo-nhi > 1; turn++ {
 		mid := lo + (hi-lo)/2
 		if turn%2 == 0 { // where a straight line has it, from end to end
 			mid = lo + min(max(uint32(float32(hi-lo)*((held-mass)/(held-over))), 1), hi-lo-1)
 		}
+		mid = max(mid&^(grid-1), lo+grid)
 		if s, n := k.Above(w, math.Float32frombits(mid)); s >= mass {
 			lo, nlo, held = mid, n, s
 			if n < len(w)/2 && cap(w) >= len(w)+PageTokens {

@@ -31,9 +31,8 @@ type adaptiveState struct {
 }
 
 type adaptiveHead struct {
-	keep float64           // share of the context; 0: as the spec begins
-	age  int               // steps
-	cuts [MaxGroup]float32 // what Work.cuts says
+	keep float64 // share of the context; 0: as the spec begins
+	age  int     // steps
 }
 
 // NewState implements Stateful.
@@ -68,7 +67,6 @@ func (s adaptive) Choose(w *Work) {
 	loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, s.ranked(w, n), w.Scratch(n))
 	s.best(w, 0, n, want, masks)
 	h.age++
-	w.cuts = h.cuts[:w.Group]
 	if first := want - int(lastPages*float64(want)); first < want && (h.age <= judgedEarly || (h.age+w.Layer())%judgedEvery == 0) {
 		w.judged, w.late = true, grow(w.late, len(masks))
 		s.best(w, 0, n, first, w.late)

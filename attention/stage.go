@@ -101,7 +101,8 @@ type Work struct {
 	hasFar     bool
 	lateAcc    []float32  // [Group][Dim] values of late pages
 	lateTmp    []byte     // kernel scratch for them
-	cuts       []float32  // per query head: the share of the mass that the least survivor of the step before had, where the selector remembers it; nil: unknown
+	cuts       []float32  // per query head: where it cut lately (cuts.of); nil: unknown
+	near       []float32  // per query head: what the first and the newest page weigh
 	searched   []float32  // the weights that a pruner's search was left with, all larger ones among them; nil if it made none
 	weighings  []Weighing // by part of the estimate: where its weights' sums and those that are packed go
 	fused      bool       // the estimator makes weights itself

@@ -20,7 +20,7 @@ func (w *Work) refer() {
 	clear(w.sums)
 	cutter, packs := p.prun.(cutter)
 	if packs {
-		w.packs, w.packCounts = grow(w.packs, w.Group*ld+PageTokens), grow(w.packCounts, parts*w.Group)
+		w.near, w.packs, w.packCounts = grow(w.near, w.Group), grow(w.packs, w.Group*ld+PageTokens), grow(w.packCounts, parts*w.Group)
 		clear(w.packCounts)
 	}
 	for i := range w.weighings {
@@ -48,7 +48,7 @@ func (w *Work) refer() {
 		if sink {
 			mass += w.Kern.Weigh(w.Logits(g)[:PageTokens], w.top[g])
 		}
-		w.least[g] = max(cutter.begin(w, g)*mass, math.SmallestNonzeroFloat32)
+		w.near[g], w.least[g] = mass, max(cutter.begin(w, g)*mass, math.SmallestNonzeroFloat32)
 	}
 }
 
