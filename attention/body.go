@@ -91,7 +91,7 @@ func (w *Work) heavyCut(g int, exact float64) float32 {
 	return cut
 }
 
-// collectBody lists the body's rows, and each head's weights of them: zero where a token is not in the head's body. In a step that judges, rows of late pages come last, and
+// collectBody lists the body's rows, and each head's weights of them, times the scales of their values: zero where a token is not in the head's body. In a step that judges, rows of late pages come last, and
 // behind them, for lateChange alone, those of their rows that are read exactly.
 func (w *Work) collectBody(union bool) {
 	n, passes := len(w.Pages), 1
@@ -104,7 +104,7 @@ func (w *Work) collectBody(union bool) {
 	w.join(heavy, w.heavy)
 	w.heavyPages, w.bodyPages = grow(w.heavyPages, n+1), grow(w.bodyPages, 2*n)
 	base := w.Ints(2 * n)
-	heavyPages, pages, rows := 0, 0, 0
+	heavyPages, pages, rows, pageEnds := 0, 0, 0, [3]int{}
 	for pass := range passes {
 		for j, p := range w.slabPages {
 			h := heavy[j]
@@ -131,24 +131,26 @@ func (w *Work) collectBody(union bool) {
 			pages += oneIfAny(m)
 			rows += bits.OnesCount16(m)
 		}
-		w.bodyEnds[pass] = rows
+		w.bodyEnds[pass], pageEnds[pass] = rows, pages
 	}
 	for pass := passes; pass < len(w.bodyEnds); pass++ {
-		w.bodyEnds[pass] = rows
+		w.bodyEnds[pass], pageEnds[pass] = rows, pages
 	}
 	w.heavyPages, w.bodyPages = w.heavyPages[:heavyPages], w.bodyPages[:pages]
 	w.bodyRows = grow(w.bodyRows, rows+PageTokens)
 	w.Kern.ListLanes(w.bodyRows, base[:pages], listed[:pages])
 	w.count.body = w.bodyEnds[1]
 	w.bodyLD = rows + PageTokens // the packing of a head's last page may write that far
-	w.bodyW = grow(w.bodyW, w.Group*w.bodyLD)
-	for g := range w.Group {
-		dst := w.bodyW[g*w.bodyLD:][:w.bodyLD]
-		if union {
-			w.Kern.PackLanes(dst, w.Logits(g), w.bodyPages, listed[:pages], nil)
-		} else {
-			w.Kern.PackLanes(dst, w.Logits(g), w.bodyPages, listed[:pages], own[g*n:][:pages])
+	w.bodyW, w.bodySums = grow(w.bodyW, w.Group*w.bodyLD), grow(w.bodySums, len(w.bodyEnds)*w.Group)
+	clear(w.bodySums)
+	scales, first, row := as[float32](w.Head.Planes[w.bind.scales]), 0, 0
+	for pass, end := range pageEnds {
+		mine, ld := listed[first:end], 0 // every head's are all that are listed,
+		if !union {
+			mine, ld = own[first:], n // or its own
 		}
+		w.Kern.PackLanes(w.bodyW[row:], w.bodyLD, w.AllLogits(), w.LogitStride(), w.bodyPages[first:end], listed[first:end], mine, ld, scales, base[first:end], w.bodySums[pass*w.Group:][:w.Group])
+		first, row = end, w.bodyEnds[pass]
 	}
 }
 
@@ -172,26 +174,24 @@ func (w *Work) attendBody(i, at int, s *slot) {
 	gd := w.Group * w.Head.Dim
 	acc, parts := w.acc[at*gd:][:gd], w.parts[at*w.Group:][:w.Group]
 	clear(acc)
-	lo, end := i*bodyPart, w.bodyEnds[0]
+	lo, end, pass := i*bodyPart, w.bodyEnds[0], 0
 	if _, late := w.bodyParts(); i >= late {
-		lo, end = end+(i-late)*bodyPart, w.bodyEnds[1]
+		lo, end, pass = end+(i-late)*bodyPart, w.bodyEnds[1], 1
+		i -= late
 	}
 	n := min(bodyPart, end-lo)
 	for g := range parts {
-		parts[g] = part{top: w.top[g], sum: w.bodySum(g, lo, n)}
+		parts[g] = part{top: w.top[g]}
+		if i == 0 { // the first part has the weights of all
+			parts[g].sum = w.bodySums[pass*w.Group+g]
+		}
 	}
 	w.addCodes(acc, lo, n, s.tmp(w.Group))
 }
 
-// bodySum is the sum of query head g's weights of the n rows of the body from the lo-th on.
-func (w *Work) bodySum(g, lo, n int) float32 {
-	sum, _ := w.Kern.Above(w.bodyW[g*w.bodyLD+lo:][:n], 0)
-	return sum
-}
-
-// addCodes adds the weighted values of those rows to each head's acc.
+// addCodes adds the weighted values of n rows of the body from the lo-th on to each head's acc.
 func (w *Work) addCodes(acc []float32, lo, n int, tmp []byte) {
-	w.Kern.AccumulateCodes(acc, w.bodyW[lo:], w.bodyLD, w.Group, w.Head.Dim, w.Head.Planes[w.bind.values], as[float32](w.Head.Planes[w.bind.scales]), w.bodyRows[lo:lo+n], tmp)
+	w.Kern.AccumulateCodes(acc, w.bodyW[lo:], w.bodyLD, w.Group, w.Head.Dim, w.Head.Planes[w.bind.values], w.bodyRows[lo:lo+n], tmp)
 }
 
 // addTail makes the heads attend to what is neither read exactly nor in the body: by its estimated mass and the mean value.

@@ -40,12 +40,12 @@ type Kernels interface {
 	// ListLanes writes base[j]+i, for every set bit i of masks[j], to dst in order, and returns how many they are. dst has PageTokens elements more than that, which may be
 	// overwritten.
 	ListLanes(dst, base []int32, masks []uint16) int
-	// PackLanes writes w[pages[j]*PageTokens+i], for every set bit i of masks[j], to dst in order; zero in its place where own, unless nil, has the bit clear.
-	// dst has PageTokens elements more than there are bits, which may be overwritten.
-	PackLanes(dst, w []float32, pages []int32, masks, own []uint16)
-	// AccumulateCodes adds Σ_i w[g*ld+i] · scale[at[i]] · codes[at[i]] to acc[g*dim:], codes being a slab of rows of dim signed bytes; weights and scales are not negative. The
-	// product of weight and scale may be off by a 254th of the head's largest in 128 rows, to either side. tmp is scratch of CodesTmp.
-	AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, scale []float32, at []int32, tmp []byte)
+	// PackLanes writes x·scale[rows[j]+i] with x = w[g*wld+pages[j]*PageTokens+i], for every set bit i of masks[j], to dst[g*ld:] in order, and adds x to sums[g], which says how many
+	// query heads there are; x counts as zero where own[g*ownLD+j] has the bit clear. A head's part of dst has PageTokens elements more than there are bits, which may be overwritten.
+	PackLanes(dst []float32, ld int, w []float32, wld int, pages []int32, masks, own []uint16, ownLD int, scale []float32, rows []int32, sums []float32)
+	// AccumulateCodes adds Σ_i w[g*ld+i] · codes[at[i]] to acc[g*dim:], codes being a slab of rows of dim signed bytes; weights are not negative. A
+	// weight may be off by a 254th of the head's largest in 128 rows, to either side. tmp is scratch of CodesTmp.
+	AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, at []int32, tmp []byte)
 	// PageBounds sets dst[g*ld+p] = Σ_c max(q_c·min_c, q_c·max_c), the upper bound of q_g·k over page p, for the pages of one block of a Bounds plane (Quest, arXiv 2406.10774).
 	PageBounds(dst []float32, ld int, q []float32, group, dim, pages int, bounds []uint16)
 	// Int4Dot estimates q_g·k from the per-token codes of one block, for the pages whose bit is set; page number j among the set ones has its tokens at dst[g*ld+j*PageTokens:].

@@ -157,26 +157,30 @@ func (Portable) Pack(dst, w []float32, t float32) (n int) {
 }
 
 // PackLanes implements Kernels.
-func (Portable) PackLanes(dst, w []float32, pages []int32, masks, own []uint16) {
-	n := 0
-	for j, m := range masks {
-		for ; m != 0; m &= m - 1 {
-			i := bits.TrailingZeros16(m)
-			dst[n] = 0
-			if own == nil || own[j]>>i&1 != 0 {
-				dst[n] = w[int(pages[j])*PageTokens+i]
+func (Portable) PackLanes(dst []float32, ld int, w []float32, wld int, pages []int32, masks, own []uint16, ownLD int, scale []float32, rows []int32, sums []float32) {
+	for g := range sums {
+		n := 0
+		for j, m := range masks {
+			for ; m != 0; m &= m - 1 {
+				i := bits.TrailingZeros16(m)
+				dst[g*ld+n] = 0
+				if own[g*ownLD+j]>>i&1 != 0 {
+					x := w[g*wld+int(pages[j])*PageTokens+i]
+					sums[g] += x
+					dst[g*ld+n] = x * scale[int(rows[j])+i]
+				}
+				n++
 			}
-			n++
 		}
 	}
 }
 
 // AccumulateCodes implements Kernels.
-func (Portable) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, scale []float32, at []int32, _ []byte) {
+func (Portable) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, at []int32, _ []byte) {
 	for i, r := range at {
 		row := codes[int(r)*dim:][:dim]
 		for g := range group {
-			wi, a := w[g*ld+i]*scale[r], acc[g*dim:][:dim]
+			wi, a := w[g*ld+i], acc[g*dim:][:dim]
 			for c, x := range row {
 				a[c] += wi * float32(int8(x))
 			}

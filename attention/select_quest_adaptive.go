@@ -116,7 +116,7 @@ func (w *Work) lateChange(lse []float32) float64 {
 	parts, late := w.bodyParts()
 	var change, whole float32
 	for g := range w.Group {
-		acc, sum := w.lateAcc[g*dim:][:dim], w.bodySum(g, w.bodyEnds[1], heavy)
+		acc, sum := w.lateAcc[g*dim:][:dim], w.bodySums[2*w.Group+g]
 		for i := late; i < parts; i++ {
 			at := (first+i)*w.Group + g
 			sum += w.parts[at].sum

@@ -92,8 +92,9 @@ type Work struct {
 	bodyPages  []int32   // candidate pages with such lanes, by index
 	bodyRows   []int32   // flattened body,
 	bodyEnds   [3]int    // where rows of pages that are not late end in it, where the body ends, and what stands behind it for judges
-	bodyW      []float32 // [Group][bodyLD] weights of its rows
+	bodyW      []float32 // [Group][bodyLD] weights of its rows, times their values' scales
 	bodyLD     int
+	bodySums   []float32 // [pass of bodyEnds][Group] sums of weights
 	parts      []part
 	acc        []float32 // accumulators of the parts
 	far        []part    // per query head: what is attended to by summaries
