@@ -178,7 +178,9 @@ func (v scan) emit() {
 				x[i] = v.load(Mem{Base: code, Disp: 64*load + int(v.width)*i})
 			}
 			if v.perBlock {
-				PREFETCHT1(Mem{Base: next, Disp: 64 * load})
+				for i := range fetched {
+					PREFETCHT1(Mem{Base: next, Disp: 64 * (fetched*load + i)})
+				}
 			}
 			for r := range 8 / bits {
 				i := load*(8/bits) + r
@@ -199,7 +201,7 @@ func (v scan) emit() {
 		}
 		ADDQ(U32(64*loads), code)
 		if v.perBlock {
-			ADDQ(U32(64*loads), next)
+			ADDQ(U32(64*fetched*loads), next)
 		}
 		ADDQ(U32(runs*run), q)
 		if v.wide {
