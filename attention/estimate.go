@@ -37,16 +37,18 @@ func (exact) PageBytes(dim int) int { return PageTokens * dim * 2 }
 
 // Estimate implements Estimator.
 func (exact) Estimate(w *Work, lo, hi int) {
-	for j := lo; j < hi; j++ {
-		w.exactPage(j)
-	}
+	w.exact(lo, hi)
 }
 
-// exactPage computes the logits of candidate page j from the keys. Lanes beyond the head's tokens stay as they are; mask removes them.
-func (w *Work) exactPage(j int) {
-	first := int(w.Pages[j]) * PageTokens
-	n := min(PageTokens, w.Head.N-first)
-	w.Kern.Dot(w.AllLogits()[j*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, w.Head.K[int(w.Head.Row(first))*w.Head.Dim:], consecutive[:n])
+// exact computes the logits of candidate pages [lo,hi) from the keys, neighbours of a block in one call. Lanes beyond the head's tokens stay as they are; mask removes them.
+func (w *Work) exact(lo, hi int) {
+	for j := lo; j < hi; {
+		at, first := j, int(w.Pages[j])
+		for j++; j < hi && int(w.Pages[j]) == first+j-at && int(w.Pages[j])%BlockPages != 0; j++ {
+		}
+		n := min((j-at)*PageTokens, w.Head.N-first*PageTokens)
+		w.Kern.Dot(w.AllLogits()[at*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, w.Head.K[int(w.Head.Row(first*PageTokens))*w.Head.Dim:], consecutive[:n])
+	}
 }
 
 // eachBlock calls f for every block that candidate pages [lo,hi) touch: the block, its first candidate's index, the mask of its candidate pages, and kernel scratch.

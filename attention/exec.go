@@ -97,7 +97,7 @@ var StageNames = [...]string{
 
 // How stages are cut into tasks.
 const (
-	scanPart     = 8   // blocks
+	scanPart     = 32  // blocks
 	estimatePart = 128 // candidate pages
 )
 
@@ -398,10 +398,10 @@ func (w *Work) estimateLogits(lo, hi int) {
 
 // exactPages computes the logits of those of candidate pages [lo,hi) that have no codes, which are the last ones, and says from where on.
 func (w *Work) exactPages(lo, hi int) (coded int) {
-	coded = hi
-	for n := (w.call.Pipeline.est.Coded(w.Head.N) + PageTokens - 1) / PageTokens; coded > lo && int(w.Pages[coded-1]) >= n; coded-- {
-		w.exactPage(coded - 1)
+	n := (w.call.Pipeline.est.Coded(w.Head.N) + PageTokens - 1) / PageTokens
+	for coded = hi; coded > lo && int(w.Pages[coded-1]) >= n; coded-- {
 	}
+	w.exact(coded, hi)
 	return coded
 }
 

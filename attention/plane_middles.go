@@ -86,7 +86,7 @@ func (p Middles) Append(dst []byte, r Rows) {
 
 // MiddleKernels is the part of Kernels that works on Middles.
 type MiddleKernels interface {
-	// PageMiddles scores the pages of full blocks, eight at most, of a slab of a Middles plane, those of blocks[i] at dst[g*ld+i*BlockPages:]: q_g times the middles of the page and far[g] times its radius, less what Ready
+	// PageMiddles scores the pages of full blocks, 32 at most, of a slab of a Middles plane, those of blocks[i] at dst[g*ld+i*BlockPages:]: q_g times the middles of the page and far[g] times its radius, less what Ready
 	// asks to subtract. tmp is scratch of TmpBytes. The queries are left in ready, where it has room for them.
 	PageMiddles(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, far []float32, ready Ready, tmp []byte)
 }

@@ -31,10 +31,10 @@ func (w *Work) refer() {
 	}
 	_, w.fused = p.est.(weigher)
 	w.fused = w.fused && packs && len(w.odds) == 0
-	w.exactPage(last)
+	w.exact(last, n)
 	sink := packs && w.Pages[0] == 0 && last > 0
 	if sink {
-		w.exactPage(0)
+		w.exact(0, 1)
 	}
 	tokens, every := w.Head.N-int(w.Pages[last])*PageTokens, w.everyToken()
 	for g := range w.Group {

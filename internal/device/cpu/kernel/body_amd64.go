@@ -55,7 +55,7 @@ func codeWeightsAVX512(dst *byte, steps *float32, w *float32, ld int, heads int,
 //		}
 //	}
 //
-// The rows of the list from ahead on, up to last, are prefetched.
+// The rows of the list from ahead on, up to last, are asked for into the second-level cache, which waits for more lines at once than the first.
 //
 //go:noescape
 func codeRows1AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
@@ -68,7 +68,7 @@ func codeRows1AVX512(acc *float32, dim int, weights *byte, steps *float32, codes
 //		}
 //	}
 //
-// The rows of the list from ahead on, up to last, are prefetched.
+// The rows of the list from ahead on, up to last, are asked for into the second-level cache, which waits for more lines at once than the first.
 //
 //go:noescape
 func codeRows2AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
@@ -81,7 +81,7 @@ func codeRows2AVX512(acc *float32, dim int, weights *byte, steps *float32, codes
 //		}
 //	}
 //
-// The rows of the list from ahead on, up to last, are prefetched.
+// The rows of the list from ahead on, up to last, are asked for into the second-level cache, which waits for more lines at once than the first.
 //
 //go:noescape
 func codeRows3AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
@@ -94,7 +94,7 @@ func codeRows3AVX512(acc *float32, dim int, weights *byte, steps *float32, codes
 //		}
 //	}
 //
-// The rows of the list from ahead on, up to last, are prefetched.
+// The rows of the list from ahead on, up to last, are asked for into the second-level cache, which waits for more lines at once than the first.
 //
 //go:noescape
 func codeRows4AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
@@ -107,7 +107,7 @@ func codeRows4AVX512(acc *float32, dim int, weights *byte, steps *float32, codes
 //		}
 //	}
 //
-// The rows of the list from ahead on, up to last, are prefetched.
+// The rows of the list from ahead on, up to last, are asked for into the second-level cache, which waits for more lines at once than the first.
 //
 //go:noescape
 func codeRows5AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)

@@ -378,7 +378,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      4(BX), R8
 	IMULQ        AX, R8
@@ -387,7 +387,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      8(BX), R8
 	IMULQ        AX, R8
@@ -396,7 +396,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      12(BX), R8
 	IMULQ        AX, R8
@@ -405,7 +405,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	VPUNPCKLBW   Z5, Z4, Z8
 	VPUNPCKHBW   Z5, Z4, Z4
@@ -482,7 +482,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      4(BX), R8
 	IMULQ        AX, R8
@@ -491,7 +491,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      8(BX), R8
 	IMULQ        AX, R8
@@ -500,7 +500,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      12(BX), R8
 	IMULQ        AX, R8
@@ -509,7 +509,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	VPUNPCKLBW   Z9, Z8, Z12
 	VPUNPCKHBW   Z9, Z8, Z8
@@ -621,7 +621,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      4(BX), R8
 	IMULQ        AX, R8
@@ -630,7 +630,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      8(BX), R8
 	IMULQ        AX, R8
@@ -639,7 +639,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      12(BX), R8
 	IMULQ        AX, R8
@@ -648,7 +648,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	VPUNPCKLBW   Z13, Z12, Z16
 	VPUNPCKHBW   Z13, Z12, Z12
@@ -795,7 +795,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      4(BX), R8
 	IMULQ        AX, R8
@@ -804,7 +804,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      8(BX), R8
 	IMULQ        AX, R8
@@ -813,7 +813,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      12(BX), R8
 	IMULQ        AX, R8
@@ -822,7 +822,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	VPUNPCKLBW   Z17, Z16, Z20
 	VPUNPCKHBW   Z17, Z16, Z16
@@ -1004,7 +1004,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      4(BX), R8
 	IMULQ        AX, R8
@@ -1013,7 +1013,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      8(BX), R8
 	IMULQ        AX, R8
@@ -1022,7 +1022,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      12(BX), R8
 	IMULQ        AX, R8
@@ -1031,7 +1031,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	VPUNPCKLBW   Z21, Z20, Z24
 	VPUNPCKHBW   Z21, Z20, Z20
@@ -1225,7 +1225,7 @@ page:
 	CMPQ          SI, n+88(FP)
 	CMOVQGE       CX, SI
 	MOVLQSX       (DX)(SI*4), SI
-	PREFETCHT0    (BX)(SI*4)
+	PREFETCHT1    (BX)(SI*4)
 	MOVLQSX       (DX)(CX*4), SI
 	VMOVUPS       (BX)(SI*4), Z1
 	MOVQ          pages+32(FP), SI
@@ -1321,7 +1321,7 @@ page:
 	CMPQ          R9, n+88(FP)
 	CMOVQGE       SI, R9
 	MOVLQSX       (DI)(R9*4), R9
-	PREFETCHT0    (R8)(R9*4)
+	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
 	VMOVUPS       (R8)(R9*4), Z2
 	MOVQ          pages+32(FP), R9
@@ -1437,7 +1437,7 @@ page:
 	CMPQ          R9, n+88(FP)
 	CMOVQGE       SI, R9
 	MOVLQSX       (DI)(R9*4), R9
-	PREFETCHT0    (R8)(R9*4)
+	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
 	VMOVUPS       (R8)(R9*4), Z3
 	MOVQ          pages+32(FP), R9
@@ -1573,7 +1573,7 @@ page:
 	CMPQ          R9, n+88(FP)
 	CMOVQGE       SI, R9
 	MOVLQSX       (DI)(R9*4), R9
-	PREFETCHT0    (R8)(R9*4)
+	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
 	VMOVUPS       (R8)(R9*4), Z4
 	MOVQ          pages+32(FP), R9
@@ -1730,7 +1730,7 @@ page:
 	CMPQ          R9, n+88(FP)
 	CMOVQGE       SI, R9
 	MOVLQSX       (DI)(R9*4), R9
-	PREFETCHT0    (R8)(R9*4)
+	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
 	VMOVUPS       (R8)(R9*4), Z5
 	MOVQ          pages+32(FP), R9
@@ -1907,7 +1907,7 @@ page:
 	CMPQ          R9, n+88(FP)
 	CMOVQGE       SI, R9
 	MOVLQSX       (DI)(R9*4), R9
-	PREFETCHT0    (R8)(R9*4)
+	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
 	VMOVUPS       (R8)(R9*4), Z6
 	MOVQ          pages+32(FP), R9
@@ -2105,7 +2105,7 @@ page:
 	CMPQ          R9, n+88(FP)
 	CMOVQGE       SI, R9
 	MOVLQSX       (DI)(R9*4), R9
-	PREFETCHT0    (R8)(R9*4)
+	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
 	VMOVUPS       (R8)(R9*4), Z7
 	MOVQ          pages+32(FP), R9

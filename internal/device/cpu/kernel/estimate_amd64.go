@@ -74,7 +74,7 @@ func (v vector) PageMiddles(dst []float32, ld int, q []float32, group, dim int, 
 		if len(ready.Data) > 0 {
 			q8, affine = prepared(ready.Data, i, group, dim)
 		}
-		v.askFor(plane, int(blocks[min(i+2, len(blocks)-1)]), size)
+		v.askFor(plane[int(blocks[min(i+2, len(blocks)-1)])*size:][:size])
 		e.prepare(q8, affine, q, group, dim, plane[int(b)*size:][:size], codeMiddle(nbits), ready.Shrink)
 		at[0], at[1] = b*attention.BlockPages, blocks[min(i+1, len(blocks)-1)]*attention.BlockPages
 		for g := 0; g < group; {
@@ -90,11 +90,10 @@ func (v vector) PageMiddles(dst []float32, ld int, q []float32, group, dim int, 
 	}
 }
 
-// askFor prefetches block b of a plane of blocks of so many bytes.
-func (v vector) askFor(plane []byte, b, size int) {
+// askFor prefetches some of a block of a plane.
+func (v vector) askFor(block []byte) {
 	if v.fetch != nil {
-		block := plane[b*size:][:size]
-		v.fetch((*uint16)(unsafe.Pointer(ptr(block))), size/2)
+		v.fetch((*uint16)(unsafe.Pointer(ptr(block))), len(block)/2)
 	}
 }
 
@@ -262,6 +261,9 @@ func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 		if ready != nil {
 			q8, affine = prepared(ready, int(at[first])/attention.BlockPages, group, dim)
 		} else {
+			if j < len(pages) {
+				v.askFor(plane[int(pages[j])/attention.BlockPages*size:][:head])
+			}
 			e.prepare(q8, affine, q, group, dim, plane[b*size:][:size], codeMiddle(nbits), shrink)
 		}
 		to := first * attention.PageTokens

@@ -76,7 +76,7 @@ func packLanes512(heads int) {
 	CMPQ(next, NewParamAddr("n", 88))
 	CMOVQGE(j, next)
 	MOVLQSX(Mem{Base: rows, Index: next, Scale: 4}, p)
-	PREFETCHT0(Mem{Base: scale, Index: p, Scale: 4})
+	PREFETCHT1(Mem{Base: scale, Index: p, Scale: 4})
 	MOVLQSX(Mem{Base: rows, Index: j, Scale: 4}, p)
 	s := ZMM()
 	VMOVUPS(Mem{Base: scale, Index: p, Scale: 4}, s)

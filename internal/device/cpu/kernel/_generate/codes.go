@@ -89,7 +89,7 @@ func codeRows512(heads int) {
 		"\t\t}",
 		"\t}",
 		"",
-		"The rows of the list from ahead on, up to last, are prefetched.")
+		"The rows of the list from ahead on, up to last, are asked for into the second-level cache, which waits for more lines at once than the first.")
 	dim, weights, codes, at, n, ahead := arg("dim"), arg("weights"), arg("codes"), arg("at"), arg("n"), arg("ahead")
 	ADDQ(NewParamAddr("channel", 40), codes)
 	sums := make([][]VecVirtual, heads)
@@ -107,7 +107,7 @@ func codeRows512(heads int) {
 		CMOVQHI(NewParamAddr("last", 72), ahead)
 		MOVLQSX(Mem{Base: ahead}, next)
 		IMULQ(dim, next)
-		PREFETCHT0(Mem{Base: codes, Index: next, Scale: 1})
+		PREFETCHT1(Mem{Base: codes, Index: next, Scale: 1})
 		ADDQ(U8(4), ahead)
 	}
 	for i := range pairs {
