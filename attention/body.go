@@ -91,73 +91,68 @@ func (w *Work) heavyCut(g int, exact float64) float32 {
 	return cut
 }
 
-// collectBody lists the body's rows, and each head's weights of them, times the scales of their values: zero where a token is not in the head's body. In a step that judges, rows of late pages come last, and
-// behind them, for lateChange alone, those of their rows that are read exactly.
+// collectBody lists the body's rows, and each head's weights of them, times the scales of their values: zero where a token is not in the head's body. In a step that judges, rows of late
+// pages come last, and behind them, for lateChange alone, those of their rows that are read exactly: three lists, of which others have but the first.
 func (w *Work) collectBody(union bool) {
-	n, passes := len(w.Pages), 1
-	if w.judged {
-		passes = 3
-	}
-	w.bodyMask = grow(w.bodyMask, (w.Group+4)*n)
-	all, heavy, listed, own := w.bodyMask[:n], w.bodyMask[n:2*n], w.bodyMask[2*n:4*n], w.bodyMask[4*n:]
+	n := len(w.Pages)
+	w.bodyMask = grow(w.bodyMask, (w.Group+5)*n)
+	all, heavy, listed, own := w.bodyMask[:n], w.bodyMask[n:2*n], w.bodyMask[2*n:5*n], w.bodyMask[5*n:]
 	w.join(all, w.keep)
 	w.join(heavy, w.heavy)
-	w.heavyPages, w.bodyPages = grow(w.heavyPages, n+1), grow(w.bodyPages, 2*n)
-	base := w.Ints(2 * n)
-	heavyPages, pages, rows, pageEnds := 0, 0, 0, [3]int{}
-	for pass := range passes {
-		for j, p := range w.slabPages {
-			h := heavy[j]
-			m := all[j] &^ h
-			if passes > 1 {
-				if late := w.isLate(j); late != (pass > 0) {
-					continue
-				} else if pass == 2 {
-					m, h = h, 0
-				}
+	w.heavyPages, w.bodyPages = grow(w.heavyPages, n+1), grow(w.bodyPages, 3*n)
+	base := w.Ints(3 * n)
+	var pages, rows [3]int
+	heavyPages := 0
+	// every page is written down, and counts if it has such lanes: which do is no pattern that a branch could follow
+	list := func(to, j int, p int32, m uint16, counts int) {
+		at := to*n + pages[to]
+		w.bodyPages[at], base[at], listed[at] = int32(j), p*PageTokens, m
+		pages[to] += counts & oneIfAny(m)
+		rows[to] += bits.OnesCount16(m) & -counts
+	}
+	for j, p := range w.slabPages {
+		h := heavy[j]
+		m := all[j] &^ h
+		w.heavyPages[heavyPages] = int32(j)
+		heavyPages += oneIfAny(h)
+		if !union {
+			m = 0
+			for g := range w.Group {
+				mine := w.keep[g*n+j] &^ w.heavy[g*n+j]
+				own[g*n+pages[0]] = mine
+				m |= mine
 			}
-			if !union {
-				m = 0
-				for g := range w.Group {
-					mine := w.keep[g*n+j] &^ w.heavy[g*n+j]
-					own[g*n+pages] = mine
-					m |= mine
-				}
-			}
-			// every page is written down, and counts if it has such lanes: which do is no pattern that a branch could follow
-			w.heavyPages[heavyPages] = int32(j)
-			heavyPages += oneIfAny(h)
-			w.bodyPages[pages], base[pages], listed[pages] = int32(j), p*PageTokens, m
-			pages += oneIfAny(m)
-			rows += bits.OnesCount16(m)
 		}
-		w.bodyEnds[pass], pageEnds[pass] = rows, pages
+		late := 0
+		if w.judged {
+			late = w.isLate(j)
+			list(2, j, p, h, late)
+		}
+		list(late, j, p, m, 1)
 	}
-	for pass := passes; pass < len(w.bodyEnds); pass++ {
-		w.bodyEnds[pass], pageEnds[pass] = rows, pages
-	}
-	w.heavyPages, w.bodyPages = w.heavyPages[:heavyPages], w.bodyPages[:pages]
-	w.bodyRows = grow(w.bodyRows, rows+PageTokens)
-	w.Kern.ListLanes(w.bodyRows, base[:pages], listed[:pages])
-	w.count.body = w.bodyEnds[1]
-	w.bodyLD = rows + PageTokens // the packing of a head's last page may write that far
+	w.bodyEnds = [3]int{rows[0], rows[0] + rows[1], rows[0] + rows[1] + rows[2]}
+	w.heavyPages, w.count.body = w.heavyPages[:heavyPages], w.bodyEnds[1]
+	w.bodyRows = grow(w.bodyRows, w.bodyEnds[2]+PageTokens)
+	w.bodyLD = w.bodyEnds[2] + PageTokens // the packing of a head's last page may write that far
 	w.bodyW, w.bodySums = grow(w.bodyW, w.Group*w.bodyLD), grow(w.bodySums, len(w.bodyEnds)*w.Group)
 	clear(w.bodySums)
-	scales, first, row := as[float32](w.Head.Planes[w.bind.scales]), 0, 0
-	for pass, end := range pageEnds {
-		mine, ld := listed[first:end], 0 // every head's are all that are listed,
+	scales, row := as[float32](w.Head.Planes[w.bind.scales]), 0
+	for i, end := range w.bodyEnds {
+		at, masks, first := w.bodyPages[i*n:][:pages[i]], listed[i*n:][:pages[i]], base[i*n:][:pages[i]]
+		mine, ld := masks, 0 // every head's are all that are listed,
 		if !union {
-			mine, ld = own[first:], n // or its own
+			mine, ld = own, n // or its own
 		}
-		w.Kern.PackLanes(w.bodyW[row:], w.bodyLD, w.AllLogits(), w.LogitStride(), w.bodyPages[first:end], listed[first:end], mine, ld, scales, base[first:end], w.bodySums[pass*w.Group:][:w.Group])
-		first, row = end, w.bodyEnds[pass]
+		w.Kern.ListLanes(w.bodyRows[row:], first, masks)
+		w.Kern.PackLanes(w.bodyW[row:], w.bodyLD, w.AllLogits(), w.LogitStride(), at, masks, mine, ld, scales, first, w.bodySums[i*w.Group:][:w.Group])
+		row = end
 	}
 }
 
-// isLate reports whether candidate page j is among those that a judge wants to hear of.
-func (w *Work) isLate(j int) bool {
+// isLate is 1 if candidate page j is among those that a judge wants to hear of, else 0.
+func (w *Work) isLate(j int) int {
 	p := w.Pages[j]
-	return w.late[p/BlockPages]>>(p%BlockPages)&1 != 0
+	return int(w.late[p/BlockPages] >> (p % BlockPages) & 1)
 }
 
 // oneIfAny is 1 for a mask with lanes, else 0.

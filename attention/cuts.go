@@ -6,7 +6,7 @@ import "slices"
 // no memory in the sense of Pipeline.Remembers.
 type cuts struct {
 	kvHeads, group int
-	of             []float32 // [layer][KV head][group] the least survivor by what the first and the newest page weigh, lately
+	of             []float32 // [layer][KV head][group] the least survivor by what the first token and the newest page weigh, lately
 }
 
 func newCuts(s Shape) *cuts {

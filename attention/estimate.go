@@ -46,9 +46,13 @@ func (w *Work) exact(lo, hi int) {
 		at, first := j, int(w.Pages[j])
 		for j++; j < hi && int(w.Pages[j]) == first+j-at && int(w.Pages[j])%BlockPages != 0; j++ {
 		}
-		n := min((j-at)*PageTokens, w.Head.N-first*PageTokens)
-		w.Kern.Dot(w.AllLogits()[at*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, w.Head.K[int(w.Head.Row(first*PageTokens))*w.Head.Dim:], consecutive[:n])
+		w.exactRows(at, first*PageTokens, min((j-at)*PageTokens, w.Head.N-first*PageTokens))
 	}
+}
+
+// exactRows computes the logits of n tokens of a block from token first on, which begins candidate page j.
+func (w *Work) exactRows(j, first, n int) {
+	w.Kern.Dot(w.AllLogits()[j*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, w.Head.K[int(w.Head.Row(first))*w.Head.Dim:], consecutive[:n])
 }
 
 // eachBlock calls f for every block that candidate pages [lo,hi) touch: the block, its first candidate's index, the mask of its candidate pages, and kernel scratch.

@@ -106,10 +106,10 @@ func (t topP) begin(w *Work, g int) float32 {
 }
 
 // Thresholds are looked for among floats whose bits are a multiple of a grid. What lies around those of precision by weight is not read differently enough to be told apart to the last token:
-// half a percent will do.
+// one percent will do.
 const (
 	exactGrid  = 1
-	coarseGrid = 1 << 15
+	coarseGrid = 1 << 16
 )
 
 // massThreshold is the largest t of the grid such that the elements of w at or above t sum to at least mass; floor if even all of

@@ -88,13 +88,13 @@ type Work struct {
 	rows       []int32   // flattened survivors of the union, as slab rows
 	own        []uint32  // per survivor: the query heads that keep it, when heads attend to their own sets
 	bias       []float32 // [Group][len(rows)] the survivors' share of odds
-	bodyMask   []uint16  // [2+Group][len(Pages)] lanes of the body of all heads, those read exactly, and the body of each
+	bodyMask   []uint16  // [5+Group][len(Pages)] lanes that all heads keep, those read exactly, the lists of collectBody, and the body of each
 	bodyPages  []int32   // candidate pages with such lanes, by index
 	bodyRows   []int32   // flattened body,
 	bodyEnds   [3]int    // where rows of pages that are not late end in it, where the body ends, and what stands behind it for judges
 	bodyW      []float32 // [Group][bodyLD] weights of its rows, times their values' scales
 	bodyLD     int
-	bodySums   []float32 // [pass of bodyEnds][Group] sums of weights
+	bodySums   []float32 // [list of collectBody][Group] sums of weights
 	parts      []part
 	acc        []float32 // accumulators of the parts
 	far        []part    // per query head: what is attended to by summaries
@@ -103,7 +103,7 @@ type Work struct {
 	lateAcc    []float32  // [Group][Dim] values of late pages
 	lateTmp    []byte     // kernel scratch for them
 	cuts       []float32  // per query head: where it cut lately (cuts.of); nil: unknown
-	near       []float32  // per query head: what the first and the newest page weigh
+	near       []float32  // per query head: what the first token and the newest page weigh
 	searched   []float32  // the weights that a pruner's search was left with, all larger ones among them; nil if it made none
 	weighings  []Weighing // by part of the estimate: where its weights' sums and those that are packed go
 	fused      bool       // the estimator makes weights itself

@@ -11,7 +11,7 @@ type weigher interface {
 }
 
 // refer chooses what the weights of each query head count from: its largest exact logit in the newest page, which is always a candidate. Any number will do from which the others
-// are within the range of a float's exponent. It also says from which weight on they are packed: what a search will want, if the candidates held no more than the newest page and the first.
+// are within the range of a float's exponent. It also says from which weight on they are packed: what a search will want, if the candidates held no more than the newest page and the first token.
 func (w *Work) refer() {
 	p, n, ld := w.call.Pipeline, len(w.Pages), w.LogitStride()
 	parts, last := (n+estimatePart-1)/estimatePart, n-1
@@ -34,7 +34,7 @@ func (w *Work) refer() {
 	w.exact(last, n)
 	sink := packs && w.Pages[0] == 0 && last > 0
 	if sink {
-		w.exact(0, 1)
+		w.exactRows(0, 0, 1)
 	}
 	tokens, every := w.Head.N-int(w.Pages[last])*PageTokens, w.everyToken()
 	for g := range w.Group {
@@ -46,7 +46,7 @@ func (w *Work) refer() {
 		}
 		mass := w.Kern.Weigh(newest, w.top[g])
 		if sink {
-			mass += w.Kern.Weigh(w.Logits(g)[:PageTokens], w.top[g])
+			mass += w.Kern.Weigh(w.Logits(g)[:1], w.top[g])
 		}
 		w.near[g], w.least[g] = mass, max(cutter.begin(w, g)*mass, math.SmallestNonzeroFloat32)
 	}

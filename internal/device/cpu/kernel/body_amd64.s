@@ -1221,7 +1221,7 @@ TEXT ·packLanes1AVX512(SB), NOSPLIT, $0-96
 page:
 	MOVQ          rows+72(FP), DX
 	MOVQ          scale+64(FP), BX
-	LEAQ          16(CX), SI
+	LEAQ          80(CX), SI
 	CMPQ          SI, n+88(FP)
 	CMOVQGE       CX, SI
 	MOVLQSX       (DX)(SI*4), SI
@@ -1317,7 +1317,7 @@ TEXT ·packLanes2AVX512(SB), NOSPLIT, $0-96
 page:
 	MOVQ          rows+72(FP), DI
 	MOVQ          scale+64(FP), R8
-	LEAQ          16(SI), R9
+	LEAQ          48(SI), R9
 	CMPQ          R9, n+88(FP)
 	CMOVQGE       SI, R9
 	MOVLQSX       (DI)(R9*4), R9
@@ -1433,7 +1433,7 @@ TEXT ·packLanes3AVX512(SB), NOSPLIT, $0-96
 page:
 	MOVQ          rows+72(FP), DI
 	MOVQ          scale+64(FP), R8
-	LEAQ          16(SI), R9
+	LEAQ          37(SI), R9
 	CMPQ          R9, n+88(FP)
 	CMOVQGE       SI, R9
 	MOVLQSX       (DI)(R9*4), R9
@@ -1569,7 +1569,7 @@ TEXT ·packLanes4AVX512(SB), NOSPLIT, $0-96
 page:
 	MOVQ          rows+72(FP), DI
 	MOVQ          scale+64(FP), R8
-	LEAQ          16(SI), R9
+	LEAQ          32(SI), R9
 	CMPQ          R9, n+88(FP)
 	CMOVQGE       SI, R9
 	MOVLQSX       (DI)(R9*4), R9
@@ -1726,7 +1726,7 @@ TEXT ·packLanes5AVX512(SB), NOSPLIT, $0-96
 page:
 	MOVQ          rows+72(FP), DI
 	MOVQ          scale+64(FP), R8
-	LEAQ          16(SI), R9
+	LEAQ          28(SI), R9
 	CMPQ          R9, n+88(FP)
 	CMOVQGE       SI, R9
 	MOVLQSX       (DI)(R9*4), R9
@@ -1903,7 +1903,7 @@ TEXT ·packLanes6AVX512(SB), NOSPLIT, $0-96
 page:
 	MOVQ          rows+72(FP), DI
 	MOVQ          scale+64(FP), R8
-	LEAQ          16(SI), R9
+	LEAQ          26(SI), R9
 	CMPQ          R9, n+88(FP)
 	CMOVQGE       SI, R9
 	MOVLQSX       (DI)(R9*4), R9
@@ -2101,7 +2101,7 @@ TEXT ·packLanes7AVX512(SB), NOSPLIT, $0-96
 page:
 	MOVQ          rows+72(FP), DI
 	MOVQ          scale+64(FP), R8
-	LEAQ          16(SI), R9
+	LEAQ          25(SI), R9
 	CMPQ          R9, n+88(FP)
 	CMOVQGE       SI, R9
 	MOVLQSX       (DI)(R9*4), R9

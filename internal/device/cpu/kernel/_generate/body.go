@@ -63,7 +63,7 @@ func packLanes512(heads int) {
 	avx512.begin(fmt.Sprint("packLanes", heads), "(dst *float32, ld int, w *float32, wld int, pages *int32, masks, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)",
 		fmt.Sprintf("is attention.Portable.PackLanes for %d query heads and n ≥ 1 pages, the sums by lanes: sums[g*16+i] is that of lane i; up to 15 more places are", heads),
 		"overwritten. Scales of pages further on are prefetched.")
-	const ahead = 16 // pages
+	ahead := 16 + 64/heads // pages: about as long as memory takes
 	dst, ld, wld, ownLD, j := arg("dst"), arg("ld"), arg("wld"), arg("ownLD"), GP64()
 	SHLQ(U8(2), ld)
 	SHLQ(U8(2), wld)
