@@ -7,10 +7,12 @@ import (
 
 // ProposeAll makes every token a candidate of every query head. Only Choose calls it and its siblings.
 func (w *Work) ProposeAll() {
-	w.mixed = true
-	for p := range w.whole {
-		w.whole[p] = w.everyHead()
+	masks := w.maskScratch(w.Head.Blocks())
+	for b := range masks {
+		masks[b] = 0xffff
 	}
+	masks[len(masks)-1] = laneMask(w.Head.Pages() - (len(masks)-1)*BlockPages)
+	w.proposePages(w.everyHead(), PageTokens, masks)
 }
 
 // Propose makes tokens [lo,hi) candidates of query head g.
