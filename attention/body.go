@@ -87,7 +87,9 @@ func (w *Work) heavyCut(g int, exact float64) float32 {
 		rest = w.Scratch(len(weights) + PageTokens)
 		rest = rest[:w.Kern.Pack(rest, weights, floor)]
 	}
-	cut, _ := massThreshold(w.Kern, rest, mass, floor, coarseGrid)
+	h := w.hint(g)
+	cut, _ := massThreshold(w.Kern, rest, mass, floor, coarseGrid, h.heavy*w.total[g])
+	h.heavy = cut / w.total[g]
 	return cut
 }
 

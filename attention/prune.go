@@ -88,8 +88,9 @@ func (t topP) cut(w *Work, g int, weights []float32, total float32, grid uint32)
 		n = w.Kern.Pack(rest, weights, floor)
 	}
 	rest = rest[:n]
-	least, w.searched = massThreshold(w.Kern, rest, mass, floor, grid)
-	w.cutAt(g, least)
+	h := w.hint(g)
+	least, w.searched = massThreshold(w.Kern, rest, mass, floor, grid, h.keep*total)
+	h.cut(least, total, w.near, g)
 	return least, true
 }
 
@@ -100,7 +101,7 @@ func (t topP) never(n int) float32 { return float32((1-t.p)/float64(n)) * 0.999 
 func (t topP) begin(w *Work, g int) float32 {
 	lately := float32(0)
 	if w.cuts != nil {
-		lately = w.cuts[g] * cutBelow
+		lately = w.cuts[g].pack * cutBelow
 	}
 	return max(t.never(w.LogitStride()), lately)
 }
@@ -110,12 +111,14 @@ func (t topP) begin(w *Work, g int) float32 {
 const (
 	exactGrid  = 1
 	coarseGrid = 1 << 16
+	nearGuess  = 1 << 20 // an eighth: how far from a guess thresholds are mostly
 )
 
 // massThreshold is the largest t of the grid such that the elements of w at or above t sum to at least mass; floor if even all of
 // them do not.
 // None is under floor, which is positive. What is found too light on the way is dropped from w: it returns the rest, in w's place, if w has room to be packed in.
-func massThreshold(k Kernels, w []float32, mass, floor float32, grid uint32) (t float32, rest []float32) {
+// The search begins around guess, if it is any use.
+func massThreshold(k Kernels, w []float32, mass, floor float32, grid uint32, guess float32) (t float32, rest []float32) {
 	held, _ := k.Above(w, floor)
 	if held < mass || len(w) == 0 {
 		return floor, w
@@ -125,7 +128,14 @@ func massThreshold(k Kernels, w []float32, mass, floor float32, grid uint32) (t 
 	nlo, nhi := len(w), 0
 	for turn := 0; hi-lo > grid && nlo-nhi > 1; turn++ {
 		mid := lo + (hi-lo)/2
-		if turn%2 == 0 { // where a straight line has it, from end to end
+		switch at := math.Float32bits(guess); {
+		case turn == 0 && lo < at && at < hi:
+			mid = at
+		case turn == 1 && lo == at&^(grid-1) && at+nearGuess < hi: // it held
+			mid = lo + nearGuess
+		case turn == 1 && hi == at&^(grid-1) && lo+nearGuess < hi: // it did not
+			mid = hi - nearGuess
+		case turn%2 == 0: // where a straight line has it, from end to end
 			mid = lo + min(max(uint32(float32(hi-lo)*((held-mass)/(held-over))), 1), hi-lo-1)
 		}
 		mid = max(mid&^(grid-1), lo+grid)
