@@ -100,8 +100,8 @@ type Work struct {
 	far        []part    // per query head: what is attended to by summaries
 	farAcc     []float32 // [Group][Dim]
 	hasFar     bool
-	lateAcc    []float32 // [Group][Dim] values of late pages
-	lateTmp    []byte    // kernel scratch for them
+	lateAcc    []float32  // [Group][Dim] values of late pages
+	lateTmp    []byte     // kernel scratch for them
 	blank      cutHint    // what is remembered of a head of which nothing is
 	cuts       []cutHint  // per query head: where it cut lately (cuts.of); nil: unknown
 	near       []float32  // per query head: what the first token and the newest page weigh
