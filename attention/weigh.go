@@ -3,7 +3,7 @@ package attention
 import "math"
 
 // Weights are the exponentials of estimated logits, each head's up to a factor of its own. The estimate stage leaves them in the logits' place, part by part while those are in the
-// cache, so that nobody waits for the largest logit: they count from one that is known before. Those that a threshold search may look at are packed on the way.
+// cache, so that nobody waits for the largest logit: they count from one that is known before. Where the estimator makes weights itself, those that a threshold search may look at are packed on the way.
 
 // weigher is an Estimator that makes weights where it makes logits. It is asked only where every token of the candidate pages is a candidate.
 type weigher interface {
@@ -18,30 +18,35 @@ func (w *Work) refer() {
 	w.top, w.total, w.weighings = grow(w.top, w.Group), grow(w.total, w.Group), grow(w.weighings, parts)
 	w.sums, w.least = grow(w.sums, parts*w.Group), grow(w.least, w.Group)
 	clear(w.sums)
-	cutter, packs := p.prun.(cutter)
-	if packs {
+	cutter, _ := p.prun.(cutter)
+	w.fused = cutter != nil && len(w.odds) == 0
+	if _, ok := p.est.(weigher); !ok {
+		w.fused = false
+	}
+	for _, b0 := range w.count.b0 {
+		w.fused = w.fused && b0 == w.everyToken()
+	}
+	w.near = w.near[:0]
+	if w.fused {
 		w.near, w.packs, w.packCounts = grow(w.near, w.Group), grow(w.packs, w.Group*ld+PageTokens), grow(w.packCounts, parts*w.Group)
 		clear(w.packCounts)
 	}
 	for i := range w.weighings {
 		w.weighings[i] = Weighing{Ref: w.top, Least: w.least, Sums: w.sums[i*w.Group:][:w.Group]}
-		if packs {
+		if w.fused {
 			w.weighings[i].Packed, w.weighings[i].Counts = w.packs[i*estimatePart*PageTokens:], w.packCounts[i*w.Group:][:w.Group]
 		}
 	}
-	_, w.fused = p.est.(weigher)
-	w.fused = w.fused && packs && len(w.odds) == 0
 	w.exact(last, n)
-	sink := packs && w.Pages[0] == 0 && last > 0
+	sink := w.fused && w.Pages[0] == 0 && last > 0
 	if sink {
 		w.exactRows(0, 0, 1)
 	}
-	tokens, every := w.Head.N-int(w.Pages[last])*PageTokens, w.everyToken()
+	tokens := w.Head.N - int(w.Pages[last])*PageTokens
 	for g := range w.Group {
-		w.fused = w.fused && w.count.b0[g] == every
 		newest := w.Logits(g)[last*PageTokens:][:tokens]
 		w.top[g] = orZero(w.Kern.Max(newest))
-		if !packs {
+		if !w.fused {
 			continue
 		}
 		mass := w.Kern.Weigh(newest, w.top[g])
