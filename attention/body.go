@@ -137,7 +137,7 @@ func (w *Work) collectBody(union bool) {
 	w.bodyRows = grow(w.bodyRows, w.bodyEnds[2]+PageTokens)
 	w.bodyLD = w.bodyEnds[2] + PageTokens // the packing of a head's last page may write that far
 	w.bodyW, w.bodySums = grow(w.bodyW, w.Group*w.bodyLD), grow(w.bodySums, len(w.bodyEnds)*w.Group)
-	clear(w.bodySums)
+	w.bodyLanes = grow(w.bodyLanes, w.Group*PageTokens)
 	scales, row := as[float32](w.Head.Planes[w.bind.scales]), 0
 	for i, end := range w.bodyEnds {
 		at, masks, first := w.bodyPages[i*n:][:pages[i]], listed[i*n:][:pages[i]], base[i*n:][:pages[i]]
@@ -146,7 +146,14 @@ func (w *Work) collectBody(union bool) {
 			mine, ld = own, n // or its own
 		}
 		w.Kern.ListLanes(w.bodyRows[row:], first, masks)
-		w.Kern.PackLanes(w.bodyW[row:], w.bodyLD, w.AllLogits(), w.LogitStride(), at, masks, mine, ld, scales, first, w.bodySums[i*w.Group:][:w.Group])
+		w.Kern.PackLanes(w.bodyW[row:], w.bodyLD, w.AllLogits(), w.LogitStride(), at, masks, mine, ld, scales, first, w.bodyLanes)
+		for g := range w.Group {
+			sum := float32(0)
+			for _, x := range w.bodyLanes[g*PageTokens:][:PageTokens] {
+				sum += x
+			}
+			w.bodySums[i*w.Group+g] = sum
+		}
 		row = end
 	}
 }

@@ -157,8 +157,9 @@ func (Portable) Pack(dst, w []float32, t float32) (n int) {
 }
 
 // PackLanes implements Kernels.
-func (Portable) PackLanes(dst []float32, ld int, w []float32, wld int, pages []int32, masks, own []uint16, ownLD int, scale []float32, rows []int32, sums []float32) {
-	for g := range sums {
+func (Portable) PackLanes(dst []float32, ld int, w []float32, wld int, pages []int32, masks, own []uint16, ownLD int, scale []float32, rows []int32, lanes []float32) {
+	clear(lanes)
+	for g := range len(lanes) / PageTokens {
 		n := 0
 		for j, m := range masks {
 			for ; m != 0; m &= m - 1 {
@@ -166,7 +167,7 @@ func (Portable) PackLanes(dst []float32, ld int, w []float32, wld int, pages []i
 				dst[g*ld+n] = 0
 				if own[g*ownLD+j]>>i&1 != 0 {
 					x := w[g*wld+int(pages[j])*PageTokens+i]
-					sums[g] += x
+					lanes[g*PageTokens+i] += x
 					dst[g*ld+n] = x * scale[int(rows[j])+i]
 				}
 				n++

@@ -94,6 +94,7 @@ type Work struct {
 	bodyEnds   [3]int    // where rows of pages that are not late end in it, where the body ends, and what stands behind it for judges
 	bodyW      []float32 // [Group][bodyLD] weights of its rows, times their values' scales
 	bodyLD     int
+	bodyLanes  []float32 // [Group][PageTokens] such sums on their way
 	bodySums   []float32 // [list of collectBody][Group] sums of weights
 	parts      []part
 	acc        []float32 // accumulators of the parts

@@ -112,11 +112,11 @@ func codeRows4AVX512(acc *float32, dim int, weights *byte, steps *float32, codes
 //go:noescape
 func codeRows5AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
 
-// packLanes1AVX512 is attention.Portable.PackLanes for 1 query heads and n ≥ 1 pages, the sums by lanes: sums[g*16+i] is that of lane i; up to 15 more places are
+// packLanes1AVX512 is attention.Portable.PackLanes for 1 query heads and n ≥ 1 pages; up to 15 more places are
 // overwritten. Scales of pages further on are prefetched.
 //
 //go:noescape
-func packLanes1AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
+func packLanes1AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 
 // codes1x32AVX512 is, for 1 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
@@ -129,11 +129,11 @@ func packLanes1AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, m
 //go:noescape
 func codes1x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 
-// packLanes2AVX512 is attention.Portable.PackLanes for 2 query heads and n ≥ 1 pages, the sums by lanes: sums[g*16+i] is that of lane i; up to 15 more places are
+// packLanes2AVX512 is attention.Portable.PackLanes for 2 query heads and n ≥ 1 pages; up to 15 more places are
 // overwritten. Scales of pages further on are prefetched.
 //
 //go:noescape
-func packLanes2AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
+func packLanes2AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 
 // codes2x32AVX512 is, for 2 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
@@ -146,11 +146,11 @@ func packLanes2AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, m
 //go:noescape
 func codes2x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 
-// packLanes3AVX512 is attention.Portable.PackLanes for 3 query heads and n ≥ 1 pages, the sums by lanes: sums[g*16+i] is that of lane i; up to 15 more places are
+// packLanes3AVX512 is attention.Portable.PackLanes for 3 query heads and n ≥ 1 pages; up to 15 more places are
 // overwritten. Scales of pages further on are prefetched.
 //
 //go:noescape
-func packLanes3AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
+func packLanes3AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 
 // codes3x32AVX512 is, for 3 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
@@ -163,11 +163,11 @@ func packLanes3AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, m
 //go:noescape
 func codes3x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 
-// packLanes4AVX512 is attention.Portable.PackLanes for 4 query heads and n ≥ 1 pages, the sums by lanes: sums[g*16+i] is that of lane i; up to 15 more places are
+// packLanes4AVX512 is attention.Portable.PackLanes for 4 query heads and n ≥ 1 pages; up to 15 more places are
 // overwritten. Scales of pages further on are prefetched.
 //
 //go:noescape
-func packLanes4AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
+func packLanes4AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 
 // codes4x32AVX512 is, for 4 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
@@ -180,11 +180,11 @@ func packLanes4AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, m
 //go:noescape
 func codes4x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 
-// packLanes5AVX512 is attention.Portable.PackLanes for 5 query heads and n ≥ 1 pages, the sums by lanes: sums[g*16+i] is that of lane i; up to 15 more places are
+// packLanes5AVX512 is attention.Portable.PackLanes for 5 query heads and n ≥ 1 pages; up to 15 more places are
 // overwritten. Scales of pages further on are prefetched.
 //
 //go:noescape
-func packLanes5AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
+func packLanes5AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 
 // codes5x32AVX512 is, for 5 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
@@ -197,11 +197,11 @@ func packLanes5AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, m
 //go:noescape
 func codes5x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 
-// packLanes6AVX512 is attention.Portable.PackLanes for 6 query heads and n ≥ 1 pages, the sums by lanes: sums[g*16+i] is that of lane i; up to 15 more places are
+// packLanes6AVX512 is attention.Portable.PackLanes for 6 query heads and n ≥ 1 pages; up to 15 more places are
 // overwritten. Scales of pages further on are prefetched.
 //
 //go:noescape
-func packLanes6AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
+func packLanes6AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 
 // codes6x32AVX512 is, for 6 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
@@ -214,11 +214,11 @@ func packLanes6AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, m
 //go:noescape
 func codes6x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 
-// packLanes7AVX512 is attention.Portable.PackLanes for 7 query heads and n ≥ 1 pages, the sums by lanes: sums[g*16+i] is that of lane i; up to 15 more places are
+// packLanes7AVX512 is attention.Portable.PackLanes for 7 query heads and n ≥ 1 pages; up to 15 more places are
 // overwritten. Scales of pages further on are prefetched.
 //
 //go:noescape
-func packLanes7AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
+func packLanes7AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 
 // codes7x32AVX512 is, for 7 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //

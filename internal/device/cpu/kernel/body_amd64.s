@@ -1205,7 +1205,7 @@ rows:
 	VZEROUPPER
 	RET
 
-// func packLanes1AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
+// func packLanes1AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes1AVX512(SB), NOSPLIT, $0-96
 	MOVQ   dst+0(FP), AX
@@ -1251,7 +1251,7 @@ page:
 	INCQ          CX
 	CMPQ          CX, n+88(FP)
 	JL            page
-	MOVQ          sums+80(FP), AX
+	MOVQ          lanes+80(FP), AX
 	VMOVUPS       Z0, (AX)
 	VZEROUPPER
 	RET
@@ -1300,7 +1300,7 @@ row:
 	VZEROUPPER
 	RET
 
-// func packLanes2AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
+// func packLanes2AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes2AVX512(SB), NOSPLIT, $0-96
 	MOVQ   dst+0(FP), AX
@@ -1357,7 +1357,7 @@ page:
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
-	MOVQ          sums+80(FP), AX
+	MOVQ          lanes+80(FP), AX
 	VMOVUPS       Z0, (AX)
 	VMOVUPS       Z1, 64(AX)
 	VZEROUPPER
@@ -1415,7 +1415,7 @@ row:
 	VZEROUPPER
 	RET
 
-// func packLanes3AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
+// func packLanes3AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes3AVX512(SB), NOSPLIT, $0-96
 	MOVQ   dst+0(FP), AX
@@ -1483,7 +1483,7 @@ page:
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
-	MOVQ          sums+80(FP), AX
+	MOVQ          lanes+80(FP), AX
 	VMOVUPS       Z0, (AX)
 	VMOVUPS       Z1, 64(AX)
 	VMOVUPS       Z2, 128(AX)
@@ -1550,7 +1550,7 @@ row:
 	VZEROUPPER
 	RET
 
-// func packLanes4AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
+// func packLanes4AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes4AVX512(SB), NOSPLIT, $0-96
 	MOVQ   dst+0(FP), AX
@@ -1629,7 +1629,7 @@ page:
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
-	MOVQ          sums+80(FP), AX
+	MOVQ          lanes+80(FP), AX
 	VMOVUPS       Z0, (AX)
 	VMOVUPS       Z1, 64(AX)
 	VMOVUPS       Z2, 128(AX)
@@ -1706,7 +1706,7 @@ row:
 	VZEROUPPER
 	RET
 
-// func packLanes5AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
+// func packLanes5AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes5AVX512(SB), NOSPLIT, $0-96
 	MOVQ   dst+0(FP), AX
@@ -1796,7 +1796,7 @@ page:
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
-	MOVQ          sums+80(FP), AX
+	MOVQ          lanes+80(FP), AX
 	VMOVUPS       Z0, (AX)
 	VMOVUPS       Z1, 64(AX)
 	VMOVUPS       Z2, 128(AX)
@@ -1882,7 +1882,7 @@ row:
 	VZEROUPPER
 	RET
 
-// func packLanes6AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
+// func packLanes6AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes6AVX512(SB), NOSPLIT, $0-96
 	MOVQ   dst+0(FP), AX
@@ -1983,7 +1983,7 @@ page:
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
-	MOVQ          sums+80(FP), AX
+	MOVQ          lanes+80(FP), AX
 	VMOVUPS       Z0, (AX)
 	VMOVUPS       Z1, 64(AX)
 	VMOVUPS       Z2, 128(AX)
@@ -2079,7 +2079,7 @@ row:
 	VZEROUPPER
 	RET
 
-// func packLanes7AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
+// func packLanes7AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes7AVX512(SB), NOSPLIT, $0-96
 	MOVQ   dst+0(FP), AX
@@ -2191,7 +2191,7 @@ page:
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
-	MOVQ          sums+80(FP), AX
+	MOVQ          lanes+80(FP), AX
 	VMOVUPS       Z0, (AX)
 	VMOVUPS       Z1, 64(AX)
 	VMOVUPS       Z2, 128(AX)

@@ -67,7 +67,7 @@ func TestPackLanes(t *testing.T) {
 					own[j] = uint16(r.Uint32())
 				}
 				for _, o := range []int{0, pages} { // the same for all heads, or each head's
-					want, got, wantSums, sums := make([]float32, group*ld), guarded[float32](t, group*ld), make([]float32, group), make([]float32, group)
+					want, got, wantSums, sums := make([]float32, group*ld), guarded[float32](t, group*ld), make([]float32, group*16), make([]float32, group*16)
 					attention.Portable{}.PackLanes(want, ld, w, wld, list, masks, own, o, scale, at, wantSums)
 					k.PackLanes(got, ld, w, wld, list, masks, own, o, scale, at, sums)
 					for g := range group {
@@ -76,7 +76,9 @@ func TestPackLanes(t *testing.T) {
 								t.Fatalf("%d pages, head %d of %d: element %d is %v, want %v", pages, g, group, i, got[g*ld+i], x)
 							}
 						}
-						near(t, fmt.Sprintf("%d pages, head %d of %d: sum", pages, g, group), sums[g], float64(wantSums[g]), float64(set+1)*1e-5)
+						for i := range 16 {
+							near(t, fmt.Sprintf("%d pages, head %d of %d: sum of lane %d", pages, g, group, i), sums[g*16+i], float64(wantSums[g*16+i]), float64(set+1)*1e-5)
+						}
 					}
 				}
 			}

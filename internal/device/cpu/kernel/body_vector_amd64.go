@@ -63,10 +63,10 @@ func (v vector) ListLanes(dst, base []int32, masks []uint16) int {
 }
 
 // PackLanes implements attention.Kernels.
-func (v vector) PackLanes(dst []float32, ld int, w []float32, wld int, pages []int32, masks, own []uint16, ownLD int, scale []float32, rows []int32, sums []float32) {
-	n, group := len(pages), len(sums)
+func (v vector) PackLanes(dst []float32, ld int, w []float32, wld int, pages []int32, masks, own []uint16, ownLD int, scale []float32, rows []int32, lanes []float32) {
+	n, group := len(pages), len(lanes)/attention.PageTokens
 	if v.packLanes == nil || n == 0 || group == 0 {
-		v.portable.PackLanes(dst, ld, w, wld, pages, masks, own, ownLD, scale, rows, sums)
+		v.portable.PackLanes(dst, ld, w, wld, pages, masks, own, ownLD, scale, rows, lanes)
 		return
 	}
 	set := 0
@@ -76,15 +76,9 @@ func (v vector) PackLanes(dst []float32, ld int, w []float32, wld int, pages []i
 	// page lists ascend
 	_, _, _, _ = dst[(group-1)*ld:][:set+attention.PageTokens], w[int(pages[0])*attention.PageTokens], w[(group-1)*wld+int(pages[n-1]+1)*attention.PageTokens-1], own[(group-1)*ownLD+n-1]
 	_, _ = scale[rows[0]], scale[rows[n-1]+attention.PageTokens-1]
-	var lanes [8 * attention.PageTokens]float32
 	for g := 0; g < group; {
 		h := tile(group-g, len(v.packLanes))
-		v.packLanes[h-1](ptr(dst[g*ld:]), ld, ptr(w[g*wld:]), wld, ptr(pages), ptr(masks), ptr(own[g*ownLD:]), ownLD, ptr(scale), ptr(rows), &lanes[0], n)
-		for i := range h {
-			for _, x := range lanes[i*attention.PageTokens:][:attention.PageTokens] {
-				sums[g+i] += x
-			}
-		}
+		v.packLanes[h-1](ptr(dst[g*ld:]), ld, ptr(w[g*wld:]), wld, ptr(pages), ptr(masks), ptr(own[g*ownLD:]), ownLD, ptr(scale), ptr(rows), &lanes[g*attention.PageTokens], n)
 		g += h
 	}
 }

@@ -60,8 +60,8 @@ func pack512() {
 
 // packLanes512 takes the query heads of a page in turn: their weights go to one place of their rows each.
 func packLanes512(heads int) {
-	avx512.begin(fmt.Sprint("packLanes", heads), "(dst *float32, ld int, w *float32, wld int, pages *int32, masks, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)",
-		fmt.Sprintf("is attention.Portable.PackLanes for %d query heads and n ≥ 1 pages, the sums by lanes: sums[g*16+i] is that of lane i; up to 15 more places are", heads),
+	avx512.begin(fmt.Sprint("packLanes", heads), "(dst *float32, ld int, w *float32, wld int, pages *int32, masks, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)",
+		fmt.Sprintf("is attention.Portable.PackLanes for %d query heads and n ≥ 1 pages; up to 15 more places are", heads),
 		"overwritten. Scales of pages further on are prefetched.")
 	ahead := 16 + 64/heads // pages: about as long as memory takes
 	dst, ld, wld, ownLD, j := arg("dst"), arg("ld"), arg("wld"), arg("ownLD"), GP64()
@@ -109,7 +109,7 @@ func packLanes512(heads int) {
 	INCQ(j)
 	CMPQ(j, NewParamAddr("n", 88))
 	JL(LabelRef("page"))
-	out := arg("sums")
+	out := arg("lanes")
 	for g, x := range sums {
 		VMOVUPS(x, Mem{Base: out, Disp: 64 * g})
 	}
