@@ -15,12 +15,12 @@ func (v vector) Pack(dst, w []float32, t float32) int {
 	if v.pack != nil {
 		return int(v.pack(ptr(dst), ptr(w), len(w), t))
 	}
-	// Without a compressing store: masks by vector, elements one by one, which are few.
+	// Without a compressing store: masks by vector, elements one by one, which are few. Called by its name, the routine leaves the masks on the stack.
 	var masks [64]uint16
 	count := 0
 	for len(w) >= attention.PageTokens {
 		n := min(len(w)/attention.PageTokens, len(masks))
-		v.lanes(&masks[0], ptr(w), n, t)
+		lanesAVX2(&masks[0], ptr(w), n, t)
 		for j, m := range masks[:n] {
 			page := w[j*attention.PageTokens:][:attention.PageTokens]
 			for ; m != 0; m &= m - 1 {
