@@ -68,18 +68,21 @@ type Operator struct {
 	kernel map[string]string // full names of kernels, by operation
 	wholes int               // blocks of whole that the device holds
 	ringed int               // and of ringed
-	// SelectThreads is the size of select's thread blocks, 128, 256 or 512 (0: chosen by the number of blocks), and SelectRanks how many share a unit (0: chosen by the number of units).
+	// SelectThreads is the size of thread blocks of sparse steps, 128, 256 or 512 (0: chosen by the number of blocks), and SelectRanks how many share a unit (0: chosen by the number of units).
 	SelectThreads, SelectRanks int
-	// FewUnits and ClusterUnits are how many units (KV heads of a step's sequences) sparse and dense steps may have to be done by the kernels for few.
-	FewUnits, ClusterUnits int
-	rooms                  map[string]*[maxRanks + 1]int // clusters of few, cluster and select that the device holds at once, by their thread blocks
-	p                      params
-	stride                 int
-	lens                   []int32 // as SetSequences was told
-	layers                 []slabs
-	owned                  []driver.Ptr
-	pinned                 [][]byte
-	hold                   params // the launch's copy: on the heap, and not allocated anew
+	// NoClusters has dense steps done without clusters.
+	NoClusters bool
+	// Readable has all sparse steps leave in memory what Survivors and Candidates read.
+	Readable bool
+	rooms    map[string]*[maxRanks + 1]int // clusters of few and cluster that the device holds at once, by their thread blocks
+	fewRoom  int                           // bytes of dynamic shared memory that few may ask for
+	p        params
+	stride   int
+	lens     []int32 // as SetSequences was told
+	layers   []slabs
+	owned    []driver.Ptr
+	pinned   [][]byte
+	hold     params // the launch's copy: on the heap, and not allocated anew
 }
 
 // New allocates an operator's cache and scratch. Tables and lengths are set by SetSequences.
@@ -112,7 +115,7 @@ func (s *Shape) check() error {
 
 // newOperator is New with kernels that are loaded already.
 func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
-	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}, FewUnits: fewUnits, ClusterUnits: clusterUnits}
+	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}}
 	o.stride = attention.BlocksOf(s.Tokens)
 	if err := o.find(c); err != nil {
 		return nil, err
@@ -160,7 +163,7 @@ func (o *Operator) find(c *driver.Context) error {
 		return err
 	}
 	if o.lib.hopper {
-		for _, name := range []string{"select", "few", "cluster"} {
+		for _, name := range []string{"few", "cluster"} {
 			if err := c.SetAttr(o.lib.fn[o.kernel[name]], driver.FuncNonPortableCluster, 1); err != nil {
 				return err
 			}
@@ -338,15 +341,16 @@ func (o *Operator) Attend(c *driver.Context, s driver.Stream, first, batch int, 
 	if err := o.prepare(first, batch, m); err != nil {
 		return err
 	}
-	return o.attendHeld(c, s, o.decided(m, batch, o.held(first, batch)))
+	tokens := o.held(first, batch)
+	return o.attendHeld(c, s, o.decided(m, batch, tokens), tokens)
 }
 
-// attendHeld is Attend of the sequences that o.hold says.
-func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode) error {
+// attendHeld is Attend of the sequences that o.hold says, which have so many tokens together.
+func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode, tokens int) error {
 	p := &o.hold
 	if m.Dense {
 		units := int(p.batch) * o.KVHeads
-		if ranks, parts := o.clusters(units); ranks > 0 {
+		if ranks, parts := o.clusters(units, tokens); ranks > 0 {
 			p.ranks, p.parts = int32(ranks), int32(parts)
 			return o.launch(c, p, o.clusterLaunch(units, parts, ranks, s), "cluster")
 		}
@@ -415,7 +419,7 @@ func (o *Operator) crossover(m Mode, units int) int {
 	if m.PerHead {
 		n *= 1 + 0.15*float32(o.Group)
 	}
-	if units > fewUnits && 3*units <= o.lib.dev.Multiprocessor {
+	if units > 8 && 3*units <= o.lib.dev.Multiprocessor {
 		if n *= 1.7; o.Group > 4 {
 			n *= 2
 		}
@@ -425,14 +429,10 @@ func (o *Operator) crossover(m Mode, units int) int {
 
 // ranks is how many thread blocks share a unit in a sparse step: as many as find room for all units at once, or the last would run alone.
 func (o *Operator) ranks(batch int) int {
-	units := batch * o.KVHeads
-	if few := o.few(units); few > 0 {
-		return few
-	}
 	if o.SelectRanks != 0 && o.lib.hopper {
 		return o.SelectRanks
 	}
-	return o.fitting("select", units)
+	return o.fitting("few", batch*o.KVHeads)
 }
 
 // fitting is how many thread blocks a cluster of a kernel may have such that so many find room at once; 1: they find none.
@@ -472,12 +472,15 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 	if m.DenseBelow == 0 {
 		p.denseBelow = int32(m.MinContext)
 	}
-	ranks := int(p.ranks)
-	l, name := o.selectLaunch(units, ranks, s), "select"
-	if o.few(units) > 0 {
-		l, name = o.fewLaunch(units, ranks, s), "few"
+	if ranks := int(p.ranks); ranks > 1 {
+		l := o.fewLaunch(units, ranks, s)
+		if near := o.fewShared(ranks, l.Block, true); near <= o.fewRoom && !o.Readable {
+			l.Shared, p.flags = near, p.flags|flagNear
+		}
+		return o.launch(c, p, l, "few")
 	}
-	return o.launch(c, p, l, name)
+	threads := o.threads(units)
+	return o.launch(c, p, driver.Launch{Grid: [3]int{units}, Block: threads, Shared: o.rings(threads), Stream: s, Early: true}, "select")
 }
 
 // Copy queues a plain copy of bytes within the device, the yardstick of what its memory can do.

@@ -47,7 +47,7 @@ func (o *Operator) Stats(c *driver.Context, batch int) ([]HeadStats, error) {
 	return out, nil
 }
 
-// Survivors reads the tokens that a unit (sequence·KVHeads + head of the last sparse step, of more than FewUnits) attended to, and the mask of the heads that each belongs to.
+// Survivors reads the tokens that a unit (sequence·KVHeads + head of the last sparse step, a Readable one) attended to, and the mask of the heads that each belongs to.
 func (o *Operator) Survivors(c *driver.Context, unit, tokens, batch int) (exact, others []int32, heads []uint8, err error) {
 	ranks := o.ranks(batch)
 	cap := o.stride * attention.BlockTokens
@@ -76,7 +76,7 @@ func (o *Operator) Survivors(c *driver.Context, unit, tokens, batch int) (exact,
 			t := x & 0xffffff
 			return int32((int(t/attention.BlockTokens)*ranks+r)*attention.BlockTokens) + int32(t%attention.BlockTokens)
 		}
-		for w := range o.threads(batch*o.KVHeads*ranks) / 32 {
+		for w := range maxWarps {
 			part := parts[(r*maxWarps+w)*4:]
 			from, to, a, b := int(part[0]), int(part[1]), int(part[2]), int(part[3])
 			if from < 0 || a < 0 || b < 0 || from+a+b > to || to > end-start {
@@ -105,7 +105,7 @@ func inOrder[T any](of []T, blocks, ranks, each int) []T {
 	return all
 }
 
-// Candidates reads, of a unit of the last sparse step, of more than FewUnits, the mask of heads that each page was a candidate of.
+// Candidates reads, of a unit of the last sparse step, a Readable one, the mask of heads that each page was a candidate of.
 func (o *Operator) Candidates(c *driver.Context, unit, tokens, batch int) ([]uint8, error) {
 	blocks := attention.BlocksOf(tokens)
 	pages := make([]uint8, blocks*attention.BlockPages)

@@ -8,7 +8,7 @@ template <int D, int GP> struct CodedSlot {
   static constexpr int CHUNKS = D / 32;
   uint4 codes[16 * CHUNKS];
   u32 scale[16][D / 32];
-  u32 logits[16][(GP + 1) / 2];  // of two heads a word; of one head two tokens' a word, and bit t of odd says which of them is meant. If those are in shared memory, the token
+  u32 logits[16][(GP + 1) / 2];  // of two heads a word; of one head two tokens' a word, and bit t of odd says which of them is meant. If ranks split the unit, the token
   u32 odd, unused[3];
   __device__ static int place(int token, int chunk) { return (token * CHUNKS + chunk) ^ (token / 2 % 4 * 2); }
 };
@@ -19,15 +19,15 @@ struct Places {
   const Part *parts;  // of the list
   const int *listed;  // by the warps before one
   const int *table;
-  bool down;                          // from the parts' ends
-  int stride, to, kvHeads, head, lane;  // stride: from block to block of the table
-  int first;                          // of those held
-  int part = 0;                       // where the lane's last entry was
+  bool down;  // from the parts' ends
+  int to, kvHeads, head, lane;
+  int first;     // of those held
+  int part = 0;  // where the lane's last entry was
   u32 entry = 0, row = 0, entryAhead = 0, entryBeyond = 0;
   int blockAhead = 0;
-  template <int GP, bool LOCAL>
-  __device__ Places(const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, bool whole, bool down, int from, int to)
-      : list(whole ? nullptr : r.list), parts(sh.part), listed(sh.listed[down]), table(r.table), down(down), stride(r.step), to(to), kvHeads(p.kvHeads), head(u.head), lane(u.lane), first(from - 96) {
+  template <int GP, bool SPLIT>
+  __device__ Places(const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, bool whole, bool down, int from, int to)
+      : list(whole ? nullptr : r.list), parts(sh.part), listed(sh.listed[down]), table(r.table), down(down), to(to), kvHeads(p.kvHeads), head(u.head), lane(u.lane), first(from - 96) {
     turn(), turn(), turn();
   }
   __device__ u32 at(int i) {
@@ -38,7 +38,7 @@ struct Places {
   }
   __device__ void turn() {
     entry = entryAhead, row = ((u32)blockAhead * kvHeads + head) * BLOCK + (entry & 0xffffff) % BLOCK;
-    entryAhead = entryBeyond, blockAhead = table[(entryAhead & 0xffffff) / BLOCK * stride];
+    entryAhead = entryBeyond, blockAhead = table[(entryAhead & 0xffffff) / BLOCK];
     entryBeyond = at(min(first + 96 + lane, to - 1));  // beyond the end the last one again, whose rows are finite
     first += 32;
   }
@@ -61,8 +61,8 @@ template <int D, int GP> union WarpMemory {
 
 // attend_coded takes in survivors [from,to) as codes with their estimated logits. It returns what the thread's share of them
 // weighs for head lane/4, and what of that the head owes to the others' survivors.
-template <int D, int GP, bool LOCAL>
-__device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r,
+template <int D, int GP, bool SPLIT>
+__device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r,
                                     int from, int to) {
   typedef CodedSlot<D, GP> Slot;
   constexpr int SLOTS = WarpMemory<D, GP>::SLOTS, CHUNKS = Slot::CHUNKS;
@@ -84,15 +84,15 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
       if (lane < 16) {
 #pragma unroll
         for (int k = 0; k < D / 32; k += 4) copy_async<D == 64 ? 8 : 16, false>(&x.scale[lane][k], p.valueScale + (size_t)row * (D / 32) + k);
-      } else if constexpr (LOCAL) {
+      } else if constexpr (SPLIT) {
         x.logits[lane - 16][0] = token;
       } else if constexpr (GP > 1) {
         copy_async<GP * 2>(x.logits[lane - 16], r.logits + (size_t)token * GP);
       } else {
         copy_async<4>(x.logits[lane - 16], r.logits + (token & ~1u));
       }
-      const u32 odd = GP == 1 && !LOCAL ? __ballot_sync(~0u, token & 1) : 0;
-      if (GP == 1 && !LOCAL && lane == 0) x.odd = odd;
+      const u32 odd = GP == 1 && !SPLIT ? __ballot_sync(~0u, token & 1) : 0;
+      if (GP == 1 && !SPLIT && lane == 0) x.odd = odd;
     }
     commit_copies();
   };
@@ -115,7 +115,7 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
       load<D / 64>(codes[k], (const u8 *)&slot.codes[slot.place(token, head * (D / 16) / 16)] + head * (D / 16) % 16);
       load<D / 32>(scale[k], slot.scale[token]);
       u32 distance = 0;
-      if constexpr (LOCAL) distance = head < GP ? r.logits[slot.logits[token][0] * GP + head] : 0;
+      if constexpr (SPLIT) distance = head < GP ? r.logits[slot.logits[token][0] * GP + head] : 0;
       else if constexpr (GP == 1) distance = slot.logits[token][0] >> (slot.odd >> token & 1) * 16 & 0xffff;
       else if (head < GP) distance = slot.logits[token][head / 2] >> head % 2 * 16 & 0xffff;
       const float octaves = (int)distance * (-1.0f / PER_OCTAVE), weight = i + token >= to || distance == NONE ? 0 : power(octaves);
@@ -151,8 +151,8 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
 }
 
 // attend_exactly takes in survivors [from,to), or of a sequence that is read whole such tokens.
-template <int D, int GP, bool LOCAL>
-__device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, bool whole, int from,
+template <int D, int GP, bool SPLIT>
+__device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, bool whole, int from,
                                       int to) {
   typedef WholeSlot<D> Rows;
   constexpr bool APART = D <= 128;
@@ -217,17 +217,16 @@ __device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemo
 }
 
 // attend_survivors is the attention of a unit to the survivors that this rank has listed; `whole` says that it reads all tokens of its range instead.
-template <int D, int GP, bool LOCAL>
-__device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join, WarpMemory<D, GP> *memory, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, bool whole) {
+template <int D, int GP, bool SPLIT>
+__device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join, WarpMemory<D, GP> *memory, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, bool whole) {
   const int lane = u.lane, warp = u.warp;
   const int2 count = whole ? make_int2(r.tokens(), 0) : make_int2(sh.listed[0][u.warps], sh.listed[1][u.warps]);
   if (!whole && threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = count;
   // Tiles of sixteen, first of those read as codes; one that is read exactly costs as much as EXACT of them. A warp has a run.
   constexpr int EXACT = 3;
   const int coded = (count.y + 15) / 16, cost = coded + (count.x + 15) / 16 * EXACT;
-  auto cut = [&](int w) { return (int)((long long)cost * w / u.warps); };
-  auto codedOf = [&](int w) { return min(min(cut(w), coded) * 16, count.y); };
-  auto exactOf = [&](int w) { return min((max(cut(w) - coded, 0) + EXACT - 1) / EXACT * 16, count.x); };
+  auto codedOf = [&](int w) { return min(min(u.share(cost, w), coded) * 16, count.y); };
+  auto exactOf = [&](int w) { return min((max(u.share(cost, w) - coded, 0) + EXACT - 1) / EXACT * 16, count.x); };
   Running<D> run;
   float low[4] = {};  // row lane/4: group of channels; heads as the sums
   float2 mass = attend_coded<D>(run, low, memory[warp], sh, p, u, r, codedOf(warp), codedOf(warp + 1));
@@ -237,14 +236,12 @@ __device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join,
     for (int d = 1; d < 4; d *= 2) mass.x += __shfl_xor_sync(~0u, mass.x, d), mass.y += __shfl_xor_sync(~0u, mass.y, d);
     if (lane % 4 == 0 && lane / 4 < GP) sh.mass[warp][lane / 4].x += mass.x, sh.mass[warp][lane / 4].y += mass.y;
   }
-  join_unit<D>(join, run, memory[0].sums[0], sizeof(WarpMemory<D, GP>) / sizeof(float), sh.shares, p, u, r.n, 1, !whole && p.flags & TAIL, [&](int g) {
-    if (whole) return make_float2(0, 0);
+  join_unit<D>(join, run, memory[0].sums[0], sizeof(WarpMemory<D, GP>) / sizeof(float), sh.shares, sh.mass, p, u, r.n, 1, !whole && p.flags & TAIL, [&](int g, float2 of) {
+    if (whole) return of;
     // What the rank's candidates weigh, and what survived of them.
-    const float2 of = lane < u.warps ? sh.mass[lane][g] : make_float2(0, 0);
-    const float kept = total(of.x), owed = total(of.y);
     const Threshold &t = sh.threshold[g];
-    const float mass = kept + ((u.rank == 0 ? t.rest : 0) - owed) * t.shrink;
-    if (lane == 0) p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(mass, kept, sh.own[g], sh.candidates[g]);
-    return make_float2(mass, kept);
+    const float mass = of.x + ((u.rank == 0 ? t.rest : 0) - of.y) * t.shrink;
+    if (lane == 0) p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(mass, of.x, sh.own[g], sh.candidates[g]);
+    return make_float2(mass, of.x);
   });
 }

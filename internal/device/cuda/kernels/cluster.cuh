@@ -13,36 +13,42 @@ struct ClusterJoin {
   int last;
 };
 
-// highest and total are the largest of a warp's numbers, and their sum.
+// highest is the largest of a warp's numbers; totals makes sums of those of its first `lanes` lanes.
 __device__ inline float highest(float x) { return unordered(__reduce_max_sync(~0u, ordered(x))); }
-__device__ inline float total(float x) {
+template <int N> __device__ inline void totals(float (&x)[N], int lanes) {
 #pragma unroll 1
-  for (int d = 16; d > 0; d /= 2) x += __shfl_xor_sync(~0u, x, d);
-  return x;
+  for (int d = lanes / 2; d > 0; d /= 2) {
+#pragma unroll
+    for (int i = 0; i < N; i++) x[i] += __shfl_xor_sync(~0u, x[i], d);
+  }
 }
 
 __device__ inline void add(float4 &sum, float f, float4 x) { sum.x += f * x.x, sum.y += f * x.y, sum.z += f * x.z, sum.w += f * x.w; }
 
 // join_unit makes a unit's output of what the warps of its ranks have summed, through `sums` in shared memory, [HEADS][D] at every multiple of `stride`; each rank its share of it, which the
-// others bring to `shares`, [HEADS·D + 4·RANKS] of shared memory. If several clusters have `parts` of a unit, the last of each rank's joins those. With `tail` it adds what is not held: weigh(g) is
-// the mass of the rank's candidates and what survivors hold of it, known once all warps have come here. All ranks must have begun.
+// others bring to `shares`, [HEADS·D + 4·RANKS] of shared memory. If several clusters have `parts` of a unit, the last of each rank's joins those. With `tail` it adds what is not held: weigh(g, x)
+// is the mass of the rank's candidates and what survivors hold of it, if x is what its warps have as `mass`. All ranks must have begun.
 template <int D, int GP, typename Weigh>
-__device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, int stride, float *shares, const Params &p, const Rank<GP> &u, int n, int parts, bool tail, Weigh weigh) {
+__device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, int stride, float *shares, const float2 (*mass)[GP], const Params &p, const Rank<GP> &u, int n, int parts, bool tail,
+                                 Weigh weigh) {
   const int all = u.G * D, lane = u.lane;
   run.leave(sh.top[u.warp], sh.weight[u.warp], (float(*)[D])(sums + u.warp * stride), lane);
   // The rank's share of the output, four channels a thread and turn, always the same ones of a head; and what the tail adds there.
-  const int each = (all / 4 + u.ranks - 1) / u.ranks * 4, first = each * u.rank, own = min(each, all - first), mine = 4 * threadIdx.x, turn = 4 * blockDim.x;
+  const int each = quotient(all / 4 + u.ranks - 1, u.ranks) * 4, first = each * u.rank, own = min(each, all - first), mine = 4 * threadIdx.x, turn = 4 * blockDim.x;
   float4 mean = make_float4(0, 0, 0, 0);
   if (tail && mine < own) mean = *(const float4 *)(p.valueSum + (((size_t)p.table[u.sequence * p.tableStride + (n - 1) / BLOCK] * p.kvHeads + u.head) * 2 + 1) * D + (first + mine) % D);
   __syncthreads();
   const bool alone = u.ranks == 1 && parts == 1;
   for (int g = u.warp; g < u.G; g += u.warps) {  // a lane for each warp, and then for each rank
     const bool in = lane < u.warps;
-    const float top = in ? sh.top[lane][g] : NOTHING, most = highest(top), f = power(top - most), weight = total(in ? f * sh.weight[lane][g] : 0);
+    const float2 of = in && mass != nullptr ? mass[lane][g] : make_float2(0, 0);
+    const float top = in ? sh.top[lane][g] : NOTHING, most = highest(top), f = power(top - most);
+    float x[3] = {in ? f * sh.weight[lane][g] : 0, of.x, of.y};
     if (in) sh.ofWarp[g][lane] = f;
-    const float2 held = weigh(g);
-    if (alone) sh.share[g][0] = weight > 0 ? __fdividef(1, weight) : 0, sh.held[g] = fminf(__fdividef(held.y, held.x), 1.0f);
-    else if (lane < u.ranks) push(&sh.ofRank[u.rank][g], lane, make_float4(most, weight, held.x, held.y));
+    totals(x, WARPS);
+    const float2 held = weigh(g, make_float2(x[1], x[2]));
+    if (alone && lane == 0) sh.share[g][0] = x[0] > 0 ? __fdividef(1, x[0]) : 0, sh.held[g] = fminf(__fdividef(held.y, held.x), 1.0f);
+    if (!alone && lane < u.ranks) push(&sh.ofRank[u.rank][g], lane, make_float4(most, x[0], held.x, held.y));
   }
   __syncthreads();
   auto summed = [&](int i) {
@@ -62,13 +68,18 @@ __device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, 
     return;
   }
   // Every rank learns of each one's maxima and weights, and of its share of the sums.
-  for (int i = mine; i < all; i += turn) push((float4 *)&shares[u.rank * each + i % each], i / each, summed(i));
+  for (int i = mine; i < all; i += turn) {
+    const int rank = quotient(i, each);
+    push((float4 *)&shares[(u.rank - rank) * each + i], rank, summed(i));
+  }
   u.sync();
   for (int g = u.warp; g < u.G; g += u.warps) {
     const float4 x = lane < u.ranks ? sh.ofRank[lane][g] : make_float4(NOTHING, 0, 0, 0);
-    const float most = highest(x.x), f = power(x.x - most), sum = total(f * x.y), mass = total(x.z), kept = total(x.w);
-    if (lane < RANKS) sh.share[g][lane] = parts > 1 ? f : sum > 0 ? __fdividef(f, sum) : 0;
-    if (lane == 0) sh.held[g] = fminf(__fdividef(kept, mass), 1.0f), sh.ofUnit[g] = make_float2(most, sum);
+    const float most = highest(x.x), f = power(x.x - most);
+    float sum[3] = {f * x.y, x.z, x.w};
+    totals(sum, RANKS);
+    if (lane < RANKS) sh.share[g][lane] = parts > 1 ? f : sum[0] > 0 ? __fdividef(f, sum[0]) : 0;
+    if (lane == 0) sh.held[g] = fminf(__fdividef(sum[2], sum[1]), 1.0f), sh.ofUnit[g] = make_float2(most, sum[0]);
   }
   __syncthreads();
   for (int i = mine; i < own; i += turn) {
@@ -128,7 +139,7 @@ template <int D> __device__ void whole_unit(const Params &p) {
   SHARED_MEMORY(Shared, sh);
   DYNAMIC_MEMORY(memory);
   // Lengths and tables are there before the launch ahead begins, and so are all tokens but the newest.
-  const Rank<HEADS> u(p, p.parts);
+  const Rank<HEADS> u(p, p.ranks, p.parts);
   const int n = p.lens[u.sequence], r = u.lane / 4;
   const int skipped = p.window > 0 ? max(n - p.window, 0) : 0, tokens = n - skipped, tiles = (tokens + 15) / 16;  // skipped: out of sight
   const int piece = u.part * u.ranks + u.rank, pieces = p.parts * u.ranks;
@@ -151,5 +162,5 @@ template <int D> __device__ void whole_unit(const Params &p) {
   wait_copies<0>();
   __syncthreads();  // the rings are read
   u.wait();
-  join_unit<D>(sh.join, run, (float *)memory, HEADS * D, sh.shares, p, u, n, p.parts, false, [](int) { return make_float2(0, 0); });
+  join_unit<D>(sh.join, run, (float *)memory, HEADS * D, sh.shares, (const float2(*)[HEADS])nullptr, p, u, n, p.parts, false, [](int, float2 x) { return x; });
 }

@@ -34,8 +34,8 @@ __device__ inline void count_distance(u32 *histogram, u32 *elsewhere, u32 distan
 
 // estimate_logits estimates the logits of the candidates and counts them by weight. `fresh` is warp 0's: the exact logits of the newest page. With `every`, each page is a
 // candidate and is marked here. A warp goes through a run of the rank's candidates, two at a time, while those that follow are on their way to its ring.
-template <int D, int GP, bool SHARED_LIST, bool BY_TOKEN, bool LOCAL>
-__device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every, Ring<D> &ring) {
+template <int D, int GP, bool SHARED_LIST, bool BY_TOKEN, bool SPLIT>
+__device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every, Ring<D> &ring) {
   constexpr bool PAIRS = GP == HEADS;
   constexpr int STARTS = PAIRS ? 2 : GP, SLOTS = Ring<D>::SLOTS;
   const int j = u.lane % 4, row = u.lane / 4;
@@ -87,7 +87,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
 #pragma unroll
     for (int i = 0; i < STARTS; i++) {
       const bool in = SHARED_LIST || x.who >> head(i) & 1;
-      start[i] = !in ? OUT_OF_REACH : BY_TOKEN ? window[i] : window[i] - (LOCAL ? base_of(x.page) : x.base)[head(i)] * PER_OCTAVE;
+      start[i] = !in ? OUT_OF_REACH : BY_TOKEN ? window[i] : window[i] - (SPLIT ? base_of(x.page) : x.base)[head(i)] * PER_OCTAVE;
       most[i] = ROUND + (in ? FAR : NONE);
     }
   };
@@ -100,7 +100,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     for (int i = 0; i < STARTS; i++) sum[i] = (PAIRS ? c[i % 2] : __shfl_sync(~0u, c[i % 2], i / 2)) * steps;
   }
   // The warp's run, 32 candidates at a time: a lane holds a page, its block's slab and whose candidate it is; and those of the next 32.
-  const int old = found - r.newestHere, from = old * u.warp / u.warps, to = old * (u.warp + 1) / u.warps;
+  const int old = found - r.newestHere, from = u.share(old, u.warp), to = u.share(old, u.warp + 1);
   int begin = from, page = -1, pageAhead = -1;
   u32 place = 0, placeAhead = 0, who = 0xff, whoAhead = 0xff;  // place: of the page among all of the slabs'
   auto ahead = [&](int first) {
@@ -149,7 +149,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
         if (u.lane < PAGE / 4) copy_async((u8 *)x.step + u.lane * 16, stepsOfLane + (size_t)at * (PAGE * 4));
       } else {
         if (u.lane < D / 8) copy_async(x.step + u.lane * 8, stepsOfLane + (size_t)(at / PAGES) * (4 * D));
-        if (!LOCAL && u.lane < HEADS / 4) copy_async(x.base + u.lane * 4, basesOfLane + (u32)mine / PAGES * 2 * HEADS);
+        if (!SPLIT && u.lane < HEADS / 4) copy_async(x.base + u.lane * 4, basesOfLane + (u32)mine / PAGES * 2 * HEADS);
       }
     } else if (u.lane == 0) {
       x.page = -1;

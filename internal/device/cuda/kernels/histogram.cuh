@@ -37,16 +37,21 @@ template <int GP> struct SelectShared {
 __device__ inline u32 one_of(const Params &p) { return min(p.batch, 1); }
 
 // ordered_unit is the unit that begins as the i-th.
-__device__ inline int ordered_unit(const Params &p, int i) { return p.order == nullptr ? i : p.order[i / p.kvHeads] * p.kvHeads + i % p.kvHeads; }
+__device__ inline int ordered_unit(const Params &p, int i) {
+  const int at = quotient(i, p.kvHeads);
+  return p.order == nullptr ? i : p.order[at] * p.kvHeads + i - at * p.kvHeads;
+}
 
 // Rank is a thread block's share of a unit, and a thread's place in it.
 template <int GP> struct Rank {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, ranks, rank, part, unit, sequence, head, G;
-  __device__ Rank(const Params &p, int parts = 1) : ranks(p.ranks), G(p.group) {  // parts: clusters of a unit
-    rank = ranks > 1 ? cluster_rank() : 0, part = blockIdx.x / ranks % parts;
-    unit = ordered_unit(p, blockIdx.x / ranks / parts);
-    sequence = unit / p.kvHeads, head = unit % p.kvHeads;
+  __device__ Rank(const Params &p, int ranks, int parts = 1) : ranks(ranks), G(p.group) {  // parts: clusters of a unit
+    const int cluster = quotient(blockIdx.x, ranks), at = quotient(cluster, parts);
+    rank = ranks > 1 ? cluster_rank() : 0, part = cluster - at * parts, unit = ordered_unit(p, at);
+    sequence = quotient(unit, p.kvHeads), head = unit - sequence * p.kvHeads;
   }
+  // share is where a warp's part of n things begins; the number of warps is a power of two.
+  __device__ int share(int n, int warp) const { return n * warp >> (__ffs(warps) - 1); }
   // sync waits for all threads of the unit: arrive and then wait, between which a thread may do what others do not wait for.
   __device__ void sync() const { arrive(), wait(); }
   __device__ void arrive() const {
@@ -68,38 +73,33 @@ template <int GP> struct Rank {
   }
 };
 
-// Range is the rank's share of the unit's blocks: every ranks-th, so that each has its share of the newest tokens. Pages and tokens are numbered within it. And where its data and scratch are: with
-// LOCAL in the thread block's own memory.
-template <int GP, bool LOCAL> struct Range {
+// Range is the rank's share of the unit's blocks: every ranks-th, so that each has its share of the newest tokens. Pages and tokens are numbered within it. And where its data and scratch are: if ranks
+// SPLIT a unit, what there is of blocks and pages is in shared memory, and so is what there is of tokens if it is NEAR.
+template <int GP, bool SPLIT> struct Range {
   int n, own, newest, encoded;  // tokens of the sequence; blocks of the rank; pages of the sequence
   int rank, ranks;
   bool newestHere;              // the newest page is the rank's last one
-  const int *table;             // of the rank's blocks, each at a multiple of
-  int step;
+  const int *table;             // of the rank's blocks
   float *bases, *scores;  // of blocks, and of the pages that are scanned
-  u8 *marks;
+  u8 *marks, *seen;       // of pages; seen: in memory
   short *logits;
   int *candidate;  // pages that are
   u32 *list;
   __device__ Range(const Params &p, const Rank<GP> &u, int n, void *memory) : n(n), newest((n - 1) / PAGE), encoded(n / PAGE), rank(u.rank), ranks(u.ranks) {
-    const int blocks = (n + BLOCK - 1) / BLOCK, most = blocks % u.ranks;  // ranks that have one more
-    own = blocks / u.ranks + (u.rank < most ? 1 : 0);
-    if constexpr (LOCAL) {
-      place(memory, room(p, u));
-    } else {
-      const size_t at = (size_t)u.unit * p.maxBlocks + u.rank * (blocks / u.ranks) + min(u.rank, most);
-      table = p.table + u.sequence * p.tableStride + u.rank, step = u.ranks;
-      bases = p.bases + at * 2 * HEADS, scores = p.scores + at * PAGES * GP, marks = p.pages + at * PAGES, candidate = p.candidates + at * PAGES;
-      logits = p.logits + at * BLOCK * GP, list = p.list + at * BLOCK;
-    }
+    const int blocks = (n + BLOCK - 1) / BLOCK, least = quotient(blocks, u.ranks), most = blocks - least * u.ranks;  // that many ranks have one more
+    own = least + (u.rank < most ? 1 : 0);
+    const size_t at = (size_t)u.unit * p.maxBlocks + u.rank * least + min(u.rank, most);
+    table = p.table + u.sequence * p.tableStride, scores = p.scores + at * PAGES * GP, marks = seen = p.pages + at * PAGES;
+    bases = p.bases + at * 2 * HEADS, candidate = p.candidates + at * PAGES, logits = p.logits + at * BLOCK * GP, list = p.list + at * BLOCK;
+    if (SPLIT) place(memory, room(p, u), p.flags & NEAR);
     newestHere = own > 0 && block(own - 1) == newest / PAGES;
   }
   // room is how many blocks a rank's memory is laid out for; operator.go knows what they take.
-  __device__ static int room(const Params &p, const Rank<GP> &u) { return (p.maxBlocks + u.ranks - 1) / u.ranks; }
-  __device__ void place(void *memory, int room) {
-    list = (u32 *)memory, scores = (float *)(list + room * BLOCK), bases = scores + room * PAGES * GP, logits = (short *)(bases + room * 2 * HEADS);
-    candidate = (int *)(logits + room * BLOCK * GP);
-    table = candidate + room * PAGES, step = 1, marks = (u8 *)(table + room);
+  __device__ static int room(const Params &p, const Rank<GP> &u) { return quotient(p.maxBlocks + u.ranks - 1, u.ranks); }
+  __device__ void place(void *memory, int room, bool near) {
+    bases = (float *)memory, candidate = (int *)(bases + room * 2 * HEADS);
+    marks = (u8 *)(candidate + room * PAGES), table = (int *)(marks + room * PAGES);
+    if (near) list = (u32 *)table + (room + 3) / 4 * 4, logits = (short *)(list + room * BLOCK);
   }
   __device__ int block(int i) const { return rank + i * ranks; }
   __device__ int page(int i) const { return block(i / PAGES) * PAGES + i % PAGES; }  // of the sequence
@@ -107,11 +107,11 @@ template <int GP, bool LOCAL> struct Range {
   __device__ int pages() const { return own * PAGES - (newestHere ? PAGES - 1 - newest % PAGES : 0); }
   __device__ int tokens() const { return pages() * PAGE - (newestHere ? PAGE - 1 - (n - 1) % PAGE : 0); }
   // slab is the place of a block of the head among the slabs.
-  __device__ size_t slab(const Params &p, const Rank<GP> &u, int i) const { return (size_t)table[i * step] * p.kvHeads + u.head; }
+  __device__ size_t slab(const Params &p, const Rank<GP> &u, int i) const { return (size_t)table[i] * p.kvHeads + u.head; }
 };
 
 template <int GP> __device__ inline void clear(SelectShared<GP> &sh) {
-  for (int i = threadIdx.x; i < GP * BINS; i += blockDim.x) sh.histogram[i / BINS][i % BINS] = 0;
+  for (int i = threadIdx.x; i < GP * BINS / 4; i += blockDim.x) ((uint4 *)sh.histogram)[i] = make_uint4(0, 0, 0, 0);
 }
 
 // prepare makes it ready for a unit.

@@ -121,10 +121,5 @@ __device__ inline float power(float octaves) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(octaves));
   return y;
 }
-__device__ inline short nearest(float x) {  // saturating
-  short y;
-  asm("cvt.rni.sat.s16.f32 %0, %1;" : "=h"(y) : "f"(x));
-  return y;
-}
 
 #endif

@@ -6,9 +6,9 @@
 template <int GP> __device__ inline float window_end(const SelectShared<GP> &sh, int g) { return unordered(sh.reference[g]) + (WINDOW - 1) * (1.0f / PER_OCTAVE); }
 
 // list_survivors lists the rank's survivors. A warp goes through a run of the candidates, two pages a turn, and has its own part of the list; what its exactly read ones weigh it leaves in sh.mass.
-template <int D, int GP, bool LOCAL>
-__device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, int found, bool every) {
-  constexpr int WORDS = (GP + 1) / 2, TURNS = LOCAL ? 2 : 4;  // two pages a turn; as many turns' distances are on their way while those of others are looked at
+template <int D, int GP, bool SPLIT>
+__device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, int found, bool every) {
+  constexpr int WORDS = (GP + 1) / 2, TURNS = SPLIT ? 2 : 4;  // two pages a turn; as many turns' distances are on their way while those of others are looked at
   const bool perHead = p.flags & PER_HEAD;
   const int lane = u.lane, warp = u.warp, G = u.G;
   // Distances lie below 2^15: added to the negative of what is the first too far, they are negative where they are near enough. Two heads a word.
@@ -71,7 +71,7 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
       prefetch(p.valueCodes + row * (D / 2)), prefetch(p.valueScale + row * (D / 32));
     }
   };
-  const int old = found - r.newestHere, from = old * warp / u.warps, to = old * (warp + 1) / u.warps;
+  const int old = found - r.newestHere, from = u.share(old, warp), to = u.share(old, warp + 1);
   Part part = {from * PAGE, (warp == u.warps - 1 ? found : to) * PAGE, 0, 0};
   // list adds the tokens of those lanes that have one, to the part's start or its end.
   auto list = [&](int token, u32 who, bool exactly, bool otherwise) {
@@ -79,7 +79,7 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
     if (exactly) r.list[part.from + part.exact + __popc(a & below)] = (u32)token | who << 24;
     if (otherwise) r.list[part.to - 1 - part.others - __popc(b & below)] = (u32)token | 0xffu << 24;
     part.exact += __popc(a), part.others += __popc(b);
-    if (LOCAL && (exactly || otherwise)) expect(token, exactly);
+    if (SPLIT && (exactly || otherwise)) expect(token, exactly);
   };
   struct Turns {
     int token[TURNS];  // −1: none
@@ -130,13 +130,18 @@ __device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, con
       for (int g = 0; g < GP; g++) kept[g] += __shfl_xor_sync(~0u, kept[g], d), owed[g] += __shfl_xor_sync(~0u, owed[g], d);
     }
   }
+  int4 *const parts = p.listParts + ((size_t)u.unit * RANKS + u.rank) * WARPS;
+  if ((int)threadIdx.x >= u.warps && threadIdx.x < WARPS) parts[threadIdx.x] = make_int4(0, 0, 0, 0);
   if (lane == 0) {
 #pragma unroll
     for (int g = 0; g < GP; g++) sh.mass[warp][g] = make_float2(kept[g], owed[g]);
     sh.part[warp] = part;
-    if (!LOCAL) p.listParts[((size_t)u.unit * RANKS + u.rank) * WARPS + warp] = make_int4(part.from, part.to, part.exact, part.others);
+    parts[warp] = make_int4(part.from, part.to, part.exact, part.others);
   }
   if (lane > warp && lane <= u.warps) atomicAdd(&sh.listed[0][lane], part.exact), atomicAdd(&sh.listed[1][lane], part.others);
-  if (!LOCAL && u.rank == 0 && threadIdx.x < G) p.reference[u.unit * HEADS + threadIdx.x] = window_end(sh, threadIdx.x);
+  if (SPLIT && !(p.flags & NEAR)) {  // for who wants to know
+    for (int i = threadIdx.x; i < r.own; i += blockDim.x) *(uint4 *)(r.seen + i * PAGES) = *(const uint4 *)(r.marks + i * PAGES);
+  }
+  if (u.rank == 0 && threadIdx.x < G) p.reference[u.unit * HEADS + threadIdx.x] = window_end(sh, threadIdx.x);
   __syncthreads();  // the list is written
 }

@@ -264,7 +264,6 @@ template <int N> void wait_copies() {  // no copy happens before it must
 static inline void prefetch(const void *) {}
 static inline void prefetch_bytes(const void *, u32) {}
 static inline float power(float octaves) { return exp2f(octaves); }
-static inline short nearest(float x) { return (short)std::min(std::max(rintf(x), -32768.0f), 32767.0f); }
 
 #include "hopper.h"
 #pragma GCC diagnostic ignored "-Wunknown-pragmas"
