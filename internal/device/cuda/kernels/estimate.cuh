@@ -3,20 +3,15 @@
 #include <string.h>
 #include "pages.cuh"
 
-// A warp's ring of candidate pages in shared memory, which copies fill while the warp computes: a page's codes; its block's steps, or its tokens' scales; the logits of its
-// block's low; and which page it is. operator.go knows the size.
-template <int D> struct Slot {
-  u8 codes[PAGE * D / 2];
-  __half step[D];
-  float base[HEADS];
-  int page;  // −1: none
-  u32 who;   // whose candidate it is
-  int unused[2];
-};
-template <int D> struct Ring {
+// A warp's ring of candidate pages in shared memory, which copies fill while the warp computes: a page's codes; its block's steps, if the page before is of another block, or its tokens' scales; and
+// which page it is. Each part stands by itself and begins with a bank: a copy of 128 bytes that does not takes twice as long. operator.go knows the size.
+template <int D> struct alignas(128) Ring {
   static constexpr int SLOTS = D <= 128 ? 768 / D : 4;
   static_assert(SLOTS % 2 == 0, "pages are computed by pairs");
-  Slot<D> slot[SLOTS];
+  u8 codes[SLOTS][PAGE * D / 2];
+  __half step[SLOTS][D];
+  int page[SLOTS];  // −1: none
+  u32 who[SLOTS];   // whose candidate it is
 };
 
 // A float so large has units for its last place: adding it rounds, and what was added stands in the low bits.
@@ -81,13 +76,21 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
       *(typename Vec<(GP + 1) / 2>::T *)(out + (size_t)token * GP) = words;
     }
   };
-  auto base_of = [&](int page) { return r.bases + page / PAGES * 2 * HEADS; };
-  // bounded sets where estimates start and end for a page.
-  auto bounded = [&](float (&start)[STARTS], float (&most)[STARTS], const Slot<D> &x) {
+  auto base_of = [&](int block) { return r.bases + block * 2 * HEADS; };
+  // bounded sets where estimates start and end for the page of a slot. The logits of its block's low are those of the page before, if that is of the same block.
+  float base[STARTS] = {};
+  int based = -1;
+  auto bounded = [&](float (&start)[STARTS], float (&most)[STARTS], int slot) {
+    const int block = (u32)ring.page[slot] / PAGES;
+    if (!BY_TOKEN && block != based) {
+#pragma unroll
+      for (int i = 0; i < STARTS; i++) base[i] = base_of(block)[head(i)] * PER_OCTAVE;
+      based = block;
+    }
 #pragma unroll
     for (int i = 0; i < STARTS; i++) {
-      const bool in = SHARED_LIST || x.who >> head(i) & 1;
-      start[i] = !in ? OUT_OF_REACH : BY_TOKEN ? window[i] : window[i] - (SPLIT ? base_of(x.page) : x.base)[head(i)] * PER_OCTAVE;
+      const bool in = SHARED_LIST || ring.who[slot] >> head(i) & 1;
+      start[i] = !in ? OUT_OF_REACH : window[i] - base[i];
       most[i] = ROUND + (in ? FAR : NONE);
     }
   };
@@ -130,55 +133,58 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     if (!(p.flags & TAIL)) return;
 #pragma unroll
     for (int g = 0; g < GP; g++) {
-      const int x = __reduce_add_sync(~0u, page < 0 ? 0 : (int)(base_of(page)[HEADS + g] * 4096));
+      const int x = __reduce_add_sync(~0u, page < 0 ? 0 : (int)(base_of(page / PAGES)[HEADS + g] * 4096));
       if (u.lane == g) atomicAdd(&sh.shrink[g], x);
     }
   };
   // ask has candidate i copied to a slot, if there is one. The first of a pair has its 32 looked up.
   const u8 *const codesOfLane = (BY_TOKEN ? p.tokenCodes : p.keyCodes) + u.lane * 16;
   const u8 *const stepsOfLane = BY_TOKEN ? (const u8 *)p.tokenScale + u.lane * 16 : (const u8 *)(p.range + D) + u.lane * 16;
-  const float *const basesOfLane = r.bases + u.lane * 4;
-  auto ask = [&](int i, Slot<D> &x) {
-    if (i < to) {
-      const int mine = __shfl_sync(~0u, page, i - begin);
-      const u32 at = __shfl_sync(~0u, place, i - begin), whose = SHARED_LIST ? 0xff : __shfl_sync(~0u, who, i - begin);
-      if (u.lane == 0) x.page = mine, x.who = whose;
+  // Pages of a block that follow each other have the same steps: the first brings them, and the stepped queries stay.
+  int asked = -1, stepped = -1;  // blocks
+  u32 a[D / 8];
 #pragma unroll
-      for (int k = 0; k < D / 64; k++) copy_async(x.codes + (k * 32 + u.lane) * 16, codesOfLane + (size_t)at * (PAGE * D / 2) + k * 512);
-      if (BY_TOKEN) {
-        if (u.lane < PAGE / 4) copy_async((u8 *)x.step + u.lane * 16, stepsOfLane + (size_t)at * (PAGE * 4));
-      } else {
-        if (u.lane < D / 8) copy_async(x.step + u.lane * 8, stepsOfLane + (size_t)(at / PAGES) * (4 * D));
-        if (!SPLIT && u.lane < HEADS / 4) copy_async(x.base + u.lane * 4, basesOfLane + (u32)mine / PAGES * 2 * HEADS);
-      }
-    } else if (u.lane == 0) {
-      x.page = -1;
+  for (int i = 0; i < D / 8; i++) a[i] = q[i];
+  auto ask = [&](int i, int slot) {
+    const bool in = i < to;
+    const int mine = in ? __shfl_sync(~0u, page, i - begin) : -1;
+    const u32 whose = in && !SHARED_LIST ? __shfl_sync(~0u, who, i - begin) : 0xff;
+    if (u.lane == 0) ring.page[slot] = mine, ring.who[slot] = whose;
+    if (!in) return;
+    const u32 at = __shfl_sync(~0u, place, i - begin);
+#pragma unroll
+    for (int k = 0; k < D / 64; k++) copy_async(ring.codes[slot] + (k * 32 + u.lane) * 16, codesOfLane + (size_t)at * (PAGE * D / 2) + k * 512);
+    const int block = (u32)mine / PAGES;
+    if (BY_TOKEN) {
+      if (u.lane < PAGE / 4) copy_async((u8 *)ring.step[slot] + u.lane * 16, stepsOfLane + (size_t)at * (PAGE * 4));
+    } else if (block != asked) {
+      if (u.lane < D / 8) copy_async(ring.step[slot] + u.lane * 8, stepsOfLane + (size_t)(at / PAGES) * (4 * D));
+      asked = block;
     }
   };
-  auto compute = [&](const Slot<D> &x, float (&c)[4]) {
-    u32 a[D / 8], codes[2][D / 32];
-    if (BY_TOKEN) {
-#pragma unroll
-      for (int i = 0; i < D / 8; i++) a[i] = q[i];
-    } else {
-      load<D / 8>(a, x.step + j * (D / 4));
+  auto compute = [&](int slot, float (&c)[4]) {
+    u32 codes[2][D / 32];
+    const int block = (u32)ring.page[slot] / PAGES;
+    if (!BY_TOKEN && block != stepped) {
+      load<D / 8>(a, ring.step[slot] + j * (D / 4));
 #pragma unroll
       for (int i = 0; i < D / 8; i++) a[i] = times(q[i], a[i]);
+      stepped = block;
     }
-    load<D / 32>(codes[0], x.codes + row * (D / 2) + j * (D / 8));
-    load<D / 32>(codes[1], x.codes + (row + 8) * (D / 2) + j * (D / 8));
+    load<D / 32>(codes[0], ring.codes[slot] + row * (D / 2) + j * (D / 8));
+    load<D / 32>(codes[1], ring.codes[slot] + (row + 8) * (D / 2) + j * (D / 8));
     coded<D>(c, codes[0], codes[1], a);
   };
-  auto emit = [&](const Slot<D> &x, const float (&c)[4]) {  // of a page, as the tensor cores leave it
+  auto emit = [&](int slot, const float (&c)[4]) {  // of a page, as the tensor cores leave it
     if constexpr (PAIRS) {
       float start[2], most[2];
-      bounded(start, most, x);
-      short *const at = out + (size_t)(u32)x.page * (PAGE * GP);
+      bounded(start, most, slot);
+      short *const at = out + (size_t)(u32)ring.page[slot] * (PAGE * GP);
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         float scale = -CODED * steps, first[2] = {start[0], start[1]};
         if (BY_TOKEN) {
-          const u32 par = ((const u32 *)x.step)[row + half * 8];
+          const u32 par = ((const u32 *)ring.step[slot])[row + half * 8];
           scale *= half_of(par, 0);
 #pragma unroll
           for (int i = 0; i < 2; i++) first[i] -= half_of(par, 1) * sum[i];
@@ -213,22 +219,23 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   };
   ahead(from);
   turn();
-  Slot<D> *here = ring.slot, *fill = ring.slot, *const end = ring.slot + SLOTS;
+  int here = 0, fill = 0;
   for (int i = from - (SLOTS - 2); i < to; i += 2) {  // at first there is nothing to compute
     wait_copies<SLOTS / 2 - 2>();
     __syncwarp();  // everybody's copies, and nobody reads the slots that are filled next
     const int next = i + SLOTS - 2;
     if (next < to && next >= begin + 32) begin += 32, turn(), account();
-    ask(next, fill[0]), ask(next + 1, fill[1]);
+    ask(next, fill), ask(next + 1, fill + 1);
     commit_copies();
-    fill = fill + 2 == end ? ring.slot : fill + 2;
+    fill = fill + 2 == SLOTS ? 0 : fill + 2;
     if (i + 2 == from) account(), newest();  // while the first are on their way
     if (i < from) continue;
-    const Slot<D> &x = here[0], &y = here[1];
+    const int x = here, y = here + 1;
+    here = y + 1 == SLOTS ? 0 : y + 1;
     const bool both = i + 1 < to;
     float c[2][4] = {};
     compute(x, c[0]);
-    compute(y, c[1]);  // of rubbish, if there is none
+    if (both) compute(y, c[1]);
     if constexpr (PAIRS) {
       emit(x, c[0]);
       if (both) emit(y, c[1]);
@@ -236,20 +243,19 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
       spread(0, c[0]), spread(16, c[1]);
       __syncwarp();
       if (u.lane < 16 || both) {
-        const Slot<D> &mine = u.lane < 16 ? x : y;
+        const int mine = u.lane < 16 ? x : y;
         float scale = -CODED * steps, start[STARTS], most[STARTS];
         bounded(start, most, mine);
         if (BY_TOKEN) {
-          const u32 par = ((const u32 *)mine.step)[u.lane % 16];
+          const u32 par = ((const u32 *)ring.step[mine])[u.lane % 16];
           scale *= half_of(par, 0);
 #pragma unroll
           for (int g = 0; g < GP; g++) start[g] -= half_of(par, 1) * sum[g];
         }
-        emit_row(mine.page * PAGE + u.lane % 16, tile + u.lane * GP, scale, start, most);
+        emit_row(ring.page[mine] * PAGE + u.lane % 16, tile + u.lane * GP, scale, start, most);
       }
       __syncwarp();
     }
-    here = here + 2 == end ? ring.slot : here + 2;
   }
 }
 
