@@ -10,7 +10,7 @@ template <int D> struct alignas(128) Ring {
   static_assert(SLOTS % 2 == 0, "pages are computed by pairs");
   u8 codes[SLOTS][PAGE * D / 2];
   __half step[SLOTS][D];
-  int page[SLOTS];  // −1: none
+  int page[SLOTS];
   u32 who[SLOTS];   // whose candidate it is
 };
 
@@ -22,10 +22,8 @@ constexpr float OUT_OF_REACH = 1e30f;
 // distance_of is an estimate's distance from the window's upper end, in the low 16 bits: `scale` times x below `start`, which has ROUND in it, and at most `most`.
 __device__ inline u32 distance_of(float x, float scale, float start, float most) { return __float_as_int(fminf(fmaxf(fmaf(x, scale, start), ROUND), most)); }
 
-// count_distance counts one in a head's histogram, or `elsewhere` if it is far: a place of the thread's own costs less than a branch.
-__device__ inline void count_distance(u32 *histogram, u32 *elsewhere, u32 distance, u32 one) {
-  atomicAdd(distance < (u32)__float_as_int(ROUND + FAR) ? histogram + (distance >> BIN_SHIFT & (BINS - 1)) : elsewhere, one);
-}
+// count_distance counts one in a head's histogram, if the distance is not far.
+__device__ inline void count_distance(u32 *histogram, u32 distance) { count_if(distance < (u32)__float_as_int(ROUND + FAR), histogram + (distance >> BIN_SHIFT & (BINS - 1))); }
 
 // estimate_logits estimates the logits of the candidates and counts them by weight. `fresh` is warp 0's: the exact logits of the newest page. With `every`, each page is a
 // candidate and is marked here. A warp goes through a run of the rank's candidates, two at a time, while those that follow are on their way to its ring.
@@ -35,12 +33,11 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   constexpr int STARTS = PAIRS ? 2 : GP, SLOTS = Ring<D>::SLOTS;
   const int j = u.lane % 4, row = u.lane / 4;
   const float steps = p.scale * PER_OCTAVE;
-  const u32 one = one_of(p);
   auto head = [&](int i) { return PAIRS ? 2 * j + i : i; };
   float window[STARTS], sum[STARTS];  // the window's upper end, and ROUND; the query's channels summed
 #pragma unroll
   for (int i = 0; i < STARTS; i++) window[i] = head(i) < u.G ? unordered(sh.reference[head(i)]) * PER_OCTAVE + (WINDOW - 1) + ROUND : OUT_OF_REACH, sum[i] = 0;
-  u32 *const histogram = sh.histogram[head(0)], *const elsewhere = sh.elsewhere + u.lane;
+  u32 *const histogram = sh.histogram[head(0)];
   // Eight heads are taken as the tensor cores leave them: a thread has two of tokens row and row+8. Of fewer each lane gets all, through a tile, of one of 32 tokens.
   float *tile = PAIRS ? nullptr : sh.tile[u.warp];
   auto spread = [&](int first, const float (&c)[4]) {
@@ -52,7 +49,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   short *const out = r.logits + (PAIRS ? row * GP + 2 * j : 0);
   auto emit_pair = [&](short *at, float x, float y, float scale, const float (&start)[2], const float (&most)[2]) {
     const u32 a = distance_of(x, scale, start[0], most[0]), b = distance_of(y, scale, start[1], most[1]);
-    count_distance(histogram, elsewhere, a, one), count_distance(histogram + BINS, elsewhere, b, one);
+    count_distance(histogram, a), count_distance(histogram + BINS, b);
     *(u32 *)at = __byte_perm(a, b, 0x5410);
   };
   auto emit_row = [&](int token, const float *products, float scale, const float (&start)[STARTS], const float (&most)[STARTS]) {
@@ -65,7 +62,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
 #pragma unroll
     for (int g = 0; g < GP; g++) {
       const u32 d = distance_of(__int_as_float(x[g]), scale, start[g], most[g]);
-      count_distance(histogram + g * BINS, elsewhere, d, one);
+      count_distance(histogram + g * BINS, d);
       v.d[g] = d;
     }
     if constexpr (GP == 1) {
@@ -77,20 +74,22 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     }
   };
   auto base_of = [&](int block) { return r.bases + block * 2 * HEADS; };
-  // bounded sets where estimates start and end for the page of a slot. The logits of its block's low are those of the page before, if that is of the same block.
-  float base[STARTS] = {};
+  // bounded sets where estimates start and end for the page of a slot. They start where those of the page before do, if that is of the same block.
+  float low[STARTS];
   int based = -1;
+#pragma unroll
+  for (int i = 0; i < STARTS; i++) low[i] = window[i];
   auto bounded = [&](float (&start)[STARTS], float (&most)[STARTS], int slot) {
     const int block = (u32)ring.page[slot] / PAGES;
     if (!BY_TOKEN && block != based) {
 #pragma unroll
-      for (int i = 0; i < STARTS; i++) base[i] = base_of(block)[head(i)] * PER_OCTAVE;
+      for (int i = 0; i < STARTS; i++) low[i] = window[i] - base_of(block)[head(i)] * PER_OCTAVE;
       based = block;
     }
 #pragma unroll
     for (int i = 0; i < STARTS; i++) {
       const bool in = SHARED_LIST || ring.who[slot] >> head(i) & 1;
-      start[i] = !in ? OUT_OF_REACH : window[i] - base[i];
+      start[i] = in ? low[i] : OUT_OF_REACH;
       most[i] = ROUND + (in ? FAR : NONE);
     }
   };
@@ -105,7 +104,8 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   // The warp's run, 32 candidates at a time: a lane holds a page, its block's slab and whose candidate it is; and those of the next 32.
   const int old = found - r.newestHere, from = u.share(old, u.warp), to = u.share(old, u.warp + 1);
   int begin = from, page = -1, pageAhead = -1;
-  u32 place = 0, placeAhead = 0, who = 0xff, whoAhead = 0xff;  // place: of the page among all of the slabs'
+  u32 place = 0, placeAhead = 0, who = 0xff, whoAhead = 0xff;  // place: of the page among all of the slabs', and whether the page before is of another block
+  constexpr u32 NEW = 1u << 31;
   auto ahead = [&](int first) {
     const int i = first + u.lane;
     pageAhead = -1;
@@ -117,7 +117,9 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     }
   };
   auto turn = [&] {
-    page = pageAhead, place = placeAhead, who = whoAhead;
+    const int before = __shfl_sync(~0u, page, 31), left = __shfl_up_sync(~0u, pageAhead, 1);
+    page = pageAhead, who = whoAhead;
+    place = placeAhead | ((u32)((u.lane == 0 ? before : left) ^ page) >= PAGES ? NEW : 0);
     ahead(begin + 32);
   };
   auto account = [&] {
@@ -137,29 +139,30 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
       if (u.lane == g) atomicAdd(&sh.shrink[g], x);
     }
   };
-  // ask has candidate i copied to a slot, if there is one. The first of a pair has its 32 looked up.
-  const u8 *const codesOfLane = (BY_TOKEN ? p.tokenCodes : p.keyCodes) + u.lane * 16;
-  const u8 *const stepsOfLane = BY_TOKEN ? (const u8 *)p.tokenScale + u.lane * 16 : (const u8 *)(p.range + D) + u.lane * 16;
+  // ask has candidates i and i+1 copied to two slots, each by half of the warp; the last one twice, if it is alone. The first of them has its 32 looked up.
+  const int side = u.lane / 16, sixteenth = u.lane % 16;
+  const u8 *const codesOfLane = (BY_TOKEN ? p.tokenCodes : p.keyCodes) + sixteenth * 16;
+  const u8 *const stepsOfLane = BY_TOKEN ? (const u8 *)p.tokenScale + sixteenth * 16 : (const u8 *)(p.range + D) + sixteenth * 16;
   // Pages of a block that follow each other have the same steps: the first brings them, and the stepped queries stay.
-  int asked = -1, stepped = -1;  // blocks
+  int stepped = -1;
   u32 a[D / 8];
 #pragma unroll
   for (int i = 0; i < D / 8; i++) a[i] = q[i];
   auto ask = [&](int i, int slot) {
-    const bool in = i < to;
-    const int mine = in ? __shfl_sync(~0u, page, i - begin) : -1;
-    const u32 whose = in && !SHARED_LIST ? __shfl_sync(~0u, who, i - begin) : 0xff;
-    if (u.lane == 0) ring.page[slot] = mine, ring.who[slot] = whose;
-    if (!in) return;
-    const u32 at = __shfl_sync(~0u, place, i - begin);
+    if (i >= to) return;
+    const int from = min(i + side, to - 1) - begin, mine = __shfl_sync(~0u, page, from);
+    const u32 at = __shfl_sync(~0u, place, from), whose = SHARED_LIST ? 0xff : __shfl_sync(~0u, who, from);
+    slot += side;
+    if (sixteenth == 0) ring.page[slot] = mine, ring.who[slot] = whose;
 #pragma unroll
-    for (int k = 0; k < D / 64; k++) copy_async(ring.codes[slot] + (k * 32 + u.lane) * 16, codesOfLane + (size_t)at * (PAGE * D / 2) + k * 512);
-    const int block = (u32)mine / PAGES;
+    for (int k = 0; k < D / 32; k++) copy_async(ring.codes[slot] + (k * 16 + sixteenth) * 16, codesOfLane + (size_t)(at & ~NEW) * (PAGE * D / 2) + k * 256);
     if (BY_TOKEN) {
-      if (u.lane < PAGE / 4) copy_async((u8 *)ring.step[slot] + u.lane * 16, stepsOfLane + (size_t)at * (PAGE * 4));
-    } else if (block != asked) {
-      if (u.lane < D / 8) copy_async(ring.step[slot] + u.lane * 8, stepsOfLane + (size_t)(at / PAGES) * (4 * D));
-      asked = block;
+      if (sixteenth < PAGE / 4) copy_async((u8 *)ring.step[slot] + sixteenth * 16, stepsOfLane + (size_t)(at & ~NEW) * (PAGE * 4));
+    } else if (at & NEW) {
+#pragma unroll
+      for (int k = 0; k < D / 8; k += 16) {
+        if (k + sixteenth < D / 8) copy_async(ring.step[slot] + (k + sixteenth) * 8, stepsOfLane + (size_t)((at & ~NEW) / PAGES) * (4 * D) + k * 16);
+      }
     }
   };
   auto compute = [&](int slot, float (&c)[4]) {
@@ -225,7 +228,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     __syncwarp();  // everybody's copies, and nobody reads the slots that are filled next
     const int next = i + SLOTS - 2;
     if (next < to && next >= begin + 32) begin += 32, turn(), account();
-    ask(next, fill), ask(next + 1, fill + 1);
+    ask(next, fill);
     commit_copies();
     fill = fill + 2 == SLOTS ? 0 : fill + 2;
     if (i + 2 == from) account(), newest();  // while the first are on their way
@@ -235,7 +238,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     const bool both = i + 1 < to;
     float c[2][4] = {};
     compute(x, c[0]);
-    if (both) compute(y, c[1]);
+    compute(y, c[1]);
     if constexpr (PAIRS) {
       emit(x, c[0]);
       if (both) emit(y, c[1]);
