@@ -10,9 +10,6 @@ import (
 // clusterBytes is how much a dense step may read that leaves a tenth of the device idle: what it loses so is less than what whole takes longer to begin and to end. Measured on an H200.
 const clusterBytes = 200 << 20
 
-// fewThreads is the size of a thread block of few.
-const fewThreads = 256
-
 // fewShared is how much dynamic shared memory a thread block of few asks for, if so many share a unit: that of select, and what Range of kernels/histogram.cuh places for as many blocks as a sequence
 // may have, near or not.
 func (o *Operator) fewShared(ranks, threads int, near bool) int {
@@ -25,12 +22,23 @@ func (o *Operator) fewShared(ranks, threads int, near bool) int {
 	return bytes
 }
 
-// fewLaunch is the launch of few for so many units, each shared by a cluster, that keeps tokens' scratch in memory.
-func (o *Operator) fewLaunch(units, ranks int, s driver.Stream) driver.Launch {
-	threads := fewThreads
+// fewBlocks is from how many blocks of a sequence a thread block of few has the most threads. Measured on an H200: with fewer, threads that wait for each other cost more than they save.
+const fewBlocks = 17
+
+// fewThreads is the size of thread blocks of few for sequences of so many tokens, of which so many share a unit. Each thread looks up one block at most.
+func (o *Operator) fewThreads(tokens, ranks int) int {
+	const less = maxThreads / 2
 	if o.SelectThreads != 0 {
-		threads = o.SelectThreads
+		return o.SelectThreads
 	}
+	if attention.BlocksOf(tokens) < fewBlocks*ranks && o.stride <= less*ranks || o.fewShared(ranks, maxThreads, false) > o.fewRoom {
+		return less
+	}
+	return maxThreads
+}
+
+// fewLaunch is the launch of few for so many units, each shared by a cluster, that keeps tokens' scratch in memory.
+func (o *Operator) fewLaunch(units, threads, ranks int, s driver.Stream) driver.Launch {
 	return driver.Launch{Grid: [3]int{units * ranks}, Block: threads, Shared: o.fewShared(ranks, threads, false), Stream: s, Cluster: ranks, Early: true}
 }
 
@@ -41,21 +49,23 @@ func (o *Operator) clusterLaunch(units, parts, ranks int, s driver.Stream) drive
 }
 
 // findRooms readies the kernels whose thread blocks share a unit. A cluster stands within one of the device's groups of multiprocessors, whose sizes differ: the driver knows how many find room.
+// Those of few are of the most threads, each of which has a multiprocessor for itself: of smaller ones no fewer find room.
 func (o *Operator) findRooms(c *driver.Context) error {
-	few := o.lib.fn[o.kernel["few"]]
-	static, err := c.Attr(few, driver.FuncSharedBytes)
+	kernel := o.lib.fn[o.kernel["few"]]
+	static, err := c.Attr(kernel, driver.FuncSharedBytes)
 	if err != nil {
 		return err
 	}
 	_, rings := o.clusterRings()
 	o.fewRoom = o.lib.dev.SharedBytes - static
-	if err := errors.Join(c.SetAttr(few, driver.FuncMaxDynamicShared, o.fewRoom), c.SetAttr(o.lib.fn[o.kernel["cluster"]], driver.FuncMaxDynamicShared, rings)); err != nil {
+	if err := errors.Join(c.SetAttr(kernel, driver.FuncMaxDynamicShared, o.fewRoom), c.SetAttr(o.lib.fn[o.kernel["cluster"]], driver.FuncMaxDynamicShared, rings)); err != nil {
 		return err
 	}
 	o.rooms = map[string]*[maxRanks + 1]int{"few": {}, "cluster": {}}
 	for r := 2; r <= maxRanks; r++ {
-		for name, l := range map[string]driver.Launch{"few": o.fewLaunch(1, r, 0), "cluster": o.clusterLaunch(1, 1, r, 0)} {
-			if name == "few" && (l.Shared > o.fewRoom || attention.BlocksOf(o.Tokens) > r*l.Block) { // a thread looks up one block
+		few := o.fewLaunch(1, o.fewThreads(fewBlocks*maxRanks*attention.BlockTokens, r), r, 0)
+		for name, l := range map[string]driver.Launch{"few": few, "cluster": o.clusterLaunch(1, 1, r, 0)} {
+			if name == "few" && (l.Shared > o.fewRoom || o.stride > r*l.Block) {
 				continue
 			}
 			l.Function, l.Early = o.lib.fn[o.kernel[name]], false

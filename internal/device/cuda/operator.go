@@ -328,11 +328,12 @@ func (o *Operator) Select(c *driver.Context, s driver.Stream, first, batch int, 
 	if err := o.prepare(first, batch, m); err != nil {
 		return err
 	}
-	if m = o.decided(m, batch, o.held(first, batch)); m.Dense {
+	tokens := o.held(first, batch)
+	if m = o.decided(m, batch, tokens); m.Dense {
 		return nil
 	}
 	o.hold.stages = int32(stages)
-	return o.selectSurvivors(c, s, m)
+	return o.selectSurvivors(c, s, m, tokens)
 }
 
 // Attend queues the attention of sequences [first,first+batch) in the mode. It allocates nothing and can be captured; a mode that leaves it open whether selecting pays is decided
@@ -361,7 +362,7 @@ func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode, tokens
 		p.attenders = int32(l.Grid[0])
 		return o.launch(c, p, l, name)
 	}
-	return o.selectSurvivors(c, s, m)
+	return o.selectSurvivors(c, s, m, tokens)
 }
 
 // prepare sets the launch's parameters to those of sequences [first,first+batch).
@@ -457,7 +458,8 @@ func (o *Operator) threads(blocks int) int {
 	return maxThreads / 2
 }
 
-func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) error {
+// selectSurvivors queues a sparse step of the sequences that o.hold says, which have so many tokens together.
+func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode, tokens int) error {
 	p := &o.hold
 	units := int(p.batch) * o.KVHeads
 	for _, f := range []struct {
@@ -473,7 +475,7 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 		p.denseBelow = int32(m.MinContext)
 	}
 	if ranks := int(p.ranks); ranks > 1 {
-		l := o.fewLaunch(units, ranks, s)
+		l := o.fewLaunch(units, o.fewThreads(tokens/int(p.batch), ranks), ranks, s)
 		if near := o.fewShared(ranks, l.Block, true); near <= o.fewRoom && !o.Readable {
 			l.Shared, p.flags = near, p.flags|flagNear
 		}

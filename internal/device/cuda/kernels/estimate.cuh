@@ -3,15 +3,16 @@
 #include <string.h>
 #include "pages.cuh"
 
-// A warp's ring of candidate pages in shared memory, which copies fill while the warp computes: a page's codes; its block's steps, if the page before is of another block, or its tokens' scales; and
-// which page it is. Each part stands by itself and begins with a bank: a copy of 128 bytes that does not takes twice as long. operator.go knows the size.
+// A warp's ring of candidate pages in shared memory, which copies fill while the warp computes: a page's codes; its block's steps, unless the page before is of the same block, or its tokens' scales;
+// which page it is; and its block and the heads whose candidate it is. Each part stands by itself and begins with a bank: a copy of 128 bytes that does not takes twice as long. operator.go knows the
+// size.
 template <int D> struct alignas(128) Ring {
   static constexpr int SLOTS = D <= 128 ? 768 / D : 4;
   static_assert(SLOTS % 2 == 0, "pages are computed by pairs");
   u8 codes[SLOTS][PAGE * D / 2];
   __half step[SLOTS][D];
   int page[SLOTS];
-  u32 who[SLOTS];   // whose candidate it is
+  u32 kind[SLOTS];  // block << 8 | heads
 };
 
 // A float so large has units for its last place: adding it rounds, and what was added stands in the low bits.
@@ -27,16 +28,15 @@ __device__ inline void count_distance(u32 *histogram, u32 distance) { count_if(d
 
 // estimate_logits estimates the logits of the candidates and counts them by weight. `fresh` is warp 0's: the exact logits of the newest page. With `every`, each page is a
 // candidate and is marked here. A warp goes through a run of the rank's candidates, two at a time, while those that follow are on their way to its ring.
-template <int D, int GP, bool SHARED_LIST, bool BY_TOKEN, bool SPLIT>
+template <int D, int GP, bool SPLIT>
 __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every, Ring<D> &ring) {
   constexpr bool PAIRS = GP == HEADS;
   constexpr int STARTS = PAIRS ? 2 : GP, SLOTS = Ring<D>::SLOTS;
   const int j = u.lane % 4, row = u.lane / 4;
+  const bool byToken = p.flags & TOKEN_CODES;
   const float steps = p.scale * PER_OCTAVE;
   auto head = [&](int i) { return PAIRS ? 2 * j + i : i; };
   float window[STARTS], sum[STARTS];  // the window's upper end, and ROUND; the query's channels summed
-#pragma unroll
-  for (int i = 0; i < STARTS; i++) window[i] = head(i) < u.G ? unordered(sh.reference[head(i)]) * PER_OCTAVE + (WINDOW - 1) + ROUND : OUT_OF_REACH, sum[i] = 0;
   u32 *const histogram = sh.histogram[head(0)];
   // Eight heads are taken as the tensor cores leave them: a thread has two of tokens row and row+8. Of fewer each lane gets all, through a tile, of one of 32 tokens.
   float *tile = PAIRS ? nullptr : sh.tile[u.warp];
@@ -73,38 +73,35 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
       *(typename Vec<(GP + 1) / 2>::T *)(out + (size_t)token * GP) = words;
     }
   };
-  auto base_of = [&](int block) { return r.bases + block * 2 * HEADS; };
-  // bounded sets where estimates start and end for the page of a slot. They start where those of the page before do, if that is of the same block.
-  float low[STARTS];
-  int based = -1;
-#pragma unroll
-  for (int i = 0; i < STARTS; i++) low[i] = window[i];
-  auto bounded = [&](float (&start)[STARTS], float (&most)[STARTS], int slot) {
-    const int block = (u32)ring.page[slot] / PAGES;
-    if (!BY_TOKEN && block != based) {
-#pragma unroll
-      for (int i = 0; i < STARTS; i++) low[i] = window[i] - base_of(block)[head(i)] * PER_OCTAVE;
-      based = block;
-    }
+  // bounded has `start` and `most` be where estimates start and end for the page of a slot: where those of the page before do, if it is of the same block and the same heads' candidate.
+  float start[STARTS], most[STARTS];
+  u32 bounds = ~0u;
+  auto bounded = [&](int slot) {
+    if (ring.kind[slot] == bounds) return;
+    bounds = ring.kind[slot];
+    const float *const base = r.bases + (bounds >> 8) * 2 * HEADS;
 #pragma unroll
     for (int i = 0; i < STARTS; i++) {
-      const bool in = SHARED_LIST || ring.who[slot] >> head(i) & 1;
-      start[i] = in ? low[i] : OUT_OF_REACH;
+      const bool in = bounds >> head(i) & 1;
+      start[i] = !in ? OUT_OF_REACH : byToken ? window[i] : window[i] - base[head(i)] * PER_OCTAVE;
       most[i] = ROUND + (in ? FAR : NONE);
     }
   };
-  if (BY_TOKEN) {
+  auto look = [&] {
+#pragma unroll
+    for (int i = 0; i < STARTS; i++) window[i] = head(i) < u.G ? unordered(sh.reference[head(i)]) * PER_OCTAVE + (WINDOW - 1) + ROUND : OUT_OF_REACH, sum[i] = 0;
+    if (!byToken) return;
     const u32 even = bits(__float2half2_rn(1 / QUERY_SCALE)), odd = bits(__float2half2_rn(16 / QUERY_SCALE));
     float c[4] = {};
 #pragma unroll
     for (int i = 0; i < D / 16; i++) mma(c, even, even, odd, odd, q[2 * i], q[2 * i + 1]);
 #pragma unroll
     for (int i = 0; i < STARTS; i++) sum[i] = (PAIRS ? c[i % 2] : __shfl_sync(~0u, c[i % 2], i / 2)) * steps;
-  }
+  };
   // The warp's run, 32 candidates at a time: a lane holds a page, its block's slab and whose candidate it is; and those of the next 32.
   const int old = found - r.newestHere, from = u.share(old, u.warp), to = u.share(old, u.warp + 1);
   int begin = from, page = -1, pageAhead = -1;
-  u32 place = 0, placeAhead = 0, who = 0xff, whoAhead = 0xff;  // place: of the page among all of the slabs', and whether the page before is of another block
+  u32 place = 0, placeAhead = 0, kind = 0xff, whoAhead = 0xff;  // place: of the page among all of the slabs', and whether the page before is of another block
   constexpr u32 NEW = 1u << 31;
   auto ahead = [&](int first) {
     const int i = first + u.lane;
@@ -112,67 +109,63 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     if (i < to) {
       pageAhead = every ? i : r.candidate[i];
       placeAhead = (u32)r.slab(p, u, pageAhead / PAGES) * PAGES + pageAhead % PAGES;
-      if (!SHARED_LIST) whoAhead = r.marks[pageAhead];
       if (every) r.marks[pageAhead] = 0xff;
+      else whoAhead = r.marks[pageAhead];
     }
   };
   auto turn = [&] {
     const int before = __shfl_sync(~0u, page, 31), left = __shfl_up_sync(~0u, pageAhead, 1);
-    page = pageAhead, who = whoAhead;
+    page = pageAhead, kind = (u32)page / PAGES << 8 | whoAhead;
     place = placeAhead | ((u32)((u.lane == 0 ? before : left) ^ page) >= PAGES ? NEW : 0);
     ahead(begin + 32);
   };
   auto account = [&] {
-    if (SHARED_LIST) {
-      const int n = __popc(__ballot_sync(~0u, page >= 0)) * PAGE;
-      if (u.lane < u.G) atomicAdd(&sh.candidates[u.lane], n);
-    } else {
-      for (int g = 0; g < u.G; g++) {
-        const int n = __popc(__ballot_sync(~0u, page >= 0 && who >> g & 1)) * PAGE;
-        if (u.lane == g) atomicAdd(&sh.candidates[g], n);
-      }
+#pragma unroll
+    for (int g = 0; g < GP; g++) {
+      const int n = __popc(__ballot_sync(~0u, page >= 0 && kind >> g & 1)) * PAGE;
+      if (u.lane == g && g < u.G) atomicAdd(&sh.candidates[g], n);
     }
     if (!(p.flags & TAIL)) return;
 #pragma unroll
     for (int g = 0; g < GP; g++) {
-      const int x = __reduce_add_sync(~0u, page < 0 ? 0 : (int)(base_of(page / PAGES)[HEADS + g] * 4096));
+      const int x = __reduce_add_sync(~0u, page < 0 ? 0 : (int)(r.bases[page / PAGES * 2 * HEADS + HEADS + g] * 4096));
       if (u.lane == g) atomicAdd(&sh.shrink[g], x);
     }
   };
   // ask has candidates i and i+1 copied to two slots, each by half of the warp; the last one twice, if it is alone. The first of them has its 32 looked up.
   const int side = u.lane / 16, sixteenth = u.lane % 16;
-  const u8 *const codesOfLane = (BY_TOKEN ? p.tokenCodes : p.keyCodes) + sixteenth * 16;
-  const u8 *const stepsOfLane = BY_TOKEN ? (const u8 *)p.tokenScale + sixteenth * 16 : (const u8 *)(p.range + D) + sixteenth * 16;
-  // Pages of a block that follow each other have the same steps: the first brings them, and the stepped queries stay.
-  int stepped = -1;
-  u32 a[D / 8];
-#pragma unroll
-  for (int i = 0; i < D / 8; i++) a[i] = q[i];
+  const u8 *const codesOfLane = (byToken ? p.tokenCodes : p.keyCodes) + sixteenth * 16;
+  const u8 *const stepsOfLane = byToken ? (const u8 *)p.tokenScale + sixteenth * 16 : (const u8 *)(p.range + D) + sixteenth * 16;
   auto ask = [&](int i, int slot) {
     if (i >= to) return;
-    const int from = min(i + side, to - 1) - begin, mine = __shfl_sync(~0u, page, from);
-    const u32 at = __shfl_sync(~0u, place, from), whose = SHARED_LIST ? 0xff : __shfl_sync(~0u, who, from);
+    const int from = min(i + side, to - 1) - begin;
+    const u32 of = __shfl_sync(~0u, kind, from), flagged = __shfl_sync(~0u, place, from), at = flagged & ~NEW;
     slot += side;
-    if (sixteenth == 0) ring.page[slot] = mine, ring.who[slot] = whose;
+    if (sixteenth == 0) ring.page[slot] = of >> 8 << 4 | at % PAGES, ring.kind[slot] = of;
 #pragma unroll
-    for (int k = 0; k < D / 32; k++) copy_async(ring.codes[slot] + (k * 16 + sixteenth) * 16, codesOfLane + (size_t)(at & ~NEW) * (PAGE * D / 2) + k * 256);
-    if (BY_TOKEN) {
-      if (sixteenth < PAGE / 4) copy_async((u8 *)ring.step[slot] + sixteenth * 16, stepsOfLane + (size_t)(at & ~NEW) * (PAGE * 4));
-    } else if (at & NEW) {
+    for (int k = 0; k < D / 32; k++) copy_async(ring.codes[slot] + (k * 16 + sixteenth) * 16, codesOfLane + (size_t)at * (PAGE * D / 2) + k * 256);
+    if (byToken) {
+      if (sixteenth < PAGE / 4) copy_async((u8 *)ring.step[slot] + sixteenth * 16, stepsOfLane + (size_t)at * (PAGE * 4));
+    } else if (flagged & NEW) {
 #pragma unroll
       for (int k = 0; k < D / 8; k += 16) {
-        if (k + sixteenth < D / 8) copy_async(ring.step[slot] + (k + sixteenth) * 8, stepsOfLane + (size_t)((at & ~NEW) / PAGES) * (4 * D) + k * 16);
+        if (k + sixteenth < D / 8) copy_async(ring.step[slot] + (k + sixteenth) * 8, stepsOfLane + (size_t)(at / PAGES) * (4 * D) + k * 16);
       }
     }
   };
+  // compute multiplies with the queries times the steps of the page's block, which stay for the block's other pages.
+  u32 a[D / 8], stepped = ~0u;
+#pragma unroll
+  for (int i = 0; i < D / 8; i++) a[i] = q[i];
   auto compute = [&](int slot, float (&c)[4]) {
     u32 codes[2][D / 32];
-    const int block = (u32)ring.page[slot] / PAGES;
-    if (!BY_TOKEN && block != stepped) {
-      load<D / 8>(a, ring.step[slot] + j * (D / 4));
+    if (ring.kind[slot] >> 8 != stepped) {
+      stepped = ring.kind[slot] >> 8;
+      if (!byToken) {
+        load<D / 8>(a, ring.step[slot] + j * (D / 4));
 #pragma unroll
-      for (int i = 0; i < D / 8; i++) a[i] = times(q[i], a[i]);
-      stepped = block;
+        for (int i = 0; i < D / 8; i++) a[i] = times(q[i], a[i]);
+      }
     }
     load<D / 32>(codes[0], ring.codes[slot] + row * (D / 2) + j * (D / 8));
     load<D / 32>(codes[1], ring.codes[slot] + (row + 8) * (D / 2) + j * (D / 8));
@@ -180,13 +173,12 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   };
   auto emit = [&](int slot, const float (&c)[4]) {  // of a page, as the tensor cores leave it
     if constexpr (PAIRS) {
-      float start[2], most[2];
-      bounded(start, most, slot);
+      bounded(slot);
       short *const at = out + (size_t)(u32)ring.page[slot] * (PAGE * GP);
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         float scale = -CODED * steps, first[2] = {start[0], start[1]};
-        if (BY_TOKEN) {
+        if (byToken) {
           const u32 par = ((const u32 *)ring.step[slot])[row + half * 8];
           scale *= half_of(par, 0);
 #pragma unroll
@@ -227,18 +219,21 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     wait_copies<SLOTS / 2 - 2>();
     __syncwarp();  // everybody's copies, and nobody reads the slots that are filled next
     const int next = i + SLOTS - 2;
-    if (next < to && next >= begin + 32) begin += 32, turn(), account();
     ask(next, fill);
     commit_copies();
     fill = fill + 2 == SLOTS ? 0 : fill + 2;
-    if (i + 2 == from) account(), newest();  // while the first are on their way
+    const bool first = i + 2 == from, last = next + 2 < to && next + 2 >= begin + 32;  // nothing is there yet; all of the 32 are asked for
+    if (first || last) {
+      if (last) begin += 32, turn();
+      if (first) look(), newest();
+      account();
+    }
     if (i < from) continue;
     const int x = here, y = here + 1;
     here = y + 1 == SLOTS ? 0 : y + 1;
     const bool both = i + 1 < to;
     float c[2][4] = {};
-    compute(x, c[0]);
-    compute(y, c[1]);
+    compute(x, c[0]), compute(y, c[1]);
     if constexpr (PAIRS) {
       emit(x, c[0]);
       if (both) emit(y, c[1]);
@@ -247,15 +242,17 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
       __syncwarp();
       if (u.lane < 16 || both) {
         const int mine = u.lane < 16 ? x : y;
-        float scale = -CODED * steps, start[STARTS], most[STARTS];
-        bounded(start, most, mine);
-        if (BY_TOKEN) {
+        float scale = -CODED * steps, first[STARTS];
+        bounded(mine);
+#pragma unroll
+        for (int g = 0; g < GP; g++) first[g] = start[g];
+        if (byToken) {
           const u32 par = ((const u32 *)ring.step[mine])[u.lane % 16];
           scale *= half_of(par, 0);
 #pragma unroll
-          for (int g = 0; g < GP; g++) start[g] -= half_of(par, 1) * sum[g];
+          for (int g = 0; g < GP; g++) first[g] -= half_of(par, 1) * sum[g];
         }
-        emit_row(ring.page[mine] * PAGE + u.lane % 16, tile + u.lane * GP, scale, start, most);
+        emit_row(ring.page[mine] * PAGE + u.lane % 16, tile + u.lane * GP, scale, first, most);
       }
       __syncwarp();
     }
@@ -267,27 +264,28 @@ template <int GP> __device__ inline void find_thresholds(SelectShared<GP> &sh, c
   __syncthreads();
   gather<true>(sh, u, u.G);
   u.sync();
-  for (int g = u.warp; g < u.G; g += u.warps) {
+  for (int i = u.warp; i < 2 * u.G; i += u.warps) {  // two for a head: what is read exactly, and what survives
+    const int g = i / 2;
+    const float share = i % 2 ? p.mass : p.exactMass;
     const Weights w(sh, u, g);
-    int sum = 0, tokens = 0;
-    if ((p.flags & TAIL) && u.lane < u.ranks) sum = peek(&sh.shrink[g], u.lane), tokens = peek(&sh.candidates[g], u.lane);
-    const int exactLane = w.lane_of(p.exactMass), lastLane = w.lane_of(p.mass);
-    const u32 inLast = u.total(&sh.histogram[g][max(lastLane, 0) * EACH + u.lane]);
-    const u32 inExact = exactLane == lastLane ? inLast : u.total(&sh.histogram[g][max(exactLane, 0) * EACH + u.lane]);
-    float rest, unused, shrink = 1;
-    const int exact = w.cut(p.exactMass, exactLane, inExact, unused), last = w.cut(p.mass, lastLane, inLast, rest);
-    if (p.flags & TAIL) {
-      sum = __reduce_add_sync(~0u, sum), tokens = __reduce_add_sync(~0u, tokens);
-      const int pages = (tokens - 1) / PAGE;  // but the newest, which may be full
-      if (pages > 0) shrink = fminf(sum / (4096.0f * pages), 1.0f);
+    const int at = w.lane_of(share);
+    const u32 held = u.total(&sh.histogram[g][max(at, 0) * EACH + u.lane]);
+    float rest, shrink = 1;
+    const int bin = w.cut(share, at, held, rest);
+    if (i % 2 == 0) {
+      if (u.lane == 0) sh.threshold[g].exact = bin;
+      continue;
     }
-    if (u.lane == 0) sh.threshold[g] = {exact, last, rest, shrink};
+    if (p.flags & TAIL) {
+      const int sum = __reduce_add_sync(~0u, u.lane < u.ranks ? peek(&sh.shrink[g], u.lane) : 0), tokens = __reduce_add_sync(~0u, u.lane < u.ranks ? peek(&sh.candidates[g], u.lane) : 0);
+      const int pages = (tokens - 1) / PAGE;  // but the newest, which may be full
+      if (pages > 0) shrink = fminf(__fdividef(sum, 4096.0f * pages), 1.0f);
+    }
+    // For statistics, what survives of the rank.
+    const int whole = (bin + 1) / EACH, over = (bin + 1) % EACH;
+    const u32 own = __reduce_add_sync(~0u, (u.lane < whole ? sh.counts[g][u.lane] : 0) + (u.lane < over ? sh.histogram[g][whole * EACH + u.lane] : 0));
+    if (u.lane == 0) sh.threshold[g].last = bin, sh.threshold[g].rest = rest, sh.threshold[g].shrink = shrink, sh.own[g] = own;
   }
   __syncthreads();
-  u.arrive();
-  each_bins(sh, u.G, [&](int g, int bin, const uint4 &n) {  // for statistics
-    const int left = sh.threshold[g].last - bin;
-    const u32 own = __reduce_add_sync(~0u, (left >= 0 ? n.x : 0) + (left >= 1 ? n.y : 0) + (left >= 2 ? n.z : 0) + (left >= 3 ? n.w : 0));
-    if (u.lane == 0) atomicAdd(&sh.own[g], own);
-  });
+  u.read();
 }

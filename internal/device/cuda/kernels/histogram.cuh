@@ -19,7 +19,10 @@ template <int GP> struct SelectShared {
     u32 coarse[RANKS][GP][32];             // of each rank's histograms, what the bins of a lane hold: a count, or the bits of a weight
     float shares[GP * 256 + 4 * RANKS];    // when thresholds are known: join_unit's
   };
-  float tile[GP < HEADS ? WARPS : 1][32 * GP];
+  union {
+    float tile[GP < HEADS ? WARPS : 1][32 * GP];
+    u32 counts[GP][32];           // then: what the bins of a lane hold of the rank
+  };
   Threshold threshold[HEADS];
   int pageBin[HEADS];             // last bin of pages that are candidates
   int top[HEADS], bottom[HEADS], reference[HEADS];
@@ -45,7 +48,7 @@ __device__ inline int ordered_unit(const Params &p, int i) {
 template <int GP> struct Rank {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, ranks, rank, part, unit, sequence, head, G;
   __device__ Rank(const Params &p, int ranks, int parts = 1) : ranks(ranks), G(p.group) {  // parts: clusters of a unit
-    const int cluster = quotient(blockIdx.x, ranks), at = quotient(cluster, parts);
+    const int cluster = quotient(blockIdx.x, ranks), at = parts == 1 ? cluster : quotient(cluster, parts);
     rank = ranks > 1 ? cluster_rank() : 0, part = cluster - at * parts, unit = ordered_unit(p, at);
     sequence = quotient(unit, p.kvHeads), head = unit - sequence * p.kvHeads;
   }
@@ -55,6 +58,10 @@ template <int GP> struct Rank {
   __device__ void sync() const { arrive(), wait(); }
   __device__ void arrive() const {
     if (ranks > 1) cluster_arrive();
+  }
+  // read arrives after nothing but reading of the other ranks' memory.
+  __device__ void read() const {
+    if (ranks > 1) cluster_read();
   }
   __device__ void wait() const {
     if (ranks > 1) cluster_wait();
@@ -120,7 +127,7 @@ template <int GP> __device__ inline void prepare(SelectShared<GP> &sh) {
   if (threadIdx.x < HEADS) {
     sh.top[threadIdx.x] = sh.bottom[threadIdx.x] = ordered(-INFINITY);
     sh.reference[threadIdx.x] = ordered(-INFINITY);
-    sh.shrink[threadIdx.x] = 0, sh.candidates[threadIdx.x] = 0, sh.own[threadIdx.x] = 0;
+    sh.shrink[threadIdx.x] = 0, sh.candidates[threadIdx.x] = 0;
   }
 }
 
@@ -140,32 +147,25 @@ static_assert(EACH == 32, "lanes look through their bins, and then together thro
 // weight_of is the weight at a bin's upper edge, of that at the window's upper end.
 __device__ inline float weight_of(int bin) { return power(-(float)bin * ((1 << BIN_SHIFT) / (float)PER_OCTAVE)); }
 
-// each_bins calls f for what a thread takes of `count` histograms: which, the first of four neighbouring bins, and what they hold. Whole warps take one histogram.
-template <int GP, typename F> __device__ inline void each_bins(const SelectShared<GP> &sh, int count, F f) {
-  for (int i = threadIdx.x; i < count * (BINS / 4); i += blockDim.x) {
-    const int g = i / (BINS / 4), bin = i % (BINS / 4) * 4;
-    f(g, bin, *(const uint4 *)&sh.histogram[g][bin]);
-  }
-}
-
-// gather sums the bins of each lane and tells the unit's ranks: what they hold, or what that weighs. The unit must sync before any is looked through.
+// gather sums the bins of each lane and tells the unit's ranks: what they hold, or what that weighs; then what they hold of the rank is in sh.counts. All threads take four bins at a time. The unit must
+// sync before any is looked through.
 template <bool WEIGHTS, int GP> __device__ inline void gather(SelectShared<GP> &sh, const Rank<GP> &u, int count) {
   constexpr int THREADS = EACH / 4;  // for a lane's bins
   static_assert(THREADS >= RANKS, "each tells a rank");
-  each_bins(sh, count, [&](int g, int bin, const uint4 &n) {
+  for (int i = threadIdx.x; i < count * (BINS / 4); i += blockDim.x) {
+    const int g = i / (BINS / 4), bin = i % (BINS / 4) * 4, to = u.lane % THREADS;
+    const uint4 n = *(const uint4 *)&sh.histogram[g][bin];
     const float step = weight_of(1);
-    float weight = 0;
-    u32 held = 0;
-    if (WEIGHTS) weight = weight_of(bin) * (n.x + step * (n.y + step * (n.z + step * n.w)));
-    else held = n.x + n.y + n.z + n.w;
+    float weight = WEIGHTS ? weight_of(bin) * (n.x + step * (n.y + step * (n.z + step * n.w))) : 0;
+    u32 held = n.x + n.y + n.z + n.w;
 #pragma unroll
     for (int d = 1; d < THREADS; d *= 2) {
+      held += __shfl_xor_sync(~0u, held, d);
       if (WEIGHTS) weight += __shfl_xor_sync(~0u, weight, d);
-      else held += __shfl_xor_sync(~0u, held, d);
     }
-    const int to = u.lane % THREADS;
     if (to < u.ranks) poke(&sh.coarse[u.rank][g][bin / EACH], to, WEIGHTS ? (u32)__float_as_int(weight) : held);
-  });
+    if (WEIGHTS && to == 0) sh.counts[g][bin / EACH] = held;
+  }
 }
 
 // last_bin is the first bin by whose end the unit's histogram holds `count` elements. One warp calls it, after gather.

@@ -38,9 +38,11 @@ template <int D, int GP> __device__ inline void exact_page(SelectShared<GP> &sh,
   if (row == 0) atomicMax(&sh.reference[2 * j], ordered(a)), atomicMax(&sh.reference[2 * j + 1], ordered(b));
 }
 
-// expect_page asks for what exact_page will read.
+// expect_page asks for what exact_page will read, and of the newest page for what the tail adds.
 template <int D, int GP> __device__ inline void expect_page(const Params &p, const Rank<GP> &u, int page) {
-  const __half *at = p.k + page_row(p, u, page) * D;
+  const size_t row = page_row(p, u, page);
+  const __half *at = p.k + row * D;
+  if (page > 0 && u.lane * 32 < D) prefetch(p.valueSum + (row / BLOCK * 2 + 1) * D + u.lane * 32);
   for (int i = u.lane * 64; i < PAGE * D; i += 32 * 64) prefetch(at + i);
 }
 
@@ -316,7 +318,7 @@ template <int GP, bool SPLIT> __device__ inline int choose_pages(SelectShared<GP
     if (u.lane == 0) sh.pageBin[l] = bin;
   }
   __syncthreads();
-  u.arrive();
+  u.read();
   // A warp marks a range of pages, and lists those of them that are candidates once it is known how many lie before.
   const int from = u.share((pages + 31) / 32, u.warp) * 32, to = min(u.share((pages + 31) / 32, u.warp + 1) * 32, pages);
   auto who = [&](int i) -> u32 {

@@ -57,13 +57,7 @@ __device__ inline bool survivors_of(SelectShared<GP> &sh, const Params &p, const
   __syncthreads();
   if (ends(3)) return false;
   Ring<D> &ring = memory[u.warp].candidates;
-  if (p.flags & TOKEN_CODES) {
-    if (shared) estimate_logits<D, GP, true, true>(sh, p, u, r, q, fresh, found, every, ring);
-    else estimate_logits<D, GP, false, true>(sh, p, u, r, q, fresh, found, every, ring);
-  } else {
-    if (shared) estimate_logits<D, GP, true, false>(sh, p, u, r, q, fresh, found, every, ring);
-    else estimate_logits<D, GP, false, false>(sh, p, u, r, q, fresh, found, every, ring);
-  }
+  estimate_logits<D>(sh, p, u, r, q, fresh, found, every, ring);
   if (ends(4)) return false;
   find_thresholds(sh, p, u);
   if (p.stages == 5) return false;

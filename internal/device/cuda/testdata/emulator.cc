@@ -243,6 +243,7 @@ static inline void cluster_wait() {
   current->waits = &clusterBarrier, current->turn = current->clusterTurn;
   yield();
 }
+static inline void cluster_read() { cluster_arrive(); }
 static inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 static inline u32 *remote(const void *shared, int rank) { return (u32 *)(blocks[rank]->memory + ((const char *)shared - current->block->memory)); }
 static inline u32 peek(const void *shared, int rank) { return *remote(shared, rank); }
