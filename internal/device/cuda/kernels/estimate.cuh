@@ -17,11 +17,12 @@ template <int D> struct alignas(128) Ring {
 
 // A float so large has units for its last place: adding it rounds, and what was added stands in the low bits.
 constexpr float ROUND = 12582912.0f;
-// start_of is where estimates start for a head whose candidate a page is not: out of reach. For them the distance is NONE.
+// Estimates start there for a head whose candidate a page is not: out of reach. For them the distance is NONE, which is added to FAR in two heads' word.
 constexpr float OUT_OF_REACH = 1e30f;
+constexpr u32 AWAY = NONE << 16 | NONE;
 
-// distance_of is an estimate's distance from the window's upper end, in the low 16 bits: `scale` times x below `start`, which has ROUND in it, and at most `most`.
-__device__ inline u32 distance_of(float x, float scale, float start, float most) { return __float_as_int(fminf(fmaxf(fmaf(x, scale, start), ROUND), most)); }
+// distance_of is an estimate's distance from the window's upper end, in the low 16 bits: `scale` times x below `start`, which has ROUND in it.
+__device__ inline u32 distance_of(float x, float scale, float start) { return __float_as_int(fminf(fmaxf(fmaf(x, scale, start), ROUND), ROUND + FAR)); }
 
 // count_distance counts one in a head's histogram, if the distance is not far.
 __device__ inline void count_distance(u32 *histogram, u32 distance) { count_if(distance < (u32)__float_as_int(ROUND + FAR), histogram + (distance >> BIN_SHIFT & (BINS - 1))); }
@@ -31,7 +32,7 @@ __device__ inline void count_distance(u32 *histogram, u32 distance) { count_if(d
 template <int D, int GP, bool SPLIT>
 __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every, Ring<D> &ring) {
   constexpr bool PAIRS = GP == HEADS;
-  constexpr int STARTS = PAIRS ? 2 : GP, SLOTS = Ring<D>::SLOTS;
+  constexpr int STARTS = PAIRS ? 2 : GP, WORDS = (STARTS + 1) / 2, SLOTS = Ring<D>::SLOTS;
   const int j = u.lane % 4, row = u.lane / 4;
   const bool byToken = p.flags & TOKEN_CODES;
   const float steps = p.scale * PER_OCTAVE;
@@ -47,45 +48,48 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     else at[0] = c[0], at[8] = c[2];
   };
   short *const out = r.logits + (PAIRS ? row * GP + 2 * j : 0);
-  auto emit_pair = [&](short *at, float x, float y, float scale, const float (&start)[2], const float (&most)[2]) {
-    const u32 a = distance_of(x, scale, start[0], most[0]), b = distance_of(y, scale, start[1], most[1]);
+  auto emit_pair = [&](short *at, float x, float y, float scale, const float (&start)[STARTS], u32 away) {
+    const u32 a = distance_of(x, scale, start[0]), b = distance_of(y, scale, start[1]);
     count_distance(histogram, a), count_distance(histogram + BINS, b);
-    *(u32 *)at = __byte_perm(a, b, 0x5410);
+    *(u32 *)at = __byte_perm(a, b, 0x5410) | away;
   };
-  auto emit_row = [&](int token, const float *products, float scale, const float (&start)[STARTS], const float (&most)[STARTS]) {
-    union {
-      short d[GP];
-      u32 words[(GP + 1) / 2];
-    } v;
-    u32 x[GP];  // read before anything is counted, or each would wait for the one before it
+  auto emit_row = [&](bool in, int token, const float *products, float scale, const float (&start)[STARTS], const u32 (&away)[WORDS]) {
+    u32 x[GP], words[WORDS];
     load<GP>(x, products);
 #pragma unroll
     for (int g = 0; g < GP; g++) {
-      const u32 d = distance_of(__int_as_float(x[g]), scale, start[g], most[g]);
-      count_distance(histogram + g * BINS, d);
-      v.d[g] = d;
+      x[g] = distance_of(__int_as_float(x[g]), scale, start[g]);
+      count_distance(histogram + g * BINS, in ? x[g] : ~0u);
     }
+#pragma unroll
+    for (int i = 0; i < WORDS; i++) words[i] = (GP > 1 ? __byte_perm(x[2 * i], x[GP > 1 ? 2 * i + 1 : 0], 0x5410) : x[0]) | away[i];
+    if (!in) return;
     if constexpr (GP == 1) {
-      out[token] = v.d[0];
+      out[token] = words[0];
     } else {
-      typename Vec<(GP + 1) / 2>::T words;
-      memcpy(&words, &v, sizeof words);
-      *(typename Vec<(GP + 1) / 2>::T *)(out + (size_t)token * GP) = words;
+      typename Vec<WORDS>::T v;
+      memcpy(&v, words, sizeof v);
+      *(typename Vec<WORDS>::T *)(out + (size_t)token * GP) = v;
     }
   };
-  // bounded has `start` and `most` be where estimates start and end for the page of a slot: where those of the page before do, if it is of the same block and the same heads' candidate.
-  float start[STARTS], most[STARTS];
-  u32 bounds = ~0u;
+  // bounded asks for the logits of the low of a slot's block, unless the page before is of the same block and the same heads' candidate; and keeps for whom it is none.
+  float base[STARTS];
+  u32 away[WORDS], bounds = ~0u;
   auto bounded = [&](int slot) {
     if (ring.kind[slot] == bounds) return;
     bounds = ring.kind[slot];
-    const float *const base = r.bases + (bounds >> 8) * 2 * HEADS;
+    const float *const at = r.bases + (bounds >> 8) * 2 * HEADS;
 #pragma unroll
     for (int i = 0; i < STARTS; i++) {
       const bool in = bounds >> head(i) & 1;
-      start[i] = !in ? OUT_OF_REACH : byToken ? window[i] : window[i] - base[head(i)] * PER_OCTAVE;
-      most[i] = ROUND + (in ? FAR : NONE);
+      base[i] = !in ? -OUT_OF_REACH : byToken ? 0 : at[head(i)];
+      away[i / 2] = (i % 2 ? away[i / 2] : 0) | (in ? 0 : NONE << 16 * (i % 2));
     }
+  };
+  // started is where the estimates of that page start.
+  auto started = [&](float (&start)[STARTS]) {
+#pragma unroll
+    for (int i = 0; i < STARTS; i++) start[i] = fmaf(base[i], -PER_OCTAVE, window[i]);
   };
   auto look = [&] {
 #pragma unroll
@@ -100,23 +104,24 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   };
   // The warp's run, 32 candidates at a time: a lane holds a page, its block's slab and whose candidate it is; and those of the next 32.
   const int old = found - r.newestHere, from = u.share(old, u.warp), to = u.share(old, u.warp + 1);
-  int begin = from, page = -1, pageAhead = -1;
-  u32 place = 0, placeAhead = 0, kind = 0xff, whoAhead = 0xff;  // place: of the page among all of the slabs', and whether the page before is of another block
+  int begin = from, page = -1, pageAhead = -1, pageBeyond = -1, slabAhead = 0;
+  u32 place = 0, kind = 0xff, whoAhead = 0xff;  // place: of the page among all of the slabs', and whether the page before is of another block
   constexpr u32 NEW = 1u << 31;
+  auto candidate = [&](int i) { return i >= to ? -1 : every ? i : r.candidate[i]; };
+  // ahead asks for what is known only by the pages of the next 32, and for the pages of those after them.
   auto ahead = [&](int first) {
-    const int i = first + u.lane;
-    pageAhead = -1;
-    if (i < to) {
-      pageAhead = every ? i : r.candidate[i];
-      placeAhead = (u32)r.slab(p, u, pageAhead / PAGES) * PAGES + pageAhead % PAGES;
+    pageAhead = pageBeyond;
+    if (pageAhead >= 0) {
+      slabAhead = r.table[pageAhead / PAGES];
       if (every) r.marks[pageAhead] = 0xff;
       else whoAhead = r.marks[pageAhead];
     }
+    pageBeyond = candidate(first + 32 + u.lane);
   };
   auto turn = [&] {
     const int before = __shfl_sync(~0u, page, 31), left = __shfl_up_sync(~0u, pageAhead, 1);
     page = pageAhead, kind = (u32)page / PAGES << 8 | whoAhead;
-    place = placeAhead | ((u32)((u.lane == 0 ? before : left) ^ page) >= PAGES ? NEW : 0);
+    place = ((u32)slabAhead * p.kvHeads + u.head) * PAGES + (u32)page % PAGES | ((u32)((u.lane == 0 ? before : left) ^ page) >= PAGES ? NEW : 0);
     ahead(begin + 32);
   };
   auto account = [&] {
@@ -126,9 +131,11 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
       if (u.lane == g && g < u.G) atomicAdd(&sh.candidates[g], n);
     }
     if (!(p.flags & TAIL)) return;
+    u32 shrink[GP];
+    load<GP>(shrink, r.bases + max(page, 0) / PAGES * 2 * HEADS + HEADS);
 #pragma unroll
     for (int g = 0; g < GP; g++) {
-      const int x = __reduce_add_sync(~0u, page < 0 ? 0 : (int)(r.bases[page / PAGES * 2 * HEADS + HEADS + g] * 4096));
+      const int x = __reduce_add_sync(~0u, page < 0 ? 0 : (int)(__int_as_float(shrink[g]) * 4096));
       if (u.lane == g) atomicAdd(&sh.shrink[g], x);
     }
   };
@@ -173,7 +180,8 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   };
   auto emit = [&](int slot, const float (&c)[4]) {  // of a page, as the tensor cores leave it
     if constexpr (PAIRS) {
-      bounded(slot);
+      float start[2];
+      started(start);
       short *const at = out + (size_t)(u32)ring.page[slot] * (PAGE * GP);
 #pragma unroll
       for (int half = 0; half < 2; half++) {
@@ -184,35 +192,36 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
 #pragma unroll
           for (int i = 0; i < 2; i++) first[i] -= half_of(par, 1) * sum[i];
         }
-        emit_pair(at + half * 8 * GP, c[half * 2], c[half * 2 + 1], scale, first, most);
+        emit_pair(at + half * 8 * GP, c[half * 2], c[half * 2 + 1], scale, first, away[0]);
       }
     }
   };
   auto newest = [&] {
     if (u.warp != 0 || !r.newestHere) return;
     const int page = r.pages() - 1, token = page * PAGE, tokens = r.n - r.newest * PAGE;
-    float start[STARTS], most[STARTS];
+    float start[STARTS];
     if constexpr (PAIRS) {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         const bool in = row + 8 * i < tokens;
 #pragma unroll
-        for (int k = 0; k < 2; k++) start[k] = in ? window[k] : OUT_OF_REACH, most[k] = ROUND + (in ? FAR : NONE);
-        emit_pair(out + (size_t)(token + 8 * i) * GP, fresh[2 * i], fresh[2 * i + 1], -PER_OCTAVE, start, most);
+        for (int k = 0; k < 2; k++) start[k] = in ? window[k] : OUT_OF_REACH;
+        emit_pair(out + (size_t)(token + 8 * i) * GP, fresh[2 * i], fresh[2 * i + 1], -PER_OCTAVE, start, in ? 0 : AWAY);
       }
     } else {
       spread(0, fresh);
       __syncwarp();
       const bool in = u.lane < tokens;
+      u32 none[WORDS];
 #pragma unroll
-      for (int k = 0; k < STARTS; k++) start[k] = in ? window[k] : OUT_OF_REACH, most[k] = ROUND + (in ? FAR : NONE);
-      if (u.lane < PAGE) emit_row(token + u.lane, tile + u.lane * GP, -PER_OCTAVE, start, most);
+      for (int k = 0; k < STARTS; k++) start[k] = in ? window[k] : OUT_OF_REACH, none[k / 2] = in ? 0 : AWAY;
+      emit_row(u.lane < PAGE, token + u.lane, tile + u.lane * GP, -PER_OCTAVE, start, none);
       __syncwarp();
     }
     if (u.lane < u.G) atomicAdd(&sh.candidates[u.lane], tokens);
     if (every && u.lane == 0) r.marks[page] = 0xff;
   };
-  ahead(from);
+  pageBeyond = candidate(from + u.lane), ahead(from);
   turn();
   int here = 0, fill = 0;
   for (int i = from - (SLOTS - 2); i < to; i += 2) {  // at first there is nothing to compute
@@ -233,27 +242,26 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     here = y + 1 == SLOTS ? 0 : y + 1;
     const bool both = i + 1 < to;
     float c[2][4] = {};
-    compute(x, c[0]), compute(y, c[1]);
     if constexpr (PAIRS) {
+      bounded(x);
+      compute(x, c[0]), compute(y, c[1]);
       emit(x, c[0]);
-      if (both) emit(y, c[1]);
+      if (both) bounded(y), emit(y, c[1]);
     } else {
+      const int mine = u.lane < 16 ? x : y;
+      bounded(mine);
+      compute(x, c[0]), compute(y, c[1]);
       spread(0, c[0]), spread(16, c[1]);
       __syncwarp();
-      if (u.lane < 16 || both) {
-        const int mine = u.lane < 16 ? x : y;
-        float scale = -CODED * steps, first[STARTS];
-        bounded(mine);
+      float scale = -CODED * steps, start[STARTS];
+      started(start);
+      if (byToken) {
+        const u32 par = ((const u32 *)ring.step[mine])[u.lane % 16];
+        scale *= half_of(par, 0);
 #pragma unroll
-        for (int g = 0; g < GP; g++) first[g] = start[g];
-        if (byToken) {
-          const u32 par = ((const u32 *)ring.step[mine])[u.lane % 16];
-          scale *= half_of(par, 0);
-#pragma unroll
-          for (int g = 0; g < GP; g++) first[g] -= half_of(par, 1) * sum[g];
-        }
-        emit_row(ring.page[mine] * PAGE + u.lane % 16, tile + u.lane * GP, scale, first, most);
+        for (int g = 0; g < GP; g++) start[g] -= half_of(par, 1) * sum[g];
       }
+      emit_row(u.lane < 16 || both, ring.page[mine] * PAGE + u.lane % 16, tile + u.lane * GP, scale, start, away);
       __syncwarp();
     }
   }
