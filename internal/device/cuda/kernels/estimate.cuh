@@ -24,8 +24,27 @@ constexpr u32 AWAY = NONE << 16 | NONE;
 // distance_of is an estimate's distance from the window's upper end, in the low 16 bits: `scale` times x below `start`, which has ROUND in it.
 __device__ inline u32 distance_of(float x, float scale, float start) { return __float_as_int(fminf(fmaxf(fmaf(x, scale, start), ROUND), ROUND + FAR)); }
 
-// count_distance counts one in a head's histogram, if the distance is not far.
-__device__ inline void count_distance(u32 *histogram, u32 distance) { count_if(distance < (u32)__float_as_int(ROUND + FAR), histogram + (distance >> BIN_SHIFT & (BINS - 1))); }
+// count_distance counts one in a head's histogram, or `elsewhere` if it is far: a place of the thread's own costs less than a branch, and ptxas makes one of a predicate.
+__device__ inline void count_distance(u32 *histogram, u32 *elsewhere, u32 distance, u32 one) {
+  atomicAdd(distance < (u32)__float_as_int(ROUND + FAR) ? histogram + (distance >> BIN_SHIFT & (BINS - 1)) : elsewhere, one);
+}
+
+// keep_queries puts the scaled queries, [GP][D], where the estimate of all warps finds them, and each one's channels summed in sh.span. One warp calls it; where ranks split a unit, another one may write
+// to that place before, and each thread keeps its own.
+template <int D, int GP, bool SPLIT> __device__ inline void keep_queries(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const u32 (&q)[D / 8]) {
+  const int j = u.lane % 4, row = u.lane / 4;
+  static_assert(sizeof sh.coarse >= GP * D * sizeof(__half), "queries find room");
+  if (!SPLIT && row < GP) {
+#pragma unroll
+    for (int i = 0; i < D / 8; i++) ((u32 *)sh.coarse)[row * (D / 2) + j * (D / 8) + i] = q[i];
+  }
+  if (!(p.flags & TOKEN_CODES)) return;
+  const u32 even = bits(__float2half2_rn(1 / QUERY_SCALE)), odd = bits(__float2half2_rn(16 / QUERY_SCALE));
+  float c[4] = {};
+#pragma unroll
+  for (int i = 0; i < D / 16; i++) mma(c, even, even, odd, odd, q[2 * i], q[2 * i + 1]);
+  if (row == 0) sh.span[2 * j] = c[0], sh.span[2 * j + 1] = c[1];
+}
 
 // estimate_logits estimates the logits of the candidates and counts them by weight. `fresh` is warp 0's: the exact logits of the newest page. With `every`, each page is a
 // candidate and is marked here. A warp goes through a run of the rank's candidates, two at a time, while those that follow are on their way to its ring.
@@ -36,9 +55,10 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   const int j = u.lane % 4, row = u.lane / 4;
   const bool byToken = p.flags & TOKEN_CODES;
   const float steps = p.scale * PER_OCTAVE;
+  const u32 one = one_of(p);
   auto head = [&](int i) { return PAIRS ? 2 * j + i : i; };
-  float window[STARTS], sum[STARTS];  // the window's upper end, and ROUND; the query's channels summed
-  u32 *const histogram = sh.histogram[head(0)];
+  float window[STARTS];  // the window's upper end, and ROUND
+  u32 *const histogram = sh.histogram[head(0)], *const elsewhere = sh.elsewhere + u.lane;
   // Eight heads are taken as the tensor cores leave them: a thread has two of tokens row and row+8. Of fewer each lane gets all, through a tile, of one of 32 tokens.
   float *tile = PAIRS ? nullptr : sh.tile[u.warp];
   auto spread = [&](int first, const float (&c)[4]) {
@@ -50,7 +70,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   short *const out = r.logits + (PAIRS ? row * GP + 2 * j : 0);
   auto emit_pair = [&](short *at, float x, float y, float scale, const float (&start)[STARTS], u32 away) {
     const u32 a = distance_of(x, scale, start[0]), b = distance_of(y, scale, start[1]);
-    count_distance(histogram, a), count_distance(histogram + BINS, b);
+    count_distance(histogram, elsewhere, a, one), count_distance(histogram + BINS, elsewhere, b, one);
     *(u32 *)at = __byte_perm(a, b, 0x5410) | away;
   };
   auto emit_row = [&](bool in, int token, const float *products, float scale, const float (&start)[STARTS], const u32 (&away)[WORDS]) {
@@ -59,8 +79,9 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
 #pragma unroll
     for (int g = 0; g < GP; g++) {
       x[g] = distance_of(__int_as_float(x[g]), scale, start[g]);
-      count_distance(histogram + g * BINS, in ? x[g] : ~0u);
     }
+#pragma unroll
+    for (int g = 0; g < GP; g++) count_distance(histogram + g * BINS, elsewhere, in ? x[g] : ~0u, one);
 #pragma unroll
     for (int i = 0; i < WORDS; i++) words[i] = (GP > 1 ? __byte_perm(x[2 * i], x[GP > 1 ? 2 * i + 1 : 0], 0x5410) : x[0]) | away[i];
     if (!in) return;
@@ -93,14 +114,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   };
   auto look = [&] {
 #pragma unroll
-    for (int i = 0; i < STARTS; i++) window[i] = head(i) < u.G ? unordered(sh.reference[head(i)]) * PER_OCTAVE + (WINDOW - 1) + ROUND : OUT_OF_REACH, sum[i] = 0;
-    if (!byToken) return;
-    const u32 even = bits(__float2half2_rn(1 / QUERY_SCALE)), odd = bits(__float2half2_rn(16 / QUERY_SCALE));
-    float c[4] = {};
-#pragma unroll
-    for (int i = 0; i < D / 16; i++) mma(c, even, even, odd, odd, q[2 * i], q[2 * i + 1]);
-#pragma unroll
-    for (int i = 0; i < STARTS; i++) sum[i] = (PAIRS ? c[i % 2] : __shfl_sync(~0u, c[i % 2], i / 2)) * steps;
+    for (int i = 0; i < STARTS; i++) window[i] = head(i) < u.G ? unordered(sh.reference[head(i)]) * PER_OCTAVE + (WINDOW - 1) + ROUND : OUT_OF_REACH;
   };
   // The warp's run, 32 candidates at a time: a lane holds a page, its block's slab and whose candidate it is; and those of the next 32.
   const int old = found - r.newestHere, from = u.share(old, u.warp), to = u.share(old, u.warp + 1);
@@ -160,23 +174,33 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
       }
     }
   };
-  // compute multiplies with the queries times the steps of the page's block, which stay for the block's other pages.
+  // compute multiplies two pages with the queries times the steps of their block, which stay for the block's other pages.
   u32 a[D / 8], stepped = ~0u;
+  auto step = [&](int slot) {
+    if (ring.kind[slot] >> 8 == stepped) return;
+    if (stepped == ~0u || !byToken) {
+      u32 kept[D / 8];
 #pragma unroll
-  for (int i = 0; i < D / 8; i++) a[i] = q[i];
-  auto compute = [&](int slot, float (&c)[4]) {
-    u32 codes[2][D / 32];
-    if (ring.kind[slot] >> 8 != stepped) {
-      stepped = ring.kind[slot] >> 8;
-      if (!byToken) {
-        load<D / 8>(a, ring.step[slot] + j * (D / 4));
+      for (int i = 0; i < D / 8; i++) kept[i] = SPLIT ? q[i] : 0;
+      if (!SPLIT && row < GP) load<D / 8>(kept, (const u32 *)sh.coarse + row * (D / 2) + j * (D / 8));
+      load<D / 8>(a, ring.step[slot] + j * (D / 4));
 #pragma unroll
-        for (int i = 0; i < D / 8; i++) a[i] = times(q[i], a[i]);
-      }
+      for (int i = 0; i < D / 8; i++) a[i] = byToken ? kept[i] : times(kept[i], a[i]);
     }
-    load<D / 32>(codes[0], ring.codes[slot] + row * (D / 2) + j * (D / 8));
-    load<D / 32>(codes[1], ring.codes[slot] + (row + 8) * (D / 2) + j * (D / 8));
-    coded<D>(c, codes[0], codes[1], a);
+    stepped = ring.kind[slot] >> 8;
+  };
+  auto compute = [&](int x, int y, float (&c)[2][4]) {
+    u32 codes[4][D / 32];
+#pragma unroll
+    for (int i = 0; i < 4; i++) load<D / 32>(codes[i], ring.codes[i < 2 ? x : y] + (row + i % 2 * 8) * (D / 2) + j * (D / 8));
+    step(x);
+    if (ring.kind[y] >> 8 == stepped) {  // nothing between, so that one's products fill the other's waits
+      coded<D>(c[0], codes[0], codes[1], a), coded<D>(c[1], codes[2], codes[3], a);
+    } else {
+      coded<D>(c[0], codes[0], codes[1], a);
+      step(y);
+      coded<D>(c[1], codes[2], codes[3], a);
+    }
   };
   auto emit = [&](int slot, const float (&c)[4]) {  // of a page, as the tensor cores leave it
     if constexpr (PAIRS) {
@@ -190,7 +214,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
           const u32 par = ((const u32 *)ring.step[slot])[row + half * 8];
           scale *= half_of(par, 0);
 #pragma unroll
-          for (int i = 0; i < 2; i++) first[i] -= half_of(par, 1) * sum[i];
+          for (int i = 0; i < 2; i++) first[i] -= half_of(par, 1) * (sh.span[head(i)] * steps);
         }
         emit_pair(at + half * 8 * GP, c[half * 2], c[half * 2 + 1], scale, first, away[0]);
       }
@@ -244,13 +268,13 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     float c[2][4] = {};
     if constexpr (PAIRS) {
       bounded(x);
-      compute(x, c[0]), compute(y, c[1]);
+      compute(x, y, c);
       emit(x, c[0]);
       if (both) bounded(y), emit(y, c[1]);
     } else {
       const int mine = u.lane < 16 ? x : y;
       bounded(mine);
-      compute(x, c[0]), compute(y, c[1]);
+      compute(x, y, c);
       spread(0, c[0]), spread(16, c[1]);
       __syncwarp();
       float scale = -CODED * steps, start[STARTS];
@@ -259,7 +283,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
         const u32 par = ((const u32 *)ring.step[mine])[u.lane % 16];
         scale *= half_of(par, 0);
 #pragma unroll
-        for (int g = 0; g < GP; g++) start[g] -= half_of(par, 1) * sum[g];
+        for (int g = 0; g < GP; g++) start[g] -= half_of(par, 1) * (sh.span[head(g)] * steps);
       }
       emit_row(u.lane < 16 || both, ring.page[mine] * PAGE + u.lane % 16, tile + u.lane * GP, scale, start, away);
       __syncwarp();

@@ -19,6 +19,7 @@ template <int GP> struct SelectShared {
     u32 coarse[RANKS][GP][32];             // of each rank's histograms, what the bins of a lane hold: a count, or the bits of a weight
     float shares[GP * 256 + 4 * RANKS];    // when thresholds are known: join_unit's
   };
+  u32 elsewhere[32];              // where lanes count what no histogram has
   union {
     float tile[GP < HEADS ? WARPS : 1][32 * GP];
     u32 counts[GP][32];           // then: what the bins of a lane hold of the rank

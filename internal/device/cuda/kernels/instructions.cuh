@@ -112,11 +112,6 @@ template <int BYTES = 16, bool LINE = true> __device__ inline void copy_async(vo
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> __device__ inline void wait_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
-// count_if adds one to a place in shared memory, or not: without a branch, and without looking whether others add to the same place, which would take longer than adding.
-__device__ inline void count_if(bool in, u32 *shared) {
-  asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p red.shared.add.u32 [%1], 1; }" ::"r"((u32)in), "r"((u32)__cvta_generic_to_shared(shared)) : "memory");
-}
-
 // prefetch brings a line towards the multiprocessors before it is asked for.
 __device__ inline void prefetch(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 

@@ -54,6 +54,7 @@ __device__ inline bool survivors_of(SelectShared<GP> &sh, const Params &p, const
     u.wait();
     clear(sh);
   }
+  if (u.warp == 0) keep_queries<D, GP, SPLIT>(sh, p, u, q);
   __syncthreads();
   if (ends(3)) return false;
   Ring<D> &ring = memory[u.warp].candidates;

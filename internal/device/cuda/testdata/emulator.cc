@@ -262,7 +262,6 @@ template <int N> void wait_copies() {  // no copy happens before it must
   }
   c.erase(c.begin(), c.begin() + i);
 }
-static inline void count_if(bool in, u32 *shared) { *shared += in; }
 static inline void prefetch(const void *) {}
 static inline void prefetch_bytes(const void *, u32) {}
 static inline float power(float octaves) { return exp2f(octaves); }
