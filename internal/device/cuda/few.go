@@ -25,13 +25,13 @@ func (o *Operator) fewShared(ranks, threads int, near bool) int {
 // fewBlocks is from how many blocks of a sequence a thread block of few has the most threads. Measured on an H200: with fewer, threads that wait for each other cost more than they save.
 const fewBlocks = 17
 
-// fewThreads is the size of thread blocks of few for sequences of so many tokens, of which so many share a unit. Each thread looks up one block at most.
+// fewThreads is the size of thread blocks of few for sequences of so many tokens, of which so many share a unit. Each thread looks up one block at most. Wide heads have no registers for more than half.
 func (o *Operator) fewThreads(tokens, ranks int) int {
 	const less = maxThreads / 2
-	if o.SelectThreads != 0 {
+	switch {
+	case o.SelectThreads != 0:
 		return o.SelectThreads
-	}
-	if attention.BlocksOf(tokens) < fewBlocks*ranks && o.stride <= less*ranks || o.fewShared(ranks, maxThreads, false) > o.fewRoom {
+	case o.Dim > 128, attention.BlocksOf(tokens) < fewBlocks*ranks && o.stride <= less*ranks, o.fewShared(ranks, maxThreads, false) > o.fewRoom:
 		return less
 	}
 	return maxThreads

@@ -392,42 +392,6 @@ func (o *Operator) prepare(first, batch int, m Mode) error {
 // loads. Measured on an H100.
 func (o *Operator) throughRings(units int) bool { return o.Dim >= 128 && (o.Group == 1 || units <= 8) }
 
-// decided is the mode of a step of so many sequences with so many tokens together: dense, where it is left to the operator whether selecting pays, and it does not.
-func (o *Operator) decided(m Mode, batch, tokens int) Mode {
-	if !m.Dense && m.DenseBelow == 0 && tokens*o.KVHeads < o.crossover(m, batch*o.KVHeads) {
-		return Mode{Dense: true}
-	}
-	return m
-}
-
-// held is how many tokens sequences [first,first+batch) have.
-func (o *Operator) held(first, batch int) (n int) {
-	for _, l := range o.lens[first : first+batch] {
-		n += int(l)
-	}
-	return n
-}
-
-// crossover is the number of tokens, over all KV heads of a step of so many units, from which on selecting pays: select is a chain of dependent stages that takes some 25 µs however little there
-// is to select from, dense attention over 64 channels reads half, more candidates cost more, and so do heads that keep their own survivors. Units too many for few and too few for every
-// multiprocessor take longest, wide groups most of all. Measured on an H200, whose memory is the fastest: elsewhere selecting pays earlier.
-func (o *Operator) crossover(m Mode, units int) int {
-	n := float32(170_000)
-	if o.Dim == 64 {
-		n = 330_000
-	}
-	n *= 1 + 1.5*min(m.Keep, 1)
-	if m.PerHead {
-		n *= 1 + 0.15*float32(o.Group)
-	}
-	if units > 8 && 3*units <= o.lib.dev.Multiprocessor {
-		if n *= 1.7; o.Group > 4 {
-			n *= 2
-		}
-	}
-	return int(n)
-}
-
 // ranks is how many thread blocks share a unit in a sparse step: as many as find room for all units at once, or the last would run alone.
 func (o *Operator) ranks(batch int) int {
 	if o.SelectRanks != 0 && o.lib.hopper {

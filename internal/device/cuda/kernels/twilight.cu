@@ -14,14 +14,11 @@
 #define SELECT_THREADS 512
 #define SELECT_BLOCKS 1
 #endif
-#ifndef FEW_THREADS
-#define FEW_THREADS 512
-#endif
 #define KERNEL extern "C" __global__ void __launch_bounds__
 #define PARAMS const __grid_constant__ Params p
 
 #define SELECT(D, GP) KERNEL(SELECT_THREADS, SELECT_BLOCKS) select_##D##_##GP(PARAMS) { select_unit<D, GP, false>(p); }
-#define FEW(D, GP) KERNEL(FEW_THREADS, 1) few_##D##_##GP(PARAMS) { select_unit<D, GP, true>(p); }
+#define FEW(D, GP) KERNEL(D <= 128 ? 512 : 256, 1) few_##D##_##GP(PARAMS) { select_unit<D, GP, true>(p); }
 #define WHOLE(D)                                                                                \
   KERNEL(128, D == 64 ? 4 : 3) whole_##D(PARAMS) { attend_whole<D, false>(p); }   \
   KERNEL(128, D == 64 ? 3 : 1) ringed_##D(PARAMS) { attend_whole<D, true>(p); }   \
