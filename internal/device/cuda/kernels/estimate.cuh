@@ -48,12 +48,11 @@ template <int D, int GP, bool SPLIT> __device__ inline void keep_queries(SelectS
 
 // estimate_logits estimates the logits of the candidates and counts them by weight. `fresh` is warp 0's: the exact logits of the newest page. With `every`, each page is a
 // candidate and is marked here. A warp goes through a run of the rank's candidates, two at a time, while those that follow are on their way to its ring.
-template <int D, int GP, bool SPLIT>
+template <int D, int GP, bool BY_TOKEN, bool SPLIT>
 __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every, Ring<D> &ring) {
   constexpr bool PAIRS = GP == HEADS;
   constexpr int STARTS = PAIRS ? 2 : GP, WORDS = (STARTS + 1) / 2, SLOTS = Ring<D>::SLOTS;
   const int j = u.lane % 4, row = u.lane / 4;
-  const bool byToken = p.flags & TOKEN_CODES;
   const float steps = p.scale * PER_OCTAVE;
   const u32 one = one_of(p);
   auto head = [&](int i) { return PAIRS ? 2 * j + i : i; };
@@ -103,7 +102,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
 #pragma unroll
     for (int i = 0; i < STARTS; i++) {
       const bool in = bounds >> head(i) & 1;
-      base[i] = !in ? -OUT_OF_REACH : byToken ? 0 : at[head(i)];
+      base[i] = !in ? -OUT_OF_REACH : BY_TOKEN ? 0 : at[head(i)];
       away[i / 2] = (i % 2 ? away[i / 2] : 0) | (in ? 0 : NONE << 16 * (i % 2));
     }
   };
@@ -155,8 +154,8 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   };
   // ask has candidates i and i+1 copied to two slots, each by half of the warp; the last one twice, if it is alone. The first of them has its 32 looked up.
   const int side = u.lane / 16, sixteenth = u.lane % 16;
-  const u8 *const codesOfLane = (byToken ? p.tokenCodes : p.keyCodes) + sixteenth * 16;
-  const u8 *const stepsOfLane = byToken ? (const u8 *)p.tokenScale + sixteenth * 16 : (const u8 *)(p.range + D) + sixteenth * 16;
+  const u8 *const codesOfLane = (BY_TOKEN ? p.tokenCodes : p.keyCodes) + sixteenth * 16;
+  const u8 *const stepsOfLane = BY_TOKEN ? (const u8 *)p.tokenScale + sixteenth * 16 : (const u8 *)(p.range + D) + sixteenth * 16;
   auto ask = [&](int i, int slot) {
     if (i >= to) return;
     const int from = min(i + side, to - 1) - begin;
@@ -165,7 +164,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     if (sixteenth == 0) ring.page[slot] = of >> 8 << 4 | at % PAGES, ring.kind[slot] = of;
 #pragma unroll
     for (int k = 0; k < D / 32; k++) copy_async(ring.codes[slot] + (k * 16 + sixteenth) * 16, codesOfLane + (size_t)at * (PAGE * D / 2) + k * 256);
-    if (byToken) {
+    if (BY_TOKEN) {
       if (sixteenth < PAGE / 4) copy_async((u8 *)ring.step[slot] + sixteenth * 16, stepsOfLane + (size_t)at * (PAGE * 4));
     } else if (flagged & NEW) {
 #pragma unroll
@@ -178,14 +177,14 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   u32 a[D / 8], stepped = ~0u;
   auto step = [&](int slot) {
     if (ring.kind[slot] >> 8 == stepped) return;
-    if (stepped == ~0u || !byToken) {
+    if (stepped == ~0u || !BY_TOKEN) {
       u32 kept[D / 8];
 #pragma unroll
       for (int i = 0; i < D / 8; i++) kept[i] = SPLIT ? q[i] : 0;
       if (!SPLIT && row < GP) load<D / 8>(kept, (const u32 *)sh.coarse + row * (D / 2) + j * (D / 8));
       load<D / 8>(a, ring.step[slot] + j * (D / 4));
 #pragma unroll
-      for (int i = 0; i < D / 8; i++) a[i] = byToken ? kept[i] : times(kept[i], a[i]);
+      for (int i = 0; i < D / 8; i++) a[i] = BY_TOKEN ? kept[i] : times(kept[i], a[i]);
     }
     stepped = ring.kind[slot] >> 8;
   };
@@ -210,7 +209,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         float scale = -CODED * steps, first[2] = {start[0], start[1]};
-        if (byToken) {
+        if (BY_TOKEN) {
           const u32 par = ((const u32 *)ring.step[slot])[row + half * 8];
           scale *= half_of(par, 0);
 #pragma unroll
@@ -279,7 +278,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
       __syncwarp();
       float scale = -CODED * steps, start[STARTS];
       started(start);
-      if (byToken) {
+      if (BY_TOKEN) {
         const u32 par = ((const u32 *)ring.step[mine])[u.lane % 16];
         scale *= half_of(par, 0);
 #pragma unroll

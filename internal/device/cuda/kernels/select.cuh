@@ -58,7 +58,8 @@ __device__ inline bool survivors_of(SelectShared<GP> &sh, const Params &p, const
   __syncthreads();
   if (ends(3)) return false;
   Ring<D> &ring = memory[u.warp].candidates;
-  estimate_logits<D>(sh, p, u, r, q, fresh, found, every, ring);
+  if (p.flags & TOKEN_CODES) estimate_logits<D, GP, true>(sh, p, u, r, q, fresh, found, every, ring);
+  else estimate_logits<D, GP, false>(sh, p, u, r, q, fresh, found, every, ring);
   if (ends(4)) return false;
   find_thresholds(sh, p, u);
   if (p.stages == 5) return false;
