@@ -128,11 +128,11 @@ func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
 
 // rings is how much dynamic shared memory a thread block of select has: WarpMemory of kernels/attend.cuh for every warp.
 func (o *Operator) rings(threads int) int {
-	slots, slot := 768/o.Dim, attention.PageTokens*o.Dim/2+2*o.Dim+4*maxGroup+16
+	slots, slot := 768/o.Dim, attention.PageTokens*o.Dim/2+2*o.Dim+8
 	if o.Dim > 128 {
 		slots = 4
 	}
-	return threads / 32 * max(slots*slot, 8192)
+	return threads / 32 * max((slots*slot+127)/128*128, 8192)
 }
 
 // wholeRings is how much shared memory a thread block of ringed has: WholeRing of kernels/whole.cuh for each of its four warps.

@@ -14,7 +14,7 @@ type params struct {
 	table, lens, order               driver.Ptr
 	q, out                           driver.Ptr
 	bases, scores, pages, candidates driver.Ptr
-	logits, list                     driver.Ptr
+	logits, list, listParts          driver.Ptr
 	counts, reference, sums          driver.Ptr
 	control, partial, partialTop     driver.Ptr
 	arrived                          driver.Ptr
@@ -44,6 +44,7 @@ type appendParams struct {
 const (
 	maxGroup  = 8
 	maxRanks  = 8
+	maxWarps  = 16  // of a thread block of select
 	perOctave = 256 // steps of an estimated logit
 	binShift  = 4
 	farthest  = 1<<(10+binShift) - 1 // distance of an estimated logit from the window's upper end

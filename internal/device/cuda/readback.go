@@ -51,11 +51,14 @@ func (o *Operator) Stats(c *driver.Context, batch int) ([]HeadStats, error) {
 func (o *Operator) Survivors(c *driver.Context, unit, tokens, batch int) (exact, others []int32, heads []uint8, err error) {
 	ranks := o.ranks(batch)
 	cap := o.stride * attention.BlockTokens
-	list, counts := make([]uint32, cap), make([]int32, maxRanks*2)
+	list, counts, parts := make([]uint32, cap), make([]int32, maxRanks*2), make([]int32, maxRanks*maxWarps*4)
 	if err = c.Download(bytesOf(list), o.p.list+driver.Ptr(unit*cap*4)); err != nil {
 		return nil, nil, nil, err
 	}
 	if err = c.Download(bytesOf(counts), o.p.counts+driver.Ptr(unit*maxRanks*8)); err != nil {
+		return nil, nil, nil, err
+	}
+	if err = c.Download(bytesOf(parts), o.p.listParts+driver.Ptr(unit*maxRanks*maxWarps*16)); err != nil {
 		return nil, nil, nil, err
 	}
 	blocks := attention.BlocksOf(tokens)
@@ -69,19 +72,22 @@ func (o *Operator) Survivors(c *driver.Context, unit, tokens, batch int) (exact,
 	for r := range ranks {
 		start := end
 		end += (blocks + ranks - 1 - r) / ranks * attention.BlockTokens
-		a, b := int(counts[2*r]), int(counts[2*r+1])
-		if a < 0 || b < 0 || a+b > end-start {
-			return nil, nil, nil, fmt.Errorf("cuda: unit %d lists %d and %d survivors among %d tokens: the last step had other sequences", unit, a, b, end-start)
-		}
 		token := func(x uint32) int32 { // of the sequence
 			t := x & 0xffffff
 			return int32((int(t/attention.BlockTokens)*ranks+r)*attention.BlockTokens) + int32(t%attention.BlockTokens)
 		}
-		for _, x := range list[start : start+a] {
-			exact, heads = append(exact, token(x)), append(heads, uint8(x>>24))
-		}
-		for i := range b {
-			others = append(others, token(list[end-1-i]))
+		for w := range maxWarps {
+			part := parts[(r*maxWarps+w)*4:]
+			from, to, a, b := int(part[0]), int(part[1]), int(part[2]), int(part[3])
+			if from < 0 || a < 0 || b < 0 || from+a+b > to || to > end-start {
+				return nil, nil, nil, fmt.Errorf("cuda: unit %d lists %d and %d survivors among %d tokens: the last step had other sequences", unit, a, b, end-start)
+			}
+			for _, x := range list[start+from : start+from+a] {
+				exact, heads = append(exact, token(x)), append(heads, uint8(x>>24))
+			}
+			for _, x := range list[start+to-b : start+to] {
+				others = append(others, token(x))
+			}
 		}
 	}
 	return exact, others, heads, nil

@@ -62,7 +62,7 @@ func (s *Shape) scratch(p *params) []need {
 	return []need{{&p.table, s.Batch * blocks * 4}, {&p.lens, s.Batch * 4}, {&p.order, s.Batch * 4},
 		{&p.q, queries}, {&p.out, queries}, {&p.bases, units * blocks * maxGroup * 8}, {&p.scores, units * s.padded() * blocks * attention.BlockPages * 4},
 		{&p.pages, units * blocks * attention.BlockPages}, {&p.candidates, units * blocks * attention.BlockPages * 4},
-		{&p.logits, units * rows * s.padded() * 2}, {&p.list, units * rows * 4}, {&p.reference, units * maxGroup * 4}, {&p.control, 16}, {&p.partial, items * maxGroup * s.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
+		{&p.logits, units * rows * s.padded() * 2}, {&p.list, units * rows * 4}, {&p.listParts, units * maxRanks * maxWarps * 16}, {&p.reference, units * maxGroup * 4}, {&p.control, 16}, {&p.partial, items * maxGroup * s.Dim * 4}, {&p.partialTop, items * maxGroup * 8},
 		{&p.arrived, units * maxRanks * 4}, {&p.newK, units * s.Dim * 2}, {&p.newV, units * s.Dim * 2}}
 }
 

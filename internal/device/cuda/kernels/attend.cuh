@@ -15,21 +15,31 @@ template <int D, int GP> struct CodedSlot {
 
 // Places walks a run [from,to) of a list of survivors, sixteen at a time. A lane holds one of 32 and its row, while the block of one of the next 32 and one after those are on their way.
 struct Places {
-  const u32 *list;  // the first entry; null: entry i is token i, of all heads
+  const u32 *list;    // null: entry i is token i, of all heads
+  const Part *parts;  // of the list
+  const int *listed;  // by the warps before one
   const int *table;
-  int step, to, kvHeads, head, lane;  // step: from entry to entry
-  int first;                          // of those held
+  bool down;  // from the parts' ends
+  int to, kvHeads, head, lane;
+  int first;     // of those held
+  int part = 0;  // where the lane's last entry was
   u32 entry = 0, row = 0, entryAhead = 0, entryBeyond = 0;
   int blockAhead = 0;
-  __device__ Places(const u32 *list, int step, int from, int to, const int *table, int kvHeads, int head, int lane)
-      : list(list), table(table), step(step), to(to), kvHeads(kvHeads), head(head), lane(lane), first(from - 96) {
+  template <int GP, bool SPLIT>
+  __device__ Places(const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, bool whole, bool down, int from, int to)
+      : list(whole ? nullptr : r.list), parts(sh.part), listed(sh.listed[down]), table(r.table), down(down), to(to), kvHeads(p.kvHeads), head(u.head), lane(u.lane), first(from - 96) {
     turn(), turn(), turn();
+  }
+  __device__ u32 at(int i) {
+    if (list == nullptr) return (u32)i | 0xffu << 24;
+    while (i >= listed[part + 1]) part++;
+    const int k = i - listed[part];
+    return list[down ? parts[part].to - 1 - k : parts[part].from + k];
   }
   __device__ void turn() {
     entry = entryAhead, row = ((u32)blockAhead * kvHeads + head) * BLOCK + (entry & 0xffffff) % BLOCK;
     entryAhead = entryBeyond, blockAhead = table[(entryAhead & 0xffffff) / BLOCK];
-    const int i = min(first + 96 + lane, to - 1);  // beyond the end the last one again, whose rows are finite
-    entryBeyond = list == nullptr ? (u32)i | 0xffu << 24 : list[(long long)i * step];
+    entryBeyond = at(min(first + 96 + lane, to - 1));  // beyond the end the last one again, whose rows are finite
     first += 32;
   }
   // seek has the sixteen from i on held; they are those from lane (i−first) on.
@@ -49,18 +59,18 @@ template <int D, int GP> union WarpMemory {
   float sums[HEADS][D];
 };
 
-// attend_coded takes in survivors [from,to) as codes with their estimated logits; `list` is the entry of the first, and they follow downwards. It returns what the thread's share of them
+// attend_coded takes in survivors [from,to) as codes with their estimated logits. It returns what the thread's share of them
 // weighs for head lane/4, and what of that the head owes to the others' survivors.
 template <int D, int GP, bool SPLIT>
 __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r,
-                                    const u32 *list, int from, int to) {
+                                    int from, int to) {
   typedef CodedSlot<D, GP> Slot;
   constexpr int SLOTS = WarpMemory<D, GP>::SLOTS, CHUNKS = Slot::CHUNKS;
   static_assert(SLOTS >= 2, "one is read while others are filled");
   float2 mass = make_float2(0, 0);
   if (from >= to) return mass;
   const int lane = u.lane, j = lane % 4, head = lane / 4;
-  Places at(list, -1, from, to, r.table, p.kvHeads, u.head, lane);
+  Places at(sh, p, u, r, false, true, from, to);
   auto ask = [&](int i, Slot &x) {
     if (i < to) {
       at.seek(i);
@@ -68,12 +78,12 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
 #pragma unroll
       for (int k = 0; k < D / 64; k++) {
         const int token = (k * 32 + lane) / CHUNKS, chunk = lane % CHUNKS;
-        copy_async(&x.codes[x.place(token, chunk)], p.valueCodes + (size_t)__shfl_sync(~0u, at.row, base + token) * (D / 2) + chunk * 16);
+        copy_async<16, false>(&x.codes[x.place(token, chunk)], p.valueCodes + (size_t)__shfl_sync(~0u, at.row, base + token) * (D / 2) + chunk * 16);
       }
       const u32 row = __shfl_sync(~0u, at.row, base + lane % 16), token = __shfl_sync(~0u, at.entry, base + lane % 16) & 0xffffff;
       if (lane < 16) {
 #pragma unroll
-        for (int k = 0; k < D / 32; k += 4) copy_async<D == 64 ? 8 : 16>(&x.scale[lane][k], p.valueScale + (size_t)row * (D / 32) + k);
+        for (int k = 0; k < D / 32; k += 4) copy_async<D == 64 ? 8 : 16, false>(&x.scale[lane][k], p.valueScale + (size_t)row * (D / 32) + k);
       } else if constexpr (SPLIT) {
         x.logits[lane - 16][0] = token;
       } else if constexpr (GP > 1) {
@@ -140,16 +150,17 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
   return mass;
 }
 
-// attend_exactly takes in survivors [from,to) of a list, or of all tokens if there is none.
+// attend_exactly takes in survivors [from,to), or of a sequence that is read whole such tokens.
 template <int D, int GP, bool SPLIT>
-__device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, const u32 *list, int from, int to) {
+__device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, bool whole, int from,
+                                      int to) {
   typedef WholeSlot<D> Rows;
   constexpr bool APART = D <= 128;
   constexpr int CHUNKS = Rows::CHUNKS, EACH_TIME = 32 / CHUNKS;  // rows
   if (from >= to) return;
   const int lane = u.lane, j = lane % 4, head = lane / 4;
   auto *const keys = memory.exact.k, *const values = APART ? memory.exact.v : memory.exact.k;
-  Places at(list, 1, from, to, r.table, p.kvHeads, u.head, lane);
+  Places at(sh, p, u, r, whole, false, from, to);
   auto ask = [&](int i, const __half *rows, bool ofKeys) {
     if (i < to) {
       at.seek(i);
@@ -205,10 +216,12 @@ __device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemo
   __syncwarp();
 }
 
-// attend_survivors is the attention of a unit, of which this rank has listed so many survivors: exactly read ones, and others; `whole` says that it reads so many tokens of its range instead.
+// attend_survivors is the attention of a unit to the survivors that this rank has listed; `whole` says that it reads all tokens of its range instead.
 template <int D, int GP, bool SPLIT>
-__device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join, WarpMemory<D, GP> *memory, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, int2 count, bool whole) {
+__device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join, WarpMemory<D, GP> *memory, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, bool whole) {
   const int lane = u.lane, warp = u.warp;
+  const int2 count = whole ? make_int2(r.tokens(), 0) : make_int2(sh.listed[0][u.warps], sh.listed[1][u.warps]);
+  if (!whole && threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = count;
   // Tiles of sixteen, first of those read as codes; one that is read exactly costs as much as EXACT of them. A warp has a run.
   constexpr int EXACT = 3;
   const int coded = (count.y + 15) / 16, cost = coded + (count.x + 15) / 16 * EXACT;
@@ -216,8 +229,8 @@ __device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join,
   auto exactOf = [&](int w) { return min((max(u.share(cost, w) - coded, 0) + EXACT - 1) / EXACT * 16, count.x); };
   Running<D> run;
   float low[4] = {};  // row lane/4: group of channels; heads as the sums
-  float2 mass = attend_coded<D>(run, low, memory[warp], sh, p, u, r, r.list + r.own * BLOCK - 1, codedOf(warp), codedOf(warp + 1));
-  attend_exactly<D>(run, low, memory[warp], p, u, r, whole ? nullptr : r.list, exactOf(warp), exactOf(warp + 1));
+  float2 mass = attend_coded<D>(run, low, memory[warp], sh, p, u, r, codedOf(warp), codedOf(warp + 1));
+  attend_exactly<D>(run, low, memory[warp], sh, p, u, r, whole, exactOf(warp), exactOf(warp + 1));
   if (!whole) {
     __syncwarp();
     for (int d = 1; d < 4; d *= 2) mass.x += __shfl_xor_sync(~0u, mass.x, d), mass.y += __shfl_xor_sync(~0u, mass.y, d);

@@ -9,6 +9,7 @@ constexpr int PAGE = 16, BLOCK = 256, PAGES = BLOCK / PAGE;
 constexpr int HEADS = 8;         // most query heads that share a KV head
 constexpr int BINS = 1024;       // of every histogram
 constexpr int LONGEST = 4096;    // tokens of an item of a whole sequence, if there may be as many items
+constexpr int WARPS = 16;        // most of a thread block of select
 constexpr int RANKS = 8;         // most thread blocks that share a unit in select
 constexpr int PER_OCTAVE = 256;  // estimated logits are integers: this many to a factor of two in weight
 constexpr int BIN_SHIFT = 4;     // so a bin of weights is a factor of 2^(1/16) wide
@@ -43,7 +44,8 @@ struct Params {
   u8 *pages;           // [maxBlocks·16] heads that a page is a candidate of
   int *candidates;     // [maxBlocks·16] pages that are, by rank
   short *logits;       // [maxBlocks·256][G] estimated: how far they lie below the window's upper end
-  u32 *list;           // [maxBlocks·256] survivors: token of the rank's range | heads << 24. A rank's exactly read ones from the start of its range up, the others from its end down
+  u32 *list;           // [maxBlocks·256] survivors by rank and warp: token of the rank's range | heads << 24
+  int4 *listParts;     // [RANKS][WARPS] of the list, a warp's: first entry, end, exactly read survivors from the first on, others from the end down
   int2 *counts;        // [RANKS] exactly read survivors, others; of a unit that is read whole -1 and its tokens
   float *reference;    // [HEADS] the window's upper end in octaves: WINDOW above the largest exact logit of the newest and the first page
   float4 *sums;        // [RANKS][HEADS] estimated mass of the candidates and of what survived of them; own survivors, candidates

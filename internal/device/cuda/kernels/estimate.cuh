@@ -3,46 +3,60 @@
 #include <string.h>
 #include "pages.cuh"
 
-// A warp's ring of candidate pages in shared memory, which copies fill while the warp computes: a page's codes; its block's steps, or its tokens' scales; the logits of its
-// block's low; and which page it is. operator.go knows the size.
-template <int D> struct Slot {
-  u8 codes[PAGE * D / 2];
-  __half step[D];
-  float base[HEADS];
-  int page;  // −1: none
-  u32 who;   // whose candidate it is
-  int unused[2];
-};
-template <int D> struct Ring {
+// A warp's ring of candidate pages in shared memory, which copies fill while the warp computes: a page's codes; its block's steps, unless the page before is of the same block, or its tokens' scales;
+// which page it is; and its block and the heads whose candidate it is. Each part stands by itself and begins with a bank: a copy of 128 bytes that does not takes twice as long. operator.go knows the
+// size.
+template <int D> struct alignas(128) Ring {
   static constexpr int SLOTS = D <= 128 ? 768 / D : 4;
   static_assert(SLOTS % 2 == 0, "pages are computed by pairs");
-  Slot<D> slot[SLOTS];
+  u8 codes[SLOTS][PAGE * D / 2];
+  __half step[SLOTS][D];
+  int page[SLOTS];
+  u32 kind[SLOTS];  // block << 8 | heads
 };
 
 // A float so large has units for its last place: adding it rounds, and what was added stands in the low bits.
 constexpr float ROUND = 12582912.0f;
-// start_of is where estimates start for a head whose candidate a page is not: out of reach. For them the distance is NONE.
+// Estimates start there for a head whose candidate a page is not: out of reach. For them the distance is NONE, which is added to FAR in two heads' word.
 constexpr float OUT_OF_REACH = 1e30f;
+constexpr u32 AWAY = NONE << 16 | NONE;
 
-// distance_of is an estimate's distance from the window's upper end, in the low 16 bits: `scale` times x below `start`, which has ROUND in it, and at most `most`.
-__device__ inline u32 distance_of(float x, float scale, float start, float most) { return __float_as_int(fminf(fmaxf(fmaf(x, scale, start), ROUND), most)); }
+// distance_of is an estimate's distance from the window's upper end, in the low 16 bits: `scale` times x below `start`, which has ROUND in it.
+__device__ inline u32 distance_of(float x, float scale, float start) { return __float_as_int(fminf(fmaxf(fmaf(x, scale, start), ROUND), ROUND + FAR)); }
 
-// count_distance counts one in a head's histogram, or `elsewhere` if it is far: a place of the thread's own costs less than a branch.
+// count_distance counts one in a head's histogram, or `elsewhere` if it is far: a place of the thread's own costs less than a branch, and ptxas makes one of a predicate.
 __device__ inline void count_distance(u32 *histogram, u32 *elsewhere, u32 distance, u32 one) {
   atomicAdd(distance < (u32)__float_as_int(ROUND + FAR) ? histogram + (distance >> BIN_SHIFT & (BINS - 1)) : elsewhere, one);
 }
 
+// keep_queries puts the scaled queries, [GP][D], where the estimate of all warps finds them, and each one's channels summed in sh.span. One warp calls it; where ranks split a unit, another one may write
+// to that place before, and each thread keeps its own.
+template <int D, int GP, bool SPLIT> __device__ inline void keep_queries(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const u32 (&q)[D / 8]) {
+  const int j = u.lane % 4, row = u.lane / 4;
+  static_assert(sizeof sh.coarse >= GP * D * sizeof(__half), "queries find room");
+  if (!SPLIT && row < GP) {
+#pragma unroll
+    for (int i = 0; i < D / 8; i++) ((u32 *)sh.coarse)[row * (D / 2) + j * (D / 8) + i] = q[i];
+  }
+  if (!(p.flags & TOKEN_CODES)) return;
+  const u32 even = bits(__float2half2_rn(1 / QUERY_SCALE)), odd = bits(__float2half2_rn(16 / QUERY_SCALE));
+  float c[4] = {};
+#pragma unroll
+  for (int i = 0; i < D / 16; i++) mma(c, even, even, odd, odd, q[2 * i], q[2 * i + 1]);
+  if (row == 0) sh.span[2 * j] = c[0], sh.span[2 * j + 1] = c[1];
+}
+
 // estimate_logits estimates the logits of the candidates and counts them by weight. `fresh` is warp 0's: the exact logits of the newest page. With `every`, each page is a
 // candidate and is marked here. A warp goes through a run of the rank's candidates, two at a time, while those that follow are on their way to its ring.
-template <int D, int GP, bool SHARED_LIST, bool BY_TOKEN, bool SPLIT>
+template <int D, int GP, bool BY_TOKEN, bool SPLIT>
 __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every, Ring<D> &ring) {
   constexpr bool PAIRS = GP == HEADS;
-  constexpr int STARTS = PAIRS ? 2 : GP, SLOTS = Ring<D>::SLOTS;
+  constexpr int STARTS = PAIRS ? 2 : GP, WORDS = (STARTS + 1) / 2, SLOTS = Ring<D>::SLOTS;
   const int j = u.lane % 4, row = u.lane / 4;
   const float steps = p.scale * PER_OCTAVE;
   const u32 one = one_of(p);
   auto head = [&](int i) { return PAIRS ? 2 * j + i : i; };
-  float window[STARTS], sum[STARTS];  // the window's upper end, and ROUND; the query's channels summed
+  float window[STARTS];  // the window's upper end, and ROUND
   u32 *const histogram = sh.histogram[head(0)], *const elsewhere = sh.elsewhere + u.lane;
   // Eight heads are taken as the tensor cores leave them: a thread has two of tokens row and row+8. Of fewer each lane gets all, through a tile, of one of 32 tokens.
   float *tile = PAIRS ? nullptr : sh.tile[u.warp];
@@ -53,175 +67,193 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     else at[0] = c[0], at[8] = c[2];
   };
   short *const out = r.logits + (PAIRS ? row * GP + 2 * j : 0);
-  auto emit_pair = [&](short *at, float x, float y, float scale, const float (&start)[2], const float (&most)[2]) {
-    const u32 a = distance_of(x, scale, start[0], most[0]), b = distance_of(y, scale, start[1], most[1]);
+  auto emit_pair = [&](short *at, float x, float y, float scale, const float (&start)[STARTS], u32 away) {
+    const u32 a = distance_of(x, scale, start[0]), b = distance_of(y, scale, start[1]);
     count_distance(histogram, elsewhere, a, one), count_distance(histogram + BINS, elsewhere, b, one);
-    *(u32 *)at = __byte_perm(a, b, 0x5410);
+    *(u32 *)at = __byte_perm(a, b, 0x5410) | away;
   };
-  auto emit_row = [&](int token, const float *products, float scale, const float (&start)[STARTS], const float (&most)[STARTS]) {
-    union {
-      short d[GP];
-      u32 words[(GP + 1) / 2];
-    } v;
-    u32 x[GP];  // read before anything is counted, or each would wait for the one before it
+  auto emit_row = [&](bool in, int token, const float *products, float scale, const float (&start)[STARTS], const u32 (&away)[WORDS]) {
+    u32 x[GP], words[WORDS];
     load<GP>(x, products);
 #pragma unroll
     for (int g = 0; g < GP; g++) {
-      const u32 d = distance_of(__int_as_float(x[g]), scale, start[g], most[g]);
-      count_distance(histogram + g * BINS, elsewhere, d, one);
-      v.d[g] = d;
+      x[g] = distance_of(__int_as_float(x[g]), scale, start[g]);
     }
+#pragma unroll
+    for (int g = 0; g < GP; g++) count_distance(histogram + g * BINS, elsewhere, in ? x[g] : ~0u, one);
+#pragma unroll
+    for (int i = 0; i < WORDS; i++) words[i] = (GP > 1 ? __byte_perm(x[2 * i], x[GP > 1 ? 2 * i + 1 : 0], 0x5410) : x[0]) | away[i];
+    if (!in) return;
     if constexpr (GP == 1) {
-      out[token] = v.d[0];
+      out[token] = words[0];
     } else {
-      typename Vec<(GP + 1) / 2>::T words;
-      memcpy(&words, &v, sizeof words);
-      *(typename Vec<(GP + 1) / 2>::T *)(out + (size_t)token * GP) = words;
+      typename Vec<WORDS>::T v;
+      memcpy(&v, words, sizeof v);
+      *(typename Vec<WORDS>::T *)(out + (size_t)token * GP) = v;
     }
   };
-  auto base_of = [&](int page) { return r.bases + page / PAGES * 2 * HEADS; };
-  // bounded sets where estimates start and end for a page.
-  auto bounded = [&](float (&start)[STARTS], float (&most)[STARTS], const Slot<D> &x) {
+  // bounded asks for the logits of the low of a slot's block, unless the page before is of the same block and the same heads' candidate; and keeps for whom it is none.
+  float base[STARTS];
+  u32 away[WORDS], bounds = ~0u;
+  auto bounded = [&](int slot) {
+    if (ring.kind[slot] == bounds) return;
+    bounds = ring.kind[slot];
+    const float *const at = r.bases + (bounds >> 8) * 2 * HEADS;
 #pragma unroll
     for (int i = 0; i < STARTS; i++) {
-      const bool in = SHARED_LIST || x.who >> head(i) & 1;
-      start[i] = !in ? OUT_OF_REACH : BY_TOKEN ? window[i] : window[i] - (SPLIT ? base_of(x.page) : x.base)[head(i)] * PER_OCTAVE;
-      most[i] = ROUND + (in ? FAR : NONE);
+      const bool in = bounds >> head(i) & 1;
+      base[i] = !in ? -OUT_OF_REACH : BY_TOKEN ? 0 : at[head(i)];
+      away[i / 2] = (i % 2 ? away[i / 2] : 0) | (in ? 0 : NONE << 16 * (i % 2));
     }
+  };
+  // started is where the estimates of that page start.
+  auto started = [&](float (&start)[STARTS]) {
+#pragma unroll
+    for (int i = 0; i < STARTS; i++) start[i] = fmaf(base[i], -PER_OCTAVE, window[i]);
   };
   auto look = [&] {
 #pragma unroll
-    for (int i = 0; i < STARTS; i++) window[i] = head(i) < u.G ? unordered(sh.reference[head(i)]) * PER_OCTAVE + (WINDOW - 1) + ROUND : OUT_OF_REACH, sum[i] = 0;
-    if (!BY_TOKEN) return;
-    const u32 even = bits(__float2half2_rn(1 / QUERY_SCALE)), odd = bits(__float2half2_rn(16 / QUERY_SCALE));
-    float c[4] = {};
-#pragma unroll
-    for (int i = 0; i < D / 16; i++) mma(c, even, even, odd, odd, q[2 * i], q[2 * i + 1]);
-#pragma unroll
-    for (int i = 0; i < STARTS; i++) sum[i] = (PAIRS ? c[i % 2] : __shfl_sync(~0u, c[i % 2], i / 2)) * steps;
+    for (int i = 0; i < STARTS; i++) window[i] = head(i) < u.G ? unordered(sh.reference[head(i)]) * PER_OCTAVE + (WINDOW - 1) + ROUND : OUT_OF_REACH;
   };
   // The warp's run, 32 candidates at a time: a lane holds a page, its block's slab and whose candidate it is; and those of the next 32.
   const int old = found - r.newestHere, from = u.share(old, u.warp), to = u.share(old, u.warp + 1);
-  int begin = from, page = -1, pageAhead = -1;
-  u32 place = 0, placeAhead = 0, who = 0xff, whoAhead = 0xff;  // place: of the page among all of the slabs'
+  int begin = from, page = -1, pageAhead = -1, pageBeyond = -1, slabAhead = 0;
+  u32 place = 0, kind = 0xff, whoAhead = 0xff;  // place: of the page among all of the slabs', and whether the page before is of another block
+  constexpr u32 NEW = 1u << 31;
+  auto candidate = [&](int i) { return i >= to ? -1 : every ? i : r.candidate[i]; };
+  // ahead asks for what is known only by the pages of the next 32, and for the pages of those after them.
   auto ahead = [&](int first) {
-    const int i = first + u.lane;
-    pageAhead = -1;
-    if (i < to) {
-      pageAhead = every ? i : r.candidate[i];
-      placeAhead = (u32)r.slab(p, u, pageAhead / PAGES) * PAGES + pageAhead % PAGES;
-      if (!SHARED_LIST) whoAhead = r.marks[pageAhead];
+    pageAhead = pageBeyond;
+    if (pageAhead >= 0) {
+      slabAhead = r.table[pageAhead / PAGES];
       if (every) r.marks[pageAhead] = 0xff;
+      else whoAhead = r.marks[pageAhead];
     }
+    pageBeyond = candidate(first + 32 + u.lane);
   };
   auto turn = [&] {
-    page = pageAhead, place = placeAhead, who = whoAhead;
+    const int before = __shfl_sync(~0u, page, 31), left = __shfl_up_sync(~0u, pageAhead, 1);
+    page = pageAhead, kind = (u32)page / PAGES << 8 | whoAhead;
+    place = ((u32)slabAhead * p.kvHeads + u.head) * PAGES + (u32)page % PAGES | ((u32)((u.lane == 0 ? before : left) ^ page) >= PAGES ? NEW : 0);
     ahead(begin + 32);
   };
   auto account = [&] {
-    if (SHARED_LIST) {
-      const int n = __popc(__ballot_sync(~0u, page >= 0)) * PAGE;
-      if (u.lane < u.G) atomicAdd(&sh.candidates[u.lane], n);
-    } else {
-      for (int g = 0; g < u.G; g++) {
-        const int n = __popc(__ballot_sync(~0u, page >= 0 && who >> g & 1)) * PAGE;
-        if (u.lane == g) atomicAdd(&sh.candidates[g], n);
-      }
-    }
-    if (!(p.flags & TAIL)) return;
 #pragma unroll
     for (int g = 0; g < GP; g++) {
-      const int x = __reduce_add_sync(~0u, page < 0 ? 0 : (int)(base_of(page)[HEADS + g] * 4096));
+      const int n = __popc(__ballot_sync(~0u, page >= 0 && kind >> g & 1)) * PAGE;
+      if (u.lane == g && g < u.G) atomicAdd(&sh.candidates[g], n);
+    }
+    if (!(p.flags & TAIL)) return;
+    u32 shrink[GP];
+    load<GP>(shrink, r.bases + max(page, 0) / PAGES * 2 * HEADS + HEADS);
+#pragma unroll
+    for (int g = 0; g < GP; g++) {
+      const int x = __reduce_add_sync(~0u, page < 0 ? 0 : (int)(__int_as_float(shrink[g]) * 4096));
       if (u.lane == g) atomicAdd(&sh.shrink[g], x);
     }
   };
-  // ask has candidate i copied to a slot, if there is one. The first of a pair has its 32 looked up.
-  const u8 *const codesOfLane = (BY_TOKEN ? p.tokenCodes : p.keyCodes) + u.lane * 16;
-  const u8 *const stepsOfLane = BY_TOKEN ? (const u8 *)p.tokenScale + u.lane * 16 : (const u8 *)(p.range + D) + u.lane * 16;
-  const float *const basesOfLane = r.bases + u.lane * 4;
-  auto ask = [&](int i, Slot<D> &x) {
-    if (i < to) {
-      const int mine = __shfl_sync(~0u, page, i - begin);
-      const u32 at = __shfl_sync(~0u, place, i - begin), whose = SHARED_LIST ? 0xff : __shfl_sync(~0u, who, i - begin);
-      if (u.lane == 0) x.page = mine, x.who = whose;
+  // ask has candidates i and i+1 copied to two slots, each by half of the warp; the last one twice, if it is alone. The first of them has its 32 looked up.
+  const int side = u.lane / 16, sixteenth = u.lane % 16;
+  const u8 *const codesOfLane = (BY_TOKEN ? p.tokenCodes : p.keyCodes) + sixteenth * 16;
+  const u8 *const stepsOfLane = BY_TOKEN ? (const u8 *)p.tokenScale + sixteenth * 16 : (const u8 *)(p.range + D) + sixteenth * 16;
+  auto ask = [&](int i, int slot) {
+    if (i >= to) return;
+    const int from = min(i + side, to - 1) - begin;
+    const u32 of = __shfl_sync(~0u, kind, from), flagged = __shfl_sync(~0u, place, from), at = flagged & ~NEW;
+    slot += side;
+    if (sixteenth == 0) ring.page[slot] = of >> 8 << 4 | at % PAGES, ring.kind[slot] = of;
 #pragma unroll
-      for (int k = 0; k < D / 64; k++) copy_async(x.codes + (k * 32 + u.lane) * 16, codesOfLane + (size_t)at * (PAGE * D / 2) + k * 512);
-      if (BY_TOKEN) {
-        if (u.lane < PAGE / 4) copy_async((u8 *)x.step + u.lane * 16, stepsOfLane + (size_t)at * (PAGE * 4));
-      } else {
-        if (u.lane < D / 8) copy_async(x.step + u.lane * 8, stepsOfLane + (size_t)(at / PAGES) * (4 * D));
-        if (!SPLIT && u.lane < HEADS / 4) copy_async(x.base + u.lane * 4, basesOfLane + (u32)mine / PAGES * 2 * HEADS);
-      }
-    } else if (u.lane == 0) {
-      x.page = -1;
-    }
-  };
-  auto compute = [&](const Slot<D> &x, float (&c)[4]) {
-    u32 a[D / 8], codes[2][D / 32];
+    for (int k = 0; k < D / 32; k++) copy_async(ring.codes[slot] + (k * 16 + sixteenth) * 16, codesOfLane + (size_t)at * (PAGE * D / 2) + k * 256);
     if (BY_TOKEN) {
+      if (sixteenth < PAGE / 4) copy_async((u8 *)ring.step[slot] + sixteenth * 16, stepsOfLane + (size_t)at * (PAGE * 4));
+    } else if (flagged & NEW) {
 #pragma unroll
-      for (int i = 0; i < D / 8; i++) a[i] = q[i];
-    } else {
-      load<D / 8>(a, x.step + j * (D / 4));
-#pragma unroll
-      for (int i = 0; i < D / 8; i++) a[i] = times(q[i], a[i]);
+      for (int k = 0; k < D / 8; k += 16) {
+        if (k + sixteenth < D / 8) copy_async(ring.step[slot] + (k + sixteenth) * 8, stepsOfLane + (size_t)(at / PAGES) * (4 * D) + k * 16);
+      }
     }
-    load<D / 32>(codes[0], x.codes + row * (D / 2) + j * (D / 8));
-    load<D / 32>(codes[1], x.codes + (row + 8) * (D / 2) + j * (D / 8));
-    coded<D>(c, codes[0], codes[1], a);
   };
-  auto emit = [&](const Slot<D> &x, const float (&c)[4]) {  // of a page, as the tensor cores leave it
+  // compute multiplies two pages with the queries times the steps of their block, which stay for the block's other pages.
+  u32 a[D / 8], stepped = ~0u;
+  auto step = [&](int slot) {
+    if (ring.kind[slot] >> 8 == stepped) return;
+    if (stepped == ~0u || !BY_TOKEN) {
+      u32 kept[D / 8];
+#pragma unroll
+      for (int i = 0; i < D / 8; i++) kept[i] = SPLIT ? q[i] : 0;
+      if (!SPLIT && row < GP) load<D / 8>(kept, (const u32 *)sh.coarse + row * (D / 2) + j * (D / 8));
+      load<D / 8>(a, ring.step[slot] + j * (D / 4));
+#pragma unroll
+      for (int i = 0; i < D / 8; i++) a[i] = BY_TOKEN ? kept[i] : times(kept[i], a[i]);
+    }
+    stepped = ring.kind[slot] >> 8;
+  };
+  auto compute = [&](int x, int y, float (&c)[2][4]) {
+    u32 codes[4][D / 32];
+#pragma unroll
+    for (int i = 0; i < 4; i++) load<D / 32>(codes[i], ring.codes[i < 2 ? x : y] + (row + i % 2 * 8) * (D / 2) + j * (D / 8));
+    step(x);
+    if (ring.kind[y] >> 8 == stepped) {  // nothing between, so that one's products fill the other's waits
+      coded<D>(c[0], codes[0], codes[1], a), coded<D>(c[1], codes[2], codes[3], a);
+    } else {
+      coded<D>(c[0], codes[0], codes[1], a);
+      step(y);
+      coded<D>(c[1], codes[2], codes[3], a);
+    }
+  };
+  auto emit = [&](int slot, const float (&c)[4]) {  // of a page, as the tensor cores leave it
     if constexpr (PAIRS) {
-      float start[2], most[2];
-      bounded(start, most, x);
-      short *const at = out + (size_t)(u32)x.page * (PAGE * GP);
+      float start[2];
+      started(start);
+      short *const at = out + (size_t)(u32)ring.page[slot] * (PAGE * GP);
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         float scale = -CODED * steps, first[2] = {start[0], start[1]};
         if (BY_TOKEN) {
-          const u32 par = ((const u32 *)x.step)[row + half * 8];
+          const u32 par = ((const u32 *)ring.step[slot])[row + half * 8];
           scale *= half_of(par, 0);
 #pragma unroll
-          for (int i = 0; i < 2; i++) first[i] -= half_of(par, 1) * sum[i];
+          for (int i = 0; i < 2; i++) first[i] -= half_of(par, 1) * (sh.span[head(i)] * steps);
         }
-        emit_pair(at + half * 8 * GP, c[half * 2], c[half * 2 + 1], scale, first, most);
+        emit_pair(at + half * 8 * GP, c[half * 2], c[half * 2 + 1], scale, first, away[0]);
       }
     }
   };
   auto newest = [&] {
     if (u.warp != 0 || !r.newestHere) return;
     const int page = r.pages() - 1, token = page * PAGE, tokens = r.n - r.newest * PAGE;
-    float start[STARTS], most[STARTS];
+    float start[STARTS];
     if constexpr (PAIRS) {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         const bool in = row + 8 * i < tokens;
 #pragma unroll
-        for (int k = 0; k < 2; k++) start[k] = in ? window[k] : OUT_OF_REACH, most[k] = ROUND + (in ? FAR : NONE);
-        emit_pair(out + (size_t)(token + 8 * i) * GP, fresh[2 * i], fresh[2 * i + 1], -PER_OCTAVE, start, most);
+        for (int k = 0; k < 2; k++) start[k] = in ? window[k] : OUT_OF_REACH;
+        emit_pair(out + (size_t)(token + 8 * i) * GP, fresh[2 * i], fresh[2 * i + 1], -PER_OCTAVE, start, in ? 0 : AWAY);
       }
     } else {
       spread(0, fresh);
       __syncwarp();
       const bool in = u.lane < tokens;
+      u32 none[WORDS];
 #pragma unroll
-      for (int k = 0; k < STARTS; k++) start[k] = in ? window[k] : OUT_OF_REACH, most[k] = ROUND + (in ? FAR : NONE);
-      if (u.lane < PAGE) emit_row(token + u.lane, tile + u.lane * GP, -PER_OCTAVE, start, most);
+      for (int k = 0; k < STARTS; k++) start[k] = in ? window[k] : OUT_OF_REACH, none[k / 2] = in ? 0 : AWAY;
+      emit_row(u.lane < PAGE, token + u.lane, tile + u.lane * GP, -PER_OCTAVE, start, none);
       __syncwarp();
     }
     if (u.lane < u.G) atomicAdd(&sh.candidates[u.lane], tokens);
     if (every && u.lane == 0) r.marks[page] = 0xff;
   };
-  ahead(from);
+  pageBeyond = candidate(from + u.lane), ahead(from);
   turn();
-  Slot<D> *here = ring.slot, *fill = ring.slot, *const end = ring.slot + SLOTS;
+  int here = 0, fill = 0;
   for (int i = from - (SLOTS - 2); i < to; i += 2) {  // at first there is nothing to compute
     wait_copies<SLOTS / 2 - 2>();
     __syncwarp();  // everybody's copies, and nobody reads the slots that are filled next
     const int next = i + SLOTS - 2;
-    ask(next, fill[0]), ask(next + 1, fill[1]);
+    ask(next, fill);
     commit_copies();
-    fill = fill + 2 == end ? ring.slot : fill + 2;
+    fill = fill + 2 == SLOTS ? 0 : fill + 2;
     const bool first = i + 2 == from, last = next + 2 < to && next + 2 >= begin + 32;  // nothing is there yet; all of the 32 are asked for
     if (first || last) {
       if (last) begin += 32, turn();
@@ -229,32 +261,32 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
       account();
     }
     if (i < from) continue;
-    const Slot<D> &x = here[0], &y = here[1];
+    const int x = here, y = here + 1;
+    here = y + 1 == SLOTS ? 0 : y + 1;
     const bool both = i + 1 < to;
     float c[2][4] = {};
-    compute(x, c[0]);
-    compute(y, c[1]);  // of rubbish, if there is none
     if constexpr (PAIRS) {
+      bounded(x);
+      compute(x, y, c);
       emit(x, c[0]);
-      if (both) emit(y, c[1]);
+      if (both) bounded(y), emit(y, c[1]);
     } else {
+      const int mine = u.lane < 16 ? x : y;
+      bounded(mine);
+      compute(x, y, c);
       spread(0, c[0]), spread(16, c[1]);
       __syncwarp();
-      if (u.lane < 16 || both) {
-        const Slot<D> &mine = u.lane < 16 ? x : y;
-        float scale = -CODED * steps, start[STARTS], most[STARTS];
-        bounded(start, most, mine);
-        if (BY_TOKEN) {
-          const u32 par = ((const u32 *)mine.step)[u.lane % 16];
-          scale *= half_of(par, 0);
+      float scale = -CODED * steps, start[STARTS];
+      started(start);
+      if (BY_TOKEN) {
+        const u32 par = ((const u32 *)ring.step[mine])[u.lane % 16];
+        scale *= half_of(par, 0);
 #pragma unroll
-          for (int g = 0; g < GP; g++) start[g] -= half_of(par, 1) * sum[g];
-        }
-        emit_row(mine.page * PAGE + u.lane % 16, tile + u.lane * GP, scale, start, most);
+        for (int g = 0; g < GP; g++) start[g] -= half_of(par, 1) * (sh.span[head(g)] * steps);
       }
+      emit_row(u.lane < 16 || both, ring.page[mine] * PAGE + u.lane % 16, tile + u.lane * GP, scale, start, away);
       __syncwarp();
     }
-    here = here + 2 == end ? ring.slot : here + 2;
   }
 }
 

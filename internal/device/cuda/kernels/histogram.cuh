@@ -2,12 +2,15 @@
 #pragma once
 #include "product.cuh"
 
-constexpr int WARPS = 16;  // most of a thread block of select
-
 // What a unit learns of a head's weights: the last bins that are read exactly, and that survive; what the others weigh, of the window's upper end; and of that the tail's share.
 struct Threshold {
   int exact, last;
   float rest, shrink;
+};
+
+// Part is what a warp has listed of a rank's survivors: exactly read ones from entry `from` of the rank's list up, others from entry to−1 down.
+struct Part {
+  int from, to, exact, others;
 };
 
 template <int GP> struct SelectShared {
@@ -29,6 +32,8 @@ template <int GP> struct SelectShared {
   float best[HEADS], span[HEADS];
   float2 mass[WARPS][GP];  // of a warp's exactly read survivors: what they weigh, and of that what a head owes to the others' survivors, which the histogram has among the rest
   u32 found[2][WARPS];
+  Part part[WARPS];
+  int listed[2][WARPS + 1];  // exactly read survivors and others of the warps before one, and of all
 };
 
 // one_of is 1 and no constant: of one, the compiler would make an instruction that counts the threads of each bin, one bin after the other.
@@ -119,6 +124,7 @@ template <int GP> __device__ inline void clear(SelectShared<GP> &sh) {
 // prepare makes it ready for a unit.
 template <int GP> __device__ inline void prepare(SelectShared<GP> &sh) {
   clear(sh);
+  if (threadIdx.x < 2 * (WARPS + 1)) sh.listed[0][threadIdx.x] = 0;
   if (threadIdx.x < HEADS) {
     sh.top[threadIdx.x] = sh.bottom[threadIdx.x] = ordered(-INFINITY);
     sh.reference[threadIdx.x] = ordered(-INFINITY);

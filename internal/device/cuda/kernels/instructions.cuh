@@ -106,9 +106,10 @@ template <int N> __device__ inline void stream(u32 (&w)[N], const void *at, bool
   if constexpr (N == 4) asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "l"(at));
 }
 
-// Copies of 4, 8 or 16 bytes to shared memory run beside the thread that starts them; the rest of the line is asked for as well, since a neighbour's copy wants it. They are committed in groups; wait_copies waits until at most N groups are under way.
-template <int BYTES = 16> __device__ inline void copy_async(void *shared, const void *global) {
-  if constexpr (BYTES == 16) asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global) : "memory");
+// Copies of 4, 8 or 16 bytes to shared memory run beside the thread that starts them; with LINE the rest of the line is asked for as well, since a neighbour's copy wants it. They are committed in groups; wait_copies waits until at most N groups are under way.
+template <int BYTES = 16, bool LINE = true> __device__ inline void copy_async(void *shared, const void *global) {
+  if constexpr (BYTES == 16 && !LINE) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global) : "memory");
+  else if constexpr (BYTES == 16) asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global) : "memory");
   else asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global), "n"(BYTES) : "memory");
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -8,14 +8,13 @@
 #include "survivors.cuh"
 #include "attend.cuh"
 
-// survivors_of runs the stages up to the lists, and returns how many survivors the rank has listed: exactly read ones, others; or −1 if p.stages ends it. The unit has to wait then, once.
+// survivors_of runs the stages up to the lists, and returns whether it goes on: false if p.stages ends it. The unit has to wait then, once.
 template <int D, int GP, bool SPLIT>
-__device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, Range<GP, SPLIT> &r, WarpMemory<D, GP> *memory) {
+__device__ inline bool survivors_of(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, Range<GP, SPLIT> &r, WarpMemory<D, GP> *memory) {
   auto ends = [&](int stage) {  // true if that is all that is measured
     if (p.stages == stage) u.arrive();
     return p.stages == stage;
   };
-  const int2 nothing = make_int2(-1, -1);
   // The newest page has no codes, or they are young: its logits are exact. Those of the first page, exact as well, often are the largest.
   float fresh[4] = {};
   auto edges = [&] {
@@ -37,7 +36,7 @@ __device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const
   u32 q[D / 8];
   scaled_queries<D>(q, p, u.unit, u.lane);
   if (!SPLIT) __syncthreads();
-  if (ends(1)) return nothing;
+  if (ends(1)) return false;
   if constexpr (!SPLIT) {
     if (coarse) scanned = choose_blocks(sh, u, r, looked, (float *)memory + r.own, (int *)memory);
   }
@@ -48,29 +47,25 @@ __device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const
   u.arrive();
   if (SPLIT) edges();
   u.wait();
-  if (ends(2)) return nothing;
+  if (ends(2)) return false;
   int found = r.pages();
   if (!every) {
     found = choose_pages(sh, p, u, r, scanned);
     u.wait();
     clear(sh);
   }
+  if (u.warp == 0) keep_queries<D, GP, SPLIT>(sh, p, u, q);
   __syncthreads();
-  if (ends(3)) return nothing;
+  if (ends(3)) return false;
   Ring<D> &ring = memory[u.warp].candidates;
-  if (p.flags & TOKEN_CODES) {
-    if (shared) estimate_logits<D, GP, true, true>(sh, p, u, r, q, fresh, found, every, ring);
-    else estimate_logits<D, GP, false, true>(sh, p, u, r, q, fresh, found, every, ring);
-  } else {
-    if (shared) estimate_logits<D, GP, true, false>(sh, p, u, r, q, fresh, found, every, ring);
-    else estimate_logits<D, GP, false, false>(sh, p, u, r, q, fresh, found, every, ring);
-  }
-  if (ends(4)) return nothing;
+  if (p.flags & TOKEN_CODES) estimate_logits<D, GP, true>(sh, p, u, r, q, fresh, found, every, ring);
+  else estimate_logits<D, GP, false>(sh, p, u, r, q, fresh, found, every, ring);
+  if (ends(4)) return false;
   find_thresholds(sh, p, u);
-  if (p.stages == 5) return nothing;
+  if (p.stages == 5) return false;
   let_next_start();
-  const int2 count = list_survivors<D>(sh, p, u, r, found, every);
-  return p.stages == 6 ? nothing : count;
+  list_survivors<D>(sh, p, u, r, found, every);
+  return p.stages != 6;
 }
 
 template <int GP> struct StepShared {
@@ -96,15 +91,14 @@ template <int D, int GP, bool SPLIT> __device__ void select_unit(const Params &p
   if (SPLIT && !whole) expect_blocks<D>(p, u, r);
   wait_for_previous();
   if (n <= 0) return;
-  int2 count = make_int2(r.tokens(), 0);
+  bool goesOn = true;
   if (whole) {
     let_next_start();
     if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(-1, n);
     u.arrive();
   } else {
-    count = survivors_of<D>(sh.select, p, u, r, memory);
+    goesOn = survivors_of<D>(sh.select, p, u, r, memory);
   }
   u.wait();
-  if (count.x < 0) return;
-  attend_survivors<D>(sh.select, sh.join, memory, p, u, r, count, whole);
+  if (goesOn) attend_survivors<D>(sh.select, sh.join, memory, p, u, r, whole);
 }

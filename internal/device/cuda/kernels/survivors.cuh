@@ -5,11 +5,10 @@
 // window_end is the upper end of a head's window of weights, in octaves.
 template <int GP> __device__ inline float window_end(const SelectShared<GP> &sh, int g) { return unordered(sh.reference[g]) + (WINDOW - 1) * (1.0f / PER_OCTAVE); }
 
-// list_survivors returns how many the rank has listed: to be read exactly, and others. A warp goes through a run of the candidates, of which each lane remembers two pages, and writes its part
-// of the list once it is known how many the others have. What the exactly read ones weigh it leaves in sh.mass.
+// list_survivors lists the rank's survivors. A warp goes through a run of the candidates, two pages a turn, and has its own part of the list; what its exactly read ones weigh it leaves in sh.mass.
 template <int D, int GP, bool SPLIT>
-__device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, int found, bool every) {
-  constexpr int WORDS = (GP + 1) / 2, TURNS = SPLIT ? 2 : 4;  // a warp takes two pages a turn
+__device__ inline void list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, int found, bool every) {
+  constexpr int WORDS = (GP + 1) / 2, TURNS = SPLIT ? 2 : 4;  // two pages a turn; as many turns' distances are on their way while those of others are looked at
   const bool perHead = p.flags & PER_HEAD;
   const int lane = u.lane, warp = u.warp, G = u.G;
   // Distances lie below 2^15: added to the negative of what is the first too far, they are negative where they are near enough. Two heads a word.
@@ -47,8 +46,6 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
     }
     return mask;
   };
-  auto page_of = [&](int i) { return every ? i : r.candidate[i]; };
-  int exact = 0, others = 0;
   bool any = false;
   float kept[GP], owed[GP];
 #pragma unroll
@@ -74,80 +71,57 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
       prefetch(p.valueCodes + row * (D / 2)), prefetch(p.valueScale + row * (D / 32));
     }
   };
-  // The newest page survives whole, whatever its tokens weigh. It is the last candidate: the last lane of the last warp has it.
-  const int old = found - r.newestHere, newest = r.newestHere ? r.pages() - 1 : -1, room = u.warps * 62;
-  for (int first = 0; first < found; first += room) {
-    const int pairs = (max(min(old - first, room), 0) + 1) / 2, from = first + u.share(pairs, warp) * 2, to = min(first + u.share(pairs, warp + 1) * 2, old);
-    struct Turns {
-      int token[TURNS];  // −1: none
-      u32 d[TURNS][WORDS];
-    } v;
-    int ahead[TURNS];  // pages of the turns after the next
-    auto look = [&](int i) {
+  const int old = found - r.newestHere, from = u.share(old, warp), to = u.share(old, warp + 1);
+  Part part = {from * PAGE, (warp == u.warps - 1 ? found : to) * PAGE, 0, 0};
+  // list adds the tokens of those lanes that have one, to the part's start or its end.
+  auto list = [&](int token, u32 who, bool exactly, bool otherwise) {
+    const u32 a = __ballot_sync(~0u, exactly), b = __ballot_sync(~0u, otherwise), below = (1u << lane) - 1;
+    if (exactly) r.list[part.from + part.exact + __popc(a & below)] = (u32)token | who << 24;
+    if (otherwise) r.list[part.to - 1 - part.others - __popc(b & below)] = (u32)token | 0xffu << 24;
+    part.exact += __popc(a), part.others += __popc(b);
+    if (SPLIT && (exactly || otherwise)) expect(token, exactly);
+  };
+  struct Turns {
+    int token[TURNS];  // −1: none
+    u32 d[TURNS][WORDS];
+  } now, next;
+  int ahead[TURNS];  // pages of the turns after the next
+  auto look = [&](int i) {
 #pragma unroll
-      for (int t = 0; t < TURNS; t++) ahead[t] = i + 2 * t + lane / 16 < to ? page_of(i + 2 * t + lane / 16) : -1;
-    };
-    auto fetch = [&] {
+    for (int t = 0; t < TURNS; t++) {
+      const int at = i + 2 * t + lane / 16;
+      ahead[t] = at >= to ? -1 : every ? at : r.candidate[at];
+    }
+  };
+  auto fetch = [&] {
 #pragma unroll
-      for (int t = 0; t < TURNS; t++) {
-        v.token[t] = ahead[t] < 0 ? -1 : ahead[t] * PAGE + lane % 16;
-        if (ahead[t] >= 0) distances(v.d[t], v.token[t]);
-      }
-    };
-    u32 exactly = 0, otherwise = 0;  // the tokens of the lane's pages
-    int page = from + 2 * lane < to ? page_of(from + 2 * lane) : 0, second = from + 2 * lane + 1 < to ? page_of(from + 2 * lane + 1) : 0;
-    look(from), fetch(), look(from + 2 * TURNS);
-    for (int i = from; i < to; i += 2 * TURNS) {
+    for (int t = 0; t < TURNS; t++) {
+      next.token[t] = ahead[t] < 0 ? -1 : ahead[t] * PAGE + lane % 16;
+      if (ahead[t] >= 0) distances(next.d[t], next.token[t]);
+    }
+  };
+  look(from), fetch(), look(from + 2 * TURNS);
+  for (int i = from; i < to; i += 2 * TURNS) {
+    now = next;
+    fetch(), look(i + 4 * TURNS);
 #pragma unroll
-      for (int t = 0; t < TURNS; t++) {
-        const bool in = v.token[t] >= 0 && near(v.d[t], beyondB), inA = in && (perHead || near(v.d[t], beyondA));
-        const u32 a = __ballot_sync(~0u, inA), b = __ballot_sync(~0u, in && !inA);
-        if (a != 0 && inA) weigh(v.d[t], perHead ? heads(v.d[t]) : 0xff);
-        if (lane == (i - from) / 2 + t) exactly = a, otherwise = b;
-      }
-      fetch(), look(i + 4 * TURNS);
+    for (int t = 0; t < TURNS; t++) {
+      const bool in = now.token[t] >= 0 && near(now.d[t], beyondB), inA = in && (perHead || near(now.d[t], beyondA));
+      if (!__any_sync(~0u, in)) continue;
+      const u32 who = perHead ? heads(now.d[t]) : 0xff;
+      if (inA) weigh(now.d[t], who);
+      list(now.token[t], who, inA, in && !inA);
     }
-    if (r.newestHere && first + room >= found && warp == u.warps - 1) {
-      const int tokens = r.n - r.newest * PAGE;
-      if (lane < tokens) {
-        u32 d[WORDS];
-        distances(d, newest * PAGE + lane);
-        weigh(d, 0xff);
-      }
-      if (lane == 31) page = newest, exactly = (1u << tokens) - 1;
+  }
+  if (r.newestHere && warp == u.warps - 1) {  // it survives whole, whatever its tokens weigh
+    const int token = (r.pages() - 1) * PAGE + lane;
+    const bool in = lane < r.n - r.newest * PAGE;
+    if (in) {
+      u32 d[WORDS];
+      distances(d, token);
+      weigh(d, 0xff);
     }
-    const u32 count = __popc(exactly) | __popc(otherwise) << 16, below = before(count, lane);
-    if (lane == 31) sh.found[0][warp] = below + count;
-    __syncthreads();
-    u32 of = below, sum = 0;
-    for (int w = 0; w < u.warps; w++) {
-      if (w < warp) of += sh.found[0][w];
-      sum += sh.found[0][w];
-    }
-    auto token_of = [&](u32 left) {
-      const int bit = __ffs(left) - 1;
-      return (bit < 16 ? page : second) * PAGE + bit % 16;
-    };
-    u32 *at = r.list + exact + (of & 0xffff);
-    for (u32 left = exactly; left != 0; left &= left - 1) {
-      const int token = token_of(left);
-      u32 who = 0xff;
-      if (perHead && token / PAGE != newest) {
-        u32 d[WORDS];
-        distances(d, token);
-        who = heads(d);
-      }
-      if (SPLIT) expect(token, true);
-      *at++ = (u32)token | who << 24;
-    }
-    at = r.list + r.own * BLOCK - 1 - others - (of >> 16);
-    for (u32 left = otherwise; left != 0; left &= left - 1) {
-      const int token = token_of(left);
-      if (SPLIT) expect(token, false);
-      *at-- = (u32)token | 0xffu << 24;
-    }
-    exact += sum & 0xffff, others += sum >> 16;
-    __syncthreads();  // the counts are read, and the list is written
+    list(token, 0xff, in, false);
   }
   if (__any_sync(~0u, any)) {
 #pragma unroll 1
@@ -156,14 +130,18 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
       for (int g = 0; g < GP; g++) kept[g] += __shfl_xor_sync(~0u, kept[g], d), owed[g] += __shfl_xor_sync(~0u, owed[g], d);
     }
   }
+  int4 *const parts = p.listParts + ((size_t)u.unit * RANKS + u.rank) * WARPS;
+  if ((int)threadIdx.x >= u.warps && threadIdx.x < WARPS) parts[threadIdx.x] = make_int4(0, 0, 0, 0);
+  if (lane == 0) {
 #pragma unroll
-  for (int g = 0; g < GP; g++) {
-    if (lane == 0) sh.mass[warp][g] = make_float2(kept[g], owed[g]);
+    for (int g = 0; g < GP; g++) sh.mass[warp][g] = make_float2(kept[g], owed[g]);
+    sh.part[warp] = part;
+    parts[warp] = make_int4(part.from, part.to, part.exact, part.others);
   }
+  if (lane > warp && lane <= u.warps) atomicAdd(&sh.listed[0][lane], part.exact), atomicAdd(&sh.listed[1][lane], part.others);
   if (SPLIT && !(p.flags & NEAR)) {  // for who wants to know
     for (int i = threadIdx.x; i < r.own; i += blockDim.x) *(uint4 *)(r.seen + i * PAGES) = *(const uint4 *)(r.marks + i * PAGES);
   }
-  if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(exact, others);
   if (u.rank == 0 && threadIdx.x < G) p.reference[u.unit * HEADS + threadIdx.x] = window_end(sh, threadIdx.x);
-  return make_int2(exact, others);
+  __syncthreads();  // the list is written
 }

@@ -262,7 +262,7 @@ static inline u32 *remote(const void *shared, int rank) { return (u32 *)(blocks[
 static inline u32 peek(const void *shared, int rank) { return *remote(shared, rank); }
 static inline void poke(void *shared, int rank, u32 v) { *remote(shared, rank) = v; }
 template <int N> void stream(u32 (&w)[N], const void *at, bool there) { there ? memcpy(w, at, sizeof w) : memset(w, 0, sizeof w); }
-template <int BYTES = 16> void copy_async(void *shared, const void *global) { current->copies.push_back({shared, global, BYTES}); }
+template <int BYTES = 16, bool LINE = true> void copy_async(void *shared, const void *global) { current->copies.push_back({shared, global, BYTES}); }
 static inline void commit_copies() { current->copies.push_back({}); }
 template <int N> void wait_copies() {  // no copy happens before it must
   std::vector<Copy> &c = current->copies;
