@@ -165,7 +165,7 @@ func (w *Work) merge(out []float32, g, n int, far bool) (lse float32) {
 	}
 	clear(out)
 	add := func(p part, acc []float32) {
-		if p.sum == 0 {
+		if p.top == negInf {
 			return
 		}
 		f := float32(math.Exp(float64(p.top - top)))

@@ -77,89 +77,91 @@ func finite(h uint16) float32 {
 // bodyPart is how many rows of the body are summed as one part: the unit that workers share.
 const bodyPart = 2 * attendPart
 
-// slackMass is the share of the mass by which the sets of precision by weight may be larger than the smallest that will do: what lies around their thresholds is not read differently
-// enough to be told apart to the last token.
-const slackMass = 1. / 1024
-
 // heavyCut is the least weight of query head g that is read exactly: that of the fewest tokens that hold the share exact of the estimated mass. Called after the pruner.
 func (w *Work) heavyCut(g int, exact float64) float32 {
 	weights := w.Logits(g)
 	mass := float32(exact) * w.total[g]
 	floor := (1 - float32(exact)) * w.total[g] / float32(len(weights)) * 0.999 // as in topP: a lighter token is never needed
-	rest := w.packed
+	rest := w.searched
 	if rest == nil {
 		rest = w.Scratch(len(weights) + PageTokens)
 		rest = rest[:w.Kern.Pack(rest, weights, floor)]
 	}
-	cut, _ := massThreshold(w.Kern, rest, mass, slackMass*w.total[g], floor)
+	h := w.hint(g)
+	cut, _ := massThreshold(w.Kern, rest, mass, floor, coarseGrid, h.heavy*w.total[g])
+	h.heavy = cut / w.total[g]
 	return cut
 }
 
-// collectBody lists the body's rows, and each head's weights of them: zero where a token is not in the head's body. In a step that judges, rows of late pages come last, and
-// behind them, for lateChange alone, those of their rows that are read exactly.
+// collectBody lists the body's rows, and each head's weights of them, times the scales of their values: zero where a token is not in the head's body. In a step that judges, rows of late
+// pages come last, and behind them, for lateChange alone, those of their rows that are read exactly: three lists, of which others have but the first.
 func (w *Work) collectBody(union bool) {
-	n, passes := len(w.Pages), 1
-	if w.judged {
-		passes = 3
-	}
-	w.bodyMask = grow(w.bodyMask, (w.Group+4)*n)
-	all, heavy, listed, own := w.bodyMask[:n], w.bodyMask[n:2*n], w.bodyMask[2*n:4*n], w.bodyMask[4*n:]
+	n := len(w.Pages)
+	w.bodyMask = grow(w.bodyMask, (w.Group+5)*n)
+	all, heavy, listed, own := w.bodyMask[:n], w.bodyMask[n:2*n], w.bodyMask[2*n:5*n], w.bodyMask[5*n:]
 	w.join(all, w.keep)
 	w.join(heavy, w.heavy)
-	w.heavyPages, w.bodyPages = grow(w.heavyPages, n+1), grow(w.bodyPages, 2*n)
-	base := w.Ints(2 * n)
-	heavyPages, pages, rows := 0, 0, 0
-	for pass := range passes {
-		for j, p := range w.slabPages {
-			h := heavy[j]
-			m := all[j] &^ h
-			if passes > 1 {
-				if late := w.isLate(j); late != (pass > 0) {
-					continue
-				} else if pass == 2 {
-					m, h = h, 0
-				}
-			}
-			if !union {
-				m = 0
-				for g := range w.Group {
-					mine := w.keep[g*n+j] &^ w.heavy[g*n+j]
-					own[g*n+pages] = mine
-					m |= mine
-				}
-			}
-			// every page is written down, and counts if it has such lanes: which do is no pattern that a branch could follow
-			w.heavyPages[heavyPages] = int32(j)
-			heavyPages += oneIfAny(h)
-			w.bodyPages[pages], base[pages], listed[pages] = int32(j), p*PageTokens, m
-			pages += oneIfAny(m)
-			rows += bits.OnesCount16(m)
-		}
-		w.bodyEnds[pass] = rows
+	w.heavyPages, w.bodyPages = grow(w.heavyPages, n+1), grow(w.bodyPages, 3*n)
+	base := w.Ints(3 * n)
+	var pages, rows [3]int
+	heavyPages := 0
+	// every page is written down, and counts if it has such lanes: which do is no pattern that a branch could follow
+	list := func(to, j int, p int32, m uint16, counts int) {
+		at := to*n + pages[to]
+		w.bodyPages[at], base[at], listed[at] = int32(j), p*PageTokens, m
+		pages[to] += counts & oneIfAny(m)
+		rows[to] += bits.OnesCount16(m) & -counts
 	}
-	for pass := passes; pass < len(w.bodyEnds); pass++ {
-		w.bodyEnds[pass] = rows
-	}
-	w.heavyPages, w.bodyPages = w.heavyPages[:heavyPages], w.bodyPages[:pages]
-	w.bodyRows = grow(w.bodyRows, rows+PageTokens)
-	w.Kern.ListLanes(w.bodyRows, base[:pages], listed[:pages])
-	w.count.body = w.bodyEnds[1]
-	w.bodyLD = rows + PageTokens // the packing of a head's last page may write that far
-	w.bodyW = grow(w.bodyW, w.Group*w.bodyLD)
-	for g := range w.Group {
-		dst := w.bodyW[g*w.bodyLD:][:w.bodyLD]
-		if union {
-			w.Kern.PackLanes(dst, w.Logits(g), w.bodyPages, listed[:pages], nil)
-		} else {
-			w.Kern.PackLanes(dst, w.Logits(g), w.bodyPages, listed[:pages], own[g*n:][:pages])
+	for j, p := range w.slabPages {
+		h := heavy[j]
+		m := all[j] &^ h
+		w.heavyPages[heavyPages] = int32(j)
+		heavyPages += oneIfAny(h)
+		if !union {
+			m = 0
+			for g := range w.Group {
+				mine := w.keep[g*n+j] &^ w.heavy[g*n+j]
+				own[g*n+pages[0]] = mine
+				m |= mine
+			}
 		}
+		late := 0
+		if w.judged {
+			late = w.isLate(j)
+			list(2, j, p, h, late)
+		}
+		list(late, j, p, m, 1)
+	}
+	w.bodyEnds = [3]int{rows[0], rows[0] + rows[1], rows[0] + rows[1] + rows[2]}
+	w.heavyPages, w.count.body = w.heavyPages[:heavyPages], w.bodyEnds[1]
+	w.bodyRows = grow(w.bodyRows, w.bodyEnds[2]+PageTokens)
+	w.bodyLD = w.bodyEnds[2] + PageTokens // the packing of a head's last page may write that far
+	w.bodyW, w.bodySums = grow(w.bodyW, w.Group*w.bodyLD), grow(w.bodySums, len(w.bodyEnds)*w.Group)
+	w.bodyLanes = grow(w.bodyLanes, w.Group*PageTokens)
+	scales, row := as[float32](w.Head.Planes[w.bind.scales]), 0
+	for i, end := range w.bodyEnds {
+		at, masks, first := w.bodyPages[i*n:][:pages[i]], listed[i*n:][:pages[i]], base[i*n:][:pages[i]]
+		mine, ld := masks, 0 // every head's are all that are listed,
+		if !union {
+			mine, ld = own, n // or its own
+		}
+		w.Kern.ListLanes(w.bodyRows[row:], first, masks)
+		w.Kern.PackLanes(w.bodyW[row:], w.bodyLD, w.AllLogits(), w.LogitStride(), at, masks, mine, ld, scales, first, w.bodyLanes)
+		for g := range w.Group {
+			sum := float32(0)
+			for _, x := range w.bodyLanes[g*PageTokens:][:PageTokens] {
+				sum += x
+			}
+			w.bodySums[i*w.Group+g] = sum
+		}
+		row = end
 	}
 }
 
-// isLate reports whether candidate page j is among those that a judge wants to hear of.
-func (w *Work) isLate(j int) bool {
+// isLate is 1 if candidate page j is among those that a judge wants to hear of, else 0.
+func (w *Work) isLate(j int) int {
 	p := w.Pages[j]
-	return w.late[p/BlockPages]>>(p%BlockPages)&1 != 0
+	return int(w.late[p/BlockPages] >> (p % BlockPages) & 1)
 }
 
 // oneIfAny is 1 for a mask with lanes, else 0.
@@ -176,26 +178,24 @@ func (w *Work) attendBody(i, at int, s *slot) {
 	gd := w.Group * w.Head.Dim
 	acc, parts := w.acc[at*gd:][:gd], w.parts[at*w.Group:][:w.Group]
 	clear(acc)
-	lo, end := i*bodyPart, w.bodyEnds[0]
+	lo, end, pass := i*bodyPart, w.bodyEnds[0], 0
 	if _, late := w.bodyParts(); i >= late {
-		lo, end = end+(i-late)*bodyPart, w.bodyEnds[1]
+		lo, end, pass = end+(i-late)*bodyPart, w.bodyEnds[1], 1
+		i -= late
 	}
 	n := min(bodyPart, end-lo)
 	for g := range parts {
-		parts[g] = part{top: w.top[g], sum: w.bodySum(g, lo, n)}
+		parts[g] = part{top: w.top[g]}
+		if i == 0 { // the first part has the weights of all
+			parts[g].sum = w.bodySums[pass*w.Group+g]
+		}
 	}
 	w.addCodes(acc, lo, n, s.tmp(w.Group))
 }
 
-// bodySum is the sum of query head g's weights of the n rows of the body from the lo-th on.
-func (w *Work) bodySum(g, lo, n int) float32 {
-	sum, _ := w.Kern.Above(w.bodyW[g*w.bodyLD+lo:][:n], 0)
-	return sum
-}
-
-// addCodes adds the weighted values of those rows to each head's acc.
+// addCodes adds the weighted values of n rows of the body from the lo-th on to each head's acc.
 func (w *Work) addCodes(acc []float32, lo, n int, tmp []byte) {
-	w.Kern.AccumulateCodes(acc, w.bodyW[lo:], w.bodyLD, w.Group, w.Head.Dim, w.Head.Planes[w.bind.values], as[float32](w.Head.Planes[w.bind.scales]), w.bodyRows[lo:lo+n], tmp)
+	w.Kern.AccumulateCodes(acc, w.bodyW[lo:], w.bodyLD, w.Group, w.Head.Dim, w.Head.Planes[w.bind.values], w.bodyRows[lo:lo+n], tmp)
 }
 
 // addTail makes the heads attend to what is neither read exactly nor in the body: by its estimated mass and the mean value.

@@ -37,15 +37,21 @@ func (exact) PageBytes(dim int) int { return PageTokens * dim * 2 }
 
 // Estimate implements Estimator.
 func (exact) Estimate(w *Work, lo, hi int) {
-	for j := lo; j < hi; j++ {
-		w.exactPage(j)
+	w.exact(lo, hi)
+}
+
+// exact computes the logits of candidate pages [lo,hi) from the keys, neighbours of a block in one call. Lanes beyond the head's tokens stay as they are; mask removes them.
+func (w *Work) exact(lo, hi int) {
+	for j := lo; j < hi; {
+		at, first := j, int(w.Pages[j])
+		for j++; j < hi && int(w.Pages[j]) == first+j-at && int(w.Pages[j])%BlockPages != 0; j++ {
+		}
+		w.exactRows(at, first*PageTokens, min((j-at)*PageTokens, w.Head.N-first*PageTokens))
 	}
 }
 
-// exactPage computes the logits of candidate page j from the keys. Lanes beyond the head's tokens stay as they are; mask removes them.
-func (w *Work) exactPage(j int) {
-	first := int(w.Pages[j]) * PageTokens
-	n := min(PageTokens, w.Head.N-first)
+// exactRows computes the logits of n tokens of a block from token first on, which begins candidate page j.
+func (w *Work) exactRows(j, first, n int) {
 	w.Kern.Dot(w.AllLogits()[j*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, w.Head.K[int(w.Head.Row(first))*w.Head.Dim:], consecutive[:n])
 }
 
@@ -131,5 +137,10 @@ func (e blockRange) PageBytes(dim int) int { return BlockRange{e.bits}.BlockByte
 
 // Estimate implements Estimator.
 func (e blockRange) Estimate(w *Work, lo, hi int) {
-	w.Kern.BlockRangeDot(w.AllLogits()[lo*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, e.bits, w.Head.Planes[w.bind.est[0]], w.slabPages[lo:], hi-lo, e.shrink, w.ready().Data, w.Pages[lo:], w.partTmp(lo))
+	e.estimateWeights(w, lo, hi, nil)
+}
+
+// estimateWeights implements weigher; nil leaves the logits.
+func (e blockRange) estimateWeights(w *Work, lo, hi int, weigh *Weighing) {
+	w.Kern.BlockRangeDot(w.AllLogits()[lo*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, e.bits, w.Head.Planes[w.bind.est[0]], w.slabPages[lo:], hi-lo, e.shrink, w.ready().Data, w.Pages[lo:], weigh, w.partTmp(lo))
 }

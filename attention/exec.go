@@ -97,7 +97,7 @@ var StageNames = [...]string{
 
 // How stages are cut into tasks.
 const (
-	scanPart     = 8   // blocks
+	scanPart     = 32  // blocks
 	estimatePart = 128 // candidate pages
 )
 
@@ -149,7 +149,7 @@ func (w *Work) prepare(c Call, b *binding, k Kernels) {
 	w.whole, w.some, w.lanes = grow(w.whole, pages), grow(w.some, pages), grow(w.lanes, pages*w.Group)
 	clear(w.whole)
 	clear(w.some)
-	w.uniform, w.mixed, w.judged, w.cuts = nil, false, false, nil
+	w.uniform, w.mixed, w.judged, w.cuts, w.weighings = nil, false, false, c.Pipeline.cuts(&w.call), w.weighings[:0]
 	w.tmp = grow(w.tmp, TmpBytes(w.Group, c.Head.Dim)*(pages/estimatePart+1))
 	if c.Pipeline.shares {
 		w.queries = grow(w.queries, c.Head.Blocks()*ReadyBytes(w.Group, c.Head.Dim))
@@ -381,23 +381,28 @@ func (x *Exec) take() *slot {
 
 // estimate runs the estimator over candidate pages [lo,hi) and, for a pruner, weighs what it says.
 func (w *Work) estimate(lo, hi int) {
-	w.estimateLogits(lo, hi)
 	if w.call.Pipeline.prun != nil {
-		w.weighPart(lo, hi)
+		w.estimateWeights(lo, hi)
+	} else {
+		w.estimateLogits(lo, hi)
 	}
 }
 
 // estimateLogits runs the estimator: −Inf for what is no candidate.
 func (w *Work) estimateLogits(lo, hi int) {
-	est := w.call.Pipeline.est
-	coded := hi
-	for n := (est.Coded(w.Head.N) + PageTokens - 1) / PageTokens; coded > lo && int(w.Pages[coded-1]) >= n; coded-- {
-		w.exactPage(coded - 1)
-	}
-	if coded > lo {
-		est.Estimate(w, lo, coded)
+	if coded := w.exactPages(lo, hi); coded > lo {
+		w.call.Pipeline.est.Estimate(w, lo, coded)
 	}
 	w.mask(lo, hi)
+}
+
+// exactPages computes the logits of those of candidate pages [lo,hi) that have no codes, which are the last ones, and says from where on.
+func (w *Work) exactPages(lo, hi int) (coded int) {
+	n := (w.call.Pipeline.est.Coded(w.Head.N) + PageTokens - 1) / PageTokens
+	for coded = hi; coded > lo && int(w.Pages[coded-1]) >= n; coded-- {
+	}
+	w.exact(coded, hi)
+	return coded
 }
 
 // prune decides the survivors of every query head and flattens what is to be read.
@@ -438,9 +443,9 @@ func (w *Work) prune() {
 func (w *Work) pruneHead(g int, keep []uint16) (kept int) {
 	p, n, weights, total := w.call.Pipeline, len(w.Pages), w.Logits(g), w.total[g]
 	newest := w.cand[g*n+n-1]
-	w.packed = nil
+	w.searched = nil
 	if c, ok := p.prun.(cutter); ok && p.spec.Exact > 0 {
-		if cut, ok := c.cut(w, g, weights, total, slackMass); ok {
+		if cut, ok := c.cut(w, g, weights, total, coarseGrid); ok {
 			heavy := w.heavy[g*n:][:n]
 			kept = w.Kern.SplitLanes(keep, heavy, weights, cut, max(cut, w.heavyCut(g, p.spec.Exact)))
 			kept += bits.OnesCount16(newest) - bits.OnesCount16(keep[n-1])

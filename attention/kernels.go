@@ -40,12 +40,12 @@ type Kernels interface {
 	// ListLanes writes base[j]+i, for every set bit i of masks[j], to dst in order, and returns how many they are. dst has PageTokens elements more than that, which may be
 	// overwritten.
 	ListLanes(dst, base []int32, masks []uint16) int
-	// PackLanes writes w[pages[j]*PageTokens+i], for every set bit i of masks[j], to dst in order; zero in its place where own, unless nil, has the bit clear.
-	// dst has PageTokens elements more than there are bits, which may be overwritten.
-	PackLanes(dst, w []float32, pages []int32, masks, own []uint16)
-	// AccumulateCodes adds Σ_i w[g*ld+i] · scale[at[i]] · codes[at[i]] to acc[g*dim:], codes being a slab of rows of dim signed bytes; weights and scales are not negative. The
-	// product of weight and scale may be off by a 254th of the head's largest in 128 rows, to either side. tmp is scratch of CodesTmp.
-	AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, scale []float32, at []int32, tmp []byte)
+	// PackLanes writes x·scale[rows[j]+i] with x = w[g*wld+pages[j]*PageTokens+i], for every set bit i of masks[j], to dst[g*ld:] in order, and sets lanes[g*PageTokens+i] to the sum of x
+	// over the pages; lanes says how many query heads there are. x counts as zero where own[g*ownLD+j] has the bit clear. A head's part of dst has PageTokens elements more than there are bits, which may be overwritten.
+	PackLanes(dst []float32, ld int, w []float32, wld int, pages []int32, masks, own []uint16, ownLD int, scale []float32, rows []int32, lanes []float32)
+	// AccumulateCodes adds Σ_i w[g*ld+i] · codes[at[i]] to acc[g*dim:], codes being a slab of rows of dim signed bytes; weights are not negative. A
+	// weight may be off by a 254th of the head's largest in 128 rows, to either side. tmp is scratch of CodesTmp.
+	AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, at []int32, tmp []byte)
 	// PageBounds sets dst[g*ld+p] = Σ_c max(q_c·min_c, q_c·max_c), the upper bound of q_g·k over page p, for the pages of one block of a Bounds plane (Quest, arXiv 2406.10774).
 	PageBounds(dst []float32, ld int, q []float32, group, dim, pages int, bounds []uint16)
 	// Int4Dot estimates q_g·k from the per-token codes of one block, for the pages whose bit is set; page number j among the set ones has its tokens at dst[g*ld+j*PageTokens:].
@@ -56,7 +56,28 @@ type Kernels interface {
 	// go to dst[g*ld+j*PageTokens:]. Pages of one block should be consecutive, since a query is prepared for each run of them. shrink times Σ_c (q_c·step_c)² is subtracted
 	// from the logits of the block: with 1/24, half the variance that uniform rounding errors give a logit, by which its exponential would else be too large on average.
 	// ready, unless nil, is what PageMiddles left in Ready.Data for queries, bits and shrink as given here, and at says where in it: pages[j] is page at[j]%BlockPages of its block at[j]/BlockPages.
-	BlockRangeDot(dst []float32, ld int, q []float32, group, dim, bits int, plane []byte, pages []int32, n int, shrink float32, ready []byte, at []int32, tmp []byte)
+	// weigh, unless nil, makes weights of the logits.
+	BlockRangeDot(dst []float32, ld int, q []float32, group, dim, bits int, plane []byte, pages []int32, n int, shrink float32, ready []byte, at []int32, weigh *Weighing, tmp []byte)
+}
+
+// Weighing is what becomes of logits that are made weights of where they are made: those of query head g count from Ref[g], as Weigh has it but to 4 percent and right on average, their sum is added to Sums[g],
+// and those of at least Least[g] are packed, in order, behind the first Counts[g] of Packed[g*ld:], ld being that of the weights; up to PageTokens−1 places behind them may be overwritten.
+// An element that is no number may weigh nothing or as much as a float can say.
+type Weighing struct {
+	Ref, Least, Sums []float32
+	Packed           []float32
+	Counts           []int // nil, if none are wanted; BlockRangeDot is always asked for them
+}
+
+// Apply does so, exactly as Weigh has it, for n logits of each head, whole pages, by the kernels for each step.
+func (w *Weighing) Apply(k Kernels, logits []float32, ld, n int) {
+	for g := range w.Ref {
+		l := logits[g*ld:][:n]
+		w.Sums[g] += k.Weigh(l, w.Ref[g])
+		if w.Counts != nil {
+			w.Counts[g] += k.Pack(w.Packed[g*ld+w.Counts[g]:], l, w.Least[g])
+		}
+	}
 }
 
 // CodesTmp is the size in bytes of the scratch that AccumulateCodes may use for a query group.

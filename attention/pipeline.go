@@ -23,6 +23,7 @@ type Pipeline struct {
 	reach    float32            // of a selector by middles: what a page's radius counts times the sum of a query's magnitudes
 	values   []int              // of ValueCodes and ValueScales, in precision by weight
 	ensured  string             // what a sequence's memory keeps the audits' verdicts by; empty: nothing is ensured
+	cutBy    string             // what a sequence's memory keeps cuts by; empty: the pruner does not cut
 	watch    func(*Observation) // nil but for Watch
 }
 
@@ -62,6 +63,9 @@ func New(s Spec) (*Pipeline, error) {
 			return nil, err
 		}
 		p.prun = made.(Pruner)
+		if _, ok := made.(cutter); ok {
+			p.cutBy = "cuts " + s.String()
+		}
 	}
 	name := s.Estimate.Name
 	if name == "none" {

@@ -9,8 +9,8 @@ import (
 
 // Middles holds the middle of every channel's bounds in a page of PageTokens tokens, in the 4 bits of a BlockRange of the keys: low_c + step_c·u, with low_c the channel's minimum in the
 // block and step_c a fifteenth of its range there. Middles tell pages apart nearly as well as Quest's bounds do, for a quarter of the bytes and half the products of bounds in bytes. A block's
-// sixteen middles are as one page of codes, a page a token, so that what scans those scans these. Codes are written when a block is full; the block being filled has none, and is
-// scored from its keys. How far a page's keys lie from their middle is kept as one number, the mean over channels of half the bounds' range: it is what a single token in a page of others
+// sixteen middles are as one page of codes, a page a token, so that what scans those scans these. Codes are written when a block is full; the block being filled has none, and its
+// pages no scores. How far a page's keys lie from their middle is kept as one number, the mean over channels of half the bounds' range: it is what a single token in a page of others
 // shows by. Layout of a block: fp16 low[dim], fp16 step[dim], filled up to a cache line, the packed codes, then float32 [BlockPages].
 type Middles struct{}
 
@@ -86,7 +86,7 @@ func (p Middles) Append(dst []byte, r Rows) {
 
 // MiddleKernels is the part of Kernels that works on Middles.
 type MiddleKernels interface {
-	// PageMiddles scores the pages of full blocks, eight at most, of a slab of a Middles plane, those of blocks[i] at dst[g*ld+i*BlockPages:]: q_g times the middles of the page and far[g] times its radius, less what Ready
+	// PageMiddles scores the pages of full blocks, 32 at most, of a slab of a Middles plane, those of blocks[i] at dst[g*ld+i*BlockPages:]: q_g times the middles of the page and far[g] times its radius, less what Ready
 	// asks to subtract. tmp is scratch of TmpBytes. The queries are left in ready, where it has room for them.
 	PageMiddles(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, far []float32, ready Ready, tmp []byte)
 }

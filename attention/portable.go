@@ -157,26 +157,31 @@ func (Portable) Pack(dst, w []float32, t float32) (n int) {
 }
 
 // PackLanes implements Kernels.
-func (Portable) PackLanes(dst, w []float32, pages []int32, masks, own []uint16) {
-	n := 0
-	for j, m := range masks {
-		for ; m != 0; m &= m - 1 {
-			i := bits.TrailingZeros16(m)
-			dst[n] = 0
-			if own == nil || own[j]>>i&1 != 0 {
-				dst[n] = w[int(pages[j])*PageTokens+i]
+func (Portable) PackLanes(dst []float32, ld int, w []float32, wld int, pages []int32, masks, own []uint16, ownLD int, scale []float32, rows []int32, lanes []float32) {
+	clear(lanes)
+	for g := range len(lanes) / PageTokens {
+		n := 0
+		for j, m := range masks {
+			for ; m != 0; m &= m - 1 {
+				i := bits.TrailingZeros16(m)
+				dst[g*ld+n] = 0
+				if own[g*ownLD+j]>>i&1 != 0 {
+					x := w[g*wld+int(pages[j])*PageTokens+i]
+					lanes[g*PageTokens+i] += x
+					dst[g*ld+n] = x * scale[int(rows[j])+i]
+				}
+				n++
 			}
-			n++
 		}
 	}
 }
 
 // AccumulateCodes implements Kernels.
-func (Portable) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, scale []float32, at []int32, _ []byte) {
+func (Portable) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, at []int32, _ []byte) {
 	for i, r := range at {
 		row := codes[int(r)*dim:][:dim]
 		for g := range group {
-			wi, a := w[g*ld+i]*scale[r], acc[g*dim:][:dim]
+			wi, a := w[g*ld+i], acc[g*dim:][:dim]
 			for c, x := range row {
 				a[c] += wi * float32(int8(x))
 			}
@@ -236,12 +241,15 @@ func (Portable) PageRangeDot(dst []float32, ld int, q []float32, group, dim, nbi
 }
 
 // BlockRangeDot implements Kernels.
-func (Portable) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, n int, shrink float32, _ []byte, _ []int32, _ []byte) {
+func (p Portable) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, n int, shrink float32, _ []byte, _ []int32, weigh *Weighing, _ []byte) {
 	shape := BlockRange{nbits}
 	size, page := shape.BlockBytes(dim), shape.PageBytes(dim)
 	for j, at := range pages[:n] {
 		block := plane[int(at)/BlockPages*size:][:size]
 		rangeDot(dst[j*PageTokens:], ld, q, group, dim, nbits, as[uint16](block[:4*dim]), block[shape.HeadBytes(dim)+int(at)%BlockPages*page:][:page], shrink)
+	}
+	if weigh != nil {
+		weigh.Apply(p, dst, ld, n*PageTokens)
 	}
 }
 

@@ -7,10 +7,12 @@ import (
 
 // ProposeAll makes every token a candidate of every query head. Only Choose calls it and its siblings.
 func (w *Work) ProposeAll() {
-	w.mixed = true
-	for p := range w.whole {
-		w.whole[p] = w.everyHead()
+	masks := w.maskScratch(w.Head.Blocks())
+	for b := range masks {
+		masks[b] = 0xffff
 	}
+	masks[len(masks)-1] = laneMask(w.Head.Pages() - (len(masks)-1)*BlockPages)
+	w.proposePages(w.everyHead(), PageTokens, masks)
 }
 
 // Propose makes tokens [lo,hi) candidates of query head g.
@@ -252,8 +254,7 @@ func (w *Work) bounded(p int) bool {
 
 // mask sets the logits of the lanes of pages [lo,hi) that are no candidates to −Inf.
 func (w *Work) mask(lo, hi int) {
-	n := len(w.Pages)
-	every := min(n*PageTokens, w.Head.N-int(w.Pages[n-1]-int32(n-1))*PageTokens) // tokens of the candidate pages
+	n, every := len(w.Pages), w.everyToken()
 	for g := range w.Group {
 		l, lo := w.Logits(g), lo
 		if w.count.b0[g] == every && len(w.odds) == 0 {

@@ -54,14 +54,16 @@ type topP struct{ p float64 }
 
 // cutter is a Pruner whose survivors are the tokens of at least some weight.
 type cutter interface {
-	// cut is that weight, of query head g; false where every candidate survives. It is positive: what is no candidate weighs nothing. The survivors' share of the mass may be larger
-	// by slack than the smallest set's would have to be.
-	cut(w *Work, g int, weights []float32, total, slack float32) (least float32, ok bool)
+	// cut is that weight, of query head g; false where every candidate survives. It is positive: what is no candidate weighs nothing. It
+	// is a multiple of grid in the bits of a float.
+	cut(w *Work, g int, weights []float32, total float32, grid uint32) (least float32, ok bool)
+	// begin is from which share of the mass that is seen beforehand weights are packed for cut: what is below it is not likely to survive.
+	begin(w *Work, g int) float32
 }
 
 // Prune implements Pruner.
 func (t topP) Prune(w *Work, g int, weights []float32, total float32, keep []uint16) {
-	if cut, ok := t.cut(w, g, weights, total, 0); ok {
+	if cut, ok := t.cut(w, g, weights, total, exactGrid); ok {
 		w.Kern.Lanes(keep, weights, cut)
 	} else {
 		w.keepAll(g)
@@ -69,46 +71,74 @@ func (t topP) Prune(w *Work, g int, weights []float32, total float32, keep []uin
 }
 
 // cut implements cutter.
-func (t topP) cut(w *Work, g int, weights []float32, total, slack float32) (least float32, ok bool) {
+func (t topP) cut(w *Work, g int, weights []float32, total float32, grid uint32) (least float32, ok bool) {
 	if t.p >= 1 {
 		return 0, false
 	}
 	mass, rest := float32(t.p)*total, w.Scratch(len(weights)+PageTokens)
-	floor := max(float32((1-t.p)*float64(total)/float64(len(weights)))*0.999, math.SmallestNonzeroFloat32)
-	if w.cuts != nil { // where the step before cut, shares of the mass are cut again, or not far below
-		if guess := w.cuts[g] * total * 0.5; guess > floor {
-			found := rest[:w.Kern.Pack(rest, weights, guess)]
-			if held, _ := w.Kern.Above(found, 0); held >= mass {
-				floor, rest = guess, found
-			}
-		}
+	floor := max(t.never(len(weights))*total, math.SmallestNonzeroFloat32)
+	n, from, ok := w.packed(rest, g)
+	if ok && from > floor {
+		held, _ := w.Kern.Above(rest[:n], from)
+		ok = held >= mass
 	}
-	if len(rest) > len(weights) { // nothing is found yet
-		rest = rest[:w.Kern.Pack(rest, weights, floor)]
+	if ok {
+		floor = max(floor, from)
+	} else {
+		n = w.Kern.Pack(rest, weights, floor)
 	}
-	least, w.packed = massThreshold(w.Kern, rest, mass, slack*total, floor)
-	if w.cuts != nil {
-		w.cuts[g] = least / total
-	}
+	rest = rest[:n]
+	h := w.hint(g)
+	least, w.searched = massThreshold(w.Kern, rest, mass, floor, grid, h.keep*total)
+	h.cut(least, total, w.near, g)
 	return least, true
 }
 
-// massThreshold is the largest t such that the elements of w at or above t sum to at least mass, or a smaller one with which they sum to slack more at most; floor if even all of
+// never is the share of the mass under which none of n weights can be needed.
+func (t topP) never(n int) float32 { return float32((1-t.p)/float64(n)) * 0.999 }
+
+// begin implements cutter.
+func (t topP) begin(w *Work, g int) float32 {
+	lately := float32(0)
+	if w.cuts != nil {
+		lately = w.cuts[g].pack * cutBelow
+	}
+	return max(t.never(w.LogitStride()), lately)
+}
+
+// Thresholds are looked for among floats whose bits are a multiple of a grid. What lies around those of precision by weight is not read differently enough to be told apart to the last token:
+// one percent will do.
+const (
+	exactGrid  = 1
+	coarseGrid = 1 << 16
+	nearGuess  = 1 << 20 // an eighth: how far from a guess thresholds are mostly
+)
+
+// massThreshold is the largest t of the grid such that the elements of w at or above t sum to at least mass; floor if even all of
 // them do not.
 // None is under floor, which is positive. What is found too light on the way is dropped from w: it returns the rest, in w's place, if w has room to be packed in.
-func massThreshold(k Kernels, w []float32, mass, slack, floor float32) (t float32, rest []float32) {
+// The search begins around guess, if it is any use.
+func massThreshold(k Kernels, w []float32, mass, floor float32, grid uint32, guess float32) (t float32, rest []float32) {
 	held, _ := k.Above(w, floor)
 	if held < mass || len(w) == 0 {
 		return floor, w
 	}
-	over := float32(0)                                              // what is at least hi holds
-	lo, hi := math.Float32bits(floor), math.Float32bits(k.Max(w))+1 // w ≥ lo holds the mass, w ≥ hi does not
+	over := float32(0)                                                                               // what is at least hi holds
+	lo, hi := max(math.Float32bits(floor)&^(grid-1), 1), (math.Float32bits(k.Max(w))+grid)&^(grid-1) // w ≥ lo holds the mass, w ≥ hi does not
 	nlo, nhi := len(w), 0
-	for turn := 0; hi-lo > 1 && nlo-nhi > 1 && held-mass >= slack; turn++ {
+	for turn := 0; hi-lo > grid && nlo-nhi > 1; turn++ {
 		mid := lo + (hi-lo)/2
-		if turn%2 == 0 { // where a straight line has it, from end to end
+		switch at := math.Float32bits(guess); {
+		case turn == 0 && lo < at && at < hi:
+			mid = at
+		case turn == 1 && lo == at&^(grid-1) && at+nearGuess < hi: // it held
+			mid = lo + nearGuess
+		case turn == 1 && hi == at&^(grid-1) && lo+nearGuess < hi: // it did not
+			mid = hi - nearGuess
+		case turn%2 == 0: // where a straight line has it, from end to end
 			mid = lo + min(max(uint32(float32(hi-lo)*((held-mass)/(held-over))), 1), hi-lo-1)
 		}
+		mid = max(mid&^(grid-1), lo+grid)
 		if s, n := k.Above(w, math.Float32frombits(mid)); s >= mass {
 			lo, nlo, held = mid, n, s
 			if n < len(w)/2 && cap(w) >= len(w)+PageTokens {

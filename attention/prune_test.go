@@ -221,8 +221,9 @@ func TestMassThreshold(t *testing.T) {
 		floor := slices.Min(w)
 		all, _ := Portable{}.Above(w, floor)
 		mass := rapid.Float32Range(0, 2*all).Draw(t, "mass")
-		got, _ := massThreshold(Portable{}, w[:len(w):len(w)], mass, 0, floor)
-		if packed, _ := massThreshold(Portable{}, append(make([]float32, 0, len(w)+PageTokens), w...), mass, 0, floor); packed != got {
+		guess := rapid.Float32Range(0, 1.5).Draw(t, "guess")
+		got, _ := massThreshold(Portable{}, w[:len(w):len(w)], mass, floor, exactGrid, guess)
+		if packed, _ := massThreshold(Portable{}, append(make([]float32, 0, len(w)+PageTokens), w...), mass, floor, exactGrid, guess); packed != got {
 			t.Fatalf("threshold %v, and %v where there is room to pack", got, packed)
 		}
 		sum, n := Portable{}.Above(w, got)
@@ -250,7 +251,7 @@ func TestMassThreshold(t *testing.T) {
 // A weight that is lost in the sum's rounding is not kept: the mass being held exactly is no reason to stop.
 func TestMassThresholdRounding(t *testing.T) {
 	w := []float32{1.1920929e-07, 1, 1}
-	if got, _ := massThreshold(Portable{}, w, 2, 0, w[0]); got != 1 {
+	if got, _ := massThreshold(Portable{}, w, 2, w[0], exactGrid, 0); got != 1 {
 		t.Errorf("threshold %v of %v for a mass of 2: expected 1", got, w)
 	}
 }

@@ -126,7 +126,7 @@ func clusterThreshold(k Kernels, weights []float32, mass float32) float32 {
 	if mass <= 0 {
 		return float32(math.Inf(1))
 	}
-	t, _ := massThreshold(k, weights[:len(weights):len(weights)], mass, 0, math.SmallestNonzeroFloat32) // no room: the weights stay in place
+	t, _ := massThreshold(k, weights[:len(weights):len(weights)], mass, math.SmallestNonzeroFloat32, exactGrid, 0) // no room: the weights stay in place
 	return t
 }
 

@@ -29,7 +29,7 @@ func init() {
 			return nil, fmt.Errorf("page=%d: expected 8, 16, 32 or 64", q.page)
 		}
 		q.bounds = []Plane{Bounds{q.page}}
-		if q.middle = a.Flag("middle", "of the bounds only their middles in 4 bits a channel and the mean of their ranges, which reach is then of; the first page is always proposed"); q.middle {
+		if q.middle = a.Flag("middle", "of the bounds only their middles in 4 bits a channel and the mean of their ranges, which reach is then of; the first page and the block being filled are always proposed"); q.middle {
 			if q.page != PageTokens {
 				return nil, fmt.Errorf("middle: expected page=%d", PageTokens)
 			}
@@ -88,12 +88,8 @@ func (s quest) Scores(n int) int {
 func (s quest) Scan(w *Work, lo, hi int) {
 	pages, tmp := BlockTokens/s.page, w.scanTmp(lo)
 	if s.middle {
-		full := min(hi, w.Head.N/BlockTokens)
-		if lo < full {
+		if full := min(hi, w.Head.N/BlockTokens); lo < full {
 			w.Kern.PageMiddles(w.AllScores()[lo*BlockPages:], w.ScoreStride(), w.Q, w.Group, w.Head.Dim, w.selectorSlab(0), w.Head.Table[lo:full], w.reach, w.ready().from(lo, w.Group, w.Head.Dim), tmp)
-		}
-		if full < hi {
-			s.scoreKeys(w, full, tmp)
 		}
 		return
 	}
@@ -123,22 +119,12 @@ func (s quest) scoreHalves(w *Work, b, pages int, bounds []uint16, tmp []byte) {
 	}
 }
 
-// scoreKeys scores block b, which is not full and has no middles, from its keys: half way from the mean to the largest logit of a page's tokens. tmp takes their logits.
-func (s quest) scoreKeys(w *Work, b int, tmp []byte) {
-	dim, ld, logits := w.Head.Dim, w.ScoreStride(), as[float32](tmp[:4*PageTokens*w.Group])
-	keys, dst := w.Head.Keys(b), w.AllScores()[b*BlockPages:]
-	for p, left := 0, w.Head.N-b*BlockTokens; left > 0; p, left = p+1, left-PageTokens {
-		n := min(left, PageTokens)
-		w.Kern.Dot(logits, PageTokens, w.Q, w.Group, dim, keys[p*PageTokens*dim:], consecutive[:n])
-		for g := range w.Group {
-			sum, top := float32(0), negInf
-			for _, x := range logits[g*PageTokens:][:n] {
-				sum += x
-				top = max(top, x)
-			}
-			dst[g*ld+p] = (sum/float32(n) + top) / 2
-		}
+// ranked is how many of n pages have scores: with middles, those of full blocks.
+func (s quest) ranked(w *Work, n int) int {
+	if s.middle {
+		return w.Head.N / BlockTokens * BlockPages
 	}
+	return n
 }
 
 // Choose implements Selector.
@@ -151,7 +137,7 @@ func (s quest) Choose(w *Work) {
 	w.ReadBytes(w.Head.Blocks() * s.bounds[0].BlockBytes(w.Head.Dim))
 	masks := w.maskScratch((n + PageTokens - 1) / PageTokens)
 	if s.shared {
-		loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, n, w.Scratch(n))
+		loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, s.ranked(w, n), w.Scratch(n))
 		s.best(w, 0, n, want, masks)
 		w.proposePages(w.everyHead(), s.page, masks)
 		return
@@ -162,10 +148,16 @@ func (s quest) Choose(w *Work) {
 	}
 }
 
-// best sets the bits of the want best of n pages by the scores of query head g. By middles the first page is among them: a text's first tokens have keys unlike any others, and weight
-// out of proportion.
+// best sets the bits of the want best of n pages by the scores of query head g. By middles the first page is among them, since a text's first tokens have keys unlike any others, and weight
+// out of proportion; and the pages of the block being filled, which have no middles.
 func (s quest) best(w *Work, g, n, want int, masks []uint16) {
-	bestOf(w.Kern, w.ScoreSlice(g)[:n], want, masks)
+	ranked := s.ranked(w, n)
+	if ranked > 0 {
+		bestOf(w.Kern, w.ScoreSlice(g)[:ranked], max(want-(n-ranked), 1), masks[:(ranked+PageTokens-1)/PageTokens])
+	}
+	if ranked < n {
+		masks[len(masks)-1] = laneMask(n - ranked)
+	}
 	if s.middle {
 		masks[0] |= 1
 	}

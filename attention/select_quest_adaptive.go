@@ -31,9 +31,8 @@ type adaptiveState struct {
 }
 
 type adaptiveHead struct {
-	keep float64           // share of the context; 0: as the spec begins
-	age  int               // steps
-	cuts [MaxGroup]float32 // what Work.cuts says
+	keep float64 // share of the context; 0: as the spec begins
+	age  int     // steps
 }
 
 // NewState implements Stateful.
@@ -65,10 +64,9 @@ func (s adaptive) Choose(w *Work) {
 	}
 	want := min(max(int(h.keep*float64(w.Head.N))/PageTokens, leastList/PageTokens, 1), n)
 	masks := w.maskScratch(w.Head.Blocks())
-	loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, n, w.Scratch(n))
+	loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, s.ranked(w, n), w.Scratch(n))
 	s.best(w, 0, n, want, masks)
 	h.age++
-	w.cuts = h.cuts[:w.Group]
 	if first := want - int(lastPages*float64(want)); first < want && (h.age <= judgedEarly || (h.age+w.Layer())%judgedEvery == 0) {
 		w.judged, w.late = true, grow(w.late, len(masks))
 		s.best(w, 0, n, first, w.late)
@@ -118,7 +116,7 @@ func (w *Work) lateChange(lse []float32) float64 {
 	parts, late := w.bodyParts()
 	var change, whole float32
 	for g := range w.Group {
-		acc, sum := w.lateAcc[g*dim:][:dim], w.bodySum(g, w.bodyEnds[1], heavy)
+		acc, sum := w.lateAcc[g*dim:][:dim], w.bodySums[2*w.Group+g]
 		for i := late; i < parts; i++ {
 			at := (first+i)*w.Group + g
 			sum += w.parts[at].sum

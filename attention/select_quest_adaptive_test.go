@@ -33,7 +33,7 @@ func TestLateChange(t *testing.T) {
 		share := math.Exp(float64(w.top[g] - lse[g]))
 		acc, held := make([]float64, dim), 0.0
 		for j := range w.Pages {
-			if !w.isLate(j) {
+			if w.isLate(j) == 0 {
 				continue
 			}
 			m := uint16(0)

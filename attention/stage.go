@@ -88,29 +88,38 @@ type Work struct {
 	rows       []int32   // flattened survivors of the union, as slab rows
 	own        []uint32  // per survivor: the query heads that keep it, when heads attend to their own sets
 	bias       []float32 // [Group][len(rows)] the survivors' share of odds
-	bodyMask   []uint16  // [2+Group][len(Pages)] lanes of the body of all heads, those read exactly, and the body of each
+	bodyMask   []uint16  // [5+Group][len(Pages)] lanes that all heads keep, those read exactly, the lists of collectBody, and the body of each
 	bodyPages  []int32   // candidate pages with such lanes, by index
 	bodyRows   []int32   // flattened body,
 	bodyEnds   [3]int    // where rows of pages that are not late end in it, where the body ends, and what stands behind it for judges
-	bodyW      []float32 // [Group][bodyLD] weights of its rows
+	bodyW      []float32 // [Group][bodyLD] weights of its rows, times their values' scales
 	bodyLD     int
+	bodyLanes  []float32 // [Group][PageTokens] such sums on their way
+	bodySums   []float32 // [list of collectBody][Group] sums of weights
 	parts      []part
 	acc        []float32 // accumulators of the parts
 	far        []part    // per query head: what is attended to by summaries
 	farAcc     []float32 // [Group][Dim]
 	hasFar     bool
-	lateAcc    []float32 // [Group][Dim] values of late pages
-	lateTmp    []byte    // kernel scratch for them
-	cuts       []float32 // per query head: the share of the mass that the least survivor of the step before had, where the selector remembers it; nil: unknown
-	packed     []float32 // the weights that a pruner's search was left with, all larger ones among them; nil if it made none
-	order      []float32 // scratch for threshold searches
-	ints       []int32   // scratch of selectors
-	beside     []float32 // the same
-	long       []uint64  // the same
-	masks      []uint16  // scratch for threshold searches
-	tmp        []byte    // kernel scratch, TmpBytes for each part of an estimate
-	reach      []float32 // by query head: what a page's radius counts (Pipeline.reach)
-	queries    []byte    // Ready.Data, of a scan that prepares queries for the estimator
+	lateAcc    []float32  // [Group][Dim] values of late pages
+	lateTmp    []byte     // kernel scratch for them
+	blank      cutHint    // what is remembered of a head of which nothing is
+	cuts       []cutHint  // per query head: where it cut lately (cuts.of); nil: unknown
+	near       []float32  // per query head: what the first token and the newest page weigh
+	searched   []float32  // the weights that a pruner's search was left with, all larger ones among them; nil if it made none
+	weighings  []Weighing // by part of the estimate: where its weights' sums and those that are packed go
+	fused      bool       // the estimator makes weights itself
+	least      []float32  // per query head: from which weight on they are packed,
+	packs      []float32  // [Group][len(Pages)*PageTokens] to where a part's pages stand,
+	packCounts []int      // [part of the estimate][Group] so many
+	order      []float32  // scratch for threshold searches
+	ints       []int32    // scratch of selectors
+	beside     []float32  // the same
+	long       []uint64   // the same
+	masks      []uint16   // scratch for threshold searches
+	tmp        []byte     // kernel scratch, TmpBytes for each part of an estimate
+	reach      []float32  // by query head: what a page's radius counts (Pipeline.reach)
+	queries    []byte     // Ready.Data, of a scan that prepares queries for the estimator
 	count      counts
 	audit      audit
 }

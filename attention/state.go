@@ -95,6 +95,9 @@ func (m *Memory) Prepare(p *Pipeline, s Shape) {
 			m.kept = append(m.kept, memo{sel.memory, made})
 		}
 	}
+	if p.cutBy != "" && m.find(p.cutBy) == nil {
+		m.kept = append(m.kept, memo{p.cutBy, newCuts(s)})
+	}
 	if p.ensured != "" && m.find(p.ensured) == nil {
 		m.kept = append(m.kept, memo{p.ensured, newVerdicts(s)})
 	}

@@ -1,19 +1,66 @@
 package attention
 
+import "math"
+
 // Weights are the exponentials of estimated logits, each head's up to a factor of its own. The estimate stage leaves them in the logits' place, part by part while those are in the
-// cache, so that nobody waits for the largest logit: they count from one that is known before.
+// cache, so that nobody waits for the largest logit: they count from one that is known before. Where the estimator makes weights itself, those that a threshold search may look at are packed on the way.
+
+// weigher is an Estimator that makes weights where it makes logits. It is asked only where every token of the candidate pages is a candidate.
+type weigher interface {
+	estimateWeights(w *Work, lo, hi int, weigh *Weighing)
+}
 
 // refer chooses what the weights of each query head count from: its largest exact logit in the newest page, which is always a candidate. Any number will do from which the others
-// are within the range of a float's exponent.
+// are within the range of a float's exponent. It also says from which weight on they are packed: what a search will want, if the candidates held no more than the newest page and the first token.
 func (w *Work) refer() {
-	last := len(w.Pages) - 1
-	w.top, w.total = grow(w.top, w.Group), grow(w.total, w.Group)
-	w.sums = grow(w.sums, (last/estimatePart+1)*w.Group)
-	w.exactPage(last)
+	p, n, ld := w.call.Pipeline, len(w.Pages), w.LogitStride()
+	parts, last := (n+estimatePart-1)/estimatePart, n-1
+	w.top, w.total, w.weighings = grow(w.top, w.Group), grow(w.total, w.Group), grow(w.weighings, parts)
+	w.sums, w.least = grow(w.sums, parts*w.Group), grow(w.least, w.Group)
+	clear(w.sums)
+	cutter, _ := p.prun.(cutter)
+	w.fused = cutter != nil && len(w.odds) == 0
+	if _, ok := p.est.(weigher); !ok {
+		w.fused = false
+	}
+	for _, b0 := range w.count.b0 {
+		w.fused = w.fused && b0 == w.everyToken()
+	}
+	w.near = w.near[:0]
+	if w.fused {
+		w.near, w.packs, w.packCounts = grow(w.near, w.Group), grow(w.packs, w.Group*ld+PageTokens), grow(w.packCounts, parts*w.Group)
+		clear(w.packCounts)
+	}
+	for i := range w.weighings {
+		w.weighings[i] = Weighing{Ref: w.top, Least: w.least, Sums: w.sums[i*w.Group:][:w.Group]}
+		if w.fused {
+			w.weighings[i].Packed, w.weighings[i].Counts = w.packs[i*estimatePart*PageTokens:], w.packCounts[i*w.Group:][:w.Group]
+		}
+	}
+	w.exact(last, n)
+	sink := w.fused && w.Pages[0] == 0 && last > 0
+	if sink {
+		w.exactRows(0, 0, 1)
+	}
 	tokens := w.Head.N - int(w.Pages[last])*PageTokens
 	for g := range w.Group {
-		w.top[g] = orZero(w.Kern.Max(w.Logits(g)[last*PageTokens:][:tokens]))
+		newest := w.Logits(g)[last*PageTokens:][:tokens]
+		w.top[g] = orZero(w.Kern.Max(newest))
+		if !w.fused {
+			continue
+		}
+		mass := w.Kern.Weigh(newest, w.top[g])
+		if sink {
+			mass += w.Kern.Weigh(w.Logits(g)[:1], w.top[g])
+		}
+		w.near[g], w.least[g] = mass, max(cutter.begin(w, g)*mass, math.SmallestNonzeroFloat32)
 	}
+}
+
+// everyToken is the number of tokens in the candidate pages.
+func (w *Work) everyToken() int {
+	n := len(w.Pages)
+	return min(n*PageTokens, w.Head.N-int(w.Pages[n-1]-int32(n-1))*PageTokens)
 }
 
 // orZero is x, or zero in place of what is no finite number.
@@ -24,11 +71,31 @@ func orZero(x float32) float32 {
 	return x
 }
 
-// weighPart makes weights of the logits of candidate pages [lo,hi).
-func (w *Work) weighPart(lo, hi int) {
-	for g := range w.Group {
-		w.sums[lo/estimatePart*w.Group+g] = w.Kern.Weigh(w.Logits(g)[lo*PageTokens:hi*PageTokens], w.top[g])
+// estimateWeights makes the weights of candidate pages [lo,hi), which are a part of the estimate.
+func (w *Work) estimateWeights(lo, hi int) {
+	weigh, plain := &w.weighings[lo/estimatePart], lo
+	if w.fused {
+		if plain = w.exactPages(lo, hi); plain > lo {
+			w.call.Pipeline.est.(weigher).estimateWeights(w, lo, plain, weigh)
+		}
+		w.mask(plain, hi)
+	} else {
+		w.estimateLogits(lo, hi)
 	}
+	if plain < hi {
+		weigh.Apply(w.Kern, w.AllLogits()[plain*PageTokens:], w.LogitStride(), (hi-plain)*PageTokens)
+	}
+}
+
+// packed copies the packed weights of query head g to dst and says how many they are, and the weight from which on they are all that there are; false if none were packed.
+func (w *Work) packed(dst []float32, g int) (n int, from float32, ok bool) {
+	if len(w.weighings) == 0 || w.weighings[0].Counts == nil {
+		return 0, 0, false
+	}
+	for _, h := range w.weighings {
+		n += copy(dst[n:], h.Packed[g*w.LogitStride():][:h.Counts[g]])
+	}
+	return n, w.least[g], true
 }
 
 // sumWeights joins the sums of the parts. Where weights are beyond a float's range, or damaged, all are made once more, from the largest logit.
@@ -45,6 +112,7 @@ func (w *Work) sumWeights() {
 		return
 	}
 	n := len(w.Pages)
+	w.weighings = w.weighings[:0]
 	for lo := 0; lo < n; lo += estimatePart {
 		w.estimateLogits(lo, min(lo+estimatePart, n))
 	}

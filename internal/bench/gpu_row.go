@@ -53,9 +53,8 @@ func (p *gpuPoint) measure(r *AttentionRow, m cuda.Mode, dense *AttentionRow) (e
 		return nil
 	}
 	r.Speedup = dense.Micros / r.Micros
-	few := o.FewUnits
-	defer func() { o.FewUnits = few }()
-	o.FewUnits = 0 // the kernel for few units leaves nothing to read back but the output; the other has the same survivors
+	defer func() { o.Readable = false }()
+	o.Readable = true
 	if err := errors.Join(o.Attend(p.c, p.stream, 0, r.Batch, m), p.c.Wait(p.stream)); err != nil {
 		return err
 	}
@@ -136,7 +135,7 @@ func (p *gpuPoint) account(r *AttentionRow, m cuda.Mode) error {
 			continue
 		}
 		seen++
-		pages, err := o.Candidates(p.c, u, p.line.length(u/o.KVHeads))
+		pages, err := o.Candidates(p.c, u, p.line.length(u/o.KVHeads), r.Batch)
 		if err != nil {
 			return err
 		}

@@ -29,7 +29,7 @@ func (d *Device) Attend(a *device.Attention) error {
 				m = Mode{Dense: true}
 			}
 			for i := range s.N {
-				d.decode(a, cache, j, s.Row+i, n, cache.op.decided(m, n, reached(a.Segments[j:j+n], i)), turn)
+				d.decode(a, cache, j, s.Row+i, n, m, reached(a.Segments[j:j+n], i), turn)
 			}
 		}
 		j += n
@@ -136,8 +136,8 @@ func (d *Device) prompt(a *device.Attention, cache *Cache, j int, turn headsPara
 	})
 }
 
-// decode appends one row each to n sequences and has them attend.
-func (d *Device) decode(a *device.Attention, cache *Cache, j, row, n int, m Mode, turn headsParams) {
+// decode appends one row each to n sequences, which have so many tokens with it, and has them attend.
+func (d *Device) decode(a *device.Attention, cache *Cache, j, row, n int, m Mode, tokens int, turn headsParams) {
 	o := cache.op
 	p := d.params(a, cache, j, row)
 	p.batch, p.order = int32(n), 0
@@ -150,6 +150,6 @@ func (d *Device) decode(a *device.Attention, cache *Cache, j, row, n int, m Mode
 			return err
 		}
 		o.hold = p
-		return o.attendHeld(c, d.stream, m)
+		return o.attendHeld(c, d.stream, o.decided(m, n, tokens), tokens)
 	})
 }

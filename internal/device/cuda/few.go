@@ -7,26 +7,39 @@ import (
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
 )
 
-// How many KV heads of a step's sequences are few, in sparse steps and in dense ones. Measured on an H100 and, of sparse steps of 16 and 32 units in groups of 6, on an H200: there the others' thread
-// blocks, twice as large, take 50 µs where few takes 80.
-const fewUnits, clusterUnits = 8, 16
+// clusterBytes is how much a dense step may read that leaves a tenth of the device idle: what it loses so is less than what whole takes longer to begin and to end. Measured on an H200.
+const clusterBytes = 200 << 20
 
-// fewThreads is the size of a thread block of few.
-const fewThreads = 256
-
-// sharedRoom is how much shared memory a thread block of few may ask for: what a multiprocessor has, less what the kernel declares.
-const sharedRoom = 180 << 10
-
-// fewShared is how much shared memory a thread block of few asks for, if so many share a unit: that of select, and Range of kernels/histogram.cuh for as many blocks as a sequence may have.
-func (o *Operator) fewShared(ranks int) int {
+// fewShared is how much dynamic shared memory a thread block of few asks for, if so many share a unit: that of select, and what Range of kernels/histogram.cuh places for as many blocks as a sequence
+// may have, near or not.
+func (o *Operator) fewShared(ranks, threads int, near bool) int {
 	const tokens, pages = attention.BlockTokens, attention.BlockPages
-	own, group := (o.stride+ranks-1)/ranks, o.padded()
-	return o.rings(fewThreads) + own*(4*tokens+4*pages*group+8*maxGroup+2*tokens*group+4*pages+4+pages)
+	own := (o.stride + ranks - 1) / ranks
+	bytes := o.rings(threads) + own*(8*maxGroup+4*pages+pages) + (own+3)/4*16
+	if near {
+		bytes += own * tokens * (4 + 2*o.padded())
+	}
+	return bytes
 }
 
-// fewLaunch is the launch of few for so many units, each shared by a cluster.
-func (o *Operator) fewLaunch(units, ranks int, s driver.Stream) driver.Launch {
-	return driver.Launch{Grid: [3]int{units * ranks}, Block: fewThreads, Shared: o.fewShared(ranks), Stream: s, Cluster: ranks, Early: true}
+// fewBlocks is from how many blocks of a sequence a thread block of few has the most threads. Measured on an H200: with fewer, threads that wait for each other cost more than they save.
+const fewBlocks = 17
+
+// fewThreads is the size of thread blocks of few for sequences of so many tokens, of which so many share a unit. Each thread looks up one block at most. Wide heads have no registers for more than half.
+func (o *Operator) fewThreads(tokens, ranks int) int {
+	const less = maxThreads / 2
+	switch {
+	case o.SelectThreads != 0:
+		return o.SelectThreads
+	case o.Dim > 128, attention.BlocksOf(tokens) < fewBlocks*ranks && o.stride <= less*ranks, o.fewShared(ranks, maxThreads, false) > o.fewRoom:
+		return less
+	}
+	return maxThreads
+}
+
+// fewLaunch is the launch of few for so many units, each shared by a cluster, that keeps tokens' scratch in memory.
+func (o *Operator) fewLaunch(units, threads, ranks int, s driver.Stream) driver.Launch {
+	return driver.Launch{Grid: [3]int{units * ranks}, Block: threads, Shared: o.fewShared(ranks, threads, false), Stream: s, Cluster: ranks, Early: true}
 }
 
 // clusterLaunch is the launch of cluster for so many units, each cut among so many clusters.
@@ -35,50 +48,35 @@ func (o *Operator) clusterLaunch(units, parts, ranks int, s driver.Stream) drive
 	return driver.Launch{Grid: [3]int{units * parts * ranks}, Block: 32 * warps, Shared: shared, Stream: s, Cluster: ranks, Early: true}
 }
 
-// findFew readies the kernels for few units. A cluster stands within one of the device's groups of multiprocessors, whose sizes differ: the driver knows how many find room.
-func (o *Operator) findFew(c *driver.Context) error {
-	few, cluster := o.lib.fn[o.kernel["few"]], o.lib.fn[o.kernel["cluster"]]
-	_, rings := o.clusterRings()
-	if err := errors.Join(c.SetAttr(few, driver.FuncMaxDynamicShared, sharedRoom), c.SetAttr(cluster, driver.FuncMaxDynamicShared, rings)); err != nil {
+// findRooms readies the kernels whose thread blocks share a unit. A cluster stands within one of the device's groups of multiprocessors, whose sizes differ: the driver knows how many find room.
+// Those of few are of the most threads, each of which has a multiprocessor for itself: of smaller ones no fewer find room.
+func (o *Operator) findRooms(c *driver.Context) error {
+	kernel := o.lib.fn[o.kernel["few"]]
+	static, err := c.Attr(kernel, driver.FuncSharedBytes)
+	if err != nil {
 		return err
 	}
-	for r := 2; r <= maxRanks; r *= 2 {
-		l := o.clusterLaunch(1, 1, r, 0)
-		l.Function, l.Early = cluster, false
-		n, err := c.Clusters(&l)
-		if err != nil {
-			return err
-		}
-		o.rooms[1][r] = n
-		if l = o.fewLaunch(1, r, 0); l.Shared > sharedRoom {
-			continue
-		}
-		l.Function, l.Early = few, false
-		if o.rooms[0][r], err = c.Clusters(&l); err != nil {
-			return err
+	_, rings := o.clusterRings()
+	o.fewRoom = o.lib.dev.SharedBytes - static
+	if err := errors.Join(c.SetAttr(kernel, driver.FuncMaxDynamicShared, o.fewRoom), c.SetAttr(o.lib.fn[o.kernel["cluster"]], driver.FuncMaxDynamicShared, rings)); err != nil {
+		return err
+	}
+	o.rooms = map[string]*[maxRanks + 1]int{"few": {}, "cluster": {}}
+	for r := 2; r <= maxRanks; r++ {
+		few := o.fewLaunch(1, o.fewThreads(fewBlocks*maxRanks*attention.BlockTokens, r), r, 0)
+		for name, l := range map[string]driver.Launch{"few": few, "cluster": o.clusterLaunch(1, 1, r, 0)} {
+			if name == "few" && (l.Shared > o.fewRoom || o.stride > r*l.Block) {
+				continue
+			}
+			l.Function, l.Early = o.lib.fn[o.kernel[name]], false
+			n, err := c.Clusters(&l)
+			if err != nil {
+				return err
+			}
+			o.rooms[name][r] = n
 		}
 	}
 	return nil
-}
-
-// few is how many thread blocks share a unit in a sparse step of so many, if that is one of few: as many as find room, but waiting for each other takes sixteen longer than it saves them.
-// 0: it is none.
-func (o *Operator) few(units int) int {
-	if !o.lib.hopper || units > o.FewUnits {
-		return 0
-	}
-	if r := o.SelectRanks; r != 0 {
-		if r == 1 {
-			r = 0
-		}
-		return r
-	}
-	for r := 8; r > 1; r /= 2 {
-		if units <= o.rooms[0][r] {
-			return r
-		}
-	}
-	return 0
 }
 
 // clusterRings is the warps of a thread block of cluster, and their shared memory: ClusterRing of kernels/cluster.cuh.
@@ -93,19 +91,19 @@ func (o *Operator) clusterRings() (warps, shared int) {
 	return warps, warps * slots * 16 * 2 * 2 * o.Dim
 }
 
-// clusters is how whole sequences of few units are cut: how many thread blocks a cluster has, and how many clusters a unit. Large clusters leave less to join, but not if an eighth more of the
-// device would work otherwise. 0: units are many, or would leave half of it idle.
-func (o *Operator) clusters(units int) (ranks, parts int) {
-	if !o.lib.hopper || units > o.ClusterUnits {
+// clusters is how whole sequences of so many units and tokens are cut: how many thread blocks a cluster has, and how many clusters a unit. Large clusters leave less to join, but not if an eighth
+// more of the device would work otherwise. 0: units are many, or would leave half of the device idle, or some of it where there is enough to read for that to count.
+func (o *Operator) clusters(units, tokens int) (ranks, parts int) {
+	if !o.lib.hopper || o.NoClusters {
 		return 0, 0
 	}
-	used := 0
-	for r := 8; r > 1; r /= 2 {
-		if n := min(o.rooms[1][r]/units, maxRanks); n*r*units > used+used/8 {
+	used, all := 0, o.lib.dev.Multiprocessor
+	for r := maxRanks; r > 1; r-- {
+		if n := min(o.rooms["cluster"][r]/units, maxRanks); n*r*units > used+used/8 {
 			ranks, parts, used = r, n, n*r*units
 		}
 	}
-	if 2*used < o.lib.dev.Multiprocessor {
+	if bytes := 4 * o.Dim * o.KVHeads * tokens; 2*used < all || 10*used < 9*all && bytes > clusterBytes {
 		return 0, 0
 	}
 	return ranks, parts

@@ -18,9 +18,9 @@ func TestGatedPlans(t *testing.T) {
 		rng := rand.New(rand.NewPCG(19, 20))
 		for ranks := 1; ranks <= maxCluster && (ranks == 1 || b.l.hopper); ranks *= 2 {
 			few, many := work{rows: 11, units: 6, unitBytes: layouts[w4m].unit, gated: true}, work{rows: 70, units: 6, unitBytes: layouts[w4m].unit, gated: true}
-			plans := map[plan]work{linearPlan(few, 2, ranks, 128): few, linearPlan(few, 4, ranks, 256): few, linearPlan(many, 4, ranks, 128): many}
+			plans := map[plan]work{linearPlan(few, 2, 128): few, linearPlan(few, 4, 256): few, linearPlan(many, 4, 128): many}
 			if b.l.hopper {
-				plans[panelPlan(many, 8, ranks)], plans[panelPlan(many, 12, ranks)] = many, many
+				plans[panelPlan(many, 8, 1, 2, ranks, 64<<10)], plans[panelPlan(many, 16, 2, 1, ranks, 200<<10)], plans[panelPlan(few, 2, 1, 3, ranks, 64<<10)] = many, many, few
 			}
 			for n, k := range plans {
 				if err := b.gate(rng, n, k, 90, device.Activation(ranks%2)); err != nil {

@@ -3,6 +3,7 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 
 	"github.com/twilight-go/twilight/internal/device"
 	"github.com/twilight-go/twilight/internal/device/cuda/driver"
@@ -45,9 +46,19 @@ type wideParams struct {
 	act, _             int32
 }
 
+// panelParams is PanelParams of kernels/panel.cuh.
+type panelParams struct {
+	x                            driver.TensorMap
+	p                            linearParams
+	blocks, parts, stages, stage int32
+	share, shift                 int32
+}
+
 type productParams struct {
 	weight, bias, dst        driver.Ptr
 	rows, format, first, add int32
+	factor                   float32
+	_                        int32
 }
 
 type embedParams struct {
@@ -69,46 +80,9 @@ func (l *library) findLinear(c *driver.Context) error {
 	}
 	err := l.findLarge(c, l.dev.SharedBytes, "linear_1", "linear_2", "linear_4")
 	if l.hopper {
-		err = errors.Join(err, l.findLarge(c, l.dev.SharedBytes, "panel_8", "panel_12"), l.findLarge(c, wideShared, "wide_96", "wide_128", "wide_gated"))
+		err = errors.Join(err, l.findLarge(c, l.dev.SharedBytes, panelKernels[1], panelKernels[2], panelKernels[4], panelKernels[8], panelKernels[16]), l.findLarge(c, wideShared, "wide_96", "wide_128", "wide_gated"))
 	}
 	return err
-}
-
-const (
-	linearRows = 32  // rows of activations that a thread block of the kernels for few rows takes at most
-	panelRows  = 128 // that go to these kernels at most, in panels, or to those for a panel of more
-	gemmTiles  = 4   // tiles of a thread block of the kernels for many
-	maxCluster = 8   // thread blocks that any Hopper device can run as a cluster
-
-	ring                               = 4       // RING of kernels/linear.cuh
-	panelSlots, panelStep, panelAcross = 5, 2, 4 // PANEL_SLOTS of kernels/panel.cuh, units of a step, tiles of a thread block
-
-	wideRows                 = 128           // of activations, that other kernels take at most
-	wideColumns, wideThreads = 256, 512      // rows of activations, threads of a thread block of the kernels for hundreds and more
-	wideShared               = 193<<10 + 512 // bytes: WideShared of kernels/wide.cuh, and what aligning it takes
-)
-
-// plan is how a launch runs.
-type plan struct {
-	kernel                 string
-	across, ranks, threads int  // tiles of a thread block, thread blocks of a cluster, threads of a thread block
-	panels                 int  // groups of rows of activations
-	shared                 int  // bytes of shared memory that a thread block asks for
-	wide                   bool // the kernel is one of kernels/wide.cuh
-}
-
-// work is what a launch multiplies: rows of activations with all weights' tiles, in units of at most so many bytes, of which a tile has so many.
-type work struct {
-	rows, tiles, units, unitBytes int
-	gated                         bool // half of the tiles are a gate's, and a thread block has as many of both
-}
-
-func workOf(rows int, out []product, gated bool) work {
-	k := work{rows: rows, tiles: groups(out, 1), units: out[0].w.cols / unitCols, gated: gated}
-	for _, o := range out {
-		k.unitBytes = max(k.unitBytes, layouts[o.w.layout].unit)
-	}
-	return k
 }
 
 // linear queues the products of rows of x with one to three weights, in one launch. It allocates nothing and can be captured.
@@ -124,32 +98,32 @@ func (l *library) linear(c *driver.Context, s driver.Stream, x halves, rows int,
 	return l.runLinear(c, s, l.plan(workOf(rows, out, false), out), x, rows, out)
 }
 
-// groups is how many groups of so many tiles the weights make.
-func groups(out []product, tiles int) (n int) {
-	for _, o := range out {
-		n += (o.w.tiles() + tiles - 1) / tiles
-	}
-	return n
-}
-
 // runLinear queues the products as planned.
 func (l *library) runLinear(c *driver.Context, s driver.Stream, n plan, x halves, rows int, out []product) error {
 	if n.wide {
 		return l.runWide(c, s, n, x, rows, out, &wideParams{})
 	}
 	p := n.params(x, rows, out)
-	return l.launchLinear(c, s, n, n.blocks(out), &p)
+	return l.launchLinear(c, s, n, groups(out, n.across), x, &p)
 }
 
-func (l *library) launchLinear(c *driver.Context, s driver.Stream, n plan, blocks int, p *linearParams) error {
-	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{blocks * n.ranks}, Block: n.threads, Shared: n.shared, Cluster: n.ranks, Stream: s, Early: true}, p)
+func (l *library) launchLinear(c *driver.Context, s driver.Stream, n plan, pieces int, x halves, p *linearParams) (err error) {
+	d := driver.Launch{Grid: [3]int{n.ranks, n.panels, pieces}, Block: n.threads, Shared: n.shared, Cluster: n.ranks, Stream: s, Early: true}
+	if n.panel == 0 {
+		return launch(l, c, n.kernel, d, p)
+	}
+	f := panelParams{p: *p, blocks: int32(n.blocks), parts: int32(n.parts), stages: int32(n.stages), stage: int32(n.stage), share: int32(n.share), shift: int32(bits.Len(uint(n.panel/n.ranks|1)) - 1)}
+	if f.x, err = l.tensorMap(c, matrixAt{x.values, x.rows, x.cols, 8 * n.panel}); err != nil {
+		return err
+	}
+	return launch(l, c, n.kernel, d, &f)
 }
 
 // params are what all kernels of products take.
 func (n *plan) params(x halves, rows int, out []product) linearParams {
 	p := linearParams{x: x.values, scale: x.scale, products: int32(len(out)), columns: int32(rows), units: int32(x.cols / unitCols), ranks: int32(n.ranks), panels: int32(n.panels)}
 	for i, o := range out {
-		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups(out[:i], n.across))}
+		p.product[i] = productParams{weight: o.w.data, bias: o.bias, dst: o.dst, rows: int32(o.w.rows), format: int32(o.w.layout), first: int32(groups(out[:i], n.across)), factor: o.w.factor}
 		if o.add {
 			p.product[i].add = 1
 		}
@@ -157,18 +131,15 @@ func (n *plan) params(x halves, rows int, out []product) linearParams {
 	return p
 }
 
-// blocks is how many pieces of work the plan makes.
-func (n *plan) blocks(out []product) int { return groups(out, n.across) * n.panels }
-
 // runWide queues products in one of the kernels of kernels/wide.cuh, of whose parameters p has the rest.
 func (l *library) runWide(c *driver.Context, s driver.Stream, n plan, x halves, rows int, out []product, p *wideParams) (err error) {
 	if p.x, err = l.tensorMap(c, matrixAt{x.values, x.rows, x.cols, wideColumns}); err != nil {
 		return err
 	}
 	p.p = n.params(x, rows, out)
-	blocks := n.blocks(out)
+	blocks := n.pieces(out)
 	if p.gated != 0 {
-		blocks = n.blocks(out[:1])
+		blocks = n.pieces(out[:1])
 	}
 	return launch(l, c, n.kernel, driver.Launch{Grid: [3]int{min(blocks, l.dev.Multiprocessor)}, Block: n.threads, Shared: wideShared, Stream: s, Early: true}, p)
 }
@@ -197,7 +168,8 @@ func (l *library) takesGated(rows int, out []product) bool {
 		return false
 	}
 	if rows <= panelRows {
-		return out[0].w.layout == out[1].w.layout && (l.takesLinear(workOf(rows, out, true)) || l.takesPanel(workOf(rows, out, true)))
+		k := workOf(rows, out, true)
+		return out[0].w.layout == out[1].w.layout && (l.takesPanel(k) || l.takesLinear(k))
 	}
 	return l.hopper && rows > wideRows && out[0].bias == 0 && out[1].bias == 0 && out[0].w.rows%8 == 0
 }
@@ -222,158 +194,12 @@ func (l *library) gated(c *driver.Context, s driver.Stream, o *gatedOp) error {
 func (l *library) runGated(c *driver.Context, s driver.Stream, n plan, o *gatedOp) error {
 	p := n.params(o.x, o.rows, o.out[:])
 	p.act, p.gated = int32(o.act), o.dst.values
-	return l.launchLinear(c, s, n, groups(o.out[:1], max(n.across/2, 1))*n.panels, &p)
-}
-
-// plan decides how products run.
-func (l *library) plan(k work, out []product) plan {
-	switch {
-	case l.takesLinear(k):
-		return l.planLinear(k)
-	case l.takesPanel(k):
-		return l.planPanel(k)
-	}
-	best, least := l.planGemm(k)
-	if !l.hopper || k.rows <= wideRows {
-		return best
-	}
-	for _, tiles := range []int{3, 4} {
-		n := widePlan(k.rows, tiles)
-		if cost := l.turns(n.blocks(out)) * ((k.units+1)/2*(tiles*12+24) + 350); cost < least {
-			best, least = n, cost
-		}
-	}
-	return best
-}
-
-// takesLinear says whether the kernels for few rows are fastest, in panels of linearRows. Measured on an H200: they are up to panelRows but for the largest matrices.
-func (l *library) takesLinear(k work) bool {
-	n := (k.rows + linearRows - 1) / linearRows
-	if l.hopper {
-		return n == 1 || k.rows <= panelRows && !l.takesPanel(k) && k.tiles < 8*l.dev.Multiprocessor
-	}
-	return n == 1 || n <= 8 && n*k.tiles <= 2*l.dev.Multiprocessor
-}
-
-// takesPanel says whether a panel of all rows is: of matrices that fill the device with thread blocks, up to 64 rows, and of a vocabulary up to 96.
-func (l *library) takesPanel(k work) bool {
-	most := 0
-	switch {
-	case k.tiles >= 8*l.dev.Multiprocessor:
-		most = 96
-	case k.tiles >= 4*l.dev.Multiprocessor:
-		most = 64
-	}
-	return l.hopper && k.rows > linearRows && k.rows <= most && k.units%panelStep == 0
-}
-
-// turns is how often the busiest multiprocessor takes one of so many pieces of work.
-func (l *library) turns(blocks int) int {
-	return (blocks + l.dev.Multiprocessor - 1) / l.dev.Multiprocessor
-}
-
-// widePlan is a launch of the kernels for hundreds of rows and more, with 3 or 4 tiles of weights a thread block; with 2, of each of two products that are gated.
-func widePlan(rows, tiles int) plan {
-	kernel := [...]string{2: "wide_gated", 3: "wide_96", 4: "wide_128"}[tiles]
-	return plan{kernel: kernel, across: tiles, ranks: 1, threads: wideThreads, panels: (rows + wideColumns - 1) / wideColumns, wide: true}
-}
-
-// planLinear shares a tile's units among so many warps that small matrices too keep every multiprocessor reading, and that a warp still has some units to read.
-// Up to linearRows rows it does not depend on their number, and so neither does the order of additions.
-func (l *library) planLinear(k work) plan {
-	ranks, threads, blocks, panels := 1, 256, k.tiles, (k.rows+linearRows-1)/linearRows
-	if k.gated {
-		blocks /= 2
-	}
-	room := 3 * l.dev.Multiprocessor / 2
-	if panels > 1 {
-		room = 2 * l.dev.Multiprocessor
-	}
-	for l.hopper && ranks < maxCluster && 2*blocks*panels*ranks <= room && k.units >= 2*ranks*8*3 {
-		ranks *= 2
-	}
-	switch {
-	case l.hopper && k.gated && panels == 1 && blocks > 2*l.dev.Multiprocessor && blocks <= 4*l.dev.Multiprocessor:
-		ranks, threads = 2, 128 // which all find room at once, where half as many of twice the size do not
-	case blocks >= 8*l.dev.Multiprocessor && k.units < 64, linearPlan(k, 4, ranks, threads).shared > l.dev.SharedBytes:
-		threads = 128
-	}
-	switch {
-	case k.rows > 16:
-		return linearPlan(k, 4, ranks, threads)
-	case k.rows > 8:
-		return linearPlan(k, 2, ranks, threads)
-	}
-	return linearPlan(k, 1, ranks, threads)
-}
-
-// linearPlan is a launch of the kernels for few rows, with 1, 2 or 4 tiles of 8 rows in a panel.
-func linearPlan(k work, tiles, ranks, threads int) plan {
-	return plan{kernel: [...]string{1: "linear_1", 2: "linear_2", 4: "linear_4"}[tiles], across: 1, ranks: ranks, threads: threads, panels: (k.rows + 8*tiles - 1) / (8 * tiles),
-		shared: threads/32*ring*(k.unitBytes+512*tiles) + 2*(2*tiles+ranks)*512}
-}
-
-// planPanel takes the panel that holds all rows, and the largest clusters that find room at once. These do not depend on the number of rows.
-func (l *library) planPanel(k work) plan {
-	ranks, groups := 1, (k.tiles+panelAcross-1)/panelAcross
-	for ranks < maxCluster && 2*groups*ranks <= 5*l.dev.Multiprocessor/2 && k.units >= 2*ranks*panelStep*2 {
-		ranks *= 2
-	}
-	if k.rows > 64 {
-		return panelPlan(k, 12, ranks)
-	}
-	return panelPlan(k, 8, ranks)
-}
-
-// panelPlan is a launch of the kernels for a panel, of 8 or 12 tiles of 8 rows.
-func panelPlan(k work, tiles, ranks int) plan {
-	const page = 1024 // at multiples of which places begin
-	slot := (tiles*1024 + panelAcross*panelStep*k.unitBytes + page - 1) / page * page
-	shared := max(panelSlots*slot, (tiles+ranks-1)/ranks*ranks*panelAcross*1024+tiles*32) // steps, and then sums and scales
-	return plan{kernel: [...]string{8: "panel_8", 12: "panel_12"}[tiles], across: panelAcross, ranks: ranks, threads: 32 * panelAcross, panels: (k.rows + 8*tiles - 1) / (8 * tiles), shared: shared}
-}
-
-// planGemm chooses the panel and the cluster: for hundreds of rows by what the busiest multiprocessor does, products and the joining of sums; for fewer, which wait for memory
-// rather than compute, the largest clusters that find room at once, three thread blocks a multiprocessor. A cost is about 8.5 ns on an H100.
-func (l *library) planGemm(k work) (best plan, least int) {
-	groups := (k.tiles + gemmTiles - 1) / gemmTiles
-	cost := func(n plan, tiles int) int {
-		c := (k.units+n.ranks-1)/n.ranks*(tiles*4+16) + tiles*8 + 100
-		if n.ranks > 1 {
-			c += tiles*8 + 50
-		}
-		return c * l.turns(groups*n.panels*n.ranks)
-	}
-	if k.rows <= 256 {
-		n := gemmPlan(k.rows, 8, 1)
-		for l.hopper && n.ranks < maxCluster && 2*n.ranks <= k.units && 2*groups*n.panels*n.ranks <= 3*l.dev.Multiprocessor {
-			n.ranks *= 2
-		}
-		return n, cost(n, 8)
-	}
-	for _, tiles := range []int{16, 8} {
-		for ranks := 1; ranks <= maxCluster && ranks <= k.units && (ranks == 1 || l.hopper); ranks *= 2 {
-			n := gemmPlan(k.rows, tiles, ranks)
-			if c := cost(n, tiles); least == 0 || c < least {
-				best, least = n, c
-			}
-		}
-	}
-	return best, least
-}
-
-// gemmPlan is a launch of the kernels for many rows, with 8 or 16 tiles of 8 rows in a panel.
-func gemmPlan(rows, tiles, ranks int) plan {
-	n := plan{kernel: "gemm_8", across: gemmTiles, ranks: ranks, threads: 32 * gemmTiles, panels: (rows + tiles*8 - 1) / (tiles * 8)}
-	if tiles == 16 {
-		n.kernel = "gemm_16"
-	}
-	return n
+	return l.launchLinear(c, s, n, groups(o.out[:1], max(n.across/2, 1)), o.x, &p)
 }
 
 // embed queues the decoding of rows of w: row i of dst, float32 [rows][w.cols], becomes row ids[i], times scale. The ids are int32.
 func (l *library) embed(c *driver.Context, s driver.Stream, dst driver.Ptr, w *weight, ids driver.Ptr, rows int, scale float32) error {
-	p := embedParams{dst: dst, weight: w.data, ids: ids, units: int32(w.cols / unitCols), format: int32(w.layout), scale: scale}
+	p := embedParams{dst: dst, weight: w.data, ids: ids, units: int32(w.cols / unitCols), format: int32(w.layout), scale: scale * w.factor}
 	return launch(l, c, "embed", driver.Launch{Grid: [3]int{rows}, Block: 128, Stream: s, Early: true}, &p)
 }
 

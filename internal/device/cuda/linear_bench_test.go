@@ -18,6 +18,7 @@ import (
 var (
 	benchKernels = flag.Bool("kernels", false, "BenchmarkLinear tries every way to run a launch, not the chosen one alone")
 	benchMost    = flag.Int("rows", 4096, "of activations, that BenchmarkLinear measures at most")
+	benchOnly    = flag.String("shapes", "", "part of the names of the launches that BenchmarkLinear measures")
 )
 
 // benchShapes are the launches of the models' steps: inputs, outputs and formats; two products are a gate's.
@@ -74,6 +75,9 @@ func BenchmarkLinear(b *testing.B) {
 		b.Fatal(err)
 	}
 	for _, shape := range benchShapes {
+		if !strings.Contains(shape.name, *benchOnly) {
+			continue
+		}
 		r := &linearBench{l: l, s: s, copied: copied}
 		if err := dev.Do(func(c *driver.Context) error { return r.take(c, shape.cols, shape.rows, shape.typ) }); err != nil {
 			b.Fatal(err)
@@ -113,30 +117,41 @@ func (r *linearBench) plans(k work) (all []plan) {
 		return all
 	}
 	for ranks := 1; ranks <= maxCluster; ranks *= 2 {
-		if k.rows <= panelRows {
-			n := l.planLinear(k)
-			for _, threads := range []int{64, 128, 256} {
-				all = append(all, linearPlan(k, linearTiles(n), ranks, threads))
-			}
-		}
-		if k.rows > 16 && k.rows <= 96 && k.units >= panelStep*ranks {
-			all = append(all, panelPlan(k, panelTiles(l.planPanel(k)), ranks))
-		}
 		if k.rows >= 64 {
 			for _, tiles := range []int{8, 16} {
 				all = append(all, gemmPlan(k.rows, tiles, ranks))
 			}
 		}
+		for tiles := panelTiles(k.rows); k.units%2 == 0 && tiles > 0 && tiles*16 >= k.rows; tiles /= 2 {
+			for _, blocks := range []int{1, 2, 3, 4, 5} {
+				for parts := 1; parts <= 3 && parts*blocks <= 5; parts++ {
+					pieces := ceil(k.tiles, 2*blocks) * ranks * ceil(k.rows, 8*tiles)
+					if pieces < l.dev.Multiprocessor/2 || pieces > 3*l.dev.Multiprocessor && ranks > 1 || parts > 1 && tiles > 8 || parts*blocks > 4 && tiles == 16 {
+						continue
+					}
+					for _, most := range []int{112 << 10, 226 << 10} {
+						if n := panelPlan(k, tiles, blocks, parts, ranks, most); !slices.Contains(all, n) {
+							all = append(all, n)
+						}
+					}
+				}
+			}
+		}
 	}
-	return slices.DeleteFunc(all, func(n plan) bool { return n.shared > l.dev.SharedBytes })
+	if k.rows <= linearRows {
+		for _, threads := range []int{64, 128, 256} {
+			all = append(all, linearPlan(k, min(panelTiles(k.rows), 4), threads))
+		}
+	}
+	return slices.DeleteFunc(all, func(n plan) bool { return n.shared > l.dev.SharedBytes || n.panel > 0 && n.stages < 2 })
 }
 
-// linearTiles and panelTiles are how many tiles of 8 rows a plan's panels have.
-func linearTiles(n plan) int {
-	return map[string]int{"linear_1": 1, "linear_2": 2, "linear_4": 4}[n.kernel]
-}
-func panelTiles(n plan) int {
-	return map[string]int{"panel_8": 8, "panel_12": 12}[n.kernel]
+// String says which kernel a plan is, and how it is divided.
+func (n plan) String() string {
+	if n.panel > 0 {
+		return fmt.Sprintf("%s/r%d/b%dx%d/%dK", n.kernel, n.ranks, n.blocks, n.parts, n.shared>>10)
+	}
+	return fmt.Sprintf("%s/r%d/%d", n.kernel, n.ranks, n.threads)
 }
 
 // randomMatrix repeats some random rows.
@@ -269,9 +284,13 @@ func (r *linearBench) compare(b *testing.B, c *driver.Context, name string, k wo
 	slices.SortFunc(all, func(x, y timed) int { return cmp.Compare(x.us, y.us) })
 	chosen := r.l.plan(k, r.out[0])
 	us, err := r.time(c, chosen, k.rows, max(b.N, 7))
-	fmt.Printf("%-18s %3d  %6.2f  %6.2f %s/%d/%d ", name, k.rows, float64(r.bytes)/r.copied/1e3, us, chosen.kernel, chosen.ranks, chosen.threads)
-	for _, n := range all[:min(3, len(all))] {
-		fmt.Printf("  %6.2f %s/%d/%d", n.us, n.kernel, n.ranks, n.threads)
+	fmt.Printf("%-18s %3d  %6.2f  %6.2f %v ", name, k.rows, float64(r.bytes)/r.copied/1e3, us, chosen)
+	best := map[string]int{}
+	for _, n := range all {
+		if kind := n.kernel[:5]; best[kind] < 4 {
+			best[kind]++
+			fmt.Printf("  %6.2f %v", n.us, n.plan)
+		}
 	}
 	fmt.Println()
 	return err

@@ -68,18 +68,21 @@ type Operator struct {
 	kernel map[string]string // full names of kernels, by operation
 	wholes int               // blocks of whole that the device holds
 	ringed int               // and of ringed
-	// SelectThreads is the size of select's thread blocks, 128, 256 or 512 (0: chosen by the number of blocks), and SelectRanks how many share a unit (0: chosen by the number of units).
+	// SelectThreads is the size of thread blocks of sparse steps, 128, 256 or 512 (0: chosen by the number of blocks), and SelectRanks how many share a unit (0: chosen by the number of units).
 	SelectThreads, SelectRanks int
-	// FewUnits and ClusterUnits are how many units (KV heads of a step's sequences) sparse and dense steps may have to be done by the kernels for few.
-	FewUnits, ClusterUnits int
-	rooms                  [2][maxRanks + 1]int // clusters that the device holds at once, of few and of cluster, by their thread blocks
-	p                      params
-	stride                 int
-	lens                   []int32 // as SetSequences was told
-	layers                 []slabs
-	owned                  []driver.Ptr
-	pinned                 [][]byte
-	hold                   params // the launch's copy: on the heap, and not allocated anew
+	// NoClusters has dense steps done without clusters.
+	NoClusters bool
+	// Readable has all sparse steps leave in memory what Survivors and Candidates read.
+	Readable bool
+	rooms    map[string]*[maxRanks + 1]int // clusters of few and cluster that the device holds at once, by their thread blocks
+	fewRoom  int                           // bytes of dynamic shared memory that few may ask for
+	p        params
+	stride   int
+	lens     []int32 // as SetSequences was told
+	layers   []slabs
+	owned    []driver.Ptr
+	pinned   [][]byte
+	hold     params // the launch's copy: on the heap, and not allocated anew
 }
 
 // New allocates an operator's cache and scratch. Tables and lengths are set by SetSequences.
@@ -112,7 +115,7 @@ func (s *Shape) check() error {
 
 // newOperator is New with kernels that are loaded already.
 func newOperator(c *driver.Context, lib *library, s Shape) (*Operator, error) {
-	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}, FewUnits: fewUnits, ClusterUnits: clusterUnits}
+	o := &Operator{Shape: s, lib: lib, kernel: map[string]string{}}
 	o.stride = attention.BlocksOf(s.Tokens)
 	if err := o.find(c); err != nil {
 		return nil, err
@@ -160,12 +163,12 @@ func (o *Operator) find(c *driver.Context) error {
 		return err
 	}
 	if o.lib.hopper {
-		for _, name := range []string{"select", "few", "cluster"} {
+		for _, name := range []string{"few", "cluster"} {
 			if err := c.SetAttr(o.lib.fn[o.kernel[name]], driver.FuncNonPortableCluster, 1); err != nil {
 				return err
 			}
 		}
-		if err := o.findFew(c); err != nil {
+		if err := o.findRooms(c); err != nil {
 			return err
 		}
 	}
@@ -330,11 +333,12 @@ func (o *Operator) Select(c *driver.Context, s driver.Stream, first, batch int, 
 	if err := o.prepare(first, batch, m); err != nil {
 		return err
 	}
-	if m = o.decided(m, batch, o.held(first, batch)); m.Dense {
+	tokens := o.held(first, batch)
+	if m = o.decided(m, batch, tokens); m.Dense {
 		return nil
 	}
 	o.hold.stages = int32(stages)
-	return o.selectSurvivors(c, s, m)
+	return o.selectSurvivors(c, s, m, tokens)
 }
 
 // Attend queues the attention of sequences [first,first+batch) in the mode. It allocates nothing and can be captured; a mode that leaves it open whether selecting pays is decided
@@ -343,15 +347,16 @@ func (o *Operator) Attend(c *driver.Context, s driver.Stream, first, batch int, 
 	if err := o.prepare(first, batch, m); err != nil {
 		return err
 	}
-	return o.attendHeld(c, s, o.decided(m, batch, o.held(first, batch)))
+	tokens := o.held(first, batch)
+	return o.attendHeld(c, s, o.decided(m, batch, tokens), tokens)
 }
 
-// attendHeld is Attend of the sequences that o.hold says.
-func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode) error {
+// attendHeld is Attend of the sequences that o.hold says, which have so many tokens together.
+func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode, tokens int) error {
 	p := &o.hold
 	if m.Dense {
 		units := int(p.batch) * o.KVHeads
-		if ranks, parts := o.clusters(units); ranks > 0 {
+		if ranks, parts := o.clusters(units, tokens); ranks > 0 {
 			p.ranks, p.parts = int32(ranks), int32(parts)
 			return o.launch(c, p, o.clusterLaunch(units, parts, ranks, s), "cluster")
 		}
@@ -362,7 +367,7 @@ func (o *Operator) attendHeld(c *driver.Context, s driver.Stream, m Mode) error 
 		p.attenders = int32(l.Grid[0])
 		return o.launch(c, p, l, name)
 	}
-	return o.selectSurvivors(c, s, m)
+	return o.selectSurvivors(c, s, m, tokens)
 }
 
 // prepare sets the launch's parameters to those of sequences [first,first+batch).
@@ -392,58 +397,20 @@ func (o *Operator) prepare(first, batch int, m Mode) error {
 // loads. Measured on an H100.
 func (o *Operator) throughRings(units int) bool { return o.Dim >= 128 && (o.Group == 1 || units <= 8) }
 
-// decided is the mode of a step of so many sequences with so many tokens together: dense, where it is left to the operator whether selecting pays, and it does not.
-func (o *Operator) decided(m Mode, batch, tokens int) Mode {
-	if !m.Dense && m.DenseBelow == 0 && tokens*o.KVHeads < o.crossover(m, batch*o.KVHeads) {
-		return Mode{Dense: true}
-	}
-	return m
-}
-
-// held is how many tokens sequences [first,first+batch) have.
-func (o *Operator) held(first, batch int) (n int) {
-	for _, l := range o.lens[first : first+batch] {
-		n += int(l)
-	}
-	return n
-}
-
-// crossover is the number of tokens, over all KV heads of a step of so many units, from which on selecting pays: select is a chain of dependent stages that takes some 25 µs however little there
-// is to select from, dense attention over 64 channels reads half, more candidates cost more, and so do heads that keep their own survivors. Units too many for few and too few for every
-// multiprocessor take longest, wide groups most of all. Measured on an H200, whose memory is the fastest: elsewhere selecting pays earlier.
-func (o *Operator) crossover(m Mode, units int) int {
-	n := float32(170_000)
-	if o.Dim == 64 {
-		n = 330_000
-	}
-	n *= 1 + 1.5*min(m.Keep, 1)
-	if m.PerHead {
-		n *= 1 + 0.15*float32(o.Group)
-	}
-	if units > fewUnits && 3*units <= o.lib.dev.Multiprocessor {
-		if n *= 1.7; o.Group > 4 {
-			n *= 2
-		}
-	}
-	return int(n)
-}
-
-// ranks is how many thread blocks share a unit in select: as many as leave a multiprocessor each. Larger clusters wait for room side by side and for each other.
+// ranks is how many thread blocks share a unit in a sparse step: as many as find room for all units at once, or the last would run alone.
 func (o *Operator) ranks(batch int) int {
-	n, units, room := 1, batch*o.KVHeads, o.lib.dev.Multiprocessor
-	if few := o.few(units); few > 0 {
-		return few
-	}
 	if o.SelectRanks != 0 && o.lib.hopper {
 		return o.SelectRanks
 	}
-	if !o.lib.hopper || units > room {
-		return 1
+	return o.fitting("few", batch*o.KVHeads)
+}
+
+// fitting is how many thread blocks a cluster of a kernel may have such that so many find room at once; 1: they find none.
+func (o *Operator) fitting(name string, clusters int) int {
+	r := maxRanks
+	for ; r > 1 && (o.rooms[name] == nil || clusters > o.rooms[name][r]); r-- {
 	}
-	for n < maxRanks && 2*n*units <= room {
-		n *= 2
-	}
-	return n
+	return r
 }
 
 // maxThreads is the size of the largest thread block of select.
@@ -460,7 +427,8 @@ func (o *Operator) threads(blocks int) int {
 	return maxThreads / 2
 }
 
-func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) error {
+// selectSurvivors queues a sparse step of the sequences that o.hold says, which have so many tokens together.
+func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode, tokens int) error {
 	p := &o.hold
 	units := int(p.batch) * o.KVHeads
 	for _, f := range []struct {
@@ -475,13 +443,15 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode) e
 	if m.DenseBelow == 0 {
 		p.denseBelow = int32(m.MinContext)
 	}
-	ranks := int(p.ranks)
-	threads := o.threads(units * ranks)
-	l, name := driver.Launch{Grid: [3]int{units * ranks}, Block: threads, Shared: o.rings(threads), Stream: s, Cluster: ranks, Early: true}, "select"
-	if o.few(units) > 0 {
-		l, name = o.fewLaunch(units, ranks, s), "few"
+	if ranks := int(p.ranks); ranks > 1 {
+		l := o.fewLaunch(units, o.fewThreads(tokens/int(p.batch), ranks), ranks, s)
+		if near := o.fewShared(ranks, l.Block, true); near <= o.fewRoom && !o.Readable {
+			l.Shared, p.flags = near, p.flags|flagNear
+		}
+		return o.launch(c, p, l, "few")
 	}
-	return o.launch(c, p, l, name)
+	threads := o.threads(units)
+	return o.launch(c, p, driver.Launch{Grid: [3]int{units}, Block: threads, Shared: o.rings(threads), Stream: s, Early: true}, "select")
 }
 
 // Copy queues a plain copy of bytes within the device, the yardstick of what its memory can do.

@@ -222,10 +222,10 @@ const fp16Error = 1e-3
 func TestDenseAgrees(t *testing.T) {
 	d := gpu(t)
 	for i, s := range shapes {
-		for _, clusters := range []int{0, 1 << 20} { // of any number of units that fit
-			t.Run(fmt.Sprintf("%d_%d_%d", s.Dim, s.Group, clusters), func(t *testing.T) {
+		for _, alone := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d_%d_%t", s.Dim, s.Group, alone), func(t *testing.T) {
 				withRig(t, d, s, lengths, uint64(i), func(r *rig) {
-					r.o.ClusterUnits = clusters
+					r.o.NoClusters = alone
 					open := Twilight(0.9)
 					open.MinContext = 1                             // so few tokens are not worth a selection
 					for _, m := range []Mode{{Dense: true}, open} { // the second finds the queue as the first left it

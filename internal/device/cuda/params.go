@@ -57,6 +57,7 @@ const (
 	flagTail       = 8
 	flagEveryPage  = 16
 	flagLone       = 32
+	flagNear       = 64
 
 	// Stages are the stages of select but its last, attention: blocks' bases, page bounds, candidates, estimates, thresholds, lists.
 	Stages = 6

@@ -47,7 +47,7 @@ func (o *Operator) Stats(c *driver.Context, batch int) ([]HeadStats, error) {
 	return out, nil
 }
 
-// Survivors reads the tokens that a unit (sequence·KVHeads + head of the last sparse step, of more than FewUnits) attended to, and the mask of the heads that each belongs to.
+// Survivors reads the tokens that a unit (sequence·KVHeads + head of the last sparse step, a Readable one) attended to, and the mask of the heads that each belongs to.
 func (o *Operator) Survivors(c *driver.Context, unit, tokens, batch int) (exact, others []int32, heads []uint8, err error) {
 	ranks := o.ranks(batch)
 	cap := o.stride * attention.BlockTokens
@@ -65,24 +65,44 @@ func (o *Operator) Survivors(c *driver.Context, unit, tokens, batch int) (exact,
 		}
 		return exact, nil, heads, nil
 	}
+	end := 0
 	for r := range ranks {
-		start, end := blocks*r/ranks*attention.BlockTokens, blocks*(r+1)/ranks*attention.BlockTokens
+		start := end
+		end += (blocks + ranks - 1 - r) / ranks * attention.BlockTokens
 		a, b := int(counts[2*r]), int(counts[2*r+1])
 		if a < 0 || b < 0 || a+b > end-start {
 			return nil, nil, nil, fmt.Errorf("cuda: unit %d lists %d and %d survivors among %d tokens: the last step had other sequences", unit, a, b, end-start)
 		}
+		token := func(x uint32) int32 { // of the sequence
+			t := x & 0xffffff
+			return int32((int(t/attention.BlockTokens)*ranks+r)*attention.BlockTokens) + int32(t%attention.BlockTokens)
+		}
 		for _, x := range list[start : start+a] {
-			exact, heads = append(exact, int32(start)+int32(x&0xffffff)), append(heads, uint8(x>>24))
+			exact, heads = append(exact, token(x)), append(heads, uint8(x>>24))
 		}
 		for i := range b {
-			others = append(others, int32(start)+int32(list[end-1-i]&0xffffff))
+			others = append(others, token(list[end-1-i]))
 		}
 	}
 	return exact, others, heads, nil
 }
 
-// Candidates reads, of a unit of the last sparse step, of more than FewUnits, the mask of heads that each page was a candidate of.
-func (o *Operator) Candidates(c *driver.Context, unit, tokens int) ([]uint8, error) {
-	pages := make([]uint8, (tokens+attention.PageTokens-1)/attention.PageTokens)
-	return pages, c.Download(pages, o.p.pages+driver.Ptr(unit*o.stride*attention.BlockPages))
+// inOrder puts what ranks have of a unit's blocks, each every ranks-th of them and `each` elements of one, in the order of the sequence.
+func inOrder[T any](of []T, blocks, ranks, each int) []T {
+	all, at := make([]T, len(of)), 0
+	for r := range ranks {
+		for b := r; b < blocks; b += ranks {
+			copy(all[b*each:], of[at:min(at+each, len(of))])
+			at += each
+		}
+	}
+	return all
+}
+
+// Candidates reads, of a unit of the last sparse step, a Readable one, the mask of heads that each page was a candidate of.
+func (o *Operator) Candidates(c *driver.Context, unit, tokens, batch int) ([]uint8, error) {
+	blocks := attention.BlocksOf(tokens)
+	pages := make([]uint8, blocks*attention.BlockPages)
+	err := c.Download(pages, o.p.pages+driver.Ptr(unit*o.stride*attention.BlockPages))
+	return inOrder(pages, blocks, o.ranks(batch), attention.BlockPages)[:(tokens+attention.PageTokens-1)/attention.PageTokens], err
 }

@@ -27,7 +27,7 @@ func TestSparseAgrees(t *testing.T) {
 		for _, lens := range [][]int32{lengths, long} { // one thread block a unit or few, and clusters
 			t.Run(fmt.Sprintf("%d_%d_%d", s.Dim, s.Group, len(lens)), func(t *testing.T) {
 				withRig(t, d, s, lens, uint64(200+i), func(r *rig) {
-					r.o.FewUnits = 0 // it leaves nothing to look at
+					r.o.Readable = true
 					for name, m := range modes {
 						m.DenseBelow = 1
 						out := r.run(m)
@@ -59,8 +59,9 @@ func (r *rig) compareSparse(name string, out []float32, m Mode) {
 		x := &units[u]
 		x.exact, x.others, x.heads, err = o.Survivors(r.c, u, h.n, len(r.lens))
 		r.must(err)
-		x.logits = download[int16](r, o.p.logits+driver.Ptr(u*cap*gp*2), h.n*gp)
-		x.pages, err = o.Candidates(r.c, u, h.n)
+		blocks := attention.BlocksOf(h.n)
+		x.logits = inOrder(download[int16](r, o.p.logits+driver.Ptr(u*cap*gp*2), blocks*attention.BlockTokens*gp), blocks, o.ranks(len(r.lens)), attention.BlockTokens*gp)[:h.n*gp]
+		x.pages, err = o.Candidates(r.c, u, h.n, len(r.lens))
 		r.must(err)
 		x.reference = download[float32](r, o.p.reference+driver.Ptr(u*maxGroup*4), maxGroup)
 	}
@@ -253,10 +254,10 @@ func TestBlocksFirst(t *testing.T) {
 	m := Mode{Keep: 0.1, Reach: 0.5, Shared: true, ExactMass: 0.3, Mass: 0.9, Tail: true, DenseBelow: 1}
 	for _, s := range []Shape{{Dim: 64, KVHeads: 1, Group: 7}, {Dim: 128, KVHeads: 1, Group: 1}} {
 		withRig(t, d, s, []int32{4321}, uint64(s.Dim), func(r *rig) {
-			r.o.SelectRanks, r.o.SelectThreads, r.o.FewUnits = 1, 0, 0
+			r.o.SelectRanks, r.o.SelectThreads = 1, 0
 			r.compareSparse("blocks first", r.run(m), m)
 			h := r.heads[0]
-			pages, err := r.o.Candidates(r.c, 0, h.n)
+			pages, err := r.o.Candidates(r.c, 0, h.n, 1)
 			r.must(err)
 			newest, slack := (h.n-1)/attention.PageTokens, 0.0
 			// distances is how far blocks, or the pages of some, lie below the best for the head to which they matter most.

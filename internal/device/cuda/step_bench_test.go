@@ -116,7 +116,7 @@ func (s *stepBench) chains(times, n int) (line string, err error) {
 			{"of a page", 208, func() error { return codes.op.append(c, d.stream, n, &coded) }},
 			{"attention", 200, func() error {
 				cache.op.hold = plain.params
-				return cache.op.attendHeld(c, d.stream, Mode{Dense: true})
+				return cache.op.attendHeld(c, d.stream, Mode{Dense: true}, 200*n)
 			}},
 		} {
 			if err := lens(k.lens); err != nil {

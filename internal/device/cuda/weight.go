@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"runtime"
@@ -45,6 +46,7 @@ type weight struct {
 	name       string
 	rows, cols int
 	layout     layout
+	factor     float32 // a power of two: what is packed times this is the weights
 	data       driver.Ptr
 }
 
@@ -69,7 +71,7 @@ var sources = map[tensor.Type]source{
 
 // packWeight packs a matrix for the device. Formats that no layout of codes takes become fp16. An error names the matrix and what in it the device cannot compute with.
 func packWeight(m device.Matrix) (image []byte, w *weight, err error) {
-	w = &weight{name: m.Name, rows: m.Rows, cols: m.Cols, layout: w16}
+	w = &weight{name: m.Name, rows: m.Rows, cols: m.Cols, layout: w16, factor: 1}
 	fail := func(err error) ([]byte, *weight, error) {
 		return nil, nil, fmt.Errorf("cuda: packing %s (%s, %d × %d): %w", m.Name, m.Type, m.Rows, m.Cols, err)
 	}
@@ -84,17 +86,38 @@ func packWeight(m device.Matrix) (image []byte, w *weight, err error) {
 		return fail(fmt.Errorf("found %d bytes, expected rows of %d", len(m.Data), rowBytes))
 	}
 	src, coded := sources[m.Type]
-	if coded {
-		w.layout = src.layout
+	p := packer{source: src, m: m, rowBytes: rowBytes, factor: 1}
+	if p.layout = w16; coded {
+		p.layout = src.layout
+		if p.factor, err = p.guess(); err != nil {
+			return fail(err)
+		}
 	}
-	tileBytes := m.Cols / unitCols * layouts[w.layout].unit
+	w.layout = p.layout
+	for image, err = p.tiles(w, coded); errors.Is(err, errSteep); image, err = p.tiles(w, coded) {
+		p.factor *= 16
+	}
+	if err != nil {
+		return fail(err)
+	}
+	w.factor = p.factor
+	return image, w, nil
+}
+
+// errSteep says that a scale is too large for the matrix's factor.
+var errSteep = errors.New("the factor is too small")
+
+// tiles packs all tiles.
+func (p packer) tiles(w *weight, coded bool) (image []byte, err error) {
+	tileBytes := p.m.Cols / unitCols * layouts[p.layout].unit
 	image = make([]byte, w.tiles()*tileBytes)
 	var next atomic.Int64
 	var first sync.Once
 	var all sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), w.tiles()) {
 		all.Go(func() {
-			p := packer{layout: w.layout, source: src, m: m, rowBytes: rowBytes, y: make([]float32, m.Cols)}
+			p := p
+			p.y, p.row, p.lo, p.hi = make([]float32, p.m.Cols), make([]byte, p.rowBytes), make([]float32, p.m.Cols), make([]float32, p.m.Cols)
 			for {
 				t := int(next.Add(1) - 1)
 				if t >= w.tiles() {
@@ -108,10 +131,30 @@ func packWeight(m device.Matrix) (image []byte, w *weight, err error) {
 			}
 		})
 	}
-	if all.Wait(); err != nil {
-		return fail(err)
+	all.Wait()
+	return image, err
+}
+
+// guess is a factor that a few rows leave room with.
+func (p packer) guess() (float32, error) {
+	const rows = 16
+	p.row, p.lo, p.hi = make([]byte, p.rowBytes), make([]float32, p.m.Cols), make([]float32, p.m.Cols)
+	var most float32
+	for i := range rows {
+		if err := p.ends(p.m.Data[i*p.m.Rows/rows*p.rowBytes:][:p.rowBytes]); err != nil {
+			return 0, err
+		}
+		for c, lo := range p.lo {
+			if d := p.hi[c] - lo; d > most || -d > most {
+				most = max(d, -d)
+			}
+		}
 	}
-	return image, w, nil
+	most /= float32(uint(1)<<layouts[p.layout].bits - 1)
+	if !(most > 0) || math.IsInf(float64(most), 0) {
+		return 1, nil
+	}
+	return float32(math.Ldexp(1, min(max(math.Ilogb(float64(most))+24-12, -16), 24))), nil
 }
 
 // packer packs tiles, with the memory that this takes.
@@ -120,6 +163,7 @@ type packer struct {
 	source
 	m         device.Matrix
 	rowBytes  int
+	factor    float32
 	row       []byte
 	y, lo, hi []float32 // values of a row, and with all its codes at the lowest, at the highest
 	code      [unitCols]uint32
@@ -151,7 +195,7 @@ func (p *packer) floats(dst []byte, r int, row []byte) error {
 			return fmt.Errorf("column %d: %w", c, err)
 		}
 		i := c % unitCols
-		at := c/unitCols*layouts[w16].unit + r/8*512 + (r%8*4+i/8)*16 + i%8*2
+		at := c/unitCols*layouts[w16].unit + r/8*512 + (r%8*4+i%8/2)*16 + (i/8*2+i%2)*2
 		binary.LittleEndian.PutUint16(dst[at:], h)
 	}
 	return nil
@@ -159,12 +203,22 @@ func (p *packer) floats(dst []byte, r int, row []byte) error {
 
 // coded packs a row of blocks.
 func (p *packer) coded(dst []byte, r int, row []byte) error {
-	if p.row == nil {
-		p.row, p.lo, p.hi = make([]byte, len(row)), make([]float32, len(p.y)), make([]float32, len(p.y))
-	}
 	if err := tensor.Decode(p.m.Type, p.y, row); err != nil {
 		return err
 	}
+	if err := p.ends(row); err != nil {
+		return err
+	}
+	for c, unit := 0, layouts[p.layout].unit; c < len(p.y); c, dst = c+unitCols, dst[unit:] {
+		if err := p.unit(dst[:unit], r, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ends finds a row's values with all codes at the lowest, and at the highest.
+func (p *packer) ends(row []byte) error {
 	copy(p.row, row)
 	for _, end := range []struct {
 		y    []float32
@@ -177,11 +231,6 @@ func (p *packer) coded(dst []byte, r int, row []byte) error {
 			}
 		}
 		if err := tensor.Decode(p.m.Type, end.y, p.row); err != nil {
-			return err
-		}
-	}
-	for c, unit := 0, layouts[p.layout].unit; c < len(p.y); c, dst = c+unitCols, dst[unit:] {
-		if err := p.unit(dst[:unit], r, c); err != nil {
 			return err
 		}
 	}
@@ -205,20 +254,23 @@ func (p *packer) unit(dst []byte, r, from int) error {
 		lo, hi := p.lo[from+i], p.hi[from+i]
 		top := float32(uint(1)<<l.bits - 1)
 		step := (hi - lo) / top
-		scale, err := toHalf(step)
-		if err != nil {
+		if _, err := toHalf(step); err != nil {
 			return fmt.Errorf("scale of the columns from %d on: %w", from+i, err)
+		}
+		scale, err := toHalf(step * (1 << 24) / p.factor)
+		if err != nil {
+			return errSteep
 		}
 		switch {
 		case l.minima:
-			minimum, err := toHalf(lo)
+			minimum, err := toHalf(lo / p.factor)
 			if err != nil {
 				return fmt.Errorf("minimum of the columns from %d on: %w", from+i, err)
 			}
 			binary.LittleEndian.PutUint16(scales[g*16+j*4:], scale)
 			binary.LittleEndian.PutUint16(scales[g*16+j*4+2:], minimum)
 		case l.halved:
-			binary.LittleEndian.PutUint16(scales[(g*2+i/run)*8+j*2:], scale)
+			binary.LittleEndian.PutUint16(scales[g*16+j/2*8+i/run*4+j%2*2:], scale)
 		default:
 			binary.LittleEndian.PutUint16(scales[g*8+j*2:], scale)
 		}
@@ -231,7 +283,11 @@ func (p *packer) unit(dst []byte, r, from int) error {
 		}
 	}
 	for t := range 4 {
-		p.lane(dst, l.bits, codes, g*4+t, j, p.code[8*t:][:8])
+		var own [8]uint32
+		for i := range own {
+			own[i] = p.code[i/2*8+t*2+i%2]
+		}
+		p.lane(dst, l.bits, codes, g*4+t, j, own[:])
 	}
 	return nil
 }

@@ -17,7 +17,8 @@ func TestNoAllocations(t *testing.T) {
 		p := &Prefill{Dst: make([]float32, len(q)), Q: q, Stride: group * dim, Head: head, Pos: n - 1, Rows: 1, Group: group, Tmp: make([]float32, PrefillTmp(1, group, dim))}
 		half, planes := make([]uint16, len(q)), make([]byte, attention.PageRange{Bits: 8}.BlockBytes(dim))
 		rows := attention.Rows{K: b.keys, V: b.keys, Dim: dim, From: 5, To: 50, Enc: k}
-		words := make([]uint64, 4096)
+		words, lanes := make([]uint64, 4096), make([]float32, group*attention.PageTokens)
+		weigh := &attention.Weighing{Ref: w[:group], Least: w[group:], Sums: acc[:group], Packed: dst, Counts: make([]int, group)}
 		for name, f := range map[string]func(){
 			"select": func() {
 				k.SumLanes(w, mask[:len(w)/16])
@@ -32,7 +33,15 @@ func TestNoAllocations(t *testing.T) {
 			"middles":    func() { k.PageMiddles(dst, blockTokens, q, group, dim, codes, at[:1], w, attention.Ready{}, tmp) },
 			"int4":       func() { k.Int4Dot(dst, blockTokens, q, group, dim, codes, 0x11, tmp) },
 			"range":      func() { k.PageRangeDot(dst, blockTokens, q, group, dim, 8, b.bounds, codes, 0x11, tmp) },
-			"prefill":    func() { k.Prefill(p) },
+			"weights": func() {
+				clear(weigh.Counts)
+				k.BlockRangeDot(dst, blockTokens, q, group, dim, 4, codes, at[:1], 1, 0, nil, nil, weigh, tmp)
+			},
+			"body": func() {
+				k.PackLanes(dst, blockTokens, w, n, at[:1], mask[:1], mask[:1], 0, w, at[:1], lanes)
+				k.AccumulateCodes(acc, w, n, group, dim, codes, at[:4], tmp)
+			},
+			"prefill": func() { k.Prefill(p) },
 			"encode": func() {
 				attention.Bounds{Page: 16}.Append(planes, rows)
 				attention.Int4{}.Append(planes, rows)

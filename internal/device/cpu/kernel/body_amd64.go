@@ -16,12 +16,6 @@ package kernel
 //go:noescape
 func packAVX512(dst *float32, w *float32, n int, t float32) (count uint64)
 
-// packLanesAVX512 writes, for each of n ≥ 1 pages of 16 elements, those whose bit is set in masks, in order, zero in place of those whose bit is clear in own; up
-// to 15 more places are overwritten.
-//
-//go:noescape
-func packLanesAVX512(dst *float32, w *float32, pages *int32, masks *uint16, own *uint16, n int)
-
 // splitLanesAVX512 is, for pages of 16 weights (attention.Portable.SplitLanes):
 //
 //	for j := range pages {
@@ -44,14 +38,14 @@ func listLanesAVX512(dst *int32, base *int32, masks *uint16, n int) (count uint6
 // codeWeightsAVX512 is, for 1 ≤ n ≤ 128, bytes from n to the next multiple of 16 being zero:
 //
 //	for g := range heads {
-//		steps[g] = max_i w[g*ld+i]*scale[at[i]] / 254
-//		for i, r := range at[:n] {
-//			dst[g*128+i] = floor(w[g*ld+i]*scale[r]/steps[g] + codeDither[i]) // 0 if the step is
+//		steps[g] = max_i w[g*ld+i] / 254
+//		for i := range n {
+//			dst[g*128+i] = floor(w[g*ld+i]/steps[g] + codeDither[i]) // 0 if the step is
 //		}
 //	}
 //
 //go:noescape
-func codeWeightsAVX512(dst *byte, steps *float32, w *float32, ld int, heads int, scale *float32, at *int32, n int)
+func codeWeightsAVX512(dst *byte, steps *float32, w *float32, ld int, heads int, n int)
 
 // codeRows1AVX512 is, for 1 query heads, 64 channels and n a positive multiple of 4:
 //
@@ -61,7 +55,7 @@ func codeWeightsAVX512(dst *byte, steps *float32, w *float32, ld int, heads int,
 //		}
 //	}
 //
-// The rows of the list from ahead on, up to last, are prefetched.
+// The rows of the list from ahead on, up to last, are asked for into the second-level cache, which waits for more lines at once than the first.
 //
 //go:noescape
 func codeRows1AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
@@ -74,7 +68,7 @@ func codeRows1AVX512(acc *float32, dim int, weights *byte, steps *float32, codes
 //		}
 //	}
 //
-// The rows of the list from ahead on, up to last, are prefetched.
+// The rows of the list from ahead on, up to last, are asked for into the second-level cache, which waits for more lines at once than the first.
 //
 //go:noescape
 func codeRows2AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
@@ -87,7 +81,7 @@ func codeRows2AVX512(acc *float32, dim int, weights *byte, steps *float32, codes
 //		}
 //	}
 //
-// The rows of the list from ahead on, up to last, are prefetched.
+// The rows of the list from ahead on, up to last, are asked for into the second-level cache, which waits for more lines at once than the first.
 //
 //go:noescape
 func codeRows3AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
@@ -100,7 +94,7 @@ func codeRows3AVX512(acc *float32, dim int, weights *byte, steps *float32, codes
 //		}
 //	}
 //
-// The rows of the list from ahead on, up to last, are prefetched.
+// The rows of the list from ahead on, up to last, are asked for into the second-level cache, which waits for more lines at once than the first.
 //
 //go:noescape
 func codeRows4AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
@@ -113,117 +107,159 @@ func codeRows4AVX512(acc *float32, dim int, weights *byte, steps *float32, codes
 //		}
 //	}
 //
-// The rows of the list from ahead on, up to last, are prefetched.
+// The rows of the list from ahead on, up to last, are asked for into the second-level cache, which waits for more lines at once than the first.
 //
 //go:noescape
 func codeRows5AVX512(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead *int32, last *int32)
+
+// packLanes1AVX512 is attention.Portable.PackLanes for 1 query heads and n ≥ 1 pages; up to 15 more places are
+// overwritten. Scales of pages further on are prefetched.
+//
+//go:noescape
+func packLanes1AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 
 // codes1x32AVX512 is, for 1 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
 //	for i, r := range at[:n] {
 //		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:32]
+//			acc[g*dim:][:32] += w[g*ld+i] * codes[r*dim+channel:][:32]
 //		}
 //	}
 //
 //go:noescape
-func codes1x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+func codes1x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
+
+// packLanes2AVX512 is attention.Portable.PackLanes for 2 query heads and n ≥ 1 pages; up to 15 more places are
+// overwritten. Scales of pages further on are prefetched.
+//
+//go:noescape
+func packLanes2AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 
 // codes2x32AVX512 is, for 2 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
 //	for i, r := range at[:n] {
 //		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:32]
+//			acc[g*dim:][:32] += w[g*ld+i] * codes[r*dim+channel:][:32]
 //		}
 //	}
 //
 //go:noescape
-func codes2x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+func codes2x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
+
+// packLanes3AVX512 is attention.Portable.PackLanes for 3 query heads and n ≥ 1 pages; up to 15 more places are
+// overwritten. Scales of pages further on are prefetched.
+//
+//go:noescape
+func packLanes3AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 
 // codes3x32AVX512 is, for 3 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
 //	for i, r := range at[:n] {
 //		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:32]
+//			acc[g*dim:][:32] += w[g*ld+i] * codes[r*dim+channel:][:32]
 //		}
 //	}
 //
 //go:noescape
-func codes3x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+func codes3x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
+
+// packLanes4AVX512 is attention.Portable.PackLanes for 4 query heads and n ≥ 1 pages; up to 15 more places are
+// overwritten. Scales of pages further on are prefetched.
+//
+//go:noescape
+func packLanes4AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 
 // codes4x32AVX512 is, for 4 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
 //	for i, r := range at[:n] {
 //		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:32]
+//			acc[g*dim:][:32] += w[g*ld+i] * codes[r*dim+channel:][:32]
 //		}
 //	}
 //
 //go:noescape
-func codes4x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+func codes4x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
+
+// packLanes5AVX512 is attention.Portable.PackLanes for 5 query heads and n ≥ 1 pages; up to 15 more places are
+// overwritten. Scales of pages further on are prefetched.
+//
+//go:noescape
+func packLanes5AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 
 // codes5x32AVX512 is, for 5 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
 //	for i, r := range at[:n] {
 //		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:32]
+//			acc[g*dim:][:32] += w[g*ld+i] * codes[r*dim+channel:][:32]
 //		}
 //	}
 //
 //go:noescape
-func codes5x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+func codes5x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
+
+// packLanes6AVX512 is attention.Portable.PackLanes for 6 query heads and n ≥ 1 pages; up to 15 more places are
+// overwritten. Scales of pages further on are prefetched.
+//
+//go:noescape
+func packLanes6AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 
 // codes6x32AVX512 is, for 6 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
 //	for i, r := range at[:n] {
 //		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:32]
+//			acc[g*dim:][:32] += w[g*ld+i] * codes[r*dim+channel:][:32]
 //		}
 //	}
 //
 //go:noescape
-func codes6x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+func codes6x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
+
+// packLanes7AVX512 is attention.Portable.PackLanes for 7 query heads and n ≥ 1 pages; up to 15 more places are
+// overwritten. Scales of pages further on are prefetched.
+//
+//go:noescape
+func packLanes7AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 
 // codes7x32AVX512 is, for 7 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
 //	for i, r := range at[:n] {
 //		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:32]
+//			acc[g*dim:][:32] += w[g*ld+i] * codes[r*dim+channel:][:32]
 //		}
 //	}
 //
 //go:noescape
-func codes7x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+func codes7x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 
 // codes1x32AVX2 is, for 1 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
 //	for i, r := range at[:n] {
 //		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:32]
+//			acc[g*dim:][:32] += w[g*ld+i] * codes[r*dim+channel:][:32]
 //		}
 //	}
 //
 //go:noescape
-func codes1x32AVX2(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+func codes1x32AVX2(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 
 // codes2x32AVX2 is, for 2 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
 //	for i, r := range at[:n] {
 //		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:32]
+//			acc[g*dim:][:32] += w[g*ld+i] * codes[r*dim+channel:][:32]
 //		}
 //	}
 //
 //go:noescape
-func codes2x32AVX2(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+func codes2x32AVX2(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 
 // codes3x32AVX2 is, for 3 query heads, 32 channels and n ≥ 1 (attention.Portable.AccumulateCodes):
 //
 //	for i, r := range at[:n] {
 //		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:32]
+//			acc[g*dim:][:32] += w[g*ld+i] * codes[r*dim+channel:][:32]
 //		}
 //	}
 //
 //go:noescape
-func codes3x32AVX2(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+func codes3x32AVX2(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)

@@ -64,35 +64,6 @@ end:
 	VZEROUPPER
 	RET
 
-// func packLanesAVX512(dst *float32, w *float32, pages *int32, masks *uint16, own *uint16, n int)
-// Requires: AVX, AVX512F, POPCNT
-TEXT ·packLanesAVX512(SB), NOSPLIT, $0-48
-	MOVQ dst+0(FP), AX
-	MOVQ w+8(FP), CX
-	MOVQ pages+16(FP), DX
-	MOVQ masks+24(FP), BX
-	MOVQ own+32(FP), SI
-	MOVQ n+40(FP), DI
-	XORQ R8, R8
-
-page:
-	MOVWQZX       (BX)(R8*2), R9
-	MOVWQZX       (SI)(R8*2), R10
-	MOVLQSX       (DX)(R8*4), R11
-	SHLQ          $0x06, R11
-	KMOVW         R9, K1
-	KMOVW         R10, K2
-	VMOVUPS.Z     (CX)(R11*1), K2, Z0
-	VCOMPRESSPS.Z Z0, K1, Z0
-	VMOVUPS       Z0, (AX)
-	POPCNTQ       R9, R9
-	LEAQ          (AX)(R9*4), AX
-	INCQ          R8
-	CMPQ          R8, DI
-	JL            page
-	VZEROUPPER
-	RET
-
 // func splitLanesAVX512(keep *uint16, heavy *uint16, w *float32, pages int, least float32, much float32) (kept uint64)
 // Requires: AVX, AVX512BW, AVX512F, POPCNT
 TEXT ·splitLanesAVX512(SB), NOSPLIT, $0-48
@@ -189,43 +160,30 @@ DATA listLanesPlaces<>+56(SB)/4, $0x0000000e
 DATA listLanesPlaces<>+60(SB)/4, $0x0000000f
 GLOBL listLanesPlaces<>(SB), RODATA|NOPTR, $64
 
-// func codeWeightsAVX512(dst *byte, steps *float32, w *float32, ld int, heads int, scale *float32, at *int32, n int)
+// func codeWeightsAVX512(dst *byte, steps *float32, w *float32, ld int, heads int, n int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2
-TEXT ·codeWeightsAVX512(SB), $512-64
-	MOVQ n+56(FP), AX
-	LEAQ (SP), CX
-	MOVQ scale+40(FP), DX
-	MOVQ at+48(FP), BX
-	XORQ SI, SI
-
-gather:
-	MOVLQSX (BX)(SI*4), DI
-	MOVL    (DX)(DI*4), DI
-	MOVL    DI, (CX)(SI*4)
-	INCQ    SI
-	CMPQ    SI, AX
-	JL      gather
-	MOVQ    dst+0(FP), DX
-	MOVQ    steps+8(FP), BX
-	MOVQ    w+16(FP), SI
-	MOVQ    ld+24(FP), DI
-	MOVQ    heads+32(FP), R8
-	LEAQ    codeDither<>+0(SB), R9
+TEXT ·codeWeightsAVX512(SB), NOSPLIT, $0-48
+	MOVQ n+40(FP), AX
+	MOVQ dst+0(FP), CX
+	MOVQ steps+8(FP), DX
+	MOVQ w+16(FP), BX
+	MOVQ ld+24(FP), SI
+	MOVQ heads+32(FP), DI
+	LEAQ codeDither<>+0(SB), R8
 
 head:
 	VXORPS Z0, Z0, Z0
-	XORQ   R10, R10
-	MOVQ   AX, R11
+	XORQ   R9, R9
+	MOVQ   AX, R10
 
 largest:
-	MOVL          $0x0000ffff, R12
-	BZHIL         R11, R12, R12
-	KMOVW         R12, K1
-	VMOVUPS.Z     (SI)(R10*4), K1, Z1
-	VMULPS.Z      (CX)(R10*4), Z1, K1, Z1
+	MOVL          $0x0000ffff, R11
+	BZHIL         R10, R11, R11
+	KMOVW         R11, K1
+	VMOVUPS.Z     (BX)(R9*4), K1, Z1
 	VMAXPS        Z1, Z0, Z0
-	ADDQ          $0x10, R10
-	SUBQ          $0x10, R11
+	ADDQ          $0x10, R9
+	SUBQ          $0x10, R10
 	JG            largest
 	VEXTRACTF64X4 $0x01, Z0, Y1
 	VMAXPS        Y1, Y0, Y0
@@ -238,32 +196,31 @@ largest:
 	VBROADCASTSS  X0, Z1
 	VXORPS        Z2, Z2, Z2
 	VCMPPS        $0x0e, Z2, Z1, K1
-	MOVL          $0x437e0000, R10
-	VPBROADCASTD  R10, Z2
+	MOVL          $0x437e0000, R9
+	VPBROADCASTD  R9, Z2
 	VDIVPS.Z      Z1, Z2, K1, Z1
-	MOVL          $0x3b810204, R10
-	VPBROADCASTD  R10, Z2
+	MOVL          $0x3b810204, R9
+	VPBROADCASTD  R9, Z2
 	VMULSS        X2, X0, X0
-	VMOVSS        X0, (BX)
-	XORQ          R10, R10
-	MOVQ          AX, R11
+	VMOVSS        X0, (DX)
+	XORQ          R9, R9
+	MOVQ          AX, R10
 
 round:
-	MOVL        $0x0000ffff, R12
-	BZHIL       R11, R12, R12
-	KMOVW       R12, K1
-	VMOVUPS.Z   (SI)(R10*4), K1, Z0
-	VMULPS.Z    (CX)(R10*4), Z0, K1, Z0
-	VFMADD213PS (R9)(R10*4), Z1, Z0
+	MOVL        $0x0000ffff, R11
+	BZHIL       R10, R11, R11
+	KMOVW       R11, K1
+	VMOVUPS.Z   (BX)(R9*4), K1, Z0
+	VFMADD213PS (R8)(R9*4), Z1, Z0
 	VCVTTPS2DQ  Z0, Z0
-	VPMOVUSDB   Z0, (DX)(R10*1)
-	ADDQ        $0x10, R10
-	SUBQ        $0x10, R11
+	VPMOVUSDB   Z0, (CX)(R9*1)
+	ADDQ        $0x10, R9
+	SUBQ        $0x10, R10
 	JG          round
-	ADDQ        $0x00000080, DX
-	ADDQ        $0x04, BX
-	LEAQ        (SI)(DI*4), SI
-	DECQ        R8
+	ADDQ        $0x00000080, CX
+	ADDQ        $0x04, DX
+	LEAQ        (BX)(SI*4), BX
+	DECQ        DI
 	JNZ         head
 	VZEROUPPER
 	RET
@@ -421,7 +378,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      4(BX), R8
 	IMULQ        AX, R8
@@ -430,7 +387,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      8(BX), R8
 	IMULQ        AX, R8
@@ -439,7 +396,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      12(BX), R8
 	IMULQ        AX, R8
@@ -448,7 +405,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	VPUNPCKLBW   Z5, Z4, Z8
 	VPUNPCKHBW   Z5, Z4, Z4
@@ -525,7 +482,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      4(BX), R8
 	IMULQ        AX, R8
@@ -534,7 +491,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      8(BX), R8
 	IMULQ        AX, R8
@@ -543,7 +500,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      12(BX), R8
 	IMULQ        AX, R8
@@ -552,7 +509,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	VPUNPCKLBW   Z9, Z8, Z12
 	VPUNPCKHBW   Z9, Z8, Z8
@@ -664,7 +621,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      4(BX), R8
 	IMULQ        AX, R8
@@ -673,7 +630,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      8(BX), R8
 	IMULQ        AX, R8
@@ -682,7 +639,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      12(BX), R8
 	IMULQ        AX, R8
@@ -691,7 +648,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	VPUNPCKLBW   Z13, Z12, Z16
 	VPUNPCKHBW   Z13, Z12, Z12
@@ -838,7 +795,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      4(BX), R8
 	IMULQ        AX, R8
@@ -847,7 +804,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      8(BX), R8
 	IMULQ        AX, R8
@@ -856,7 +813,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      12(BX), R8
 	IMULQ        AX, R8
@@ -865,7 +822,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	VPUNPCKLBW   Z17, Z16, Z20
 	VPUNPCKHBW   Z17, Z16, Z16
@@ -1047,7 +1004,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      4(BX), R8
 	IMULQ        AX, R8
@@ -1056,7 +1013,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      8(BX), R8
 	IMULQ        AX, R8
@@ -1065,7 +1022,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	MOVLQSX      12(BX), R8
 	IMULQ        AX, R8
@@ -1074,7 +1031,7 @@ rows:
 	CMOVQHI      last+72(FP), DI
 	MOVLQSX      (DI), R8
 	IMULQ        AX, R8
-	PREFETCHT0   (DX)(R8*1)
+	PREFETCHT1   (DX)(R8*1)
 	ADDQ         $0x04, DI
 	VPUNPCKLBW   Z21, Z20, Z24
 	VPUNPCKHBW   Z21, Z20, Z20
@@ -1248,18 +1205,68 @@ rows:
 	VZEROUPPER
 	RET
 
-// func codes1x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+// func packLanes1AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
+TEXT ·packLanes1AVX512(SB), NOSPLIT, $0-96
+	MOVQ   dst+0(FP), AX
+	MOVQ   ld+8(FP), CX
+	MOVQ   wld+24(FP), DX
+	MOVQ   ownLD+56(FP), BX
+	SHLQ   $0x02, CX
+	SHLQ   $0x02, DX
+	ADDQ   BX, BX
+	XORQ   CX, CX
+	VXORPS Z0, Z0, Z0
+
+page:
+	MOVQ          rows+72(FP), DX
+	MOVQ          scale+64(FP), BX
+	LEAQ          80(CX), SI
+	CMPQ          SI, n+88(FP)
+	CMOVQGE       CX, SI
+	MOVLQSX       (DX)(SI*4), SI
+	PREFETCHT1    (BX)(SI*4)
+	MOVLQSX       (DX)(CX*4), SI
+	VMOVUPS       (BX)(SI*4), Z1
+	MOVQ          pages+32(FP), SI
+	MOVQ          w+16(FP), DX
+	MOVQ          masks+40(FP), BX
+	MOVQ          own+48(FP), DI
+	MOVLQSX       (SI)(CX*4), SI
+	SHLQ          $0x06, SI
+	ADDQ          SI, DX
+	LEAQ          (DI)(CX*2), DI
+	MOVWQZX       (BX)(CX*2), BX
+	KMOVW         BX, K1
+	MOVQ          AX, SI
+	KMOVW         (DI), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DX), K2, Z2
+	VADDPS        Z2, Z0, Z0
+	VMULPS        Z1, Z2, Z2
+	VCOMPRESSPS.Z Z2, K1, Z2
+	VMOVUPS       Z2, (SI)
+	POPCNTQ       BX, BX
+	LEAQ          (AX)(BX*4), AX
+	INCQ          CX
+	CMPQ          CX, n+88(FP)
+	JL            page
+	MOVQ          lanes+80(FP), AX
+	VMOVUPS       Z0, (AX)
+	VZEROUPPER
+	RET
+
+// func codes1x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·codes1x32AVX512(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
+TEXT ·codes1x32AVX512(SB), NOSPLIT, $0-64
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    codes+32(FP), BX
 	MOVQ    channel+40(FP), SI
 	ADDQ    BX, SI
 	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
 	SHLQ    $0x02, BX
 	MOVQ    acc+0(FP), BX
 	VMOVUPS (BX), Z0
@@ -1268,23 +1275,20 @@ TEXT ·codes1x32AVX512(SB), NOSPLIT, $0-72
 	LEAQ    -4(CX)(AX*4), BX
 
 row:
-	LEAQ             48(CX), R9
-	CMPQ             R9, BX
-	CMOVQHI          BX, R9
-	MOVLQSX          (R9), R9
-	IMULQ            DI, R9
-	PREFETCHT0       (SI)(R9*1)
-	MOVLQSX          (CX), R9
-	VBROADCASTSS     (R8)(R9*4), Z2
-	IMULQ            DI, R9
-	VPMOVSXBD        (SI)(R9*1), Z3
-	VCVTDQ2PS        Z3, Z3
-	VMULPS           Z2, Z3, Z3
-	VFMADD231PS.BCST (DX), Z3, Z0
-	VPMOVSXBD        16(SI)(R9*1), Z3
-	VCVTDQ2PS        Z3, Z3
-	VMULPS           Z2, Z3, Z3
-	VFMADD231PS.BCST (DX), Z3, Z1
+	LEAQ             48(CX), R8
+	CMPQ             R8, BX
+	CMOVQHI          BX, R8
+	MOVLQSX          (R8), R8
+	IMULQ            DI, R8
+	PREFETCHT0       (SI)(R8*1)
+	MOVLQSX          (CX), R8
+	IMULQ            DI, R8
+	VPMOVSXBD        (SI)(R8*1), Z2
+	VCVTDQ2PS        Z2, Z2
+	VFMADD231PS.BCST (DX), Z2, Z0
+	VPMOVSXBD        16(SI)(R8*1), Z2
+	VCVTDQ2PS        Z2, Z2
+	VFMADD231PS.BCST (DX), Z2, Z1
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
 	DECQ             AX
@@ -1296,48 +1300,107 @@ row:
 	VZEROUPPER
 	RET
 
-// func codes2x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+// func packLanes2AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
+TEXT ·packLanes2AVX512(SB), NOSPLIT, $0-96
+	MOVQ   dst+0(FP), AX
+	MOVQ   ld+8(FP), CX
+	MOVQ   wld+24(FP), DX
+	MOVQ   ownLD+56(FP), BX
+	SHLQ   $0x02, CX
+	SHLQ   $0x02, DX
+	ADDQ   BX, BX
+	XORQ   SI, SI
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+
+page:
+	MOVQ          rows+72(FP), DI
+	MOVQ          scale+64(FP), R8
+	LEAQ          48(SI), R9
+	CMPQ          R9, n+88(FP)
+	CMOVQGE       SI, R9
+	MOVLQSX       (DI)(R9*4), R9
+	PREFETCHT1    (R8)(R9*4)
+	MOVLQSX       (DI)(SI*4), R9
+	VMOVUPS       (R8)(R9*4), Z2
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), DI
+	MOVQ          masks+40(FP), R8
+	MOVQ          own+48(FP), R10
+	MOVLQSX       (R9)(SI*4), R9
+	SHLQ          $0x06, R9
+	ADDQ          R9, DI
+	LEAQ          (R10)(SI*2), R10
+	MOVWQZX       (R8)(SI*2), R8
+	KMOVW         R8, K1
+	MOVQ          AX, R9
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z3
+	VADDPS        Z3, Z0, Z0
+	VMULPS        Z2, Z3, Z3
+	VCOMPRESSPS.Z Z3, K1, Z3
+	VMOVUPS       Z3, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z3
+	VADDPS        Z3, Z1, Z1
+	VMULPS        Z2, Z3, Z3
+	VCOMPRESSPS.Z Z3, K1, Z3
+	VMOVUPS       Z3, (R9)
+	POPCNTQ       R8, R8
+	LEAQ          (AX)(R8*4), AX
+	INCQ          SI
+	CMPQ          SI, n+88(FP)
+	JL            page
+	MOVQ          lanes+80(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VZEROUPPER
+	RET
+
+// func codes2x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·codes2x32AVX512(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
+TEXT ·codes2x32AVX512(SB), NOSPLIT, $0-64
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    codes+32(FP), BX
 	MOVQ    channel+40(FP), SI
 	ADDQ    BX, SI
 	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
 	SHLQ    $0x02, BX
-	MOVQ    acc+0(FP), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	LEAQ    (R9)(DI*4), R9
-	VMOVUPS (R9), Z2
-	VMOVUPS 64(R9), Z3
-	LEAQ    (R9)(DI*4), R9
-	LEAQ    -4(CX)(AX*4), R9
+	MOVQ    acc+0(FP), R8
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	LEAQ    (R8)(DI*4), R8
+	VMOVUPS (R8), Z2
+	VMOVUPS 64(R8), Z3
+	LEAQ    (R8)(DI*4), R8
+	LEAQ    -4(CX)(AX*4), R8
 
 row:
-	LEAQ             48(CX), R10
-	CMPQ             R10, R9
-	CMOVQHI          R9, R10
-	MOVLQSX          (R10), R10
-	IMULQ            DI, R10
-	PREFETCHT0       (SI)(R10*1)
-	MOVLQSX          (CX), R10
-	VBROADCASTSS     (R8)(R10*4), Z4
-	IMULQ            DI, R10
-	VPMOVSXBD        (SI)(R10*1), Z5
-	VCVTDQ2PS        Z5, Z5
-	VMULPS           Z4, Z5, Z5
-	VFMADD231PS.BCST (DX), Z5, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z5, Z2
-	VPMOVSXBD        16(SI)(R10*1), Z5
-	VCVTDQ2PS        Z5, Z5
-	VMULPS           Z4, Z5, Z5
-	VFMADD231PS.BCST (DX), Z5, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z5, Z3
+	LEAQ             48(CX), R9
+	CMPQ             R9, R8
+	CMOVQHI          R8, R9
+	MOVLQSX          (R9), R9
+	IMULQ            DI, R9
+	PREFETCHT0       (SI)(R9*1)
+	MOVLQSX          (CX), R9
+	IMULQ            DI, R9
+	VPMOVSXBD        (SI)(R9*1), Z4
+	VCVTDQ2PS        Z4, Z4
+	VFMADD231PS.BCST (DX), Z4, Z0
+	VFMADD231PS.BCST (DX)(BX*1), Z4, Z2
+	VPMOVSXBD        16(SI)(R9*1), Z4
+	VCVTDQ2PS        Z4, Z4
+	VFMADD231PS.BCST (DX), Z4, Z1
+	VFMADD231PS.BCST (DX)(BX*1), Z4, Z3
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
 	DECQ             AX
@@ -1352,53 +1415,124 @@ row:
 	VZEROUPPER
 	RET
 
-// func codes3x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+// func packLanes3AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
+TEXT ·packLanes3AVX512(SB), NOSPLIT, $0-96
+	MOVQ   dst+0(FP), AX
+	MOVQ   ld+8(FP), CX
+	MOVQ   wld+24(FP), DX
+	MOVQ   ownLD+56(FP), BX
+	SHLQ   $0x02, CX
+	SHLQ   $0x02, DX
+	ADDQ   BX, BX
+	XORQ   SI, SI
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+
+page:
+	MOVQ          rows+72(FP), DI
+	MOVQ          scale+64(FP), R8
+	LEAQ          37(SI), R9
+	CMPQ          R9, n+88(FP)
+	CMOVQGE       SI, R9
+	MOVLQSX       (DI)(R9*4), R9
+	PREFETCHT1    (R8)(R9*4)
+	MOVLQSX       (DI)(SI*4), R9
+	VMOVUPS       (R8)(R9*4), Z3
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), DI
+	MOVQ          masks+40(FP), R8
+	MOVQ          own+48(FP), R10
+	MOVLQSX       (R9)(SI*4), R9
+	SHLQ          $0x06, R9
+	ADDQ          R9, DI
+	LEAQ          (R10)(SI*2), R10
+	MOVWQZX       (R8)(SI*2), R8
+	KMOVW         R8, K1
+	MOVQ          AX, R9
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z4
+	VADDPS        Z4, Z0, Z0
+	VMULPS        Z3, Z4, Z4
+	VCOMPRESSPS.Z Z4, K1, Z4
+	VMOVUPS       Z4, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z4
+	VADDPS        Z4, Z1, Z1
+	VMULPS        Z3, Z4, Z4
+	VCOMPRESSPS.Z Z4, K1, Z4
+	VMOVUPS       Z4, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z4
+	VADDPS        Z4, Z2, Z2
+	VMULPS        Z3, Z4, Z4
+	VCOMPRESSPS.Z Z4, K1, Z4
+	VMOVUPS       Z4, (R9)
+	POPCNTQ       R8, R8
+	LEAQ          (AX)(R8*4), AX
+	INCQ          SI
+	CMPQ          SI, n+88(FP)
+	JL            page
+	MOVQ          lanes+80(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VZEROUPPER
+	RET
+
+// func codes3x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·codes3x32AVX512(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
+TEXT ·codes3x32AVX512(SB), NOSPLIT, $0-64
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    codes+32(FP), BX
 	MOVQ    channel+40(FP), SI
 	ADDQ    BX, SI
 	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
 	SHLQ    $0x02, BX
-	MOVQ    acc+0(FP), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	LEAQ    (R9)(DI*4), R9
-	VMOVUPS (R9), Z2
-	VMOVUPS 64(R9), Z3
-	LEAQ    (R9)(DI*4), R9
-	VMOVUPS (R9), Z4
-	VMOVUPS 64(R9), Z5
-	LEAQ    (R9)(DI*4), R9
-	LEAQ    -4(CX)(AX*4), R9
+	MOVQ    acc+0(FP), R8
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	LEAQ    (R8)(DI*4), R8
+	VMOVUPS (R8), Z2
+	VMOVUPS 64(R8), Z3
+	LEAQ    (R8)(DI*4), R8
+	VMOVUPS (R8), Z4
+	VMOVUPS 64(R8), Z5
+	LEAQ    (R8)(DI*4), R8
+	LEAQ    -4(CX)(AX*4), R8
 
 row:
-	LEAQ             48(CX), R10
-	CMPQ             R10, R9
-	CMOVQHI          R9, R10
-	MOVLQSX          (R10), R10
-	IMULQ            DI, R10
-	PREFETCHT0       (SI)(R10*1)
-	MOVLQSX          (CX), R10
-	VBROADCASTSS     (R8)(R10*4), Z6
-	IMULQ            DI, R10
-	VPMOVSXBD        (SI)(R10*1), Z7
-	VCVTDQ2PS        Z7, Z7
-	VMULPS           Z6, Z7, Z7
-	VFMADD231PS.BCST (DX), Z7, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z7, Z2
-	VFMADD231PS.BCST (DX)(BX*2), Z7, Z4
-	VPMOVSXBD        16(SI)(R10*1), Z7
-	VCVTDQ2PS        Z7, Z7
-	VMULPS           Z6, Z7, Z7
-	VFMADD231PS.BCST (DX), Z7, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z7, Z3
-	VFMADD231PS.BCST (DX)(BX*2), Z7, Z5
+	LEAQ             48(CX), R9
+	CMPQ             R9, R8
+	CMOVQHI          R8, R9
+	MOVLQSX          (R9), R9
+	IMULQ            DI, R9
+	PREFETCHT0       (SI)(R9*1)
+	MOVLQSX          (CX), R9
+	IMULQ            DI, R9
+	VPMOVSXBD        (SI)(R9*1), Z6
+	VCVTDQ2PS        Z6, Z6
+	VFMADD231PS.BCST (DX), Z6, Z0
+	VFMADD231PS.BCST (DX)(BX*1), Z6, Z2
+	VFMADD231PS.BCST (DX)(BX*2), Z6, Z4
+	VPMOVSXBD        16(SI)(R9*1), Z6
+	VCVTDQ2PS        Z6, Z6
+	VFMADD231PS.BCST (DX), Z6, Z1
+	VFMADD231PS.BCST (DX)(BX*1), Z6, Z3
+	VFMADD231PS.BCST (DX)(BX*2), Z6, Z5
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
 	DECQ             AX
@@ -1416,59 +1550,142 @@ row:
 	VZEROUPPER
 	RET
 
-// func codes4x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+// func packLanes4AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
+TEXT ·packLanes4AVX512(SB), NOSPLIT, $0-96
+	MOVQ   dst+0(FP), AX
+	MOVQ   ld+8(FP), CX
+	MOVQ   wld+24(FP), DX
+	MOVQ   ownLD+56(FP), BX
+	SHLQ   $0x02, CX
+	SHLQ   $0x02, DX
+	ADDQ   BX, BX
+	XORQ   SI, SI
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+
+page:
+	MOVQ          rows+72(FP), DI
+	MOVQ          scale+64(FP), R8
+	LEAQ          32(SI), R9
+	CMPQ          R9, n+88(FP)
+	CMOVQGE       SI, R9
+	MOVLQSX       (DI)(R9*4), R9
+	PREFETCHT1    (R8)(R9*4)
+	MOVLQSX       (DI)(SI*4), R9
+	VMOVUPS       (R8)(R9*4), Z4
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), DI
+	MOVQ          masks+40(FP), R8
+	MOVQ          own+48(FP), R10
+	MOVLQSX       (R9)(SI*4), R9
+	SHLQ          $0x06, R9
+	ADDQ          R9, DI
+	LEAQ          (R10)(SI*2), R10
+	MOVWQZX       (R8)(SI*2), R8
+	KMOVW         R8, K1
+	MOVQ          AX, R9
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z5
+	VADDPS        Z5, Z0, Z0
+	VMULPS        Z4, Z5, Z5
+	VCOMPRESSPS.Z Z5, K1, Z5
+	VMOVUPS       Z5, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z5
+	VADDPS        Z5, Z1, Z1
+	VMULPS        Z4, Z5, Z5
+	VCOMPRESSPS.Z Z5, K1, Z5
+	VMOVUPS       Z5, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z5
+	VADDPS        Z5, Z2, Z2
+	VMULPS        Z4, Z5, Z5
+	VCOMPRESSPS.Z Z5, K1, Z5
+	VMOVUPS       Z5, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z5
+	VADDPS        Z5, Z3, Z3
+	VMULPS        Z4, Z5, Z5
+	VCOMPRESSPS.Z Z5, K1, Z5
+	VMOVUPS       Z5, (R9)
+	POPCNTQ       R8, R8
+	LEAQ          (AX)(R8*4), AX
+	INCQ          SI
+	CMPQ          SI, n+88(FP)
+	JL            page
+	MOVQ          lanes+80(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
+	VZEROUPPER
+	RET
+
+// func codes4x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·codes4x32AVX512(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
+TEXT ·codes4x32AVX512(SB), NOSPLIT, $0-64
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    codes+32(FP), BX
 	MOVQ    channel+40(FP), SI
 	ADDQ    BX, SI
 	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
 	SHLQ    $0x02, BX
-	LEAQ    (BX)(BX*2), R9
-	MOVQ    acc+0(FP), R10
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	LEAQ    (R10)(DI*4), R10
-	VMOVUPS (R10), Z2
-	VMOVUPS 64(R10), Z3
-	LEAQ    (R10)(DI*4), R10
-	VMOVUPS (R10), Z4
-	VMOVUPS 64(R10), Z5
-	LEAQ    (R10)(DI*4), R10
-	VMOVUPS (R10), Z6
-	VMOVUPS 64(R10), Z7
-	LEAQ    (R10)(DI*4), R10
-	LEAQ    -4(CX)(AX*4), R10
+	LEAQ    (BX)(BX*2), R8
+	MOVQ    acc+0(FP), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	LEAQ    (R9)(DI*4), R9
+	VMOVUPS (R9), Z2
+	VMOVUPS 64(R9), Z3
+	LEAQ    (R9)(DI*4), R9
+	VMOVUPS (R9), Z4
+	VMOVUPS 64(R9), Z5
+	LEAQ    (R9)(DI*4), R9
+	VMOVUPS (R9), Z6
+	VMOVUPS 64(R9), Z7
+	LEAQ    (R9)(DI*4), R9
+	LEAQ    -4(CX)(AX*4), R9
 
 row:
-	LEAQ             48(CX), R11
-	CMPQ             R11, R10
-	CMOVQHI          R10, R11
-	MOVLQSX          (R11), R11
-	IMULQ            DI, R11
-	PREFETCHT0       (SI)(R11*1)
-	MOVLQSX          (CX), R11
-	VBROADCASTSS     (R8)(R11*4), Z8
-	IMULQ            DI, R11
-	VPMOVSXBD        (SI)(R11*1), Z9
-	VCVTDQ2PS        Z9, Z9
-	VMULPS           Z8, Z9, Z9
-	VFMADD231PS.BCST (DX), Z9, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z9, Z2
-	VFMADD231PS.BCST (DX)(BX*2), Z9, Z4
-	VFMADD231PS.BCST (DX)(R9*1), Z9, Z6
-	VPMOVSXBD        16(SI)(R11*1), Z9
-	VCVTDQ2PS        Z9, Z9
-	VMULPS           Z8, Z9, Z9
-	VFMADD231PS.BCST (DX), Z9, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z9, Z3
-	VFMADD231PS.BCST (DX)(BX*2), Z9, Z5
-	VFMADD231PS.BCST (DX)(R9*1), Z9, Z7
+	LEAQ             48(CX), R10
+	CMPQ             R10, R9
+	CMOVQHI          R9, R10
+	MOVLQSX          (R10), R10
+	IMULQ            DI, R10
+	PREFETCHT0       (SI)(R10*1)
+	MOVLQSX          (CX), R10
+	IMULQ            DI, R10
+	VPMOVSXBD        (SI)(R10*1), Z8
+	VCVTDQ2PS        Z8, Z8
+	VFMADD231PS.BCST (DX), Z8, Z0
+	VFMADD231PS.BCST (DX)(BX*1), Z8, Z2
+	VFMADD231PS.BCST (DX)(BX*2), Z8, Z4
+	VFMADD231PS.BCST (DX)(R8*1), Z8, Z6
+	VPMOVSXBD        16(SI)(R10*1), Z8
+	VCVTDQ2PS        Z8, Z8
+	VFMADD231PS.BCST (DX), Z8, Z1
+	VFMADD231PS.BCST (DX)(BX*1), Z8, Z3
+	VFMADD231PS.BCST (DX)(BX*2), Z8, Z5
+	VFMADD231PS.BCST (DX)(R8*1), Z8, Z7
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
 	DECQ             AX
@@ -1489,64 +1706,159 @@ row:
 	VZEROUPPER
 	RET
 
-// func codes5x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+// func packLanes5AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
+TEXT ·packLanes5AVX512(SB), NOSPLIT, $0-96
+	MOVQ   dst+0(FP), AX
+	MOVQ   ld+8(FP), CX
+	MOVQ   wld+24(FP), DX
+	MOVQ   ownLD+56(FP), BX
+	SHLQ   $0x02, CX
+	SHLQ   $0x02, DX
+	ADDQ   BX, BX
+	XORQ   SI, SI
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+
+page:
+	MOVQ          rows+72(FP), DI
+	MOVQ          scale+64(FP), R8
+	LEAQ          28(SI), R9
+	CMPQ          R9, n+88(FP)
+	CMOVQGE       SI, R9
+	MOVLQSX       (DI)(R9*4), R9
+	PREFETCHT1    (R8)(R9*4)
+	MOVLQSX       (DI)(SI*4), R9
+	VMOVUPS       (R8)(R9*4), Z5
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), DI
+	MOVQ          masks+40(FP), R8
+	MOVQ          own+48(FP), R10
+	MOVLQSX       (R9)(SI*4), R9
+	SHLQ          $0x06, R9
+	ADDQ          R9, DI
+	LEAQ          (R10)(SI*2), R10
+	MOVWQZX       (R8)(SI*2), R8
+	KMOVW         R8, K1
+	MOVQ          AX, R9
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z6
+	VADDPS        Z6, Z0, Z0
+	VMULPS        Z5, Z6, Z6
+	VCOMPRESSPS.Z Z6, K1, Z6
+	VMOVUPS       Z6, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z6
+	VADDPS        Z6, Z1, Z1
+	VMULPS        Z5, Z6, Z6
+	VCOMPRESSPS.Z Z6, K1, Z6
+	VMOVUPS       Z6, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z6
+	VADDPS        Z6, Z2, Z2
+	VMULPS        Z5, Z6, Z6
+	VCOMPRESSPS.Z Z6, K1, Z6
+	VMOVUPS       Z6, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z6
+	VADDPS        Z6, Z3, Z3
+	VMULPS        Z5, Z6, Z6
+	VCOMPRESSPS.Z Z6, K1, Z6
+	VMOVUPS       Z6, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z6
+	VADDPS        Z6, Z4, Z4
+	VMULPS        Z5, Z6, Z6
+	VCOMPRESSPS.Z Z6, K1, Z6
+	VMOVUPS       Z6, (R9)
+	POPCNTQ       R8, R8
+	LEAQ          (AX)(R8*4), AX
+	INCQ          SI
+	CMPQ          SI, n+88(FP)
+	JL            page
+	MOVQ          lanes+80(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
+	VMOVUPS       Z4, 256(AX)
+	VZEROUPPER
+	RET
+
+// func codes5x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·codes5x32AVX512(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
+TEXT ·codes5x32AVX512(SB), NOSPLIT, $0-64
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    codes+32(FP), BX
 	MOVQ    channel+40(FP), SI
 	ADDQ    BX, SI
 	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
 	SHLQ    $0x02, BX
-	LEAQ    (BX)(BX*2), R9
-	MOVQ    acc+0(FP), R10
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	LEAQ    (R10)(DI*4), R10
-	VMOVUPS (R10), Z2
-	VMOVUPS 64(R10), Z3
-	LEAQ    (R10)(DI*4), R10
-	VMOVUPS (R10), Z4
-	VMOVUPS 64(R10), Z5
-	LEAQ    (R10)(DI*4), R10
-	VMOVUPS (R10), Z6
-	VMOVUPS 64(R10), Z7
-	LEAQ    (R10)(DI*4), R10
-	VMOVUPS (R10), Z8
-	VMOVUPS 64(R10), Z9
-	LEAQ    (R10)(DI*4), R10
-	LEAQ    -4(CX)(AX*4), R10
+	LEAQ    (BX)(BX*2), R8
+	MOVQ    acc+0(FP), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	LEAQ    (R9)(DI*4), R9
+	VMOVUPS (R9), Z2
+	VMOVUPS 64(R9), Z3
+	LEAQ    (R9)(DI*4), R9
+	VMOVUPS (R9), Z4
+	VMOVUPS 64(R9), Z5
+	LEAQ    (R9)(DI*4), R9
+	VMOVUPS (R9), Z6
+	VMOVUPS 64(R9), Z7
+	LEAQ    (R9)(DI*4), R9
+	VMOVUPS (R9), Z8
+	VMOVUPS 64(R9), Z9
+	LEAQ    (R9)(DI*4), R9
+	LEAQ    -4(CX)(AX*4), R9
 
 row:
-	LEAQ             48(CX), R11
-	CMPQ             R11, R10
-	CMOVQHI          R10, R11
-	MOVLQSX          (R11), R11
-	IMULQ            DI, R11
-	PREFETCHT0       (SI)(R11*1)
-	MOVLQSX          (CX), R11
-	VBROADCASTSS     (R8)(R11*4), Z10
-	IMULQ            DI, R11
-	VPMOVSXBD        (SI)(R11*1), Z11
-	VCVTDQ2PS        Z11, Z11
-	VMULPS           Z10, Z11, Z11
-	VFMADD231PS.BCST (DX), Z11, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z11, Z2
-	VFMADD231PS.BCST (DX)(BX*2), Z11, Z4
-	VFMADD231PS.BCST (DX)(R9*1), Z11, Z6
-	VFMADD231PS.BCST (DX)(BX*4), Z11, Z8
-	VPMOVSXBD        16(SI)(R11*1), Z11
-	VCVTDQ2PS        Z11, Z11
-	VMULPS           Z10, Z11, Z11
-	VFMADD231PS.BCST (DX), Z11, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z11, Z3
-	VFMADD231PS.BCST (DX)(BX*2), Z11, Z5
-	VFMADD231PS.BCST (DX)(R9*1), Z11, Z7
-	VFMADD231PS.BCST (DX)(BX*4), Z11, Z9
+	LEAQ             48(CX), R10
+	CMPQ             R10, R9
+	CMOVQHI          R9, R10
+	MOVLQSX          (R10), R10
+	IMULQ            DI, R10
+	PREFETCHT0       (SI)(R10*1)
+	MOVLQSX          (CX), R10
+	IMULQ            DI, R10
+	VPMOVSXBD        (SI)(R10*1), Z10
+	VCVTDQ2PS        Z10, Z10
+	VFMADD231PS.BCST (DX), Z10, Z0
+	VFMADD231PS.BCST (DX)(BX*1), Z10, Z2
+	VFMADD231PS.BCST (DX)(BX*2), Z10, Z4
+	VFMADD231PS.BCST (DX)(R8*1), Z10, Z6
+	VFMADD231PS.BCST (DX)(BX*4), Z10, Z8
+	VPMOVSXBD        16(SI)(R10*1), Z10
+	VCVTDQ2PS        Z10, Z10
+	VFMADD231PS.BCST (DX), Z10, Z1
+	VFMADD231PS.BCST (DX)(BX*1), Z10, Z3
+	VFMADD231PS.BCST (DX)(BX*2), Z10, Z5
+	VFMADD231PS.BCST (DX)(R8*1), Z10, Z7
+	VFMADD231PS.BCST (DX)(BX*4), Z10, Z9
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
 	DECQ             AX
@@ -1570,70 +1882,177 @@ row:
 	VZEROUPPER
 	RET
 
-// func codes6x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+// func packLanes6AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
+TEXT ·packLanes6AVX512(SB), NOSPLIT, $0-96
+	MOVQ   dst+0(FP), AX
+	MOVQ   ld+8(FP), CX
+	MOVQ   wld+24(FP), DX
+	MOVQ   ownLD+56(FP), BX
+	SHLQ   $0x02, CX
+	SHLQ   $0x02, DX
+	ADDQ   BX, BX
+	XORQ   SI, SI
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+
+page:
+	MOVQ          rows+72(FP), DI
+	MOVQ          scale+64(FP), R8
+	LEAQ          26(SI), R9
+	CMPQ          R9, n+88(FP)
+	CMOVQGE       SI, R9
+	MOVLQSX       (DI)(R9*4), R9
+	PREFETCHT1    (R8)(R9*4)
+	MOVLQSX       (DI)(SI*4), R9
+	VMOVUPS       (R8)(R9*4), Z6
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), DI
+	MOVQ          masks+40(FP), R8
+	MOVQ          own+48(FP), R10
+	MOVLQSX       (R9)(SI*4), R9
+	SHLQ          $0x06, R9
+	ADDQ          R9, DI
+	LEAQ          (R10)(SI*2), R10
+	MOVWQZX       (R8)(SI*2), R8
+	KMOVW         R8, K1
+	MOVQ          AX, R9
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z7
+	VADDPS        Z7, Z0, Z0
+	VMULPS        Z6, Z7, Z7
+	VCOMPRESSPS.Z Z7, K1, Z7
+	VMOVUPS       Z7, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z7
+	VADDPS        Z7, Z1, Z1
+	VMULPS        Z6, Z7, Z7
+	VCOMPRESSPS.Z Z7, K1, Z7
+	VMOVUPS       Z7, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z7
+	VADDPS        Z7, Z2, Z2
+	VMULPS        Z6, Z7, Z7
+	VCOMPRESSPS.Z Z7, K1, Z7
+	VMOVUPS       Z7, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z7
+	VADDPS        Z7, Z3, Z3
+	VMULPS        Z6, Z7, Z7
+	VCOMPRESSPS.Z Z7, K1, Z7
+	VMOVUPS       Z7, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z7
+	VADDPS        Z7, Z4, Z4
+	VMULPS        Z6, Z7, Z7
+	VCOMPRESSPS.Z Z7, K1, Z7
+	VMOVUPS       Z7, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z7
+	VADDPS        Z7, Z5, Z5
+	VMULPS        Z6, Z7, Z7
+	VCOMPRESSPS.Z Z7, K1, Z7
+	VMOVUPS       Z7, (R9)
+	POPCNTQ       R8, R8
+	LEAQ          (AX)(R8*4), AX
+	INCQ          SI
+	CMPQ          SI, n+88(FP)
+	JL            page
+	MOVQ          lanes+80(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
+	VMOVUPS       Z4, 256(AX)
+	VMOVUPS       Z5, 320(AX)
+	VZEROUPPER
+	RET
+
+// func codes6x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·codes6x32AVX512(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
+TEXT ·codes6x32AVX512(SB), NOSPLIT, $0-64
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    codes+32(FP), BX
 	MOVQ    channel+40(FP), SI
 	ADDQ    BX, SI
 	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
 	SHLQ    $0x02, BX
-	LEAQ    (BX)(BX*2), R9
-	LEAQ    (BX)(BX*4), R10
-	MOVQ    acc+0(FP), R11
-	VMOVUPS (R11), Z0
-	VMOVUPS 64(R11), Z1
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z2
-	VMOVUPS 64(R11), Z3
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z4
-	VMOVUPS 64(R11), Z5
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z6
-	VMOVUPS 64(R11), Z7
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z8
-	VMOVUPS 64(R11), Z9
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z10
-	VMOVUPS 64(R11), Z11
-	LEAQ    (R11)(DI*4), R11
-	LEAQ    -4(CX)(AX*4), R11
+	LEAQ    (BX)(BX*2), R8
+	LEAQ    (BX)(BX*4), R9
+	MOVQ    acc+0(FP), R10
+	VMOVUPS (R10), Z0
+	VMOVUPS 64(R10), Z1
+	LEAQ    (R10)(DI*4), R10
+	VMOVUPS (R10), Z2
+	VMOVUPS 64(R10), Z3
+	LEAQ    (R10)(DI*4), R10
+	VMOVUPS (R10), Z4
+	VMOVUPS 64(R10), Z5
+	LEAQ    (R10)(DI*4), R10
+	VMOVUPS (R10), Z6
+	VMOVUPS 64(R10), Z7
+	LEAQ    (R10)(DI*4), R10
+	VMOVUPS (R10), Z8
+	VMOVUPS 64(R10), Z9
+	LEAQ    (R10)(DI*4), R10
+	VMOVUPS (R10), Z10
+	VMOVUPS 64(R10), Z11
+	LEAQ    (R10)(DI*4), R10
+	LEAQ    -4(CX)(AX*4), R10
 
 row:
-	LEAQ             48(CX), R12
-	CMPQ             R12, R11
-	CMOVQHI          R11, R12
-	MOVLQSX          (R12), R12
-	IMULQ            DI, R12
-	PREFETCHT0       (SI)(R12*1)
-	MOVLQSX          (CX), R12
-	VBROADCASTSS     (R8)(R12*4), Z12
-	IMULQ            DI, R12
-	VPMOVSXBD        (SI)(R12*1), Z13
-	VCVTDQ2PS        Z13, Z13
-	VMULPS           Z12, Z13, Z13
-	VFMADD231PS.BCST (DX), Z13, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z13, Z2
-	VFMADD231PS.BCST (DX)(BX*2), Z13, Z4
-	VFMADD231PS.BCST (DX)(R9*1), Z13, Z6
-	VFMADD231PS.BCST (DX)(BX*4), Z13, Z8
-	VFMADD231PS.BCST (DX)(R10*1), Z13, Z10
-	VPMOVSXBD        16(SI)(R12*1), Z13
-	VCVTDQ2PS        Z13, Z13
-	VMULPS           Z12, Z13, Z13
-	VFMADD231PS.BCST (DX), Z13, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z13, Z3
-	VFMADD231PS.BCST (DX)(BX*2), Z13, Z5
-	VFMADD231PS.BCST (DX)(R9*1), Z13, Z7
-	VFMADD231PS.BCST (DX)(BX*4), Z13, Z9
-	VFMADD231PS.BCST (DX)(R10*1), Z13, Z11
+	LEAQ             48(CX), R11
+	CMPQ             R11, R10
+	CMOVQHI          R10, R11
+	MOVLQSX          (R11), R11
+	IMULQ            DI, R11
+	PREFETCHT0       (SI)(R11*1)
+	MOVLQSX          (CX), R11
+	IMULQ            DI, R11
+	VPMOVSXBD        (SI)(R11*1), Z12
+	VCVTDQ2PS        Z12, Z12
+	VFMADD231PS.BCST (DX), Z12, Z0
+	VFMADD231PS.BCST (DX)(BX*1), Z12, Z2
+	VFMADD231PS.BCST (DX)(BX*2), Z12, Z4
+	VFMADD231PS.BCST (DX)(R8*1), Z12, Z6
+	VFMADD231PS.BCST (DX)(BX*4), Z12, Z8
+	VFMADD231PS.BCST (DX)(R9*1), Z12, Z10
+	VPMOVSXBD        16(SI)(R11*1), Z12
+	VCVTDQ2PS        Z12, Z12
+	VFMADD231PS.BCST (DX), Z12, Z1
+	VFMADD231PS.BCST (DX)(BX*1), Z12, Z3
+	VFMADD231PS.BCST (DX)(BX*2), Z12, Z5
+	VFMADD231PS.BCST (DX)(R8*1), Z12, Z7
+	VFMADD231PS.BCST (DX)(BX*4), Z12, Z9
+	VFMADD231PS.BCST (DX)(R9*1), Z12, Z11
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
 	DECQ             AX
@@ -1660,75 +2079,194 @@ row:
 	VZEROUPPER
 	RET
 
-// func codes7x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+// func packLanes7AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
+TEXT ·packLanes7AVX512(SB), NOSPLIT, $0-96
+	MOVQ   dst+0(FP), AX
+	MOVQ   ld+8(FP), CX
+	MOVQ   wld+24(FP), DX
+	MOVQ   ownLD+56(FP), BX
+	SHLQ   $0x02, CX
+	SHLQ   $0x02, DX
+	ADDQ   BX, BX
+	XORQ   SI, SI
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+
+page:
+	MOVQ          rows+72(FP), DI
+	MOVQ          scale+64(FP), R8
+	LEAQ          25(SI), R9
+	CMPQ          R9, n+88(FP)
+	CMOVQGE       SI, R9
+	MOVLQSX       (DI)(R9*4), R9
+	PREFETCHT1    (R8)(R9*4)
+	MOVLQSX       (DI)(SI*4), R9
+	VMOVUPS       (R8)(R9*4), Z7
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), DI
+	MOVQ          masks+40(FP), R8
+	MOVQ          own+48(FP), R10
+	MOVLQSX       (R9)(SI*4), R9
+	SHLQ          $0x06, R9
+	ADDQ          R9, DI
+	LEAQ          (R10)(SI*2), R10
+	MOVWQZX       (R8)(SI*2), R8
+	KMOVW         R8, K1
+	MOVQ          AX, R9
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z8
+	VADDPS        Z8, Z0, Z0
+	VMULPS        Z7, Z8, Z8
+	VCOMPRESSPS.Z Z8, K1, Z8
+	VMOVUPS       Z8, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z8
+	VADDPS        Z8, Z1, Z1
+	VMULPS        Z7, Z8, Z8
+	VCOMPRESSPS.Z Z8, K1, Z8
+	VMOVUPS       Z8, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z8
+	VADDPS        Z8, Z2, Z2
+	VMULPS        Z7, Z8, Z8
+	VCOMPRESSPS.Z Z8, K1, Z8
+	VMOVUPS       Z8, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z8
+	VADDPS        Z8, Z3, Z3
+	VMULPS        Z7, Z8, Z8
+	VCOMPRESSPS.Z Z8, K1, Z8
+	VMOVUPS       Z8, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z8
+	VADDPS        Z8, Z4, Z4
+	VMULPS        Z7, Z8, Z8
+	VCOMPRESSPS.Z Z8, K1, Z8
+	VMOVUPS       Z8, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z8
+	VADDPS        Z8, Z5, Z5
+	VMULPS        Z7, Z8, Z8
+	VCOMPRESSPS.Z Z8, K1, Z8
+	VMOVUPS       Z8, (R9)
+	ADDQ          DX, DI
+	ADDQ          CX, R9
+	ADDQ          BX, R10
+	KMOVW         (R10), K2
+	KANDW         K1, K2, K2
+	VMOVUPS.Z     (DI), K2, Z8
+	VADDPS        Z8, Z6, Z6
+	VMULPS        Z7, Z8, Z8
+	VCOMPRESSPS.Z Z8, K1, Z8
+	VMOVUPS       Z8, (R9)
+	POPCNTQ       R8, R8
+	LEAQ          (AX)(R8*4), AX
+	INCQ          SI
+	CMPQ          SI, n+88(FP)
+	JL            page
+	MOVQ          lanes+80(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
+	VMOVUPS       Z4, 256(AX)
+	VMOVUPS       Z5, 320(AX)
+	VMOVUPS       Z6, 384(AX)
+	VZEROUPPER
+	RET
+
+// func codes7x32AVX512(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·codes7x32AVX512(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
+TEXT ·codes7x32AVX512(SB), NOSPLIT, $0-64
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    codes+32(FP), BX
 	MOVQ    channel+40(FP), SI
 	ADDQ    BX, SI
 	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
 	SHLQ    $0x02, BX
-	LEAQ    (BX)(BX*2), R9
-	LEAQ    (BX)(BX*4), R10
-	MOVQ    acc+0(FP), R11
-	VMOVUPS (R11), Z0
-	VMOVUPS 64(R11), Z1
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z2
-	VMOVUPS 64(R11), Z3
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z4
-	VMOVUPS 64(R11), Z5
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z6
-	VMOVUPS 64(R11), Z7
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z8
-	VMOVUPS 64(R11), Z9
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z10
-	VMOVUPS 64(R11), Z11
-	LEAQ    (R11)(DI*4), R11
-	VMOVUPS (R11), Z12
-	VMOVUPS 64(R11), Z13
-	LEAQ    (R11)(DI*4), R11
-	LEAQ    -4(CX)(AX*4), R11
+	LEAQ    (BX)(BX*2), R8
+	LEAQ    (BX)(BX*4), R9
+	MOVQ    acc+0(FP), R10
+	VMOVUPS (R10), Z0
+	VMOVUPS 64(R10), Z1
+	LEAQ    (R10)(DI*4), R10
+	VMOVUPS (R10), Z2
+	VMOVUPS 64(R10), Z3
+	LEAQ    (R10)(DI*4), R10
+	VMOVUPS (R10), Z4
+	VMOVUPS 64(R10), Z5
+	LEAQ    (R10)(DI*4), R10
+	VMOVUPS (R10), Z6
+	VMOVUPS 64(R10), Z7
+	LEAQ    (R10)(DI*4), R10
+	VMOVUPS (R10), Z8
+	VMOVUPS 64(R10), Z9
+	LEAQ    (R10)(DI*4), R10
+	VMOVUPS (R10), Z10
+	VMOVUPS 64(R10), Z11
+	LEAQ    (R10)(DI*4), R10
+	VMOVUPS (R10), Z12
+	VMOVUPS 64(R10), Z13
+	LEAQ    (R10)(DI*4), R10
+	LEAQ    -4(CX)(AX*4), R10
 
 row:
-	LEAQ             48(CX), R12
-	CMPQ             R12, R11
-	CMOVQHI          R11, R12
-	MOVLQSX          (R12), R12
-	IMULQ            DI, R12
-	PREFETCHT0       (SI)(R12*1)
-	MOVLQSX          (CX), R12
-	VBROADCASTSS     (R8)(R12*4), Z14
-	IMULQ            DI, R12
-	VPMOVSXBD        (SI)(R12*1), Z15
-	VCVTDQ2PS        Z15, Z15
-	VMULPS           Z14, Z15, Z15
-	VFMADD231PS.BCST (DX), Z15, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z15, Z2
-	VFMADD231PS.BCST (DX)(BX*2), Z15, Z4
-	VFMADD231PS.BCST (DX)(R9*1), Z15, Z6
-	VFMADD231PS.BCST (DX)(BX*4), Z15, Z8
-	VFMADD231PS.BCST (DX)(R10*1), Z15, Z10
-	VFMADD231PS.BCST (DX)(R9*2), Z15, Z12
-	VPMOVSXBD        16(SI)(R12*1), Z15
-	VCVTDQ2PS        Z15, Z15
-	VMULPS           Z14, Z15, Z15
-	VFMADD231PS.BCST (DX), Z15, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z15, Z3
-	VFMADD231PS.BCST (DX)(BX*2), Z15, Z5
-	VFMADD231PS.BCST (DX)(R9*1), Z15, Z7
-	VFMADD231PS.BCST (DX)(BX*4), Z15, Z9
-	VFMADD231PS.BCST (DX)(R10*1), Z15, Z11
-	VFMADD231PS.BCST (DX)(R9*2), Z15, Z13
+	LEAQ             48(CX), R11
+	CMPQ             R11, R10
+	CMOVQHI          R10, R11
+	MOVLQSX          (R11), R11
+	IMULQ            DI, R11
+	PREFETCHT0       (SI)(R11*1)
+	MOVLQSX          (CX), R11
+	IMULQ            DI, R11
+	VPMOVSXBD        (SI)(R11*1), Z14
+	VCVTDQ2PS        Z14, Z14
+	VFMADD231PS.BCST (DX), Z14, Z0
+	VFMADD231PS.BCST (DX)(BX*1), Z14, Z2
+	VFMADD231PS.BCST (DX)(BX*2), Z14, Z4
+	VFMADD231PS.BCST (DX)(R8*1), Z14, Z6
+	VFMADD231PS.BCST (DX)(BX*4), Z14, Z8
+	VFMADD231PS.BCST (DX)(R9*1), Z14, Z10
+	VFMADD231PS.BCST (DX)(R8*2), Z14, Z12
+	VPMOVSXBD        16(SI)(R11*1), Z14
+	VCVTDQ2PS        Z14, Z14
+	VFMADD231PS.BCST (DX), Z14, Z1
+	VFMADD231PS.BCST (DX)(BX*1), Z14, Z3
+	VFMADD231PS.BCST (DX)(BX*2), Z14, Z5
+	VFMADD231PS.BCST (DX)(R8*1), Z14, Z7
+	VFMADD231PS.BCST (DX)(BX*4), Z14, Z9
+	VFMADD231PS.BCST (DX)(R9*1), Z14, Z11
+	VFMADD231PS.BCST (DX)(R8*2), Z14, Z13
 	ADDQ             $0x04, CX
 	ADDQ             $0x04, DX
 	DECQ             AX
@@ -1758,18 +2296,17 @@ row:
 	VZEROUPPER
 	RET
 
-// func codes1x32AVX2(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+// func codes1x32AVX2(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
-TEXT ·codes1x32AVX2(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
+TEXT ·codes1x32AVX2(SB), NOSPLIT, $0-64
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    codes+32(FP), BX
 	MOVQ    channel+40(FP), SI
 	ADDQ    BX, SI
 	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
 	SHLQ    $0x02, BX
 	MOVQ    acc+0(FP), BX
 	VMOVUPS (BX), Y0
@@ -1780,29 +2317,27 @@ TEXT ·codes1x32AVX2(SB), NOSPLIT, $0-72
 	LEAQ    -4(CX)(AX*4), BX
 
 row:
-	LEAQ         48(CX), R9
-	CMPQ         R9, BX
-	CMOVQHI      BX, R9
-	MOVLQSX      (R9), R9
-	IMULQ        DI, R9
-	PREFETCHT0   (SI)(R9*1)
-	MOVLQSX      (CX), R9
-	VBROADCASTSS (R8)(R9*4), Y4
-	IMULQ        DI, R9
-	VBROADCASTSS (DX), Y5
-	VMULPS       Y4, Y5, Y5
-	VPMOVSXBD    (SI)(R9*1), Y4
-	VCVTDQ2PS    Y4, Y4
-	VFMADD231PS  Y5, Y4, Y0
-	VPMOVSXBD    8(SI)(R9*1), Y4
-	VCVTDQ2PS    Y4, Y4
-	VFMADD231PS  Y5, Y4, Y1
-	VPMOVSXBD    16(SI)(R9*1), Y4
-	VCVTDQ2PS    Y4, Y4
-	VFMADD231PS  Y5, Y4, Y2
-	VPMOVSXBD    24(SI)(R9*1), Y4
-	VCVTDQ2PS    Y4, Y4
-	VFMADD231PS  Y5, Y4, Y3
+	LEAQ         48(CX), R8
+	CMPQ         R8, BX
+	CMOVQHI      BX, R8
+	MOVLQSX      (R8), R8
+	IMULQ        DI, R8
+	PREFETCHT0   (SI)(R8*1)
+	MOVLQSX      (CX), R8
+	IMULQ        DI, R8
+	VBROADCASTSS (DX), Y4
+	VPMOVSXBD    (SI)(R8*1), Y5
+	VCVTDQ2PS    Y5, Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VPMOVSXBD    8(SI)(R8*1), Y5
+	VCVTDQ2PS    Y5, Y5
+	VFMADD231PS  Y4, Y5, Y1
+	VPMOVSXBD    16(SI)(R8*1), Y5
+	VCVTDQ2PS    Y5, Y5
+	VFMADD231PS  Y4, Y5, Y2
+	VPMOVSXBD    24(SI)(R8*1), Y5
+	VCVTDQ2PS    Y5, Y5
+	VFMADD231PS  Y4, Y5, Y3
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, DX
 	DECQ         AX
@@ -1816,62 +2351,58 @@ row:
 	VZEROUPPER
 	RET
 
-// func codes2x32AVX2(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+// func codes2x32AVX2(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
-TEXT ·codes2x32AVX2(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
+TEXT ·codes2x32AVX2(SB), NOSPLIT, $0-64
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    codes+32(FP), BX
 	MOVQ    channel+40(FP), SI
 	ADDQ    BX, SI
 	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
 	SHLQ    $0x02, BX
-	MOVQ    acc+0(FP), R9
-	VMOVUPS (R9), Y0
-	VMOVUPS 32(R9), Y1
-	VMOVUPS 64(R9), Y2
-	VMOVUPS 96(R9), Y3
-	LEAQ    (R9)(DI*4), R9
-	VMOVUPS (R9), Y4
-	VMOVUPS 32(R9), Y5
-	VMOVUPS 64(R9), Y6
-	VMOVUPS 96(R9), Y7
-	LEAQ    (R9)(DI*4), R9
-	LEAQ    -4(CX)(AX*4), R9
+	MOVQ    acc+0(FP), R8
+	VMOVUPS (R8), Y0
+	VMOVUPS 32(R8), Y1
+	VMOVUPS 64(R8), Y2
+	VMOVUPS 96(R8), Y3
+	LEAQ    (R8)(DI*4), R8
+	VMOVUPS (R8), Y4
+	VMOVUPS 32(R8), Y5
+	VMOVUPS 64(R8), Y6
+	VMOVUPS 96(R8), Y7
+	LEAQ    (R8)(DI*4), R8
+	LEAQ    -4(CX)(AX*4), R8
 
 row:
-	LEAQ         48(CX), R10
-	CMPQ         R10, R9
-	CMOVQHI      R9, R10
-	MOVLQSX      (R10), R10
-	IMULQ        DI, R10
-	PREFETCHT0   (SI)(R10*1)
-	MOVLQSX      (CX), R10
-	VBROADCASTSS (R8)(R10*4), Y8
-	IMULQ        DI, R10
-	VBROADCASTSS (DX), Y9
-	VMULPS       Y8, Y9, Y9
-	VBROADCASTSS (DX)(BX*1), Y10
-	VMULPS       Y8, Y10, Y10
-	VPMOVSXBD    (SI)(R10*1), Y8
-	VCVTDQ2PS    Y8, Y8
-	VFMADD231PS  Y9, Y8, Y0
-	VFMADD231PS  Y10, Y8, Y4
-	VPMOVSXBD    8(SI)(R10*1), Y8
-	VCVTDQ2PS    Y8, Y8
-	VFMADD231PS  Y9, Y8, Y1
-	VFMADD231PS  Y10, Y8, Y5
-	VPMOVSXBD    16(SI)(R10*1), Y8
-	VCVTDQ2PS    Y8, Y8
-	VFMADD231PS  Y9, Y8, Y2
-	VFMADD231PS  Y10, Y8, Y6
-	VPMOVSXBD    24(SI)(R10*1), Y8
-	VCVTDQ2PS    Y8, Y8
-	VFMADD231PS  Y9, Y8, Y3
-	VFMADD231PS  Y10, Y8, Y7
+	LEAQ         48(CX), R9
+	CMPQ         R9, R8
+	CMOVQHI      R8, R9
+	MOVLQSX      (R9), R9
+	IMULQ        DI, R9
+	PREFETCHT0   (SI)(R9*1)
+	MOVLQSX      (CX), R9
+	IMULQ        DI, R9
+	VBROADCASTSS (DX), Y8
+	VBROADCASTSS (DX)(BX*1), Y9
+	VPMOVSXBD    (SI)(R9*1), Y10
+	VCVTDQ2PS    Y10, Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y4
+	VPMOVSXBD    8(SI)(R9*1), Y10
+	VCVTDQ2PS    Y10, Y10
+	VFMADD231PS  Y8, Y10, Y1
+	VFMADD231PS  Y9, Y10, Y5
+	VPMOVSXBD    16(SI)(R9*1), Y10
+	VCVTDQ2PS    Y10, Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y6
+	VPMOVSXBD    24(SI)(R9*1), Y10
+	VCVTDQ2PS    Y10, Y10
+	VFMADD231PS  Y8, Y10, Y3
+	VFMADD231PS  Y9, Y10, Y7
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, DX
 	DECQ         AX
@@ -1890,73 +2421,68 @@ row:
 	VZEROUPPER
 	RET
 
-// func codes3x32AVX2(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+// func codes3x32AVX2(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
-TEXT ·codes3x32AVX2(SB), NOSPLIT, $0-72
-	MOVQ    n+64(FP), AX
-	MOVQ    at+56(FP), CX
+TEXT ·codes3x32AVX2(SB), NOSPLIT, $0-64
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
 	MOVQ    codes+32(FP), BX
 	MOVQ    channel+40(FP), SI
 	ADDQ    BX, SI
 	MOVQ    ld+24(FP), BX
 	MOVQ    dim+8(FP), DI
-	MOVQ    scale+48(FP), R8
 	SHLQ    $0x02, BX
-	MOVQ    acc+0(FP), R9
-	VMOVUPS (R9), Y0
-	VMOVUPS 32(R9), Y1
-	VMOVUPS 64(R9), Y2
-	VMOVUPS 96(R9), Y3
-	LEAQ    (R9)(DI*4), R9
-	VMOVUPS (R9), Y4
-	VMOVUPS 32(R9), Y5
-	VMOVUPS 64(R9), Y6
-	VMOVUPS 96(R9), Y7
-	LEAQ    (R9)(DI*4), R9
-	VMOVUPS (R9), Y8
-	VMOVUPS 32(R9), Y9
-	VMOVUPS 64(R9), Y10
-	VMOVUPS 96(R9), Y11
-	LEAQ    (R9)(DI*4), R9
-	LEAQ    -4(CX)(AX*4), R9
+	MOVQ    acc+0(FP), R8
+	VMOVUPS (R8), Y0
+	VMOVUPS 32(R8), Y1
+	VMOVUPS 64(R8), Y2
+	VMOVUPS 96(R8), Y3
+	LEAQ    (R8)(DI*4), R8
+	VMOVUPS (R8), Y4
+	VMOVUPS 32(R8), Y5
+	VMOVUPS 64(R8), Y6
+	VMOVUPS 96(R8), Y7
+	LEAQ    (R8)(DI*4), R8
+	VMOVUPS (R8), Y8
+	VMOVUPS 32(R8), Y9
+	VMOVUPS 64(R8), Y10
+	VMOVUPS 96(R8), Y11
+	LEAQ    (R8)(DI*4), R8
+	LEAQ    -4(CX)(AX*4), R8
 
 row:
-	LEAQ         48(CX), R10
-	CMPQ         R10, R9
-	CMOVQHI      R9, R10
-	MOVLQSX      (R10), R10
-	IMULQ        DI, R10
-	PREFETCHT0   (SI)(R10*1)
-	MOVLQSX      (CX), R10
-	VBROADCASTSS (R8)(R10*4), Y12
-	IMULQ        DI, R10
-	VBROADCASTSS (DX), Y13
-	VMULPS       Y12, Y13, Y13
-	VBROADCASTSS (DX)(BX*1), Y14
-	VMULPS       Y12, Y14, Y14
-	VBROADCASTSS (DX)(BX*2), Y15
-	VMULPS       Y12, Y15, Y15
-	VPMOVSXBD    (SI)(R10*1), Y12
-	VCVTDQ2PS    Y12, Y12
-	VFMADD231PS  Y13, Y12, Y0
-	VFMADD231PS  Y14, Y12, Y4
-	VFMADD231PS  Y15, Y12, Y8
-	VPMOVSXBD    8(SI)(R10*1), Y12
-	VCVTDQ2PS    Y12, Y12
-	VFMADD231PS  Y13, Y12, Y1
-	VFMADD231PS  Y14, Y12, Y5
-	VFMADD231PS  Y15, Y12, Y9
-	VPMOVSXBD    16(SI)(R10*1), Y12
-	VCVTDQ2PS    Y12, Y12
-	VFMADD231PS  Y13, Y12, Y2
-	VFMADD231PS  Y14, Y12, Y6
-	VFMADD231PS  Y15, Y12, Y10
-	VPMOVSXBD    24(SI)(R10*1), Y12
-	VCVTDQ2PS    Y12, Y12
-	VFMADD231PS  Y13, Y12, Y3
-	VFMADD231PS  Y14, Y12, Y7
-	VFMADD231PS  Y15, Y12, Y11
+	LEAQ         48(CX), R9
+	CMPQ         R9, R8
+	CMOVQHI      R8, R9
+	MOVLQSX      (R9), R9
+	IMULQ        DI, R9
+	PREFETCHT0   (SI)(R9*1)
+	MOVLQSX      (CX), R9
+	IMULQ        DI, R9
+	VBROADCASTSS (DX), Y12
+	VBROADCASTSS (DX)(BX*1), Y13
+	VBROADCASTSS (DX)(BX*2), Y14
+	VPMOVSXBD    (SI)(R9*1), Y15
+	VCVTDQ2PS    Y15, Y15
+	VFMADD231PS  Y12, Y15, Y0
+	VFMADD231PS  Y13, Y15, Y4
+	VFMADD231PS  Y14, Y15, Y8
+	VPMOVSXBD    8(SI)(R9*1), Y15
+	VCVTDQ2PS    Y15, Y15
+	VFMADD231PS  Y12, Y15, Y1
+	VFMADD231PS  Y13, Y15, Y5
+	VFMADD231PS  Y14, Y15, Y9
+	VPMOVSXBD    16(SI)(R9*1), Y15
+	VCVTDQ2PS    Y15, Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y6
+	VFMADD231PS  Y14, Y15, Y10
+	VPMOVSXBD    24(SI)(R9*1), Y15
+	VCVTDQ2PS    Y15, Y15
+	VFMADD231PS  Y12, Y15, Y3
+	VFMADD231PS  Y13, Y15, Y7
+	VFMADD231PS  Y14, Y15, Y11
 	ADDQ         $0x04, CX
 	ADDQ         $0x04, DX
 	DECQ         AX

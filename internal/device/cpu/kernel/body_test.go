@@ -42,11 +42,10 @@ func TestPackLanes(t *testing.T) {
 	levels(t, func(t *testing.T, k Kernels) {
 		r := newRand(12)
 		for _, pages := range []int{0, 1, 2, 17, 200} {
-			masks, own := guarded[uint16](t, pages), guarded[uint16](t, pages)
+			masks := guarded[uint16](t, pages)
 			set := 0
 			for j := range masks {
 				masks[j] = []uint16{0, 0xffff, uint16(r.Uint32()), 1, 1 << 15}[r.IntN(5)]
-				own[j] = uint16(r.Uint32())
 				set += bits.OnesCount16(masks[j])
 			}
 			list := guarded[int32](t, pages)
@@ -57,14 +56,29 @@ func TestPackLanes(t *testing.T) {
 			if n := k.ListLanes(rows, list, masks); n != set || (attention.Portable{}).ListLanes(wantRows, list, masks) != set || !slices.Equal(rows[:set], wantRows[:set]) {
 				t.Fatalf("%d pages: %d rows %v, want %d: %v", pages, n, rows[:set], set, wantRows[:set])
 			}
-			w := guardedCopy(t, fillNormal(r, make([]float32, (pages+pages/3)*16)))
-			for _, o := range [][]uint16{nil, own} {
-				want, got := make([]float32, set+16), guarded[float32](t, set+16)
-				attention.Portable{}.PackLanes(want, w, list, masks, o)
-				k.PackLanes(got, w, list, masks, o)
-				for i, x := range want[:set] {
-					if math.Float32bits(got[i]) != math.Float32bits(x) {
-						t.Fatalf("%d pages: element %d is %v, want %v", pages, i, got[i], x)
+			for _, group := range groups {
+				wld, ld := (pages+pages/3)*16+group, set+16
+				w, scale, at := guardedCopy(t, fillNormal(r, make([]float32, group*wld))), guardedCopy(t, fillNormal(r, make([]float32, (pages+1)*16))), guarded[int32](t, pages)
+				for j := range at {
+					at[j] = int32(r.IntN(pages+1) * 16)
+				}
+				own := guarded[uint16](t, max(1, group*pages))
+				for j := range own {
+					own[j] = uint16(r.Uint32())
+				}
+				for _, o := range []int{0, pages} { // the same for all heads, or each head's
+					want, got, wantSums, sums := make([]float32, group*ld), guarded[float32](t, group*ld), make([]float32, group*16), make([]float32, group*16)
+					attention.Portable{}.PackLanes(want, ld, w, wld, list, masks, own, o, scale, at, wantSums)
+					k.PackLanes(got, ld, w, wld, list, masks, own, o, scale, at, sums)
+					for g := range group {
+						for i, x := range want[g*ld:][:set] {
+							if got[g*ld+i] != x {
+								t.Fatalf("%d pages, head %d of %d: element %d is %v, want %v", pages, g, group, i, got[g*ld+i], x)
+							}
+						}
+						for i := range 16 {
+							near(t, fmt.Sprintf("%d pages, head %d of %d: sum of lane %d", pages, g, group, i), sums[g*16+i], float64(wantSums[g*16+i]), float64(set+1)*1e-5)
+						}
 					}
 				}
 			}
@@ -81,7 +95,6 @@ func TestAccumulateCodes(t *testing.T) {
 			for i := range codes {
 				codes[i] = byte(r.Uint32())
 			}
-			scale := guardedCopy(t, positive(fillNormal(r, make([]float32, rows))))
 			for _, group := range groups {
 				tmp := guarded[byte](t, attention.CodesTmp(group))
 				for _, n := range []int{0, 1, 7, 40, 131, 256} {
@@ -99,17 +112,17 @@ func TestAccumulateCodes(t *testing.T) {
 					}
 					start := fillNormal(r, make([]float32, group*dim))
 					got := guardedCopy(t, start)
-					k.AccumulateCodes(got, w, ld, group, dim, codes, scale, at, tmp)
+					k.AccumulateCodes(got, w, ld, group, dim, codes, at, tmp)
 					for g := range group {
 						tops := make([]float64, 1+n/128)
-						for i, row := range at {
-							tops[i/128] = max(tops[i/128], float64(w[g*ld+i])*float64(scale[row]))
+						for i := range at {
+							tops[i/128] = max(tops[i/128], float64(w[g*ld+i]))
 						}
 						for c := range dim {
 							want, size := float64(start[g*dim+c]), 1.0
 							for i, row := range at {
 								code := float64(int8(codes[int(row)*dim+c]))
-								x := float64(w[g*ld+i]) * float64(scale[row]) * code
+								x := float64(w[g*ld+i]) * code
 								want, size = want+x, size+1e-6*math.Abs(x)+tops[i/128]/254*math.Abs(code)
 							}
 							near(t, fmt.Sprintf("dim %d group %d, %d rows: head %d channel %d", dim, group, n, g, c), got[g*dim+c], want, size)
@@ -133,10 +146,10 @@ func positive(x []float32) []float32 {
 func TestAccumulateCodesSmallWeights(t *testing.T) {
 	levels(t, func(t *testing.T, k Kernels) {
 		const rows, dim, light = 128, 64, 0.001
-		codes, scale, at, w := make([]byte, rows*dim), make([]float32, rows), make([]int32, rows), make([]float32, rows)
+		codes, at, w := make([]byte, rows*dim), make([]int32, rows), make([]float32, rows)
 		want := 0.0
 		for i := range at {
-			at[i], scale[i], w[i] = int32(i), 1, light
+			at[i], w[i] = int32(i), light
 			if i == 50 {
 				w[i] = 1
 				continue
@@ -147,7 +160,7 @@ func TestAccumulateCodesSmallWeights(t *testing.T) {
 			want += light * 100
 		}
 		acc := make([]float32, dim)
-		k.AccumulateCodes(acc, w, rows, 1, dim, codes, scale, at, make([]byte, attention.CodesTmp(1)))
+		k.AccumulateCodes(acc, w, rows, 1, dim, codes, at, make([]byte, attention.CodesTmp(1)))
 		for c, x := range acc {
 			near(t, fmt.Sprintf("channel %d", c), x, want, want*0.05)
 		}

@@ -15,12 +15,12 @@ func (v vector) Pack(dst, w []float32, t float32) int {
 	if v.pack != nil {
 		return int(v.pack(ptr(dst), ptr(w), len(w), t))
 	}
-	// Without a compressing store: masks by vector, elements one by one, which are few.
+	// Without a compressing store: masks by vector, elements one by one, which are few. Called by its name, the routine leaves the masks on the stack.
 	var masks [64]uint16
 	count := 0
 	for len(w) >= attention.PageTokens {
 		n := min(len(w)/attention.PageTokens, len(masks))
-		v.lanes(&masks[0], ptr(w), n, t)
+		lanesAVX2(&masks[0], ptr(w), n, t)
 		for j, m := range masks[:n] {
 			page := w[j*attention.PageTokens:][:attention.PageTokens]
 			for ; m != 0; m &= m - 1 {
@@ -63,21 +63,24 @@ func (v vector) ListLanes(dst, base []int32, masks []uint16) int {
 }
 
 // PackLanes implements attention.Kernels.
-func (v vector) PackLanes(dst, w []float32, pages []int32, masks, own []uint16) {
-	n := len(pages)
-	if v.packLanes == nil || n == 0 {
-		v.portable.PackLanes(dst, w, pages, masks, own)
+func (v vector) PackLanes(dst []float32, ld int, w []float32, wld int, pages []int32, masks, own []uint16, ownLD int, scale []float32, rows []int32, lanes []float32) {
+	n, group := len(pages), len(lanes)/attention.PageTokens
+	if v.packLanes == nil || n == 0 || group == 0 {
+		v.portable.PackLanes(dst, ld, w, wld, pages, masks, own, ownLD, scale, rows, lanes)
 		return
-	}
-	if own == nil {
-		own = masks
 	}
 	set := 0
 	for _, m := range masks[:n] {
 		set += bits.OnesCount16(m)
 	}
-	_, _, _, _ = dst[:set+attention.PageTokens], w[int(pages[0])*attention.PageTokens], w[int(pages[n-1]+1)*attention.PageTokens-1], own[:n] // page lists ascend
-	v.packLanes(ptr(dst), ptr(w), ptr(pages), ptr(masks), ptr(own), n)
+	// page lists ascend
+	_, _, _, _ = dst[(group-1)*ld:][:set+attention.PageTokens], w[int(pages[0])*attention.PageTokens], w[(group-1)*wld+int(pages[n-1]+1)*attention.PageTokens-1], own[(group-1)*ownLD+n-1]
+	_, _ = scale[rows[0]], scale[rows[n-1]+attention.PageTokens-1]
+	for g := 0; g < group; {
+		h := tile(group-g, len(v.packLanes))
+		v.packLanes[h-1](ptr(dst[g*ld:]), ld, ptr(w[g*wld:]), wld, ptr(pages), ptr(masks), ptr(own[g*ownLD:]), ownLD, ptr(scale), ptr(rows), &lanes[g*attention.PageTokens], n)
+		g += h
+	}
 }
 
 // The shape of the rounded weights, as the generator has it.
@@ -87,9 +90,9 @@ const (
 )
 
 // AccumulateCodes implements attention.Kernels. Where there is code for it, weights are rounded to bytes, chunk by chunk.
-func (v vector) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, scale []float32, at []int32, tmp []byte) {
+func (v vector) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, at []int32, tmp []byte) {
 	if v.codes32 == nil || !vectorDim(dim) {
-		v.portable.AccumulateCodes(acc, w, ld, group, dim, codes, scale, at, tmp)
+		v.portable.AccumulateCodes(acc, w, ld, group, dim, codes, at, tmp)
 		return
 	}
 	n := len(at)
@@ -98,28 +101,27 @@ func (v vector) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []by
 	}
 	_, _ = acc[group*dim-1], w[(group-1)*ld+n-1]
 	_, _ = codes[int(at[0])*dim:][dim-1], codes[int(at[n-1])*dim:][dim-1] // row lists ascend almost always
-	_, _ = scale[at[0]], scale[at[n-1]]
 	if v.codeRows != nil && dim%64 == 0 {
 		for lo := 0; lo < n; lo += codeChunk {
-			v.accumulateChunk(acc, w[lo:], ld, group, dim, codes, scale, at[lo:], tmp)
+			v.accumulateChunk(acc, w[lo:], ld, group, dim, codes, at[lo:], tmp)
 		}
 		return
 	}
 	for g := 0; g < group; {
 		h := tile(group-g, len(v.codes32))
 		for c := 0; c < dim; c += 32 {
-			v.codes32[h-1](ptr(acc[g*dim+c:]), dim, ptr(w[g*ld:]), ld, ptr(codes), c, ptr(scale), ptr(at), n)
+			v.codes32[h-1](ptr(acc[g*dim+c:]), dim, ptr(w[g*ld:]), ld, ptr(codes), c, ptr(at), n)
 		}
 		g += h
 	}
 }
 
 // accumulateChunk adds the first codeChunk rows of at by integer products.
-func (v vector) accumulateChunk(acc, w []float32, ld, group, dim int, codes []byte, scale []float32, at []int32, tmp []byte) {
+func (v vector) accumulateChunk(acc, w []float32, ld, group, dim int, codes []byte, at []int32, tmp []byte) {
 	s := scratch(tmp)
 	weights, steps, few := take[int8](&s, group*codeChunk), take[float32](&s, group), take[int32](&s, codeGroup)
 	n := min(len(at), codeChunk)
-	v.codeWeights((*byte)(unsafe.Pointer(ptr(weights))), ptr(steps), ptr(w), ld, group, ptr(scale), ptr(at), n)
+	v.codeWeights((*byte)(unsafe.Pointer(ptr(weights))), ptr(steps), ptr(w), ld, group, n)
 	ahead := at[min(n, len(at)-1):]
 	last := &ahead[min(len(ahead), codeChunk)-1]
 	add := func(rows []int32, first int) {

@@ -3,6 +3,7 @@
 package kernel
 
 import (
+	"math"
 	"math/bits"
 	"unsafe"
 
@@ -24,6 +25,7 @@ type estimates struct {
 	blockQuery                        []blockQueryFunc  // by query heads less one; of a single one: any number
 	blockQueryFew64, blockQueryFew128 blockQueryFunc    // for few heads of 64 or 128 channels; nil: none
 	block                             [5][]listScanFunc // by bits
+	weights                           [5][]weighFunc    // the same, of which weights are made
 }
 
 type (
@@ -31,6 +33,7 @@ type (
 	pageQueryFunc  = func(dst *int8, dstHead int, affine, unit, q *float32, dim int, bounds *uint16, top *float32, levels float32)
 	blockQueryFunc = func(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)
 	listScanFunc   = func(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes, headBytes, pageBytes, dim int, at *int32, n int, last *int32)
+	weighFunc      = func(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes, headBytes, pageBytes, dim int, at *int32, n int, last *int32, sums, least, packed *float32, counts *int)
 	scanFunc       = func(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes, dim int, pages uint64)
 )
 
@@ -71,6 +74,7 @@ func (v vector) PageMiddles(dst []float32, ld int, q []float32, group, dim int, 
 		if len(ready.Data) > 0 {
 			q8, affine = prepared(ready.Data, i, group, dim)
 		}
+		v.askFor(plane[int(blocks[min(i+2, len(blocks)-1)])*size:][:size])
 		e.prepare(q8, affine, q, group, dim, plane[int(b)*size:][:size], codeMiddle(nbits), ready.Shrink)
 		at[0], at[1] = b*attention.BlockPages, blocks[min(i+1, len(blocks)-1)]*attention.BlockPages
 		for g := 0; g < group; {
@@ -83,6 +87,13 @@ func (v vector) PageMiddles(dst []float32, ld int, q []float32, group, dim int, 
 		if f != 0 {
 			v.AddScaled(dst[g*ld:][:len(radii)], radii, f)
 		}
+	}
+}
+
+// askFor prefetches some of a block of a plane.
+func (v vector) askFor(block []byte) {
+	if v.fetch != nil {
+		v.fetch((*uint16)(unsafe.Pointer(ptr(block))), len(block)/2)
 	}
 }
 
@@ -209,11 +220,17 @@ func (e *estimates) prepare(q8 []int8, affine, q []float32, group, dim int, bloc
 	}
 }
 
+// weightsBase is what the code for weights is given for the logarithm of 1: that it draws straight lines between powers of two makes its weights too large by a factor of 1.0407 on average.
+const weightsBase = 639 - 0.0575
+
 // BlockRangeDot implements attention.Kernels. As for pages, the query times the steps is rounded to signed bytes that meet centred codes; once for the pages of a block.
-func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, n int, shrink float32, ready []byte, at []int32, tmp []byte) {
+func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nbits int, plane []byte, pages []int32, n int, shrink float32, ready []byte, at []int32, weigh *attention.Weighing, tmp []byte) {
 	e := v.estimates
 	if e == nil || !vectorDim(dim) || dim > 256 || nbits >= len(e.block) || e.block[nbits] == nil {
-		v.portable.BlockRangeDot(dst, ld, q, group, dim, nbits, plane, pages, n, shrink, ready, at, tmp)
+		v.portable.BlockRangeDot(dst, ld, q, group, dim, nbits, plane, pages, n, shrink, ready, at, nil, tmp)
+		if weigh != nil {
+			weigh.Apply(v, dst, ld, n*attention.PageTokens)
+		}
 		return
 	}
 	if n == 0 {
@@ -226,6 +243,16 @@ func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 	s := scratch(tmp)
 	q8, affine := take[int8](&s, group*dim), take[float32](&s, 4*group)
 	scan, last := e.block[nbits], &pages[len(pages)-1]
+	fused := weigh != nil && e.weights[nbits] != nil
+	var base2, sums []float32 // the map to logits to base 2 that count from the reference; the weights' sums by lanes
+	if fused {
+		base2, sums = take[float32](&s, 4*group), take[float32](&s, 16*group)
+		clear(sums)
+		_, _ = weigh.Least[group-1], weigh.Counts[group-1]
+		for g, c := range weigh.Counts[:group] {
+			_ = weigh.Packed[g*ld+c+attention.PageTokens*n-1]
+		}
+	}
 	for j := 0; j < n; {
 		b, first := int(pages[j])/attention.BlockPages, j
 		for j < n && int(pages[j])/attention.BlockPages == b {
@@ -234,12 +261,40 @@ func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 		if ready != nil {
 			q8, affine = prepared(ready, int(at[first])/attention.BlockPages, group, dim)
 		} else {
+			if j < len(pages) {
+				v.askFor(plane[int(pages[j])/attention.BlockPages*size:][:head])
+			}
 			e.prepare(q8, affine, q, group, dim, plane[b*size:][:size], codeMiddle(nbits), shrink)
 		}
+		to := first * attention.PageTokens
+		if fused {
+			for g, ref := range weigh.Ref[:group] {
+				base2[4*g], base2[4*g+1] = affine[4*g]*math.Log2E, (affine[4*g+1]-ref)*math.Log2E+weightsBase
+			}
+		}
 		for g := 0; g < group; {
+			if fused {
+				h := tile(group-g, len(e.weights[nbits]))
+				e.weights[nbits][h-1](ptr(dst[g*ld+to:]), ld, ptr(q8[g*dim:]), dim, ptr(base2[4*g:]), ptr(plane), size, head, page, dim, &pages[first], j-first, last,
+					&sums[16*g], &weigh.Least[g], &weigh.Packed[g*ld], &weigh.Counts[g])
+				g += h
+				continue
+			}
 			h := tile(group-g, len(scan))
-			scan[h-1](ptr(dst[g*ld+first*attention.PageTokens:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(plane), size, head, page, dim, &pages[first], j-first, last)
+			scan[h-1](ptr(dst[g*ld+to:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(plane), size, head, page, dim, &pages[first], j-first, last)
 			g += h
 		}
+	}
+	switch {
+	case fused:
+		for g := range group {
+			sum := float32(0)
+			for _, x := range sums[16*g:][:16] {
+				sum += x
+			}
+			weigh.Sums[g] += sum
+		}
+	case weigh != nil:
+		weigh.Apply(v, dst, ld, attention.PageTokens*n)
 	}
 }

@@ -299,7 +299,7 @@ func TestBlockRangeDot(t *testing.T) {
 					q, tmp := queries(t, r, group, dim), guarded[byte](t, attention.TmpBytes(group, dim))
 					reach, size := b.reach()
 					ref := make([]float32, group*blockTokens)
-					attention.Portable{}.BlockRangeDot(ref, blockTokens, q, group, dim, nbits, codes, pageList(0xffff), 16, 1./24, nil, nil, nil)
+					attention.Portable{}.BlockRangeDot(ref, blockTokens, q, group, dim, nbits, codes, pageList(0xffff), 16, 1./24, nil, nil, nil, nil)
 					ready := attention.Ready{Data: guarded[byte](t, 2*attention.ReadyBytes(group, dim)), Shrink: 1. / 24}
 					k.PageMiddles(make([]float32, group*2*16), 2*16, q, group, dim, middles, []int32{0, 0}, make([]float32, group), ready, tmp)
 					for _, data := range [][]byte{nil, ready.Data} {
@@ -313,7 +313,7 @@ func TestBlockRangeDot(t *testing.T) {
 							for i, p := range list {
 								at[i] = 16 + p
 							}
-							k.BlockRangeDot(dst, ld, q, group, dim, nbits, codes, append(list, 0, 5), len(list), 1./24, data, at, tmp)
+							k.BlockRangeDot(dst, ld, q, group, dim, nbits, codes, append(list, 0, 5), len(list), 1./24, data, at, nil, tmp)
 						}, func(g, token int) (want, tol, exact float64) {
 							top := 0.0
 							for c := range dim {

@@ -33,10 +33,10 @@ type routines struct {
 	listLanes  func(dst, base *int32, masks *uint16, n int) (count uint64)
 	splitLanes func(keep, heavy *uint16, w *float32, pages int, least, much float32) (kept uint64)
 	pack       func(dst, w *float32, n int, t float32) uint64
-	packLanes  func(dst, w *float32, pages *int32, masks, own *uint16, n int)
-	codes32    []codesFunc // by query heads less one, 32 channels
+	packLanes  []packLanesFunc // by query heads less one
+	codes32    []codesFunc     // by query heads less one, 32 channels
 
-	codeWeights func(dst *byte, steps, w *float32, ld, heads int, scale *float32, at *int32, n int)
+	codeWeights func(dst *byte, steps, w *float32, ld, heads, n int)
 	codeRows    []codeRowsFunc // by query heads less one, 64 channels
 
 	sumLanes   func(w *float32, masks *uint16, n int) float32
@@ -71,7 +71,8 @@ type routines struct {
 type (
 	dotFunc        = func(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n, ahead int)
 	accumulateFunc = func(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead, last *int32) (nan uint64)
-	codesFunc      = func(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)
+	packLanesFunc  = func(dst *float32, ld int, w *float32, wld int, pages *int32, masks, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
+	codesFunc      = func(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 	codeRowsFunc   = func(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead, last *int32)
 	panelFunc      = func(c *float32, ldc int, f, a *float32, lda int, b *float32, k, panel, panels int)
 )
@@ -83,7 +84,7 @@ var avx512 = routines{
 		accumulate6x64AVX512, accumulate7x64AVX512},
 	accumulate32: []accumulateFunc{accumulate1x32AVX512, accumulate2x32AVX512, accumulate3x32AVX512, accumulate4x32AVX512, accumulate5x32AVX512,
 		accumulate6x32AVX512, accumulate7x32AVX512},
-	listLanes: listLanesAVX512, splitLanes: splitLanesAVX512, pack: packAVX512, packLanes: packLanesAVX512,
+	listLanes: listLanesAVX512, splitLanes: splitLanesAVX512, pack: packAVX512, packLanes: []packLanesFunc{packLanes1AVX512, packLanes2AVX512, packLanes3AVX512, packLanes4AVX512, packLanes5AVX512, packLanes6AVX512, packLanes7AVX512},
 	codeWeights: codeWeightsAVX512, codeRows: []codeRowsFunc{codeRows1AVX512, codeRows2AVX512, codeRows3AVX512, codeRows4AVX512, codeRows5AVX512},
 	codes32: []codesFunc{codes1x32AVX512, codes2x32AVX512, codes3x32AVX512, codes4x32AVX512, codes5x32AVX512, codes6x32AVX512, codes7x32AVX512},
 	max:     maxAVX512, exp: expAVX512, weigh: weighAVX512, loud: louderAVX512, addScaled: addScaledAVX512, above: aboveAVX512, lanes: lanesAVX512,
@@ -114,6 +115,10 @@ var avx512 = routines{
 		block: [5][]listScanFunc{
 			2: {block2x1AVX512, block2x2AVX512, block2x3AVX512, block2x4AVX512, block2x5AVX512, block2x6AVX512, block2x7AVX512},
 			4: {block4x1AVX512, block4x2AVX512, block4x3AVX512, block4x4AVX512, block4x5AVX512, block4x6AVX512, block4x7AVX512},
+		},
+		weights: [5][]weighFunc{
+			2: {weights2x1AVX512, weights2x2AVX512, weights2x3AVX512, weights2x4AVX512, weights2x5AVX512, weights2x6AVX512, weights2x7AVX512},
+			4: {weights4x1AVX512, weights4x2AVX512, weights4x3AVX512, weights4x4AVX512, weights4x5AVX512, weights4x6AVX512, weights4x7AVX512},
 		},
 	},
 	encode: true,

@@ -288,7 +288,8 @@ func page8x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, co
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -297,11 +298,33 @@ func page8x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, co
 //go:noescape
 func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
+// weights2x1AVX512 is, for 1 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
+//
+//	for j, p := range at[:n] {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			sums[g*16+t] += y
+//			if y >= least[g] {
+//				packed[g*ld+counts[g]] = y
+//				counts[g]++
+//			}
+//			dst[g*ld+16*j+t] = y
+//		}
+//	}
+//
+// Pages further on in the list, up to last, are prefetched.
+// Up to 15 places behind what is packed are overwritten.
+//
+//go:noescape
+func weights2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+
 // block4x1AVX512 is, for 1 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -309,6 +332,27 @@ func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //
 //go:noescape
 func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+
+// weights4x1AVX512 is, for 1 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
+//
+//	for j, p := range at[:n] {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			sums[g*16+t] += y
+//			if y >= least[g] {
+//				packed[g*ld+counts[g]] = y
+//				counts[g]++
+//			}
+//			dst[g*ld+16*j+t] = y
+//		}
+//	}
+//
+// Pages further on in the list, up to last, are prefetched.
+// Up to 15 places behind what is packed are overwritten.
+//
+//go:noescape
+func weights4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
 
 // labelsx1AVX512 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -326,7 +370,8 @@ func labelsx1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -335,11 +380,33 @@ func labelsx1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //go:noescape
 func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
+// weights2x2AVX512 is, for 2 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
+//
+//	for j, p := range at[:n] {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			sums[g*16+t] += y
+//			if y >= least[g] {
+//				packed[g*ld+counts[g]] = y
+//				counts[g]++
+//			}
+//			dst[g*ld+16*j+t] = y
+//		}
+//	}
+//
+// Pages further on in the list, up to last, are prefetched.
+// Up to 15 places behind what is packed are overwritten.
+//
+//go:noescape
+func weights2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+
 // block4x2AVX512 is, for 2 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -347,6 +414,27 @@ func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //
 //go:noescape
 func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+
+// weights4x2AVX512 is, for 2 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
+//
+//	for j, p := range at[:n] {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			sums[g*16+t] += y
+//			if y >= least[g] {
+//				packed[g*ld+counts[g]] = y
+//				counts[g]++
+//			}
+//			dst[g*ld+16*j+t] = y
+//		}
+//	}
+//
+// Pages further on in the list, up to last, are prefetched.
+// Up to 15 places behind what is packed are overwritten.
+//
+//go:noescape
+func weights4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
 
 // labelsx2AVX512 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -364,7 +452,8 @@ func labelsx2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -373,11 +462,33 @@ func labelsx2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //go:noescape
 func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
+// weights2x3AVX512 is, for 3 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
+//
+//	for j, p := range at[:n] {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			sums[g*16+t] += y
+//			if y >= least[g] {
+//				packed[g*ld+counts[g]] = y
+//				counts[g]++
+//			}
+//			dst[g*ld+16*j+t] = y
+//		}
+//	}
+//
+// Pages further on in the list, up to last, are prefetched.
+// Up to 15 places behind what is packed are overwritten.
+//
+//go:noescape
+func weights2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+
 // block4x3AVX512 is, for 3 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -385,6 +496,27 @@ func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //
 //go:noescape
 func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+
+// weights4x3AVX512 is, for 3 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
+//
+//	for j, p := range at[:n] {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			sums[g*16+t] += y
+//			if y >= least[g] {
+//				packed[g*ld+counts[g]] = y
+//				counts[g]++
+//			}
+//			dst[g*ld+16*j+t] = y
+//		}
+//	}
+//
+// Pages further on in the list, up to last, are prefetched.
+// Up to 15 places behind what is packed are overwritten.
+//
+//go:noescape
+func weights4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
 
 // labelsx3AVX512 is, for 3 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -402,7 +534,8 @@ func labelsx3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -411,11 +544,33 @@ func labelsx3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //go:noescape
 func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
+// weights2x4AVX512 is, for 4 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
+//
+//	for j, p := range at[:n] {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			sums[g*16+t] += y
+//			if y >= least[g] {
+//				packed[g*ld+counts[g]] = y
+//				counts[g]++
+//			}
+//			dst[g*ld+16*j+t] = y
+//		}
+//	}
+//
+// Pages further on in the list, up to last, are prefetched.
+// Up to 15 places behind what is packed are overwritten.
+//
+//go:noescape
+func weights2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+
 // block4x4AVX512 is, for 4 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -423,6 +578,27 @@ func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //
 //go:noescape
 func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+
+// weights4x4AVX512 is, for 4 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
+//
+//	for j, p := range at[:n] {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			sums[g*16+t] += y
+//			if y >= least[g] {
+//				packed[g*ld+counts[g]] = y
+//				counts[g]++
+//			}
+//			dst[g*ld+16*j+t] = y
+//		}
+//	}
+//
+// Pages further on in the list, up to last, are prefetched.
+// Up to 15 places behind what is packed are overwritten.
+//
+//go:noescape
+func weights4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
 
 // labelsx4AVX512 is, for 4 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -440,7 +616,8 @@ func labelsx4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -449,11 +626,33 @@ func labelsx4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //go:noescape
 func block2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
+// weights2x5AVX512 is, for 5 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
+//
+//	for j, p := range at[:n] {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			sums[g*16+t] += y
+//			if y >= least[g] {
+//				packed[g*ld+counts[g]] = y
+//				counts[g]++
+//			}
+//			dst[g*ld+16*j+t] = y
+//		}
+//	}
+//
+// Pages further on in the list, up to last, are prefetched.
+// Up to 15 places behind what is packed are overwritten.
+//
+//go:noescape
+func weights2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+
 // block4x5AVX512 is, for 5 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -461,6 +660,27 @@ func block2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //
 //go:noescape
 func block4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+
+// weights4x5AVX512 is, for 5 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
+//
+//	for j, p := range at[:n] {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			sums[g*16+t] += y
+//			if y >= least[g] {
+//				packed[g*ld+counts[g]] = y
+//				counts[g]++
+//			}
+//			dst[g*ld+16*j+t] = y
+//		}
+//	}
+//
+// Pages further on in the list, up to last, are prefetched.
+// Up to 15 places behind what is packed are overwritten.
+//
+//go:noescape
+func weights4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
 
 // labelsx5AVX512 is, for 5 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -478,7 +698,8 @@ func labelsx5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -487,11 +708,33 @@ func labelsx5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //go:noescape
 func block2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
+// weights2x6AVX512 is, for 6 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
+//
+//	for j, p := range at[:n] {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			sums[g*16+t] += y
+//			if y >= least[g] {
+//				packed[g*ld+counts[g]] = y
+//				counts[g]++
+//			}
+//			dst[g*ld+16*j+t] = y
+//		}
+//	}
+//
+// Pages further on in the list, up to last, are prefetched.
+// Up to 15 places behind what is packed are overwritten.
+//
+//go:noescape
+func weights2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+
 // block4x6AVX512 is, for 6 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -499,6 +742,27 @@ func block2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //
 //go:noescape
 func block4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+
+// weights4x6AVX512 is, for 6 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
+//
+//	for j, p := range at[:n] {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			sums[g*16+t] += y
+//			if y >= least[g] {
+//				packed[g*ld+counts[g]] = y
+//				counts[g]++
+//			}
+//			dst[g*ld+16*j+t] = y
+//		}
+//	}
+//
+// Pages further on in the list, up to last, are prefetched.
+// Up to 15 places behind what is packed are overwritten.
+//
+//go:noescape
+func weights4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
 
 // labelsx6AVX512 is, for 6 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -516,7 +780,8 @@ func labelsx6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -525,11 +790,33 @@ func labelsx6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, c
 //go:noescape
 func block2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
 
+// weights2x7AVX512 is, for 7 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
+//
+//	for j, p := range at[:n] {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			sums[g*16+t] += y
+//			if y >= least[g] {
+//				packed[g*ld+counts[g]] = y
+//				counts[g]++
+//			}
+//			dst[g*ld+16*j+t] = y
+//		}
+//	}
+//
+// Pages further on in the list, up to last, are prefetched.
+// Up to 15 places behind what is packed are overwritten.
+//
+//go:noescape
+func weights2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+
 // block4x7AVX512 is, for 7 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -537,6 +824,27 @@ func block2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //
 //go:noescape
 func block4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32)
+
+// weights4x7AVX512 is, for 7 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
+//
+//	for j, p := range at[:n] {
+//		for g := range heads {
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			sums[g*16+t] += y
+//			if y >= least[g] {
+//				packed[g*ld+counts[g]] = y
+//				counts[g]++
+//			}
+//			dst[g*ld+16*j+t] = y
+//		}
+//	}
+//
+// Pages further on in the list, up to last, are prefetched.
+// Up to 15 places behind what is packed are overwritten.
+//
+//go:noescape
+func weights4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
 
 // labelsx7AVX512 is, for 7 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -706,7 +1014,8 @@ func page8x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, code
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -719,7 +1028,8 @@ func block2x1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, pla
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -744,7 +1054,8 @@ func labelsx1AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, cod
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
@@ -757,7 +1068,8 @@ func block2x2AVX2(dst *float32, ld int, q *int8, qHead int, affine *float32, pla
 //
 //	for j, p := range at[:n] {
 //		for g := range heads {
-//			dst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
+//			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //

@@ -30,6 +30,7 @@ type FuncAttr int
 
 // The attributes in use.
 const (
+	FuncSharedBytes        FuncAttr = 1  // read only: bytes of shared memory that a thread block has besides the dynamic
 	FuncRegisters          FuncAttr = 4  // read only: registers a thread
 	FuncMaxDynamicShared   FuncAttr = 8  // bytes of dynamic shared memory that launches may ask for
 	FuncNonPortableCluster FuncAttr = 14 // 1: clusters of more than 8 blocks are allowed

@@ -67,6 +67,29 @@ func TestDevice(t *testing.T) {
 	}
 }
 
+// TestLargeHost: much pinned memory is as little.
+func TestLargeHost(t *testing.T) {
+	d := openMock(t)
+	err := d.Do(func(c *Context) error {
+		b, err := c.AllocHost(largeHost + 5000)
+		if err != nil {
+			return err
+		}
+		if len(b) != largeHost+5000 || b[0] != 0 || c.mapped[&b[0]] != (runtime.GOOS == "linux") {
+			t.Errorf("%d bytes, mapped: %v", len(b), c.mapped)
+		}
+		b[len(b)-1] = 1
+		err = c.FreeHost(b)
+		if len(c.mapped) != 0 {
+			t.Errorf("still mapped: %v", c.mapped)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestErrors(t *testing.T) {
 	d := openMock(t)
 	err := d.Do(func(c *Context) error {

@@ -8,7 +8,7 @@ template <int D, int GP> struct CodedSlot {
   static constexpr int CHUNKS = D / 32;
   uint4 codes[16 * CHUNKS];
   u32 scale[16][D / 32];
-  u32 logits[16][(GP + 1) / 2];  // of two heads a word; of one head two tokens' a word, and bit t of odd says which of them is meant. If those are in shared memory, the token
+  u32 logits[16][(GP + 1) / 2];  // of two heads a word; of one head two tokens' a word, and bit t of odd says which of them is meant. If ranks split the unit, the token
   u32 odd, unused[3];
   __device__ static int place(int token, int chunk) { return (token * CHUNKS + chunk) ^ (token / 2 % 4 * 2); }
 };
@@ -51,8 +51,8 @@ template <int D, int GP> union WarpMemory {
 
 // attend_coded takes in survivors [from,to) as codes with their estimated logits; `list` is the entry of the first, and they follow downwards. It returns what the thread's share of them
 // weighs for head lane/4, and what of that the head owes to the others' survivors.
-template <int D, int GP, bool LOCAL>
-__device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r,
+template <int D, int GP, bool SPLIT>
+__device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r,
                                     const u32 *list, int from, int to) {
   typedef CodedSlot<D, GP> Slot;
   constexpr int SLOTS = WarpMemory<D, GP>::SLOTS, CHUNKS = Slot::CHUNKS;
@@ -74,15 +74,15 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
       if (lane < 16) {
 #pragma unroll
         for (int k = 0; k < D / 32; k += 4) copy_async<D == 64 ? 8 : 16>(&x.scale[lane][k], p.valueScale + (size_t)row * (D / 32) + k);
-      } else if constexpr (LOCAL) {
+      } else if constexpr (SPLIT) {
         x.logits[lane - 16][0] = token;
       } else if constexpr (GP > 1) {
         copy_async<GP * 2>(x.logits[lane - 16], r.logits + (size_t)token * GP);
       } else {
         copy_async<4>(x.logits[lane - 16], r.logits + (token & ~1u));
       }
-      const u32 odd = GP == 1 && !LOCAL ? __ballot_sync(~0u, token & 1) : 0;
-      if (GP == 1 && !LOCAL && lane == 0) x.odd = odd;
+      const u32 odd = GP == 1 && !SPLIT ? __ballot_sync(~0u, token & 1) : 0;
+      if (GP == 1 && !SPLIT && lane == 0) x.odd = odd;
     }
     commit_copies();
   };
@@ -105,7 +105,7 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
       load<D / 64>(codes[k], (const u8 *)&slot.codes[slot.place(token, head * (D / 16) / 16)] + head * (D / 16) % 16);
       load<D / 32>(scale[k], slot.scale[token]);
       u32 distance = 0;
-      if constexpr (LOCAL) distance = head < GP ? r.logits[slot.logits[token][0] * GP + head] : 0;
+      if constexpr (SPLIT) distance = head < GP ? r.logits[slot.logits[token][0] * GP + head] : 0;
       else if constexpr (GP == 1) distance = slot.logits[token][0] >> (slot.odd >> token & 1) * 16 & 0xffff;
       else if (head < GP) distance = slot.logits[token][head / 2] >> head % 2 * 16 & 0xffff;
       const float octaves = (int)distance * (-1.0f / PER_OCTAVE), weight = i + token >= to || distance == NONE ? 0 : power(octaves);
@@ -127,10 +127,13 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
     mma(low, lows[0], 0, lows[1], 0, w[0], w[1]);
   }
 #pragma unroll
-  for (int i = 0; i < D / 16; i++) {
-    const float a = __shfl_sync(~0u, low[0], i / 2 * 4 + j), b = __shfl_sync(~0u, low[1], i / 2 * 4 + j);
-    run.sums[i][0] = run.sums[i][0] * 16777216.0f + a, run.sums[i][1] = run.sums[i][1] * 16777216.0f + b;
-    run.sums[i][2] = run.sums[i][2] * 1048576.0f + a, run.sums[i][3] = run.sums[i][3] * 1048576.0f + b;
+  for (int group = 0; group < D / 32; group++) {
+    const float a = __shfl_sync(~0u, low[0], group * 4 + j), b = __shfl_sync(~0u, low[1], group * 4 + j);
+#pragma unroll
+    for (int i = 2 * group; i < 2 * group + 2; i++) {
+      run.sums[i][0] = run.sums[i][0] * 16777216.0f + a, run.sums[i][1] = run.sums[i][1] * 16777216.0f + b;
+      run.sums[i][2] = run.sums[i][2] * 1048576.0f + a, run.sums[i][3] = run.sums[i][3] * 1048576.0f + b;
+    }
   }
   wait_copies<0>();
   __syncwarp();
@@ -138,8 +141,8 @@ __device__ inline float2 attend_coded(Running<D> &run, float (&low)[4], WarpMemo
 }
 
 // attend_exactly takes in survivors [from,to) of a list, or of all tokens if there is none.
-template <int D, int GP, bool LOCAL>
-__device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const u32 *list, int from, int to) {
+template <int D, int GP, bool SPLIT>
+__device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemory<D, GP> &memory, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, const u32 *list, int from, int to) {
   typedef WholeSlot<D> Rows;
   constexpr bool APART = D <= 128;
   constexpr int CHUNKS = Rows::CHUNKS, EACH_TIME = 32 / CHUNKS;  // rows
@@ -162,35 +165,39 @@ __device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemo
   };
   u32 q[D / 8];
   Rows::channels(q, head < u.G ? p.q + ((size_t)u.unit * u.G + head) * D : nullptr, j);
-  ask(from, p.k, true);
-  if (APART) ask(from, p.v, false);
-  for (int i = from; i < to; i += 16) {
-    wait_copies<APART ? 1 : 0>();
-    __syncwarp();
-    float c[2][4] = {}, x[4];
+  for (int i = from - 16; i < to; i += 16) {  // at first there is nothing to attend to
+    const bool begun = i >= from;
+    float x[4];
+    if (begun) {
+      wait_copies<APART ? 1 : 0>();
+      __syncwarp();
+      float c[2][4] = {};
 #pragma unroll
-    for (int tile = 0; tile < 2; tile++) {
-      u32 k[D / 8];
-      Rows::keys(k, keys[tile * 8 + head], tile * 8 + head, j);
-      products<D>(c[tile], q, k);
-    }
+      for (int tile = 0; tile < 2; tile++) {
+        u32 k[D / 8];
+        Rows::keys(k, keys[tile * 8 + head], tile * 8 + head, j);
+        products<D>(c[tile], q, k);
+      }
 #pragma unroll
-    for (int t = 0; t < 4; t++) {
-      const int token = run.slot(t, lane);
-      const u32 entry = __shfl_sync(~0u, at.entry, i - at.first + token);
-      x[t] = i + token < to && entry >> 24 >> head & 1 ? c[t / 2][t % 2] * p.scale : NOTHING;
+      for (int t = 0; t < 4; t++) {
+        const int token = run.slot(t, lane);
+        const u32 entry = __shfl_sync(~0u, at.entry, i - at.first + token);
+        x[t] = i + token < to && entry >> 24 >> head & 1 ? c[t / 2][t % 2] * p.scale : NOTHING;
+      }
+      __syncwarp();  // the keys are read
     }
-    __syncwarp();  // the keys are read
     if (APART) ask(i + 16, p.k, true);
-    else ask(i, p.v, false);
-    u32 w[2], v[4][D / 16];
-    run.admit(x, w, low, lane);
-    wait_copies<APART ? 1 : 0>();
-    __syncwarp();
+    else if (begun) ask(i, p.v, false);
+    if (begun) {
+      u32 w[2], v[4][D / 16];
+      run.admit(x, w, low, lane);
+      wait_copies<APART ? 1 : 0>();
+      __syncwarp();
 #pragma unroll
-    for (int t = 0; t < 4; t++) Rows::values(v[t], values[run.slot(t, lane)], run.slot(t, lane), head);
-    run.add(v, w);
-    __syncwarp();
+      for (int t = 0; t < 4; t++) Rows::values(v[t], values[run.slot(t, lane)], run.slot(t, lane), head);
+      run.add(v, w);
+      __syncwarp();
+    }
     if (APART) ask(i + 16, p.v, false);
     else ask(i + 16, p.k, true);
   }
@@ -199,15 +206,14 @@ __device__ inline void attend_exactly(Running<D> &run, float (&low)[4], WarpMemo
 }
 
 // attend_survivors is the attention of a unit, of which this rank has listed so many survivors: exactly read ones, and others; `whole` says that it reads so many tokens of its range instead.
-template <int D, int GP, bool LOCAL>
-__device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join, WarpMemory<D, GP> *memory, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, int2 count, bool whole) {
+template <int D, int GP, bool SPLIT>
+__device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join, WarpMemory<D, GP> *memory, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, int2 count, bool whole) {
   const int lane = u.lane, warp = u.warp;
   // Tiles of sixteen, first of those read as codes; one that is read exactly costs as much as EXACT of them. A warp has a run.
   constexpr int EXACT = 3;
   const int coded = (count.y + 15) / 16, cost = coded + (count.x + 15) / 16 * EXACT;
-  auto cut = [&](int w) { return (int)((long long)cost * w / u.warps); };
-  auto codedOf = [&](int w) { return min(min(cut(w), coded) * 16, count.y); };
-  auto exactOf = [&](int w) { return min((max(cut(w) - coded, 0) + EXACT - 1) / EXACT * 16, count.x); };
+  auto codedOf = [&](int w) { return min(min(u.share(cost, w), coded) * 16, count.y); };
+  auto exactOf = [&](int w) { return min((max(u.share(cost, w) - coded, 0) + EXACT - 1) / EXACT * 16, count.x); };
   Running<D> run;
   float low[4] = {};  // row lane/4: group of channels; heads as the sums
   float2 mass = attend_coded<D>(run, low, memory[warp], sh, p, u, r, r.list + r.own * BLOCK - 1, codedOf(warp), codedOf(warp + 1));
@@ -217,15 +223,12 @@ __device__ inline void attend_survivors(SelectShared<GP> &sh, ClusterJoin &join,
     for (int d = 1; d < 4; d *= 2) mass.x += __shfl_xor_sync(~0u, mass.x, d), mass.y += __shfl_xor_sync(~0u, mass.y, d);
     if (lane % 4 == 0 && lane / 4 < GP) sh.mass[warp][lane / 4].x += mass.x, sh.mass[warp][lane / 4].y += mass.y;
   }
-  static_assert(sizeof sh.histogram >= GP * D * sizeof(float), "where nobody counts any more, shares find room");
-  join_unit<D>(join, run, memory[0].sums[0], sizeof(WarpMemory<D, GP>) / sizeof(float), (float *)sh.histogram, p, u, r.n, 1, !whole && p.flags & TAIL, [&](int g) {
-    if (whole) return make_float2(0, 0);
+  join_unit<D>(join, run, memory[0].sums[0], sizeof(WarpMemory<D, GP>) / sizeof(float), sh.shares, sh.mass, p, u, r.n, 1, !whole && p.flags & TAIL, [&](int g, float2 of) {
+    if (whole) return of;
     // What the rank's candidates weigh, and what survived of them.
-    float kept = 0, owed = 0;
-    for (int w = 0; w < u.warps; w++) kept += sh.mass[w][g].x, owed += sh.mass[w][g].y;
     const Threshold &t = sh.threshold[g];
-    const float mass = kept + ((u.rank == 0 ? t.rest : 0) - owed) * t.shrink;
-    p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(mass, kept, sh.own[g], sh.candidates[g]);
-    return make_float2(mass, kept);
+    const float mass = of.x + ((u.rank == 0 ? t.rest : 0) - of.y) * t.shrink;
+    if (lane == 0) p.sums[((size_t)u.unit * RANKS + u.rank) * HEADS + g] = make_float4(mass, of.x, sh.own[g], sh.candidates[g]);
+    return make_float2(mass, of.x);
   });
 }

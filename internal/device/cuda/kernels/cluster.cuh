@@ -4,87 +4,90 @@
 
 // ClusterJoin is where a thread block has its warps' parts of a unit, and what the ranks tell each other of theirs.
 struct ClusterJoin {
+  float4 ofRank[RANKS][HEADS];   // maximum, weight; mass of the candidates, and of what survived of them
   float top[WARPS][HEADS], weight[WARPS][HEADS];
-  float4 ofRank[RANKS][HEADS];  // maximum, weight; mass of the candidates, and of what survived of them
-  float share[HEADS][RANKS];    // what a rank's sums count in it
+  float ofWarp[HEADS][WARPS];    // what a warp's sums count in the thread block's
+  float share[HEADS][RANKS];     // and a rank's in the unit's
   float held[HEADS];
-  float2 ofUnit[HEADS];         // maximum, weight
+  float2 ofUnit[HEADS];          // maximum, weight
   int last;
 };
 
+// highest is the largest of a warp's numbers; totals makes sums of those of its first `lanes` lanes.
+__device__ inline float highest(float x) { return unordered(__reduce_max_sync(~0u, ordered(x))); }
+template <int N> __device__ inline void totals(float (&x)[N], int lanes) {
+#pragma unroll 1
+  for (int d = lanes / 2; d > 0; d /= 2) {
+#pragma unroll
+    for (int i = 0; i < N; i++) x[i] += __shfl_xor_sync(~0u, x[i], d);
+  }
+}
+
+__device__ inline void add(float4 &sum, float f, float4 x) { sum.x += f * x.x, sum.y += f * x.y, sum.z += f * x.z, sum.w += f * x.w; }
+
 // join_unit makes a unit's output of what the warps of its ranks have summed, through `sums` in shared memory, [HEADS][D] at every multiple of `stride`; each rank its share of it, which the
-// others bring to `shares`, [HEADS·D] of shared memory. If several clusters have `parts` of a unit, the last of each rank's joins those. With `tail` it adds what is not held: weigh(g) is the mass of the rank's candidates and what survivors hold of it, known
-// once all warps have come here. All ranks must have begun.
+// others bring to `shares`, [HEADS·D + 4·RANKS] of shared memory. If several clusters have `parts` of a unit, the last of each rank's joins those. With `tail` it adds what is not held: weigh(g, x)
+// is the mass of the rank's candidates and what survivors hold of it, if x is what its warps have as `mass`. All ranks must have begun.
 template <int D, int GP, typename Weigh>
-__device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, int stride, float *shares, const Params &p, const Rank<GP> &u, int n, int parts, bool tail, Weigh weigh) {
-  const int all = u.G * D;
-  run.leave(sh.top[u.warp], sh.weight[u.warp], (float(*)[D])(sums + u.warp * stride), u.lane);
-  // The rank's share of the output, and what the tail adds there.
-  const int own = all / u.ranks, first = own * u.rank;
-  const float *const mean = p.valueSum + (((size_t)p.table[u.sequence * p.tableStride + (n - 1) / BLOCK] * p.kvHeads + u.head) * 2 + 1) * D;
-  const float channel = tail ? mean[(first + threadIdx.x) % D] : 0;
+__device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, int stride, float *shares, const float2 (*mass)[GP], const Params &p, const Rank<GP> &u, int n, int parts, bool tail,
+                                 Weigh weigh) {
+  const int all = u.G * D, lane = u.lane;
+  run.leave(sh.top[u.warp], sh.weight[u.warp], (float(*)[D])(sums + u.warp * stride), lane);
+  // The rank's share of the output, four channels a thread and turn, always the same ones of a head; and what the tail adds there.
+  const int each = quotient(all / 4 + u.ranks - 1, u.ranks) * 4, first = each * u.rank, own = min(each, all - first), mine = 4 * threadIdx.x, turn = 4 * blockDim.x;
+  float4 mean = make_float4(0, 0, 0, 0);
+  if (tail && mine < own) mean = *(const float4 *)(p.valueSum + (((size_t)p.table[u.sequence * p.tableStride + (n - 1) / BLOCK] * p.kvHeads + u.head) * 2 + 1) * D + (first + mine) % D);
   __syncthreads();
-  auto store = [&](int i, float x, float held) {  // element i of the rank's share
-    if (tail) x = held * x + (1 - held) / n * (blockDim.x % D == 0 ? channel : mean[(first + i) % D]);
-    p.out[(size_t)u.unit * all + first + i] = __float2half_rn(x);
+  const bool alone = u.ranks == 1 && parts == 1;
+  for (int g = u.warp; g < u.G; g += u.warps) {  // a lane for each warp, and then for each rank
+    const bool in = lane < u.warps;
+    const float2 of = in && mass != nullptr ? mass[lane][g] : make_float2(0, 0);
+    const float top = in ? sh.top[lane][g] : NOTHING, most = highest(top), f = power(top - most);
+    float x[3] = {in ? f * sh.weight[lane][g] : 0, of.x, of.y};
+    if (in) sh.ofWarp[g][lane] = f;
+    totals(x, WARPS);
+    const float2 held = weigh(g, make_float2(x[1], x[2]));
+    if (alone && lane == 0) sh.share[g][0] = x[0] > 0 ? __fdividef(1, x[0]) : 0, sh.held[g] = fminf(__fdividef(held.y, held.x), 1.0f);
+    if (!alone && lane < u.ranks) push(&sh.ofRank[u.rank][g], lane, make_float4(most, x[0], held.x, held.y));
+  }
+  __syncthreads();
+  auto summed = [&](int i) {
+    float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 4
+    for (int w = 0; w < u.warps; w++) add(sum, sh.ofWarp[i / D][w], *(const float4 *)(sums + w * stride + i));
+    return sum;
   };
-  if (u.ranks == 1 && parts == 1) {
-    if (threadIdx.x < u.G) {
-      const float2 held = weigh(threadIdx.x);
-      sh.held[threadIdx.x] = fminf(held.y / held.x, 1.0f);
-    }
-    if (tail) __syncthreads();
-    for (int i = threadIdx.x; i < all; i += blockDim.x) {
-      const int g = i / D;
-      float top = NOTHING, weight = 0, sum = 0;
-      for (int w = 0; w < u.warps; w++) top = fmaxf(top, sh.top[w][g]);
-      for (int w = 0; w < u.warps; w++) {
-        const float f = power(sh.top[w][g] - top);
-        weight += f * sh.weight[w][g], sum += f * sums[w * stride + i];
-      }
-      store(i, weight > 0 ? sum / weight : 0, sh.held[g]);
-    }
+  auto store = [&](int i, float4 x, float f) {  // elements i… of the rank's share, times f
+    const float held = tail ? sh.held[(first + i) / D] : 1, rest = tail ? __fdividef(1 - held, n) : 0;
+    float4 y = make_float4(0, 0, 0, 0);
+    add(y, held * f, x), add(y, rest, mean);
+    *(uint2 *)(p.out + (size_t)u.unit * all + first + i) = make_uint2(bits(__floats2half2_rn(y.x, y.y)), bits(__floats2half2_rn(y.z, y.w)));
+  };
+  if (alone) {
+    for (int i = mine; i < all; i += turn) store(i, summed(i), sh.share[i / D][0]);
     return;
   }
   // Every rank learns of each one's maxima and weights, and of its share of the sums.
-  if (threadIdx.x < u.G) {
-    const int g = threadIdx.x;
-    const float2 held = weigh(g);
-    float top = NOTHING, weight = 0;
-    for (int w = 0; w < u.warps; w++) top = fmaxf(top, sh.top[w][g]);
-    for (int w = 0; w < u.warps; w++) weight += power(sh.top[w][g] - top) * sh.weight[w][g];
-    for (int r = 0; r < u.ranks; r++) {
-      float4 *const to = &sh.ofRank[u.rank][g];
-      poke(&to->x, r, __float_as_int(top)), poke(&to->y, r, __float_as_int(weight)), poke(&to->z, r, __float_as_int(held.x)), poke(&to->w, r, __float_as_int(held.y));
-    }
-  }
-  for (int i = threadIdx.x; i < all; i += blockDim.x) {
-    const int g = i / D;
-    float top = NOTHING, sum = 0;
-    for (int w = 0; w < u.warps; w++) top = fmaxf(top, sh.top[w][g]);
-    for (int w = 0; w < u.warps; w++) sum += power(sh.top[w][g] - top) * sums[w * stride + i];
-    poke(&shares[u.rank * own + i % own], i / own, __float_as_int(sum));
+  for (int i = mine; i < all; i += turn) {
+    const int rank = quotient(i, each);
+    push((float4 *)&shares[(u.rank - rank) * each + i], rank, summed(i));
   }
   u.sync();
   for (int g = u.warp; g < u.G; g += u.warps) {
-    const float4 x = u.lane < u.ranks ? sh.ofRank[u.lane][g] : make_float4(NOTHING, 0, 0, 0);
-    float most = x.x, mass = x.z, kept = x.w;
-    for (int d = RANKS / 2; d > 0; d /= 2) {
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, d)), mass += __shfl_xor_sync(~0u, mass, d), kept += __shfl_xor_sync(~0u, kept, d);
-    }
-    const float f = power(x.x - most);
-    float sum = f * x.y;
-    for (int d = RANKS / 2; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
-    if (u.lane < RANKS) sh.share[g][u.lane] = parts > 1 ? f : sum > 0 ? f / sum : 0;
-    if (u.lane == 0) sh.held[g] = fminf(kept / mass, 1.0f), sh.ofUnit[g] = make_float2(most, sum);
+    const float4 x = lane < u.ranks ? sh.ofRank[lane][g] : make_float4(NOTHING, 0, 0, 0);
+    const float most = highest(x.x), f = power(x.x - most);
+    float sum[3] = {f * x.y, x.z, x.w};
+    totals(sum, RANKS);
+    if (lane < RANKS) sh.share[g][lane] = parts > 1 ? f : sum[0] > 0 ? __fdividef(f, sum[0]) : 0;
+    if (lane == 0) sh.held[g] = fminf(__fdividef(sum[2], sum[1]), 1.0f), sh.ofUnit[g] = make_float2(most, sum[0]);
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < own; i += blockDim.x) {
-    const int g = (first + i) / D;
-    float y = 0;
-    for (int k = 0; k < u.ranks; k++) y += shares[k * own + i] * sh.share[g][k];
-    if (parts > 1) p.partial[((size_t)u.unit * p.maxParts + u.part) * HEADS * D + first + i] = y;
-    else store(i, y, sh.held[g]);
+  for (int i = mine; i < own; i += turn) {
+    float4 y = make_float4(0, 0, 0, 0);
+#pragma unroll 4
+    for (int k = 0; k < u.ranks; k++) add(y, sh.share[(first + i) / D][k], *(const float4 *)&shares[k * each + i]);
+    if (parts > 1) *(float4 *)&p.partial[((size_t)u.unit * p.maxParts + u.part) * HEADS * D + first + i] = y;
+    else store(i, y, 1);
   }
   if (parts == 1) return;
   const size_t at = (size_t)u.unit * p.maxParts;
@@ -99,22 +102,23 @@ __device__ inline void join_unit(ClusterJoin &sh, Running<D> &run, float *sums, 
   __syncthreads();
   if (!sh.last) return;
   __threadfence();
-  for (int i = threadIdx.x; i < own; i += blockDim.x) {
-    float y[RANKS], top = NOTHING, weight = 0, sum = 0;
+  for (int i = mine; i < own; i += turn) {
+    float4 y[RANKS], sum = make_float4(0, 0, 0, 0);
     float2 of[RANKS];
+    float top = NOTHING, weight = 0;
 #pragma unroll
     for (int k = 0; k < RANKS; k++) {
-      of[k] = make_float2(NOTHING, 0), y[k] = 0;
-      if (k < parts) of[k] = __ldcg(&p.partialTop[(at + k) * HEADS + (first + i) / D]), y[k] = __ldcg(&p.partial[(at + k) * HEADS * D + first + i]);
+      of[k] = make_float2(NOTHING, 0), y[k] = make_float4(0, 0, 0, 0);
+      if (k < parts) of[k] = __ldcg(&p.partialTop[(at + k) * HEADS + (first + i) / D]), y[k] = __ldcg((const float4 *)&p.partial[(at + k) * HEADS * D + first + i]);
     }
 #pragma unroll
     for (int k = 0; k < RANKS; k++) top = fmaxf(top, of[k].x);
 #pragma unroll
     for (int k = 0; k < RANKS; k++) {
       const float f = power(of[k].x - top);
-      weight += f * of[k].y, sum += f * y[k];
+      weight += f * of[k].y, add(sum, f, y[k]);
     }
-    p.out[(size_t)u.unit * all + first + i] = __float2half_rn(weight > 0 ? sum / weight : 0);
+    store(i, sum, weight > 0 ? __fdividef(1, weight) : 0);
   }
 }
 
@@ -130,12 +134,12 @@ template <int D> __device__ void whole_unit(const Params &p) {
   typedef ClusterRing<D> Rings;
   struct Shared {
     ClusterJoin join;
-    float shares[HEADS * D];
+    alignas(16) float shares[HEADS * D + 4 * RANKS];
   };
   SHARED_MEMORY(Shared, sh);
   DYNAMIC_MEMORY(memory);
   // Lengths and tables are there before the launch ahead begins, and so are all tokens but the newest.
-  const Rank<HEADS> u(p, p.parts);
+  const Rank<HEADS> u(p, p.ranks, p.parts);
   const int n = p.lens[u.sequence], r = u.lane / 4;
   const int skipped = p.window > 0 ? max(n - p.window, 0) : 0, tokens = n - skipped, tiles = (tokens + 15) / 16;  // skipped: out of sight
   const int piece = u.part * u.ranks + u.rank, pieces = p.parts * u.ranks;
@@ -158,5 +162,5 @@ template <int D> __device__ void whole_unit(const Params &p) {
   wait_copies<0>();
   __syncthreads();  // the rings are read
   u.wait();
-  join_unit<D>(sh.join, run, (float *)memory, HEADS * D, sh.shares, p, u, n, p.parts, false, [](int) { return make_float2(0, 0); });
+  join_unit<D>(sh.join, run, (float *)memory, HEADS * D, sh.shares, (const float2(*)[HEADS])nullptr, p, u, n, p.parts, false, [](int, float2 x) { return x; });
 }

@@ -16,8 +16,9 @@ constexpr int WINDOW = 40 * PER_OCTAVE;  // the bins of weights begin so far abo
 constexpr int FAR = (BINS << BIN_SHIFT) - 1;  // the largest distance from there; what lies further counts as if it lay so far, and weighs nothing in a histogram
 constexpr int NONE = 0x7fff;     // the distance of what is no candidate
 
-// Params.flags: survivors per head; one page list a group; the paper's INT4 codes; tail compensation; every page is a candidate. And of sums: the block is a lone one.
-enum { PER_HEAD = 1, SHARED = 2, TOKEN_CODES = 4, TAIL = 8, EVERY_PAGE = 16, LONE = 32 };
+// Params.flags: survivors per head; one page list a group; the paper's INT4 codes; tail compensation; every page is a candidate; estimates and lists stay in shared memory, for few only. And of sums:
+// the block is a lone one.
+enum { PER_HEAD = 1, SHARED = 2, TOKEN_CODES = 4, TAIL = 8, EVERY_PAGE = 16, LONE = 32, NEAR = 64 };
 
 // Params is the only parameter of every kernel; params.go holds the same structure.
 struct Params {
@@ -74,6 +75,9 @@ __device__ inline __half2 halves(u32 u) { return *reinterpret_cast<__half2 *>(&u
 __device__ inline u32 times(u32 a, u32 b) { return bits(__hmul2(halves(a), halves(b))); }
 __device__ inline float half_of(u32 u, int i) { return i ? __high2float(halves(u)) : __low2float(halves(u)); }
 
+// quotient is a/b of a below 2^20: a division of integers is a hundred instructions.
+__device__ inline int quotient(int a, int b) { return (int)__fdividef(a + 0.5f, b); }
+
 // Floats as integers of the same order, for atomicMax.
 __device__ inline int ordered(float f) { int i = __float_as_int(f); return i ^ ((i >> 31) & 0x7fffffff); }
 __device__ inline float unordered(int i) { return __int_as_float(i ^ ((i >> 31) & 0x7fffffff)); }
@@ -103,6 +107,3 @@ template <int N> __device__ inline void load(u32 (&dst)[N], const void *src) {
 // channels, channel i is nibble (i%2)·4 + i/2, so that the masks yield pairs of neighbours.
 constexpr u32 LOW = 0x000f000f, HIGH = 0x00f000f0;
 __device__ inline int nibble(int channel) { return (channel & 1) * 4 + (channel >> 1); }
-
-// Where value channel c of a row stands: thread r of eight holds channels 8r…8r+7 of each half of 64, four of each of two groups.
-__device__ inline int value_group(int c) { return c / 64 * 2 + c % 8 / 4; }

@@ -34,8 +34,8 @@ __device__ inline void count_distance(u32 *histogram, u32 *elsewhere, u32 distan
 
 // estimate_logits estimates the logits of the candidates and counts them by weight. `fresh` is warp 0's: the exact logits of the newest page. With `every`, each page is a
 // candidate and is marked here. A warp goes through a run of the rank's candidates, two at a time, while those that follow are on their way to its ring.
-template <int D, int GP, bool SHARED_LIST, bool BY_TOKEN, bool LOCAL>
-__device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every, Ring<D> &ring) {
+template <int D, int GP, bool SHARED_LIST, bool BY_TOKEN, bool SPLIT>
+__device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, const u32 (&q)[D / 8], const float (&fresh)[4], int found, bool every, Ring<D> &ring) {
   constexpr bool PAIRS = GP == HEADS;
   constexpr int STARTS = PAIRS ? 2 : GP, SLOTS = Ring<D>::SLOTS;
   const int j = u.lane % 4, row = u.lane / 4;
@@ -43,8 +43,6 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
   const u32 one = one_of(p);
   auto head = [&](int i) { return PAIRS ? 2 * j + i : i; };
   float window[STARTS], sum[STARTS];  // the window's upper end, and ROUND; the query's channels summed
-#pragma unroll
-  for (int i = 0; i < STARTS; i++) window[i] = head(i) < u.G ? unordered(sh.reference[head(i)]) * PER_OCTAVE + (WINDOW - 1) + ROUND : OUT_OF_REACH, sum[i] = 0;
   u32 *const histogram = sh.histogram[head(0)], *const elsewhere = sh.elsewhere + u.lane;
   // Eight heads are taken as the tensor cores leave them: a thread has two of tokens row and row+8. Of fewer each lane gets all, through a tile, of one of 32 tokens.
   float *tile = PAIRS ? nullptr : sh.tile[u.warp];
@@ -87,20 +85,23 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
 #pragma unroll
     for (int i = 0; i < STARTS; i++) {
       const bool in = SHARED_LIST || x.who >> head(i) & 1;
-      start[i] = !in ? OUT_OF_REACH : BY_TOKEN ? window[i] : window[i] - (LOCAL ? base_of(x.page) : x.base)[head(i)] * PER_OCTAVE;
+      start[i] = !in ? OUT_OF_REACH : BY_TOKEN ? window[i] : window[i] - (SPLIT ? base_of(x.page) : x.base)[head(i)] * PER_OCTAVE;
       most[i] = ROUND + (in ? FAR : NONE);
     }
   };
-  if (BY_TOKEN) {
+  auto look = [&] {
+#pragma unroll
+    for (int i = 0; i < STARTS; i++) window[i] = head(i) < u.G ? unordered(sh.reference[head(i)]) * PER_OCTAVE + (WINDOW - 1) + ROUND : OUT_OF_REACH, sum[i] = 0;
+    if (!BY_TOKEN) return;
     const u32 even = bits(__float2half2_rn(1 / QUERY_SCALE)), odd = bits(__float2half2_rn(16 / QUERY_SCALE));
     float c[4] = {};
 #pragma unroll
     for (int i = 0; i < D / 16; i++) mma(c, even, even, odd, odd, q[2 * i], q[2 * i + 1]);
 #pragma unroll
     for (int i = 0; i < STARTS; i++) sum[i] = (PAIRS ? c[i % 2] : __shfl_sync(~0u, c[i % 2], i / 2)) * steps;
-  }
+  };
   // The warp's run, 32 candidates at a time: a lane holds a page, its block's slab and whose candidate it is; and those of the next 32.
-  const int old = found - r.newestHere, from = old * u.warp / u.warps, to = old * (u.warp + 1) / u.warps;
+  const int old = found - r.newestHere, from = u.share(old, u.warp), to = u.share(old, u.warp + 1);
   int begin = from, page = -1, pageAhead = -1;
   u32 place = 0, placeAhead = 0, who = 0xff, whoAhead = 0xff;  // place: of the page among all of the slabs'
   auto ahead = [&](int first) {
@@ -149,7 +150,7 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
         if (u.lane < PAGE / 4) copy_async((u8 *)x.step + u.lane * 16, stepsOfLane + (size_t)at * (PAGE * 4));
       } else {
         if (u.lane < D / 8) copy_async(x.step + u.lane * 8, stepsOfLane + (size_t)(at / PAGES) * (4 * D));
-        if (!LOCAL && u.lane < HEADS / 4) copy_async(x.base + u.lane * 4, basesOfLane + (u32)mine / PAGES * 2 * HEADS);
+        if (!SPLIT && u.lane < HEADS / 4) copy_async(x.base + u.lane * 4, basesOfLane + (u32)mine / PAGES * 2 * HEADS);
       }
     } else if (u.lane == 0) {
       x.page = -1;
@@ -218,11 +219,15 @@ __device__ inline void estimate_logits(SelectShared<GP> &sh, const Params &p, co
     wait_copies<SLOTS / 2 - 2>();
     __syncwarp();  // everybody's copies, and nobody reads the slots that are filled next
     const int next = i + SLOTS - 2;
-    if (next < to && next >= begin + 32) begin += 32, turn(), account();
     ask(next, fill[0]), ask(next + 1, fill[1]);
     commit_copies();
     fill = fill + 2 == end ? ring.slot : fill + 2;
-    if (i + 2 == from) account(), newest();  // while the first are on their way
+    const bool first = i + 2 == from, last = next + 2 < to && next + 2 >= begin + 32;  // nothing is there yet; all of the 32 are asked for
+    if (first || last) {
+      if (last) begin += 32, turn();
+      if (first) look(), newest();
+      account();
+    }
     if (i < from) continue;
     const Slot<D> &x = here[0], &y = here[1];
     const bool both = i + 1 < to;
@@ -258,32 +263,28 @@ template <int GP> __device__ inline void find_thresholds(SelectShared<GP> &sh, c
   __syncthreads();
   gather<true>(sh, u, u.G);
   u.sync();
-  for (int g = u.warp; g < u.G; g += u.warps) {
+  for (int i = u.warp; i < 2 * u.G; i += u.warps) {  // two for a head: what is read exactly, and what survives
+    const int g = i / 2;
+    const float share = i % 2 ? p.mass : p.exactMass;
     const Weights w(sh, u, g);
-    int sum = 0, tokens = 0;
-    if ((p.flags & TAIL) && u.lane < u.ranks) sum = peek(&sh.shrink[g], u.lane), tokens = peek(&sh.candidates[g], u.lane);
-    const int exactLane = w.lane_of(p.exactMass), lastLane = w.lane_of(p.mass);
-    const u32 inLast = u.total(&sh.histogram[g][max(lastLane, 0) * EACH + u.lane]);
-    const u32 inExact = exactLane == lastLane ? inLast : u.total(&sh.histogram[g][max(exactLane, 0) * EACH + u.lane]);
-    float rest, unused, shrink = 1;
-    const int exact = w.cut(p.exactMass, exactLane, inExact, unused), last = w.cut(p.mass, lastLane, inLast, rest);
-    if (p.flags & TAIL) {
-      sum = __reduce_add_sync(~0u, sum), tokens = __reduce_add_sync(~0u, tokens);
-      const int pages = (tokens - 1) / PAGE;  // but the newest, which may be full
-      if (pages > 0) shrink = fminf(sum / (4096.0f * pages), 1.0f);
+    const int at = w.lane_of(share);
+    const u32 held = u.total(&sh.histogram[g][max(at, 0) * EACH + u.lane]);
+    float rest, shrink = 1;
+    const int bin = w.cut(share, at, held, rest);
+    if (i % 2 == 0) {
+      if (u.lane == 0) sh.threshold[g].exact = bin;
+      continue;
     }
-    if (u.lane == 0) sh.threshold[g] = {exact, last, rest, shrink};
+    if (p.flags & TAIL) {
+      const int sum = __reduce_add_sync(~0u, u.lane < u.ranks ? peek(&sh.shrink[g], u.lane) : 0), tokens = __reduce_add_sync(~0u, u.lane < u.ranks ? peek(&sh.candidates[g], u.lane) : 0);
+      const int pages = (tokens - 1) / PAGE;  // but the newest, which may be full
+      if (pages > 0) shrink = fminf(__fdividef(sum, 4096.0f * pages), 1.0f);
+    }
+    // For statistics, what survives of the rank.
+    const int whole = (bin + 1) / EACH, over = (bin + 1) % EACH;
+    const u32 own = __reduce_add_sync(~0u, (u.lane < whole ? sh.counts[g][u.lane] : 0) + (u.lane < over ? sh.histogram[g][whole * EACH + u.lane] : 0));
+    if (u.lane == 0) sh.threshold[g].last = bin, sh.threshold[g].rest = rest, sh.threshold[g].shrink = shrink, sh.own[g] = own;
   }
   __syncthreads();
-  u.arrive();
-  for (int g = u.warp; g < u.G; g += u.warps) {  // for statistics
-    int own = 0;
-#pragma unroll 8
-    for (int i = 0; i < EACH; i++) {
-      const int bin = own_bin(i, u.lane);
-      own += bin <= sh.threshold[g].last ? sh.histogram[g][bin] : 0;
-    }
-    own = __reduce_add_sync(~0u, own);
-    if (u.lane == 0) sh.own[g] = own;
-  }
+  u.read();
 }

@@ -31,7 +31,7 @@ template <int GROUP, int NT> __device__ inline void join(const LinearParams &p, 
       }
       if (row >= w.rows) continue;
       const int out = firstColumn + begin * 8 + column;
-      sum *= p.scale[out];
+      sum *= p.scale[out] * w.factor;
       w.dst[(size_t)out * w.rows + row] = w.bias ? sum + w.bias[row] : sum;
     }
   }
@@ -60,7 +60,7 @@ template <typename F, int NT> __device__ inline void multiply(const LinearParams
   auto fetch = [&](int unit) {
     if (unit < to) {
 #pragma unroll
-      for (int i = 0; i < NT / 4; i++) copy_async(&s.x[unit % STAGES][i * 32 + threadIdx.x / 4][threadIdx.x % 4 * 4], x[i] + unit * UNIT);
+      for (int i = 0; i < NT / 4; i++) copy_async((u8 *)s.x[unit % STAGES][i * 32] + exchanged_by_row(threadIdx.x / 4, threadIdx.x % 4), x[i] + unit * UNIT);
     }
     commit_copies();
   };
@@ -80,7 +80,7 @@ template <typename F, int NT> __device__ inline void multiply(const LinearParams
 #pragma unroll
       for (int n = 0; n < NT; n++) {
         u32 b[4];
-        load<4>(b, &s.x[unit % STAGES][n * 8 + lane / 4][lane % 4 * 4]);
+        load_matrices(b, (u8 *)s.x[unit % STAGES][n * 8] + exchanged_by_row(lane % 8, lane / 8));
         mma(c[0][n], a[0][0], a[1][0], a[0][1], a[1][1], b[0], b[1]);
         mma(c[1][n], a[2][0], a[3][0], a[2][1], a[3][1], b[0], b[1]);
         mma(c[0][n], a[0][2], a[1][2], a[0][3], a[1][3], b[2], b[3]);
@@ -96,7 +96,7 @@ template <typename F, int NT> __device__ inline void multiply(const LinearParams
 template <int NT> __device__ inline void gemm_tiles(const LinearParams &p) {
   let_next_start();
   SHARED_MEMORY(GemmMemory<NT>, s);
-  const int panel = blockIdx.x / p.ranks % p.panels, group = blockIdx.x / p.ranks / p.panels;
+  const int panel = blockIdx.y, group = blockIdx.z;
   const Product &w = product_of(p, group);
   const int first = (group - w.first) * GEMM_TILES, tile = first + threadIdx.x / 32;
   float c[2][NT][4] = {};

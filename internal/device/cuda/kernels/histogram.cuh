@@ -11,10 +11,16 @@ struct Threshold {
 };
 
 template <int GP> struct SelectShared {
-  u32 histogram[GP][BINS];
-  u32 coarse[RANKS][GP][32];      // of each rank's histograms, what the bins of a lane hold: a count, or the bits of a weight
+  alignas(16) u32 histogram[GP][BINS];
+  union {
+    u32 coarse[RANKS][GP][32];             // of each rank's histograms, what the bins of a lane hold: a count, or the bits of a weight
+    float shares[GP * 256 + 4 * RANKS];    // when thresholds are known: join_unit's
+  };
   u32 elsewhere[32];              // where lanes count what no histogram has
-  float tile[GP < HEADS ? WARPS : 1][32 * GP];
+  union {
+    float tile[GP < HEADS ? WARPS : 1][32 * GP];
+    u32 counts[GP][32];           // then: what the bins of a lane hold of the rank
+  };
   Threshold threshold[HEADS];
   int pageBin[HEADS];             // last bin of pages that are candidates
   int top[HEADS], bottom[HEADS], reference[HEADS];
@@ -29,20 +35,29 @@ template <int GP> struct SelectShared {
 __device__ inline u32 one_of(const Params &p) { return min(p.batch, 1); }
 
 // ordered_unit is the unit that begins as the i-th.
-__device__ inline int ordered_unit(const Params &p, int i) { return p.order == nullptr ? i : p.order[i / p.kvHeads] * p.kvHeads + i % p.kvHeads; }
+__device__ inline int ordered_unit(const Params &p, int i) {
+  const int at = quotient(i, p.kvHeads);
+  return p.order == nullptr ? i : p.order[at] * p.kvHeads + i - at * p.kvHeads;
+}
 
 // Rank is a thread block's share of a unit, and a thread's place in it.
 template <int GP> struct Rank {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, ranks, rank, part, unit, sequence, head, G;
-  __device__ Rank(const Params &p, int parts = 1) : ranks(p.ranks), G(p.group) {  // parts: clusters of a unit
-    rank = ranks > 1 ? cluster_rank() : 0, part = blockIdx.x / ranks % parts;
-    unit = ordered_unit(p, blockIdx.x / ranks / parts);
-    sequence = unit / p.kvHeads, head = unit % p.kvHeads;
+  __device__ Rank(const Params &p, int ranks, int parts = 1) : ranks(ranks), G(p.group) {  // parts: clusters of a unit
+    const int cluster = quotient(blockIdx.x, ranks), at = parts == 1 ? cluster : quotient(cluster, parts);
+    rank = ranks > 1 ? cluster_rank() : 0, part = cluster - at * parts, unit = ordered_unit(p, at);
+    sequence = quotient(unit, p.kvHeads), head = unit - sequence * p.kvHeads;
   }
+  // share is where a warp's part of n things begins; the number of warps is a power of two.
+  __device__ int share(int n, int warp) const { return n * warp >> (__ffs(warps) - 1); }
   // sync waits for all threads of the unit: arrive and then wait, between which a thread may do what others do not wait for.
   __device__ void sync() const { arrive(), wait(); }
   __device__ void arrive() const {
     if (ranks > 1) cluster_arrive();
+  }
+  // read arrives after nothing but reading of the other ranks' memory.
+  __device__ void read() const {
+    if (ranks > 1) cluster_read();
   }
   __device__ void wait() const {
     if (ranks > 1) cluster_wait();
@@ -60,40 +75,35 @@ template <int GP> struct Rank {
   }
 };
 
-// Range is the rank's share of the unit's blocks, which stand in order: neighbours, or with LOCAL every ranks-th, so that each rank has its share of the newest tokens. Pages and
-// tokens are numbered within it. And where its data and scratch are: with LOCAL in the thread block's own memory.
-template <int GP, bool LOCAL> struct Range {
+// Range is the rank's share of the unit's blocks: every ranks-th, so that each has its share of the newest tokens. Pages and tokens are numbered within it. And where its data and scratch are: if ranks
+// SPLIT a unit, what there is of blocks and pages is in shared memory, and so is what there is of tokens if it is NEAR.
+template <int GP, bool SPLIT> struct Range {
   int n, own, newest, encoded;  // tokens of the sequence; blocks of the rank; pages of the sequence
-  int first, turn;              // block i of the rank is first + i·2^turn
+  int rank, ranks;
   bool newestHere;              // the newest page is the rank's last one
   const int *table;             // of the rank's blocks
   float *bases, *scores;  // of blocks, and of the pages that are scanned
-  u8 *marks;
+  u8 *marks, *seen;       // of pages; seen: in memory
   short *logits;
   int *candidate;  // pages that are
   u32 *list;
-  __device__ Range(const Params &p, const Rank<GP> &u, int n, void *memory) : n(n), newest((n - 1) / PAGE), encoded(n / PAGE) {
-    const int blocks = (n + BLOCK - 1) / BLOCK;
-    if constexpr (LOCAL) {
-      first = u.rank, turn = __ffs(u.ranks) - 1, own = (blocks - u.rank + u.ranks - 1) >> turn;
-      place(memory, room(p, u));
-    } else {
-      first = blocks * u.rank / u.ranks, turn = 0, own = blocks * (u.rank + 1) / u.ranks - first;
-      const size_t at = (size_t)u.unit * p.maxBlocks + first;
-      table = p.table + u.sequence * p.tableStride + first;
-      bases = p.bases + at * 2 * HEADS, scores = p.scores + at * PAGES * GP, marks = p.pages + at * PAGES, candidate = p.candidates + at * PAGES;
-      logits = p.logits + at * BLOCK * GP, list = p.list + at * BLOCK;
-    }
+  __device__ Range(const Params &p, const Rank<GP> &u, int n, void *memory) : n(n), newest((n - 1) / PAGE), encoded(n / PAGE), rank(u.rank), ranks(u.ranks) {
+    const int blocks = (n + BLOCK - 1) / BLOCK, least = quotient(blocks, u.ranks), most = blocks - least * u.ranks;  // that many ranks have one more
+    own = least + (u.rank < most ? 1 : 0);
+    const size_t at = (size_t)u.unit * p.maxBlocks + u.rank * least + min(u.rank, most);
+    table = p.table + u.sequence * p.tableStride, scores = p.scores + at * PAGES * GP, marks = seen = p.pages + at * PAGES;
+    bases = p.bases + at * 2 * HEADS, candidate = p.candidates + at * PAGES, logits = p.logits + at * BLOCK * GP, list = p.list + at * BLOCK;
+    if (SPLIT) place(memory, room(p, u), p.flags & NEAR);
     newestHere = own > 0 && block(own - 1) == newest / PAGES;
   }
   // room is how many blocks a rank's memory is laid out for; operator.go knows what they take.
-  __device__ static int room(const Params &p, const Rank<GP> &u) { return (p.maxBlocks + u.ranks - 1) / u.ranks; }
-  __device__ void place(void *memory, int room) {
-    list = (u32 *)memory, scores = (float *)(list + room * BLOCK), bases = scores + room * PAGES * GP, logits = (short *)(bases + room * 2 * HEADS);
-    candidate = (int *)(logits + room * BLOCK * GP);
-    table = candidate + room * PAGES, marks = (u8 *)(table + room);
+  __device__ static int room(const Params &p, const Rank<GP> &u) { return quotient(p.maxBlocks + u.ranks - 1, u.ranks); }
+  __device__ void place(void *memory, int room, bool near) {
+    bases = (float *)memory, candidate = (int *)(bases + room * 2 * HEADS);
+    marks = (u8 *)(candidate + room * PAGES), table = (int *)(marks + room * PAGES);
+    if (near) list = (u32 *)table + (room + 3) / 4 * 4, logits = (short *)(list + room * BLOCK);
   }
-  __device__ int block(int i) const { return first + (i << turn); }
+  __device__ int block(int i) const { return rank + i * ranks; }
   __device__ int page(int i) const { return block(i / PAGES) * PAGES + i % PAGES; }  // of the sequence
   // pages is the number of pages, the newest included, and tokens that of tokens.
   __device__ int pages() const { return own * PAGES - (newestHere ? PAGES - 1 - newest % PAGES : 0); }
@@ -103,7 +113,7 @@ template <int GP, bool LOCAL> struct Range {
 };
 
 template <int GP> __device__ inline void clear(SelectShared<GP> &sh) {
-  for (int i = threadIdx.x; i < GP * BINS; i += blockDim.x) sh.histogram[i / BINS][i % BINS] = 0;
+  for (int i = threadIdx.x; i < GP * BINS / 4; i += blockDim.x) ((uint4 *)sh.histogram)[i] = make_uint4(0, 0, 0, 0);
 }
 
 // prepare makes it ready for a unit.
@@ -129,25 +139,27 @@ template <typename T> __device__ inline T before(T x, int lane) {
 constexpr int EACH = BINS / 32;  // bins of a lane
 static_assert(EACH == 32, "lanes look through their bins, and then together through those of one lane");
 
-// own_bin is the i-th bin that a lane reads of its own: each lane begins elsewhere, so that they do not meet in a bank.
-__device__ inline int own_bin(int i, int lane) { return lane * EACH + (i + lane) % EACH; }
-
 // weight_of is the weight at a bin's upper edge, of that at the window's upper end.
 __device__ inline float weight_of(int bin) { return power(-(float)bin * ((1 << BIN_SHIFT) / (float)PER_OCTAVE)); }
 
-// gather sums the bins of each lane and tells the unit's ranks: what they hold, or what that weighs. A warp takes a histogram; the unit must sync before any is looked through.
+// gather sums the bins of each lane and tells the unit's ranks: what they hold, or what that weighs; then what they hold of the rank is in sh.counts. All threads take four bins at a time. The unit must
+// sync before any is looked through.
 template <bool WEIGHTS, int GP> __device__ inline void gather(SelectShared<GP> &sh, const Rank<GP> &u, int count) {
-  for (int g = u.warp; g < count; g += u.warps) {
-    u32 held = 0;
-    float weight = 0;
-#pragma unroll 8
-    for (int i = 0; i < EACH; i++) {
-      const int bin = own_bin(i, u.lane);
-      const u32 n = sh.histogram[g][bin];
-      if (WEIGHTS) weight += n * weight_of(bin);
-      else held += n;
+  constexpr int THREADS = EACH / 4;  // for a lane's bins
+  static_assert(THREADS >= RANKS, "each tells a rank");
+  for (int i = threadIdx.x; i < count * (BINS / 4); i += blockDim.x) {
+    const int g = i / (BINS / 4), bin = i % (BINS / 4) * 4, to = u.lane % THREADS;
+    const uint4 n = *(const uint4 *)&sh.histogram[g][bin];
+    const float step = weight_of(1);
+    float weight = WEIGHTS ? weight_of(bin) * (n.x + step * (n.y + step * (n.z + step * n.w))) : 0;
+    u32 held = n.x + n.y + n.z + n.w;
+#pragma unroll
+    for (int d = 1; d < THREADS; d *= 2) {
+      held += __shfl_xor_sync(~0u, held, d);
+      if (WEIGHTS) weight += __shfl_xor_sync(~0u, weight, d);
     }
-    for (int r = 0; r < u.ranks; r++) poke(&sh.coarse[u.rank][g][u.lane], r, WEIGHTS ? (u32)__float_as_int(weight) : held);
+    if (to < u.ranks) poke(&sh.coarse[u.rank][g][bin / EACH], to, WEIGHTS ? (u32)__float_as_int(weight) : held);
+    if (WEIGHTS && to == 0) sh.counts[g][bin / EACH] = held;
   }
 }
 

@@ -44,6 +44,18 @@ __device__ inline void copy_tile(void *tile, const TensorMap &map, int row, int 
                "r"(shared_address(b)) : "memory");
 }
 
+// copy_block begins to copy bytes as they are, a multiple of 16 at multiples of 16.
+__device__ inline void copy_block(void *shared, const void *global, int bytes, Barrier *b) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(shared)), "l"(global), "r"(bytes), "r"(shared_address(b)) : "memory");
+}
+
+// push writes 16 bytes into a rank's shared memory, where a barrier counts them.
+__device__ inline void push(float4 *shared, int rank, float4 v, Barrier *b) {
+  asm volatile("{ .reg .u32 to, counted; mapa.shared::cluster.u32 to, %0, %6; mapa.shared::cluster.u32 counted, %1, %6;"
+               " st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%2, %3, %4, %5}, [counted]; }"
+               ::"r"(shared_address(shared)), "r"(shared_address(b)), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(rank) : "memory");
+}
+
 // add_pair adds to two neighbours in memory, aligned to 8 bytes; nothing waits for it.
 __device__ inline void add_pair(float *at, float x, float y) { asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(at), "f"(x), "f"(y) : "memory"); }
 
@@ -79,6 +91,7 @@ template <int R> __device__ inline void settled(float (&d)[R]) {
 #define TW_D5 "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 #define TW_D6 "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111"
 #define TW_D7 "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+#define TW_8 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define TW_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define TW_16(i) TW_4(i), TW_4(i + 4), TW_4(i + 8), TW_4(i + 12)
 #define TW_32 TW_16(0), TW_16(16)
@@ -98,6 +111,10 @@ template <int R> __device__ inline void settled(float (&d)[R]) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.f16.f16 {" LIST "}, {%" #R0 ", %" #R1 ", %" #R2 ", %" #R3 "}, %" #R4 ", 1, 1, 1, 0;"                     \
                  : D : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b) : "memory");                                                                                  \
   }
+TW_PRODUCT(8, TW_4(0), 4, 5, 6, 7, 8, 9, "%0,%1,%2,%3")
+#define TW_4_8 TW_4(0), TW_4(4)
+TW_PRODUCT(16, TW_4_8, 8, 9, 10, 11, 12, 13, TW_8)
+TW_PRODUCT(32, TW_16(0), 16, 17, 18, 19, 20, 21, TW_D0)
 TW_PRODUCT(64, TW_32, 32, 33, 34, 35, 36, 37, TW_D0 "," TW_D1)
 TW_PRODUCT(96, TW_48, 48, 49, 50, 51, 52, 53, TW_D0 "," TW_D1 "," TW_D2)
 TW_PRODUCT(128, TW_64, 64, 65, 66, 67, 68, 69, TW_D0 "," TW_D1 "," TW_D2 "," TW_D3)

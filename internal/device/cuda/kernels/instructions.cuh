@@ -25,6 +25,11 @@ __device__ inline void store_matrices(void *row, const u32 (&w)[4]) {
 #endif
 }
 
+// load_matrices loads four: a lane's word i is the pair lane%4 of row lane/4 of matrix i, and lane 8i+r says where row r of matrix i is, in shared memory.
+__device__ inline void load_matrices(u32 (&w)[4], const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "r"((u32)__cvta_generic_to_shared(row)) : "memory");
+}
+
 // Launches overlap: a kernel may start while the one ahead of it still runs, and waits here before it touches anything.
 __device__ inline void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
@@ -51,12 +56,25 @@ __device__ inline void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 #endif
 }
+// cluster_read arrives without telling anybody what was written.
+__device__ inline void cluster_read() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
 __device__ inline void cluster_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #else
   __syncthreads();
 #endif
+}
+// cluster_meet waits for all threads, and says nothing of what they wrote.
+__device__ inline void cluster_meet() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+  cluster_wait();
 }
 __device__ inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 __device__ inline u32 peek(const void *shared, int rank) {
@@ -108,21 +126,9 @@ template <int N> __device__ inline void wait_copies() { asm volatile("cp.async.w
 // prefetch brings a line towards the multiprocessors before it is asked for.
 __device__ inline void prefetch(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 
-// prefetch_bytes does so with many, a multiple of 16.
-__device__ inline void prefetch_bytes(const void *at, u32 bytes) {
-#if __CUDA_ARCH__ >= 900
-  if (bytes > 0) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(bytes));
-#endif
-}
-
 __device__ inline float power(float octaves) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(octaves));
-  return y;
-}
-__device__ inline short nearest(float x) {  // saturating
-  short y;
-  asm("cvt.rni.sat.s16.f32 %0, %1;" : "=h"(y) : "f"(x));
   return y;
 }
 

@@ -1,5 +1,5 @@
-// Products of activations with weights, for few rows of activations: bound by the reading of the weights. A thread block, or a cluster of them, owns a tile of weight
-// rows and shares its inputs among all its warps. Each sum is the same however many rows the product has.
+// Products of activations with weights, for few rows of activations, on any device: bound by the reading of the weights. A thread block owns a tile of weight rows and shares its
+// inputs among all its warps. What all kernels of products have in common is here too.
 #pragma once
 #include "rows.cuh"
 #include "weight.cuh"
@@ -11,6 +11,7 @@ struct Product {
   int rows, format;
   int first;          // of its tiles (of groups of tiles in gemm.cuh) among those of all products
   int add;            // in wide.cuh: not 0 if dst is added to
+  float factor;       // of the weights
 };
 
 struct LinearParams {
@@ -21,7 +22,7 @@ struct LinearParams {
   int columns;         // rows of activations: columns of the tensor cores' result
   int units;           // of 32 inputs
   int ranks;           // thread blocks of a cluster
-  int panels;          // groups of columns, as many as a thread block takes
+  int panels;          // groups of columns, as many as a thread block takes. blockIdx.y counts them, z tiles or groups of tiles, x ranks
   int act;             // of a gate
   __half *gated;       // the gate's activation times the second product, divided by GATED: [columns][rows]; null: the products are wanted each by itself
 };
@@ -37,19 +38,38 @@ __device__ inline const Product &product_of(const LinearParams &p, int tile) {
   return p.product[i];
 }
 
-// put writes what a lane has of eight columns of sixteen rows of one product or, of a gate, of both: rows row and row+8 of columns column and column+1.
-__device__ inline void put(const LinearParams &p, const Product &w, const float4 (&v)[2], float2 scales, int row, int column) {
-  const float x[4] = {v[0].x, v[0].y, v[0].z, v[0].w}, up[4] = {v[1].x, v[1].y, v[1].z, v[1].w};
+// Writer writes what a lane has of sixteen rows of one product or, of a gate, of both: rows row and row+8.
+struct Writer {
+  const LinearParams &p;
+  const Product &w;
+  int row;
+  float bias[2][2];
+
+  __device__ Writer(const LinearParams &p, const Product &w, int row) : p(p), w(w), row(row) {
 #pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const int r = row + i / 2 * 8, out = column + i % 2;
-    if (r >= w.rows || out >= p.columns) continue;
-    const size_t at = (size_t)out * w.rows + r;
-    const float scale = i % 2 ? scales.y : scales.x, sum = x[i] * scale + (w.bias ? w.bias[r] : 0);
-    if (p.gated == nullptr) w.dst[at] = sum;
-    else p.gated[at] = __float2half_rn(narrow(activated(sum, p.act) * (up[i] * scale + (p.product[1].bias ? p.product[1].bias[r] : 0)) * (1 / GATED)));
+    for (int i = 0; i < 4; i++) {
+      const float *from = i < 2 ? w.bias : p.gated ? p.product[1].bias : nullptr;
+      bias[i / 2][i % 2] = from && row + i % 2 * 8 < w.rows ? from[row + i % 2 * 8] : 0;
+    }
   }
-}
+
+  // put does so with columns column and column+1.
+  __device__ void put(const float4 (&v)[2], const float *scale, int column) const {
+    const float x[4] = {v[0].x, v[0].y, v[0].z, v[0].w}, up[4] = {v[1].x, v[1].y, v[1].z, v[1].w};
+    size_t at = (size_t)column * w.rows + row;
+#pragma unroll
+    for (int e = 0; e < 2; e++, at += w.rows) {
+      if (column + e >= p.columns) break;
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        if (row + h * 8 >= w.rows) break;
+        const float sum = x[2 * h + e] * (scale[e] * w.factor) + bias[0][h];
+        if (p.gated == nullptr) w.dst[at + h * 8] = sum;
+        else p.gated[at + h * 8] = __float2half_rn(narrow(activated(sum, p.act) * (up[2 * h + e] * (scale[e] * p.product[1].factor) + bias[1][h]) * (1 / GATED)));
+      }
+    }
+  }
+};
 
 __device__ inline float4 plus(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 
@@ -61,37 +81,36 @@ template <int BYTES> __device__ inline void copy_bytes(u8 *shared, const u8 *glo
   }
 }
 
+// exchanged_by_row is where chunk c of eight inputs of row r stands, of a tile of 32 inputs: no two rows of a chunk share a bank.
+__device__ inline int exchanged_by_row(int r, int c) { return r * 64 + (c ^ r / 2 % 4) * 16; }
+
 // A warp's units, and the activations that they meet, pass through a ring of its own: so many are under way, less one.
 constexpr int RING = 4;
 
-// accumulate multiplies a warp's units of a tile, which so many warps of a thread block share.
+// accumulate multiplies a warp's units of a tile, of which the thread block's warps that share it take turns.
 template <typename F, int NT> __device__ inline void accumulate(const LinearParams &p, const u8 *tile, int sharing, u8 *ring, int firstColumn, float (&c)[2][NT][4]) {
   constexpr int SLOT = F::BYTES + NT * 512;
-  const int lane = threadIdx.x % 32, slots = sharing * p.ranks, first = (p.ranks > 1 ? cluster_rank() : 0) * sharing + threadIdx.x / 32 % sharing;
+  const int lane = threadIdx.x % 32, first = threadIdx.x / 32 % sharing;
   const __half *x = p.x + (size_t)(firstColumn + lane / 4) * p.units * UNIT + lane % 4 * 8;
+  const int to = F::BYTES + exchanged_by_row(lane / 4, lane % 4), from = F::BYTES + exchanged_by_row(lane % 8, lane / 8);
   auto weights = [&](int i) {
-    const int unit = first + i * slots;
+    const int unit = first + i * sharing;
     if (unit < p.units) copy_bytes<F::BYTES>(ring + i % RING * SLOT, tile + (size_t)unit * F::BYTES, lane);
   };
   auto activations = [&](int i) {
-    const int unit = first + i * slots;
+    const int unit = first + i * sharing;
 #pragma unroll
     for (int n = 0; n < NT; n++) {
-      if (unit < p.units && firstColumn + n * 8 + lane / 4 < p.columns) copy_async(ring + i % RING * SLOT + F::BYTES + n * 512 + lane * 16, x + ((size_t)n * 8 * p.units + unit) * UNIT);
+      if (unit < p.units && firstColumn + n * 8 + lane / 4 < p.columns) copy_async(ring + i % RING * SLOT + to + n * 512, x + ((size_t)n * 8 * p.units + unit) * UNIT);
     }
     commit_copies();
   };
 #pragma unroll
   for (int i = 0; i < RING - 1; i++) weights(i);
-  if (lane == 0) {  // while the launch ahead goes on, all of the tile comes near: each warp asks for a share
-    const int from = p.units * first / slots, to = p.units * (first + 1) / slots;
-    prefetch_bytes(tile + (size_t)from * F::BYTES, (to - from) * F::BYTES);
-  }
-  if (p.ranks > 1) cluster_sync();  // all ranks have begun before one pushes sums
   wait_for_previous();
 #pragma unroll
   for (int i = 0; i < RING - 1; i++) activations(i);
-  for (int i = 0; first + i * slots < p.units; i++) {
+  for (int i = 0; first + i * sharing < p.units; i++) {
     wait_copies<RING - 2>();
     __syncwarp();
     const u8 *slot = ring + i % RING * SLOT;
@@ -99,7 +118,8 @@ template <typename F, int NT> __device__ inline void accumulate(const LinearPara
     f.take(slot, lane);
     u32 a[4][4], b[NT][4];
 #pragma unroll
-    for (int n = 0; n < NT; n++) load<4>(b[n], slot + F::BYTES + n * 512 + lane * 16);
+    for (int n = 0; n < NT; n++) load_matrices(b[n], slot + from + n * 512);
+    __syncwarp();
     weights(i + RING - 1);  // where the unit before this one was
     activations(i + RING - 1);
     f.weights(a);
@@ -115,16 +135,9 @@ template <typename F, int NT> __device__ inline void accumulate(const LinearPara
   __syncwarp();
 }
 
-// join_warps adds up what the warps, and then the ranks, have of a tile, or of a gate's and its partner's, and writes it. A warp's sums go where its ring was, `apart` bytes from
-// the next; those of the other ranks come to `arriving`. Rank f%ranks writes fragment f, of 2·NT.
-template <int NT>
-__device__ inline void join_warps(const LinearParams &p, const Product &w, const float (&c)[2][NT][4], int sharing, u8 *rings, int apart, float4 *arriving, int firstRow, int firstColumn) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, kinds = p.gated ? 2 : 1, rank = p.ranks > 1 ? cluster_rank() : 0;
-  const int each = (2 * NT + p.ranks - 1) / p.ranks;  // fragments a rank
-  auto write = [&](int f, const float4 (&v)[2]) {
-    const int column = firstColumn + f % NT * 8 + lane % 4 * 2;
-    put(p, w, v, make_float2(column < p.columns ? p.scale[column] : 0, column + 1 < p.columns ? p.scale[column + 1] : 0), firstRow + f / NT * 16 + lane / 4, column);
-  };
+// join_warps adds up what the warps have of a tile, or of a gate's and its partner's, and writes it. A warp's sums go where its ring was, `apart` bytes from the next.
+template <int NT> __device__ inline void join_warps(const LinearParams &p, const Product &w, const float (&c)[2][NT][4], int sharing, u8 *rings, int apart, int firstRow, int firstColumn) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
 #pragma unroll
   for (int f = 0; f < 2 * NT; f++) {
     const float (&v)[4] = c[f / NT][f % NT];
@@ -132,38 +145,25 @@ __device__ inline void join_warps(const LinearParams &p, const Product &w, const
   }
   __syncthreads();
   for (int f = warp; f < 2 * NT; f += warps) {
+    const int column = firstColumn + f % NT * 8 + lane % 4 * 2;
+    const float scale[2] = {column < p.columns ? p.scale[column] : 0, column + 1 < p.columns ? p.scale[column + 1] : 0};
     float4 sum[2];
 #pragma unroll
     for (int kind = 0; kind < 2; kind++) {
-      if (kind == kinds) break;
+      if (kind == 1 && !p.gated) break;
       const u8 *from = rings + kind * sharing * apart;
       sum[kind] = ((const float4 *)from)[f * 32 + lane];
       for (int k = 1; k < sharing; k++) sum[kind] = plus(sum[kind], ((const float4 *)(from + k * apart))[f * 32 + lane]);
-      if (p.ranks > 1) push(&arriving[((rank * each + f / p.ranks) * kinds + kind) * 32 + lane], f % p.ranks, sum[kind]);
     }
-    if (p.ranks == 1) write(f, sum);
-  }
-  if (p.ranks == 1) return;
-  cluster_sync();
-  for (int f = rank + warp * p.ranks; f < 2 * NT; f += warps * p.ranks) {
-    float4 sum[2];
-#pragma unroll
-    for (int kind = 0; kind < 2; kind++) {
-      if (kind == kinds) break;
-      const float4 *from = &arriving[(f / p.ranks * kinds + kind) * 32 + lane];
-      sum[kind] = *from;
-      for (int r = 1; r < p.ranks; r++) sum[kind] = plus(sum[kind], from[r * each * kinds * 32]);
-    }
-    write(f, sum);
+    Writer(p, w, firstRow + f / NT * 16 + lane / 4).put(sum, scale, column);
   }
 }
 
-// linear_tile computes a tile's products, or a gate's tile and its partner's, with a panel of 8·NT columns. Its thread block has at most 8 warps, and memory for their rings and
-// for what arrives from other ranks.
+// linear_tile computes a tile's products, or a gate's tile and its partner's, with a panel of 8·NT columns. Its thread block has at most 8 warps, and memory for their rings.
 template <int NT> __device__ inline void linear_tile(const LinearParams &p) {
   let_next_start();
   DYNAMIC_MEMORY(memory);
-  const int panel = blockIdx.x / p.ranks % p.panels, tile = blockIdx.x / p.ranks / p.panels, firstColumn = panel * NT * 8, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const int tile = blockIdx.z, firstColumn = blockIdx.y * NT * 8, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   const int sharing = p.gated ? warps / 2 : warps;
   const Product &w = p.gated ? p.product[warp / sharing] : product_of(p, tile);
   const int own = p.gated ? tile : tile - w.first;
@@ -173,7 +173,7 @@ template <int NT> __device__ inline void linear_tile(const LinearParams &p) {
     apart = RING * (F::BYTES + NT * 512);
     accumulate<F, NT>(p, w.weight + (size_t)own * p.units * F::BYTES, sharing, (u8 *)memory + warp * apart, firstColumn, c);
   })
-  join_warps<NT>(p, p.gated ? p.product[0] : w, c, sharing, (u8 *)memory, apart, (float4 *)(memory + warps * apart), own * TILE, firstColumn);
+  join_warps<NT>(p, p.gated ? p.product[0] : w, c, sharing, (u8 *)memory, apart, own * TILE, firstColumn);
 }
 
 // ArgmaxParams: dst[i] is the first place of the largest of row i.

@@ -38,9 +38,11 @@ template <int D, int GP> __device__ inline void exact_page(SelectShared<GP> &sh,
   if (row == 0) atomicMax(&sh.reference[2 * j], ordered(a)), atomicMax(&sh.reference[2 * j + 1], ordered(b));
 }
 
-// expect_page asks for what exact_page will read.
+// expect_page asks for what exact_page will read, and of the newest page for what the tail adds.
 template <int D, int GP> __device__ inline void expect_page(const Params &p, const Rank<GP> &u, int page) {
-  const __half *at = p.k + page_row(p, u, page) * D;
+  const size_t row = page_row(p, u, page);
+  const __half *at = p.k + row * D;
+  if (page > 0 && u.lane * 32 < D) prefetch(p.valueSum + (row / BLOCK * 2 + 1) * D + u.lane * 32);
   for (int i = u.lane * 64; i < PAGE * D; i += 32 * 64) prefetch(at + i);
 }
 
@@ -130,7 +132,7 @@ template <int D> __device__ inline float2 block_base(float *out, const Params &p
 }
 
 // expect_blocks asks for what scan_pages will read.
-template <int D, int GP, bool LOCAL> __device__ inline void expect_blocks(const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r) {
+template <int D, int GP, bool SPLIT> __device__ inline void expect_blocks(const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r) {
   for (int b = u.warp; b < r.own; b += u.warps) {
     const size_t bh = r.slab(p, u, b);
     if (u.lane < PAGES * D / 128) prefetch(p.bounds + bh * PAGES * D + u.lane * 128);
@@ -147,7 +149,7 @@ struct Scanned {
 };
 
 // page_budget is how many pages of a unit are candidates, beside the newest.
-template <int GP, bool LOCAL> __device__ inline int page_budget(const Params &p, const Range<GP, LOCAL> &r) {
+template <int GP, bool SPLIT> __device__ inline int page_budget(const Params &p, const Range<GP, SPLIT> &r) {
   return min(max(p.budget, (int)(p.keep * (r.newest + 1) + 0.5f)), r.encoded - (r.newest < r.encoded));
 }
 
@@ -175,9 +177,9 @@ template <int GP> __device__ inline Scanned choose_blocks(SelectShared<GP> &sh, 
     ((uint4 *)r.marks)[b] = make_uint4(0, 0, 0, 0);
   }
   __syncthreads();
+  gather<false>(sh, u, 1);
+  __syncthreads();
   if (u.warp == 0) {
-    gather<false>(sh, u, 1);
-    __syncwarp();
     const int last = last_bin(sh, u, 0, count);
     int n = 0;
     for (int b = u.lane; b - u.lane < blocks; b += 32) {
@@ -195,25 +197,25 @@ template <int GP> __device__ inline Scanned choose_blocks(SelectShared<GP> &sh, 
 }
 
 // scan_pages makes the scores of pages, in the order of the scanned blocks, and their extremes over the rank: upper bounds of their logits, q⁺·largest + q⁻·smallest, or what lies p.reach of
-// the way there from the middle. With LOCAL it makes the blocks' bases on the way, and with `every` nothing else.
-template <int D, int GP, bool LOCAL>
-__device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const Scanned &scanned, const u32 (&q)[D / 8], bool every) {
+// the way there from the middle. With SPLIT it makes the blocks' bases on the way, and with `every` nothing else.
+template <int D, int GP, bool SPLIT>
+__device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, const Scanned &scanned, const u32 (&q)[D / 8], bool every) {
   const int j = u.lane % 4, row = u.lane / 4;
   const __half2 far = __float2half2_rn((1 + p.reach) / 2), near = __float2half2_rn((1 - p.reach) / 2);
   float top[2] = {-INFINITY, -INFINITY}, bottom[2] = {INFINITY, INFINITY};
   for (int at = u.warp; at < scanned.count; at += u.warps) {
     const int b = scanned.block(at);
     const size_t bh = r.slab(p, u, b);
-    if (!LOCAL && at + u.warps < scanned.count) {
+    if (!SPLIT && at + u.warps < scanned.count) {
       const size_t ahead = r.slab(p, u, scanned.block(at + u.warps));
       if (u.lane < PAGES * D / 128) prefetch(p.bounds + ahead * PAGES * D + u.lane * 128);
       else if (u.lane - PAGES * D / 128 < D * 2 / 128) prefetch((const u8 *)p.range + ahead * D * 4 + D * 2 + (u.lane - PAGES * D / 128) * 128);
     }
     u32 low[D / 8], step[D / 8], codes[2][2][D / 32];
     const __half *const range = p.range + bh * 2 * D + j * (D / 4);
-    if (LOCAL) load<D / 8>(low, range);
+    if (SPLIT) load<D / 8>(low, range);
     load<D / 8>(step, range + D);
-    if (!LOCAL || !every) {
+    if (!SPLIT || !every) {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         const u8 *at = p.bounds + (bh * PAGES + i * 8 + row) * D + j * (D / 8);
@@ -224,7 +226,7 @@ __device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const R
 #pragma unroll
     for (int i = 0; i < D / 8; i++) step[i] = times(q[i], step[i]);
     float2 base;
-    if constexpr (LOCAL) {
+    if constexpr (SPLIT) {
       base = block_base<D>(r.bases + b * 2 * HEADS, p, u.lane, low, q, step);
       if (every) continue;
     } else {
@@ -254,7 +256,7 @@ __device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const R
       }
     }
   }
-  if (LOCAL && every) return;
+  if (SPLIT && every) return;
 #pragma unroll
   for (int i = 0; i < 2; i++) {
     for (int d = 4; d < 32; d *= 2) top[i] = fmaxf(top[i], __shfl_xor_sync(~0u, top[i], d)), bottom[i] = fminf(bottom[i], __shfl_xor_sync(~0u, bottom[i], d));
@@ -264,7 +266,7 @@ __device__ inline void scan_pages(SelectShared<GP> &sh, const Params &p, const R
 
 // choose_pages marks the best pages by a histogram of the distance to the best; with one list for the group, by the head to which a page matters most. It lists the rank's
 // candidates in order and returns how many they are. The unit has synced since its pages were scanned, and must wait once more before it counts anew: some may still look.
-template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, const Scanned &scanned) {
+template <int GP, bool SPLIT> __device__ inline int choose_pages(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, const Scanned &scanned) {
   for (int g = u.warp; g < u.G; g += u.warps) {  // a lane for each rank
     int top = ordered(-INFINITY), bottom = top;
     if (u.lane < u.ranks) top = peek(&sh.top[g], u.lane), bottom = peek(&sh.bottom[g], u.lane);
@@ -278,8 +280,9 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
 #pragma unroll
   for (int g = 0; g < GP; g++) {
     best[g] = g < u.G ? sh.best[g] : INFINITY;
-    if (g < u.G) perBin[g] = (BINS - 1) / sh.span[g], widest = fmaxf(widest, sh.span[g]);
+    if (g < u.G) perBin[g] = __fdividef(BINS - 1, sh.span[g]), widest = fmaxf(widest, sh.span[g]);
   }
+  if (shared) perBin[0] = __fdividef(BINS - 1, widest);
   const u32 one = one_of(p);
   // The bin replaces the score that it came from; the same thread reads it again below.
 #pragma unroll 4
@@ -294,7 +297,7 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
       least = fminf(least, g < u.G ? x[g] : INFINITY);
     }
     if (shared) {
-      const int bin = min((int)(least * ((BINS - 1) / widest)), BINS - 1);
+      const int bin = min((int)(least * perBin[0]), BINS - 1);
       *(int *)at = bin;
       atomicAdd(&sh.histogram[0][bin], one);
     } else {
@@ -315,9 +318,9 @@ template <int GP, bool LOCAL> __device__ inline int choose_pages(SelectShared<GP
     if (u.lane == 0) sh.pageBin[l] = bin;
   }
   __syncthreads();
-  u.arrive();
+  u.read();
   // A warp marks a range of pages, and lists those of them that are candidates once it is known how many lie before.
-  const int each = (pages + u.warps * 32 - 1) / (u.warps * 32) * 32, from = u.warp * each, to = min(from + each, pages);
+  const int from = u.share((pages + 31) / 32, u.warp) * 32, to = min(u.share((pages + 31) / 32, u.warp + 1) * 32, pages);
   auto who = [&](int i) -> u32 {
     const int page = r.page(scanned.page(i));
     if (page == r.newest) return 0xff;

@@ -1,147 +1,177 @@
-// Products of activations with weights, for a panel of up to 96 rows of activations: bound by the reading of the weights still, if the tensor cores are fed as Hopper wants it.
-// A warp owns a tile of weights and makes them fp16 in registers; the activations of all columns pass through shared memory, from which the tensor cores take them. A thread
-// block has four warps, and the blocks of a cluster share the inputs. Each sum is the same however many columns the panel has.
+// Products of activations with weights, for a panel of up to 128 rows of activations, on Hopper. One warp copies packed weights and activations into a ring of steps in shared
+// memory, ahead; warpgroups make their weights fp16 in registers and multiply. A warpgroup owns 64 rows of weights; of several that own the same each takes every so-many-th
+// step, and the blocks of a cluster share the inputs. Weights are on their way before the launch ahead has ended. Each sum is the same however many columns the panel has.
 #pragma once
 #include "hopper.cuh"
 #include "linear.cuh"
 
-constexpr int PANEL_WARPS = 4;
-// So many steps have a place in shared memory: those under way, that of now, and the one before, which the tensor cores may still read.
-constexpr int PANEL_SLOTS = 5, PANEL_AHEAD = PANEL_SLOTS - 2;
+// So many units are a step. The last one may have half as many.
+constexpr int PANEL_UNITS = 4;
 
-// A step is two units: 128 bytes of a column, 64 inputs. Its place has the columns' activations first and then what each warp needs of its weights.
-template <typename F, int NT> struct PanelSlot {
-  static constexpr int COLUMNS = NT * 1024, WEIGHTS = 2 * F::BYTES, BYTES = (COLUMNS + PANEL_WARPS * WEIGHTS + ALIGNED - 1) / ALIGNED * ALIGNED;
+// PanelParams is panelParams of linear.go. The map's box is a panel's columns, and 64 inputs.
+struct PanelParams {
+  TensorMap x;
+  LinearParams p;
+  int blocks;  // of 64 rows of weights, that a thread block owns
+  int parts;   // warpgroups that share one
+  int stages;  // steps that have a place in shared memory
+  int stage;   // bytes of a place: activations, and then the units of each tile of 32 rows. Where the last ends are the barriers
+  int share;   // of the steps, that a rank takes at most: those from its number times as many on
+  int shift;   // a rank of a cluster, whose size is a power of two, adds up 2^shift times 8 columns
 };
 
-// arrange brings a warp's columns, each lane's eight inputs as they came, into the order in which the tensor cores read: column by column eight chunks of eight inputs, of the first unit those
-// that the lanes' pairs 0…3 are of and then the second's.
-template <int NT> __device__ inline void arrange(u8 *columns) {
-  constexpr int TOGETHER = NT / PANEL_WARPS % 2 ? 1 : 2;
-  const int lane = threadIdx.x % 32, column = lane % 8;
-  columns += threadIdx.x / 32 * 1024;
-#pragma unroll
-  for (int first = 0; first < NT / PANEL_WARPS; first += TOGETHER) {
-    u32 v[TOGETHER][2][4];
-#pragma unroll
-    for (int i = 0; i < TOGETHER; i++) {
-#pragma unroll
-      for (int u = 0; u < 2; u++) load<4>(v[i][u], columns + (first + i) * PANEL_WARPS * 1024 + lane / 4 * 128 + ((u * 4 + lane % 4) ^ lane / 4 % 2 * 4) * 16);
-    }
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < TOGETHER; i++) {
-#pragma unroll
-      for (int u = 0; u < 2; u++) store_matrices(columns + (first + i) * PANEL_WARPS * 1024 + column * 128 + ((u * 4 + lane / 8) ^ column) * 16, v[i][u]);
+struct PanelBarriers { Barrier full, done; };
+
+// Panel is what a thread block does.
+template <int NT> struct Panel {
+  static constexpr int BOX = NT * 8 * PANEL_BYTES, COLUMNS = PANEL_UNITS / 2 * BOX;  // bytes of the activations of two units, and of a step
+
+  const PanelParams &f;
+  const LinearParams &p;
+  const Product &w;
+  u8 *memory;
+  PanelBarriers *barriers;
+  Barrier *joined;  // of the sums that come from all ranks
+  float *scales;
+  int rank, first, firstColumn, from, steps;  // first: of its tiles, or of its gate's tiles
+
+  __device__ Panel(const PanelParams &f, u8 *memory)
+      : f(f), p(f.p), w(f.p.gated ? f.p.product[0] : product_of(f.p, blockIdx.z)), memory(memory), barriers((PanelBarriers *)(memory + f.stages * f.stage)),
+        joined(&barriers[f.stages].full), scales((float *)(joined + 1)), rank(f.p.ranks > 1 ? cluster_rank() : 0) {
+    const int number = blockIdx.z, all = (p.units + PANEL_UNITS - 1) / PANEL_UNITS;
+    first = p.gated ? number * f.blocks : (number - w.first) * 2 * f.blocks;
+    firstColumn = blockIdx.y * NT * 8;
+    from = f.share * rank, steps = min(max(all - from, 0), f.share);
+  }
+
+  __device__ int tile(int i) const { return p.gated ? first + i / 2 : first + i; }
+  __device__ int units(int step) const { return min(PANEL_UNITS, p.units - PANEL_UNITS * (from + step)); }
+
+  // bring copies what one of the four warps that do so brings: one tile in three or, the last of them, the activations. One lane does it.
+  __device__ void bring(int unit, int warp) const {
+    const int left = (w.rows - 1) / TILE + 1 - first, tiles = p.gated ? 2 * min(f.blocks, left) : min(2 * f.blocks, left);
+    if (warp == 3) wait_for_previous();
+    for (int s = 0, stage = 0, phase = 1; s < steps; s++) {  // before the first phase, an odd one is over
+      barrier_wait(&barriers[stage].done, phase);
+      Barrier *full = &barriers[stage].full;
+      u8 *to = memory + stage * f.stage;
+      if (warp == 3) {
+        barrier_announce(full, units(s) / 2 * BOX);
+        for (int i = 0; i < units(s) / 2; i++) copy_tile(to + i * BOX, f.x, firstColumn, ((from + s) * PANEL_UNITS + 2 * i) * UNIT, full);
+      } else {
+        const int bytes = units(s) * unit;
+        barrier_announce(full, (tiles - warp + 2) / 3 * bytes);
+        for (int i = warp; i < tiles; i += 3) {
+          const u8 *own = p.gated && i % 2 ? p.product[1].weight : w.weight;
+          copy_block(to + COLUMNS + i * PANEL_UNITS * unit, own + ((size_t)tile(i) * p.units + (from + s) * PANEL_UNITS) * unit, bytes, full);
+        }
+      }
+      if (++stage == f.stages) stage = 0, phase ^= 1;
     }
   }
-}
 
-// multiply_panel goes through a rank's steps.
-template <typename F, int NT> __device__ inline void multiply_panel(const LinearParams &p, u8 *memory, const u8 *tile, bool there, int firstColumn, float (&c)[2][NT * 4]) {
-  typedef PanelSlot<F, NT> Slot;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, rank = p.ranks > 1 ? cluster_rank() : 0, all = p.units / 2, from = all * rank / p.ranks, steps = all * (rank + 1) / p.ranks - from;
-  tile += (size_t)from * Slot::WEIGHTS;
-  const int column = firstColumn + threadIdx.x / 4;
-  const __half *x = p.x + ((size_t)column * p.units + 2 * from) * UNIT + lane % 4 * 8;
-  const size_t apart = (size_t)PANEL_WARPS * 8 * p.units * UNIT;
-  auto weights = [&](int step, int slot) {
-    if (there && step < steps) copy_bytes<Slot::WEIGHTS>(memory + slot * Slot::BYTES + Slot::COLUMNS + warp * Slot::WEIGHTS, tile + (size_t)step * Slot::WEIGHTS, lane);
-  };
-  auto columns = [&](int step, int slot) {
-    u8 *to = memory + slot * Slot::BYTES + warp * 1024 + lane / 4 * 128;
-    if (step < steps) {
+  // multiply goes through a warpgroup's steps, from the part-th on. While the tensor cores have a unit's weights, the next one's are made.
+  template <typename F> __device__ void multiply(int block, int part, float (&c)[NT * 4]) const {
+    constexpr int SETS = NT > 8 ? 1 : 2;  // of a unit's weights, as registers allow
+    const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const u8 *own = memory + COLUMNS + (2 * block + warp / 2) * PANEL_UNITS * F::BYTES;
+    u32 a[SETS][2][4];
+    int stage = part, phase = 0, before = -1;
+    for (int s = part; s < steps; s += f.parts) {
+      barrier_wait(&barriers[stage].full, phase);
+      const u8 *at = own + stage * f.stage;
+      u64 x = rows_of(shared_address(memory + stage * f.stage));
+#pragma unroll 1
+      for (int left = units(s); left > 0; left -= 2, at += 2 * F::BYTES, x += BOX / 16) {
 #pragma unroll
-      for (int i = 0; i < NT / PANEL_WARPS; i++) {
-        if (column + i * PANEL_WARPS * 8 >= p.columns) break;
+        for (int u = 0; u < 2; u++) {
+          Fragment<F, 2> next;
+          next.take(at + u * F::BYTES, lane, warp % 2);
+          products_wait<SETS - 1>();
+          if (u == SETS - 1 && before >= 0) {  // the products of the step before are over
+            if (lane == 0) barrier_arrive(&barriers[before].done);
+            before = -1;
+          }
+          u32(&w)[2][4] = a[u % SETS];
+          next.weights(w);
+          products_begin();
 #pragma unroll
-        for (int u = 0; u < 2; u++) copy_async(to + i * PANEL_WARPS * 1024 + ((u * 4 + lane % 4) ^ lane / 4 % 2 * 4) * 16, x + i * apart + (2 * step + u) * UNIT);
+          for (int h = 0; h < 2; h++) {
+            const u32 now[4] = {w[0][2 * h], w[1][2 * h], w[0][2 * h + 1], w[1][2 * h + 1]};
+            product_of_rows(c, now, x + (4 * u + 2 * h));  // 32 bytes further each
+          }
+          products_end();
+        }
+      }
+      before = stage;
+      stage += f.parts;
+      if (stage >= f.stages) stage -= f.stages, phase ^= 1;
+    }
+    products_wait<0>();
+    settled(c);
+  }
+
+  // join adds up what parts and ranks have and writes it. All sums go through shared memory, so that few instructions do the rest: they are in no cache yet. A rank adds up so many
+  // times eight columns. The warpgroup that brings has nothing in c.
+  __device__ void join(int group, const float (&c)[NT * 4]) const {
+    const int block = group % f.blocks, part = group / f.blocks, each = 1 << f.shift, thread = threadIdx.x % 128, lane = thread % 32, apart = f.blocks * 128;
+    auto place = [&](int source, int n, int t) { return (float4 *)memory + ((source << f.shift) + n) * apart + block * 128 + t; };
+    p.ranks > 1 ? cluster_meet() : __syncthreads();  // nobody's memory is in use any more
+    if (part < f.parts) {
+      float4 *to = place(rank * f.parts + part, 0, thread);
+#pragma unroll
+      for (int n = 0; n < NT; n++) {
+        const float4 v = make_float4(c[4 * n], c[4 * n + 1], c[4 * n + 2], c[4 * n + 3]);
+        float4 *at = to + (n & (each - 1)) * apart;
+        if (n >> f.shift == rank) *at = v;
+        else push(at, n >> f.shift, v, joined);
       }
     }
-    commit_copies();
-  };
+    __syncthreads();
+    if (part >= f.parts || rank << f.shift >= NT) return;
+    if (p.ranks > 1) barrier_wait(joined, 0);
+    const int mine = p.gated ? thread % 64 : thread, share = p.gated ? 2 * part + thread / 64 : part, shares = p.gated ? 2 * f.parts : f.parts;
+    const Writer to(p, w, tile(2 * block + mine / 64) * TILE + mine / 32 % 2 * 16 + lane / 4);
+#pragma unroll 1
+    for (int i = share; i < each; i += shares) {
+      const int column = ((rank << f.shift) + i) * 8 + lane % 4 * 2;
+      float4 sum[2];
 #pragma unroll
-  for (int i = 0; i < PANEL_AHEAD; i++) weights(i, i);
-  if (there && lane == 0) prefetch_bytes(tile, steps * Slot::WEIGHTS);  // while the launch ahead goes on
-  wait_for_previous();
-#pragma unroll
-  for (int i = 0; i < PANEL_AHEAD; i++) columns(i, i);
-  u32 a[2][4][4];
-  for (int s = 0, slot = 0; s < steps; s++, slot = slot == PANEL_SLOTS - 1 ? 0 : slot + 1) {
-    u8 *at = memory + slot * Slot::BYTES;
-    wait_copies<PANEL_AHEAD - 1>();
-    __syncwarp();
-    arrange<NT>(at);
-    written();
-#pragma unroll
-    for (int u = 0; u < 2; u++) {
-      Fragment<F> f;
-      products_wait<1>();  // of the same unit of the step before, whose weights were in the same registers
-      f.take(at + Slot::COLUMNS + warp * Slot::WEIGHTS + u * F::BYTES, lane);
-      f.weights(a[u]);
-      if (u == 0) {
-        __syncthreads();
-        const int next = slot + PANEL_AHEAD - (slot + PANEL_AHEAD >= PANEL_SLOTS ? PANEL_SLOTS : 0);  // where the step before the last one was
-        weights(s + PANEL_AHEAD, next);
-        columns(s + PANEL_AHEAD, next);
+      for (int kind = 0; kind < 2; kind++) {
+        if (kind == 1 && !p.gated) break;
+        const float4 *from = place(0, i, mine + kind * 64);
+        sum[kind] = *from;
+#pragma unroll 1
+        for (int left = p.ranks * f.parts - 1; left > 0; left--) from += apart << f.shift, sum[kind] = plus(sum[kind], *from);
       }
-      products_begin();
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const u64 b = rows_of(shared_address(at) + u * 64 + half * 32);
-        const u32(&w)[4][4] = a[u];
-        const u32 upper[4] = {w[0][2 * half], w[1][2 * half], w[0][2 * half + 1], w[1][2 * half + 1]}, lower[4] = {w[2][2 * half], w[3][2 * half], w[2][2 * half + 1], w[3][2 * half + 1]};
-        product_of_rows(c[0], upper, b);
-        product_of_rows(c[1], lower, b);
-      }
-      products_end();
+      to.put(sum, &scales[column], firstColumn + column);
     }
   }
-  products_wait<0>();
-  settled(c[0]), settled(c[1]);
-  wait_copies<0>();
-}
+};
 
-// panel_tiles computes the products of a tile a warp with a panel of 8·NT columns. Of a gate, half of the warps have the gate's tiles and half its partner's.
-template <int NT> __device__ inline void panel_tiles(const LinearParams &p) {
+// panel_tiles computes the products of a thread block's tiles with a panel of 8·NT columns.
+template <int NT> __device__ inline void panel_tiles(const PanelParams &f) {
   let_next_start();
   DYNAMIC_MEMORY(memory);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, rank = p.ranks > 1 ? cluster_rank() : 0;
-  const int panel = blockIdx.x / p.ranks % p.panels, group = blockIdx.x / p.ranks / p.panels, firstColumn = panel * NT * 8, across = PANEL_WARPS / (p.gated ? 2 : 1);
-  const Product &w = p.gated ? p.product[warp / across] : product_of(p, group);
-  const int tile = (p.gated ? group : group - w.first) * across + warp % across;
-  float c[2][NT * 4] = {};
-  WITH_FORMAT(w.format, F, (multiply_panel<F, NT>(p, (u8 *)memory, w.weight + (size_t)tile * p.units * F::BYTES, tile * TILE < w.rows, firstColumn, c)))
-  // Rank n%ranks adds up and writes eight columns, number n. All sums go through its memory, so that few instructions do the rest: they are not in the cache yet.
-  const int each = (NT + p.ranks - 1) / p.ranks;
-  float4 *arriving = (float4 *)memory + threadIdx.x;
-  float *scales = (float *)((float4 *)memory + each * p.ranks * 2 * PANEL_WARPS * 32);
-  auto place = [&](int r, int n, int h) { return arriving + ((r * each + n / p.ranks) * 2 + h) * PANEL_WARPS * 32; };
-  const float scale = threadIdx.x < NT * 8 && firstColumn + threadIdx.x < p.columns ? p.scale[firstColumn + threadIdx.x] : 0;
-  p.ranks > 1 ? cluster_sync() : __syncthreads();  // nobody's memory is in use any more
-#pragma unroll
-  for (int n = 0; n < NT; n++) {
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-      const float4 v = make_float4(c[h][4 * n], c[h][4 * n + 1], c[h][4 * n + 2], c[h][4 * n + 3]);
-      if (p.ranks > 1) push(place(rank, n, h), n % p.ranks, v);
-      else *place(0, n, h) = v;
-    }
+  const Panel<NT> k(f, (u8 *)memory);
+  const int group = __shfl_sync(~0u, threadIdx.x / 128, 0), warp = __shfl_sync(~0u, threadIdx.x / 32 % 4, 0), groups = f.blocks * f.parts;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < f.stages; i++) barrier_make(&k.barriers[i].full, 4), barrier_make(&k.barriers[i].done, 4 * f.blocks);
+    barrier_make(k.joined, 1);
+    barriers_made();
+    if (f.p.ranks > 1 && k.rank << f.shift < NT) barrier_announce(k.joined, ((f.p.ranks - 1) * f.parts * f.blocks * 2048) << f.shift);
   }
-  if (threadIdx.x < NT * 8) scales[threadIdx.x] = scale;
-  p.ranks > 1 ? cluster_sync() : __syncthreads();
-  if (p.gated && warp >= across) return;
-#pragma unroll 1
-  for (int i = rank * 2; i < NT * 2; i += i % 2 ? p.ranks * 2 - 1 : 1) {
-    const int n = i / 2, h = i % 2, column = n * 8 + lane % 4 * 2;
-    float4 sum[2];
-#pragma unroll
-    for (int kind = 0; kind < 2; kind++) {  // of a gate, its partner's are half a thread block further
-      if (kind == 1 && !p.gated) break;
-      const int skip = kind * across * 32;
-      sum[kind] = place(0, n, h)[skip];
-      for (int r = 1; r < p.ranks; r++) sum[kind] = plus(sum[kind], place(r, n, h)[skip]);
-    }
-    put(p, w, sum, make_float2(scales[column], scales[column + 1]), tile * TILE + h * 16 + lane / 4, firstColumn + column);
+  __syncthreads();
+  float c[NT * 4] = {};
+  if (group == groups) {
+    int unit = 0;
+    WITH_FORMAT(k.w.format, F, unit = F::BYTES)
+    if (threadIdx.x % 32 == 0) k.bring(unit, warp);
+    __syncwarp();
+  } else {
+    wait_for_previous();
+    if (threadIdx.x < NT * 8) k.scales[threadIdx.x] = k.firstColumn + threadIdx.x < f.p.columns ? f.p.scale[k.firstColumn + threadIdx.x] : 0;
+    WITH_FORMAT(k.w.format, F, (k.template multiply<F>(group % f.blocks, group / f.blocks, c)))
   }
+  k.join(group, c);
 }

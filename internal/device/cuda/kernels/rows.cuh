@@ -158,8 +158,8 @@ __device__ inline void widen_row(const RowParams &p) {
   for (int c = threadIdx.x; c < p.cols; c += ROW_THREADS) p.dst[row * p.cols + c] = p.scale[row] * __half2float(p.values[row * p.cols + c]);
 }
 
-// activated: 0 is SiLU, 1 GELU by tanh.
-__device__ inline float activated(float x, int act) { return act == 0 ? __fdividef(x, 1 + power(-1.442695041f * x)) : 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))); }
+// activated: 0 is SiLU, 1 GELU by tanh, which is a SiLU whose gate has another argument.
+__device__ inline float activated(float x, int act) { return __fdividef(x, 1 + power(-1.442695041f * (act == 0 ? x : 1.5957691216f * (x + 0.044715f * x * x * x)))); }
 
 // gate_row: act(x)·add.
 template <int MOST> __device__ inline void gate_row(const RowParams &p) {

@@ -1,6 +1,6 @@
 // select is a sparse step of attention in one launch: page bounds → candidate pages → estimated logits → threshold on the weights → lists of survivors → attention over those.
-// A cluster of `ranks` thread blocks shares a unit. Grid: batch·kvHeads·ranks, 128, 256 or 512 threads; GP is the group rounded up to a power of two. `few` is the same for steps of few units, which
-// wait for memory more often than they use it: 256 threads, each rank every ranks-th block of the unit, what one stage leaves for the next in shared memory.
+// Grid: batch·kvHeads, 128, 256 or 512 threads; GP is the group rounded up to a power of two. `few` is the same for steps of few units, which wait for memory more often than they use it: a cluster of
+// `ranks` thread blocks shares a unit, each has every ranks-th block of it, and what one stage leaves for the next is in shared memory where there is room.
 #pragma once
 #include "histogram.cuh"
 #include "pages.cuh"
@@ -9,8 +9,8 @@
 #include "attend.cuh"
 
 // survivors_of runs the stages up to the lists, and returns how many survivors the rank has listed: exactly read ones, others; or −1 if p.stages ends it. The unit has to wait then, once.
-template <int D, int GP, bool LOCAL>
-__device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, Range<GP, LOCAL> &r, WarpMemory<D, GP> *memory) {
+template <int D, int GP, bool SPLIT>
+__device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, Range<GP, SPLIT> &r, WarpMemory<D, GP> *memory) {
   auto ends = [&](int stage) {  // true if that is all that is measured
     if (p.stages == stage) u.arrive();
     return p.stages == stage;
@@ -29,24 +29,24 @@ __device__ inline int2 survivors_of(SelectShared<GP> &sh, const Params &p, const
   Scanned scanned{nullptr, r.own};
   // Where a unit has one thread block, memory's speed bounds the scan: only blocks where logits may be highest are looked into, with three times the pages that are chosen.
   const int looked = (3 * page_budget(p, r) + PAGES - 1) / PAGES + 1, rooms = u.warps * sizeof(WarpMemory<D, GP>) / sizeof(float);
-  const bool coarse = !LOCAL && u.ranks == 1 && shared && !every && looked * 8 < r.own * 7 && r.own * (1 + GP) <= rooms;
-  if constexpr (!LOCAL) {
+  const bool coarse = !SPLIT && shared && !every && looked * 8 < r.own * 7 && r.own * (1 + GP) <= rooms;
+  if constexpr (!SPLIT) {
     edges();
     block_bases<D>(p, u, r, coarse ? (float *)memory + r.own : nullptr);
   }
   u32 q[D / 8];
   scaled_queries<D>(q, p, u.unit, u.lane);
-  if (!LOCAL) __syncthreads();
+  if (!SPLIT) __syncthreads();
   if (ends(1)) return nothing;
-  if constexpr (!LOCAL) {
+  if constexpr (!SPLIT) {
     if (coarse) scanned = choose_blocks(sh, u, r, looked, (float *)memory + r.own, (int *)memory);
-    // Scores that find room in shared memory stay there.
-    const int listed = coarse ? (scanned.count + 3) / 4 * 4 : 0;
-    if (listed + scanned.count * PAGES * GP <= rooms) r.scores = (float *)memory + listed;
   }
-  if (LOCAL || !every) scan_pages<D>(sh, p, u, r, scanned, q, every);
+  // Scores that find room in shared memory stay there.
+  const int listed = coarse ? (scanned.count + 3) / 4 * 4 : 0;
+  if (listed + scanned.count * PAGES * GP <= rooms) r.scores = (float *)memory + listed;
+  if (SPLIT || !every) scan_pages<D>(sh, p, u, r, scanned, q, every);
   u.arrive();
-  if (LOCAL) edges();
+  if (SPLIT) edges();
   u.wait();
   if (ends(2)) return nothing;
   int found = r.pages();
@@ -78,22 +78,22 @@ template <int GP> struct StepShared {
   ClusterJoin join;
 };
 
-template <int D, int GP, bool LOCAL> __device__ void select_unit(const Params &p) {
+template <int D, int GP, bool SPLIT> __device__ void select_unit(const Params &p) {
   typedef StepShared<GP> Shared;
   SHARED_MEMORY(Shared, sh);
   DYNAMIC_MEMORY(dynamic);
   WarpMemory<D, GP> *const memory = (WarpMemory<D, GP> *)dynamic;
   // Lengths and tables are there before the launch ahead begins. Blocks are looked up while the length is on its way, those that the sequence does not reach as well.
-  const Rank<GP> u(p);
-  const int room = LOCAL ? Range<GP, LOCAL>::room(p, u) : 0, block = threadIdx.x * u.ranks + u.rank;
-  const int at = threadIdx.x < room && block < p.maxBlocks ? p.table[u.sequence * p.tableStride + block] : 0, n = p.lens[u.sequence];
+  const Rank<GP> u(p, SPLIT ? p.ranks : 1);
+  const int room = SPLIT ? Range<GP, SPLIT>::room(p, u) : 0, block = threadIdx.x * u.ranks + u.rank;
+  const int at = (int)threadIdx.x < room && block < p.maxBlocks ? p.table[u.sequence * p.tableStride + block] : 0, n = p.lens[u.sequence];
   const bool whole = n < p.denseBelow;
-  Range<GP, LOCAL> r(p, u, n, memory + u.warps);
-  if (LOCAL && threadIdx.x < room) ((int *)r.table)[threadIdx.x] = at;
+  Range<GP, SPLIT> r(p, u, n, memory + u.warps);
+  if (SPLIT && (int)threadIdx.x < room) ((int *)r.table)[threadIdx.x] = at;
   prepare(sh.select);
   __syncthreads();
   if (!whole && u.warp < 2) expect_page<D>(p, u, u.warp == 0 ? r.newest : 0);
-  if (LOCAL && !whole) expect_blocks<D>(p, u, r);
+  if (SPLIT && !whole) expect_blocks<D>(p, u, r);
   wait_for_previous();
   if (n <= 0) return;
   int2 count = make_int2(r.tokens(), 0);

@@ -7,9 +7,9 @@ template <int GP> __device__ inline float window_end(const SelectShared<GP> &sh,
 
 // list_survivors returns how many the rank has listed: to be read exactly, and others. A warp goes through a run of the candidates, of which each lane remembers two pages, and writes its part
 // of the list once it is known how many the others have. What the exactly read ones weigh it leaves in sh.mass.
-template <int D, int GP, bool LOCAL>
-__device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, LOCAL> &r, int found, bool every) {
-  constexpr int WORDS = (GP + 1) / 2, TURNS = 4;  // a warp takes two pages a turn
+template <int D, int GP, bool SPLIT>
+__device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, const Rank<GP> &u, const Range<GP, SPLIT> &r, int found, bool every) {
+  constexpr int WORDS = (GP + 1) / 2, TURNS = SPLIT ? 2 : 4;  // a warp takes two pages a turn
   const bool perHead = p.flags & PER_HEAD;
   const int lane = u.lane, warp = u.warp, G = u.G;
   // Distances lie below 2^15: added to the negative of what is the first too far, they are negative where they are near enough. Two heads a word.
@@ -49,11 +49,13 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
   };
   auto page_of = [&](int i) { return every ? i : r.candidate[i]; };
   int exact = 0, others = 0;
+  bool any = false;
   float kept[GP], owed[GP];
 #pragma unroll
   for (int g = 0; g < GP; g++) kept[g] = owed[g] = 0;
   // weigh adds what a token weighs that is read exactly, for the heads that read it.
   auto weigh = [&](const u32 (&d)[WORDS], u32 who) {
+    any = true;
 #pragma unroll
     for (int g = 0; g < GP; g++) {
       const int x = d[g / 2] >> 16 * (g % 2) & 0xffff;
@@ -75,7 +77,7 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
   // The newest page survives whole, whatever its tokens weigh. It is the last candidate: the last lane of the last warp has it.
   const int old = found - r.newestHere, newest = r.newestHere ? r.pages() - 1 : -1, room = u.warps * 62;
   for (int first = 0; first < found; first += room) {
-    const int pairs = (max(min(old - first, room), 0) + 1) / 2, from = first + pairs * warp / u.warps * 2, to = min(first + pairs * (warp + 1) / u.warps * 2, old);
+    const int pairs = (max(min(old - first, room), 0) + 1) / 2, from = first + u.share(pairs, warp) * 2, to = min(first + u.share(pairs, warp + 1) * 2, old);
     struct Turns {
       int token[TURNS];  // −1: none
       u32 d[TURNS][WORDS];
@@ -135,26 +137,33 @@ __device__ inline int2 list_survivors(SelectShared<GP> &sh, const Params &p, con
         distances(d, token);
         who = heads(d);
       }
-      if (LOCAL) expect(token, true);
+      if (SPLIT) expect(token, true);
       *at++ = (u32)token | who << 24;
     }
     at = r.list + r.own * BLOCK - 1 - others - (of >> 16);
     for (u32 left = otherwise; left != 0; left &= left - 1) {
       const int token = token_of(left);
-      if (LOCAL) expect(token, false);
+      if (SPLIT) expect(token, false);
       *at-- = (u32)token | 0xffu << 24;
     }
     exact += sum & 0xffff, others += sum >> 16;
     __syncthreads();  // the counts are read, and the list is written
   }
+  if (__any_sync(~0u, any)) {
+#pragma unroll 1
+    for (int d = 16; d > 0; d /= 2) {
+#pragma unroll
+      for (int g = 0; g < GP; g++) kept[g] += __shfl_xor_sync(~0u, kept[g], d), owed[g] += __shfl_xor_sync(~0u, owed[g], d);
+    }
+  }
 #pragma unroll
   for (int g = 0; g < GP; g++) {
-    if (__any_sync(~0u, kept[g] != 0)) {
-      for (int d = 16; d > 0; d /= 2) kept[g] += __shfl_xor_sync(~0u, kept[g], d), owed[g] += __shfl_xor_sync(~0u, owed[g], d);
-    }
     if (lane == 0) sh.mass[warp][g] = make_float2(kept[g], owed[g]);
   }
+  if (SPLIT && !(p.flags & NEAR)) {  // for who wants to know
+    for (int i = threadIdx.x; i < r.own; i += blockDim.x) *(uint4 *)(r.seen + i * PAGES) = *(const uint4 *)(r.marks + i * PAGES);
+  }
   if (threadIdx.x == 0) p.counts[u.unit * RANKS + u.rank] = make_int2(exact, others);
-  if (!LOCAL && u.rank == 0 && threadIdx.x < G) p.reference[u.unit * HEADS + threadIdx.x] = window_end(sh, threadIdx.x);
+  if (u.rank == 0 && threadIdx.x < G) p.reference[u.unit * HEADS + threadIdx.x] = window_end(sh, threadIdx.x);
   return make_int2(exact, others);
 }

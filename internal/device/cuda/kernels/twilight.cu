@@ -18,7 +18,7 @@
 #define PARAMS const __grid_constant__ Params p
 
 #define SELECT(D, GP) KERNEL(SELECT_THREADS, SELECT_BLOCKS) select_##D##_##GP(PARAMS) { select_unit<D, GP, false>(p); }
-#define FEW(D, GP) KERNEL(256, 1) few_##D##_##GP(PARAMS) { select_unit<D, GP, true>(p); }
+#define FEW(D, GP) KERNEL(D <= 128 ? 512 : 256, 1) few_##D##_##GP(PARAMS) { select_unit<D, GP, true>(p); }
 #define WHOLE(D)                                                                                \
   KERNEL(128, D == 64 ? 4 : 3) whole_##D(PARAMS) { attend_whole<D, false>(p); }   \
   KERNEL(128, D == 64 ? 3 : 1) ringed_##D(PARAMS) { attend_whole<D, true>(p); }   \
@@ -63,8 +63,8 @@ PROMPT(64) PROMPT(128) PROMPT(256)
 
 // Kernels that only Hopper's image has.
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-#define PANELS(NT) KERNEL(128, 1) panel_##NT(const __grid_constant__ LinearParams p) { panel_tiles<NT>(p); }
-PANELS(8) PANELS(12)
+#define PANELS(NT, BLOCKS) KERNEL((BLOCKS + 1) * 128, 1) panel_##NT(const __grid_constant__ PanelParams p) { panel_tiles<NT>(p); }
+PANELS(1, 6) PANELS(2, 6) PANELS(4, 5) PANELS(8, 5) PANELS(16, 4)
 #define FLASH(D) KERNEL(FLASH_THREADS, 1) flash_##D(const __grid_constant__ FlashParams p) { flash_tile<D>(p); }
 FLASH(64) FLASH(128) FLASH(256)
 #define WIDE(ROWS) KERNEL(WIDE_THREADS, 1) wide_##ROWS(const __grid_constant__ WideParams p) { wide_tiles<ROWS, false>(p); }

@@ -27,21 +27,20 @@ template <int ROWS> struct WideShared {
 // decodes 32 rows of weights, whose codes are read ahead. What is decoded beyond the weights' end meets activations that are zero.
 template <typename F, int ROWS> __device__ inline void wide_fill(const WideParams &f, WideShared<ROWS> &sh, const u8 *weights, int column, u32 step, int filler) {
   constexpr int APART = 2 * WIDE_FILLERS;
-  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, row = lane / 4, odd = row % 2, units = f.p.units, first = 2 * ((filler - step) % WIDE_FILLERS);
-  // Lanes of odd rows take the second unit of two first: eight lanes then store to all banks.
-  uint4 *to[2];
+  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, row = lane % 8, units = f.p.units, first = 2 * ((filler - step) % WIDE_FILLERS);
+  u8 *to[2];
 #pragma unroll
-  for (int i = 0; i < 2; i++) to[i] = (uint4 *)sh.w[0] + (warp * TILE + row) * 8 + (((odd ^ i) * 4 + lane % 4) ^ row);
+  for (int i = 0; i < 2; i++) to[i] = sh.w[0] + (warp * TILE + row) * PANEL_BYTES + ((i * 4 + lane / 8) ^ row) * 16;
   Fragment<F> next[2];
 #pragma unroll
-  for (int i = 0; i < 2; i++) next[i].load(weights + (size_t)min(first + (i ^ odd), units - 1) * F::BYTES, lane, true);
+  for (int i = 0; i < 2; i++) next[i].load(weights + (size_t)min(first + i, units - 1) * F::BYTES, lane, true);
   for (int unit = first; unit < units; unit += APART) {
     const u32 now = step + unit / 2, stage = now % WIDE_STAGES;
     u32 a[2][4][4];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       next[i].weights(a[i]);
-      next[i].load(weights + (size_t)min(unit + APART + (i ^ odd), units - 1) * F::BYTES, lane, true);
+      next[i].load(weights + (size_t)min(unit + APART + i, units - 1) * F::BYTES, lane, true);
     }
     barrier_wait(&sh.done[stage], (now / WIDE_STAGES & 1) ^ 1);
     if (warp == 3 && lane == 0) {
@@ -52,7 +51,7 @@ template <typename F, int ROWS> __device__ inline void wide_fill(const WideParam
 #pragma unroll
       for (int j = 0; j < 4; j++) {
 #pragma unroll
-        for (int i = 0; i < 2; i++) to[i][stage * (sizeof sh.w[0] / 16) + j * 64] = make_uint4(a[i][j][0], a[i][j][1], a[i][j][2], a[i][j][3]);
+        for (int i = 0; i < 2; i++) store_matrices(to[i] + stage * sizeof sh.w[0] + j * 8 * PANEL_BYTES, a[i][j]);
       }
       written(), __syncwarp();
     }
@@ -65,7 +64,7 @@ template <int ROWS> __device__ inline void wide_store(const WideParams &f, const
   const int rows = w.rows;
   first += threadIdx.x % 4 * 2;
 #pragma unroll
-  for (int i = 0; i < ROWS / 2; i++) c[i] *= scales[i / 2 % 2];
+  for (int i = 0; i < ROWS / 2; i++) c[i] *= scales[i / 2 % 2] * w.factor;
   if (w.bias != nullptr) {
 #pragma unroll
     for (int i = 0; i < ROWS / 4; i++) {
@@ -119,7 +118,7 @@ template <int ROWS> __device__ inline void wide_gate(const WideParams &f, const 
 #pragma unroll
   for (int e = 0; e < 2; e++, column += 8) {
     const bool there = column < f.p.columns;
-    const float scale = scales[e];
+    const float scale[2] = {scales[e] * f.p.product[0].factor, scales[e] * f.p.product[1].factor};
 #pragma unroll
     for (int g = 0; g < ROWS / 16; g += 4) {
       u32 w[4];
@@ -129,7 +128,7 @@ template <int ROWS> __device__ inline void wide_gate(const WideParams &f, const 
 #pragma unroll
         for (int k = 0; k < 2; k++) {
           const int at = 4 * (g + i) + 2 * e + k;
-          h[k] = activated(c[at] * scale, f.act) * (c[ROWS / 4 + at] * scale);
+          h[k] = activated(c[at] * scale[0], f.act) * (c[ROWS / 4 + at] * scale[1]);
           if (there) largest = fmaxf(largest, fabsf(h[k]));
         }
         w[i] = bits(__floats2half2_rn(narrow(h[0]), narrow(h[1])));

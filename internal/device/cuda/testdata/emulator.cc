@@ -38,11 +38,13 @@ struct Warp {
   Exchange in[2][32];  // of this turn and of the one before, which slow lanes still read
 };
 
-struct TileCopy {  // a copy to a tile: what of a matrix, where to, and the barrier that is told
+struct TileCopy {  // a copy to a tile: what of a matrix, where to, and the barrier that is told; or a copy of bytes
   char map[128];
   char *to;
   int row, column;
   uint64_t *barrier;
+  const void *from;
+  int bytes;
 };
 
 struct Batch {  // products of a thread's rows that are under way; without d the end of a batch
@@ -227,6 +229,16 @@ static inline void store_matrices(void *row, const u32 (&w)[4]) {
   const Exchange *e = exchange((u32)((char *)row - current->block->dynamic));
   for (int i = 0; i < 4; i++) memcpy(current->block->dynamic + e[i * 8 + lane_id() / 4].word[0] + lane_id() % 4 * 4, &w[i], 4);
 }
+static inline void load_matrices(u32 (&w)[4], const void *row) {
+  Exchange x;
+  memcpy(x.word, &row, 8);
+  const Exchange *e = exchange(x);
+  for (int i = 0; i < 4; i++) {
+    const char *at;
+    memcpy(&at, e[i * 8 + lane_id() / 4].word, 8);
+    memcpy(&w[i], at + lane_id() % 4 * 4, 4);
+  }
+}
 static inline void wait_for_previous() {}
 static inline void let_next_start() {}
 static inline int cluster_rank() { return current->rank; }
@@ -243,7 +255,9 @@ static inline void cluster_wait() {
   current->waits = &clusterBarrier, current->turn = current->clusterTurn;
   yield();
 }
+static inline void cluster_read() { cluster_arrive(); }
 static inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
+static inline void cluster_meet() { cluster_sync(); }
 static inline u32 *remote(const void *shared, int rank) { return (u32 *)(blocks[rank]->memory + ((const char *)shared - current->block->memory)); }
 static inline u32 peek(const void *shared, int rank) { return *remote(shared, rank); }
 static inline void push(float4 *shared, int rank, float4 v) { *(float4 *)remote(shared, rank) = v; }
@@ -262,9 +276,7 @@ template <int N> void wait_copies() {  // no copy happens before it must
   c.erase(c.begin(), c.begin() + i);
 }
 static inline void prefetch(const void *) {}
-static inline void prefetch_bytes(const void *, u32) {}
 static inline float power(float octaves) { return exp2f(octaves); }
-static inline short nearest(float x) { return (short)std::min(std::max(rintf(x), -32768.0f), 32767.0f); }
 
 #include "hopper.h"
 #pragma GCC diagnostic ignored "-Wunknown-pragmas"

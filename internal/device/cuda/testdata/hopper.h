@@ -33,7 +33,18 @@ static inline void copy_tile(void *tile, const TensorMap &map, int row, int colu
   if (shared_address(tile) % 1024) fprintf(stderr, "emulator: a tile begins at %u\n", shared_address(tile)), abort();
   current->block->tiles.push_back(c);
 }
+static inline void copy_block(void *to, const void *from, int bytes, u64 *b) {
+  TileCopy c = {{}, (char *)to, 0, 0, (uint64_t *)b, from, bytes};
+  if ((shared_address(to) | (uint64_t)from | bytes) % 16) fprintf(stderr, "emulator: a copy of %d bytes from %p to %u\n", bytes, from, shared_address(to)), abort();
+  current->block->tiles.push_back(c);
+}
 static inline void copy_now(const TileCopy &c) {
+  if (c.from) {
+    memcpy(c.to, c.from, c.bytes);
+    Phases *p = (Phases *)c.barrier;
+    p->bytes -= c.bytes, p->look();
+    return;
+  }
   const MapFields &m = *(const MapFields *)c.map;
   for (unsigned r = 0; r < m.boxRows; r++) {
     for (unsigned x = 0; x < m.boxColumns; x++) {
@@ -57,6 +68,11 @@ static inline void barrier_wait(u64 *b, int parity) {
     if (polls > 1 << 20) fprintf(stderr, "emulator: a barrier's phase does not end\n"), abort();
     yield();
   }
+}
+static inline void push(float4 *shared, int rank, float4 v, u64 *barrier) {
+  *(float4 *)remote(shared, rank) = v;
+  Phases *p = (Phases *)remote(barrier, rank);
+  p->bytes -= 16, p->look();
 }
 static inline void add_pair(float *at, float x, float y) { at[0] += x, at[1] += y; }
 static inline void written() {}

@@ -11,7 +11,6 @@ import (
 // bodyFamily is what precision by weight needs: the packing of weights, and the weighted sum of rows of signed bytes.
 func bodyFamily() {
 	pack512()
-	packLanes512()
 	splitLanes512()
 	listLanes512()
 	codeWeights512()
@@ -19,6 +18,7 @@ func bodyFamily() {
 		codeRows512(h)
 	}
 	for h := 1; h <= avx512.gatherHeads(); h++ {
+		packLanes512(h)
 		avx512.accumulateCodes(h, 32)
 	}
 	for h := 1; h <= avx2.gatherHeads(); h++ {
@@ -58,30 +58,61 @@ func pack512() {
 	end()
 }
 
-func packLanes512() {
-	text("packLanesAVX512", "(dst, w *float32, pages *int32, masks, own *uint16, n int)", 0,
-		"packLanesAVX512 writes, for each of n ≥ 1 pages of 16 elements, those whose bit is set in masks, in order, zero in place of those whose bit is clear in own; up",
-		"to 15 more places are overwritten.")
-	dst, w, pages, masks, own, n := arg("dst"), arg("w"), arg("pages"), arg("masks"), arg("own"), arg("n")
-	j := GP64()
+// packLanes512 takes the query heads of a page in turn: their weights go to one place of their rows each.
+func packLanes512(heads int) {
+	avx512.begin(fmt.Sprint("packLanes", heads), "(dst *float32, ld int, w *float32, wld int, pages *int32, masks, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)",
+		fmt.Sprintf("is attention.Portable.PackLanes for %d query heads and n ≥ 1 pages; up to 15 more places are", heads),
+		"overwritten. Scales of pages further on are prefetched.")
+	ahead := 16 + 64/heads // pages: about as long as memory takes
+	dst, ld, wld, ownLD, j := arg("dst"), arg("ld"), arg("wld"), arg("ownLD"), GP64()
+	SHLQ(U8(2), ld)
+	SHLQ(U8(2), wld)
+	ADDQ(ownLD, ownLD)
 	XORQ(j, j)
+	sums := avx512.zero(heads)
 	Label("page")
-	m, o, p := GP64(), GP64(), GP64()
-	MOVWQZX(Mem{Base: masks, Index: j, Scale: 2}, m)
-	MOVWQZX(Mem{Base: own, Index: j, Scale: 2}, o)
+	rows, scale, next, p := arg("rows"), arg("scale"), GP64(), GP64()
+	LEAQ(Mem{Base: j, Disp: ahead}, next)
+	CMPQ(next, NewParamAddr("n", 88))
+	CMOVQGE(j, next)
+	MOVLQSX(Mem{Base: rows, Index: next, Scale: 4}, p)
+	PREFETCHT1(Mem{Base: scale, Index: p, Scale: 4})
+	MOVLQSX(Mem{Base: rows, Index: j, Scale: 4}, p)
+	s := ZMM()
+	VMOVUPS(Mem{Base: scale, Index: p, Scale: 4}, s)
+	pages, weights, masks, own := arg("pages"), arg("w"), arg("masks"), arg("own")
 	MOVLQSX(Mem{Base: pages, Index: j, Scale: 4}, p)
 	SHLQ(U8(6), p)
-	km, ko, v := K(), K(), ZMM()
-	KMOVW(m.As32(), km)
-	KMOVW(o.As32(), ko)
-	VMOVUPS_Z(Mem{Base: w, Index: p, Scale: 1}, ko, v)
-	VCOMPRESSPS_Z(v, km, v)
-	VMOVUPS(v, Mem{Base: dst})
-	POPCNTQ(m, m)
-	LEAQ(Mem{Base: dst, Index: m, Scale: 4}, dst)
+	ADDQ(p, weights)
+	LEAQ(Mem{Base: own, Index: j, Scale: 2}, own)
+	listed, k, to := GP64(), K(), GP64()
+	MOVWQZX(Mem{Base: masks, Index: j, Scale: 2}, listed)
+	KMOVW(listed.As32(), k)
+	MOVQ(dst, to)
+	for g := range heads {
+		mine, x := K(), ZMM()
+		KMOVW(Mem{Base: own}, mine)
+		KANDW(k, mine, mine)
+		VMOVUPS_Z(Mem{Base: weights}, mine, x)
+		VADDPS(x, sums[g], sums[g])
+		VMULPS(s, x, x)
+		VCOMPRESSPS_Z(x, k, x)
+		VMOVUPS(x, Mem{Base: to})
+		if g+1 < heads {
+			ADDQ(wld, weights)
+			ADDQ(ld, to)
+			ADDQ(ownLD, own)
+		}
+	}
+	POPCNTQ(listed, listed)
+	LEAQ(Mem{Base: dst, Index: listed, Scale: 4}, dst)
 	INCQ(j)
-	CMPQ(j, n)
+	CMPQ(j, NewParamAddr("n", 88))
 	JL(LabelRef("page"))
+	out := arg("lanes")
+	for g, x := range sums {
+		VMOVUPS(x, Mem{Base: out, Disp: 64 * g})
+	}
 	end()
 }
 
@@ -175,18 +206,18 @@ func splitLanes512() {
 const codesAhead = 12
 
 func (w width) accumulateCodes(heads, channels int) {
-	w.begin(fmt.Sprintf("codes%dx%d", heads, channels), "(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, scale *float32, at *int32, n int)",
+	w.begin(fmt.Sprintf("codes%dx%d", heads, channels), "(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)",
 		fmt.Sprintf("is, for %d query heads, %d channels and n ≥ 1 (attention.Portable.AccumulateCodes):", heads, channels),
 		"",
 		"\tfor i, r := range at[:n] {",
 		"\t\tfor g := range heads {",
-		fmt.Sprintf("\t\t\tacc[g*dim:][:%d] += w[g*ld+i] * scale[r] * codes[r*dim+channel:][:%d]", channels, channels),
+		fmt.Sprintf("\t\t\tacc[g*dim:][:%d] += w[g*ld+i] * codes[r*dim+channel:][:%d]", channels, channels),
 		"\t\t}",
 		"\t}")
 	pieces := channels / w.lanes()
 	n, at, weight, base, codes := arg("n"), arg("at"), arg("w"), arg("codes"), arg("channel")
 	ADDQ(base, codes)
-	ld, dim, scale := arg("ld"), arg("dim"), arg("scale")
+	ld, dim := arg("ld"), arg("dim")
 	SHLQ(U8(2), ld)
 	wa := newStrides(weight, ld, heads)
 	acc := make([][]VecVirtual, heads)
@@ -212,24 +243,18 @@ func (w width) accumulateCodes(heads, channels int) {
 	IMULQ(dim, p)
 	PREFETCHT0(Mem{Base: codes, Index: p, Scale: 1})
 	MOVLQSX(Mem{Base: at}, p)
-	s := w.vec()
-	VBROADCASTSS(Mem{Base: scale, Index: p, Scale: 4}, s)
 	IMULQ(dim, p)
 	all := make([]VecVirtual, heads)
 	if w == avx2 {
 		for g := range all {
 			all[g] = w.vec()
 			VBROADCASTSS(wa.at(g, 0), all[g])
-			VMULPS(s, all[g], all[g])
 		}
 	}
 	for c := range pieces {
 		x := w.vec()
 		VPMOVSXBD(Mem{Base: codes, Index: p, Scale: 1, Disp: w.lanes() * c}, x)
 		VCVTDQ2PS(x, x)
-		if w == avx512 {
-			VMULPS(s, x, x)
-		}
 		for g := range heads {
 			if w == avx512 {
 				VFMADD231PS_BCST(wa.at(g, 0), x, acc[g][c])

@@ -22,13 +22,13 @@ const (
 // their sum.
 func codeWeights512() {
 	w := avx512
-	textStack("codeWeightsAVX512", "(dst *byte, steps, w *float32, ld, heads int, scale *float32, at *int32, n int)", 4*codeChunk,
+	text("codeWeightsAVX512", "(dst *byte, steps, w *float32, ld, heads, n int)", 0,
 		fmt.Sprintf("codeWeightsAVX512 is, for 1 ≤ n ≤ %d, bytes from n to the next multiple of 16 being zero:", codeChunk),
 		"",
 		"\tfor g := range heads {",
-		fmt.Sprintf("\t\tsteps[g] = max_i w[g*ld+i]*scale[at[i]] / %d", codeTop),
-		"\t\tfor i, r := range at[:n] {",
-		fmt.Sprintf("\t\t\tdst[g*%d+i] = floor(w[g*ld+i]*scale[r]/steps[g] + codeDither[i]) // 0 if the step is", codeChunk),
+		fmt.Sprintf("\t\tsteps[g] = max_i w[g*ld+i] / %d", codeTop),
+		"\t\tfor i := range n {",
+		fmt.Sprintf("\t\t\tdst[g*%d+i] = floor(w[g*ld+i]/steps[g] + codeDither[i]) // 0 if the step is", codeChunk),
 		"\t\t}",
 		"\t}")
 	dither := GLOBL("codeDither", RODATA|NOPTR)
@@ -36,35 +36,21 @@ func codeWeights512() {
 		_, f := math.Modf(float64(i)*(math.Sqrt(5)-1)/2 + 0.5)
 		DATA(4*i, U32(math.Float32bits(float32(f))))
 	}
-	n, own := arg("n"), GP64()
-	LEAQ(NewStackAddr(0), own)
-	{
-		scale, at, i := arg("scale"), arg("at"), GP64()
-		XORQ(i, i)
-		Label("gather")
-		r := GP64()
-		MOVLQSX(Mem{Base: at, Index: i, Scale: 4}, r)
-		MOVL(Mem{Base: scale, Index: r, Scale: 4}, r.As32())
-		MOVL(r.As32(), Mem{Base: own, Index: i, Scale: 4})
-		INCQ(i)
-		CMPQ(i, n)
-		JL(LabelRef("gather"))
-	}
+	n := arg("n")
 	dst, steps, weights, ld, heads, table := arg("dst"), arg("steps"), arg("w"), arg("ld"), arg("heads"), GP64()
 	LEAQ(dither, table)
 	Label("head")
 	i, left := GP64(), GP64()
-	product := func() VecVirtual {
+	some := func() VecVirtual {
 		k, x := mask16(left), w.vec()
 		VMOVUPS_Z(Mem{Base: weights, Index: i, Scale: 4}, k, x)
-		VMULPS_Z(Mem{Base: own, Index: i, Scale: 4}, x, k, x)
 		return x
 	}
 	top := w.zero(1)[0]
 	XORQ(i, i)
 	MOVQ(n, left)
 	Label("largest")
-	VMAXPS(product(), top, top)
+	VMAXPS(some(), top, top)
 	ADDQ(U8(16), i)
 	SUBQ(U8(16), left)
 	JG(LabelRef("largest"))
@@ -76,7 +62,7 @@ func codeWeights512() {
 	XORQ(i, i)
 	MOVQ(n, left)
 	Label("round")
-	x := product()
+	x := some()
 	VFMADD213PS(Mem{Base: table, Index: i, Scale: 4}, inv, x)
 	VCVTTPS2DQ(x, x)
 	VPMOVUSDB(x, Mem{Base: dst, Index: i, Scale: 1})
@@ -103,7 +89,7 @@ func codeRows512(heads int) {
 		"\t\t}",
 		"\t}",
 		"",
-		"The rows of the list from ahead on, up to last, are prefetched.")
+		"The rows of the list from ahead on, up to last, are asked for into the second-level cache, which waits for more lines at once than the first.")
 	dim, weights, codes, at, n, ahead := arg("dim"), arg("weights"), arg("codes"), arg("at"), arg("n"), arg("ahead")
 	ADDQ(NewParamAddr("channel", 40), codes)
 	sums := make([][]VecVirtual, heads)
@@ -121,7 +107,7 @@ func codeRows512(heads int) {
 		CMOVQHI(NewParamAddr("last", 72), ahead)
 		MOVLQSX(Mem{Base: ahead}, next)
 		IMULQ(dim, next)
-		PREFETCHT0(Mem{Base: codes, Index: next, Scale: 1})
+		PREFETCHT1(Mem{Base: codes, Index: next, Scale: 1})
 		ADDQ(U8(4), ahead)
 	}
 	for i := range pairs {

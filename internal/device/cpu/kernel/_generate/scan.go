@@ -31,6 +31,9 @@ func scanFamily() {
 		for h := 1; h <= w.blockHeads(); h++ {
 			for _, bits := range []int{2, 4} {
 				scan{width: w, name: fmt.Sprint("block", bits), planes: []int{bits}, heads: h, perBlock: true}.emit()
+				if w == avx512 {
+					scan{width: w, name: fmt.Sprint("weights", bits), planes: []int{bits}, heads: h, perBlock: true, weigh: true}.emit()
+				}
 			}
 			scan{width: w, name: "labels", planes: []int{4}, heads: h, perToken: true, few: true}.emit()
 		}
@@ -62,6 +65,7 @@ type scan struct {
 	perToken bool // the affine map's scale and minimum are each token's, and one query serves all pages; else the query and the map are the page's
 	few      bool // dim is a multiple of 8, not of 32, and the affine map has a constant of the head's
 	wide     bool // the query has a second plane of bytes, 128 times finer
+	weigh    bool // weights are written in the logits' place
 }
 
 func (v scan) emit() {
@@ -75,7 +79,11 @@ func (v scan) emit() {
 	if v.perBlock {
 		doc[0] = fmt.Sprintf("%s is, for %d query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:", name, v.heads)
 		doc[2] = "\tfor j, p := range at[:n] {"
-		doc = append(doc, "\t\t\tdst[g*ld+16*j+t] = float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]")
+		doc = append(doc, "\t\t\ty := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]")
+		if v.weigh {
+			doc = append(doc, "\t\t\ty = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127", "\t\t\tsums[g*16+t] += y", "\t\t\tif y >= least[g] {", "\t\t\t\tpacked[g*ld+counts[g]] = y", "\t\t\t\tcounts[g]++", "\t\t\t}")
+		}
+		doc = append(doc, "\t\t\tdst[g*ld+16*j+t] = y")
 	} else if v.perToken {
 		doc = append(doc,
 			"\t\t\ty := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]",
@@ -91,13 +99,20 @@ func (v scan) emit() {
 	if v.perBlock {
 		doc = append(doc, "", "Pages further on in the list, up to last, are prefetched.")
 	}
+	if v.weigh {
+		doc = append(doc, "Up to 15 places behind what is packed are overwritten.")
+	}
 	run := 64 // bytes between the runs of a query
 	if v.perToken || v.perBlock {
 		run = 4
 	}
 	var walk pageWalk
 	if v.perBlock {
-		text(name, "(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes, headBytes, pageBytes, dim int, at *int32, n int, last *int32)", 0, doc...)
+		signature := "(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes, headBytes, pageBytes, dim int, at *int32, n int, last *int32"
+		if v.weigh {
+			signature += ", sums, least, packed *float32, counts *int"
+		}
+		text(name, signature+")", 0, doc...)
 		walk = &listed{at: arg("at"), ahead: v.ahead()}
 	} else {
 		text(name, "(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes, dim int, pages uint64)", 0, doc...)
@@ -111,6 +126,10 @@ func (v scan) emit() {
 		} else if bits < 8 {
 			masks[bits] = v.memoryBits(fmt.Sprint("mask", bits), mask)
 		}
+	}
+	var weights *weighing
+	if v.weigh {
+		weights = v.newWeighing()
 	}
 	walk.begin()
 	Label("page")
@@ -138,6 +157,10 @@ func (v scan) emit() {
 				}
 			}
 		}
+		qa, fa := newStrides(q, qHead, v.heads), strides{}
+		if v.wide {
+			fa = newStrides(fine, qHead, v.heads)
+		}
 		label := fmt.Sprintf("runs%d", plane)
 		Label(label)
 		loads := bits // eight runs a turn
@@ -155,7 +178,9 @@ func (v scan) emit() {
 				x[i] = v.load(Mem{Base: code, Disp: 64*load + int(v.width)*i})
 			}
 			if v.perBlock {
-				PREFETCHT0(Mem{Base: next, Disp: 64 * load})
+				for i := range fetched {
+					PREFETCHT1(Mem{Base: next, Disp: 64 * (fetched*load + i)})
+				}
 			}
 			for r := range 8 / bits {
 				i := load*(8/bits) + r
@@ -163,9 +188,9 @@ func (v scan) emit() {
 				for i := range u {
 					u[i] = v.unpack(x[i], r*bits, masks[bits])
 				}
-				v.products(newStrides(q, qHead, v.heads), i*run, u, acc, i%2, pairs)
+				v.products(qa, i*run, u, acc, i%v.turns(), pairs)
 				if v.wide {
-					v.products(newStrides(fine, qHead, v.heads), i*run, u, acc, 2+i%2, pairs)
+					v.products(fa, i*run, u, acc, 2+i%2, pairs)
 				}
 			}
 		}
@@ -176,7 +201,7 @@ func (v scan) emit() {
 		}
 		ADDQ(U32(64*loads), code)
 		if v.perBlock {
-			ADDQ(U32(64*loads), next)
+			ADDQ(U32(64*fetched*loads), next)
 		}
 		ADDQ(U32(runs*run), q)
 		if v.wide {
@@ -196,6 +221,9 @@ func (v scan) emit() {
 			VCVTPH2PS(Mem{Base: code, Disp: 32 + int(v.width)/2*i}, low[i])
 		}
 	}
+	if v.weigh {
+		weights.begin()
+	}
 	head, constant := 16, 4 // bytes between the maps of two heads, and between a map's factor and its constant
 	if !v.perToken && !v.perBlock {
 		LEAQ(Mem{Base: affine, Index: p, Scale: 4}, affine)
@@ -208,6 +236,9 @@ func (v scan) emit() {
 			VBROADCASTSS(Mem{Base: affine, Disp: head * g}, m)
 			VBROADCASTSS(Mem{Base: affine, Disp: head*g + constant}, b)
 			VFMADD213PS(b, m, y)
+			if v.weigh {
+				weights.take(g, y)
+			}
 			if v.perToken {
 				VMULPS(scale[i], y, y)
 				v.fma(Mem{Base: affine, Disp: head*g + 8}, low[i], y)
@@ -221,10 +252,16 @@ func (v scan) emit() {
 		}
 		if g+1 < v.heads {
 			ADDQ(ld, dst)
+			if v.weigh {
+				ADDQ(ld, weights.packed)
+			}
 		}
 	}
 	ADDQ(U8(64), NewParamAddr("dst", 0))
 	walk.step()
+	if v.weigh {
+		weights.end()
+	}
 	end()
 }
 
@@ -254,10 +291,21 @@ func (w width) unpack(x VecVirtual, shift int, mask Op) VecVirtual {
 	return u
 }
 
-// chains is the number of accumulators of a head: with AVX-512 even runs apart from odd ones, with AVX2 one for eight tokens; and the query's planes apart.
+// chains is the number of accumulators of a head: with AVX-512 those of turns, with AVX2 one for eight tokens; and the query's planes apart.
 func (v scan) chains() int {
-	if v.wide {
+	switch {
+	case v.wide:
 		return 4
+	case v.width == avx512:
+		return v.turns()
+	}
+	return 2
+}
+
+// turns is how many accumulators runs take in turn, where one product would otherwise wait for the one before.
+func (v scan) turns() int {
+	if v.width == avx512 && v.heads > 4 {
+		return 1
 	}
 	return 2
 }
@@ -304,7 +352,9 @@ func (v scan) sums(a []VecVirtual) []VecVirtual {
 		return a[:2]
 	}
 	y := a[0]
-	VPADDD(a[1], y, y)
+	if len(a) > 1 {
+		VPADDD(a[1], y, y)
+	}
 	if v.wide {
 		VPSLLD(U8(7), y, y)
 		VPADDD(a[2], y, y)

@@ -95,6 +95,8 @@ R cuMemFree_v2(void *p) {
 	munmap(at, *(size_t *)at + 8192);
 	return 0;
 }
+R cuMemHostRegister_v2(void *p, size_t n, unsigned f) { return (size_t)p % 4096 || f != 3; }
+R cuMemHostUnregister(void *p) { return 0; }
 R cuMemHostAlloc(void **p, size_t n, unsigned f) { *p = malloc(n); return 0; }
 R cuMemFreeHost(void *p) { free(p); return 0; }
 R cuMemcpyHtoD_v2(void *d, const void *s, size_t n) { memcpy(d, s, n); return 0; }

@@ -1,0 +1,87 @@
+package kernel
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+	"slices"
+	"testing"
+
+	"github.com/twilight-go/twilight/attention"
+)
+
+// TestBlockRangeWeights holds that weights are the exponentials of the logits that the same call makes, as near as Weighing says, that sums are theirs, and that
+// exactly those of at least so much are packed, behind what already is.
+func TestBlockRangeWeights(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		r := newRand(15)
+		for _, nbits := range []int{2, 4, 8} {
+			plane := attention.BlockRange{Bits: nbits}
+			for _, dim := range dims {
+				b := newBlock(t, r, dim, 16)
+				codes := guarded[byte](t, plane.BlockBytes(dim))
+				plane.Append(codes, attention.Rows{K: b.keys, Dim: dim, To: blockTokens})
+				for _, group := range shapes(dim) {
+					q, tmp := queries(t, r, group, dim), guarded[byte](t, attention.TmpBytes(group, dim))
+					for _, pages := range []uint16{0, 1, 0x8421, 0xffff} {
+						list, n := pageList(pages), 16*bits.OnesCount16(pages)
+						ld, name := n+16+group%3, fmt.Sprintf("bits %d group %d dim %d pages %x", nbits, group, dim, pages)
+						logits, got := make([]float32, group*ld+1), guarded[float32](t, max(0, (group-1)*ld+n))
+						k.BlockRangeDot(logits, ld, q, group, dim, nbits, codes, append(list, 0), len(list), 0, nil, nil, nil, tmp)
+						const before = 3
+						w := attention.Weighing{Ref: make([]float32, group), Least: make([]float32, group), Sums: make([]float32, group), Packed: guarded[float32](t, group*ld+before+16), Counts: make([]int, group)}
+						for g := range group {
+							l := logits[g*ld:][:n]
+							w.Ref[g], w.Sums[g], w.Counts[g] = slices.Max(append(slices.Clone(l), 0))-float32(g), 1, before*(g%2)
+							w.Least[g] = []float32{0.5, 0, float32(math.Inf(1))}[g%3]
+						}
+						k.BlockRangeDot(got, ld, q, group, dim, nbits, codes, append(list, 0), len(list), 0, nil, nil, &w, tmp)
+						for g := range group {
+							sum, packed := 1.0, w.Packed[g*ld+before*(g%2):]
+							for i, x := range got[g*ld : g*ld+n] {
+								want := math.Exp(float64(logits[g*ld+i]) - float64(w.Ref[g]))
+								near(t, fmt.Sprintf("%s: head %d, weight %d", name, g, i), x, want, want*0.042+1e-37)
+								sum += float64(x)
+								if x >= w.Least[g] {
+									if packed[0] != x {
+										t.Fatalf("%s: head %d: %v is packed, want %v", name, g, packed[0], x)
+									}
+									packed = packed[1:]
+									w.Counts[g]--
+								}
+							}
+							if w.Counts[g] != before*(g%2) {
+								t.Fatalf("%s: head %d: %d more are packed than should be", name, g, w.Counts[g]-before*(g%2))
+							}
+							near(t, fmt.Sprintf("%s: head %d, sum", name, g), w.Sums[g], sum, sum*1e-5)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
+// TestWeightsExtremes holds that weights beyond floats are told apart from those that are not, whatever the reference.
+func TestWeightsExtremes(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		const dim, group = 64, 7
+		r, plane := newRand(16), attention.BlockRange{Bits: 4}
+		b := newBlock(t, r, dim, 16)
+		codes := make([]byte, plane.BlockBytes(dim))
+		plane.Append(codes, attention.Rows{K: b.keys, Dim: dim, To: blockTokens})
+		q, tmp := queries(t, r, group, dim), make([]byte, attention.TmpBytes(group, dim))
+		for _, ref := range []float32{-1e30, -2000, 2000, 1e30} {
+			w := attention.Weighing{Ref: make([]float32, group), Least: make([]float32, group), Sums: make([]float32, group), Packed: make([]float32, group*blockTokens+16), Counts: make([]int, group)}
+			for g := range group {
+				w.Ref[g] = ref
+			}
+			k.BlockRangeDot(make([]float32, group*blockTokens), blockTokens, q, group, dim, 4, codes, pageList(0xffff), 16, 0, nil, nil, &w, tmp)
+			for g, sum := range w.Sums {
+				if ref > 0 && sum != 0 || ref < 0 && !(sum >= 1e38) {
+					t.Errorf("reference %g: head %d: the sum is %v", ref, g, sum)
+				}
+			}
+		}
+	})
+}
