@@ -87,6 +87,15 @@ __device__ inline u32 peek(const void *shared, int rank) {
   return *(const volatile u32 *)shared;
 #endif
 }
+// push writes 16 bytes into a rank's shared memory.
+__device__ inline void push(float4 *shared, int rank, float4 v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %0, %1; st.shared::cluster.v4.f32 [a], {%2, %3, %4, %5}; }"
+               :: "r"((u32)__cvta_generic_to_shared(shared)), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+#else
+  *shared = v;
+#endif
+}
 __device__ inline void poke(void *shared, int rank, u32 v) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %0, %1; st.shared::cluster.u32 [a], %2; }"

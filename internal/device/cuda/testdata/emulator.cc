@@ -260,6 +260,7 @@ static inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 static inline void cluster_meet() { cluster_sync(); }
 static inline u32 *remote(const void *shared, int rank) { return (u32 *)(blocks[rank]->memory + ((const char *)shared - current->block->memory)); }
 static inline u32 peek(const void *shared, int rank) { return *remote(shared, rank); }
+static inline void push(float4 *shared, int rank, float4 v) { *(float4 *)remote(shared, rank) = v; }
 static inline void poke(void *shared, int rank, u32 v) { *remote(shared, rank) = v; }
 template <int N> void stream(u32 (&w)[N], const void *at, bool there) { there ? memcpy(w, at, sizeof w) : memset(w, 0, sizeof w); }
 template <int BYTES = 16, bool LINE = true> void copy_async(void *shared, const void *global) { current->copies.push_back({shared, global, BYTES}); }
