@@ -55,6 +55,23 @@ func (w *Work) exactRows(j, first, n int) {
 	w.Kern.Dot(w.AllLogits()[j*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, w.Head.K[int(w.Head.Row(first))*w.Head.Dim:], consecutive[:n])
 }
 
+// estimateLogits runs the estimator: −Inf for what is no candidate.
+func (w *Work) estimateLogits(lo, hi int) {
+	if coded := w.exactPages(lo, hi); coded > lo {
+		w.call.Pipeline.est.Estimate(w, lo, coded)
+	}
+	w.mask(lo, hi)
+}
+
+// exactPages computes the logits of those of candidate pages [lo,hi) that have no codes, which are the last ones, and says from where on.
+func (w *Work) exactPages(lo, hi int) (coded int) {
+	n := (w.call.Pipeline.est.Coded(w.Head.N) + PageTokens - 1) / PageTokens
+	for coded = hi; coded > lo && int(w.Pages[coded-1]) >= n; coded-- {
+	}
+	w.exact(coded, hi)
+	return coded
+}
+
 // eachBlock calls f for every block that candidate pages [lo,hi) touch: the block, its first candidate's index, the mask of its candidate pages, and kernel scratch.
 func (w *Work) eachBlock(lo, hi int, f func(block, first int, pages uint16, tmp []byte)) {
 	tmp := w.partTmp(lo)

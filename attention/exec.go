@@ -388,23 +388,6 @@ func (w *Work) estimate(lo, hi int) {
 	}
 }
 
-// estimateLogits runs the estimator: −Inf for what is no candidate.
-func (w *Work) estimateLogits(lo, hi int) {
-	if coded := w.exactPages(lo, hi); coded > lo {
-		w.call.Pipeline.est.Estimate(w, lo, coded)
-	}
-	w.mask(lo, hi)
-}
-
-// exactPages computes the logits of those of candidate pages [lo,hi) that have no codes, which are the last ones, and says from where on.
-func (w *Work) exactPages(lo, hi int) (coded int) {
-	n := (w.call.Pipeline.est.Coded(w.Head.N) + PageTokens - 1) / PageTokens
-	for coded = hi; coded > lo && int(w.Pages[coded-1]) >= n; coded-- {
-	}
-	w.exact(coded, hi)
-	return coded
-}
-
 // prune decides the survivors of every query head and flattens what is to be read.
 func (w *Work) prune() {
 	p, n := w.call.Pipeline, len(w.Pages)
