@@ -39,8 +39,9 @@ func TestRanks(t *testing.T) {
 		for ranks := 1; ranks <= maxRanks; ranks++ {
 			m, name := modes["twilight"], fmt.Sprintf("by %d", ranks)
 			m.DenseBelow = 1
-			r.o.SelectRanks = ranks
+			r.o.SelectRanks, r.o.Readable = ranks, true
 			r.compareSparse(name, r.run(m), m)
+			r.o.Readable = false
 			if ranks > 1 {
 				r.compareFew(name, m)
 			}
