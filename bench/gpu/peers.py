@@ -64,7 +64,8 @@ def flashinfer(heads, kv, dim, batch, ctx):
     import flashinfer as fi
     import torch
 
-    sets, pages = sets_of(kv, dim, batch, ctx), batch * ctx // PAGE
+    sets, each = sets_of(kv, dim, batch, ctx), -(-ctx // PAGE)
+    pages = batch * each
     q = [half(batch, heads, dim) for _ in range(sets)]
     cache = [half(pages, 2, PAGE, kv, dim) for _ in range(sets)]
     out = torch.empty_like(q[0])
@@ -72,9 +73,9 @@ def flashinfer(heads, kv, dim, batch, ctx):
     for tensor_cores in (False, True):
         try:
             w = fi.BatchDecodeWithPagedKVCacheWrapper(torch.empty(256 << 20, dtype=torch.uint8, device="cuda"), "NHD", use_tensor_cores=tensor_cores)
-            indptr = torch.arange(batch + 1, dtype=torch.int32, device="cuda") * (ctx // PAGE)
+            indptr = torch.arange(batch + 1, dtype=torch.int32, device="cuda") * each
             indices = torch.randperm(pages, device="cuda").to(torch.int32)
-            w.plan(indptr, indices, torch.full((batch,), PAGE, dtype=torch.int32, device="cuda"), heads, kv, dim, PAGE, q_data_type=torch.half, kv_data_type=torch.half)
+            w.plan(indptr, indices, torch.full((batch,), ctx - (each - 1) * PAGE, dtype=torch.int32, device="cuda"), heads, kv, dim, PAGE, q_data_type=torch.half, kv_data_type=torch.half)
 
             def step():
                 for i in range(sets):
@@ -85,8 +86,8 @@ def flashinfer(heads, kv, dim, batch, ctx):
             failed = e
             continue
         # What it computes is attention: one sequence and head in float32.
-        own = indices[: ctx // PAGE].long()
-        keys, values = (cache[-1][own, i, :, 0].reshape(ctx, dim).float() for i in (0, 1))
+        own = indices[:each].long()
+        keys, values = (cache[-1][own, i, :, 0].reshape(-1, dim)[:ctx].float() for i in (0, 1))
         want = torch.softmax(keys @ q[-1][0, 0].float() / dim**0.5, 0) @ values
         error = ((out[0, 0].float() - want).norm() / want.norm()).item()
         if not error < 1e-2:

@@ -79,6 +79,7 @@ template <int NT> struct Panel {
     int stage = part, phase = 0, before = -1;
     for (int s = part; s < steps; s += f.parts) {
       barrier_wait(&barriers[stage].full, phase);
+      __syncwarp();  // one lane speaks for all below: they have read what there was in the step before
       const u8 *at = own + stage * f.stage;
       u64 x = rows_of(shared_address(memory + stage * f.stage));
 #pragma unroll 1
