@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -419,6 +420,25 @@ func TestArgmax(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestPackFactor: rows that nobody looked at when the factor was chosen may have larger minima than it leaves room for.
+func TestPackFactor(t *testing.T) {
+	const rows = 64
+	var data []byte
+	for r := range rows {
+		least := float32(0)
+		if r == 1 {
+			least = -300
+		}
+		data = binary.LittleEndian.AppendUint16(data, tensor.F32ToF16(1e-6))
+		data = binary.LittleEndian.AppendUint16(data, tensor.F32ToF16(least))
+		data = append(data, make([]byte, 16)...)
+	}
+	_, w, err := packWeight(device.Matrix{Name: "steep", Type: tensor.Q4_1, Rows: rows, Cols: 32, Data: data})
+	if err != nil || w.factor*65504 < 300 {
+		t.Fatalf("%v, %+v", err, w)
+	}
 }
 
 func TestPackErrors(t *testing.T) {

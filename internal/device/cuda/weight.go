@@ -54,7 +54,7 @@ type weight struct {
 func (w *weight) Shape() (rows, cols int) { return w.rows, w.cols }
 
 // tiles is the number of rows of units.
-func (w *weight) tiles() int { return (w.rows + unitRows - 1) / unitRows }
+func (w *weight) tiles() int { return ceil(w.rows, unitRows) }
 
 // source says which layout takes a block format as it is, and where in a block the codes are. All formats' values are affine in the code, in runs of 16 or 32: with all
 // codes at their lowest and at their highest the decoder of package tensor tells the scales.
@@ -104,7 +104,7 @@ func packWeight(m device.Matrix) (image []byte, w *weight, err error) {
 	return image, w, nil
 }
 
-// errSteep says that a scale is too large for the matrix's factor.
+// errSteep says that a scale or a minimum is too large for the matrix's factor.
 var errSteep = errors.New("the factor is too small")
 
 // tiles packs all tiles.
@@ -263,9 +263,12 @@ func (p *packer) unit(dst []byte, r, from int) error {
 		}
 		switch {
 		case l.minima:
+			if _, err := toHalf(lo); err != nil {
+				return fmt.Errorf("minimum of the columns from %d on: %w", from+i, err)
+			}
 			minimum, err := toHalf(lo / p.factor)
 			if err != nil {
-				return fmt.Errorf("minimum of the columns from %d on: %w", from+i, err)
+				return errSteep
 			}
 			binary.LittleEndian.PutUint16(scales[g*16+j*4:], scale)
 			binary.LittleEndian.PutUint16(scales[g*16+j*4+2:], minimum)
