@@ -81,7 +81,7 @@ const bodyPart = 2 * attendPart
 func (w *Work) heavyCut(g int, exact float64) float32 {
 	weights := w.Logits(g)
 	mass := float32(exact) * w.total[g]
-	floor := (1 - float32(exact)) * w.total[g] / float32(len(weights)) * 0.999 // as in topP: a lighter token is never needed
+	floor := topP{exact}.floor(w.total[g], len(weights))
 	rest := w.searched
 	if rest == nil {
 		rest = w.Scratch(len(weights) + PageTokens)

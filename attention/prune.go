@@ -76,7 +76,7 @@ func (t topP) cut(w *Work, g int, weights []float32, total float32, grid uint32)
 		return 0, false
 	}
 	mass, rest := float32(t.p)*total, w.Scratch(len(weights)+PageTokens)
-	floor := max(t.never(len(weights))*total, math.SmallestNonzeroFloat32)
+	floor := t.floor(total, len(weights))
 	n, from, ok := w.packed(rest, g)
 	if ok && from > floor {
 		held, _ := w.Kern.Above(rest[:n], from)
@@ -96,6 +96,11 @@ func (t topP) cut(w *Work, g int, weights []float32, total float32, grid uint32)
 
 // never is the share of the mass under which none of n weights can be needed.
 func (t topP) never(n int) float32 { return float32((1-t.p)/float64(n)) * 0.999 }
+
+// floor is a positive weight under which none of n can be needed, which are so much in total.
+func (t topP) floor(total float32, n int) float32 {
+	return max(t.never(n)*total, math.SmallestNonzeroFloat32)
+}
 
 // begin implements cutter.
 func (t topP) begin(w *Work, g int) float32 {
