@@ -14,8 +14,8 @@ const clusterBytes = 200 << 20
 // may have, near or not.
 func (o *Operator) fewShared(ranks, threads int, near bool) int {
 	const tokens, pages = attention.BlockTokens, attention.BlockPages
-	own := (o.stride + ranks - 1) / ranks
-	bytes := o.rings(threads) + own*(8*maxGroup+4*pages+pages) + (own+3)/4*16
+	own := ceil(o.stride, ranks)
+	bytes := o.rings(threads) + own*(8*maxGroup+4*pages+pages) + ceil(own, 4)*16
 	if near {
 		bytes += own * tokens * (4 + 2*o.padded())
 	}
@@ -31,7 +31,7 @@ func (o *Operator) fewThreads(tokens, ranks int) int {
 	switch {
 	case o.SelectThreads != 0:
 		return o.SelectThreads
-	case o.Dim > 128, attention.BlocksOf(tokens) < fewBlocks*ranks && o.stride <= less*ranks, o.fewShared(ranks, maxThreads, false) > o.fewRoom:
+	case o.Dim > 128, attention.BlocksOf(tokens) < fewBlocks*ranks && o.stride <= less*ranks, o.fewShared(ranks, maxThreads, false) > o.fewMost:
 		return less
 	}
 	return maxThreads
@@ -57,23 +57,24 @@ func (o *Operator) findRooms(c *driver.Context) error {
 		return err
 	}
 	_, rings := o.clusterRings()
-	o.fewRoom = o.lib.dev.SharedBytes - static
-	if err := errors.Join(c.SetAttr(kernel, driver.FuncMaxDynamicShared, o.fewRoom), c.SetAttr(o.lib.fn[o.kernel["cluster"]], driver.FuncMaxDynamicShared, rings)); err != nil {
+	o.fewMost = o.lib.dev.SharedBytes - static
+	if err := errors.Join(c.SetAttr(kernel, driver.FuncMaxDynamicShared, o.fewMost), c.SetAttr(o.lib.fn[o.kernel["cluster"]], driver.FuncMaxDynamicShared, rings)); err != nil {
 		return err
 	}
-	o.rooms = map[string]*[maxRanks + 1]int{"few": {}, "cluster": {}}
+	find := func(name string, l driver.Launch) (int, error) {
+		l.Function, l.Early = o.lib.fn[o.kernel[name]], false
+		return c.Clusters(&l)
+	}
 	for r := 2; r <= maxRanks; r++ {
+		if o.clusterRooms[r], err = find("cluster", o.clusterLaunch(1, 1, r, 0)); err != nil {
+			return err
+		}
 		few := o.fewLaunch(1, o.fewThreads(fewBlocks*maxRanks*attention.BlockTokens, r), r, 0)
-		for name, l := range map[string]driver.Launch{"few": few, "cluster": o.clusterLaunch(1, 1, r, 0)} {
-			if name == "few" && (l.Shared > o.fewRoom || o.stride > r*l.Block) {
-				continue
-			}
-			l.Function, l.Early = o.lib.fn[o.kernel[name]], false
-			n, err := c.Clusters(&l)
-			if err != nil {
-				return err
-			}
-			o.rooms[name][r] = n
+		if few.Shared > o.fewMost || o.stride > r*few.Block {
+			continue
+		}
+		if o.fewRooms[r], err = find("few", few); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -99,7 +100,7 @@ func (o *Operator) clusters(units, tokens int) (ranks, parts int) {
 	}
 	used, all := 0, o.lib.dev.Multiprocessor
 	for r := maxRanks; r > 1; r-- {
-		if n := min(o.rooms["cluster"][r]/units, maxRanks); n*r*units > used+used/8 {
+		if n := min(o.clusterRooms[r]/units, maxRanks); n*r*units > used+used/8 {
 			ranks, parts, used = r, n, n*r*units
 		}
 	}

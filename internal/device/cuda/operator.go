@@ -73,16 +73,16 @@ type Operator struct {
 	// NoClusters has dense steps done without clusters.
 	NoClusters bool
 	// Readable has all sparse steps leave in memory what Survivors and Candidates read.
-	Readable bool
-	rooms    map[string]*[maxRanks + 1]int // clusters of few and cluster that the device holds at once, by their thread blocks
-	fewRoom  int                           // bytes of dynamic shared memory that few may ask for
-	p        params
-	stride   int
-	lens     []int32 // as SetSequences was told
-	layers   []slabs
-	owned    []driver.Ptr
-	pinned   [][]byte
-	hold     params // the launch's copy: on the heap, and not allocated anew
+	Readable               bool
+	fewRooms, clusterRooms [maxRanks + 1]int // clusters of few, and of cluster, that the device holds at once, by their thread blocks
+	fewMost                int               // bytes of dynamic shared memory that few may ask for
+	p                      params
+	stride                 int
+	lens                   []int32 // as SetSequences was told
+	layers                 []slabs
+	owned                  []driver.Ptr
+	pinned                 [][]byte
+	hold                   params // the launch's copy: on the heap, and not allocated anew
 }
 
 // New allocates an operator's cache and scratch. Tables and lengths are set by SetSequences.
@@ -402,13 +402,8 @@ func (o *Operator) ranks(batch int) int {
 	if o.SelectRanks != 0 && o.lib.hopper {
 		return o.SelectRanks
 	}
-	return o.fitting("few", batch*o.KVHeads)
-}
-
-// fitting is how many thread blocks a cluster of a kernel may have such that so many find room at once; 1: they find none.
-func (o *Operator) fitting(name string, clusters int) int {
 	r := maxRanks
-	for ; r > 1 && (o.rooms[name] == nil || clusters > o.rooms[name][r]); r-- {
+	for ; r > 1 && batch*o.KVHeads > o.fewRooms[r]; r-- {
 	}
 	return r
 }
@@ -445,7 +440,7 @@ func (o *Operator) selectSurvivors(c *driver.Context, s driver.Stream, m Mode, t
 	}
 	if ranks := int(p.ranks); ranks > 1 {
 		l := o.fewLaunch(units, o.fewThreads(tokens/int(p.batch), ranks), ranks, s)
-		if near := o.fewShared(ranks, l.Block, true); near <= o.fewRoom && !o.Readable {
+		if near := o.fewShared(ranks, l.Block, true); near <= o.fewMost && !o.Readable {
 			l.Shared, p.flags = near, p.flags|flagNear
 		}
 		return o.launch(c, p, l, "few")
