@@ -14,7 +14,7 @@ func (s *Shape) Read(m Mode, n, candidates, exact, coded int) attention.Bytes {
 	var b attention.Bytes
 	b.Select = int64(ranges)
 	if m.Keep < 1 {
-		b.Select += int64((n + attention.PageTokens - 1) / attention.PageTokens * s.Dim) // bounds of a page: two nibbles a channel
+		b.Select += int64(ceil(n, attention.PageTokens) * s.Dim) // bounds of a page: two nibbles a channel
 	}
 	code := s.Dim / 2
 	if m.TokenCodes {

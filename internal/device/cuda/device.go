@@ -150,7 +150,7 @@ const padding = 64
 
 // Alloc implements device.Device.
 func (d *Device) Alloc(rows, cols int) (device.Tensor, error) {
-	padded := (rows + padding - 1) / padding * padding
+	padded := ceil(rows, padding) * padding
 	b := &buffer{rows: rows, col: cols}
 	err := d.gpu.Do(func(c *driver.Context) (err error) {
 		if rows > d.maxRows {

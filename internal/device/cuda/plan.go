@@ -171,9 +171,9 @@ func panelPlan(k work, tiles, blocks, parts, ranks, most int) plan {
 // planGemm chooses the panel and the cluster: for hundreds of rows by what the busiest multiprocessor does, products and the joining of sums; for fewer, which wait for memory
 // rather than compute, the largest clusters that find room at once, three thread blocks a multiprocessor. A cost is about 8.5 ns on an H100.
 func (l *library) planGemm(k work) (best plan, least int) {
-	groups := (k.tiles + gemmTiles - 1) / gemmTiles
+	groups := ceil(k.tiles, gemmTiles)
 	cost := func(n plan, tiles int) int {
-		c := (k.units+n.ranks-1)/n.ranks*(tiles*4+16) + tiles*8 + 100
+		c := ceil(k.units, n.ranks)*(tiles*4+16) + tiles*8 + 100
 		if n.ranks > 1 {
 			c += tiles*8 + 50
 		}
@@ -199,7 +199,7 @@ func (l *library) planGemm(k work) (best plan, least int) {
 
 // gemmPlan is a launch of the kernels for many rows, with 8 or 16 tiles of 8 rows in a panel.
 func gemmPlan(rows, tiles, ranks int) plan {
-	n := plan{kernel: "gemm_8", across: gemmTiles, ranks: ranks, threads: 32 * gemmTiles, panels: (rows + tiles*8 - 1) / (tiles * 8)}
+	n := plan{kernel: "gemm_8", across: gemmTiles, ranks: ranks, threads: 32 * gemmTiles, panels: ceil(rows, tiles*8)}
 	if tiles == 16 {
 		n.kernel = "gemm_16"
 	}

@@ -110,5 +110,5 @@ func (o *Operator) Candidates(c *driver.Context, unit, tokens, batch int) ([]uin
 	blocks := attention.BlocksOf(tokens)
 	pages := make([]uint8, blocks*attention.BlockPages)
 	err := c.Download(pages, o.p.pages+driver.Ptr(unit*o.stride*attention.BlockPages))
-	return inOrder(pages, blocks, o.ranks(batch), attention.BlockPages)[:(tokens+attention.PageTokens-1)/attention.PageTokens], err
+	return inOrder(pages, blocks, o.ranks(batch), attention.BlockPages)[:ceil(tokens, attention.PageTokens)], err
 }

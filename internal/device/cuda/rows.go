@@ -55,7 +55,7 @@ func (l *library) wholeRows(c *driver.Context, s driver.Stream, name string, blo
 	if p.cols > 4*most {
 		name = longRows[name]
 	}
-	threads := min((int(p.cols)/4+31)/32*32, most)
+	threads := min(ceil(int(p.cols)/4, 32)*32, most)
 	return launch(l, c, name, driver.Launch{Grid: [3]int{blocks}, Block: threads, Stream: s, Early: true}, p)
 }
 
@@ -96,7 +96,7 @@ func (l *library) norm(c *driver.Context, s driver.Stream, o *normOp) error {
 		return fmt.Errorf("cuda: norm of runs of %d of %d channels: expected a divisor, and neither an addition nor fp16", o.run, o.cols)
 	}
 	const warps = rowThreads / 32
-	return l.rows(c, s, "rows_norm_runs", (o.rows*(o.cols/o.run)+warps-1)/warps, &p)
+	return l.rows(c, s, "rows_norm_runs", ceil(o.rows*(o.cols/o.run), warps), &p)
 }
 
 // prepare makes the fp16 form of float32 rows.
@@ -120,7 +120,7 @@ func (l *library) gate(c *driver.Context, s driver.Stream, gate, up driver.Ptr, 
 
 // add adds n float32 to dst.
 func (l *library) add(c *driver.Context, s driver.Stream, dst, src driver.Ptr, n int) error {
-	return l.rows(c, s, "rows_add", min((n+rowThreads-1)/rowThreads, 4*l.dev.Multiprocessor), &rowParams{dst: dst, x: src, rows: 1, cols: int32(n)})
+	return l.rows(c, s, "rows_add", min(ceil(n, rowThreads), 4*l.dev.Multiprocessor), &rowParams{dst: dst, x: src, rows: 1, cols: int32(n)})
 }
 
 // pick copies rows index[0…n) of src, of rowBytes bytes each, a multiple of 4, to the first rows of dst.
@@ -164,7 +164,7 @@ func (l *library) prompt(c *driver.Context, s driver.Stream, o *promptOp) error 
 		return l.flash(c, s, o, &p)
 	}
 	const tile = 64
-	return launch(l, c, promptKernel(o.dim), driver.Launch{Grid: [3]int{(o.rows + tile - 1) / tile, o.heads}, Block: 128, Stream: s, Early: true}, &p)
+	return launch(l, c, promptKernel(o.dim), driver.Launch{Grid: [3]int{ceil(o.rows, tile), o.heads}, Block: 128, Stream: s, Early: true}, &p)
 }
 
 // flashRows is how many rows a thread block of Hopper's kernels takes.
@@ -184,7 +184,7 @@ func (l *library) flash(c *driver.Context, s driver.Stream, o *promptOp, p *prom
 	if f.v, err = l.tensorMap(c, matrixAt{o.v, slab, o.dim, how.tokens}); err != nil {
 		return err
 	}
-	return launch(l, c, how.kernel, driver.Launch{Grid: [3]int{o.heads, (o.rows + flashRows - 1) / flashRows}, Block: threads, Shared: how.shared, Stream: s, Early: true}, &f)
+	return launch(l, c, how.kernel, driver.Launch{Grid: [3]int{o.heads, ceil(o.rows, flashRows)}, Block: threads, Shared: how.shared, Stream: s, Early: true}, &f)
 }
 
 // flashKernel is a kernel of Hopper's: tokens of a tile of keys, and bytes of shared memory: FlashShared of kernels/flash.cuh and what aligning it takes.
