@@ -161,7 +161,7 @@ func (s *Scheduler) write(t *job, id int32) {
 	}
 }
 
-// finish settles a text. The cached prompt of one that went well stays for others.
+// finish settles a text; report tells who waits for it. The cached prompt of one that went well stays for others.
 func (s *Scheduler) finish(t *job, why Reason, err error) {
 	t.gone, t.err, t.res.Reason = true, err, why
 	if t.res.Steps > 0 {
@@ -177,5 +177,5 @@ func (s *Scheduler) finish(t *job, why Reason, err error) {
 			s.evict()
 		}
 	}
-	close(t.out)
+	s.settled = append(s.settled, t)
 }

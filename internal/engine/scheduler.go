@@ -29,7 +29,8 @@ type Scheduler struct {
 
 	// The loop's own. idle are prompts whose texts are written, the last used at the end: they wait for prompts that begin alike until their blocks are needed.
 	reading, writing, idle []*job
-	wrote                  bool // in the last step
+	wrote                  bool   // in the last step
+	settled                []*job // who is finished and was not told
 	did                    Load
 	who                    []*job // of the step in flight, with parts
 	parts                  []part
@@ -72,11 +73,13 @@ func (s *Scheduler) Close() {
 	<-s.ended
 }
 
-// Load is how much there is to do now.
+// Load is how much there is to do now. A text whose Generate has returned is not in it.
 func (s *Scheduler) Load() Load {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.load
+	l := s.load
+	l.Waiting = len(s.queue)
+	return l
 }
 
 func (s *Scheduler) nudge() {
@@ -106,11 +109,13 @@ func (s *Scheduler) loop() {
 		s.evict()
 	}
 	s.mu.Lock() // nobody joins the queue any more
-	defer s.mu.Unlock()
 	for _, t := range s.queue {
 		s.finish(t, "", ErrClosed)
 	}
 	s.queue = nil
+	s.mu.Unlock()
+	s.sweep()
+	s.report()
 }
 
 // turn makes a step if there is one to make, and says whether there may be more to do.
@@ -120,6 +125,9 @@ func (s *Scheduler) turn() bool {
 	s.join()
 	s.schedule()
 	s.sweep()
+	if len(s.settled) > 0 { // they need not wait for the step
+		s.report()
+	}
 	if len(s.parts) > 0 {
 		start := time.Now()
 		err := s.eng.step(s.parts, s.ops)
@@ -163,13 +171,18 @@ func (s *Scheduler) sweep() {
 	s.reading, s.writing = slices.DeleteFunc(s.reading, gone), slices.DeleteFunc(s.writing, gone)
 }
 
-// report says what the load is, and whether there is any.
+// report says what the load is, then tells those who are finished, and says whether there is more to do.
 func (s *Scheduler) report() bool {
 	s.did.Reading, s.did.Writing = len(s.reading), len(s.writing)
 	s.did.Free, s.did.Blocks = s.eng.cache.Free()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.load = s.did
+	for _, t := range s.settled {
+		close(t.out)
+	}
+	clear(s.settled)
+	s.settled = s.settled[:0]
 	return len(s.reading)+len(s.writing)+len(s.queue) > 0
 }
 
