@@ -99,11 +99,10 @@ func (w *Work) attend(i int, dense bool, s *slot) {
 		if dense {
 			b := w.call.First/BlockTokens + lo/BlockTokens
 			v := w.Head.Values(b)
-			next := v
+			var next []uint16
 			if lo+attendSlice < n {
 				next = w.Head.Keys(b + 1)
 			}
-			w.Kern.Fetch(v)
 			w.slice(logits, acc, parts, w.Head.Keys(b), v, next, consecutive[:count], -1, max(0, w.call.First-b*BlockTokens))
 			continue
 		}
@@ -111,13 +110,13 @@ func (w *Work) attend(i int, dense bool, s *slot) {
 	}
 }
 
-// slice adds the rows at to the running softmax of each head, skipping the first skip rows. They are survivors from the lo-th on, or, where lo is negative, everyone's. next
-// is read after them.
+// slice adds the rows at to the running softmax of each head, skipping the first skip rows. They are survivors from the lo-th on, or, where lo is negative, everyone's. of next the same
+// rows are read after them.
 func (w *Work) slice(logits, acc []float32, parts []part, k, v, next []uint16, at []int32, lo, skip int) {
 	dim := w.Head.Dim
 	at = at[skip:]
 	n := len(at)
-	w.Kern.Dot(logits, attendSlice, w.Q, w.Group, dim, k, at)
+	w.Kern.Dot(logits, attendSlice, w.Q, w.Group, dim, k, at, v)
 	for g := range parts {
 		l := logits[g*attendSlice:][:n]
 		if lo >= 0 {
@@ -133,8 +132,7 @@ func (w *Work) slice(logits, acc []float32, parts []part, k, v, next []uint16, a
 		}
 		p.sum += w.Kern.Exp(l, p.top)
 	}
-	w.Kern.Fetch(next)
-	w.Kern.Accumulate(acc, logits, attendSlice, w.Group, dim, v, at)
+	w.Kern.Accumulate(acc, logits, attendSlice, w.Group, dim, v, at, next)
 }
 
 // weigh adds the odds to the exact logits l of query head g, of survivors from the lo-th on, and removes those that are not its own.

@@ -192,7 +192,7 @@ func (w *Work) auditOdds() {
 	a.logits = grow(a.logits, w.Group*attendSlice)
 	for lo := 0; lo < len(w.rows); lo += attendSlice {
 		at := w.rows[lo:min(lo+attendSlice, len(w.rows))]
-		w.Kern.Dot(a.logits, attendSlice, w.Q, w.Group, w.Head.Dim, w.Head.K, at)
+		w.Kern.Dot(a.logits, attendSlice, w.Q, w.Group, w.Head.Dim, w.Head.K, at, nil)
 		for g := range w.Group {
 			l := a.logits[g*attendSlice:][:len(at)]
 			w.weigh(l, g, lo)
@@ -282,7 +282,7 @@ func (w *Work) auditDrawn() {
 	if pages == 0 {
 		return
 	}
-	w.Kern.Dot(a.logits, ld, w.Q, w.Group, w.Head.Dim, w.Head.K, a.rows)
+	w.Kern.Dot(a.logits, ld, w.Q, w.Group, w.Head.Dim, w.Head.K, a.rows, nil)
 	for g := range w.Group {
 		l := a.logits[g*ld:][:ld]
 		top := w.Kern.Max(l)

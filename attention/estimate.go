@@ -52,7 +52,7 @@ func (w *Work) exact(lo, hi int) {
 
 // exactRows computes the logits of n tokens of a block from token first on, which begins candidate page j.
 func (w *Work) exactRows(j, first, n int) {
-	w.Kern.Dot(w.AllLogits()[j*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, w.Head.K[int(w.Head.Row(first))*w.Head.Dim:], consecutive[:n])
+	w.Kern.Dot(w.AllLogits()[j*PageTokens:], w.LogitStride(), w.Q, w.Group, w.Head.Dim, w.Head.K[int(w.Head.Row(first))*w.Head.Dim:], consecutive[:n], nil)
 }
 
 // estimateLogits runs the estimator: −Inf for what is no candidate.

@@ -9,12 +9,10 @@ package attention
 type Kernels interface {
 	MiddleKernels
 	SelectKernels
-	// Fetch is told of memory that the call after the next one reads from its start: a hint.
-	Fetch(next []uint16)
-	// Dot sets dst[g*ld+i] = q_g · rows[at[i]].
-	Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32)
-	// Accumulate adds Σ_i w[g*ld+i] · rows[at[i]] to acc[g*dim:]. Rows whose weight is zero for a head leave that head's acc as it is.
-	Accumulate(acc, w []float32, ld, group, dim int, rows []uint16, at []int32)
+	// Dot sets dst[g*ld+i] = q_g · rows[at[i]]. then, unless nil, is a slab of which the same rows are read next: a hint.
+	Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32, then []uint16)
+	// Accumulate adds Σ_i w[g*ld+i] · rows[at[i]] to acc[g*dim:]. Rows whose weight is zero for a head leave that head's acc as it is. then is that of Dot.
+	Accumulate(acc, w []float32, ld, group, dim int, rows []uint16, at []int32, then []uint16)
 	// Max is the largest element of x (−Inf for none). NaN elements are ignored.
 	Max(x []float32) float32
 	// Exp sets x[i] = exp(x[i] − max) and returns the sum; −Inf becomes exactly 0. max is at least every element.

@@ -51,7 +51,7 @@ func (w *Work) compare(s *slot) {
 	for lo := 0; lo < len(w.rows); lo += attendSlice {
 		at := w.rows[lo:min(lo+attendSlice, len(w.rows))]
 		logits := s.logits(w.Group)
-		w.Kern.Dot(logits, attendSlice, w.Q, w.Group, dim, w.Head.K, at)
+		w.Kern.Dot(logits, attendSlice, w.Q, w.Group, dim, w.Head.K, at, nil)
 		for g := range w.Group {
 			l := logits[g*attendSlice:][:len(at)]
 			w.weigh(l, g, lo)

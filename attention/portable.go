@@ -10,11 +10,8 @@ import (
 // Portable is Kernels in plain Go float32: the definition that every other implementation is held against, and what runs where there is no machine code.
 type Portable struct{}
 
-// Fetch implements Kernels.
-func (Portable) Fetch([]uint16) {}
-
 // Dot implements Kernels.
-func (Portable) Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32) {
+func (Portable) Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32, _ []uint16) {
 	for i, r := range at {
 		row := rows[int(r)*dim:][:dim]
 		for g := range group {
@@ -28,7 +25,7 @@ func (Portable) Dot(dst []float32, ld int, q []float32, group, dim int, rows []u
 }
 
 // Accumulate implements Kernels.
-func (Portable) Accumulate(acc, w []float32, ld, group, dim int, rows []uint16, at []int32) {
+func (Portable) Accumulate(acc, w []float32, ld, group, dim int, rows []uint16, at []int32, _ []uint16) {
 	for i, r := range at {
 		row := rows[int(r)*dim:][:dim]
 		for g := range group {

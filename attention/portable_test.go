@@ -37,7 +37,7 @@ func TestPortableDotAccumulate(t *testing.T) {
 				}
 				q, ld := x.queries(rng, group), n+3
 				dst := make([]float32, group*ld)
-				Portable{}.Dot(dst, ld, q, group, dim, x.kh, at)
+				Portable{}.Dot(dst, ld, q, group, dim, x.kh, at, nil)
 				w, acc := make([]float32, group*ld), make([]float32, group*dim)
 				for i := range w {
 					if rng.IntN(3) > 0 {
@@ -48,7 +48,7 @@ func TestPortableDotAccumulate(t *testing.T) {
 					acc[i] = rng.Float32()
 				}
 				before := append([]float32(nil), acc...)
-				Portable{}.Accumulate(acc, w, ld, group, dim, x.vh, at)
+				Portable{}.Accumulate(acc, w, ld, group, dim, x.vh, at, nil)
 				for g := range group {
 					want, size := make([]float64, dim), make([]float64, dim)
 					for i, r := range at {
@@ -79,7 +79,7 @@ func TestPortableDotAccumulate(t *testing.T) {
 func TestPortableAccumulateZeroWeight(t *testing.T) {
 	const inf16 = 0x7c00
 	acc := []float32{1, 2}
-	Portable{}.Accumulate(acc, []float32{0, 1}, 2, 1, 2, []uint16{inf16, nan16, 0x3c00, 0x3c00}, []int32{0, 1})
+	Portable{}.Accumulate(acc, []float32{0, 1}, 2, 1, 2, []uint16{inf16, nan16, 0x3c00, 0x3c00}, []int32{0, 1}, nil)
 	if acc[0] != 2 || acc[1] != 3 {
 		t.Errorf("got %v, want [2 3]", acc)
 	}

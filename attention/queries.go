@@ -46,7 +46,7 @@ func addWeights(sum []float32, h *Head, k Kernels, q []float32, group, n int, sc
 	scratch = grow(scratch, group*n)
 	for b := range BlocksOf(n) {
 		at := b * BlockTokens
-		k.Dot(scratch[at:], n, q, group, h.Dim, h.Keys(b), consecutive[:min(BlockTokens, n-at)])
+		k.Dot(scratch[at:], n, q, group, h.Dim, h.Keys(b), consecutive[:min(BlockTokens, n-at)], nil)
 	}
 	for g := range group {
 		weights := scratch[g*n:][:n]

@@ -51,7 +51,7 @@ func (s doubleP) Scan(w *Work, lo, hi int) {
 	n, dim, full := s.clusters.Count(), w.Head.Dim, s.clustered(w.Head.N)
 	for b := lo; b < min(hi, full); b++ {
 		centroids, _, members := s.clusters.views(w.SelectorPlane(0, b), dim)
-		w.Kern.Dot(w.AllScores()[b*n:], w.ScoreStride(), w.Q, w.Group, dim, centroids, consecutive[:n])
+		w.Kern.Dot(w.AllScores()[b*n:], w.ScoreStride(), w.Q, w.Group, dim, centroids, consecutive[:n], nil)
 		for c := range n {
 			size := logSize[clusterSize(members, c)]
 			for g := range w.Group {
@@ -60,7 +60,7 @@ func (s doubleP) Scan(w *Work, lo, hi int) {
 		}
 	}
 	if hi > full {
-		w.Kern.Dot(w.AllScores()[full*n:], w.ScoreStride(), w.Q, w.Group, dim, w.Head.Keys(full), consecutive[:w.Head.N-full*BlockTokens])
+		w.Kern.Dot(w.AllScores()[full*n:], w.ScoreStride(), w.Q, w.Group, dim, w.Head.Keys(full), consecutive[:w.Head.N-full*BlockTokens], nil)
 	}
 }
 

@@ -79,7 +79,7 @@ func (s doubleSparsity) Scan(w *Work, lo, hi int) {
 			}
 		}
 		if fixed == nil { // the channels without labels: q·mean, whose labelled channels are zero
-			w.Kern.Dot(base, 1, w.Q, w.Group, dim, as[uint16](plane[s.labels.codeBytes(dim):])[:dim], consecutive[:1])
+			w.Kern.Dot(base, 1, w.Q, w.Group, dim, as[uint16](plane[s.labels.codeBytes(dim):])[:dim], consecutive[:1], nil)
 		}
 		w.Kern.LabelDot(w.AllScores()[b*BlockTokens:], w.ScoreStride(), q, base, w.Group, r, plane, tmp[4*w.Group*(r+1):])
 	}

@@ -208,7 +208,7 @@ func (b *h2oBook) count(w *Work, scratch *[]float32) {
 		rows[i] = w.Head.Row(int(t))
 	}
 	*scratch = grow(*scratch, w.Group*n)
-	w.Kern.Dot(*scratch, n, w.Q, w.Group, w.Head.Dim, w.Head.K, rows)
+	w.Kern.Dot(*scratch, n, w.Q, w.Group, w.Head.Dim, w.Head.K, rows, nil)
 	w.ReadBytes(n * w.Head.Dim * 2)
 	for g := range w.Group {
 		weights := (*scratch)[g*n:][:n]

@@ -73,7 +73,7 @@ func (s hip) search(w *Work, lo, hi, g, heads int) {
 			middle := lo + (int(from[i])+int(to[i]))*s.block/2
 			rows[i] = w.Head.Row(min(middle, hi-1))
 		}
-		w.Kern.Dot(scores, 2*beam, w.Q[g*w.Head.Dim:][:heads*w.Head.Dim], heads, w.Head.Dim, w.Head.K, rows[:m])
+		w.Kern.Dot(scores, 2*beam, w.Q[g*w.Head.Dim:][:heads*w.Head.Dim], heads, w.Head.Dim, w.Head.K, rows[:m], nil)
 		w.ReadBytes(m * w.Head.Dim * 2)
 		if heads > 1 {
 			loudest(w.Kern, scores, 2*beam, heads, m, scores[heads*2*beam:])

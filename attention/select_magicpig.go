@@ -137,7 +137,7 @@ func (s magicpig) learn(w *Work, n int) *pigHash {
 func (s magicpig) project(w *Work, h *pigHash, dst, vectors []float32, n int) {
 	all, dim := s.bits*s.tables, w.Head.Dim
 	for at := 0; at < all; at += BlockTokens {
-		w.Kern.Dot(dst[at:], all, vectors, n, dim, h.planes.rows[at*dim:], consecutive[:min(BlockTokens, all-at)])
+		w.Kern.Dot(dst[at:], all, vectors, n, dim, h.planes.rows[at*dim:], consecutive[:min(BlockTokens, all-at)], nil)
 	}
 }
 
@@ -151,7 +151,7 @@ func (s magicpig) encode(w *Work, h *pigHash, codes []uint64, block, from, to in
 	products := w.Scratch(batch * n) // of tokens beyond [from,to) there are none, and their bits are left as they are
 	for at := 0; at < all; at += batch {
 		m := min(batch, all-at)
-		w.Kern.Dot(products[from%PageTokens:], n, h.planes.queries[at*dim:], m, dim, w.Head.Keys(block), consecutive[from:to])
+		w.Kern.Dot(products[from%PageTokens:], n, h.planes.queries[at*dim:], m, dim, w.Head.Keys(block), consecutive[from:to], nil)
 		for i := range m {
 			w.Kern.Lanes(masks[:pages], products[i*n:][:n], h.above[at+i])
 			signature := codes[(at+i)*words:][:words]
@@ -207,7 +207,7 @@ func (s magicpig) Choose(w *Work) {
 			for i, t := range rows[:m] {
 				rows[BlockTokens+i] = w.Head.Row(first + int(t))
 			}
-			w.Kern.Dot(logits, BlockTokens, w.Q[g*dim:][:dim], 1, dim, w.Head.K, rows[BlockTokens:][:m])
+			w.Kern.Dot(logits, BlockTokens, w.Q[g*dim:][:dim], 1, dim, w.Head.K, rows[BlockTokens:][:m], nil)
 			w.ReadBytes(m * (2*dim + 4))
 			for i, t := range rows[:m] {
 				long := math.Float32frombits(uint32(codes[all*words+int(t)]))

@@ -19,7 +19,7 @@ func (exactScan) Scan(w *Work, lo, hi int) {
 // exactBlock sets the scores of the tokens of block b to their exact logits.
 func (w *Work) exactBlock(b int) {
 	n := min(BlockTokens, w.Head.N-b*BlockTokens)
-	w.Kern.Dot(w.AllScores()[b*BlockTokens:], w.ScoreStride(), w.Q, w.Group, w.Head.Dim, w.Head.Keys(b), consecutive[:n])
+	w.Kern.Dot(w.AllScores()[b*BlockTokens:], w.ScoreStride(), w.Q, w.Group, w.Head.Dim, w.Head.Keys(b), consecutive[:n], nil)
 }
 
 // oracleK is exact top-k: the best that any selector with a fixed budget can do. It keeps nothing and reads every key, so that it saves only the reading of values.

@@ -171,7 +171,7 @@ func (b *pqPart) nearest(k Kernels, near []float32, of []uint8, keys []float32, 
 		for i := range n {
 			copy(near[i*count:], b.bias)
 		}
-		k.Accumulate(near, keys[t*stride:], stride, n, count, b.centroids, consecutive[:len(b.centroids)/count])
+		k.Accumulate(near, keys[t*stride:], stride, n, count, b.centroids, consecutive[:len(b.centroids)/count], nil)
 		for i := range n {
 			of[t+i] = uint8(firstLargest(k, near[i*count:][:count]))
 		}

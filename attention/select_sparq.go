@@ -66,7 +66,7 @@ func (s sparq) Scan(w *Work, lo, hi int) {
 		for g := range w.Group {
 			sum := w.ScoreSlice(g)[b*BlockTokens:][:BlockTokens]
 			clear(sum)
-			w.Kern.Accumulate(sum, weights[g*r:], r, 1, BlockTokens, channels, at[g*r:][:r])
+			w.Kern.Accumulate(sum, weights[g*r:], r, 1, BlockTokens, channels, at[g*r:][:r], nil)
 		}
 	}
 }

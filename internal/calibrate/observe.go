@@ -87,7 +87,7 @@ func (o *observer) sample(ob *attention.Observation, h *head, n, p int) {
 	}
 	for b := range attention.BlocksOf(tokens) {
 		first := b * attention.BlockTokens
-		ob.Kern.Dot(h.weights[first:], tokens, ob.Q[(p-ob.First)*ob.Stride:], o.Group, o.Dim, ob.Head.Keys(b), at[:min(attention.BlockTokens, tokens-first)])
+		ob.Kern.Dot(h.weights[first:], tokens, ob.Q[(p-ob.First)*ob.Stride:], o.Group, o.Dim, ob.Head.Keys(b), at[:min(attention.BlockTokens, tokens-first)], nil)
 	}
 	want := max(int(o.keep*float64(tokens)+0.5), 1)
 	for g := range o.Group {

@@ -4,6 +4,62 @@
 
 package kernel
 
+// accumulate1x256AVX512 is, for 1 query heads, 256 channels and n ≥ 1 (attention.Portable.Accumulate):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:256] += w[g*ld+i] * rows[r*dim+channel:][:256]
+//		}
+//	}
+//
+// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
+// under weight zero does not count. What ahead says is prefetched on the way.
+//
+//go:noescape
+func accumulate1x256AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+
+// accumulate1x128AVX512 is, for 1 query heads, 128 channels and n ≥ 1 (attention.Portable.Accumulate):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:128] += w[g*ld+i] * rows[r*dim+channel:][:128]
+//		}
+//	}
+//
+// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
+// under weight zero does not count. What ahead says is prefetched on the way.
+//
+//go:noescape
+func accumulate1x128AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+
+// accumulate2x128AVX512 is, for 2 query heads, 128 channels and n ≥ 1 (attention.Portable.Accumulate):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:128] += w[g*ld+i] * rows[r*dim+channel:][:128]
+//		}
+//	}
+//
+// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
+// under weight zero does not count. What ahead says is prefetched on the way.
+//
+//go:noescape
+func accumulate2x128AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+
+// accumulate3x128AVX512 is, for 3 query heads, 128 channels and n ≥ 1 (attention.Portable.Accumulate):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:128] += w[g*ld+i] * rows[r*dim+channel:][:128]
+//		}
+//	}
+//
+// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
+// under weight zero does not count. What ahead says is prefetched on the way.
+//
+//go:noescape
+func accumulate3x128AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+
 // accumulate1x64AVX512 is, for 1 query heads, 64 channels and n ≥ 1 (attention.Portable.Accumulate):
 //
 //	for i, r := range at[:n] {
@@ -13,24 +69,10 @@ package kernel
 //	}
 //
 // except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
+// under weight zero does not count. What ahead says is prefetched on the way.
 //
 //go:noescape
-func accumulate1x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-
-// accumulate1x32AVX512 is, for 1 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
-//
-//	for i, r := range at[:n] {
-//		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * rows[r*dim+channel:][:32]
-//		}
-//	}
-//
-// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
-//
-//go:noescape
-func accumulate1x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+func accumulate1x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
 
 // accumulate2x64AVX512 is, for 2 query heads, 64 channels and n ≥ 1 (attention.Portable.Accumulate):
 //
@@ -41,24 +83,10 @@ func accumulate1x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint1
 //	}
 //
 // except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
+// under weight zero does not count. What ahead says is prefetched on the way.
 //
 //go:noescape
-func accumulate2x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-
-// accumulate2x32AVX512 is, for 2 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
-//
-//	for i, r := range at[:n] {
-//		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * rows[r*dim+channel:][:32]
-//		}
-//	}
-//
-// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
-//
-//go:noescape
-func accumulate2x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+func accumulate2x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
 
 // accumulate3x64AVX512 is, for 3 query heads, 64 channels and n ≥ 1 (attention.Portable.Accumulate):
 //
@@ -69,24 +97,10 @@ func accumulate2x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint1
 //	}
 //
 // except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
+// under weight zero does not count. What ahead says is prefetched on the way.
 //
 //go:noescape
-func accumulate3x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-
-// accumulate3x32AVX512 is, for 3 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
-//
-//	for i, r := range at[:n] {
-//		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * rows[r*dim+channel:][:32]
-//		}
-//	}
-//
-// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
-//
-//go:noescape
-func accumulate3x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+func accumulate3x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
 
 // accumulate4x64AVX512 is, for 4 query heads, 64 channels and n ≥ 1 (attention.Portable.Accumulate):
 //
@@ -97,24 +111,10 @@ func accumulate3x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint1
 //	}
 //
 // except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
+// under weight zero does not count. What ahead says is prefetched on the way.
 //
 //go:noescape
-func accumulate4x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-
-// accumulate4x32AVX512 is, for 4 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
-//
-//	for i, r := range at[:n] {
-//		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * rows[r*dim+channel:][:32]
-//		}
-//	}
-//
-// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
-//
-//go:noescape
-func accumulate4x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+func accumulate4x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
 
 // accumulate5x64AVX512 is, for 5 query heads, 64 channels and n ≥ 1 (attention.Portable.Accumulate):
 //
@@ -125,24 +125,10 @@ func accumulate4x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint1
 //	}
 //
 // except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
+// under weight zero does not count. What ahead says is prefetched on the way.
 //
 //go:noescape
-func accumulate5x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-
-// accumulate5x32AVX512 is, for 5 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
-//
-//	for i, r := range at[:n] {
-//		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * rows[r*dim+channel:][:32]
-//		}
-//	}
-//
-// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
-//
-//go:noescape
-func accumulate5x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+func accumulate5x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
 
 // accumulate6x64AVX512 is, for 6 query heads, 64 channels and n ≥ 1 (attention.Portable.Accumulate):
 //
@@ -153,24 +139,10 @@ func accumulate5x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint1
 //	}
 //
 // except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
+// under weight zero does not count. What ahead says is prefetched on the way.
 //
 //go:noescape
-func accumulate6x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-
-// accumulate6x32AVX512 is, for 6 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
-//
-//	for i, r := range at[:n] {
-//		for g := range heads {
-//			acc[g*dim:][:32] += w[g*ld+i] * rows[r*dim+channel:][:32]
-//		}
-//	}
-//
-// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
-//
-//go:noescape
-func accumulate6x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+func accumulate6x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
 
 // accumulate7x64AVX512 is, for 7 query heads, 64 channels and n ≥ 1 (attention.Portable.Accumulate):
 //
@@ -181,10 +153,94 @@ func accumulate6x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint1
 //	}
 //
 // except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
+// under weight zero does not count. What ahead says is prefetched on the way.
 //
 //go:noescape
-func accumulate7x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+func accumulate7x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+
+// accumulate1x32AVX512 is, for 1 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:32] += w[g*ld+i] * rows[r*dim+channel:][:32]
+//		}
+//	}
+//
+// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
+// under weight zero does not count. What ahead says is prefetched on the way.
+//
+//go:noescape
+func accumulate1x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+
+// accumulate2x32AVX512 is, for 2 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:32] += w[g*ld+i] * rows[r*dim+channel:][:32]
+//		}
+//	}
+//
+// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
+// under weight zero does not count. What ahead says is prefetched on the way.
+//
+//go:noescape
+func accumulate2x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+
+// accumulate3x32AVX512 is, for 3 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:32] += w[g*ld+i] * rows[r*dim+channel:][:32]
+//		}
+//	}
+//
+// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
+// under weight zero does not count. What ahead says is prefetched on the way.
+//
+//go:noescape
+func accumulate3x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+
+// accumulate4x32AVX512 is, for 4 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:32] += w[g*ld+i] * rows[r*dim+channel:][:32]
+//		}
+//	}
+//
+// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
+// under weight zero does not count. What ahead says is prefetched on the way.
+//
+//go:noescape
+func accumulate4x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+
+// accumulate5x32AVX512 is, for 5 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:32] += w[g*ld+i] * rows[r*dim+channel:][:32]
+//		}
+//	}
+//
+// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
+// under weight zero does not count. What ahead says is prefetched on the way.
+//
+//go:noescape
+func accumulate5x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+
+// accumulate6x32AVX512 is, for 6 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:32] += w[g*ld+i] * rows[r*dim+channel:][:32]
+//		}
+//	}
+//
+// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
+// under weight zero does not count. What ahead says is prefetched on the way.
+//
+//go:noescape
+func accumulate6x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
 
 // accumulate7x32AVX512 is, for 7 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
 //
@@ -195,10 +251,24 @@ func accumulate7x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint1
 //	}
 //
 // except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
+// under weight zero does not count. What ahead says is prefetched on the way.
 //
 //go:noescape
-func accumulate7x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+func accumulate7x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+
+// accumulate1x64AVX2 is, for 1 query heads, 64 channels and n ≥ 1 (attention.Portable.Accumulate):
+//
+//	for i, r := range at[:n] {
+//		for g := range heads {
+//			acc[g*dim:][:64] += w[g*ld+i] * rows[r*dim+channel:][:64]
+//		}
+//	}
+//
+// except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
+// under weight zero does not count. What ahead says is prefetched on the way.
+//
+//go:noescape
+func accumulate1x64AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
 
 // accumulate1x32AVX2 is, for 1 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
 //
@@ -209,10 +279,10 @@ func accumulate7x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint1
 //	}
 //
 // except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
+// under weight zero does not count. What ahead says is prefetched on the way.
 //
 //go:noescape
-func accumulate1x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+func accumulate1x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
 
 // accumulate2x32AVX2 is, for 2 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
 //
@@ -223,10 +293,10 @@ func accumulate1x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16,
 //	}
 //
 // except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
+// under weight zero does not count. What ahead says is prefetched on the way.
 //
 //go:noescape
-func accumulate2x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+func accumulate2x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
 
 // accumulate3x32AVX2 is, for 3 query heads, 32 channels and n ≥ 1 (attention.Portable.Accumulate):
 //
@@ -237,7 +307,7 @@ func accumulate2x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16,
 //	}
 //
 // except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity
-// under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.
+// under weight zero does not count. What ahead says is prefetched on the way.
 //
 //go:noescape
-func accumulate3x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
+func accumulate3x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)

@@ -4,9 +4,693 @@
 
 #include "textflag.h"
 
-// func accumulate1x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate1x64AVX512(SB), NOSPLIT, $8-88
+// func accumulate1x256AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate1x256AVX512(SB), NOSPLIT, $0-80
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    rows+32(FP), BX
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
+	MOVQ    dim+8(FP), DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	MOVQ    acc+0(FP), BX
+	VMOVUPS (BX), Z0
+	VMOVUPS 64(BX), Z1
+	VMOVUPS 128(BX), Z2
+	VMOVUPS 192(BX), Z3
+	VMOVUPS 256(BX), Z4
+	VMOVUPS 320(BX), Z5
+	VMOVUPS 384(BX), Z6
+	VMOVUPS 448(BX), Z7
+	VMOVUPS 512(BX), Z8
+	VMOVUPS 576(BX), Z9
+	VMOVUPS 640(BX), Z10
+	VMOVUPS 704(BX), Z11
+	VMOVUPS 768(BX), Z12
+	VMOVUPS 832(BX), Z13
+	VMOVUPS 896(BX), Z14
+	VMOVUPS 960(BX), Z15
+	ADDQ    DI, BX
+	MOVQ    ahead+64(FP), BX
+	MOVQ    (BX), R8
+	MOVQ    8(BX), R9
+
+row:
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	SUBQ       $0x00000080, R9
+	JLE        run0
+
+on0:
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	SUBQ       $0x00000080, R9
+	JLE        run1
+
+on1:
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	SUBQ       $0x00000080, R9
+	JLE        run2
+
+on2:
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	SUBQ       $0x00000080, R9
+	JLE        run3
+
+on3:
+	MOVLQSX          (CX), R10
+	IMULQ            DI, R10
+	SHRQ             $0x01, R10
+	ADDQ             SI, R10
+	VCVTPH2PS        (R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z0
+	VCVTPH2PS        32(R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z1
+	VCVTPH2PS        64(R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z2
+	VCVTPH2PS        96(R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z3
+	VCVTPH2PS        128(R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z4
+	VCVTPH2PS        160(R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z5
+	VCVTPH2PS        192(R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z6
+	VCVTPH2PS        224(R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z7
+	VCVTPH2PS        256(R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z8
+	VCVTPH2PS        288(R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z9
+	VCVTPH2PS        320(R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z10
+	VCVTPH2PS        352(R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z11
+	VCVTPH2PS        384(R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z12
+	VCVTPH2PS        416(R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z13
+	VCVTPH2PS        448(R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z14
+	VCVTPH2PS        480(R10), Z16
+	VFMADD231PS.BCST (DX), Z16, Z15
+	ADDQ             $0x04, CX
+	ADDQ             $0x04, DX
+	DECQ             AX
+	JNZ              row
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	VCMPPS           $0x07, Z8, Z9, K1, K1
+	VCMPPS           $0x07, Z10, Z11, K1, K1
+	VCMPPS           $0x07, Z12, Z13, K1, K1
+	VCMPPS           $0x07, Z14, Z15, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
+	MOVQ             AX, nan+72(FP)
+	TESTL            AX, AX
+	JNZ              done
+	MOVQ             acc+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	VMOVUPS          Z2, 128(AX)
+	VMOVUPS          Z3, 192(AX)
+	VMOVUPS          Z4, 256(AX)
+	VMOVUPS          Z5, 320(AX)
+	VMOVUPS          Z6, 384(AX)
+	VMOVUPS          Z7, 448(AX)
+	VMOVUPS          Z8, 512(AX)
+	VMOVUPS          Z9, 576(AX)
+	VMOVUPS          Z10, 640(AX)
+	VMOVUPS          Z11, 704(AX)
+	VMOVUPS          Z12, 768(AX)
+	VMOVUPS          Z13, 832(AX)
+	VMOVUPS          Z14, 896(AX)
+	VMOVUPS          Z15, 960(AX)
+	ADDQ             DI, AX
+
+done:
+	MOVQ R8, (BX)
+	MOVQ R9, 8(BX)
+	VZEROUPPER
+	RET
+
+run0:
+	MOVQ 16(BX), R9
+	CMPQ R9, 24(BX)
+	JLS  begin0
+	MOVQ 64(BX), R9
+	MOVQ R9, 32(BX)
+	MOVQ 56(BX), R9
+
+begin0:
+	MOVLQSX (R9), R8
+	IMULQ   40(BX), R8
+	ADDQ    32(BX), R8
+	ADDQ    $0x04, R9
+	MOVQ    R9, 16(BX)
+	MOVQ    48(BX), R9
+	JMP     on0
+
+run1:
+	MOVQ 16(BX), R9
+	CMPQ R9, 24(BX)
+	JLS  begin1
+	MOVQ 64(BX), R9
+	MOVQ R9, 32(BX)
+	MOVQ 56(BX), R9
+
+begin1:
+	MOVLQSX (R9), R8
+	IMULQ   40(BX), R8
+	ADDQ    32(BX), R8
+	ADDQ    $0x04, R9
+	MOVQ    R9, 16(BX)
+	MOVQ    48(BX), R9
+	JMP     on1
+
+run2:
+	MOVQ 16(BX), R9
+	CMPQ R9, 24(BX)
+	JLS  begin2
+	MOVQ 64(BX), R9
+	MOVQ R9, 32(BX)
+	MOVQ 56(BX), R9
+
+begin2:
+	MOVLQSX (R9), R8
+	IMULQ   40(BX), R8
+	ADDQ    32(BX), R8
+	ADDQ    $0x04, R9
+	MOVQ    R9, 16(BX)
+	MOVQ    48(BX), R9
+	JMP     on2
+
+run3:
+	MOVQ 16(BX), R9
+	CMPQ R9, 24(BX)
+	JLS  begin3
+	MOVQ 64(BX), R9
+	MOVQ R9, 32(BX)
+	MOVQ 56(BX), R9
+
+begin3:
+	MOVLQSX (R9), R8
+	IMULQ   40(BX), R8
+	ADDQ    32(BX), R8
+	ADDQ    $0x04, R9
+	MOVQ    R9, 16(BX)
+	MOVQ    48(BX), R9
+	JMP     on3
+
+// func accumulate1x128AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate1x128AVX512(SB), NOSPLIT, $0-80
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    rows+32(FP), BX
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
+	MOVQ    dim+8(FP), DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	MOVQ    acc+0(FP), BX
+	VMOVUPS (BX), Z0
+	VMOVUPS 64(BX), Z1
+	VMOVUPS 128(BX), Z2
+	VMOVUPS 192(BX), Z3
+	VMOVUPS 256(BX), Z4
+	VMOVUPS 320(BX), Z5
+	VMOVUPS 384(BX), Z6
+	VMOVUPS 448(BX), Z7
+	ADDQ    DI, BX
+	MOVQ    ahead+64(FP), BX
+	MOVQ    (BX), R8
+	MOVQ    8(BX), R9
+
+row:
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	SUBQ       $0x00000080, R9
+	JLE        run0
+
+on0:
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	SUBQ       $0x00000080, R9
+	JLE        run1
+
+on1:
+	MOVLQSX          (CX), R10
+	IMULQ            DI, R10
+	SHRQ             $0x01, R10
+	ADDQ             SI, R10
+	VCVTPH2PS        (R10), Z8
+	VFMADD231PS.BCST (DX), Z8, Z0
+	VCVTPH2PS        32(R10), Z8
+	VFMADD231PS.BCST (DX), Z8, Z1
+	VCVTPH2PS        64(R10), Z8
+	VFMADD231PS.BCST (DX), Z8, Z2
+	VCVTPH2PS        96(R10), Z8
+	VFMADD231PS.BCST (DX), Z8, Z3
+	VCVTPH2PS        128(R10), Z8
+	VFMADD231PS.BCST (DX), Z8, Z4
+	VCVTPH2PS        160(R10), Z8
+	VFMADD231PS.BCST (DX), Z8, Z5
+	VCVTPH2PS        192(R10), Z8
+	VFMADD231PS.BCST (DX), Z8, Z6
+	VCVTPH2PS        224(R10), Z8
+	VFMADD231PS.BCST (DX), Z8, Z7
+	ADDQ             $0x04, CX
+	ADDQ             $0x04, DX
+	DECQ             AX
+	JNZ              row
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
+	MOVQ             AX, nan+72(FP)
+	TESTL            AX, AX
+	JNZ              done
+	MOVQ             acc+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	VMOVUPS          Z2, 128(AX)
+	VMOVUPS          Z3, 192(AX)
+	VMOVUPS          Z4, 256(AX)
+	VMOVUPS          Z5, 320(AX)
+	VMOVUPS          Z6, 384(AX)
+	VMOVUPS          Z7, 448(AX)
+	ADDQ             DI, AX
+
+done:
+	MOVQ R8, (BX)
+	MOVQ R9, 8(BX)
+	VZEROUPPER
+	RET
+
+run0:
+	MOVQ 16(BX), R9
+	CMPQ R9, 24(BX)
+	JLS  begin0
+	MOVQ 64(BX), R9
+	MOVQ R9, 32(BX)
+	MOVQ 56(BX), R9
+
+begin0:
+	MOVLQSX (R9), R8
+	IMULQ   40(BX), R8
+	ADDQ    32(BX), R8
+	ADDQ    $0x04, R9
+	MOVQ    R9, 16(BX)
+	MOVQ    48(BX), R9
+	JMP     on0
+
+run1:
+	MOVQ 16(BX), R9
+	CMPQ R9, 24(BX)
+	JLS  begin1
+	MOVQ 64(BX), R9
+	MOVQ R9, 32(BX)
+	MOVQ 56(BX), R9
+
+begin1:
+	MOVLQSX (R9), R8
+	IMULQ   40(BX), R8
+	ADDQ    32(BX), R8
+	ADDQ    $0x04, R9
+	MOVQ    R9, 16(BX)
+	MOVQ    48(BX), R9
+	JMP     on1
+
+// func accumulate2x128AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate2x128AVX512(SB), NOSPLIT, $0-80
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    rows+32(FP), BX
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
+	MOVQ    dim+8(FP), DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	MOVQ    acc+0(FP), R8
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	VMOVUPS 128(R8), Z2
+	VMOVUPS 192(R8), Z3
+	VMOVUPS 256(R8), Z4
+	VMOVUPS 320(R8), Z5
+	VMOVUPS 384(R8), Z6
+	VMOVUPS 448(R8), Z7
+	ADDQ    DI, R8
+	VMOVUPS (R8), Z8
+	VMOVUPS 64(R8), Z9
+	VMOVUPS 128(R8), Z10
+	VMOVUPS 192(R8), Z11
+	VMOVUPS 256(R8), Z12
+	VMOVUPS 320(R8), Z13
+	VMOVUPS 384(R8), Z14
+	VMOVUPS 448(R8), Z15
+	ADDQ    DI, R8
+	MOVQ    ahead+64(FP), R8
+	MOVQ    (R8), R9
+	MOVQ    8(R8), R10
+
+row:
+	PREFETCHT1 (R9)
+	PREFETCHT1 64(R9)
+	SUBQ       $-128, R9
+	SUBQ       $0x00000080, R10
+	JLE        run0
+
+on0:
+	PREFETCHT1 (R9)
+	PREFETCHT1 64(R9)
+	SUBQ       $-128, R9
+	SUBQ       $0x00000080, R10
+	JLE        run1
+
+on1:
+	MOVLQSX          (CX), R11
+	IMULQ            DI, R11
+	SHRQ             $0x01, R11
+	ADDQ             SI, R11
+	VCVTPH2PS        (R11), Z16
+	VFMADD231PS.BCST (DX), Z16, Z0
+	VFMADD231PS.BCST (DX)(BX*1), Z16, Z8
+	VCVTPH2PS        32(R11), Z16
+	VFMADD231PS.BCST (DX), Z16, Z1
+	VFMADD231PS.BCST (DX)(BX*1), Z16, Z9
+	VCVTPH2PS        64(R11), Z16
+	VFMADD231PS.BCST (DX), Z16, Z2
+	VFMADD231PS.BCST (DX)(BX*1), Z16, Z10
+	VCVTPH2PS        96(R11), Z16
+	VFMADD231PS.BCST (DX), Z16, Z3
+	VFMADD231PS.BCST (DX)(BX*1), Z16, Z11
+	VCVTPH2PS        128(R11), Z16
+	VFMADD231PS.BCST (DX), Z16, Z4
+	VFMADD231PS.BCST (DX)(BX*1), Z16, Z12
+	VCVTPH2PS        160(R11), Z16
+	VFMADD231PS.BCST (DX), Z16, Z5
+	VFMADD231PS.BCST (DX)(BX*1), Z16, Z13
+	VCVTPH2PS        192(R11), Z16
+	VFMADD231PS.BCST (DX), Z16, Z6
+	VFMADD231PS.BCST (DX)(BX*1), Z16, Z14
+	VCVTPH2PS        224(R11), Z16
+	VFMADD231PS.BCST (DX), Z16, Z7
+	VFMADD231PS.BCST (DX)(BX*1), Z16, Z15
+	ADDQ             $0x04, CX
+	ADDQ             $0x04, DX
+	DECQ             AX
+	JNZ              row
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	VCMPPS           $0x07, Z8, Z9, K1, K1
+	VCMPPS           $0x07, Z10, Z11, K1, K1
+	VCMPPS           $0x07, Z12, Z13, K1, K1
+	VCMPPS           $0x07, Z14, Z15, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
+	MOVQ             AX, nan+72(FP)
+	TESTL            AX, AX
+	JNZ              done
+	MOVQ             acc+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	VMOVUPS          Z2, 128(AX)
+	VMOVUPS          Z3, 192(AX)
+	VMOVUPS          Z4, 256(AX)
+	VMOVUPS          Z5, 320(AX)
+	VMOVUPS          Z6, 384(AX)
+	VMOVUPS          Z7, 448(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z8, (AX)
+	VMOVUPS          Z9, 64(AX)
+	VMOVUPS          Z10, 128(AX)
+	VMOVUPS          Z11, 192(AX)
+	VMOVUPS          Z12, 256(AX)
+	VMOVUPS          Z13, 320(AX)
+	VMOVUPS          Z14, 384(AX)
+	VMOVUPS          Z15, 448(AX)
+	ADDQ             DI, AX
+
+done:
+	MOVQ R9, (R8)
+	MOVQ R10, 8(R8)
+	VZEROUPPER
+	RET
+
+run0:
+	MOVQ 16(R8), R10
+	CMPQ R10, 24(R8)
+	JLS  begin0
+	MOVQ 64(R8), R10
+	MOVQ R10, 32(R8)
+	MOVQ 56(R8), R10
+
+begin0:
+	MOVLQSX (R10), R9
+	IMULQ   40(R8), R9
+	ADDQ    32(R8), R9
+	ADDQ    $0x04, R10
+	MOVQ    R10, 16(R8)
+	MOVQ    48(R8), R10
+	JMP     on0
+
+run1:
+	MOVQ 16(R8), R10
+	CMPQ R10, 24(R8)
+	JLS  begin1
+	MOVQ 64(R8), R10
+	MOVQ R10, 32(R8)
+	MOVQ 56(R8), R10
+
+begin1:
+	MOVLQSX (R10), R9
+	IMULQ   40(R8), R9
+	ADDQ    32(R8), R9
+	ADDQ    $0x04, R10
+	MOVQ    R10, 16(R8)
+	MOVQ    48(R8), R10
+	JMP     on1
+
+// func accumulate3x128AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate3x128AVX512(SB), NOSPLIT, $0-80
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    rows+32(FP), BX
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
+	MOVQ    dim+8(FP), DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	MOVQ    acc+0(FP), R8
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	VMOVUPS 128(R8), Z2
+	VMOVUPS 192(R8), Z3
+	VMOVUPS 256(R8), Z4
+	VMOVUPS 320(R8), Z5
+	VMOVUPS 384(R8), Z6
+	VMOVUPS 448(R8), Z7
+	ADDQ    DI, R8
+	VMOVUPS (R8), Z8
+	VMOVUPS 64(R8), Z9
+	VMOVUPS 128(R8), Z10
+	VMOVUPS 192(R8), Z11
+	VMOVUPS 256(R8), Z12
+	VMOVUPS 320(R8), Z13
+	VMOVUPS 384(R8), Z14
+	VMOVUPS 448(R8), Z15
+	ADDQ    DI, R8
+	VMOVUPS (R8), Z16
+	VMOVUPS 64(R8), Z17
+	VMOVUPS 128(R8), Z18
+	VMOVUPS 192(R8), Z19
+	VMOVUPS 256(R8), Z20
+	VMOVUPS 320(R8), Z21
+	VMOVUPS 384(R8), Z22
+	VMOVUPS 448(R8), Z23
+	ADDQ    DI, R8
+	MOVQ    ahead+64(FP), R8
+	MOVQ    (R8), R9
+	MOVQ    8(R8), R10
+
+row:
+	PREFETCHT1 (R9)
+	PREFETCHT1 64(R9)
+	SUBQ       $-128, R9
+	SUBQ       $0x00000080, R10
+	JLE        run0
+
+on0:
+	PREFETCHT1 (R9)
+	PREFETCHT1 64(R9)
+	SUBQ       $-128, R9
+	SUBQ       $0x00000080, R10
+	JLE        run1
+
+on1:
+	MOVLQSX          (CX), R11
+	IMULQ            DI, R11
+	SHRQ             $0x01, R11
+	ADDQ             SI, R11
+	VCVTPH2PS        (R11), Z24
+	VFMADD231PS.BCST (DX), Z24, Z0
+	VFMADD231PS.BCST (DX)(BX*1), Z24, Z8
+	VFMADD231PS.BCST (DX)(BX*2), Z24, Z16
+	VCVTPH2PS        32(R11), Z24
+	VFMADD231PS.BCST (DX), Z24, Z1
+	VFMADD231PS.BCST (DX)(BX*1), Z24, Z9
+	VFMADD231PS.BCST (DX)(BX*2), Z24, Z17
+	VCVTPH2PS        64(R11), Z24
+	VFMADD231PS.BCST (DX), Z24, Z2
+	VFMADD231PS.BCST (DX)(BX*1), Z24, Z10
+	VFMADD231PS.BCST (DX)(BX*2), Z24, Z18
+	VCVTPH2PS        96(R11), Z24
+	VFMADD231PS.BCST (DX), Z24, Z3
+	VFMADD231PS.BCST (DX)(BX*1), Z24, Z11
+	VFMADD231PS.BCST (DX)(BX*2), Z24, Z19
+	VCVTPH2PS        128(R11), Z24
+	VFMADD231PS.BCST (DX), Z24, Z4
+	VFMADD231PS.BCST (DX)(BX*1), Z24, Z12
+	VFMADD231PS.BCST (DX)(BX*2), Z24, Z20
+	VCVTPH2PS        160(R11), Z24
+	VFMADD231PS.BCST (DX), Z24, Z5
+	VFMADD231PS.BCST (DX)(BX*1), Z24, Z13
+	VFMADD231PS.BCST (DX)(BX*2), Z24, Z21
+	VCVTPH2PS        192(R11), Z24
+	VFMADD231PS.BCST (DX), Z24, Z6
+	VFMADD231PS.BCST (DX)(BX*1), Z24, Z14
+	VFMADD231PS.BCST (DX)(BX*2), Z24, Z22
+	VCVTPH2PS        224(R11), Z24
+	VFMADD231PS.BCST (DX), Z24, Z7
+	VFMADD231PS.BCST (DX)(BX*1), Z24, Z15
+	VFMADD231PS.BCST (DX)(BX*2), Z24, Z23
+	ADDQ             $0x04, CX
+	ADDQ             $0x04, DX
+	DECQ             AX
+	JNZ              row
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	VCMPPS           $0x07, Z8, Z9, K1, K1
+	VCMPPS           $0x07, Z10, Z11, K1, K1
+	VCMPPS           $0x07, Z12, Z13, K1, K1
+	VCMPPS           $0x07, Z14, Z15, K1, K1
+	VCMPPS           $0x07, Z16, Z17, K1, K1
+	VCMPPS           $0x07, Z18, Z19, K1, K1
+	VCMPPS           $0x07, Z20, Z21, K1, K1
+	VCMPPS           $0x07, Z22, Z23, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
+	MOVQ             AX, nan+72(FP)
+	TESTL            AX, AX
+	JNZ              done
+	MOVQ             acc+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	VMOVUPS          Z2, 128(AX)
+	VMOVUPS          Z3, 192(AX)
+	VMOVUPS          Z4, 256(AX)
+	VMOVUPS          Z5, 320(AX)
+	VMOVUPS          Z6, 384(AX)
+	VMOVUPS          Z7, 448(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z8, (AX)
+	VMOVUPS          Z9, 64(AX)
+	VMOVUPS          Z10, 128(AX)
+	VMOVUPS          Z11, 192(AX)
+	VMOVUPS          Z12, 256(AX)
+	VMOVUPS          Z13, 320(AX)
+	VMOVUPS          Z14, 384(AX)
+	VMOVUPS          Z15, 448(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z16, (AX)
+	VMOVUPS          Z17, 64(AX)
+	VMOVUPS          Z18, 128(AX)
+	VMOVUPS          Z19, 192(AX)
+	VMOVUPS          Z20, 256(AX)
+	VMOVUPS          Z21, 320(AX)
+	VMOVUPS          Z22, 384(AX)
+	VMOVUPS          Z23, 448(AX)
+	ADDQ             DI, AX
+
+done:
+	MOVQ R9, (R8)
+	MOVQ R10, 8(R8)
+	VZEROUPPER
+	RET
+
+run0:
+	MOVQ 16(R8), R10
+	CMPQ R10, 24(R8)
+	JLS  begin0
+	MOVQ 64(R8), R10
+	MOVQ R10, 32(R8)
+	MOVQ 56(R8), R10
+
+begin0:
+	MOVLQSX (R10), R9
+	IMULQ   40(R8), R9
+	ADDQ    32(R8), R9
+	ADDQ    $0x04, R10
+	MOVQ    R10, 16(R8)
+	MOVQ    48(R8), R10
+	JMP     on0
+
+run1:
+	MOVQ 16(R8), R10
+	CMPQ R10, 24(R8)
+	JLS  begin1
+	MOVQ 64(R8), R10
+	MOVQ R10, 32(R8)
+	MOVQ 56(R8), R10
+
+begin1:
+	MOVLQSX (R10), R9
+	IMULQ   40(R8), R9
+	ADDQ    32(R8), R9
+	ADDQ    $0x04, R10
+	MOVQ    R10, 16(R8)
+	MOVQ    48(R8), R10
+	JMP     on1
+
+// func accumulate1x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate1x64AVX512(SB), NOSPLIT, $0-80
 	MOVQ    n+56(FP), AX
 	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
@@ -23,28 +707,19 @@ TEXT ·accumulate1x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(BX), Z2
 	VMOVUPS 192(BX), Z3
 	ADDQ    DI, BX
-	XORQ    BX, BX
-	MOVQ    ahead+64(FP), R8
-	MOVQ    last+72(FP), R9
-	LEAQ    (R8)(BX*4), BX
-	XORQ    R8, R8
-	MOVQ    R8, (SP)
+	MOVQ    ahead+64(FP), BX
+	MOVQ    (BX), R8
+	MOVQ    8(BX), R9
 
 row:
-	CMPQ             BX, R9
-	CMOVQHI          R9, BX
-	MOVLQSX          (BX), R10
-	IMULQ            DI, R10
-	SHRQ             $0x01, R10
-	ADDQ             rows+32(FP), R10
-	PREFETCHT0       (R10)(R8*1)
-	PREFETCHT0       64(R10)(R8*1)
-	SUBQ             $-128, R8
-	LEAQ             4(BX), R11
-	LEAQ             (R8)(R8*1), R10
-	CMPQ             R10, DI
-	CMOVQGE          (SP), R8
-	CMOVQGE          R11, BX
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	SUBQ       $0x00000080, R9
+	JLE        run0
+
+on0:
 	MOVLQSX          (CX), R10
 	IMULQ            DI, R10
 	SHRQ             $0x01, R10
@@ -65,7 +740,7 @@ row:
 	VCMPPS           $0x07, Z2, Z3, K1, K1
 	KMOVW            K1, AX
 	XORL             $0x0000ffff, AX
-	MOVQ             AX, nan+80(FP)
+	MOVQ             AX, nan+72(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
@@ -76,78 +751,31 @@ row:
 	ADDQ             DI, AX
 
 done:
+	MOVQ R8, (BX)
+	MOVQ R9, 8(BX)
 	VZEROUPPER
 	RET
 
-// func accumulate1x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate1x32AVX512(SB), NOSPLIT, $8-88
-	MOVQ    n+56(FP), AX
-	MOVQ    at+48(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    rows+32(FP), BX
-	MOVQ    channel+40(FP), SI
-	LEAQ    (BX)(SI*2), SI
-	MOVQ    ld+24(FP), BX
-	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, BX
-	SHLQ    $0x02, DI
-	MOVQ    acc+0(FP), BX
-	VMOVUPS (BX), Z0
-	VMOVUPS 64(BX), Z1
-	ADDQ    DI, BX
-	XORQ    BX, BX
-	MOVQ    ahead+64(FP), R8
-	MOVQ    last+72(FP), R9
-	LEAQ    (R8)(BX*4), BX
-	XORQ    R8, R8
-	MOVQ    R8, (SP)
+run0:
+	MOVQ 16(BX), R9
+	CMPQ R9, 24(BX)
+	JLS  begin0
+	MOVQ 64(BX), R9
+	MOVQ R9, 32(BX)
+	MOVQ 56(BX), R9
 
-row:
-	CMPQ             BX, R9
-	CMOVQHI          R9, BX
-	MOVLQSX          (BX), R10
-	IMULQ            DI, R10
-	SHRQ             $0x01, R10
-	ADDQ             rows+32(FP), R10
-	PREFETCHT0       (R10)(R8*1)
-	PREFETCHT0       64(R10)(R8*1)
-	SUBQ             $-128, R8
-	LEAQ             4(BX), R11
-	LEAQ             (R8)(R8*1), R10
-	CMPQ             R10, DI
-	CMOVQGE          (SP), R8
-	CMOVQGE          R11, BX
-	MOVLQSX          (CX), R10
-	IMULQ            DI, R10
-	SHRQ             $0x01, R10
-	ADDQ             SI, R10
-	VCVTPH2PS        (R10), Z2
-	VFMADD231PS.BCST (DX), Z2, Z0
-	VCVTPH2PS        32(R10), Z2
-	VFMADD231PS.BCST (DX), Z2, Z1
-	ADDQ             $0x04, CX
-	ADDQ             $0x04, DX
-	DECQ             AX
-	JNZ              row
-	VCMPPS           $0x07, Z0, Z1, K1
-	KMOVW            K1, AX
-	XORL             $0x0000ffff, AX
-	MOVQ             AX, nan+80(FP)
-	TESTL            AX, AX
-	JNZ              done
-	MOVQ             acc+0(FP), AX
-	VMOVUPS          Z0, (AX)
-	VMOVUPS          Z1, 64(AX)
-	ADDQ             DI, AX
+begin0:
+	MOVLQSX (R9), R8
+	IMULQ   40(BX), R8
+	ADDQ    32(BX), R8
+	ADDQ    $0x04, R9
+	MOVQ    R9, 16(BX)
+	MOVQ    48(BX), R9
+	JMP     on0
 
-done:
-	VZEROUPPER
-	RET
-
-// func accumulate2x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate2x64AVX512(SB), NOSPLIT, $8-88
+// func accumulate2x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate2x64AVX512(SB), NOSPLIT, $0-80
 	MOVQ    n+56(FP), AX
 	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
@@ -169,28 +797,18 @@ TEXT ·accumulate2x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R8), Z6
 	VMOVUPS 192(R8), Z7
 	ADDQ    DI, R8
-	XORQ    R8, R8
-	MOVQ    ahead+64(FP), R9
-	MOVQ    last+72(FP), R10
-	LEAQ    (R9)(R8*4), R8
-	XORQ    R9, R9
-	MOVQ    R9, (SP)
+	MOVQ    ahead+64(FP), R8
+	MOVQ    (R8), R9
+	MOVQ    8(R8), R10
 
 row:
-	CMPQ             R8, R10
-	CMOVQHI          R10, R8
-	MOVLQSX          (R8), R11
-	IMULQ            DI, R11
-	SHRQ             $0x01, R11
-	ADDQ             rows+32(FP), R11
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       64(R11)(R9*1)
-	SUBQ             $-128, R9
-	LEAQ             4(R8), R12
-	LEAQ             (R9)(R9*1), R11
-	CMPQ             R11, DI
-	CMOVQGE          (SP), R9
-	CMOVQGE          R12, R8
+	PREFETCHT1 (R9)
+	PREFETCHT1 64(R9)
+	SUBQ       $-128, R9
+	SUBQ       $0x00000080, R10
+	JLE        run0
+
+on0:
 	MOVLQSX          (CX), R11
 	IMULQ            DI, R11
 	SHRQ             $0x01, R11
@@ -217,7 +835,7 @@ row:
 	VCMPPS           $0x07, Z6, Z7, K1, K1
 	KMOVW            K1, AX
 	XORL             $0x0000ffff, AX
-	MOVQ             AX, nan+80(FP)
+	MOVQ             AX, nan+72(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
@@ -233,87 +851,31 @@ row:
 	ADDQ             DI, AX
 
 done:
+	MOVQ R9, (R8)
+	MOVQ R10, 8(R8)
 	VZEROUPPER
 	RET
 
-// func accumulate2x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate2x32AVX512(SB), NOSPLIT, $8-88
-	MOVQ    n+56(FP), AX
-	MOVQ    at+48(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    rows+32(FP), BX
-	MOVQ    channel+40(FP), SI
-	LEAQ    (BX)(SI*2), SI
-	MOVQ    ld+24(FP), BX
-	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, BX
-	SHLQ    $0x02, DI
-	MOVQ    acc+0(FP), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	ADDQ    DI, R8
-	VMOVUPS (R8), Z2
-	VMOVUPS 64(R8), Z3
-	ADDQ    DI, R8
-	XORQ    R8, R8
-	MOVQ    ahead+64(FP), R9
-	MOVQ    last+72(FP), R10
-	LEAQ    (R9)(R8*4), R8
-	XORQ    R9, R9
-	MOVQ    R9, (SP)
+run0:
+	MOVQ 16(R8), R10
+	CMPQ R10, 24(R8)
+	JLS  begin0
+	MOVQ 64(R8), R10
+	MOVQ R10, 32(R8)
+	MOVQ 56(R8), R10
 
-row:
-	CMPQ             R8, R10
-	CMOVQHI          R10, R8
-	MOVLQSX          (R8), R11
-	IMULQ            DI, R11
-	SHRQ             $0x01, R11
-	ADDQ             rows+32(FP), R11
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       64(R11)(R9*1)
-	SUBQ             $-128, R9
-	LEAQ             4(R8), R12
-	LEAQ             (R9)(R9*1), R11
-	CMPQ             R11, DI
-	CMOVQGE          (SP), R9
-	CMOVQGE          R12, R8
-	MOVLQSX          (CX), R11
-	IMULQ            DI, R11
-	SHRQ             $0x01, R11
-	ADDQ             SI, R11
-	VCVTPH2PS        (R11), Z4
-	VFMADD231PS.BCST (DX), Z4, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z4, Z2
-	VCVTPH2PS        32(R11), Z4
-	VFMADD231PS.BCST (DX), Z4, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z4, Z3
-	ADDQ             $0x04, CX
-	ADDQ             $0x04, DX
-	DECQ             AX
-	JNZ              row
-	VCMPPS           $0x07, Z0, Z1, K1
-	VCMPPS           $0x07, Z2, Z3, K1, K1
-	KMOVW            K1, AX
-	XORL             $0x0000ffff, AX
-	MOVQ             AX, nan+80(FP)
-	TESTL            AX, AX
-	JNZ              done
-	MOVQ             acc+0(FP), AX
-	VMOVUPS          Z0, (AX)
-	VMOVUPS          Z1, 64(AX)
-	ADDQ             DI, AX
-	VMOVUPS          Z2, (AX)
-	VMOVUPS          Z3, 64(AX)
-	ADDQ             DI, AX
+begin0:
+	MOVLQSX (R10), R9
+	IMULQ   40(R8), R9
+	ADDQ    32(R8), R9
+	ADDQ    $0x04, R10
+	MOVQ    R10, 16(R8)
+	MOVQ    48(R8), R10
+	JMP     on0
 
-done:
-	VZEROUPPER
-	RET
-
-// func accumulate3x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate3x64AVX512(SB), NOSPLIT, $8-88
+// func accumulate3x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate3x64AVX512(SB), NOSPLIT, $0-80
 	MOVQ    n+56(FP), AX
 	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
@@ -340,28 +902,18 @@ TEXT ·accumulate3x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R8), Z10
 	VMOVUPS 192(R8), Z11
 	ADDQ    DI, R8
-	XORQ    R8, R8
-	MOVQ    ahead+64(FP), R9
-	MOVQ    last+72(FP), R10
-	LEAQ    (R9)(R8*4), R8
-	XORQ    R9, R9
-	MOVQ    R9, (SP)
+	MOVQ    ahead+64(FP), R8
+	MOVQ    (R8), R9
+	MOVQ    8(R8), R10
 
 row:
-	CMPQ             R8, R10
-	CMOVQHI          R10, R8
-	MOVLQSX          (R8), R11
-	IMULQ            DI, R11
-	SHRQ             $0x01, R11
-	ADDQ             rows+32(FP), R11
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       64(R11)(R9*1)
-	SUBQ             $-128, R9
-	LEAQ             4(R8), R12
-	LEAQ             (R9)(R9*1), R11
-	CMPQ             R11, DI
-	CMOVQGE          (SP), R9
-	CMOVQGE          R12, R8
+	PREFETCHT1 (R9)
+	PREFETCHT1 64(R9)
+	SUBQ       $-128, R9
+	SUBQ       $0x00000080, R10
+	JLE        run0
+
+on0:
 	MOVLQSX          (CX), R11
 	IMULQ            DI, R11
 	SHRQ             $0x01, R11
@@ -394,7 +946,7 @@ row:
 	VCMPPS           $0x07, Z10, Z11, K1, K1
 	KMOVW            K1, AX
 	XORL             $0x0000ffff, AX
-	MOVQ             AX, nan+80(FP)
+	MOVQ             AX, nan+72(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
@@ -415,96 +967,31 @@ row:
 	ADDQ             DI, AX
 
 done:
+	MOVQ R9, (R8)
+	MOVQ R10, 8(R8)
 	VZEROUPPER
 	RET
 
-// func accumulate3x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate3x32AVX512(SB), NOSPLIT, $8-88
-	MOVQ    n+56(FP), AX
-	MOVQ    at+48(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    rows+32(FP), BX
-	MOVQ    channel+40(FP), SI
-	LEAQ    (BX)(SI*2), SI
-	MOVQ    ld+24(FP), BX
-	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, BX
-	SHLQ    $0x02, DI
-	MOVQ    acc+0(FP), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	ADDQ    DI, R8
-	VMOVUPS (R8), Z2
-	VMOVUPS 64(R8), Z3
-	ADDQ    DI, R8
-	VMOVUPS (R8), Z4
-	VMOVUPS 64(R8), Z5
-	ADDQ    DI, R8
-	XORQ    R8, R8
-	MOVQ    ahead+64(FP), R9
-	MOVQ    last+72(FP), R10
-	LEAQ    (R9)(R8*4), R8
-	XORQ    R9, R9
-	MOVQ    R9, (SP)
+run0:
+	MOVQ 16(R8), R10
+	CMPQ R10, 24(R8)
+	JLS  begin0
+	MOVQ 64(R8), R10
+	MOVQ R10, 32(R8)
+	MOVQ 56(R8), R10
 
-row:
-	CMPQ             R8, R10
-	CMOVQHI          R10, R8
-	MOVLQSX          (R8), R11
-	IMULQ            DI, R11
-	SHRQ             $0x01, R11
-	ADDQ             rows+32(FP), R11
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       64(R11)(R9*1)
-	SUBQ             $-128, R9
-	LEAQ             4(R8), R12
-	LEAQ             (R9)(R9*1), R11
-	CMPQ             R11, DI
-	CMOVQGE          (SP), R9
-	CMOVQGE          R12, R8
-	MOVLQSX          (CX), R11
-	IMULQ            DI, R11
-	SHRQ             $0x01, R11
-	ADDQ             SI, R11
-	VCVTPH2PS        (R11), Z6
-	VFMADD231PS.BCST (DX), Z6, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z6, Z2
-	VFMADD231PS.BCST (DX)(BX*2), Z6, Z4
-	VCVTPH2PS        32(R11), Z6
-	VFMADD231PS.BCST (DX), Z6, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z6, Z3
-	VFMADD231PS.BCST (DX)(BX*2), Z6, Z5
-	ADDQ             $0x04, CX
-	ADDQ             $0x04, DX
-	DECQ             AX
-	JNZ              row
-	VCMPPS           $0x07, Z0, Z1, K1
-	VCMPPS           $0x07, Z2, Z3, K1, K1
-	VCMPPS           $0x07, Z4, Z5, K1, K1
-	KMOVW            K1, AX
-	XORL             $0x0000ffff, AX
-	MOVQ             AX, nan+80(FP)
-	TESTL            AX, AX
-	JNZ              done
-	MOVQ             acc+0(FP), AX
-	VMOVUPS          Z0, (AX)
-	VMOVUPS          Z1, 64(AX)
-	ADDQ             DI, AX
-	VMOVUPS          Z2, (AX)
-	VMOVUPS          Z3, 64(AX)
-	ADDQ             DI, AX
-	VMOVUPS          Z4, (AX)
-	VMOVUPS          Z5, 64(AX)
-	ADDQ             DI, AX
+begin0:
+	MOVLQSX (R10), R9
+	IMULQ   40(R8), R9
+	ADDQ    32(R8), R9
+	ADDQ    $0x04, R10
+	MOVQ    R10, 16(R8)
+	MOVQ    48(R8), R10
+	JMP     on0
 
-done:
-	VZEROUPPER
-	RET
-
-// func accumulate4x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate4x64AVX512(SB), NOSPLIT, $8-88
+// func accumulate4x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate4x64AVX512(SB), NOSPLIT, $0-80
 	MOVQ    n+56(FP), AX
 	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
@@ -537,28 +1024,18 @@ TEXT ·accumulate4x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R9), Z14
 	VMOVUPS 192(R9), Z15
 	ADDQ    DI, R9
-	XORQ    R9, R9
-	MOVQ    ahead+64(FP), R10
-	MOVQ    last+72(FP), R11
-	LEAQ    (R10)(R9*4), R9
-	XORQ    R10, R10
-	MOVQ    R10, (SP)
+	MOVQ    ahead+64(FP), R9
+	MOVQ    (R9), R10
+	MOVQ    8(R9), R11
 
 row:
-	CMPQ             R9, R11
-	CMOVQHI          R11, R9
-	MOVLQSX          (R9), R12
-	IMULQ            DI, R12
-	SHRQ             $0x01, R12
-	ADDQ             rows+32(FP), R12
-	PREFETCHT0       (R12)(R10*1)
-	PREFETCHT0       64(R12)(R10*1)
-	SUBQ             $-128, R10
-	LEAQ             4(R9), R13
-	LEAQ             (R10)(R10*1), R12
-	CMPQ             R12, DI
-	CMOVQGE          (SP), R10
-	CMOVQGE          R13, R9
+	PREFETCHT1 (R10)
+	PREFETCHT1 64(R10)
+	SUBQ       $-128, R10
+	SUBQ       $0x00000080, R11
+	JLE        run0
+
+on0:
 	MOVLQSX          (CX), R12
 	IMULQ            DI, R12
 	SHRQ             $0x01, R12
@@ -597,7 +1074,7 @@ row:
 	VCMPPS           $0x07, Z14, Z15, K1, K1
 	KMOVW            K1, AX
 	XORL             $0x0000ffff, AX
-	MOVQ             AX, nan+80(FP)
+	MOVQ             AX, nan+72(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
@@ -623,106 +1100,31 @@ row:
 	ADDQ             DI, AX
 
 done:
+	MOVQ R10, (R9)
+	MOVQ R11, 8(R9)
 	VZEROUPPER
 	RET
 
-// func accumulate4x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate4x32AVX512(SB), NOSPLIT, $8-88
-	MOVQ    n+56(FP), AX
-	MOVQ    at+48(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    rows+32(FP), BX
-	MOVQ    channel+40(FP), SI
-	LEAQ    (BX)(SI*2), SI
-	MOVQ    ld+24(FP), BX
-	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, BX
-	SHLQ    $0x02, DI
-	LEAQ    (BX)(BX*2), R8
-	MOVQ    acc+0(FP), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	ADDQ    DI, R9
-	VMOVUPS (R9), Z2
-	VMOVUPS 64(R9), Z3
-	ADDQ    DI, R9
-	VMOVUPS (R9), Z4
-	VMOVUPS 64(R9), Z5
-	ADDQ    DI, R9
-	VMOVUPS (R9), Z6
-	VMOVUPS 64(R9), Z7
-	ADDQ    DI, R9
-	XORQ    R9, R9
-	MOVQ    ahead+64(FP), R10
-	MOVQ    last+72(FP), R11
-	LEAQ    (R10)(R9*4), R9
-	XORQ    R10, R10
-	MOVQ    R10, (SP)
+run0:
+	MOVQ 16(R9), R11
+	CMPQ R11, 24(R9)
+	JLS  begin0
+	MOVQ 64(R9), R11
+	MOVQ R11, 32(R9)
+	MOVQ 56(R9), R11
 
-row:
-	CMPQ             R9, R11
-	CMOVQHI          R11, R9
-	MOVLQSX          (R9), R12
-	IMULQ            DI, R12
-	SHRQ             $0x01, R12
-	ADDQ             rows+32(FP), R12
-	PREFETCHT0       (R12)(R10*1)
-	PREFETCHT0       64(R12)(R10*1)
-	SUBQ             $-128, R10
-	LEAQ             4(R9), R13
-	LEAQ             (R10)(R10*1), R12
-	CMPQ             R12, DI
-	CMOVQGE          (SP), R10
-	CMOVQGE          R13, R9
-	MOVLQSX          (CX), R12
-	IMULQ            DI, R12
-	SHRQ             $0x01, R12
-	ADDQ             SI, R12
-	VCVTPH2PS        (R12), Z8
-	VFMADD231PS.BCST (DX), Z8, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z8, Z2
-	VFMADD231PS.BCST (DX)(BX*2), Z8, Z4
-	VFMADD231PS.BCST (DX)(R8*1), Z8, Z6
-	VCVTPH2PS        32(R12), Z8
-	VFMADD231PS.BCST (DX), Z8, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z8, Z3
-	VFMADD231PS.BCST (DX)(BX*2), Z8, Z5
-	VFMADD231PS.BCST (DX)(R8*1), Z8, Z7
-	ADDQ             $0x04, CX
-	ADDQ             $0x04, DX
-	DECQ             AX
-	JNZ              row
-	VCMPPS           $0x07, Z0, Z1, K1
-	VCMPPS           $0x07, Z2, Z3, K1, K1
-	VCMPPS           $0x07, Z4, Z5, K1, K1
-	VCMPPS           $0x07, Z6, Z7, K1, K1
-	KMOVW            K1, AX
-	XORL             $0x0000ffff, AX
-	MOVQ             AX, nan+80(FP)
-	TESTL            AX, AX
-	JNZ              done
-	MOVQ             acc+0(FP), AX
-	VMOVUPS          Z0, (AX)
-	VMOVUPS          Z1, 64(AX)
-	ADDQ             DI, AX
-	VMOVUPS          Z2, (AX)
-	VMOVUPS          Z3, 64(AX)
-	ADDQ             DI, AX
-	VMOVUPS          Z4, (AX)
-	VMOVUPS          Z5, 64(AX)
-	ADDQ             DI, AX
-	VMOVUPS          Z6, (AX)
-	VMOVUPS          Z7, 64(AX)
-	ADDQ             DI, AX
+begin0:
+	MOVLQSX (R11), R10
+	IMULQ   40(R9), R10
+	ADDQ    32(R9), R10
+	ADDQ    $0x04, R11
+	MOVQ    R11, 16(R9)
+	MOVQ    48(R9), R11
+	JMP     on0
 
-done:
-	VZEROUPPER
-	RET
-
-// func accumulate5x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate5x64AVX512(SB), NOSPLIT, $8-88
+// func accumulate5x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate5x64AVX512(SB), NOSPLIT, $0-80
 	MOVQ    n+56(FP), AX
 	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
@@ -760,28 +1162,18 @@ TEXT ·accumulate5x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R9), Z18
 	VMOVUPS 192(R9), Z19
 	ADDQ    DI, R9
-	XORQ    R9, R9
-	MOVQ    ahead+64(FP), R10
-	MOVQ    last+72(FP), R11
-	LEAQ    (R10)(R9*4), R9
-	XORQ    R10, R10
-	MOVQ    R10, (SP)
+	MOVQ    ahead+64(FP), R9
+	MOVQ    (R9), R10
+	MOVQ    8(R9), R11
 
 row:
-	CMPQ             R9, R11
-	CMOVQHI          R11, R9
-	MOVLQSX          (R9), R12
-	IMULQ            DI, R12
-	SHRQ             $0x01, R12
-	ADDQ             rows+32(FP), R12
-	PREFETCHT0       (R12)(R10*1)
-	PREFETCHT0       64(R12)(R10*1)
-	SUBQ             $-128, R10
-	LEAQ             4(R9), R13
-	LEAQ             (R10)(R10*1), R12
-	CMPQ             R12, DI
-	CMOVQGE          (SP), R10
-	CMOVQGE          R13, R9
+	PREFETCHT1 (R10)
+	PREFETCHT1 64(R10)
+	SUBQ       $-128, R10
+	SUBQ       $0x00000080, R11
+	JLE        run0
+
+on0:
 	MOVLQSX          (CX), R12
 	IMULQ            DI, R12
 	SHRQ             $0x01, R12
@@ -826,7 +1218,7 @@ row:
 	VCMPPS           $0x07, Z18, Z19, K1, K1
 	KMOVW            K1, AX
 	XORL             $0x0000ffff, AX
-	MOVQ             AX, nan+80(FP)
+	MOVQ             AX, nan+72(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
@@ -857,115 +1249,31 @@ row:
 	ADDQ             DI, AX
 
 done:
+	MOVQ R10, (R9)
+	MOVQ R11, 8(R9)
 	VZEROUPPER
 	RET
 
-// func accumulate5x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate5x32AVX512(SB), NOSPLIT, $8-88
-	MOVQ    n+56(FP), AX
-	MOVQ    at+48(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    rows+32(FP), BX
-	MOVQ    channel+40(FP), SI
-	LEAQ    (BX)(SI*2), SI
-	MOVQ    ld+24(FP), BX
-	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, BX
-	SHLQ    $0x02, DI
-	LEAQ    (BX)(BX*2), R8
-	MOVQ    acc+0(FP), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	ADDQ    DI, R9
-	VMOVUPS (R9), Z2
-	VMOVUPS 64(R9), Z3
-	ADDQ    DI, R9
-	VMOVUPS (R9), Z4
-	VMOVUPS 64(R9), Z5
-	ADDQ    DI, R9
-	VMOVUPS (R9), Z6
-	VMOVUPS 64(R9), Z7
-	ADDQ    DI, R9
-	VMOVUPS (R9), Z8
-	VMOVUPS 64(R9), Z9
-	ADDQ    DI, R9
-	XORQ    R9, R9
-	MOVQ    ahead+64(FP), R10
-	MOVQ    last+72(FP), R11
-	LEAQ    (R10)(R9*4), R9
-	XORQ    R10, R10
-	MOVQ    R10, (SP)
+run0:
+	MOVQ 16(R9), R11
+	CMPQ R11, 24(R9)
+	JLS  begin0
+	MOVQ 64(R9), R11
+	MOVQ R11, 32(R9)
+	MOVQ 56(R9), R11
 
-row:
-	CMPQ             R9, R11
-	CMOVQHI          R11, R9
-	MOVLQSX          (R9), R12
-	IMULQ            DI, R12
-	SHRQ             $0x01, R12
-	ADDQ             rows+32(FP), R12
-	PREFETCHT0       (R12)(R10*1)
-	PREFETCHT0       64(R12)(R10*1)
-	SUBQ             $-128, R10
-	LEAQ             4(R9), R13
-	LEAQ             (R10)(R10*1), R12
-	CMPQ             R12, DI
-	CMOVQGE          (SP), R10
-	CMOVQGE          R13, R9
-	MOVLQSX          (CX), R12
-	IMULQ            DI, R12
-	SHRQ             $0x01, R12
-	ADDQ             SI, R12
-	VCVTPH2PS        (R12), Z10
-	VFMADD231PS.BCST (DX), Z10, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z10, Z2
-	VFMADD231PS.BCST (DX)(BX*2), Z10, Z4
-	VFMADD231PS.BCST (DX)(R8*1), Z10, Z6
-	VFMADD231PS.BCST (DX)(BX*4), Z10, Z8
-	VCVTPH2PS        32(R12), Z10
-	VFMADD231PS.BCST (DX), Z10, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z10, Z3
-	VFMADD231PS.BCST (DX)(BX*2), Z10, Z5
-	VFMADD231PS.BCST (DX)(R8*1), Z10, Z7
-	VFMADD231PS.BCST (DX)(BX*4), Z10, Z9
-	ADDQ             $0x04, CX
-	ADDQ             $0x04, DX
-	DECQ             AX
-	JNZ              row
-	VCMPPS           $0x07, Z0, Z1, K1
-	VCMPPS           $0x07, Z2, Z3, K1, K1
-	VCMPPS           $0x07, Z4, Z5, K1, K1
-	VCMPPS           $0x07, Z6, Z7, K1, K1
-	VCMPPS           $0x07, Z8, Z9, K1, K1
-	KMOVW            K1, AX
-	XORL             $0x0000ffff, AX
-	MOVQ             AX, nan+80(FP)
-	TESTL            AX, AX
-	JNZ              done
-	MOVQ             acc+0(FP), AX
-	VMOVUPS          Z0, (AX)
-	VMOVUPS          Z1, 64(AX)
-	ADDQ             DI, AX
-	VMOVUPS          Z2, (AX)
-	VMOVUPS          Z3, 64(AX)
-	ADDQ             DI, AX
-	VMOVUPS          Z4, (AX)
-	VMOVUPS          Z5, 64(AX)
-	ADDQ             DI, AX
-	VMOVUPS          Z6, (AX)
-	VMOVUPS          Z7, 64(AX)
-	ADDQ             DI, AX
-	VMOVUPS          Z8, (AX)
-	VMOVUPS          Z9, 64(AX)
-	ADDQ             DI, AX
+begin0:
+	MOVLQSX (R11), R10
+	IMULQ   40(R9), R10
+	ADDQ    32(R9), R10
+	ADDQ    $0x04, R11
+	MOVQ    R11, 16(R9)
+	MOVQ    48(R9), R11
+	JMP     on0
 
-done:
-	VZEROUPPER
-	RET
-
-// func accumulate6x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate6x64AVX512(SB), NOSPLIT, $8-88
+// func accumulate6x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate6x64AVX512(SB), NOSPLIT, $0-80
 	MOVQ    n+56(FP), AX
 	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
@@ -1009,28 +1317,18 @@ TEXT ·accumulate6x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R10), Z22
 	VMOVUPS 192(R10), Z23
 	ADDQ    DI, R10
-	XORQ    R10, R10
-	MOVQ    ahead+64(FP), R11
-	MOVQ    last+72(FP), R12
-	LEAQ    (R11)(R10*4), R10
-	XORQ    R11, R11
-	MOVQ    R11, (SP)
+	MOVQ    ahead+64(FP), R10
+	MOVQ    (R10), R11
+	MOVQ    8(R10), R12
 
 row:
-	CMPQ             R10, R12
-	CMOVQHI          R12, R10
-	MOVLQSX          (R10), R13
-	IMULQ            DI, R13
-	SHRQ             $0x01, R13
-	ADDQ             rows+32(FP), R13
-	PREFETCHT0       (R13)(R11*1)
-	PREFETCHT0       64(R13)(R11*1)
-	SUBQ             $-128, R11
-	LEAQ             4(R10), R14
-	LEAQ             (R11)(R11*1), R13
-	CMPQ             R13, DI
-	CMOVQGE          (SP), R11
-	CMOVQGE          R14, R10
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	SUBQ       $-128, R11
+	SUBQ       $0x00000080, R12
+	JLE        run0
+
+on0:
 	MOVLQSX          (CX), R13
 	IMULQ            DI, R13
 	SHRQ             $0x01, R13
@@ -1081,7 +1379,7 @@ row:
 	VCMPPS           $0x07, Z22, Z23, K1, K1
 	KMOVW            K1, AX
 	XORL             $0x0000ffff, AX
-	MOVQ             AX, nan+80(FP)
+	MOVQ             AX, nan+72(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
@@ -1117,125 +1415,31 @@ row:
 	ADDQ             DI, AX
 
 done:
+	MOVQ R11, (R10)
+	MOVQ R12, 8(R10)
 	VZEROUPPER
 	RET
 
-// func accumulate6x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate6x32AVX512(SB), NOSPLIT, $8-88
-	MOVQ    n+56(FP), AX
-	MOVQ    at+48(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    rows+32(FP), BX
-	MOVQ    channel+40(FP), SI
-	LEAQ    (BX)(SI*2), SI
-	MOVQ    ld+24(FP), BX
-	MOVQ    dim+8(FP), DI
-	SHLQ    $0x02, BX
-	SHLQ    $0x02, DI
-	LEAQ    (BX)(BX*2), R8
-	LEAQ    (BX)(BX*4), R9
-	MOVQ    acc+0(FP), R10
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	ADDQ    DI, R10
-	VMOVUPS (R10), Z2
-	VMOVUPS 64(R10), Z3
-	ADDQ    DI, R10
-	VMOVUPS (R10), Z4
-	VMOVUPS 64(R10), Z5
-	ADDQ    DI, R10
-	VMOVUPS (R10), Z6
-	VMOVUPS 64(R10), Z7
-	ADDQ    DI, R10
-	VMOVUPS (R10), Z8
-	VMOVUPS 64(R10), Z9
-	ADDQ    DI, R10
-	VMOVUPS (R10), Z10
-	VMOVUPS 64(R10), Z11
-	ADDQ    DI, R10
-	XORQ    R10, R10
-	MOVQ    ahead+64(FP), R11
-	MOVQ    last+72(FP), R12
-	LEAQ    (R11)(R10*4), R10
-	XORQ    R11, R11
-	MOVQ    R11, (SP)
+run0:
+	MOVQ 16(R10), R12
+	CMPQ R12, 24(R10)
+	JLS  begin0
+	MOVQ 64(R10), R12
+	MOVQ R12, 32(R10)
+	MOVQ 56(R10), R12
 
-row:
-	CMPQ             R10, R12
-	CMOVQHI          R12, R10
-	MOVLQSX          (R10), R13
-	IMULQ            DI, R13
-	SHRQ             $0x01, R13
-	ADDQ             rows+32(FP), R13
-	PREFETCHT0       (R13)(R11*1)
-	PREFETCHT0       64(R13)(R11*1)
-	SUBQ             $-128, R11
-	LEAQ             4(R10), R14
-	LEAQ             (R11)(R11*1), R13
-	CMPQ             R13, DI
-	CMOVQGE          (SP), R11
-	CMOVQGE          R14, R10
-	MOVLQSX          (CX), R13
-	IMULQ            DI, R13
-	SHRQ             $0x01, R13
-	ADDQ             SI, R13
-	VCVTPH2PS        (R13), Z12
-	VFMADD231PS.BCST (DX), Z12, Z0
-	VFMADD231PS.BCST (DX)(BX*1), Z12, Z2
-	VFMADD231PS.BCST (DX)(BX*2), Z12, Z4
-	VFMADD231PS.BCST (DX)(R8*1), Z12, Z6
-	VFMADD231PS.BCST (DX)(BX*4), Z12, Z8
-	VFMADD231PS.BCST (DX)(R9*1), Z12, Z10
-	VCVTPH2PS        32(R13), Z12
-	VFMADD231PS.BCST (DX), Z12, Z1
-	VFMADD231PS.BCST (DX)(BX*1), Z12, Z3
-	VFMADD231PS.BCST (DX)(BX*2), Z12, Z5
-	VFMADD231PS.BCST (DX)(R8*1), Z12, Z7
-	VFMADD231PS.BCST (DX)(BX*4), Z12, Z9
-	VFMADD231PS.BCST (DX)(R9*1), Z12, Z11
-	ADDQ             $0x04, CX
-	ADDQ             $0x04, DX
-	DECQ             AX
-	JNZ              row
-	VCMPPS           $0x07, Z0, Z1, K1
-	VCMPPS           $0x07, Z2, Z3, K1, K1
-	VCMPPS           $0x07, Z4, Z5, K1, K1
-	VCMPPS           $0x07, Z6, Z7, K1, K1
-	VCMPPS           $0x07, Z8, Z9, K1, K1
-	VCMPPS           $0x07, Z10, Z11, K1, K1
-	KMOVW            K1, AX
-	XORL             $0x0000ffff, AX
-	MOVQ             AX, nan+80(FP)
-	TESTL            AX, AX
-	JNZ              done
-	MOVQ             acc+0(FP), AX
-	VMOVUPS          Z0, (AX)
-	VMOVUPS          Z1, 64(AX)
-	ADDQ             DI, AX
-	VMOVUPS          Z2, (AX)
-	VMOVUPS          Z3, 64(AX)
-	ADDQ             DI, AX
-	VMOVUPS          Z4, (AX)
-	VMOVUPS          Z5, 64(AX)
-	ADDQ             DI, AX
-	VMOVUPS          Z6, (AX)
-	VMOVUPS          Z7, 64(AX)
-	ADDQ             DI, AX
-	VMOVUPS          Z8, (AX)
-	VMOVUPS          Z9, 64(AX)
-	ADDQ             DI, AX
-	VMOVUPS          Z10, (AX)
-	VMOVUPS          Z11, 64(AX)
-	ADDQ             DI, AX
+begin0:
+	MOVLQSX (R12), R11
+	IMULQ   40(R10), R11
+	ADDQ    32(R10), R11
+	ADDQ    $0x04, R12
+	MOVQ    R12, 16(R10)
+	MOVQ    48(R10), R12
+	JMP     on0
 
-done:
-	VZEROUPPER
-	RET
-
-// func accumulate7x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate7x64AVX512(SB), NOSPLIT, $8-88
+// func accumulate7x64AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate7x64AVX512(SB), NOSPLIT, $0-80
 	MOVQ    n+56(FP), AX
 	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
@@ -1284,28 +1488,18 @@ TEXT ·accumulate7x64AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS 128(R10), Z26
 	VMOVUPS 192(R10), Z27
 	ADDQ    DI, R10
-	XORQ    R10, R10
-	MOVQ    ahead+64(FP), R11
-	MOVQ    last+72(FP), R12
-	LEAQ    (R11)(R10*4), R10
-	XORQ    R11, R11
-	MOVQ    R11, (SP)
+	MOVQ    ahead+64(FP), R10
+	MOVQ    (R10), R11
+	MOVQ    8(R10), R12
 
 row:
-	CMPQ             R10, R12
-	CMOVQHI          R12, R10
-	MOVLQSX          (R10), R13
-	IMULQ            DI, R13
-	SHRQ             $0x01, R13
-	ADDQ             rows+32(FP), R13
-	PREFETCHT0       (R13)(R11*1)
-	PREFETCHT0       64(R13)(R11*1)
-	SUBQ             $-128, R11
-	LEAQ             4(R10), R14
-	LEAQ             (R11)(R11*1), R13
-	CMPQ             R13, DI
-	CMOVQGE          (SP), R11
-	CMOVQGE          R14, R10
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	SUBQ       $-128, R11
+	SUBQ       $0x00000080, R12
+	JLE        run0
+
+on0:
 	MOVLQSX          (CX), R13
 	IMULQ            DI, R13
 	SHRQ             $0x01, R13
@@ -1362,7 +1556,7 @@ row:
 	VCMPPS           $0x07, Z26, Z27, K1, K1
 	KMOVW            K1, AX
 	XORL             $0x0000ffff, AX
-	MOVQ             AX, nan+80(FP)
+	MOVQ             AX, nan+72(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
@@ -1403,12 +1597,614 @@ row:
 	ADDQ             DI, AX
 
 done:
+	MOVQ R11, (R10)
+	MOVQ R12, 8(R10)
 	VZEROUPPER
 	RET
 
-// func accumulate7x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·accumulate7x32AVX512(SB), NOSPLIT, $8-88
+run0:
+	MOVQ 16(R10), R12
+	CMPQ R12, 24(R10)
+	JLS  begin0
+	MOVQ 64(R10), R12
+	MOVQ R12, 32(R10)
+	MOVQ 56(R10), R12
+
+begin0:
+	MOVLQSX (R12), R11
+	IMULQ   40(R10), R11
+	ADDQ    32(R10), R11
+	ADDQ    $0x04, R12
+	MOVQ    R12, 16(R10)
+	MOVQ    48(R10), R12
+	JMP     on0
+
+// func accumulate1x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate1x32AVX512(SB), NOSPLIT, $0-80
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    rows+32(FP), BX
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
+	MOVQ    dim+8(FP), DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	MOVQ    acc+0(FP), BX
+	VMOVUPS (BX), Z0
+	VMOVUPS 64(BX), Z1
+	ADDQ    DI, BX
+	MOVQ    ahead+64(FP), BX
+	MOVQ    (BX), R8
+	MOVQ    8(BX), R9
+
+row:
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	SUBQ       $0x00000040, R9
+	JLE        run0
+
+on0:
+	MOVLQSX          (CX), R10
+	IMULQ            DI, R10
+	SHRQ             $0x01, R10
+	ADDQ             SI, R10
+	VCVTPH2PS        (R10), Z2
+	VFMADD231PS.BCST (DX), Z2, Z0
+	VCVTPH2PS        32(R10), Z2
+	VFMADD231PS.BCST (DX), Z2, Z1
+	ADDQ             $0x04, CX
+	ADDQ             $0x04, DX
+	DECQ             AX
+	JNZ              row
+	VCMPPS           $0x07, Z0, Z1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
+	MOVQ             AX, nan+72(FP)
+	TESTL            AX, AX
+	JNZ              done
+	MOVQ             acc+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	ADDQ             DI, AX
+
+done:
+	MOVQ R8, (BX)
+	MOVQ R9, 8(BX)
+	VZEROUPPER
+	RET
+
+run0:
+	MOVQ 16(BX), R9
+	CMPQ R9, 24(BX)
+	JLS  begin0
+	MOVQ 64(BX), R9
+	MOVQ R9, 32(BX)
+	MOVQ 56(BX), R9
+
+begin0:
+	MOVLQSX (R9), R8
+	IMULQ   40(BX), R8
+	ADDQ    32(BX), R8
+	ADDQ    $0x04, R9
+	MOVQ    R9, 16(BX)
+	MOVQ    48(BX), R9
+	JMP     on0
+
+// func accumulate2x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate2x32AVX512(SB), NOSPLIT, $0-80
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    rows+32(FP), BX
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
+	MOVQ    dim+8(FP), DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	MOVQ    acc+0(FP), R8
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	ADDQ    DI, R8
+	VMOVUPS (R8), Z2
+	VMOVUPS 64(R8), Z3
+	ADDQ    DI, R8
+	MOVQ    ahead+64(FP), R8
+	MOVQ    (R8), R9
+	MOVQ    8(R8), R10
+
+row:
+	PREFETCHT1 (R9)
+	SUBQ       $-64, R9
+	SUBQ       $0x00000040, R10
+	JLE        run0
+
+on0:
+	MOVLQSX          (CX), R11
+	IMULQ            DI, R11
+	SHRQ             $0x01, R11
+	ADDQ             SI, R11
+	VCVTPH2PS        (R11), Z4
+	VFMADD231PS.BCST (DX), Z4, Z0
+	VFMADD231PS.BCST (DX)(BX*1), Z4, Z2
+	VCVTPH2PS        32(R11), Z4
+	VFMADD231PS.BCST (DX), Z4, Z1
+	VFMADD231PS.BCST (DX)(BX*1), Z4, Z3
+	ADDQ             $0x04, CX
+	ADDQ             $0x04, DX
+	DECQ             AX
+	JNZ              row
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
+	MOVQ             AX, nan+72(FP)
+	TESTL            AX, AX
+	JNZ              done
+	MOVQ             acc+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z2, (AX)
+	VMOVUPS          Z3, 64(AX)
+	ADDQ             DI, AX
+
+done:
+	MOVQ R9, (R8)
+	MOVQ R10, 8(R8)
+	VZEROUPPER
+	RET
+
+run0:
+	MOVQ 16(R8), R10
+	CMPQ R10, 24(R8)
+	JLS  begin0
+	MOVQ 64(R8), R10
+	MOVQ R10, 32(R8)
+	MOVQ 56(R8), R10
+
+begin0:
+	MOVLQSX (R10), R9
+	IMULQ   40(R8), R9
+	ADDQ    32(R8), R9
+	ADDQ    $0x04, R10
+	MOVQ    R10, 16(R8)
+	MOVQ    48(R8), R10
+	JMP     on0
+
+// func accumulate3x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate3x32AVX512(SB), NOSPLIT, $0-80
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    rows+32(FP), BX
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
+	MOVQ    dim+8(FP), DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	MOVQ    acc+0(FP), R8
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	ADDQ    DI, R8
+	VMOVUPS (R8), Z2
+	VMOVUPS 64(R8), Z3
+	ADDQ    DI, R8
+	VMOVUPS (R8), Z4
+	VMOVUPS 64(R8), Z5
+	ADDQ    DI, R8
+	MOVQ    ahead+64(FP), R8
+	MOVQ    (R8), R9
+	MOVQ    8(R8), R10
+
+row:
+	PREFETCHT1 (R9)
+	SUBQ       $-64, R9
+	SUBQ       $0x00000040, R10
+	JLE        run0
+
+on0:
+	MOVLQSX          (CX), R11
+	IMULQ            DI, R11
+	SHRQ             $0x01, R11
+	ADDQ             SI, R11
+	VCVTPH2PS        (R11), Z6
+	VFMADD231PS.BCST (DX), Z6, Z0
+	VFMADD231PS.BCST (DX)(BX*1), Z6, Z2
+	VFMADD231PS.BCST (DX)(BX*2), Z6, Z4
+	VCVTPH2PS        32(R11), Z6
+	VFMADD231PS.BCST (DX), Z6, Z1
+	VFMADD231PS.BCST (DX)(BX*1), Z6, Z3
+	VFMADD231PS.BCST (DX)(BX*2), Z6, Z5
+	ADDQ             $0x04, CX
+	ADDQ             $0x04, DX
+	DECQ             AX
+	JNZ              row
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
+	MOVQ             AX, nan+72(FP)
+	TESTL            AX, AX
+	JNZ              done
+	MOVQ             acc+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z2, (AX)
+	VMOVUPS          Z3, 64(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z4, (AX)
+	VMOVUPS          Z5, 64(AX)
+	ADDQ             DI, AX
+
+done:
+	MOVQ R9, (R8)
+	MOVQ R10, 8(R8)
+	VZEROUPPER
+	RET
+
+run0:
+	MOVQ 16(R8), R10
+	CMPQ R10, 24(R8)
+	JLS  begin0
+	MOVQ 64(R8), R10
+	MOVQ R10, 32(R8)
+	MOVQ 56(R8), R10
+
+begin0:
+	MOVLQSX (R10), R9
+	IMULQ   40(R8), R9
+	ADDQ    32(R8), R9
+	ADDQ    $0x04, R10
+	MOVQ    R10, 16(R8)
+	MOVQ    48(R8), R10
+	JMP     on0
+
+// func accumulate4x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate4x32AVX512(SB), NOSPLIT, $0-80
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    rows+32(FP), BX
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
+	MOVQ    dim+8(FP), DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	LEAQ    (BX)(BX*2), R8
+	MOVQ    acc+0(FP), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	ADDQ    DI, R9
+	VMOVUPS (R9), Z2
+	VMOVUPS 64(R9), Z3
+	ADDQ    DI, R9
+	VMOVUPS (R9), Z4
+	VMOVUPS 64(R9), Z5
+	ADDQ    DI, R9
+	VMOVUPS (R9), Z6
+	VMOVUPS 64(R9), Z7
+	ADDQ    DI, R9
+	MOVQ    ahead+64(FP), R9
+	MOVQ    (R9), R10
+	MOVQ    8(R9), R11
+
+row:
+	PREFETCHT1 (R10)
+	SUBQ       $-64, R10
+	SUBQ       $0x00000040, R11
+	JLE        run0
+
+on0:
+	MOVLQSX          (CX), R12
+	IMULQ            DI, R12
+	SHRQ             $0x01, R12
+	ADDQ             SI, R12
+	VCVTPH2PS        (R12), Z8
+	VFMADD231PS.BCST (DX), Z8, Z0
+	VFMADD231PS.BCST (DX)(BX*1), Z8, Z2
+	VFMADD231PS.BCST (DX)(BX*2), Z8, Z4
+	VFMADD231PS.BCST (DX)(R8*1), Z8, Z6
+	VCVTPH2PS        32(R12), Z8
+	VFMADD231PS.BCST (DX), Z8, Z1
+	VFMADD231PS.BCST (DX)(BX*1), Z8, Z3
+	VFMADD231PS.BCST (DX)(BX*2), Z8, Z5
+	VFMADD231PS.BCST (DX)(R8*1), Z8, Z7
+	ADDQ             $0x04, CX
+	ADDQ             $0x04, DX
+	DECQ             AX
+	JNZ              row
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
+	MOVQ             AX, nan+72(FP)
+	TESTL            AX, AX
+	JNZ              done
+	MOVQ             acc+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z2, (AX)
+	VMOVUPS          Z3, 64(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z4, (AX)
+	VMOVUPS          Z5, 64(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z6, (AX)
+	VMOVUPS          Z7, 64(AX)
+	ADDQ             DI, AX
+
+done:
+	MOVQ R10, (R9)
+	MOVQ R11, 8(R9)
+	VZEROUPPER
+	RET
+
+run0:
+	MOVQ 16(R9), R11
+	CMPQ R11, 24(R9)
+	JLS  begin0
+	MOVQ 64(R9), R11
+	MOVQ R11, 32(R9)
+	MOVQ 56(R9), R11
+
+begin0:
+	MOVLQSX (R11), R10
+	IMULQ   40(R9), R10
+	ADDQ    32(R9), R10
+	ADDQ    $0x04, R11
+	MOVQ    R11, 16(R9)
+	MOVQ    48(R9), R11
+	JMP     on0
+
+// func accumulate5x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate5x32AVX512(SB), NOSPLIT, $0-80
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    rows+32(FP), BX
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
+	MOVQ    dim+8(FP), DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	LEAQ    (BX)(BX*2), R8
+	MOVQ    acc+0(FP), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	ADDQ    DI, R9
+	VMOVUPS (R9), Z2
+	VMOVUPS 64(R9), Z3
+	ADDQ    DI, R9
+	VMOVUPS (R9), Z4
+	VMOVUPS 64(R9), Z5
+	ADDQ    DI, R9
+	VMOVUPS (R9), Z6
+	VMOVUPS 64(R9), Z7
+	ADDQ    DI, R9
+	VMOVUPS (R9), Z8
+	VMOVUPS 64(R9), Z9
+	ADDQ    DI, R9
+	MOVQ    ahead+64(FP), R9
+	MOVQ    (R9), R10
+	MOVQ    8(R9), R11
+
+row:
+	PREFETCHT1 (R10)
+	SUBQ       $-64, R10
+	SUBQ       $0x00000040, R11
+	JLE        run0
+
+on0:
+	MOVLQSX          (CX), R12
+	IMULQ            DI, R12
+	SHRQ             $0x01, R12
+	ADDQ             SI, R12
+	VCVTPH2PS        (R12), Z10
+	VFMADD231PS.BCST (DX), Z10, Z0
+	VFMADD231PS.BCST (DX)(BX*1), Z10, Z2
+	VFMADD231PS.BCST (DX)(BX*2), Z10, Z4
+	VFMADD231PS.BCST (DX)(R8*1), Z10, Z6
+	VFMADD231PS.BCST (DX)(BX*4), Z10, Z8
+	VCVTPH2PS        32(R12), Z10
+	VFMADD231PS.BCST (DX), Z10, Z1
+	VFMADD231PS.BCST (DX)(BX*1), Z10, Z3
+	VFMADD231PS.BCST (DX)(BX*2), Z10, Z5
+	VFMADD231PS.BCST (DX)(R8*1), Z10, Z7
+	VFMADD231PS.BCST (DX)(BX*4), Z10, Z9
+	ADDQ             $0x04, CX
+	ADDQ             $0x04, DX
+	DECQ             AX
+	JNZ              row
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	VCMPPS           $0x07, Z8, Z9, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
+	MOVQ             AX, nan+72(FP)
+	TESTL            AX, AX
+	JNZ              done
+	MOVQ             acc+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z2, (AX)
+	VMOVUPS          Z3, 64(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z4, (AX)
+	VMOVUPS          Z5, 64(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z6, (AX)
+	VMOVUPS          Z7, 64(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z8, (AX)
+	VMOVUPS          Z9, 64(AX)
+	ADDQ             DI, AX
+
+done:
+	MOVQ R10, (R9)
+	MOVQ R11, 8(R9)
+	VZEROUPPER
+	RET
+
+run0:
+	MOVQ 16(R9), R11
+	CMPQ R11, 24(R9)
+	JLS  begin0
+	MOVQ 64(R9), R11
+	MOVQ R11, 32(R9)
+	MOVQ 56(R9), R11
+
+begin0:
+	MOVLQSX (R11), R10
+	IMULQ   40(R9), R10
+	ADDQ    32(R9), R10
+	ADDQ    $0x04, R11
+	MOVQ    R11, 16(R9)
+	MOVQ    48(R9), R11
+	JMP     on0
+
+// func accumulate6x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate6x32AVX512(SB), NOSPLIT, $0-80
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    rows+32(FP), BX
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
+	MOVQ    dim+8(FP), DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	LEAQ    (BX)(BX*2), R8
+	LEAQ    (BX)(BX*4), R9
+	MOVQ    acc+0(FP), R10
+	VMOVUPS (R10), Z0
+	VMOVUPS 64(R10), Z1
+	ADDQ    DI, R10
+	VMOVUPS (R10), Z2
+	VMOVUPS 64(R10), Z3
+	ADDQ    DI, R10
+	VMOVUPS (R10), Z4
+	VMOVUPS 64(R10), Z5
+	ADDQ    DI, R10
+	VMOVUPS (R10), Z6
+	VMOVUPS 64(R10), Z7
+	ADDQ    DI, R10
+	VMOVUPS (R10), Z8
+	VMOVUPS 64(R10), Z9
+	ADDQ    DI, R10
+	VMOVUPS (R10), Z10
+	VMOVUPS 64(R10), Z11
+	ADDQ    DI, R10
+	MOVQ    ahead+64(FP), R10
+	MOVQ    (R10), R11
+	MOVQ    8(R10), R12
+
+row:
+	PREFETCHT1 (R11)
+	SUBQ       $-64, R11
+	SUBQ       $0x00000040, R12
+	JLE        run0
+
+on0:
+	MOVLQSX          (CX), R13
+	IMULQ            DI, R13
+	SHRQ             $0x01, R13
+	ADDQ             SI, R13
+	VCVTPH2PS        (R13), Z12
+	VFMADD231PS.BCST (DX), Z12, Z0
+	VFMADD231PS.BCST (DX)(BX*1), Z12, Z2
+	VFMADD231PS.BCST (DX)(BX*2), Z12, Z4
+	VFMADD231PS.BCST (DX)(R8*1), Z12, Z6
+	VFMADD231PS.BCST (DX)(BX*4), Z12, Z8
+	VFMADD231PS.BCST (DX)(R9*1), Z12, Z10
+	VCVTPH2PS        32(R13), Z12
+	VFMADD231PS.BCST (DX), Z12, Z1
+	VFMADD231PS.BCST (DX)(BX*1), Z12, Z3
+	VFMADD231PS.BCST (DX)(BX*2), Z12, Z5
+	VFMADD231PS.BCST (DX)(R8*1), Z12, Z7
+	VFMADD231PS.BCST (DX)(BX*4), Z12, Z9
+	VFMADD231PS.BCST (DX)(R9*1), Z12, Z11
+	ADDQ             $0x04, CX
+	ADDQ             $0x04, DX
+	DECQ             AX
+	JNZ              row
+	VCMPPS           $0x07, Z0, Z1, K1
+	VCMPPS           $0x07, Z2, Z3, K1, K1
+	VCMPPS           $0x07, Z4, Z5, K1, K1
+	VCMPPS           $0x07, Z6, Z7, K1, K1
+	VCMPPS           $0x07, Z8, Z9, K1, K1
+	VCMPPS           $0x07, Z10, Z11, K1, K1
+	KMOVW            K1, AX
+	XORL             $0x0000ffff, AX
+	MOVQ             AX, nan+72(FP)
+	TESTL            AX, AX
+	JNZ              done
+	MOVQ             acc+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z2, (AX)
+	VMOVUPS          Z3, 64(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z4, (AX)
+	VMOVUPS          Z5, 64(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z6, (AX)
+	VMOVUPS          Z7, 64(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z8, (AX)
+	VMOVUPS          Z9, 64(AX)
+	ADDQ             DI, AX
+	VMOVUPS          Z10, (AX)
+	VMOVUPS          Z11, 64(AX)
+	ADDQ             DI, AX
+
+done:
+	MOVQ R11, (R10)
+	MOVQ R12, 8(R10)
+	VZEROUPPER
+	RET
+
+run0:
+	MOVQ 16(R10), R12
+	CMPQ R12, 24(R10)
+	JLS  begin0
+	MOVQ 64(R10), R12
+	MOVQ R12, 32(R10)
+	MOVQ 56(R10), R12
+
+begin0:
+	MOVLQSX (R12), R11
+	IMULQ   40(R10), R11
+	ADDQ    32(R10), R11
+	ADDQ    $0x04, R12
+	MOVQ    R12, 16(R10)
+	MOVQ    48(R10), R12
+	JMP     on0
+
+// func accumulate7x32AVX512(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·accumulate7x32AVX512(SB), NOSPLIT, $0-80
 	MOVQ    n+56(FP), AX
 	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
@@ -1443,28 +2239,17 @@ TEXT ·accumulate7x32AVX512(SB), NOSPLIT, $8-88
 	VMOVUPS (R10), Z12
 	VMOVUPS 64(R10), Z13
 	ADDQ    DI, R10
-	XORQ    R10, R10
-	MOVQ    ahead+64(FP), R11
-	MOVQ    last+72(FP), R12
-	LEAQ    (R11)(R10*4), R10
-	XORQ    R11, R11
-	MOVQ    R11, (SP)
+	MOVQ    ahead+64(FP), R10
+	MOVQ    (R10), R11
+	MOVQ    8(R10), R12
 
 row:
-	CMPQ             R10, R12
-	CMOVQHI          R12, R10
-	MOVLQSX          (R10), R13
-	IMULQ            DI, R13
-	SHRQ             $0x01, R13
-	ADDQ             rows+32(FP), R13
-	PREFETCHT0       (R13)(R11*1)
-	PREFETCHT0       64(R13)(R11*1)
-	SUBQ             $-128, R11
-	LEAQ             4(R10), R14
-	LEAQ             (R11)(R11*1), R13
-	CMPQ             R13, DI
-	CMOVQGE          (SP), R11
-	CMOVQGE          R14, R10
+	PREFETCHT1 (R11)
+	SUBQ       $-64, R11
+	SUBQ       $0x00000040, R12
+	JLE        run0
+
+on0:
 	MOVLQSX          (CX), R13
 	IMULQ            DI, R13
 	SHRQ             $0x01, R13
@@ -1498,7 +2283,7 @@ row:
 	VCMPPS           $0x07, Z12, Z13, K1, K1
 	KMOVW            K1, AX
 	XORL             $0x0000ffff, AX
-	MOVQ             AX, nan+80(FP)
+	MOVQ             AX, nan+72(FP)
 	TESTL            AX, AX
 	JNZ              done
 	MOVQ             acc+0(FP), AX
@@ -1525,12 +2310,154 @@ row:
 	ADDQ             DI, AX
 
 done:
+	MOVQ R11, (R10)
+	MOVQ R12, 8(R10)
 	VZEROUPPER
 	RET
 
-// func accumulate1x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, CMOV, F16C, FMA3, MMX+
-TEXT ·accumulate1x32AVX2(SB), NOSPLIT, $8-88
+run0:
+	MOVQ 16(R10), R12
+	CMPQ R12, 24(R10)
+	JLS  begin0
+	MOVQ 64(R10), R12
+	MOVQ R12, 32(R10)
+	MOVQ 56(R10), R12
+
+begin0:
+	MOVLQSX (R12), R11
+	IMULQ   40(R10), R11
+	ADDQ    32(R10), R11
+	ADDQ    $0x04, R12
+	MOVQ    R12, 16(R10)
+	MOVQ    48(R10), R12
+	JMP     on0
+
+// func accumulate1x64AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, F16C, FMA3, MMX+
+TEXT ·accumulate1x64AVX2(SB), NOSPLIT, $0-80
+	MOVQ    n+56(FP), AX
+	MOVQ    at+48(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    rows+32(FP), BX
+	MOVQ    channel+40(FP), SI
+	LEAQ    (BX)(SI*2), SI
+	MOVQ    ld+24(FP), BX
+	MOVQ    dim+8(FP), DI
+	SHLQ    $0x02, BX
+	SHLQ    $0x02, DI
+	MOVQ    acc+0(FP), BX
+	VMOVUPS (BX), Y0
+	VMOVUPS 32(BX), Y1
+	VMOVUPS 64(BX), Y2
+	VMOVUPS 96(BX), Y3
+	VMOVUPS 128(BX), Y4
+	VMOVUPS 160(BX), Y5
+	VMOVUPS 192(BX), Y6
+	VMOVUPS 224(BX), Y7
+	ADDQ    DI, BX
+	MOVQ    ahead+64(FP), BX
+	MOVQ    (BX), R8
+	MOVQ    8(BX), R9
+
+row:
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	SUBQ       $0x00000080, R9
+	JLE        run0
+
+on0:
+	MOVLQSX      (CX), R10
+	IMULQ        DI, R10
+	SHRQ         $0x01, R10
+	ADDQ         SI, R10
+	VBROADCASTSS (DX), Y8
+	VCVTPH2PS    (R10), Y9
+	VFMADD231PS  Y8, Y9, Y0
+	VCVTPH2PS    16(R10), Y9
+	VFMADD231PS  Y8, Y9, Y1
+	VCVTPH2PS    32(R10), Y9
+	VFMADD231PS  Y8, Y9, Y2
+	VCVTPH2PS    48(R10), Y9
+	VFMADD231PS  Y8, Y9, Y3
+	VCVTPH2PS    64(R10), Y9
+	VFMADD231PS  Y8, Y9, Y4
+	VCVTPH2PS    80(R10), Y9
+	VFMADD231PS  Y8, Y9, Y5
+	VCVTPH2PS    96(R10), Y9
+	VFMADD231PS  Y8, Y9, Y6
+	VCVTPH2PS    112(R10), Y9
+	VFMADD231PS  Y8, Y9, Y7
+	ADDQ         $0x04, CX
+	ADDQ         $0x04, DX
+	DECQ         AX
+	JNZ          row
+	XORL         AX, AX
+	VCMPPS       $0x03, Y0, Y0, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y1, Y1, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y2, Y2, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y3, Y3, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y4, Y4, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y5, Y5, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y6, Y6, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	VCMPPS       $0x03, Y7, Y7, Y8
+	VMOVMSKPS    Y8, CX
+	ORL          CX, AX
+	MOVQ         AX, nan+72(FP)
+	TESTL        AX, AX
+	JNZ          done
+	MOVQ         acc+0(FP), AX
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 32(AX)
+	VMOVUPS      Y2, 64(AX)
+	VMOVUPS      Y3, 96(AX)
+	VMOVUPS      Y4, 128(AX)
+	VMOVUPS      Y5, 160(AX)
+	VMOVUPS      Y6, 192(AX)
+	VMOVUPS      Y7, 224(AX)
+	ADDQ         DI, AX
+
+done:
+	MOVQ R8, (BX)
+	MOVQ R9, 8(BX)
+	VZEROUPPER
+	RET
+
+run0:
+	MOVQ 16(BX), R9
+	CMPQ R9, 24(BX)
+	JLS  begin0
+	MOVQ 64(BX), R9
+	MOVQ R9, 32(BX)
+	MOVQ 56(BX), R9
+
+begin0:
+	MOVLQSX (R9), R8
+	IMULQ   40(BX), R8
+	ADDQ    32(BX), R8
+	ADDQ    $0x04, R9
+	MOVQ    R9, 16(BX)
+	MOVQ    48(BX), R9
+	JMP     on0
+
+// func accumulate1x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, F16C, FMA3, MMX+
+TEXT ·accumulate1x32AVX2(SB), NOSPLIT, $0-80
 	MOVQ    n+56(FP), AX
 	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
@@ -1547,28 +2474,17 @@ TEXT ·accumulate1x32AVX2(SB), NOSPLIT, $8-88
 	VMOVUPS 64(BX), Y2
 	VMOVUPS 96(BX), Y3
 	ADDQ    DI, BX
-	XORQ    BX, BX
-	MOVQ    ahead+64(FP), R8
-	MOVQ    last+72(FP), R9
-	LEAQ    (R8)(BX*4), BX
-	XORQ    R8, R8
-	MOVQ    R8, (SP)
+	MOVQ    ahead+64(FP), BX
+	MOVQ    (BX), R8
+	MOVQ    8(BX), R9
 
 row:
-	CMPQ         BX, R9
-	CMOVQHI      R9, BX
-	MOVLQSX      (BX), R10
-	IMULQ        DI, R10
-	SHRQ         $0x01, R10
-	ADDQ         rows+32(FP), R10
-	PREFETCHT0   (R10)(R8*1)
-	PREFETCHT0   64(R10)(R8*1)
-	SUBQ         $-128, R8
-	LEAQ         4(BX), R11
-	LEAQ         (R8)(R8*1), R10
-	CMPQ         R10, DI
-	CMOVQGE      (SP), R8
-	CMOVQGE      R11, BX
+	PREFETCHT0 (R8)
+	ADDQ       72(BX), R8
+	SUBQ       $0x00000040, R9
+	JLE        run0
+
+on0:
 	MOVLQSX      (CX), R10
 	IMULQ        DI, R10
 	SHRQ         $0x01, R10
@@ -1599,7 +2515,7 @@ row:
 	VCMPPS       $0x03, Y3, Y3, Y4
 	VMOVMSKPS    Y4, CX
 	ORL          CX, AX
-	MOVQ         AX, nan+80(FP)
+	MOVQ         AX, nan+72(FP)
 	TESTL        AX, AX
 	JNZ          done
 	MOVQ         acc+0(FP), AX
@@ -1610,12 +2526,31 @@ row:
 	ADDQ         DI, AX
 
 done:
+	MOVQ R8, (BX)
+	MOVQ R9, 8(BX)
 	VZEROUPPER
 	RET
 
-// func accumulate2x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, CMOV, F16C, FMA3, MMX+
-TEXT ·accumulate2x32AVX2(SB), NOSPLIT, $8-88
+run0:
+	MOVQ 16(BX), R9
+	CMPQ R9, 24(BX)
+	JLS  begin0
+	MOVQ 64(BX), R9
+	MOVQ R9, 32(BX)
+	MOVQ 56(BX), R9
+
+begin0:
+	MOVLQSX (R9), R8
+	IMULQ   40(BX), R8
+	ADDQ    32(BX), R8
+	ADDQ    $0x04, R9
+	MOVQ    R9, 16(BX)
+	MOVQ    48(BX), R9
+	JMP     on0
+
+// func accumulate2x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, F16C, FMA3, MMX+
+TEXT ·accumulate2x32AVX2(SB), NOSPLIT, $0-80
 	MOVQ    n+56(FP), AX
 	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
@@ -1637,28 +2572,17 @@ TEXT ·accumulate2x32AVX2(SB), NOSPLIT, $8-88
 	VMOVUPS 64(R8), Y6
 	VMOVUPS 96(R8), Y7
 	ADDQ    DI, R8
-	XORQ    R8, R8
-	MOVQ    ahead+64(FP), R9
-	MOVQ    last+72(FP), R10
-	LEAQ    (R9)(R8*4), R8
-	XORQ    R9, R9
-	MOVQ    R9, (SP)
+	MOVQ    ahead+64(FP), R8
+	MOVQ    (R8), R9
+	MOVQ    8(R8), R10
 
 row:
-	CMPQ         R8, R10
-	CMOVQHI      R10, R8
-	MOVLQSX      (R8), R11
-	IMULQ        DI, R11
-	SHRQ         $0x01, R11
-	ADDQ         rows+32(FP), R11
-	PREFETCHT0   (R11)(R9*1)
-	PREFETCHT0   64(R11)(R9*1)
-	SUBQ         $-128, R9
-	LEAQ         4(R8), R12
-	LEAQ         (R9)(R9*1), R11
-	CMPQ         R11, DI
-	CMOVQGE      (SP), R9
-	CMOVQGE      R12, R8
+	PREFETCHT1 (R9)
+	SUBQ       $-64, R9
+	SUBQ       $0x00000040, R10
+	JLE        run0
+
+on0:
 	MOVLQSX      (CX), R11
 	IMULQ        DI, R11
 	SHRQ         $0x01, R11
@@ -1706,7 +2630,7 @@ row:
 	VCMPPS       $0x03, Y7, Y7, Y8
 	VMOVMSKPS    Y8, CX
 	ORL          CX, AX
-	MOVQ         AX, nan+80(FP)
+	MOVQ         AX, nan+72(FP)
 	TESTL        AX, AX
 	JNZ          done
 	MOVQ         acc+0(FP), AX
@@ -1722,12 +2646,31 @@ row:
 	ADDQ         DI, AX
 
 done:
+	MOVQ R9, (R8)
+	MOVQ R10, 8(R8)
 	VZEROUPPER
 	RET
 
-// func accumulate3x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *int32, last *int32) (nan uint64)
-// Requires: AVX, CMOV, F16C, FMA3, MMX+
-TEXT ·accumulate3x32AVX2(SB), NOSPLIT, $8-88
+run0:
+	MOVQ 16(R8), R10
+	CMPQ R10, 24(R8)
+	JLS  begin0
+	MOVQ 64(R8), R10
+	MOVQ R10, 32(R8)
+	MOVQ 56(R8), R10
+
+begin0:
+	MOVLQSX (R10), R9
+	IMULQ   40(R8), R9
+	ADDQ    32(R8), R9
+	ADDQ    $0x04, R10
+	MOVQ    R10, 16(R8)
+	MOVQ    48(R8), R10
+	JMP     on0
+
+// func accumulate3x32AVX2(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
+// Requires: AVX, F16C, FMA3, MMX+
+TEXT ·accumulate3x32AVX2(SB), NOSPLIT, $0-80
 	MOVQ    n+56(FP), AX
 	MOVQ    at+48(FP), CX
 	MOVQ    w+16(FP), DX
@@ -1754,28 +2697,17 @@ TEXT ·accumulate3x32AVX2(SB), NOSPLIT, $8-88
 	VMOVUPS 64(R8), Y10
 	VMOVUPS 96(R8), Y11
 	ADDQ    DI, R8
-	XORQ    R8, R8
-	MOVQ    ahead+64(FP), R9
-	MOVQ    last+72(FP), R10
-	LEAQ    (R9)(R8*4), R8
-	XORQ    R9, R9
-	MOVQ    R9, (SP)
+	MOVQ    ahead+64(FP), R8
+	MOVQ    (R8), R9
+	MOVQ    8(R8), R10
 
 row:
-	CMPQ         R8, R10
-	CMOVQHI      R10, R8
-	MOVLQSX      (R8), R11
-	IMULQ        DI, R11
-	SHRQ         $0x01, R11
-	ADDQ         rows+32(FP), R11
-	PREFETCHT0   (R11)(R9*1)
-	PREFETCHT0   64(R11)(R9*1)
-	SUBQ         $-128, R9
-	LEAQ         4(R8), R12
-	LEAQ         (R9)(R9*1), R11
-	CMPQ         R11, DI
-	CMOVQGE      (SP), R9
-	CMOVQGE      R12, R8
+	PREFETCHT1 (R9)
+	SUBQ       $-64, R9
+	SUBQ       $0x00000040, R10
+	JLE        run0
+
+on0:
 	MOVLQSX      (CX), R11
 	IMULQ        DI, R11
 	SHRQ         $0x01, R11
@@ -1840,7 +2772,7 @@ row:
 	VCMPPS       $0x03, Y11, Y11, Y12
 	VMOVMSKPS    Y12, CX
 	ORL          CX, AX
-	MOVQ         AX, nan+80(FP)
+	MOVQ         AX, nan+72(FP)
 	TESTL        AX, AX
 	JNZ          done
 	MOVQ         acc+0(FP), AX
@@ -1861,5 +2793,24 @@ row:
 	ADDQ         DI, AX
 
 done:
+	MOVQ R9, (R8)
+	MOVQ R10, 8(R8)
 	VZEROUPPER
 	RET
+
+run0:
+	MOVQ 16(R8), R10
+	CMPQ R10, 24(R8)
+	JLS  begin0
+	MOVQ 64(R8), R10
+	MOVQ R10, 32(R8)
+	MOVQ 56(R8), R10
+
+begin0:
+	MOVLQSX (R10), R9
+	IMULQ   40(R8), R9
+	ADDQ    32(R8), R9
+	ADDQ    $0x04, R10
+	MOVQ    R10, 16(R8)
+	MOVQ    48(R8), R10
+	JMP     on0

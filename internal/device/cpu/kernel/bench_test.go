@@ -86,13 +86,13 @@ func iota32(n int) []int32 {
 
 func BenchmarkDot(b *testing.B) {
 	benchGather(b, func(k Kernels, q, w, acc []float32, group, dim int, rows []uint16, at []int32) {
-		k.Dot(w, chunk, q, group, dim, rows, at)
+		k.Dot(w, chunk, q, group, dim, rows, at, nil)
 	})
 }
 
 func BenchmarkAccumulate(b *testing.B) {
 	benchGather(b, func(k Kernels, q, w, acc []float32, group, dim int, rows []uint16, at []int32) {
-		k.Accumulate(acc, w, chunk, group, dim, rows, at)
+		k.Accumulate(acc, w, chunk, group, dim, rows, at, nil)
 	})
 }
 
@@ -124,15 +124,15 @@ func BenchmarkDecode(b *testing.B) {
 				r := newRand(2)
 				q, w, acc := fillNormal(r, make([]float32, h.group*h.dim)), make([]float32, h.group*chunk), make([]float32, h.group*h.dim)
 				keys, values := s[:len(s)/2], s[len(s)/2:]
-				at := iota32(len(keys) / h.dim)
+				rows, at := len(keys)/h.dim, iota32(chunk)
 				b.SetBytes(int64(2 * len(s)))
 				for b.Loop() {
-					for i := 0; i < len(at); i += chunk {
-						k.Dot(w, chunk, q, h.group, h.dim, keys, at[i:i+chunk])
+					for i := 0; i < rows; i += chunk {
+						k.Dot(w, chunk, q, h.group, h.dim, keys[i*h.dim:], at, values[i*h.dim:])
 						for g := range h.group {
 							k.Exp(w[g*chunk:][:chunk], k.Max(w[g*chunk:][:chunk]))
 						}
-						k.Accumulate(acc, w, chunk, h.group, h.dim, values, at[i:i+chunk])
+						k.Accumulate(acc, w, chunk, h.group, h.dim, values[i*h.dim:], at, keys[min(i+chunk, rows-chunk)*h.dim:])
 					}
 				}
 			})

@@ -17,10 +17,10 @@ func fetch(p *uint16, n int)
 //		}
 //	}
 //
-// Rows that are so many entries ahead in the list are prefetched on the way.
+// What ahead says is prefetched on the way.
 //
 //go:noescape
-func dot1AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+func dot1AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 
 // dot2AVX512 is, for 2 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -30,10 +30,10 @@ func dot1AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //		}
 //	}
 //
-// Rows that are so many entries ahead in the list are prefetched on the way.
+// What ahead says is prefetched on the way.
 //
 //go:noescape
-func dot2AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+func dot2AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 
 // dot3AVX512 is, for 3 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -43,10 +43,10 @@ func dot2AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //		}
 //	}
 //
-// Rows that are so many entries ahead in the list are prefetched on the way.
+// What ahead says is prefetched on the way.
 //
 //go:noescape
-func dot3AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+func dot3AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 
 // dot4AVX512 is, for 4 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -56,10 +56,10 @@ func dot3AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //		}
 //	}
 //
-// Rows that are so many entries ahead in the list are prefetched on the way.
+// What ahead says is prefetched on the way.
 //
 //go:noescape
-func dot4AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+func dot4AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 
 // dot5AVX512 is, for 5 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -69,10 +69,10 @@ func dot4AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //		}
 //	}
 //
-// Rows that are so many entries ahead in the list are prefetched on the way.
+// What ahead says is prefetched on the way.
 //
 //go:noescape
-func dot5AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+func dot5AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 
 // dot6AVX512 is, for 6 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -82,10 +82,10 @@ func dot5AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //		}
 //	}
 //
-// Rows that are so many entries ahead in the list are prefetched on the way.
+// What ahead says is prefetched on the way.
 //
 //go:noescape
-func dot6AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+func dot6AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 
 // dot7AVX512 is, for 7 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -95,10 +95,10 @@ func dot6AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //		}
 //	}
 //
-// Rows that are so many entries ahead in the list are prefetched on the way.
+// What ahead says is prefetched on the way.
 //
 //go:noescape
-func dot7AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+func dot7AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 
 // dot1AVX2 is, for 1 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -108,10 +108,10 @@ func dot7AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int
 //		}
 //	}
 //
-// Rows that are so many entries ahead in the list are prefetched on the way.
+// What ahead says is prefetched on the way.
 //
 //go:noescape
-func dot1AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+func dot1AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 
 // dot2AVX2 is, for 2 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -121,10 +121,10 @@ func dot1AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32
 //		}
 //	}
 //
-// Rows that are so many entries ahead in the list are prefetched on the way.
+// What ahead says is prefetched on the way.
 //
 //go:noescape
-func dot2AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+func dot2AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 
 // dot3AVX2 is, for 3 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
@@ -134,7 +134,7 @@ func dot2AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32
 //		}
 //	}
 //
-// Rows that are so many entries ahead in the list are prefetched on the way.
+// What ahead says is prefetched on the way.
 //
 //go:noescape
-func dot3AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+func dot3AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)

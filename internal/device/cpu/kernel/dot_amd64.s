@@ -17,124 +17,137 @@ line:
 	JG         line
 	RET
 
-// func dot1AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+// func dot1AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
-TEXT ·dot1AVX512(SB), NOSPLIT, $16-64
+TEXT ·dot1AVX512(SB), NOSPLIT, $8-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
 	MOVQ n+48(FP), BX
 	LEAQ -4(AX)(BX*4), BX
-	MOVQ ahead+56(FP), DX
-	LEAQ (AX)(DX*4), SI
-	XORQ DI, DI
-	MOVQ DI, (SP)
+	MOVQ ahead+56(FP), SI
+	MOVQ (SI), DI
+	MOVQ 8(SI), R8
 
 tile:
-	LEAQ    (AX), R8
-	CMPQ    R8, BX
-	CMOVQHI BX, R8
-	MOVLQSX (R8), R8
-	IMULQ   CX, R8
-	SHRQ    $0x01, R8
-	ADDQ    rows+32(FP), R8
-	LEAQ    4(AX), R9
+	LEAQ    (AX), R9
 	CMPQ    R9, BX
 	CMOVQHI BX, R9
 	MOVLQSX (R9), R9
 	IMULQ   CX, R9
 	SHRQ    $0x01, R9
 	ADDQ    rows+32(FP), R9
-	LEAQ    8(AX), R10
+	LEAQ    4(AX), R10
 	CMPQ    R10, BX
 	CMOVQHI BX, R10
 	MOVLQSX (R10), R10
 	IMULQ   CX, R10
 	SHRQ    $0x01, R10
 	ADDQ    rows+32(FP), R10
-	LEAQ    12(AX), R11
+	LEAQ    8(AX), R11
 	CMPQ    R11, BX
 	CMOVQHI BX, R11
 	MOVLQSX (R11), R11
 	IMULQ   CX, R11
 	SHRQ    $0x01, R11
 	ADDQ    rows+32(FP), R11
+	LEAQ    12(AX), R12
+	CMPQ    R12, BX
+	CMOVQHI BX, R12
+	MOVLQSX (R12), R12
+	IMULQ   CX, R12
+	SHRQ    $0x01, R12
+	ADDQ    rows+32(FP), R12
 	MOVQ    q+16(FP), DX
 	VXORPS  Z0, Z0, Z0
 	VXORPS  Z1, Z1, Z1
 	VXORPS  Z2, Z2, Z2
 	VXORPS  Z3, Z3, Z3
-	MOVQ    CX, 8(SP)
+	MOVQ    q+16(FP), DX
+	MOVQ    CX, (SP)
 
-channels:
-	CMPQ          SI, BX
-	CMOVQHI       BX, SI
-	MOVLQSX       (SI), R12
-	IMULQ         CX, R12
-	SHRQ          $0x01, R12
-	ADDQ          rows+32(FP), R12
-	PREFETCHT0    (R12)(DI*1)
-	PREFETCHT0    64(R12)(DI*1)
-	SUBQ          $-128, DI
-	LEAQ          4(SI), R13
-	LEAQ          (DI)(DI*1), R12
-	CMPQ          R12, CX
-	CMOVQGE       (SP), DI
-	CMOVQGE       R13, SI
-	VCVTPH2PS     (R8), Z4
-	VCVTPH2PS     (R9), Z5
-	VMOVUPS       (DX), Z6
-	VFMADD231PS   Z6, Z4, Z0
-	VFMADD231PS   Z6, Z5, Z1
-	VCVTPH2PS     (R10), Z4
-	VCVTPH2PS     (R11), Z5
-	VMOVUPS       (DX), Z6
-	VFMADD231PS   Z6, Z4, Z2
-	VFMADD231PS   Z6, Z5, Z3
-	CMPQ          SI, BX
-	CMOVQHI       BX, SI
-	MOVLQSX       (SI), R12
-	IMULQ         CX, R12
-	SHRQ          $0x01, R12
-	ADDQ          rows+32(FP), R12
-	PREFETCHT0    (R12)(DI*1)
-	PREFETCHT0    64(R12)(DI*1)
-	SUBQ          $-128, DI
-	LEAQ          4(SI), R13
-	LEAQ          (DI)(DI*1), R12
-	CMPQ          R12, CX
-	CMOVQGE       (SP), DI
-	CMOVQGE       R13, SI
-	VCVTPH2PS     32(R8), Z4
-	VCVTPH2PS     32(R9), Z5
-	VMOVUPS       64(DX), Z6
-	VFMADD231PS   Z6, Z4, Z0
-	VFMADD231PS   Z6, Z5, Z1
-	VCVTPH2PS     32(R10), Z4
-	VCVTPH2PS     32(R11), Z5
-	VMOVUPS       64(DX), Z6
-	VFMADD231PS   Z6, Z4, Z2
-	VFMADD231PS   Z6, Z5, Z3
-	ADDQ          $0x40, R8
-	ADDQ          $0x40, R9
-	ADDQ          $0x40, R10
-	ADDQ          $0x40, R11
+row0:
+	PREFETCHT0 (DI)
+	ADDQ       72(SI), DI
+	SUBQ       $0x00000040, R8
+	JLE        run0
+
+on0:
+	VCVTPH2PS   (R9), Z4
+	VFMADD231PS (DX), Z4, Z0
+	VCVTPH2PS   32(R9), Z4
+	VFMADD231PS 64(DX), Z4, Z0
+	ADDQ        $0x40, R9
+	SUBQ        $-128, DX
+	SUBQ        $0x00000080, (SP)
+	JNZ         row0
+	MOVQ        q+16(FP), DX
+	MOVQ        CX, (SP)
+
+row1:
+	PREFETCHT0 (DI)
+	ADDQ       72(SI), DI
+	SUBQ       $0x00000040, R8
+	JLE        run1
+
+on1:
+	VCVTPH2PS   (R10), Z4
+	VFMADD231PS (DX), Z4, Z1
+	VCVTPH2PS   32(R10), Z4
+	VFMADD231PS 64(DX), Z4, Z1
+	ADDQ        $0x40, R10
+	SUBQ        $-128, DX
+	SUBQ        $0x00000080, (SP)
+	JNZ         row1
+	MOVQ        q+16(FP), DX
+	MOVQ        CX, (SP)
+
+row2:
+	PREFETCHT0 (DI)
+	ADDQ       72(SI), DI
+	SUBQ       $0x00000040, R8
+	JLE        run2
+
+on2:
+	VCVTPH2PS   (R11), Z4
+	VFMADD231PS (DX), Z4, Z2
+	VCVTPH2PS   32(R11), Z4
+	VFMADD231PS 64(DX), Z4, Z2
+	ADDQ        $0x40, R11
+	SUBQ        $-128, DX
+	SUBQ        $0x00000080, (SP)
+	JNZ         row2
+	MOVQ        q+16(FP), DX
+	MOVQ        CX, (SP)
+
+row3:
+	PREFETCHT0 (DI)
+	ADDQ       72(SI), DI
+	SUBQ       $0x00000040, R8
+	JLE        run3
+
+on3:
+	VCVTPH2PS     (R12), Z4
+	VFMADD231PS   (DX), Z4, Z3
+	VCVTPH2PS     32(R12), Z4
+	VFMADD231PS   64(DX), Z4, Z3
+	ADDQ          $0x40, R12
 	SUBQ          $-128, DX
-	SUBQ          $0x00000080, 8(SP)
-	JNZ           channels
+	SUBQ          $0x00000080, (SP)
+	JNZ           row3
 	MOVQ          dst+0(FP), DX
-	MOVQ          ld+8(FP), R8
-	SHLQ          $0x02, R8
-	MOVQ          BX, R8
-	SUBQ          AX, R8
-	SHRQ          $0x02, R8
-	INCQ          R8
-	MOVQ          $0x00000004, R9
-	CMPQ          R8, R9
-	CMOVQGT       R9, R8
-	MOVL          $0x0000ffff, R9
-	BZHIL         R8, R9, R9
-	KMOVW         R9, K1
+	MOVQ          ld+8(FP), R9
+	SHLQ          $0x02, R9
+	MOVQ          BX, R9
+	SUBQ          AX, R9
+	SHRQ          $0x02, R9
+	INCQ          R9
+	MOVQ          $0x00000004, R10
+	CMPQ          R9, R10
+	CMOVQGT       R10, R9
+	MOVL          $0x0000ffff, R10
+	BZHIL         R9, R10, R10
+	KMOVW         R10, K1
 	VUNPCKLPS     Z1, Z0, Z4
 	VUNPCKHPS     Z1, Z0, Z0
 	VADDPS        Z4, Z0, Z0
@@ -153,51 +166,120 @@ channels:
 	ADDQ          $0x10, AX
 	CMPQ          AX, BX
 	JLS           tile
+	MOVQ          DI, (SI)
+	MOVQ          R8, 8(SI)
 	VZEROUPPER
 	RET
 
-// func dot2AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+run0:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin0
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin0:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on0
+
+run1:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin1
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin1:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on1
+
+run2:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin2
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin2:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on2
+
+run3:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin3
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin3:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on3
+
+// func dot2AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
-TEXT ·dot2AVX512(SB), NOSPLIT, $16-64
+TEXT ·dot2AVX512(SB), NOSPLIT, $8-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
 	MOVQ n+48(FP), BX
 	LEAQ -4(AX)(BX*4), BX
-	MOVQ ahead+56(FP), DX
-	LEAQ (AX)(DX*4), SI
-	XORQ DI, DI
-	MOVQ DI, (SP)
+	MOVQ ahead+56(FP), SI
+	MOVQ (SI), DI
+	MOVQ 8(SI), R8
 
 tile:
-	LEAQ    (AX), R8
-	CMPQ    R8, BX
-	CMOVQHI BX, R8
-	MOVLQSX (R8), R8
-	IMULQ   CX, R8
-	SHRQ    $0x01, R8
-	ADDQ    rows+32(FP), R8
-	LEAQ    4(AX), R9
+	LEAQ    (AX), R9
 	CMPQ    R9, BX
 	CMOVQHI BX, R9
 	MOVLQSX (R9), R9
 	IMULQ   CX, R9
 	SHRQ    $0x01, R9
 	ADDQ    rows+32(FP), R9
-	LEAQ    8(AX), R10
+	LEAQ    4(AX), R10
 	CMPQ    R10, BX
 	CMOVQHI BX, R10
 	MOVLQSX (R10), R10
 	IMULQ   CX, R10
 	SHRQ    $0x01, R10
 	ADDQ    rows+32(FP), R10
-	LEAQ    12(AX), R11
+	LEAQ    8(AX), R11
 	CMPQ    R11, BX
 	CMOVQHI BX, R11
 	MOVLQSX (R11), R11
 	IMULQ   CX, R11
 	SHRQ    $0x01, R11
 	ADDQ    rows+32(FP), R11
+	LEAQ    12(AX), R12
+	CMPQ    R12, BX
+	CMOVQHI BX, R12
+	MOVLQSX (R12), R12
+	IMULQ   CX, R12
+	SHRQ    $0x01, R12
+	ADDQ    rows+32(FP), R12
 	MOVQ    q+16(FP), DX
 	VXORPS  Z0, Z0, Z0
 	VXORPS  Z1, Z1, Z1
@@ -207,89 +289,75 @@ tile:
 	VXORPS  Z5, Z5, Z5
 	VXORPS  Z6, Z6, Z6
 	VXORPS  Z7, Z7, Z7
-	MOVQ    CX, 8(SP)
+	MOVQ    CX, (SP)
 
 channels:
-	CMPQ          SI, BX
-	CMOVQHI       BX, SI
-	MOVLQSX       (SI), R12
-	IMULQ         CX, R12
-	SHRQ          $0x01, R12
-	ADDQ          rows+32(FP), R12
-	PREFETCHT0    (R12)(DI*1)
-	PREFETCHT0    64(R12)(DI*1)
-	SUBQ          $-128, DI
-	LEAQ          4(SI), R13
-	LEAQ          (DI)(DI*1), R12
-	CMPQ          R12, CX
-	CMOVQGE       (SP), DI
-	CMOVQGE       R13, SI
-	VCVTPH2PS     (R8), Z8
-	VCVTPH2PS     (R9), Z9
-	VMOVUPS       (DX), Z10
-	VFMADD231PS   Z10, Z8, Z0
-	VFMADD231PS   Z10, Z9, Z1
-	VMOVUPS       (DX)(CX*1), Z10
-	VFMADD231PS   Z10, Z8, Z4
-	VFMADD231PS   Z10, Z9, Z5
-	VCVTPH2PS     (R10), Z8
-	VCVTPH2PS     (R11), Z9
-	VMOVUPS       (DX), Z10
-	VFMADD231PS   Z10, Z8, Z2
-	VFMADD231PS   Z10, Z9, Z3
-	VMOVUPS       (DX)(CX*1), Z10
-	VFMADD231PS   Z10, Z8, Z6
-	VFMADD231PS   Z10, Z9, Z7
-	CMPQ          SI, BX
-	CMOVQHI       BX, SI
-	MOVLQSX       (SI), R12
-	IMULQ         CX, R12
-	SHRQ          $0x01, R12
-	ADDQ          rows+32(FP), R12
-	PREFETCHT0    (R12)(DI*1)
-	PREFETCHT0    64(R12)(DI*1)
-	SUBQ          $-128, DI
-	LEAQ          4(SI), R13
-	LEAQ          (DI)(DI*1), R12
-	CMPQ          R12, CX
-	CMOVQGE       (SP), DI
-	CMOVQGE       R13, SI
-	VCVTPH2PS     32(R8), Z8
-	VCVTPH2PS     32(R9), Z9
+	PREFETCHT1 (DI)
+	PREFETCHT1 64(DI)
+	SUBQ       $-128, DI
+	SUBQ       $0x00000080, R8
+	JLE        run0
+
+on0:
+	VCVTPH2PS   (R9), Z8
+	VCVTPH2PS   (R10), Z9
+	VMOVUPS     (DX), Z10
+	VFMADD231PS Z10, Z8, Z0
+	VFMADD231PS Z10, Z9, Z1
+	VMOVUPS     (DX)(CX*1), Z10
+	VFMADD231PS Z10, Z8, Z4
+	VFMADD231PS Z10, Z9, Z5
+	VCVTPH2PS   (R11), Z8
+	VCVTPH2PS   (R12), Z9
+	VMOVUPS     (DX), Z10
+	VFMADD231PS Z10, Z8, Z2
+	VFMADD231PS Z10, Z9, Z3
+	VMOVUPS     (DX)(CX*1), Z10
+	VFMADD231PS Z10, Z8, Z6
+	VFMADD231PS Z10, Z9, Z7
+	PREFETCHT1  (DI)
+	PREFETCHT1  64(DI)
+	SUBQ        $-128, DI
+	SUBQ        $0x00000080, R8
+	JLE         run1
+
+on1:
+	VCVTPH2PS     32(R9), Z8
+	VCVTPH2PS     32(R10), Z9
 	VMOVUPS       64(DX), Z10
 	VFMADD231PS   Z10, Z8, Z0
 	VFMADD231PS   Z10, Z9, Z1
 	VMOVUPS       64(DX)(CX*1), Z10
 	VFMADD231PS   Z10, Z8, Z4
 	VFMADD231PS   Z10, Z9, Z5
-	VCVTPH2PS     32(R10), Z8
-	VCVTPH2PS     32(R11), Z9
+	VCVTPH2PS     32(R11), Z8
+	VCVTPH2PS     32(R12), Z9
 	VMOVUPS       64(DX), Z10
 	VFMADD231PS   Z10, Z8, Z2
 	VFMADD231PS   Z10, Z9, Z3
 	VMOVUPS       64(DX)(CX*1), Z10
 	VFMADD231PS   Z10, Z8, Z6
 	VFMADD231PS   Z10, Z9, Z7
-	ADDQ          $0x40, R8
 	ADDQ          $0x40, R9
 	ADDQ          $0x40, R10
 	ADDQ          $0x40, R11
+	ADDQ          $0x40, R12
 	SUBQ          $-128, DX
-	SUBQ          $0x00000080, 8(SP)
+	SUBQ          $0x00000080, (SP)
 	JNZ           channels
 	MOVQ          dst+0(FP), DX
-	MOVQ          ld+8(FP), R8
-	SHLQ          $0x02, R8
-	MOVQ          BX, R9
-	SUBQ          AX, R9
-	SHRQ          $0x02, R9
-	INCQ          R9
-	MOVQ          $0x00000004, R10
-	CMPQ          R9, R10
-	CMOVQGT       R10, R9
-	MOVL          $0x0000ffff, R10
-	BZHIL         R9, R10, R10
-	KMOVW         R10, K1
+	MOVQ          ld+8(FP), R9
+	SHLQ          $0x02, R9
+	MOVQ          BX, R10
+	SUBQ          AX, R10
+	SHRQ          $0x02, R10
+	INCQ          R10
+	MOVQ          $0x00000004, R11
+	CMPQ          R10, R11
+	CMOVQGT       R11, R10
+	MOVL          $0x0000ffff, R11
+	BZHIL         R10, R11, R11
+	KMOVW         R11, K1
 	VUNPCKLPS     Z1, Z0, Z8
 	VUNPCKHPS     Z1, Z0, Z0
 	VADDPS        Z8, Z0, Z0
@@ -304,7 +372,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y1, X0
 	VADDPS        X0, X1, X0
 	VMOVUPS       X0, K1, (DX)
-	ADDQ          R8, DX
+	ADDQ          R9, DX
 	VUNPCKLPS     Z5, Z4, Z0
 	VUNPCKHPS     Z5, Z4, Z4
 	VADDPS        Z0, Z4, Z4
@@ -323,249 +391,82 @@ channels:
 	ADDQ          $0x10, AX
 	CMPQ          AX, BX
 	JLS           tile
+	MOVQ          DI, (SI)
+	MOVQ          R8, 8(SI)
 	VZEROUPPER
 	RET
 
-// func dot3AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+run0:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin0
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin0:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on0
+
+run1:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin1
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin1:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on1
+
+// func dot3AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
-TEXT ·dot3AVX512(SB), NOSPLIT, $16-64
+TEXT ·dot3AVX512(SB), NOSPLIT, $8-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
 	MOVQ n+48(FP), BX
 	LEAQ -4(AX)(BX*4), BX
-	MOVQ ahead+56(FP), DX
-	LEAQ (AX)(DX*4), SI
-	XORQ DI, DI
-	MOVQ DI, (SP)
+	MOVQ ahead+56(FP), SI
+	MOVQ (SI), DI
+	MOVQ 8(SI), R8
 
 tile:
-	LEAQ    (AX), R8
-	CMPQ    R8, BX
-	CMOVQHI BX, R8
-	MOVLQSX (R8), R8
-	IMULQ   CX, R8
-	SHRQ    $0x01, R8
-	ADDQ    rows+32(FP), R8
-	LEAQ    4(AX), R9
+	LEAQ    (AX), R9
 	CMPQ    R9, BX
 	CMOVQHI BX, R9
 	MOVLQSX (R9), R9
 	IMULQ   CX, R9
 	SHRQ    $0x01, R9
 	ADDQ    rows+32(FP), R9
-	LEAQ    8(AX), R10
+	LEAQ    4(AX), R10
 	CMPQ    R10, BX
 	CMOVQHI BX, R10
 	MOVLQSX (R10), R10
 	IMULQ   CX, R10
 	SHRQ    $0x01, R10
 	ADDQ    rows+32(FP), R10
-	LEAQ    12(AX), R11
+	LEAQ    8(AX), R11
 	CMPQ    R11, BX
 	CMOVQHI BX, R11
 	MOVLQSX (R11), R11
 	IMULQ   CX, R11
 	SHRQ    $0x01, R11
 	ADDQ    rows+32(FP), R11
-	MOVQ    q+16(FP), DX
-	VXORPS  Z0, Z0, Z0
-	VXORPS  Z1, Z1, Z1
-	VXORPS  Z2, Z2, Z2
-	VXORPS  Z3, Z3, Z3
-	VXORPS  Z4, Z4, Z4
-	VXORPS  Z5, Z5, Z5
-	VXORPS  Z6, Z6, Z6
-	VXORPS  Z7, Z7, Z7
-	VXORPS  Z8, Z8, Z8
-	VXORPS  Z9, Z9, Z9
-	VXORPS  Z10, Z10, Z10
-	VXORPS  Z11, Z11, Z11
-	MOVQ    CX, 8(SP)
-
-channels:
-	CMPQ          SI, BX
-	CMOVQHI       BX, SI
-	MOVLQSX       (SI), R12
-	IMULQ         CX, R12
-	SHRQ          $0x01, R12
-	ADDQ          rows+32(FP), R12
-	PREFETCHT0    (R12)(DI*1)
-	PREFETCHT0    64(R12)(DI*1)
-	SUBQ          $-128, DI
-	LEAQ          4(SI), R13
-	LEAQ          (DI)(DI*1), R12
-	CMPQ          R12, CX
-	CMOVQGE       (SP), DI
-	CMOVQGE       R13, SI
-	VCVTPH2PS     (R8), Z12
-	VCVTPH2PS     (R9), Z13
-	VMOVUPS       (DX), Z14
-	VFMADD231PS   Z14, Z12, Z0
-	VFMADD231PS   Z14, Z13, Z1
-	VMOVUPS       (DX)(CX*1), Z14
-	VFMADD231PS   Z14, Z12, Z4
-	VFMADD231PS   Z14, Z13, Z5
-	VMOVUPS       (DX)(CX*2), Z14
-	VFMADD231PS   Z14, Z12, Z8
-	VFMADD231PS   Z14, Z13, Z9
-	VCVTPH2PS     (R10), Z12
-	VCVTPH2PS     (R11), Z13
-	VMOVUPS       (DX), Z14
-	VFMADD231PS   Z14, Z12, Z2
-	VFMADD231PS   Z14, Z13, Z3
-	VMOVUPS       (DX)(CX*1), Z14
-	VFMADD231PS   Z14, Z12, Z6
-	VFMADD231PS   Z14, Z13, Z7
-	VMOVUPS       (DX)(CX*2), Z14
-	VFMADD231PS   Z14, Z12, Z10
-	VFMADD231PS   Z14, Z13, Z11
-	CMPQ          SI, BX
-	CMOVQHI       BX, SI
-	MOVLQSX       (SI), R12
-	IMULQ         CX, R12
-	SHRQ          $0x01, R12
-	ADDQ          rows+32(FP), R12
-	PREFETCHT0    (R12)(DI*1)
-	PREFETCHT0    64(R12)(DI*1)
-	SUBQ          $-128, DI
-	LEAQ          4(SI), R13
-	LEAQ          (DI)(DI*1), R12
-	CMPQ          R12, CX
-	CMOVQGE       (SP), DI
-	CMOVQGE       R13, SI
-	VCVTPH2PS     32(R8), Z12
-	VCVTPH2PS     32(R9), Z13
-	VMOVUPS       64(DX), Z14
-	VFMADD231PS   Z14, Z12, Z0
-	VFMADD231PS   Z14, Z13, Z1
-	VMOVUPS       64(DX)(CX*1), Z14
-	VFMADD231PS   Z14, Z12, Z4
-	VFMADD231PS   Z14, Z13, Z5
-	VMOVUPS       64(DX)(CX*2), Z14
-	VFMADD231PS   Z14, Z12, Z8
-	VFMADD231PS   Z14, Z13, Z9
-	VCVTPH2PS     32(R10), Z12
-	VCVTPH2PS     32(R11), Z13
-	VMOVUPS       64(DX), Z14
-	VFMADD231PS   Z14, Z12, Z2
-	VFMADD231PS   Z14, Z13, Z3
-	VMOVUPS       64(DX)(CX*1), Z14
-	VFMADD231PS   Z14, Z12, Z6
-	VFMADD231PS   Z14, Z13, Z7
-	VMOVUPS       64(DX)(CX*2), Z14
-	VFMADD231PS   Z14, Z12, Z10
-	VFMADD231PS   Z14, Z13, Z11
-	ADDQ          $0x40, R8
-	ADDQ          $0x40, R9
-	ADDQ          $0x40, R10
-	ADDQ          $0x40, R11
-	SUBQ          $-128, DX
-	SUBQ          $0x00000080, 8(SP)
-	JNZ           channels
-	MOVQ          dst+0(FP), DX
-	MOVQ          ld+8(FP), R8
-	SHLQ          $0x02, R8
-	MOVQ          BX, R9
-	SUBQ          AX, R9
-	SHRQ          $0x02, R9
-	INCQ          R9
-	MOVQ          $0x00000004, R10
-	CMPQ          R9, R10
-	CMOVQGT       R10, R9
-	MOVL          $0x0000ffff, R10
-	BZHIL         R9, R10, R10
-	KMOVW         R10, K1
-	VUNPCKLPS     Z1, Z0, Z12
-	VUNPCKHPS     Z1, Z0, Z0
-	VADDPS        Z12, Z0, Z0
-	VUNPCKLPS     Z3, Z2, Z1
-	VUNPCKHPS     Z3, Z2, Z2
-	VADDPS        Z1, Z2, Z2
-	VUNPCKLPD     Z2, Z0, Z1
-	VUNPCKHPD     Z2, Z0, Z0
-	VADDPS        Z1, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y1
-	VEXTRACTF32X4 $0x01, Y1, X0
-	VADDPS        X0, X1, X0
-	VMOVUPS       X0, K1, (DX)
-	ADDQ          R8, DX
-	VUNPCKLPS     Z5, Z4, Z0
-	VUNPCKHPS     Z5, Z4, Z4
-	VADDPS        Z0, Z4, Z4
-	VUNPCKLPS     Z7, Z6, Z0
-	VUNPCKHPS     Z7, Z6, Z6
-	VADDPS        Z0, Z6, Z6
-	VUNPCKLPD     Z6, Z4, Z0
-	VUNPCKHPD     Z6, Z4, Z4
-	VADDPS        Z0, Z4, Z4
-	VEXTRACTF64X4 $0x01, Z4, Y0
-	VADDPS        Y0, Y4, Y0
-	VEXTRACTF32X4 $0x01, Y0, X1
-	VADDPS        X1, X0, X1
-	VMOVUPS       X1, K1, (DX)
-	ADDQ          R8, DX
-	VUNPCKLPS     Z9, Z8, Z0
-	VUNPCKHPS     Z9, Z8, Z8
-	VADDPS        Z0, Z8, Z8
-	VUNPCKLPS     Z11, Z10, Z0
-	VUNPCKHPS     Z11, Z10, Z10
-	VADDPS        Z0, Z10, Z10
-	VUNPCKLPD     Z10, Z8, Z0
-	VUNPCKHPD     Z10, Z8, Z8
-	VADDPS        Z0, Z8, Z8
-	VEXTRACTF64X4 $0x01, Z8, Y0
-	VADDPS        Y0, Y8, Y0
-	VEXTRACTF32X4 $0x01, Y0, X1
-	VADDPS        X1, X0, X1
-	VMOVUPS       X1, K1, (DX)
-	ADDQ          $0x10, dst+0(FP)
-	ADDQ          $0x10, AX
-	CMPQ          AX, BX
-	JLS           tile
-	VZEROUPPER
-	RET
-
-// func dot4AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
-TEXT ·dot4AVX512(SB), NOSPLIT, $16-64
-	MOVQ at+40(FP), AX
-	MOVQ dim+24(FP), CX
-	SHLQ $0x02, CX
-	LEAQ (CX)(CX*2), BX
-	MOVQ n+48(FP), SI
-	LEAQ -4(AX)(SI*4), SI
-	MOVQ ahead+56(FP), DX
-	LEAQ (AX)(DX*4), DI
-	XORQ R8, R8
-	MOVQ R8, (SP)
-
-tile:
-	LEAQ    (AX), R9
-	CMPQ    R9, SI
-	CMOVQHI SI, R9
-	MOVLQSX (R9), R9
-	IMULQ   CX, R9
-	SHRQ    $0x01, R9
-	ADDQ    rows+32(FP), R9
-	LEAQ    4(AX), R10
-	CMPQ    R10, SI
-	CMOVQHI SI, R10
-	MOVLQSX (R10), R10
-	IMULQ   CX, R10
-	SHRQ    $0x01, R10
-	ADDQ    rows+32(FP), R10
-	LEAQ    8(AX), R11
-	CMPQ    R11, SI
-	CMOVQHI SI, R11
-	MOVLQSX (R11), R11
-	IMULQ   CX, R11
-	SHRQ    $0x01, R11
-	ADDQ    rows+32(FP), R11
 	LEAQ    12(AX), R12
-	CMPQ    R12, SI
-	CMOVQHI SI, R12
+	CMPQ    R12, BX
+	CMOVQHI BX, R12
 	MOVLQSX (R12), R12
 	IMULQ   CX, R12
 	SHRQ    $0x01, R12
@@ -583,108 +484,78 @@ tile:
 	VXORPS  Z9, Z9, Z9
 	VXORPS  Z10, Z10, Z10
 	VXORPS  Z11, Z11, Z11
-	VXORPS  Z12, Z12, Z12
-	VXORPS  Z13, Z13, Z13
-	VXORPS  Z14, Z14, Z14
-	VXORPS  Z15, Z15, Z15
-	MOVQ    CX, 8(SP)
+	MOVQ    CX, (SP)
 
 channels:
-	CMPQ          DI, SI
-	CMOVQHI       SI, DI
-	MOVLQSX       (DI), R13
-	IMULQ         CX, R13
-	SHRQ          $0x01, R13
-	ADDQ          rows+32(FP), R13
-	PREFETCHT0    (R13)(R8*1)
-	PREFETCHT0    64(R13)(R8*1)
-	SUBQ          $-128, R8
-	LEAQ          4(DI), R14
-	LEAQ          (R8)(R8*1), R13
-	CMPQ          R13, CX
-	CMOVQGE       (SP), R8
-	CMOVQGE       R14, DI
-	VCVTPH2PS     (R9), Z16
-	VCVTPH2PS     (R10), Z17
-	VMOVUPS       (DX), Z18
-	VFMADD231PS   Z18, Z16, Z0
-	VFMADD231PS   Z18, Z17, Z1
-	VMOVUPS       (DX)(CX*1), Z18
-	VFMADD231PS   Z18, Z16, Z4
-	VFMADD231PS   Z18, Z17, Z5
-	VMOVUPS       (DX)(CX*2), Z18
-	VFMADD231PS   Z18, Z16, Z8
-	VFMADD231PS   Z18, Z17, Z9
-	VMOVUPS       (DX)(BX*1), Z18
-	VFMADD231PS   Z18, Z16, Z12
-	VFMADD231PS   Z18, Z17, Z13
-	VCVTPH2PS     (R11), Z16
-	VCVTPH2PS     (R12), Z17
-	VMOVUPS       (DX), Z18
-	VFMADD231PS   Z18, Z16, Z2
-	VFMADD231PS   Z18, Z17, Z3
-	VMOVUPS       (DX)(CX*1), Z18
-	VFMADD231PS   Z18, Z16, Z6
-	VFMADD231PS   Z18, Z17, Z7
-	VMOVUPS       (DX)(CX*2), Z18
-	VFMADD231PS   Z18, Z16, Z10
-	VFMADD231PS   Z18, Z17, Z11
-	VMOVUPS       (DX)(BX*1), Z18
-	VFMADD231PS   Z18, Z16, Z14
-	VFMADD231PS   Z18, Z17, Z15
-	CMPQ          DI, SI
-	CMOVQHI       SI, DI
-	MOVLQSX       (DI), R13
-	IMULQ         CX, R13
-	SHRQ          $0x01, R13
-	ADDQ          rows+32(FP), R13
-	PREFETCHT0    (R13)(R8*1)
-	PREFETCHT0    64(R13)(R8*1)
-	SUBQ          $-128, R8
-	LEAQ          4(DI), R14
-	LEAQ          (R8)(R8*1), R13
-	CMPQ          R13, CX
-	CMOVQGE       (SP), R8
-	CMOVQGE       R14, DI
-	VCVTPH2PS     32(R9), Z16
-	VCVTPH2PS     32(R10), Z17
-	VMOVUPS       64(DX), Z18
-	VFMADD231PS   Z18, Z16, Z0
-	VFMADD231PS   Z18, Z17, Z1
-	VMOVUPS       64(DX)(CX*1), Z18
-	VFMADD231PS   Z18, Z16, Z4
-	VFMADD231PS   Z18, Z17, Z5
-	VMOVUPS       64(DX)(CX*2), Z18
-	VFMADD231PS   Z18, Z16, Z8
-	VFMADD231PS   Z18, Z17, Z9
-	VMOVUPS       64(DX)(BX*1), Z18
-	VFMADD231PS   Z18, Z16, Z12
-	VFMADD231PS   Z18, Z17, Z13
-	VCVTPH2PS     32(R11), Z16
-	VCVTPH2PS     32(R12), Z17
-	VMOVUPS       64(DX), Z18
-	VFMADD231PS   Z18, Z16, Z2
-	VFMADD231PS   Z18, Z17, Z3
-	VMOVUPS       64(DX)(CX*1), Z18
-	VFMADD231PS   Z18, Z16, Z6
-	VFMADD231PS   Z18, Z17, Z7
-	VMOVUPS       64(DX)(CX*2), Z18
-	VFMADD231PS   Z18, Z16, Z10
-	VFMADD231PS   Z18, Z17, Z11
-	VMOVUPS       64(DX)(BX*1), Z18
-	VFMADD231PS   Z18, Z16, Z14
-	VFMADD231PS   Z18, Z17, Z15
+	PREFETCHT1 (DI)
+	PREFETCHT1 64(DI)
+	SUBQ       $-128, DI
+	SUBQ       $0x00000080, R8
+	JLE        run0
+
+on0:
+	VCVTPH2PS   (R9), Z12
+	VCVTPH2PS   (R10), Z13
+	VMOVUPS     (DX), Z14
+	VFMADD231PS Z14, Z12, Z0
+	VFMADD231PS Z14, Z13, Z1
+	VMOVUPS     (DX)(CX*1), Z14
+	VFMADD231PS Z14, Z12, Z4
+	VFMADD231PS Z14, Z13, Z5
+	VMOVUPS     (DX)(CX*2), Z14
+	VFMADD231PS Z14, Z12, Z8
+	VFMADD231PS Z14, Z13, Z9
+	VCVTPH2PS   (R11), Z12
+	VCVTPH2PS   (R12), Z13
+	VMOVUPS     (DX), Z14
+	VFMADD231PS Z14, Z12, Z2
+	VFMADD231PS Z14, Z13, Z3
+	VMOVUPS     (DX)(CX*1), Z14
+	VFMADD231PS Z14, Z12, Z6
+	VFMADD231PS Z14, Z13, Z7
+	VMOVUPS     (DX)(CX*2), Z14
+	VFMADD231PS Z14, Z12, Z10
+	VFMADD231PS Z14, Z13, Z11
+	PREFETCHT1  (DI)
+	PREFETCHT1  64(DI)
+	SUBQ        $-128, DI
+	SUBQ        $0x00000080, R8
+	JLE         run1
+
+on1:
+	VCVTPH2PS     32(R9), Z12
+	VCVTPH2PS     32(R10), Z13
+	VMOVUPS       64(DX), Z14
+	VFMADD231PS   Z14, Z12, Z0
+	VFMADD231PS   Z14, Z13, Z1
+	VMOVUPS       64(DX)(CX*1), Z14
+	VFMADD231PS   Z14, Z12, Z4
+	VFMADD231PS   Z14, Z13, Z5
+	VMOVUPS       64(DX)(CX*2), Z14
+	VFMADD231PS   Z14, Z12, Z8
+	VFMADD231PS   Z14, Z13, Z9
+	VCVTPH2PS     32(R11), Z12
+	VCVTPH2PS     32(R12), Z13
+	VMOVUPS       64(DX), Z14
+	VFMADD231PS   Z14, Z12, Z2
+	VFMADD231PS   Z14, Z13, Z3
+	VMOVUPS       64(DX)(CX*1), Z14
+	VFMADD231PS   Z14, Z12, Z6
+	VFMADD231PS   Z14, Z13, Z7
+	VMOVUPS       64(DX)(CX*2), Z14
+	VFMADD231PS   Z14, Z12, Z10
+	VFMADD231PS   Z14, Z13, Z11
 	ADDQ          $0x40, R9
 	ADDQ          $0x40, R10
 	ADDQ          $0x40, R11
 	ADDQ          $0x40, R12
 	SUBQ          $-128, DX
-	SUBQ          $0x00000080, 8(SP)
+	SUBQ          $0x00000080, (SP)
 	JNZ           channels
 	MOVQ          dst+0(FP), DX
 	MOVQ          ld+8(FP), R9
 	SHLQ          $0x02, R9
-	MOVQ          SI, R10
+	MOVQ          BX, R10
 	SUBQ          AX, R10
 	SHRQ          $0x02, R10
 	INCQ          R10
@@ -694,9 +565,9 @@ channels:
 	MOVL          $0x0000ffff, R11
 	BZHIL         R10, R11, R11
 	KMOVW         R11, K1
-	VUNPCKLPS     Z1, Z0, Z16
+	VUNPCKLPS     Z1, Z0, Z12
 	VUNPCKHPS     Z1, Z0, Z0
-	VADDPS        Z16, Z0, Z0
+	VADDPS        Z12, Z0, Z0
 	VUNPCKLPS     Z3, Z2, Z1
 	VUNPCKHPS     Z3, Z2, Z2
 	VADDPS        Z1, Z2, Z2
@@ -738,7 +609,246 @@ channels:
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VMOVUPS       X1, K1, (DX)
-	ADDQ          R9, DX
+	ADDQ          $0x10, dst+0(FP)
+	ADDQ          $0x10, AX
+	CMPQ          AX, BX
+	JLS           tile
+	MOVQ          DI, (SI)
+	MOVQ          R8, 8(SI)
+	VZEROUPPER
+	RET
+
+run0:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin0
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin0:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on0
+
+run1:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin1
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin1:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on1
+
+// func dot4AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
+TEXT ·dot4AVX512(SB), NOSPLIT, $8-64
+	MOVQ at+40(FP), AX
+	MOVQ dim+24(FP), CX
+	SHLQ $0x02, CX
+	LEAQ (CX)(CX*2), BX
+	MOVQ n+48(FP), SI
+	LEAQ -4(AX)(SI*4), SI
+	MOVQ ahead+56(FP), DI
+	MOVQ (DI), R8
+	MOVQ 8(DI), R9
+
+tile:
+	LEAQ    (AX), R10
+	CMPQ    R10, SI
+	CMOVQHI SI, R10
+	MOVLQSX (R10), R10
+	IMULQ   CX, R10
+	SHRQ    $0x01, R10
+	ADDQ    rows+32(FP), R10
+	LEAQ    4(AX), R11
+	CMPQ    R11, SI
+	CMOVQHI SI, R11
+	MOVLQSX (R11), R11
+	IMULQ   CX, R11
+	SHRQ    $0x01, R11
+	ADDQ    rows+32(FP), R11
+	LEAQ    8(AX), R12
+	CMPQ    R12, SI
+	CMOVQHI SI, R12
+	MOVLQSX (R12), R12
+	IMULQ   CX, R12
+	SHRQ    $0x01, R12
+	ADDQ    rows+32(FP), R12
+	LEAQ    12(AX), R13
+	CMPQ    R13, SI
+	CMOVQHI SI, R13
+	MOVLQSX (R13), R13
+	IMULQ   CX, R13
+	SHRQ    $0x01, R13
+	ADDQ    rows+32(FP), R13
+	MOVQ    q+16(FP), DX
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	VXORPS  Z8, Z8, Z8
+	VXORPS  Z9, Z9, Z9
+	VXORPS  Z10, Z10, Z10
+	VXORPS  Z11, Z11, Z11
+	VXORPS  Z12, Z12, Z12
+	VXORPS  Z13, Z13, Z13
+	VXORPS  Z14, Z14, Z14
+	VXORPS  Z15, Z15, Z15
+	MOVQ    CX, (SP)
+
+channels:
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+	SUBQ       $-128, R8
+	SUBQ       $0x00000080, R9
+	JLE        run0
+
+on0:
+	VCVTPH2PS   (R10), Z16
+	VCVTPH2PS   (R11), Z17
+	VMOVUPS     (DX), Z18
+	VFMADD231PS Z18, Z16, Z0
+	VFMADD231PS Z18, Z17, Z1
+	VMOVUPS     (DX)(CX*1), Z18
+	VFMADD231PS Z18, Z16, Z4
+	VFMADD231PS Z18, Z17, Z5
+	VMOVUPS     (DX)(CX*2), Z18
+	VFMADD231PS Z18, Z16, Z8
+	VFMADD231PS Z18, Z17, Z9
+	VMOVUPS     (DX)(BX*1), Z18
+	VFMADD231PS Z18, Z16, Z12
+	VFMADD231PS Z18, Z17, Z13
+	VCVTPH2PS   (R12), Z16
+	VCVTPH2PS   (R13), Z17
+	VMOVUPS     (DX), Z18
+	VFMADD231PS Z18, Z16, Z2
+	VFMADD231PS Z18, Z17, Z3
+	VMOVUPS     (DX)(CX*1), Z18
+	VFMADD231PS Z18, Z16, Z6
+	VFMADD231PS Z18, Z17, Z7
+	VMOVUPS     (DX)(CX*2), Z18
+	VFMADD231PS Z18, Z16, Z10
+	VFMADD231PS Z18, Z17, Z11
+	VMOVUPS     (DX)(BX*1), Z18
+	VFMADD231PS Z18, Z16, Z14
+	VFMADD231PS Z18, Z17, Z15
+	PREFETCHT1  (R8)
+	PREFETCHT1  64(R8)
+	SUBQ        $-128, R8
+	SUBQ        $0x00000080, R9
+	JLE         run1
+
+on1:
+	VCVTPH2PS     32(R10), Z16
+	VCVTPH2PS     32(R11), Z17
+	VMOVUPS       64(DX), Z18
+	VFMADD231PS   Z18, Z16, Z0
+	VFMADD231PS   Z18, Z17, Z1
+	VMOVUPS       64(DX)(CX*1), Z18
+	VFMADD231PS   Z18, Z16, Z4
+	VFMADD231PS   Z18, Z17, Z5
+	VMOVUPS       64(DX)(CX*2), Z18
+	VFMADD231PS   Z18, Z16, Z8
+	VFMADD231PS   Z18, Z17, Z9
+	VMOVUPS       64(DX)(BX*1), Z18
+	VFMADD231PS   Z18, Z16, Z12
+	VFMADD231PS   Z18, Z17, Z13
+	VCVTPH2PS     32(R12), Z16
+	VCVTPH2PS     32(R13), Z17
+	VMOVUPS       64(DX), Z18
+	VFMADD231PS   Z18, Z16, Z2
+	VFMADD231PS   Z18, Z17, Z3
+	VMOVUPS       64(DX)(CX*1), Z18
+	VFMADD231PS   Z18, Z16, Z6
+	VFMADD231PS   Z18, Z17, Z7
+	VMOVUPS       64(DX)(CX*2), Z18
+	VFMADD231PS   Z18, Z16, Z10
+	VFMADD231PS   Z18, Z17, Z11
+	VMOVUPS       64(DX)(BX*1), Z18
+	VFMADD231PS   Z18, Z16, Z14
+	VFMADD231PS   Z18, Z17, Z15
+	ADDQ          $0x40, R10
+	ADDQ          $0x40, R11
+	ADDQ          $0x40, R12
+	ADDQ          $0x40, R13
+	SUBQ          $-128, DX
+	SUBQ          $0x00000080, (SP)
+	JNZ           channels
+	MOVQ          dst+0(FP), DX
+	MOVQ          ld+8(FP), R10
+	SHLQ          $0x02, R10
+	MOVQ          SI, R11
+	SUBQ          AX, R11
+	SHRQ          $0x02, R11
+	INCQ          R11
+	MOVQ          $0x00000004, R12
+	CMPQ          R11, R12
+	CMOVQGT       R12, R11
+	MOVL          $0x0000ffff, R12
+	BZHIL         R11, R12, R12
+	KMOVW         R12, K1
+	VUNPCKLPS     Z1, Z0, Z16
+	VUNPCKHPS     Z1, Z0, Z0
+	VADDPS        Z16, Z0, Z0
+	VUNPCKLPS     Z3, Z2, Z1
+	VUNPCKHPS     Z3, Z2, Z2
+	VADDPS        Z1, Z2, Z2
+	VUNPCKLPD     Z2, Z0, Z1
+	VUNPCKHPD     Z2, Z0, Z0
+	VADDPS        Z1, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y1
+	VEXTRACTF32X4 $0x01, Y1, X0
+	VADDPS        X0, X1, X0
+	VMOVUPS       X0, K1, (DX)
+	ADDQ          R10, DX
+	VUNPCKLPS     Z5, Z4, Z0
+	VUNPCKHPS     Z5, Z4, Z4
+	VADDPS        Z0, Z4, Z4
+	VUNPCKLPS     Z7, Z6, Z0
+	VUNPCKHPS     Z7, Z6, Z6
+	VADDPS        Z0, Z6, Z6
+	VUNPCKLPD     Z6, Z4, Z0
+	VUNPCKHPD     Z6, Z4, Z4
+	VADDPS        Z0, Z4, Z4
+	VEXTRACTF64X4 $0x01, Z4, Y0
+	VADDPS        Y0, Y4, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VMOVUPS       X1, K1, (DX)
+	ADDQ          R10, DX
+	VUNPCKLPS     Z9, Z8, Z0
+	VUNPCKHPS     Z9, Z8, Z8
+	VADDPS        Z0, Z8, Z8
+	VUNPCKLPS     Z11, Z10, Z0
+	VUNPCKHPS     Z11, Z10, Z10
+	VADDPS        Z0, Z10, Z10
+	VUNPCKLPD     Z10, Z8, Z0
+	VUNPCKHPD     Z10, Z8, Z8
+	VADDPS        Z0, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y0
+	VADDPS        Y0, Y8, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VMOVUPS       X1, K1, (DX)
+	ADDQ          R10, DX
 	VUNPCKLPS     Z13, Z12, Z0
 	VUNPCKHPS     Z13, Z12, Z12
 	VADDPS        Z0, Z12, Z12
@@ -757,52 +867,87 @@ channels:
 	ADDQ          $0x10, AX
 	CMPQ          AX, SI
 	JLS           tile
+	MOVQ          R8, (DI)
+	MOVQ          R9, 8(DI)
 	VZEROUPPER
 	RET
 
-// func dot5AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+run0:
+	MOVQ 16(DI), R9
+	CMPQ R9, 24(DI)
+	JLS  begin0
+	MOVQ 64(DI), R9
+	MOVQ R9, 32(DI)
+	MOVQ 56(DI), R9
+
+begin0:
+	MOVLQSX (R9), R8
+	IMULQ   40(DI), R8
+	ADDQ    32(DI), R8
+	ADDQ    $0x04, R9
+	MOVQ    R9, 16(DI)
+	MOVQ    48(DI), R9
+	JMP     on0
+
+run1:
+	MOVQ 16(DI), R9
+	CMPQ R9, 24(DI)
+	JLS  begin1
+	MOVQ 64(DI), R9
+	MOVQ R9, 32(DI)
+	MOVQ 56(DI), R9
+
+begin1:
+	MOVLQSX (R9), R8
+	IMULQ   40(DI), R8
+	ADDQ    32(DI), R8
+	ADDQ    $0x04, R9
+	MOVQ    R9, 16(DI)
+	MOVQ    48(DI), R9
+	JMP     on1
+
+// func dot5AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
-TEXT ·dot5AVX512(SB), NOSPLIT, $16-64
+TEXT ·dot5AVX512(SB), NOSPLIT, $8-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
 	LEAQ (CX)(CX*2), BX
 	MOVQ n+48(FP), SI
 	LEAQ -4(AX)(SI*4), SI
-	MOVQ ahead+56(FP), DX
-	LEAQ (AX)(DX*4), DI
-	XORQ R8, R8
-	MOVQ R8, (SP)
+	MOVQ ahead+56(FP), DI
+	MOVQ (DI), R8
+	MOVQ 8(DI), R9
 
 tile:
-	LEAQ    (AX), R9
-	CMPQ    R9, SI
-	CMOVQHI SI, R9
-	MOVLQSX (R9), R9
-	IMULQ   CX, R9
-	SHRQ    $0x01, R9
-	ADDQ    rows+32(FP), R9
-	LEAQ    4(AX), R10
+	LEAQ    (AX), R10
 	CMPQ    R10, SI
 	CMOVQHI SI, R10
 	MOVLQSX (R10), R10
 	IMULQ   CX, R10
 	SHRQ    $0x01, R10
 	ADDQ    rows+32(FP), R10
-	LEAQ    8(AX), R11
+	LEAQ    4(AX), R11
 	CMPQ    R11, SI
 	CMOVQHI SI, R11
 	MOVLQSX (R11), R11
 	IMULQ   CX, R11
 	SHRQ    $0x01, R11
 	ADDQ    rows+32(FP), R11
-	LEAQ    12(AX), R12
+	LEAQ    8(AX), R12
 	CMPQ    R12, SI
 	CMOVQHI SI, R12
 	MOVLQSX (R12), R12
 	IMULQ   CX, R12
 	SHRQ    $0x01, R12
 	ADDQ    rows+32(FP), R12
+	LEAQ    12(AX), R13
+	CMPQ    R13, SI
+	CMOVQHI SI, R13
+	MOVLQSX (R13), R13
+	IMULQ   CX, R13
+	SHRQ    $0x01, R13
+	ADDQ    rows+32(FP), R13
 	MOVQ    q+16(FP), DX
 	VXORPS  Z0, Z0, Z0
 	VXORPS  Z1, Z1, Z1
@@ -824,73 +969,59 @@ tile:
 	VXORPS  Z17, Z17, Z17
 	VXORPS  Z18, Z18, Z18
 	VXORPS  Z19, Z19, Z19
-	MOVQ    CX, 8(SP)
+	MOVQ    CX, (SP)
 
 channels:
-	CMPQ          DI, SI
-	CMOVQHI       SI, DI
-	MOVLQSX       (DI), R13
-	IMULQ         CX, R13
-	SHRQ          $0x01, R13
-	ADDQ          rows+32(FP), R13
-	PREFETCHT0    (R13)(R8*1)
-	PREFETCHT0    64(R13)(R8*1)
-	SUBQ          $-128, R8
-	LEAQ          4(DI), R14
-	LEAQ          (R8)(R8*1), R13
-	CMPQ          R13, CX
-	CMOVQGE       (SP), R8
-	CMOVQGE       R14, DI
-	VCVTPH2PS     (R9), Z20
-	VCVTPH2PS     (R10), Z21
-	VMOVUPS       (DX), Z22
-	VFMADD231PS   Z22, Z20, Z0
-	VFMADD231PS   Z22, Z21, Z1
-	VMOVUPS       (DX)(CX*1), Z22
-	VFMADD231PS   Z22, Z20, Z4
-	VFMADD231PS   Z22, Z21, Z5
-	VMOVUPS       (DX)(CX*2), Z22
-	VFMADD231PS   Z22, Z20, Z8
-	VFMADD231PS   Z22, Z21, Z9
-	VMOVUPS       (DX)(BX*1), Z22
-	VFMADD231PS   Z22, Z20, Z12
-	VFMADD231PS   Z22, Z21, Z13
-	VMOVUPS       (DX)(CX*4), Z22
-	VFMADD231PS   Z22, Z20, Z16
-	VFMADD231PS   Z22, Z21, Z17
-	VCVTPH2PS     (R11), Z20
-	VCVTPH2PS     (R12), Z21
-	VMOVUPS       (DX), Z22
-	VFMADD231PS   Z22, Z20, Z2
-	VFMADD231PS   Z22, Z21, Z3
-	VMOVUPS       (DX)(CX*1), Z22
-	VFMADD231PS   Z22, Z20, Z6
-	VFMADD231PS   Z22, Z21, Z7
-	VMOVUPS       (DX)(CX*2), Z22
-	VFMADD231PS   Z22, Z20, Z10
-	VFMADD231PS   Z22, Z21, Z11
-	VMOVUPS       (DX)(BX*1), Z22
-	VFMADD231PS   Z22, Z20, Z14
-	VFMADD231PS   Z22, Z21, Z15
-	VMOVUPS       (DX)(CX*4), Z22
-	VFMADD231PS   Z22, Z20, Z18
-	VFMADD231PS   Z22, Z21, Z19
-	CMPQ          DI, SI
-	CMOVQHI       SI, DI
-	MOVLQSX       (DI), R13
-	IMULQ         CX, R13
-	SHRQ          $0x01, R13
-	ADDQ          rows+32(FP), R13
-	PREFETCHT0    (R13)(R8*1)
-	PREFETCHT0    64(R13)(R8*1)
-	SUBQ          $-128, R8
-	LEAQ          4(DI), R14
-	LEAQ          (R8)(R8*1), R13
-	CMPQ          R13, CX
-	CMOVQGE       (SP), R8
-	CMOVQGE       R14, DI
-	VCVTPH2PS     32(R9), Z20
-	VCVTPH2PS     32(R10), Z21
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+	SUBQ       $-128, R8
+	SUBQ       $0x00000080, R9
+	JLE        run0
+
+on0:
+	VCVTPH2PS   (R10), Z20
+	VCVTPH2PS   (R11), Z21
+	VMOVUPS     (DX), Z22
+	VFMADD231PS Z22, Z20, Z0
+	VFMADD231PS Z22, Z21, Z1
+	VMOVUPS     (DX)(CX*1), Z22
+	VFMADD231PS Z22, Z20, Z4
+	VFMADD231PS Z22, Z21, Z5
+	VMOVUPS     (DX)(CX*2), Z22
+	VFMADD231PS Z22, Z20, Z8
+	VFMADD231PS Z22, Z21, Z9
+	VMOVUPS     (DX)(BX*1), Z22
+	VFMADD231PS Z22, Z20, Z12
+	VFMADD231PS Z22, Z21, Z13
+	VMOVUPS     (DX)(CX*4), Z22
+	VFMADD231PS Z22, Z20, Z16
+	VFMADD231PS Z22, Z21, Z17
+	VCVTPH2PS   (R12), Z20
+	VCVTPH2PS   (R13), Z21
+	VMOVUPS     (DX), Z22
+	VFMADD231PS Z22, Z20, Z2
+	VFMADD231PS Z22, Z21, Z3
+	VMOVUPS     (DX)(CX*1), Z22
+	VFMADD231PS Z22, Z20, Z6
+	VFMADD231PS Z22, Z21, Z7
+	VMOVUPS     (DX)(CX*2), Z22
+	VFMADD231PS Z22, Z20, Z10
+	VFMADD231PS Z22, Z21, Z11
+	VMOVUPS     (DX)(BX*1), Z22
+	VFMADD231PS Z22, Z20, Z14
+	VFMADD231PS Z22, Z21, Z15
+	VMOVUPS     (DX)(CX*4), Z22
+	VFMADD231PS Z22, Z20, Z18
+	VFMADD231PS Z22, Z21, Z19
+	PREFETCHT1  (R8)
+	PREFETCHT1  64(R8)
+	SUBQ        $-128, R8
+	SUBQ        $0x00000080, R9
+	JLE         run1
+
+on1:
+	VCVTPH2PS     32(R10), Z20
+	VCVTPH2PS     32(R11), Z21
 	VMOVUPS       64(DX), Z22
 	VFMADD231PS   Z22, Z20, Z0
 	VFMADD231PS   Z22, Z21, Z1
@@ -906,8 +1037,8 @@ channels:
 	VMOVUPS       64(DX)(CX*4), Z22
 	VFMADD231PS   Z22, Z20, Z16
 	VFMADD231PS   Z22, Z21, Z17
-	VCVTPH2PS     32(R11), Z20
-	VCVTPH2PS     32(R12), Z21
+	VCVTPH2PS     32(R12), Z20
+	VCVTPH2PS     32(R13), Z21
 	VMOVUPS       64(DX), Z22
 	VFMADD231PS   Z22, Z20, Z2
 	VFMADD231PS   Z22, Z21, Z3
@@ -923,26 +1054,26 @@ channels:
 	VMOVUPS       64(DX)(CX*4), Z22
 	VFMADD231PS   Z22, Z20, Z18
 	VFMADD231PS   Z22, Z21, Z19
-	ADDQ          $0x40, R9
 	ADDQ          $0x40, R10
 	ADDQ          $0x40, R11
 	ADDQ          $0x40, R12
+	ADDQ          $0x40, R13
 	SUBQ          $-128, DX
-	SUBQ          $0x00000080, 8(SP)
+	SUBQ          $0x00000080, (SP)
 	JNZ           channels
 	MOVQ          dst+0(FP), DX
-	MOVQ          ld+8(FP), R9
-	SHLQ          $0x02, R9
-	MOVQ          SI, R10
-	SUBQ          AX, R10
-	SHRQ          $0x02, R10
-	INCQ          R10
-	MOVQ          $0x00000004, R11
-	CMPQ          R10, R11
-	CMOVQGT       R11, R10
-	MOVL          $0x0000ffff, R11
-	BZHIL         R10, R11, R11
-	KMOVW         R11, K1
+	MOVQ          ld+8(FP), R10
+	SHLQ          $0x02, R10
+	MOVQ          SI, R11
+	SUBQ          AX, R11
+	SHRQ          $0x02, R11
+	INCQ          R11
+	MOVQ          $0x00000004, R12
+	CMPQ          R11, R12
+	CMOVQGT       R12, R11
+	MOVL          $0x0000ffff, R12
+	BZHIL         R11, R12, R12
+	KMOVW         R12, K1
 	VUNPCKLPS     Z1, Z0, Z20
 	VUNPCKHPS     Z1, Z0, Z0
 	VADDPS        Z20, Z0, Z0
@@ -957,7 +1088,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y1, X0
 	VADDPS        X0, X1, X0
 	VMOVUPS       X0, K1, (DX)
-	ADDQ          R9, DX
+	ADDQ          R10, DX
 	VUNPCKLPS     Z5, Z4, Z0
 	VUNPCKHPS     Z5, Z4, Z4
 	VADDPS        Z0, Z4, Z4
@@ -972,7 +1103,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VMOVUPS       X1, K1, (DX)
-	ADDQ          R9, DX
+	ADDQ          R10, DX
 	VUNPCKLPS     Z9, Z8, Z0
 	VUNPCKHPS     Z9, Z8, Z8
 	VADDPS        Z0, Z8, Z8
@@ -987,7 +1118,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VMOVUPS       X1, K1, (DX)
-	ADDQ          R9, DX
+	ADDQ          R10, DX
 	VUNPCKLPS     Z13, Z12, Z0
 	VUNPCKHPS     Z13, Z12, Z12
 	VADDPS        Z0, Z12, Z12
@@ -1002,7 +1133,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VMOVUPS       X1, K1, (DX)
-	ADDQ          R9, DX
+	ADDQ          R10, DX
 	VUNPCKLPS     Z17, Z16, Z0
 	VUNPCKHPS     Z17, Z16, Z16
 	VADDPS        Z0, Z16, Z16
@@ -1021,12 +1152,48 @@ channels:
 	ADDQ          $0x10, AX
 	CMPQ          AX, SI
 	JLS           tile
+	MOVQ          R8, (DI)
+	MOVQ          R9, 8(DI)
 	VZEROUPPER
 	RET
 
-// func dot6AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+run0:
+	MOVQ 16(DI), R9
+	CMPQ R9, 24(DI)
+	JLS  begin0
+	MOVQ 64(DI), R9
+	MOVQ R9, 32(DI)
+	MOVQ 56(DI), R9
+
+begin0:
+	MOVLQSX (R9), R8
+	IMULQ   40(DI), R8
+	ADDQ    32(DI), R8
+	ADDQ    $0x04, R9
+	MOVQ    R9, 16(DI)
+	MOVQ    48(DI), R9
+	JMP     on0
+
+run1:
+	MOVQ 16(DI), R9
+	CMPQ R9, 24(DI)
+	JLS  begin1
+	MOVQ 64(DI), R9
+	MOVQ R9, 32(DI)
+	MOVQ 56(DI), R9
+
+begin1:
+	MOVLQSX (R9), R8
+	IMULQ   40(DI), R8
+	ADDQ    32(DI), R8
+	ADDQ    $0x04, R9
+	MOVQ    R9, 16(DI)
+	MOVQ    48(DI), R9
+	JMP     on1
+
+// func dot6AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
-TEXT ·dot6AVX512(SB), NOSPLIT, $16-64
+TEXT ·dot6AVX512(SB), NOSPLIT, $8-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
@@ -1034,40 +1201,39 @@ TEXT ·dot6AVX512(SB), NOSPLIT, $16-64
 	LEAQ (CX)(CX*4), SI
 	MOVQ n+48(FP), DI
 	LEAQ -4(AX)(DI*4), DI
-	MOVQ ahead+56(FP), DX
-	LEAQ (AX)(DX*4), R8
-	XORQ R9, R9
-	MOVQ R9, (SP)
+	MOVQ ahead+56(FP), R8
+	MOVQ (R8), R9
+	MOVQ 8(R8), R10
 
 tile:
-	LEAQ    (AX), R10
-	CMPQ    R10, DI
-	CMOVQHI DI, R10
-	MOVLQSX (R10), R10
-	IMULQ   CX, R10
-	SHRQ    $0x01, R10
-	ADDQ    rows+32(FP), R10
-	LEAQ    4(AX), R11
+	LEAQ    (AX), R11
 	CMPQ    R11, DI
 	CMOVQHI DI, R11
 	MOVLQSX (R11), R11
 	IMULQ   CX, R11
 	SHRQ    $0x01, R11
 	ADDQ    rows+32(FP), R11
-	LEAQ    8(AX), R12
+	LEAQ    4(AX), R12
 	CMPQ    R12, DI
 	CMOVQHI DI, R12
 	MOVLQSX (R12), R12
 	IMULQ   CX, R12
 	SHRQ    $0x01, R12
 	ADDQ    rows+32(FP), R12
-	LEAQ    12(AX), R13
+	LEAQ    8(AX), R13
 	CMPQ    R13, DI
 	CMOVQHI DI, R13
 	MOVLQSX (R13), R13
 	IMULQ   CX, R13
 	SHRQ    $0x01, R13
 	ADDQ    rows+32(FP), R13
+	LEAQ    12(AX), R14
+	CMPQ    R14, DI
+	CMOVQHI DI, R14
+	MOVLQSX (R14), R14
+	IMULQ   CX, R14
+	SHRQ    $0x01, R14
+	ADDQ    rows+32(FP), R14
 	MOVQ    q+16(FP), DX
 	VXORPS  Z0, Z0, Z0
 	VXORPS  Z1, Z1, Z1
@@ -1093,79 +1259,65 @@ tile:
 	VXORPS  Z21, Z21, Z21
 	VXORPS  Z22, Z22, Z22
 	VXORPS  Z23, Z23, Z23
-	MOVQ    CX, 8(SP)
+	MOVQ    CX, (SP)
 
 channels:
-	CMPQ          R8, DI
-	CMOVQHI       DI, R8
-	MOVLQSX       (R8), R14
-	IMULQ         CX, R14
-	SHRQ          $0x01, R14
-	ADDQ          rows+32(FP), R14
-	PREFETCHT0    (R14)(R9*1)
-	PREFETCHT0    64(R14)(R9*1)
-	SUBQ          $-128, R9
-	LEAQ          4(R8), R15
-	LEAQ          (R9)(R9*1), R14
-	CMPQ          R14, CX
-	CMOVQGE       (SP), R9
-	CMOVQGE       R15, R8
-	VCVTPH2PS     (R10), Z24
-	VCVTPH2PS     (R11), Z25
-	VMOVUPS       (DX), Z26
-	VFMADD231PS   Z26, Z24, Z0
-	VFMADD231PS   Z26, Z25, Z1
-	VMOVUPS       (DX)(CX*1), Z26
-	VFMADD231PS   Z26, Z24, Z4
-	VFMADD231PS   Z26, Z25, Z5
-	VMOVUPS       (DX)(CX*2), Z26
-	VFMADD231PS   Z26, Z24, Z8
-	VFMADD231PS   Z26, Z25, Z9
-	VMOVUPS       (DX)(BX*1), Z26
-	VFMADD231PS   Z26, Z24, Z12
-	VFMADD231PS   Z26, Z25, Z13
-	VMOVUPS       (DX)(CX*4), Z26
-	VFMADD231PS   Z26, Z24, Z16
-	VFMADD231PS   Z26, Z25, Z17
-	VMOVUPS       (DX)(SI*1), Z26
-	VFMADD231PS   Z26, Z24, Z20
-	VFMADD231PS   Z26, Z25, Z21
-	VCVTPH2PS     (R12), Z24
-	VCVTPH2PS     (R13), Z25
-	VMOVUPS       (DX), Z26
-	VFMADD231PS   Z26, Z24, Z2
-	VFMADD231PS   Z26, Z25, Z3
-	VMOVUPS       (DX)(CX*1), Z26
-	VFMADD231PS   Z26, Z24, Z6
-	VFMADD231PS   Z26, Z25, Z7
-	VMOVUPS       (DX)(CX*2), Z26
-	VFMADD231PS   Z26, Z24, Z10
-	VFMADD231PS   Z26, Z25, Z11
-	VMOVUPS       (DX)(BX*1), Z26
-	VFMADD231PS   Z26, Z24, Z14
-	VFMADD231PS   Z26, Z25, Z15
-	VMOVUPS       (DX)(CX*4), Z26
-	VFMADD231PS   Z26, Z24, Z18
-	VFMADD231PS   Z26, Z25, Z19
-	VMOVUPS       (DX)(SI*1), Z26
-	VFMADD231PS   Z26, Z24, Z22
-	VFMADD231PS   Z26, Z25, Z23
-	CMPQ          R8, DI
-	CMOVQHI       DI, R8
-	MOVLQSX       (R8), R14
-	IMULQ         CX, R14
-	SHRQ          $0x01, R14
-	ADDQ          rows+32(FP), R14
-	PREFETCHT0    (R14)(R9*1)
-	PREFETCHT0    64(R14)(R9*1)
-	SUBQ          $-128, R9
-	LEAQ          4(R8), R15
-	LEAQ          (R9)(R9*1), R14
-	CMPQ          R14, CX
-	CMOVQGE       (SP), R9
-	CMOVQGE       R15, R8
-	VCVTPH2PS     32(R10), Z24
-	VCVTPH2PS     32(R11), Z25
+	PREFETCHT1 (R9)
+	PREFETCHT1 64(R9)
+	SUBQ       $-128, R9
+	SUBQ       $0x00000080, R10
+	JLE        run0
+
+on0:
+	VCVTPH2PS   (R11), Z24
+	VCVTPH2PS   (R12), Z25
+	VMOVUPS     (DX), Z26
+	VFMADD231PS Z26, Z24, Z0
+	VFMADD231PS Z26, Z25, Z1
+	VMOVUPS     (DX)(CX*1), Z26
+	VFMADD231PS Z26, Z24, Z4
+	VFMADD231PS Z26, Z25, Z5
+	VMOVUPS     (DX)(CX*2), Z26
+	VFMADD231PS Z26, Z24, Z8
+	VFMADD231PS Z26, Z25, Z9
+	VMOVUPS     (DX)(BX*1), Z26
+	VFMADD231PS Z26, Z24, Z12
+	VFMADD231PS Z26, Z25, Z13
+	VMOVUPS     (DX)(CX*4), Z26
+	VFMADD231PS Z26, Z24, Z16
+	VFMADD231PS Z26, Z25, Z17
+	VMOVUPS     (DX)(SI*1), Z26
+	VFMADD231PS Z26, Z24, Z20
+	VFMADD231PS Z26, Z25, Z21
+	VCVTPH2PS   (R13), Z24
+	VCVTPH2PS   (R14), Z25
+	VMOVUPS     (DX), Z26
+	VFMADD231PS Z26, Z24, Z2
+	VFMADD231PS Z26, Z25, Z3
+	VMOVUPS     (DX)(CX*1), Z26
+	VFMADD231PS Z26, Z24, Z6
+	VFMADD231PS Z26, Z25, Z7
+	VMOVUPS     (DX)(CX*2), Z26
+	VFMADD231PS Z26, Z24, Z10
+	VFMADD231PS Z26, Z25, Z11
+	VMOVUPS     (DX)(BX*1), Z26
+	VFMADD231PS Z26, Z24, Z14
+	VFMADD231PS Z26, Z25, Z15
+	VMOVUPS     (DX)(CX*4), Z26
+	VFMADD231PS Z26, Z24, Z18
+	VFMADD231PS Z26, Z25, Z19
+	VMOVUPS     (DX)(SI*1), Z26
+	VFMADD231PS Z26, Z24, Z22
+	VFMADD231PS Z26, Z25, Z23
+	PREFETCHT1  (R9)
+	PREFETCHT1  64(R9)
+	SUBQ        $-128, R9
+	SUBQ        $0x00000080, R10
+	JLE         run1
+
+on1:
+	VCVTPH2PS     32(R11), Z24
+	VCVTPH2PS     32(R12), Z25
 	VMOVUPS       64(DX), Z26
 	VFMADD231PS   Z26, Z24, Z0
 	VFMADD231PS   Z26, Z25, Z1
@@ -1184,8 +1336,8 @@ channels:
 	VMOVUPS       64(DX)(SI*1), Z26
 	VFMADD231PS   Z26, Z24, Z20
 	VFMADD231PS   Z26, Z25, Z21
-	VCVTPH2PS     32(R12), Z24
-	VCVTPH2PS     32(R13), Z25
+	VCVTPH2PS     32(R13), Z24
+	VCVTPH2PS     32(R14), Z25
 	VMOVUPS       64(DX), Z26
 	VFMADD231PS   Z26, Z24, Z2
 	VFMADD231PS   Z26, Z25, Z3
@@ -1204,26 +1356,26 @@ channels:
 	VMOVUPS       64(DX)(SI*1), Z26
 	VFMADD231PS   Z26, Z24, Z22
 	VFMADD231PS   Z26, Z25, Z23
-	ADDQ          $0x40, R10
 	ADDQ          $0x40, R11
 	ADDQ          $0x40, R12
 	ADDQ          $0x40, R13
+	ADDQ          $0x40, R14
 	SUBQ          $-128, DX
-	SUBQ          $0x00000080, 8(SP)
+	SUBQ          $0x00000080, (SP)
 	JNZ           channels
 	MOVQ          dst+0(FP), DX
-	MOVQ          ld+8(FP), R10
-	SHLQ          $0x02, R10
-	MOVQ          DI, R11
-	SUBQ          AX, R11
-	SHRQ          $0x02, R11
-	INCQ          R11
-	MOVQ          $0x00000004, R12
-	CMPQ          R11, R12
-	CMOVQGT       R12, R11
-	MOVL          $0x0000ffff, R12
-	BZHIL         R11, R12, R12
-	KMOVW         R12, K1
+	MOVQ          ld+8(FP), R11
+	SHLQ          $0x02, R11
+	MOVQ          DI, R12
+	SUBQ          AX, R12
+	SHRQ          $0x02, R12
+	INCQ          R12
+	MOVQ          $0x00000004, R13
+	CMPQ          R12, R13
+	CMOVQGT       R13, R12
+	MOVL          $0x0000ffff, R13
+	BZHIL         R12, R13, R13
+	KMOVW         R13, K1
 	VUNPCKLPS     Z1, Z0, Z24
 	VUNPCKHPS     Z1, Z0, Z0
 	VADDPS        Z24, Z0, Z0
@@ -1238,7 +1390,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y1, X0
 	VADDPS        X0, X1, X0
 	VMOVUPS       X0, K1, (DX)
-	ADDQ          R10, DX
+	ADDQ          R11, DX
 	VUNPCKLPS     Z5, Z4, Z0
 	VUNPCKHPS     Z5, Z4, Z4
 	VADDPS        Z0, Z4, Z4
@@ -1253,7 +1405,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VMOVUPS       X1, K1, (DX)
-	ADDQ          R10, DX
+	ADDQ          R11, DX
 	VUNPCKLPS     Z9, Z8, Z0
 	VUNPCKHPS     Z9, Z8, Z8
 	VADDPS        Z0, Z8, Z8
@@ -1268,7 +1420,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VMOVUPS       X1, K1, (DX)
-	ADDQ          R10, DX
+	ADDQ          R11, DX
 	VUNPCKLPS     Z13, Z12, Z0
 	VUNPCKHPS     Z13, Z12, Z12
 	VADDPS        Z0, Z12, Z12
@@ -1283,7 +1435,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VMOVUPS       X1, K1, (DX)
-	ADDQ          R10, DX
+	ADDQ          R11, DX
 	VUNPCKLPS     Z17, Z16, Z0
 	VUNPCKHPS     Z17, Z16, Z16
 	VADDPS        Z0, Z16, Z16
@@ -1298,7 +1450,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VMOVUPS       X1, K1, (DX)
-	ADDQ          R10, DX
+	ADDQ          R11, DX
 	VUNPCKLPS     Z21, Z20, Z0
 	VUNPCKHPS     Z21, Z20, Z20
 	VADDPS        Z0, Z20, Z20
@@ -1317,12 +1469,48 @@ channels:
 	ADDQ          $0x10, AX
 	CMPQ          AX, DI
 	JLS           tile
+	MOVQ          R9, (R8)
+	MOVQ          R10, 8(R8)
 	VZEROUPPER
 	RET
 
-// func dot7AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+run0:
+	MOVQ 16(R8), R10
+	CMPQ R10, 24(R8)
+	JLS  begin0
+	MOVQ 64(R8), R10
+	MOVQ R10, 32(R8)
+	MOVQ 56(R8), R10
+
+begin0:
+	MOVLQSX (R10), R9
+	IMULQ   40(R8), R9
+	ADDQ    32(R8), R9
+	ADDQ    $0x04, R10
+	MOVQ    R10, 16(R8)
+	MOVQ    48(R8), R10
+	JMP     on0
+
+run1:
+	MOVQ 16(R8), R10
+	CMPQ R10, 24(R8)
+	JLS  begin1
+	MOVQ 64(R8), R10
+	MOVQ R10, 32(R8)
+	MOVQ 56(R8), R10
+
+begin1:
+	MOVLQSX (R10), R9
+	IMULQ   40(R8), R9
+	ADDQ    32(R8), R9
+	ADDQ    $0x04, R10
+	MOVQ    R10, 16(R8)
+	MOVQ    48(R8), R10
+	JMP     on1
+
+// func dot7AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
-TEXT ·dot7AVX512(SB), NOSPLIT, $16-64
+TEXT ·dot7AVX512(SB), NOSPLIT, $8-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
@@ -1330,40 +1518,39 @@ TEXT ·dot7AVX512(SB), NOSPLIT, $16-64
 	LEAQ (CX)(CX*4), SI
 	MOVQ n+48(FP), DI
 	LEAQ -4(AX)(DI*4), DI
-	MOVQ ahead+56(FP), DX
-	LEAQ (AX)(DX*4), R8
-	XORQ R9, R9
-	MOVQ R9, (SP)
+	MOVQ ahead+56(FP), R8
+	MOVQ (R8), R9
+	MOVQ 8(R8), R10
 
 tile:
-	LEAQ    (AX), R10
-	CMPQ    R10, DI
-	CMOVQHI DI, R10
-	MOVLQSX (R10), R10
-	IMULQ   CX, R10
-	SHRQ    $0x01, R10
-	ADDQ    rows+32(FP), R10
-	LEAQ    4(AX), R11
+	LEAQ    (AX), R11
 	CMPQ    R11, DI
 	CMOVQHI DI, R11
 	MOVLQSX (R11), R11
 	IMULQ   CX, R11
 	SHRQ    $0x01, R11
 	ADDQ    rows+32(FP), R11
-	LEAQ    8(AX), R12
+	LEAQ    4(AX), R12
 	CMPQ    R12, DI
 	CMOVQHI DI, R12
 	MOVLQSX (R12), R12
 	IMULQ   CX, R12
 	SHRQ    $0x01, R12
 	ADDQ    rows+32(FP), R12
-	LEAQ    12(AX), R13
+	LEAQ    8(AX), R13
 	CMPQ    R13, DI
 	CMOVQHI DI, R13
 	MOVLQSX (R13), R13
 	IMULQ   CX, R13
 	SHRQ    $0x01, R13
 	ADDQ    rows+32(FP), R13
+	LEAQ    12(AX), R14
+	CMPQ    R14, DI
+	CMOVQHI DI, R14
+	MOVLQSX (R14), R14
+	IMULQ   CX, R14
+	SHRQ    $0x01, R14
+	ADDQ    rows+32(FP), R14
 	MOVQ    q+16(FP), DX
 	VXORPS  Z0, Z0, Z0
 	VXORPS  Z1, Z1, Z1
@@ -1393,85 +1580,71 @@ tile:
 	VXORPS  Z25, Z25, Z25
 	VXORPS  Z26, Z26, Z26
 	VXORPS  Z27, Z27, Z27
-	MOVQ    CX, 8(SP)
+	MOVQ    CX, (SP)
 
 channels:
-	CMPQ          R8, DI
-	CMOVQHI       DI, R8
-	MOVLQSX       (R8), R14
-	IMULQ         CX, R14
-	SHRQ          $0x01, R14
-	ADDQ          rows+32(FP), R14
-	PREFETCHT0    (R14)(R9*1)
-	PREFETCHT0    64(R14)(R9*1)
-	SUBQ          $-128, R9
-	LEAQ          4(R8), R15
-	LEAQ          (R9)(R9*1), R14
-	CMPQ          R14, CX
-	CMOVQGE       (SP), R9
-	CMOVQGE       R15, R8
-	VCVTPH2PS     (R10), Z28
-	VCVTPH2PS     (R11), Z29
-	VMOVUPS       (DX), Z30
-	VFMADD231PS   Z30, Z28, Z0
-	VFMADD231PS   Z30, Z29, Z1
-	VMOVUPS       (DX)(CX*1), Z30
-	VFMADD231PS   Z30, Z28, Z4
-	VFMADD231PS   Z30, Z29, Z5
-	VMOVUPS       (DX)(CX*2), Z30
-	VFMADD231PS   Z30, Z28, Z8
-	VFMADD231PS   Z30, Z29, Z9
-	VMOVUPS       (DX)(BX*1), Z30
-	VFMADD231PS   Z30, Z28, Z12
-	VFMADD231PS   Z30, Z29, Z13
-	VMOVUPS       (DX)(CX*4), Z30
-	VFMADD231PS   Z30, Z28, Z16
-	VFMADD231PS   Z30, Z29, Z17
-	VMOVUPS       (DX)(SI*1), Z30
-	VFMADD231PS   Z30, Z28, Z20
-	VFMADD231PS   Z30, Z29, Z21
-	VMOVUPS       (DX)(BX*2), Z30
-	VFMADD231PS   Z30, Z28, Z24
-	VFMADD231PS   Z30, Z29, Z25
-	VCVTPH2PS     (R12), Z28
-	VCVTPH2PS     (R13), Z29
-	VMOVUPS       (DX), Z30
-	VFMADD231PS   Z30, Z28, Z2
-	VFMADD231PS   Z30, Z29, Z3
-	VMOVUPS       (DX)(CX*1), Z30
-	VFMADD231PS   Z30, Z28, Z6
-	VFMADD231PS   Z30, Z29, Z7
-	VMOVUPS       (DX)(CX*2), Z30
-	VFMADD231PS   Z30, Z28, Z10
-	VFMADD231PS   Z30, Z29, Z11
-	VMOVUPS       (DX)(BX*1), Z30
-	VFMADD231PS   Z30, Z28, Z14
-	VFMADD231PS   Z30, Z29, Z15
-	VMOVUPS       (DX)(CX*4), Z30
-	VFMADD231PS   Z30, Z28, Z18
-	VFMADD231PS   Z30, Z29, Z19
-	VMOVUPS       (DX)(SI*1), Z30
-	VFMADD231PS   Z30, Z28, Z22
-	VFMADD231PS   Z30, Z29, Z23
-	VMOVUPS       (DX)(BX*2), Z30
-	VFMADD231PS   Z30, Z28, Z26
-	VFMADD231PS   Z30, Z29, Z27
-	CMPQ          R8, DI
-	CMOVQHI       DI, R8
-	MOVLQSX       (R8), R14
-	IMULQ         CX, R14
-	SHRQ          $0x01, R14
-	ADDQ          rows+32(FP), R14
-	PREFETCHT0    (R14)(R9*1)
-	PREFETCHT0    64(R14)(R9*1)
-	SUBQ          $-128, R9
-	LEAQ          4(R8), R15
-	LEAQ          (R9)(R9*1), R14
-	CMPQ          R14, CX
-	CMOVQGE       (SP), R9
-	CMOVQGE       R15, R8
-	VCVTPH2PS     32(R10), Z28
-	VCVTPH2PS     32(R11), Z29
+	PREFETCHT1 (R9)
+	PREFETCHT1 64(R9)
+	SUBQ       $-128, R9
+	SUBQ       $0x00000080, R10
+	JLE        run0
+
+on0:
+	VCVTPH2PS   (R11), Z28
+	VCVTPH2PS   (R12), Z29
+	VMOVUPS     (DX), Z30
+	VFMADD231PS Z30, Z28, Z0
+	VFMADD231PS Z30, Z29, Z1
+	VMOVUPS     (DX)(CX*1), Z30
+	VFMADD231PS Z30, Z28, Z4
+	VFMADD231PS Z30, Z29, Z5
+	VMOVUPS     (DX)(CX*2), Z30
+	VFMADD231PS Z30, Z28, Z8
+	VFMADD231PS Z30, Z29, Z9
+	VMOVUPS     (DX)(BX*1), Z30
+	VFMADD231PS Z30, Z28, Z12
+	VFMADD231PS Z30, Z29, Z13
+	VMOVUPS     (DX)(CX*4), Z30
+	VFMADD231PS Z30, Z28, Z16
+	VFMADD231PS Z30, Z29, Z17
+	VMOVUPS     (DX)(SI*1), Z30
+	VFMADD231PS Z30, Z28, Z20
+	VFMADD231PS Z30, Z29, Z21
+	VMOVUPS     (DX)(BX*2), Z30
+	VFMADD231PS Z30, Z28, Z24
+	VFMADD231PS Z30, Z29, Z25
+	VCVTPH2PS   (R13), Z28
+	VCVTPH2PS   (R14), Z29
+	VMOVUPS     (DX), Z30
+	VFMADD231PS Z30, Z28, Z2
+	VFMADD231PS Z30, Z29, Z3
+	VMOVUPS     (DX)(CX*1), Z30
+	VFMADD231PS Z30, Z28, Z6
+	VFMADD231PS Z30, Z29, Z7
+	VMOVUPS     (DX)(CX*2), Z30
+	VFMADD231PS Z30, Z28, Z10
+	VFMADD231PS Z30, Z29, Z11
+	VMOVUPS     (DX)(BX*1), Z30
+	VFMADD231PS Z30, Z28, Z14
+	VFMADD231PS Z30, Z29, Z15
+	VMOVUPS     (DX)(CX*4), Z30
+	VFMADD231PS Z30, Z28, Z18
+	VFMADD231PS Z30, Z29, Z19
+	VMOVUPS     (DX)(SI*1), Z30
+	VFMADD231PS Z30, Z28, Z22
+	VFMADD231PS Z30, Z29, Z23
+	VMOVUPS     (DX)(BX*2), Z30
+	VFMADD231PS Z30, Z28, Z26
+	VFMADD231PS Z30, Z29, Z27
+	PREFETCHT1  (R9)
+	PREFETCHT1  64(R9)
+	SUBQ        $-128, R9
+	SUBQ        $0x00000080, R10
+	JLE         run1
+
+on1:
+	VCVTPH2PS     32(R11), Z28
+	VCVTPH2PS     32(R12), Z29
 	VMOVUPS       64(DX), Z30
 	VFMADD231PS   Z30, Z28, Z0
 	VFMADD231PS   Z30, Z29, Z1
@@ -1493,8 +1666,8 @@ channels:
 	VMOVUPS       64(DX)(BX*2), Z30
 	VFMADD231PS   Z30, Z28, Z24
 	VFMADD231PS   Z30, Z29, Z25
-	VCVTPH2PS     32(R12), Z28
-	VCVTPH2PS     32(R13), Z29
+	VCVTPH2PS     32(R13), Z28
+	VCVTPH2PS     32(R14), Z29
 	VMOVUPS       64(DX), Z30
 	VFMADD231PS   Z30, Z28, Z2
 	VFMADD231PS   Z30, Z29, Z3
@@ -1516,26 +1689,26 @@ channels:
 	VMOVUPS       64(DX)(BX*2), Z30
 	VFMADD231PS   Z30, Z28, Z26
 	VFMADD231PS   Z30, Z29, Z27
-	ADDQ          $0x40, R10
 	ADDQ          $0x40, R11
 	ADDQ          $0x40, R12
 	ADDQ          $0x40, R13
+	ADDQ          $0x40, R14
 	SUBQ          $-128, DX
-	SUBQ          $0x00000080, 8(SP)
+	SUBQ          $0x00000080, (SP)
 	JNZ           channels
 	MOVQ          dst+0(FP), DX
-	MOVQ          ld+8(FP), R10
-	SHLQ          $0x02, R10
-	MOVQ          DI, R11
-	SUBQ          AX, R11
-	SHRQ          $0x02, R11
-	INCQ          R11
-	MOVQ          $0x00000004, R12
-	CMPQ          R11, R12
-	CMOVQGT       R12, R11
-	MOVL          $0x0000ffff, R12
-	BZHIL         R11, R12, R12
-	KMOVW         R12, K1
+	MOVQ          ld+8(FP), R11
+	SHLQ          $0x02, R11
+	MOVQ          DI, R12
+	SUBQ          AX, R12
+	SHRQ          $0x02, R12
+	INCQ          R12
+	MOVQ          $0x00000004, R13
+	CMPQ          R12, R13
+	CMOVQGT       R13, R12
+	MOVL          $0x0000ffff, R13
+	BZHIL         R12, R13, R13
+	KMOVW         R13, K1
 	VUNPCKLPS     Z1, Z0, Z28
 	VUNPCKHPS     Z1, Z0, Z0
 	VADDPS        Z28, Z0, Z0
@@ -1550,7 +1723,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y1, X0
 	VADDPS        X0, X1, X0
 	VMOVUPS       X0, K1, (DX)
-	ADDQ          R10, DX
+	ADDQ          R11, DX
 	VUNPCKLPS     Z5, Z4, Z0
 	VUNPCKHPS     Z5, Z4, Z4
 	VADDPS        Z0, Z4, Z4
@@ -1565,7 +1738,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VMOVUPS       X1, K1, (DX)
-	ADDQ          R10, DX
+	ADDQ          R11, DX
 	VUNPCKLPS     Z9, Z8, Z0
 	VUNPCKHPS     Z9, Z8, Z8
 	VADDPS        Z0, Z8, Z8
@@ -1580,7 +1753,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VMOVUPS       X1, K1, (DX)
-	ADDQ          R10, DX
+	ADDQ          R11, DX
 	VUNPCKLPS     Z13, Z12, Z0
 	VUNPCKHPS     Z13, Z12, Z12
 	VADDPS        Z0, Z12, Z12
@@ -1595,7 +1768,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VMOVUPS       X1, K1, (DX)
-	ADDQ          R10, DX
+	ADDQ          R11, DX
 	VUNPCKLPS     Z17, Z16, Z0
 	VUNPCKHPS     Z17, Z16, Z16
 	VADDPS        Z0, Z16, Z16
@@ -1610,7 +1783,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VMOVUPS       X1, K1, (DX)
-	ADDQ          R10, DX
+	ADDQ          R11, DX
 	VUNPCKLPS     Z21, Z20, Z0
 	VUNPCKHPS     Z21, Z20, Z20
 	VADDPS        Z0, Z20, Z20
@@ -1625,7 +1798,7 @@ channels:
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VMOVUPS       X1, K1, (DX)
-	ADDQ          R10, DX
+	ADDQ          R11, DX
 	VUNPCKLPS     Z25, Z24, Z0
 	VUNPCKHPS     Z25, Z24, Z24
 	VADDPS        Z0, Z24, Z24
@@ -1644,148 +1817,193 @@ channels:
 	ADDQ          $0x10, AX
 	CMPQ          AX, DI
 	JLS           tile
+	MOVQ          R9, (R8)
+	MOVQ          R10, 8(R8)
 	VZEROUPPER
 	RET
 
-// func dot1AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+run0:
+	MOVQ 16(R8), R10
+	CMPQ R10, 24(R8)
+	JLS  begin0
+	MOVQ 64(R8), R10
+	MOVQ R10, 32(R8)
+	MOVQ 56(R8), R10
+
+begin0:
+	MOVLQSX (R10), R9
+	IMULQ   40(R8), R9
+	ADDQ    32(R8), R9
+	ADDQ    $0x04, R10
+	MOVQ    R10, 16(R8)
+	MOVQ    48(R8), R10
+	JMP     on0
+
+run1:
+	MOVQ 16(R8), R10
+	CMPQ R10, 24(R8)
+	JLS  begin1
+	MOVQ 64(R8), R10
+	MOVQ R10, 32(R8)
+	MOVQ 56(R8), R10
+
+begin1:
+	MOVLQSX (R10), R9
+	IMULQ   40(R8), R9
+	ADDQ    32(R8), R9
+	ADDQ    $0x04, R10
+	MOVQ    R10, 16(R8)
+	MOVQ    48(R8), R10
+	JMP     on1
+
+// func dot1AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 // Requires: AVX, CMOV, F16C, FMA3, MMX+
-TEXT ·dot1AVX2(SB), NOSPLIT, $16-64
+TEXT ·dot1AVX2(SB), NOSPLIT, $8-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
 	MOVQ n+48(FP), BX
 	LEAQ -4(AX)(BX*4), BX
-	MOVQ ahead+56(FP), DX
-	LEAQ (AX)(DX*4), SI
-	XORQ DI, DI
-	MOVQ DI, (SP)
+	MOVQ ahead+56(FP), SI
+	MOVQ (SI), DI
+	MOVQ 8(SI), R8
 
 tile:
-	LEAQ    (AX), R8
-	CMPQ    R8, BX
-	CMOVQHI BX, R8
-	MOVLQSX (R8), R8
-	IMULQ   CX, R8
-	SHRQ    $0x01, R8
-	ADDQ    rows+32(FP), R8
-	LEAQ    4(AX), R9
+	LEAQ    (AX), R9
 	CMPQ    R9, BX
 	CMOVQHI BX, R9
 	MOVLQSX (R9), R9
 	IMULQ   CX, R9
 	SHRQ    $0x01, R9
 	ADDQ    rows+32(FP), R9
-	LEAQ    8(AX), R10
+	LEAQ    4(AX), R10
 	CMPQ    R10, BX
 	CMOVQHI BX, R10
 	MOVLQSX (R10), R10
 	IMULQ   CX, R10
 	SHRQ    $0x01, R10
 	ADDQ    rows+32(FP), R10
-	LEAQ    12(AX), R11
+	LEAQ    8(AX), R11
 	CMPQ    R11, BX
 	CMOVQHI BX, R11
 	MOVLQSX (R11), R11
 	IMULQ   CX, R11
 	SHRQ    $0x01, R11
 	ADDQ    rows+32(FP), R11
+	LEAQ    12(AX), R12
+	CMPQ    R12, BX
+	CMOVQHI BX, R12
+	MOVLQSX (R12), R12
+	IMULQ   CX, R12
+	SHRQ    $0x01, R12
+	ADDQ    rows+32(FP), R12
 	MOVQ    q+16(FP), DX
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVQ    CX, 8(SP)
+	MOVQ    q+16(FP), DX
+	MOVQ    CX, (SP)
 
-channels:
-	CMPQ         SI, BX
-	CMOVQHI      BX, SI
-	MOVLQSX      (SI), R12
-	IMULQ        CX, R12
-	SHRQ         $0x01, R12
-	ADDQ         rows+32(FP), R12
-	PREFETCHT0   (R12)(DI*1)
-	PREFETCHT0   64(R12)(DI*1)
-	SUBQ         $-128, DI
-	LEAQ         4(SI), R13
-	LEAQ         (DI)(DI*1), R12
-	CMPQ         R12, CX
-	CMOVQGE      (SP), DI
-	CMOVQGE      R13, SI
-	VCVTPH2PS    (R8), Y4
-	VCVTPH2PS    (R9), Y5
-	VMOVUPS      (DX), Y6
-	VFMADD231PS  Y6, Y4, Y0
-	VFMADD231PS  Y6, Y5, Y1
-	VCVTPH2PS    (R10), Y4
-	VCVTPH2PS    (R11), Y5
-	VMOVUPS      (DX), Y6
-	VFMADD231PS  Y6, Y4, Y2
-	VFMADD231PS  Y6, Y5, Y3
-	CMPQ         SI, BX
-	CMOVQHI      BX, SI
-	MOVLQSX      (SI), R12
-	IMULQ        CX, R12
-	SHRQ         $0x01, R12
-	ADDQ         rows+32(FP), R12
-	PREFETCHT0   (R12)(DI*1)
-	PREFETCHT0   64(R12)(DI*1)
-	SUBQ         $-128, DI
-	LEAQ         4(SI), R13
-	LEAQ         (DI)(DI*1), R12
-	CMPQ         R12, CX
-	CMOVQGE      (SP), DI
-	CMOVQGE      R13, SI
-	VCVTPH2PS    16(R8), Y4
-	VCVTPH2PS    16(R9), Y5
-	VMOVUPS      32(DX), Y6
-	VFMADD231PS  Y6, Y4, Y0
-	VFMADD231PS  Y6, Y5, Y1
-	VCVTPH2PS    16(R10), Y4
-	VCVTPH2PS    16(R11), Y5
-	VMOVUPS      32(DX), Y6
-	VFMADD231PS  Y6, Y4, Y2
-	VFMADD231PS  Y6, Y5, Y3
-	VCVTPH2PS    32(R8), Y4
-	VCVTPH2PS    32(R9), Y5
-	VMOVUPS      64(DX), Y6
-	VFMADD231PS  Y6, Y4, Y0
-	VFMADD231PS  Y6, Y5, Y1
-	VCVTPH2PS    32(R10), Y4
-	VCVTPH2PS    32(R11), Y5
-	VMOVUPS      64(DX), Y6
-	VFMADD231PS  Y6, Y4, Y2
-	VFMADD231PS  Y6, Y5, Y3
-	VCVTPH2PS    48(R8), Y4
-	VCVTPH2PS    48(R9), Y5
-	VMOVUPS      96(DX), Y6
-	VFMADD231PS  Y6, Y4, Y0
-	VFMADD231PS  Y6, Y5, Y1
-	VCVTPH2PS    48(R10), Y4
-	VCVTPH2PS    48(R11), Y5
-	VMOVUPS      96(DX), Y6
-	VFMADD231PS  Y6, Y4, Y2
-	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x40, R8
-	ADDQ         $0x40, R9
-	ADDQ         $0x40, R10
-	ADDQ         $0x40, R11
+row0:
+	PREFETCHT0 (DI)
+	ADDQ       72(SI), DI
+	SUBQ       $0x00000040, R8
+	JLE        run0
+
+on0:
+	VCVTPH2PS   (R9), Y4
+	VFMADD231PS (DX), Y4, Y0
+	VCVTPH2PS   16(R9), Y4
+	VFMADD231PS 32(DX), Y4, Y0
+	VCVTPH2PS   32(R9), Y4
+	VFMADD231PS 64(DX), Y4, Y0
+	VCVTPH2PS   48(R9), Y4
+	VFMADD231PS 96(DX), Y4, Y0
+	ADDQ        $0x40, R9
+	SUBQ        $-128, DX
+	SUBQ        $0x00000080, (SP)
+	JNZ         row0
+	MOVQ        q+16(FP), DX
+	MOVQ        CX, (SP)
+
+row1:
+	PREFETCHT0 (DI)
+	ADDQ       72(SI), DI
+	SUBQ       $0x00000040, R8
+	JLE        run1
+
+on1:
+	VCVTPH2PS   (R10), Y4
+	VFMADD231PS (DX), Y4, Y1
+	VCVTPH2PS   16(R10), Y4
+	VFMADD231PS 32(DX), Y4, Y1
+	VCVTPH2PS   32(R10), Y4
+	VFMADD231PS 64(DX), Y4, Y1
+	VCVTPH2PS   48(R10), Y4
+	VFMADD231PS 96(DX), Y4, Y1
+	ADDQ        $0x40, R10
+	SUBQ        $-128, DX
+	SUBQ        $0x00000080, (SP)
+	JNZ         row1
+	MOVQ        q+16(FP), DX
+	MOVQ        CX, (SP)
+
+row2:
+	PREFETCHT0 (DI)
+	ADDQ       72(SI), DI
+	SUBQ       $0x00000040, R8
+	JLE        run2
+
+on2:
+	VCVTPH2PS   (R11), Y4
+	VFMADD231PS (DX), Y4, Y2
+	VCVTPH2PS   16(R11), Y4
+	VFMADD231PS 32(DX), Y4, Y2
+	VCVTPH2PS   32(R11), Y4
+	VFMADD231PS 64(DX), Y4, Y2
+	VCVTPH2PS   48(R11), Y4
+	VFMADD231PS 96(DX), Y4, Y2
+	ADDQ        $0x40, R11
+	SUBQ        $-128, DX
+	SUBQ        $0x00000080, (SP)
+	JNZ         row2
+	MOVQ        q+16(FP), DX
+	MOVQ        CX, (SP)
+
+row3:
+	PREFETCHT0 (DI)
+	ADDQ       72(SI), DI
+	SUBQ       $0x00000040, R8
+	JLE        run3
+
+on3:
+	VCVTPH2PS    (R12), Y4
+	VFMADD231PS  (DX), Y4, Y3
+	VCVTPH2PS    16(R12), Y4
+	VFMADD231PS  32(DX), Y4, Y3
+	VCVTPH2PS    32(R12), Y4
+	VFMADD231PS  64(DX), Y4, Y3
+	VCVTPH2PS    48(R12), Y4
+	VFMADD231PS  96(DX), Y4, Y3
+	ADDQ         $0x40, R12
 	SUBQ         $-128, DX
-	SUBQ         $0x00000080, 8(SP)
-	JNZ          channels
+	SUBQ         $0x00000080, (SP)
+	JNZ          row3
 	MOVQ         dst+0(FP), DX
-	MOVQ         ld+8(FP), R8
-	SHLQ         $0x02, R8
-	MOVQ         BX, R8
-	SUBQ         AX, R8
-	SHRQ         $0x02, R8
-	INCQ         R8
-	MOVQ         $0x00000004, R9
-	CMPQ         R8, R9
-	CMOVQGT      R9, R8
-	LEAQ         signs<>+0(SB), R9
-	SHLQ         $0x02, R8
-	SUBQ         R8, R9
-	VMOVUPS      32(R9), X4
+	MOVQ         ld+8(FP), R9
+	SHLQ         $0x02, R9
+	MOVQ         BX, R9
+	SUBQ         AX, R9
+	SHRQ         $0x02, R9
+	INCQ         R9
+	MOVQ         $0x00000004, R10
+	CMPQ         R9, R10
+	CMOVQGT      R10, R9
+	LEAQ         signs<>+0(SB), R10
+	SHLQ         $0x02, R9
+	SUBQ         R9, R10
+	VMOVUPS      32(R10), X4
 	VUNPCKLPS    Y1, Y0, Y5
 	VUNPCKHPS    Y1, Y0, Y0
 	VADDPS       Y5, Y0, Y0
@@ -1802,8 +2020,78 @@ channels:
 	ADDQ         $0x10, AX
 	CMPQ         AX, BX
 	JLS          tile
+	MOVQ         DI, (SI)
+	MOVQ         R8, 8(SI)
 	VZEROUPPER
 	RET
+
+run0:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin0
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin0:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on0
+
+run1:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin1
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin1:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on1
+
+run2:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin2
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin2:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on2
+
+run3:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin3
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin3:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on3
 
 DATA signs<>+0(SB)/4, $0xffffffff
 DATA signs<>+4(SB)/4, $0xffffffff
@@ -1823,48 +2111,47 @@ DATA signs<>+56(SB)/4, $0x00000000
 DATA signs<>+60(SB)/4, $0x00000000
 GLOBL signs<>(SB), RODATA|NOPTR, $64
 
-// func dot2AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+// func dot2AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 // Requires: AVX, CMOV, F16C, FMA3, MMX+
-TEXT ·dot2AVX2(SB), NOSPLIT, $16-64
+TEXT ·dot2AVX2(SB), NOSPLIT, $8-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
 	MOVQ n+48(FP), BX
 	LEAQ -4(AX)(BX*4), BX
-	MOVQ ahead+56(FP), DX
-	LEAQ (AX)(DX*4), SI
-	XORQ DI, DI
-	MOVQ DI, (SP)
+	MOVQ ahead+56(FP), SI
+	MOVQ (SI), DI
+	MOVQ 8(SI), R8
 
 tile:
-	LEAQ    (AX), R8
-	CMPQ    R8, BX
-	CMOVQHI BX, R8
-	MOVLQSX (R8), R8
-	IMULQ   CX, R8
-	SHRQ    $0x01, R8
-	ADDQ    rows+32(FP), R8
-	LEAQ    4(AX), R9
+	LEAQ    (AX), R9
 	CMPQ    R9, BX
 	CMOVQHI BX, R9
 	MOVLQSX (R9), R9
 	IMULQ   CX, R9
 	SHRQ    $0x01, R9
 	ADDQ    rows+32(FP), R9
-	LEAQ    8(AX), R10
+	LEAQ    4(AX), R10
 	CMPQ    R10, BX
 	CMOVQHI BX, R10
 	MOVLQSX (R10), R10
 	IMULQ   CX, R10
 	SHRQ    $0x01, R10
 	ADDQ    rows+32(FP), R10
-	LEAQ    12(AX), R11
+	LEAQ    8(AX), R11
 	CMPQ    R11, BX
 	CMOVQHI BX, R11
 	MOVLQSX (R11), R11
 	IMULQ   CX, R11
 	SHRQ    $0x01, R11
 	ADDQ    rows+32(FP), R11
+	LEAQ    12(AX), R12
+	CMPQ    R12, BX
+	CMOVQHI BX, R12
+	MOVLQSX (R12), R12
+	IMULQ   CX, R12
+	SHRQ    $0x01, R12
+	ADDQ    rows+32(FP), R12
 	MOVQ    q+16(FP), DX
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
@@ -1874,122 +2161,108 @@ tile:
 	VXORPS  Y5, Y5, Y5
 	VXORPS  Y6, Y6, Y6
 	VXORPS  Y7, Y7, Y7
-	MOVQ    CX, 8(SP)
+	MOVQ    CX, (SP)
 
 channels:
-	CMPQ         SI, BX
-	CMOVQHI      BX, SI
-	MOVLQSX      (SI), R12
-	IMULQ        CX, R12
-	SHRQ         $0x01, R12
-	ADDQ         rows+32(FP), R12
-	PREFETCHT0   (R12)(DI*1)
-	PREFETCHT0   64(R12)(DI*1)
-	SUBQ         $-128, DI
-	LEAQ         4(SI), R13
-	LEAQ         (DI)(DI*1), R12
-	CMPQ         R12, CX
-	CMOVQGE      (SP), DI
-	CMOVQGE      R13, SI
-	VCVTPH2PS    (R8), Y8
-	VCVTPH2PS    (R9), Y9
-	VMOVUPS      (DX), Y10
-	VFMADD231PS  Y10, Y8, Y0
-	VFMADD231PS  Y10, Y9, Y1
-	VMOVUPS      (DX)(CX*1), Y10
-	VFMADD231PS  Y10, Y8, Y4
-	VFMADD231PS  Y10, Y9, Y5
-	VCVTPH2PS    (R10), Y8
-	VCVTPH2PS    (R11), Y9
-	VMOVUPS      (DX), Y10
-	VFMADD231PS  Y10, Y8, Y2
-	VFMADD231PS  Y10, Y9, Y3
-	VMOVUPS      (DX)(CX*1), Y10
-	VFMADD231PS  Y10, Y8, Y6
-	VFMADD231PS  Y10, Y9, Y7
-	CMPQ         SI, BX
-	CMOVQHI      BX, SI
-	MOVLQSX      (SI), R12
-	IMULQ        CX, R12
-	SHRQ         $0x01, R12
-	ADDQ         rows+32(FP), R12
-	PREFETCHT0   (R12)(DI*1)
-	PREFETCHT0   64(R12)(DI*1)
-	SUBQ         $-128, DI
-	LEAQ         4(SI), R13
-	LEAQ         (DI)(DI*1), R12
-	CMPQ         R12, CX
-	CMOVQGE      (SP), DI
-	CMOVQGE      R13, SI
-	VCVTPH2PS    16(R8), Y8
-	VCVTPH2PS    16(R9), Y9
+	PREFETCHT1 (DI)
+	PREFETCHT1 64(DI)
+	SUBQ       $-128, DI
+	SUBQ       $0x00000080, R8
+	JLE        run0
+
+on0:
+	VCVTPH2PS   (R9), Y8
+	VCVTPH2PS   (R10), Y9
+	VMOVUPS     (DX), Y10
+	VFMADD231PS Y10, Y8, Y0
+	VFMADD231PS Y10, Y9, Y1
+	VMOVUPS     (DX)(CX*1), Y10
+	VFMADD231PS Y10, Y8, Y4
+	VFMADD231PS Y10, Y9, Y5
+	VCVTPH2PS   (R11), Y8
+	VCVTPH2PS   (R12), Y9
+	VMOVUPS     (DX), Y10
+	VFMADD231PS Y10, Y8, Y2
+	VFMADD231PS Y10, Y9, Y3
+	VMOVUPS     (DX)(CX*1), Y10
+	VFMADD231PS Y10, Y8, Y6
+	VFMADD231PS Y10, Y9, Y7
+	PREFETCHT1  (DI)
+	PREFETCHT1  64(DI)
+	SUBQ        $-128, DI
+	SUBQ        $0x00000080, R8
+	JLE         run1
+
+on1:
+	VCVTPH2PS    16(R9), Y8
+	VCVTPH2PS    16(R10), Y9
 	VMOVUPS      32(DX), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
 	VMOVUPS      32(DX)(CX*1), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VCVTPH2PS    16(R10), Y8
-	VCVTPH2PS    16(R11), Y9
+	VCVTPH2PS    16(R11), Y8
+	VCVTPH2PS    16(R12), Y9
 	VMOVUPS      32(DX), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
 	VMOVUPS      32(DX)(CX*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	VCVTPH2PS    32(R8), Y8
-	VCVTPH2PS    32(R9), Y9
+	VCVTPH2PS    32(R9), Y8
+	VCVTPH2PS    32(R10), Y9
 	VMOVUPS      64(DX), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
 	VMOVUPS      64(DX)(CX*1), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VCVTPH2PS    32(R10), Y8
-	VCVTPH2PS    32(R11), Y9
+	VCVTPH2PS    32(R11), Y8
+	VCVTPH2PS    32(R12), Y9
 	VMOVUPS      64(DX), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
 	VMOVUPS      64(DX)(CX*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	VCVTPH2PS    48(R8), Y8
-	VCVTPH2PS    48(R9), Y9
+	VCVTPH2PS    48(R9), Y8
+	VCVTPH2PS    48(R10), Y9
 	VMOVUPS      96(DX), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
 	VMOVUPS      96(DX)(CX*1), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VCVTPH2PS    48(R10), Y8
-	VCVTPH2PS    48(R11), Y9
+	VCVTPH2PS    48(R11), Y8
+	VCVTPH2PS    48(R12), Y9
 	VMOVUPS      96(DX), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
 	VMOVUPS      96(DX)(CX*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x40, R8
 	ADDQ         $0x40, R9
 	ADDQ         $0x40, R10
 	ADDQ         $0x40, R11
+	ADDQ         $0x40, R12
 	SUBQ         $-128, DX
-	SUBQ         $0x00000080, 8(SP)
+	SUBQ         $0x00000080, (SP)
 	JNZ          channels
 	MOVQ         dst+0(FP), DX
-	MOVQ         ld+8(FP), R8
-	SHLQ         $0x02, R8
-	MOVQ         BX, R9
-	SUBQ         AX, R9
-	SHRQ         $0x02, R9
-	INCQ         R9
-	MOVQ         $0x00000004, R10
-	CMPQ         R9, R10
-	CMOVQGT      R10, R9
-	LEAQ         signs<>+0(SB), R10
+	MOVQ         ld+8(FP), R9
 	SHLQ         $0x02, R9
-	SUBQ         R9, R10
-	VMOVUPS      32(R10), X8
+	MOVQ         BX, R10
+	SUBQ         AX, R10
+	SHRQ         $0x02, R10
+	INCQ         R10
+	MOVQ         $0x00000004, R11
+	CMPQ         R10, R11
+	CMOVQGT      R11, R10
+	LEAQ         signs<>+0(SB), R11
+	SHLQ         $0x02, R10
+	SUBQ         R10, R11
+	VMOVUPS      32(R11), X8
 	VUNPCKLPS    Y1, Y0, Y9
 	VUNPCKHPS    Y1, Y0, Y0
 	VADDPS       Y9, Y0, Y0
@@ -2002,7 +2275,7 @@ channels:
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VMASKMOVPS   X1, X8, (DX)
-	ADDQ         R8, DX
+	ADDQ         R9, DX
 	VUNPCKLPS    Y5, Y4, Y0
 	VUNPCKHPS    Y5, Y4, Y4
 	VADDPS       Y0, Y4, Y4
@@ -2019,51 +2292,86 @@ channels:
 	ADDQ         $0x10, AX
 	CMPQ         AX, BX
 	JLS          tile
+	MOVQ         DI, (SI)
+	MOVQ         R8, 8(SI)
 	VZEROUPPER
 	RET
 
-// func dot3AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead int)
+run0:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin0
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin0:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on0
+
+run1:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin1
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin1:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on1
+
+// func dot3AVX2(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 // Requires: AVX, CMOV, F16C, FMA3, MMX+
-TEXT ·dot3AVX2(SB), NOSPLIT, $16-64
+TEXT ·dot3AVX2(SB), NOSPLIT, $8-64
 	MOVQ at+40(FP), AX
 	MOVQ dim+24(FP), CX
 	SHLQ $0x02, CX
 	MOVQ n+48(FP), BX
 	LEAQ -4(AX)(BX*4), BX
-	MOVQ ahead+56(FP), DX
-	LEAQ (AX)(DX*4), SI
-	XORQ DI, DI
-	MOVQ DI, (SP)
+	MOVQ ahead+56(FP), SI
+	MOVQ (SI), DI
+	MOVQ 8(SI), R8
 
 tile:
-	LEAQ    (AX), R8
-	CMPQ    R8, BX
-	CMOVQHI BX, R8
-	MOVLQSX (R8), R8
-	IMULQ   CX, R8
-	SHRQ    $0x01, R8
-	ADDQ    rows+32(FP), R8
-	LEAQ    4(AX), R9
+	LEAQ    (AX), R9
 	CMPQ    R9, BX
 	CMOVQHI BX, R9
 	MOVLQSX (R9), R9
 	IMULQ   CX, R9
 	SHRQ    $0x01, R9
 	ADDQ    rows+32(FP), R9
-	LEAQ    8(AX), R10
+	LEAQ    4(AX), R10
 	CMPQ    R10, BX
 	CMOVQHI BX, R10
 	MOVLQSX (R10), R10
 	IMULQ   CX, R10
 	SHRQ    $0x01, R10
 	ADDQ    rows+32(FP), R10
-	LEAQ    12(AX), R11
+	LEAQ    8(AX), R11
 	CMPQ    R11, BX
 	CMOVQHI BX, R11
 	MOVLQSX (R11), R11
 	IMULQ   CX, R11
 	SHRQ    $0x01, R11
 	ADDQ    rows+32(FP), R11
+	LEAQ    12(AX), R12
+	CMPQ    R12, BX
+	CMOVQHI BX, R12
+	MOVLQSX (R12), R12
+	IMULQ   CX, R12
+	SHRQ    $0x01, R12
+	ADDQ    rows+32(FP), R12
 	MOVQ    q+16(FP), DX
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
@@ -2077,61 +2385,47 @@ tile:
 	VXORPS  Y9, Y9, Y9
 	VXORPS  Y10, Y10, Y10
 	VXORPS  Y11, Y11, Y11
-	MOVQ    CX, 8(SP)
+	MOVQ    CX, (SP)
 
 channels:
-	CMPQ         SI, BX
-	CMOVQHI      BX, SI
-	MOVLQSX      (SI), R12
-	IMULQ        CX, R12
-	SHRQ         $0x01, R12
-	ADDQ         rows+32(FP), R12
-	PREFETCHT0   (R12)(DI*1)
-	PREFETCHT0   64(R12)(DI*1)
-	SUBQ         $-128, DI
-	LEAQ         4(SI), R13
-	LEAQ         (DI)(DI*1), R12
-	CMPQ         R12, CX
-	CMOVQGE      (SP), DI
-	CMOVQGE      R13, SI
-	VCVTPH2PS    (R8), Y12
-	VCVTPH2PS    (R9), Y13
-	VMOVUPS      (DX), Y14
-	VFMADD231PS  Y14, Y12, Y0
-	VFMADD231PS  Y14, Y13, Y1
-	VMOVUPS      (DX)(CX*1), Y14
-	VFMADD231PS  Y14, Y12, Y4
-	VFMADD231PS  Y14, Y13, Y5
-	VMOVUPS      (DX)(CX*2), Y14
-	VFMADD231PS  Y14, Y12, Y8
-	VFMADD231PS  Y14, Y13, Y9
-	VCVTPH2PS    (R10), Y12
-	VCVTPH2PS    (R11), Y13
-	VMOVUPS      (DX), Y14
-	VFMADD231PS  Y14, Y12, Y2
-	VFMADD231PS  Y14, Y13, Y3
-	VMOVUPS      (DX)(CX*1), Y14
-	VFMADD231PS  Y14, Y12, Y6
-	VFMADD231PS  Y14, Y13, Y7
-	VMOVUPS      (DX)(CX*2), Y14
-	VFMADD231PS  Y14, Y12, Y10
-	VFMADD231PS  Y14, Y13, Y11
-	CMPQ         SI, BX
-	CMOVQHI      BX, SI
-	MOVLQSX      (SI), R12
-	IMULQ        CX, R12
-	SHRQ         $0x01, R12
-	ADDQ         rows+32(FP), R12
-	PREFETCHT0   (R12)(DI*1)
-	PREFETCHT0   64(R12)(DI*1)
-	SUBQ         $-128, DI
-	LEAQ         4(SI), R13
-	LEAQ         (DI)(DI*1), R12
-	CMPQ         R12, CX
-	CMOVQGE      (SP), DI
-	CMOVQGE      R13, SI
-	VCVTPH2PS    16(R8), Y12
-	VCVTPH2PS    16(R9), Y13
+	PREFETCHT1 (DI)
+	PREFETCHT1 64(DI)
+	SUBQ       $-128, DI
+	SUBQ       $0x00000080, R8
+	JLE        run0
+
+on0:
+	VCVTPH2PS   (R9), Y12
+	VCVTPH2PS   (R10), Y13
+	VMOVUPS     (DX), Y14
+	VFMADD231PS Y14, Y12, Y0
+	VFMADD231PS Y14, Y13, Y1
+	VMOVUPS     (DX)(CX*1), Y14
+	VFMADD231PS Y14, Y12, Y4
+	VFMADD231PS Y14, Y13, Y5
+	VMOVUPS     (DX)(CX*2), Y14
+	VFMADD231PS Y14, Y12, Y8
+	VFMADD231PS Y14, Y13, Y9
+	VCVTPH2PS   (R11), Y12
+	VCVTPH2PS   (R12), Y13
+	VMOVUPS     (DX), Y14
+	VFMADD231PS Y14, Y12, Y2
+	VFMADD231PS Y14, Y13, Y3
+	VMOVUPS     (DX)(CX*1), Y14
+	VFMADD231PS Y14, Y12, Y6
+	VFMADD231PS Y14, Y13, Y7
+	VMOVUPS     (DX)(CX*2), Y14
+	VFMADD231PS Y14, Y12, Y10
+	VFMADD231PS Y14, Y13, Y11
+	PREFETCHT1  (DI)
+	PREFETCHT1  64(DI)
+	SUBQ        $-128, DI
+	SUBQ        $0x00000080, R8
+	JLE         run1
+
+on1:
+	VCVTPH2PS    16(R9), Y12
+	VCVTPH2PS    16(R10), Y13
 	VMOVUPS      32(DX), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y1
@@ -2141,8 +2435,8 @@ channels:
 	VMOVUPS      32(DX)(CX*2), Y14
 	VFMADD231PS  Y14, Y12, Y8
 	VFMADD231PS  Y14, Y13, Y9
-	VCVTPH2PS    16(R10), Y12
-	VCVTPH2PS    16(R11), Y13
+	VCVTPH2PS    16(R11), Y12
+	VCVTPH2PS    16(R12), Y13
 	VMOVUPS      32(DX), Y14
 	VFMADD231PS  Y14, Y12, Y2
 	VFMADD231PS  Y14, Y13, Y3
@@ -2152,8 +2446,8 @@ channels:
 	VMOVUPS      32(DX)(CX*2), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
-	VCVTPH2PS    32(R8), Y12
-	VCVTPH2PS    32(R9), Y13
+	VCVTPH2PS    32(R9), Y12
+	VCVTPH2PS    32(R10), Y13
 	VMOVUPS      64(DX), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y1
@@ -2163,8 +2457,8 @@ channels:
 	VMOVUPS      64(DX)(CX*2), Y14
 	VFMADD231PS  Y14, Y12, Y8
 	VFMADD231PS  Y14, Y13, Y9
-	VCVTPH2PS    32(R10), Y12
-	VCVTPH2PS    32(R11), Y13
+	VCVTPH2PS    32(R11), Y12
+	VCVTPH2PS    32(R12), Y13
 	VMOVUPS      64(DX), Y14
 	VFMADD231PS  Y14, Y12, Y2
 	VFMADD231PS  Y14, Y13, Y3
@@ -2174,8 +2468,8 @@ channels:
 	VMOVUPS      64(DX)(CX*2), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
-	VCVTPH2PS    48(R8), Y12
-	VCVTPH2PS    48(R9), Y13
+	VCVTPH2PS    48(R9), Y12
+	VCVTPH2PS    48(R10), Y13
 	VMOVUPS      96(DX), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y1
@@ -2185,8 +2479,8 @@ channels:
 	VMOVUPS      96(DX)(CX*2), Y14
 	VFMADD231PS  Y14, Y12, Y8
 	VFMADD231PS  Y14, Y13, Y9
-	VCVTPH2PS    48(R10), Y12
-	VCVTPH2PS    48(R11), Y13
+	VCVTPH2PS    48(R11), Y12
+	VCVTPH2PS    48(R12), Y13
 	VMOVUPS      96(DX), Y14
 	VFMADD231PS  Y14, Y12, Y2
 	VFMADD231PS  Y14, Y13, Y3
@@ -2196,27 +2490,27 @@ channels:
 	VMOVUPS      96(DX)(CX*2), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
-	ADDQ         $0x40, R8
 	ADDQ         $0x40, R9
 	ADDQ         $0x40, R10
 	ADDQ         $0x40, R11
+	ADDQ         $0x40, R12
 	SUBQ         $-128, DX
-	SUBQ         $0x00000080, 8(SP)
+	SUBQ         $0x00000080, (SP)
 	JNZ          channels
 	MOVQ         dst+0(FP), DX
-	MOVQ         ld+8(FP), R8
-	SHLQ         $0x02, R8
-	MOVQ         BX, R9
-	SUBQ         AX, R9
-	SHRQ         $0x02, R9
-	INCQ         R9
-	MOVQ         $0x00000004, R10
-	CMPQ         R9, R10
-	CMOVQGT      R10, R9
-	LEAQ         signs<>+0(SB), R10
+	MOVQ         ld+8(FP), R9
 	SHLQ         $0x02, R9
-	SUBQ         R9, R10
-	VMOVUPS      32(R10), X12
+	MOVQ         BX, R10
+	SUBQ         AX, R10
+	SHRQ         $0x02, R10
+	INCQ         R10
+	MOVQ         $0x00000004, R11
+	CMPQ         R10, R11
+	CMOVQGT      R11, R10
+	LEAQ         signs<>+0(SB), R11
+	SHLQ         $0x02, R10
+	SUBQ         R10, R11
+	VMOVUPS      32(R11), X12
 	VUNPCKLPS    Y1, Y0, Y13
 	VUNPCKHPS    Y1, Y0, Y0
 	VADDPS       Y13, Y0, Y0
@@ -2229,7 +2523,7 @@ channels:
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VMASKMOVPS   X1, X12, (DX)
-	ADDQ         R8, DX
+	ADDQ         R9, DX
 	VUNPCKLPS    Y5, Y4, Y0
 	VUNPCKHPS    Y5, Y4, Y4
 	VADDPS       Y0, Y4, Y4
@@ -2242,7 +2536,7 @@ channels:
 	VEXTRACTF128 $0x01, Y4, X0
 	VADDPS       X0, X4, X0
 	VMASKMOVPS   X0, X12, (DX)
-	ADDQ         R8, DX
+	ADDQ         R9, DX
 	VUNPCKLPS    Y9, Y8, Y0
 	VUNPCKHPS    Y9, Y8, Y8
 	VADDPS       Y0, Y8, Y8
@@ -2259,5 +2553,41 @@ channels:
 	ADDQ         $0x10, AX
 	CMPQ         AX, BX
 	JLS          tile
+	MOVQ         DI, (SI)
+	MOVQ         R8, 8(SI)
 	VZEROUPPER
 	RET
+
+run0:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin0
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin0:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on0
+
+run1:
+	MOVQ 16(SI), R8
+	CMPQ R8, 24(SI)
+	JLS  begin1
+	MOVQ 64(SI), R8
+	MOVQ R8, 32(SI)
+	MOVQ 56(SI), R8
+
+begin1:
+	MOVLQSX (R8), DI
+	IMULQ   40(SI), DI
+	ADDQ    32(SI), DI
+	ADDQ    $0x04, R8
+	MOVQ    R8, 16(SI)
+	MOVQ    48(SI), R8
+	JMP     on1

@@ -86,7 +86,7 @@ func TestDot(t *testing.T) {
 					for i := range dst {
 						dst[i] = nan
 					}
-					k.Dot(dst, ld, q, group, dim, rows, at)
+					k.Dot(dst, ld, q, group, dim, rows, at, nil)
 					for g := range group {
 						for i, a := range at {
 							want, size := 0.0, 0.0
@@ -118,11 +118,11 @@ func TestDotSame(t *testing.T) {
 			q := fillNormal(r, make([]float32, group*dim))
 			at := some(r, n, n)
 			all := make([]float32, group*n)
-			k.Dot(all, n, q, group, dim, rows, at)
+			k.Dot(all, n, q, group, dim, rows, at, nil)
 			one := make([]float32, 5)
 			for range 200 {
 				g, i := r.IntN(group), r.IntN(n-5)
-				k.Dot(one, 0, q[g*dim:], 1, dim, rows, at[i:i+5])
+				k.Dot(one, 0, q[g*dim:], 1, dim, rows, at[i:i+5], nil)
 				for j, v := range one {
 					if v != all[g*n+i+j] {
 						t.Fatalf("dim %d: head %d row %d is %v alone and %v among others", dim, g, i+j, v, all[g*n+i+j])
@@ -147,7 +147,7 @@ func TestDotContained(t *testing.T) {
 			at[i] = int32(i)
 		}
 		dst := make([]float32, group*n)
-		k.Dot(dst, n, q, group, dim, rows, at)
+		k.Dot(dst, n, q, group, dim, rows, at, nil)
 		for g := range group {
 			for i := range n {
 				v := float64(dst[g*n+i])
@@ -179,7 +179,7 @@ func TestAccumulate(t *testing.T) {
 					}
 					start := fillNormal(r, make([]float32, group*dim))
 					acc := guardedCopy(t, start)
-					k.Accumulate(acc, w, ld, group, dim, rows, at)
+					k.Accumulate(acc, w, ld, group, dim, rows, at, nil)
 					for g := range group {
 						for c := range dim {
 							want := float64(start[g*dim+c])
@@ -221,7 +221,7 @@ func TestAccumulateZeroWeight(t *testing.T) {
 				}
 				w[(group-1)*n+3] = 1
 				acc := make([]float32, group*dim)
-				k.Accumulate(acc, w, n, group, dim, rows, at)
+				k.Accumulate(acc, w, n, group, dim, rows, at, nil)
 				for i, v := range acc {
 					if math.IsNaN(float64(v)) || (i/dim == group-1) != math.IsInf(float64(v), 1) {
 						t.Fatalf("group %d dim %d: head %d channel %d is %v", group, dim, i/dim, i%dim, v)
@@ -241,11 +241,11 @@ func TestAccumulateSplit(t *testing.T) {
 			rows := fillKeys(r, make([]uint16, n*dim), dim)
 			at, w := some(r, n, n), fillNormal(r, make([]float32, group*n))
 			whole, parts := make([]float32, group*dim), make([]float32, group*dim)
-			k.Accumulate(whole, w, n, group, dim, rows, at)
+			k.Accumulate(whole, w, n, group, dim, rows, at, nil)
 			for g := range group {
 				for i := 0; i < n; {
 					j := min(n, i+1+r.IntN(30))
-					k.Accumulate(parts[g*dim:], w[g*n+i:], n, 1, dim, rows, at[i:j])
+					k.Accumulate(parts[g*dim:], w[g*n+i:], n, 1, dim, rows, at[i:j], nil)
 					i = j
 				}
 			}

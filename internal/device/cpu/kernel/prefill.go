@@ -85,7 +85,7 @@ func prefillRows(k Kernels, p *Prefill) {
 				continue
 			}
 			at := consecutive[lo:hi]
-			k.Dot(logits, len(at), p.Q[r*p.Stride:], p.Group, dim, p.Head.Keys(b), at)
+			k.Dot(logits, len(at), p.Q[r*p.Stride:], p.Group, dim, p.Head.Keys(b), at, nil)
 			for g := range p.Group {
 				state := running{run[2*g], run[2*g+1]}
 				if f := soften(k, logits[g*len(at):][:len(at)], 0, len(at), &state); f != 1 {
@@ -93,7 +93,7 @@ func prefillRows(k Kernels, p *Prefill) {
 				}
 				run[2*g], run[2*g+1] = state.top, state.sum
 			}
-			k.Accumulate(out, logits, len(at), p.Group, dim, p.Head.Values(b), at)
+			k.Accumulate(out, logits, len(at), p.Group, dim, p.Head.Values(b), at, nil)
 		}
 		for g := range p.Group {
 			k.Scale(out[g*dim:][:dim], 1/run[2*g+1])

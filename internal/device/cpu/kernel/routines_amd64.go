@@ -16,9 +16,8 @@ func forLevel(level isa.Level) Kernels {
 
 // routines is the machine code of one level; the generated stubs say what each does. What is nil is left to plain Go.
 type routines struct {
-	dot          []dotFunc        // by query heads less one
-	accumulate64 []accumulateFunc // 64 channels
-	accumulate32 []accumulateFunc
+	dot        []dotFunc // by query heads less one
+	accumulate []passes  // the widest first
 
 	fetch func(p *uint16, n int)
 
@@ -69,8 +68,13 @@ type routines struct {
 }
 
 type (
-	dotFunc        = func(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n, ahead int)
-	accumulateFunc = func(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead, last *int32) (nan uint64)
+	// passes are those over so many channels, by query heads less one.
+	passes struct {
+		channels int
+		run      []accumulateFunc
+	}
+	dotFunc        = func(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
+	accumulateFunc = func(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)
 	packLanesFunc  = func(dst *float32, ld int, w *float32, wld int, pages *int32, masks, own *uint16, ownLD int, scale *float32, rows *int32, sums *float32, n int)
 	codesFunc      = func(acc *float32, dim int, w *float32, ld int, codes *byte, channel int, at *int32, n int)
 	codeRowsFunc   = func(acc *float32, dim int, weights *byte, steps *float32, codes *byte, channel int, at *int32, n int, ahead, last *int32)
@@ -80,10 +84,12 @@ type (
 var avx512 = routines{
 	fetch: fetch,
 	dot:   []dotFunc{dot1AVX512, dot2AVX512, dot3AVX512, dot4AVX512, dot5AVX512, dot6AVX512, dot7AVX512},
-	accumulate64: []accumulateFunc{accumulate1x64AVX512, accumulate2x64AVX512, accumulate3x64AVX512, accumulate4x64AVX512, accumulate5x64AVX512,
-		accumulate6x64AVX512, accumulate7x64AVX512},
-	accumulate32: []accumulateFunc{accumulate1x32AVX512, accumulate2x32AVX512, accumulate3x32AVX512, accumulate4x32AVX512, accumulate5x32AVX512,
-		accumulate6x32AVX512, accumulate7x32AVX512},
+	accumulate: []passes{
+		{256, []accumulateFunc{accumulate1x256AVX512}},
+		{128, []accumulateFunc{accumulate1x128AVX512, accumulate2x128AVX512, accumulate3x128AVX512}},
+		{64, []accumulateFunc{accumulate1x64AVX512, accumulate2x64AVX512, accumulate3x64AVX512, accumulate4x64AVX512, accumulate5x64AVX512, accumulate6x64AVX512, accumulate7x64AVX512}},
+		{32, []accumulateFunc{accumulate1x32AVX512, accumulate2x32AVX512, accumulate3x32AVX512, accumulate4x32AVX512, accumulate5x32AVX512, accumulate6x32AVX512, accumulate7x32AVX512}},
+	},
 	listLanes: listLanesAVX512, splitLanes: splitLanesAVX512, pack: packAVX512, packLanes: []packLanesFunc{packLanes1AVX512, packLanes2AVX512, packLanes3AVX512, packLanes4AVX512, packLanes5AVX512, packLanes6AVX512, packLanes7AVX512},
 	codeWeights: codeWeightsAVX512, codeRows: []codeRowsFunc{codeRows1AVX512, codeRows2AVX512, codeRows3AVX512, codeRows4AVX512, codeRows5AVX512},
 	codes32: []codesFunc{codes1x32AVX512, codes2x32AVX512, codes3x32AVX512, codes4x32AVX512, codes5x32AVX512, codes6x32AVX512, codes7x32AVX512},
@@ -126,11 +132,14 @@ var avx512 = routines{
 }
 
 var avx2 = routines{
-	fetch:        fetch,
-	dot:          []dotFunc{dot1AVX2, dot2AVX2, dot3AVX2},
-	accumulate32: []accumulateFunc{accumulate1x32AVX2, accumulate2x32AVX2, accumulate3x32AVX2},
-	codes32:      []codesFunc{codes1x32AVX2, codes2x32AVX2, codes3x32AVX2},
-	max:          maxAVX2, exp: expAVX2, weigh: weighAVX2, loud: louderAVX2, addScaled: addScaledAVX2, above: aboveAVX2, lanes: lanesAVX2,
+	fetch: fetch,
+	dot:   []dotFunc{dot1AVX2, dot2AVX2, dot3AVX2},
+	accumulate: []passes{
+		{64, []accumulateFunc{accumulate1x64AVX2}},
+		{32, []accumulateFunc{accumulate1x32AVX2, accumulate2x32AVX2, accumulate3x32AVX2}},
+	},
+	codes32: []codesFunc{codes1x32AVX2, codes2x32AVX2, codes3x32AVX2},
+	max:     maxAVX2, exp: expAVX2, weigh: weighAVX2, loud: louderAVX2, addScaled: addScaledAVX2, above: aboveAVX2, lanes: lanesAVX2,
 	sumLanes: sumLanesAVX2, agree: []agreeFunc{agree1AVX2, agree2AVX2, agree3AVX2},
 	sumSquares: sumSquaresAVX2, scaleMul: scaleMulAVX2, ropeHalves: ropeHalvesAVX2, ropePairs: ropePairsAVX2,
 	gate: gateAVX2, add: addAVX2, scale: scaleAVX2, narrow: narrowAVX2, saturate: narrowFiniteAVX2, widen: widenAVX2,

@@ -3,9 +3,9 @@
 package kernel
 
 import (
+	"runtime"
 	"unsafe"
 
-	"github.com/twilight-go/twilight/attention"
 	"github.com/twilight-go/twilight/internal/tensor"
 )
 
@@ -17,6 +17,9 @@ type vector struct {
 
 // ptr is the address of a slice's first element; machine code gets lengths apart.
 func ptr[T any](s []T) *T { return unsafe.SliceData(s) }
+
+// addr is the same as a number, for what may lie beyond the slice.
+func addr[T any](s []T) uintptr { return uintptr(unsafe.Pointer(ptr(s))) }
 
 // tile is the next number of query heads to take of the left ones, at most most at a time and as even as can be.
 func tile(left, most int) int {
@@ -36,13 +39,70 @@ func checkGather(vec, lds []float32, ld, group, dim int, rows []uint16, at []int
 	_ = rows[int(at[n-1])*dim:][dim-1]
 }
 
-// dotAhead is how far ahead a product of gathered rows asks for them, in fp16 values.
-const dotAhead = 1280
+// ahead is what a gather asks for while it computes: runs of memory, the one at hand and, when nothing is left of it, one for each entry of the list from at to last, then for each from first on with the rows
+// of then. The generated code knows where the fields are, and counts on. Addresses are numbers: nothing is read there.
+type ahead struct {
+	p           uintptr // what is asked for next
+	left        int     // bytes left of this run
+	at, last    *int32
+	rows        uintptr
+	stride, run int // bytes of a row, and of a run
+	first       *int32
+	then        uintptr
+	step        int // bytes from one request to the next, for one query head: nothing where the hardware does it by itself
+}
+
+// How far ahead rows are asked for, in bytes: into the first-level cache for one query head, into the second-level cache for more.
+const (
+	aheadOne  = 5 << 10
+	aheadMany = 16 << 10
+)
+
+// aheadOf begins with what is that far ahead in the rows at; from their end on, the same rows of then are asked for. Rows that follow each other are one run; a single query head reads them in order and fast
+// enough to be in the way of its own requests.
+func aheadOf(group, dim int, rows []uint16, at []int32, then []uint16) ahead {
+	n, far := len(at), aheadMany
+	if len(then) == 0 {
+		then = rows
+	}
+	a := ahead{at: &at[0], last: &at[n-1], rows: addr(rows), stride: 2 * dim, run: 2 * dim, first: &at[0], then: addr(then), step: 64}
+	switch consecutive := int(at[n-1]-at[0]) == n-1; {
+	case consecutive && group == 1:
+		a.p, a.left, a.step = addr(at), 1<<62, 0
+	case consecutive && n*a.stride > far:
+		a.p, a.left = a.rows+uintptr(int(at[0])*a.stride+far), n*a.stride-far
+		a.rows, a.last, a.run = a.then, a.first, far
+	default:
+		if group == 1 {
+			far = aheadOne
+		}
+		a.at = &at[min(far/a.stride, n-1)]
+		a.p, a.left = a.rows+uintptr(int(*a.at)*a.stride), a.stride
+	}
+	return a
+}
+
+// hidden is the address of a for a routine, out of sight of the compiler: it cannot know that what is called by its address keeps no pointer, and would put a on the heap. KeepAlive must follow the call.
+func (a *ahead) hidden() *uintptr {
+	x := uintptr(unsafe.Pointer(a))
+	return *(**uintptr)(unsafe.Pointer(&x))
+}
+
+// fetchMost is how much of what comes next a single query head asks for, in fp16 values: by then the hardware has seen where it goes.
+const fetchMost = 1024
+
+// done asks for the start of then where nobody did so on the way.
+func (a *ahead) done(v vector, dim int, at []int32, then []uint16) {
+	if a.step == 0 && len(then) > 0 {
+		v.fetch(ptr(then[int(at[0])*dim:]), min(fetchMost, len(at)*dim))
+	}
+	runtime.KeepAlive(a)
+}
 
 // Dot implements attention.Kernels.
-func (v vector) Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32) {
+func (v vector) Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32, then []uint16) {
 	if !vectorDim(dim) {
-		v.portable.Dot(dst, ld, q, group, dim, rows, at)
+		v.portable.Dot(dst, ld, q, group, dim, rows, at, then)
 		return
 	}
 	n := len(at)
@@ -50,53 +110,56 @@ func (v vector) Dot(dst []float32, ld int, q []float32, group, dim int, rows []u
 		return
 	}
 	checkGather(q, dst, ld, group, dim, rows, at)
+	a := aheadOf(group, dim, rows, at, then)
 	for g := 0; g < group; {
 		h := tile(group-g, len(v.dot))
-		v.dot[h-1](ptr(dst[g*ld:]), ld, ptr(q[g*dim:]), dim, ptr(rows), ptr(at), n, max(dotAhead/dim, 4))
+		v.dot[h-1](ptr(dst[g*ld:]), ld, ptr(q[g*dim:]), dim, ptr(rows), ptr(at), n, a.hidden())
 		g += h
 	}
+	a.done(v, dim, at, then)
 }
 
-// accumulateTile is how many rows are taken at a time, 64 or 32 channels of all of them before the next channels: as many as stay in the first-level cache. Rows are asked for so far ahead of
-// the tile's start that none is used before: passes over channels ask for their share of the next tile's each, and wide rows need less beyond that.
-func accumulateTile(dim int) (rows, ahead int) {
-	if dim <= 64 {
-		return attention.BlockTokens, 24 // one pass: nothing comes again
+// pass is the widest pass over the channels of rows for so many heads, at most left channels of them.
+func (v vector) pass(heads, left int) (run accumulateFunc, channels int) {
+	for _, p := range v.accumulate {
+		if p.channels <= left && heads <= len(p.run) {
+			return p.run[heads-1], p.channels
+		}
 	}
-	rows = max(4096/dim, 16)
-	return rows, rows - rows*64/dim + 3<<15/(dim*dim)
+	return nil, 0
 }
 
 // Accumulate implements attention.Kernels.
-func (v vector) Accumulate(acc, w []float32, ld, group, dim int, rows []uint16, at []int32) {
+func (v vector) Accumulate(acc, w []float32, ld, group, dim int, rows []uint16, at []int32, then []uint16) {
 	if !vectorDim(dim) {
-		v.portable.Accumulate(acc, w, ld, group, dim, rows, at)
+		v.portable.Accumulate(acc, w, ld, group, dim, rows, at, then)
 		return
 	}
 	if len(at) == 0 || group == 0 {
 		return
 	}
 	checkGather(acc, w, ld, group, dim, rows, at)
-	tall, far := accumulateTile(dim)
+	next := aheadOf(group, dim, rows, at, then)
 	for g := 0; g < group; {
-		h := tile(group-g, len(v.accumulate32))
+		h := tile(group-g, len(v.dot))
+		tall := len(at) // rows at a time
+		if _, channels := v.pass(h, dim); channels < dim {
+			tall = max(4096/dim, 16) // that stay in the first-level cache from one pass to the next
+		}
 		for i := 0; i < len(at); i += tall {
-			now, ahead := at[i:min(i+tall, len(at))], at[min(i+far, len(at)-1):]
+			now := at[i:min(i+tall, len(at))]
 			for c := 0; c < dim; {
-				run, n := v.accumulate32[h-1], 32
-				if v.accumulate64 != nil && dim-c >= 64 {
-					run, n = v.accumulate64[h-1], 64
-				}
-				next := ahead[min(c*tall/dim, len(ahead)-1):] // each run of channels asks for its share of the next rows
+				run, channels := v.pass(h, dim-c)
 				a, wi := acc[g*dim+c:], w[g*ld+i:]
-				if run(ptr(a), dim, ptr(wi), ld, ptr(rows), c, ptr(now), len(now), ptr(next), &next[len(next)-1]) != 0 {
-					accumulateFinite(a, wi, ld, h, dim, n, rows[c:], now)
+				if run(ptr(a), dim, ptr(wi), ld, ptr(rows), c, ptr(now), len(now), next.hidden()) != 0 {
+					accumulateFinite(a, wi, ld, h, dim, channels, rows[c:], now)
 				}
-				c += n
+				c += channels
 			}
 		}
 		g += h
 	}
+	next.done(v, dim, at, then)
 }
 
 // accumulateFinite is the slow road of a block with infinities or NaNs: rows of weight zero do not count.
@@ -111,16 +174,6 @@ func accumulateFinite(acc, w []float32, ld, heads, dim, channels int, rows []uin
 				}
 			}
 		}
-	}
-}
-
-// fetchMost is how much of what comes next is asked for, in fp16 values: by then the hardware has seen where it goes.
-const fetchMost = 1536
-
-// Fetch implements attention.Kernels.
-func (v vector) Fetch(next []uint16) {
-	if v.fetch != nil && len(next) > 0 {
-		v.fetch(ptr(next), min(len(next), fetchMost))
 	}
 }
 

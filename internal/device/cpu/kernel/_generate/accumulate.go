@@ -8,20 +8,28 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// accumulateFamily is the weighted sum of gathered fp16 rows, for a few heads and 64 or 32 channels in a pass over the list: accumulators stay in
-// registers, and every element of acc sees the rows in the list's order.
+// accumulateFamily is the weighted sum of gathered fp16 rows, for a few heads and as many channels in a pass over the list as leave their accumulators in
+// registers; every element of acc sees the rows in the list's order.
 func accumulateFamily() {
-	for h := 1; h <= avx512.gatherHeads(); h++ {
-		avx512.accumulate(h, 64)
-		avx512.accumulate(h, 32)
-	}
-	for h := 1; h <= avx2.gatherHeads(); h++ {
-		avx2.accumulate(h, 32)
+	for _, w := range widths {
+		for channels := 256; channels >= 32; channels /= 2 {
+			for h := 1; h <= w.gatherHeads() && h*channels/w.lanes() <= w.sumsMost(); h++ {
+				w.accumulate(h, channels)
+			}
+		}
 	}
 }
 
+// sumsMost is the most accumulators of a pass: the other registers are for a piece of a row and, without broadcasts from memory, weights.
+func (w width) sumsMost() int {
+	if w == avx512 {
+		return 28
+	}
+	return 12
+}
+
 func (w width) accumulate(heads, channels int) {
-	w.begin(fmt.Sprintf("accumulate%dx%d", heads, channels), "(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead, last *int32) (nan uint64)",
+	w.begin(fmt.Sprintf("accumulate%dx%d", heads, channels), "(acc *float32, dim int, w *float32, ld int, rows *uint16, channel int, at *int32, n int, ahead *uintptr) (nan uint64)",
 		fmt.Sprintf("is, for %d query heads, %d channels and n ≥ 1 (attention.Portable.Accumulate):", heads, channels),
 		"",
 		"\tfor i, r := range at[:n] {",
@@ -31,8 +39,7 @@ func (w width) accumulate(heads, channels int) {
 		"\t}",
 		"",
 		"except that a sum that comes out NaN leaves all of acc as it was and returns nonzero: the caller then repeats it row by row, so that an infinity",
-		"under weight zero does not count. Whole rows of the list from ahead to last are prefetched on the way.")
-	AllocLocal(8)
+		"under weight zero does not count. What ahead says is prefetched on the way.")
 	pieces := channels / w.lanes()
 	n, at, weight, base, rows := arg("n"), arg("at"), arg("w"), arg("rows"), arg("channel")
 	LEAQ(Mem{Base: base, Index: rows, Scale: 2}, rows)
@@ -53,12 +60,12 @@ func (w width) accumulate(heads, channels int) {
 			ADDQ(stride, a)
 		}
 	}
-	first := GP64()
-	XORQ(first, first)
-	pf := newFetcher(arg("ahead"), first, arg("last"))
+	pf := newFetcher(heads)
 
 	Label("row")
-	pf.twoLines(stride)
+	for lines := channels / 32; lines > 0; lines -= 2 {
+		pf.lines(min(lines, 2))
+	}
 	p := GP64()
 	MOVLQSX(Mem{Base: at}, p)
 	IMULQ(stride, p)
@@ -124,5 +131,5 @@ func (w width) accumulate(heads, channels int) {
 		}
 	}
 	Label("done")
-	end()
+	pf.end()
 }

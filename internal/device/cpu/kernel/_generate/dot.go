@@ -31,7 +31,7 @@ func dotFamily() {
 }
 
 func (w width) dot(heads int) {
-	w.begin(fmt.Sprintf("dot%d", heads), "(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n, ahead int)",
+	w.begin(fmt.Sprintf("dot%d", heads), "(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)",
 		fmt.Sprintf("is, for %d query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):", heads),
 		"",
 		"\tfor i, r := range at[:n] {",
@@ -40,15 +40,15 @@ func (w width) dot(heads int) {
 		"\t\t}",
 		"\t}",
 		"",
-		"Rows that are so many entries ahead in the list are prefetched on the way.")
-	AllocLocal(16)
+		"What ahead says is prefetched on the way.")
+	AllocLocal(8)
 	at, stride := arg("at"), arg("dim")
 	SHLQ(U8(2), stride) // bytes of a query; twice those of a row
 	q := GP64()
 	qa := newStrides(q, stride, heads)
 	last := arg("n")
 	LEAQ(Mem{Base: at, Index: last, Scale: 4, Disp: -4}, last)
-	pf := newFetcher(at, arg("ahead"), last)
+	pf := newFetcher(heads)
 
 	Label("tile")
 	p := make([]GPVirtual, dotRows)
@@ -64,33 +64,51 @@ func (w width) dot(heads int) {
 	}
 	Load(Param("q"), q)
 	acc := w.zero(dotRows * heads)
-	left := NewStackAddr(8)
-	MOVQ(stride, left)
-
-	Label("channels")
-	for i := range 32 / w.lanes() {
-		if i < 2 {
-			pf.twoLines(stride)
-		}
-		for r := 0; r < dotRows; r += 2 {
-			x, y := w.vec(), w.vec()
-			VCVTPH2PS(Mem{Base: p[r], Disp: int(w) / 2 * i}, x)
-			VCVTPH2PS(Mem{Base: p[r+1], Disp: int(w) / 2 * i}, y)
-			for g := range heads {
+	left := NewStackAddr(0)
+	if heads == 1 {
+		for r := range dotRows {
+			Load(Param("q"), q)
+			MOVQ(stride, left)
+			Label(fmt.Sprint("row", r))
+			pf.lines(1)
+			for i := range 32 / w.lanes() {
 				v := w.vec()
-				VMOVUPS(qa.at(g, int(w)*i), v)
-				VFMADD231PS(v, x, acc[dotRows*g+r])
-				VFMADD231PS(v, y, acc[dotRows*g+r+1])
+				VCVTPH2PS(Mem{Base: p[r], Disp: int(w) / 2 * i}, v)
+				VFMADD231PS(Mem{Base: q, Disp: int(w) * i}, v, acc[r])
+			}
+			ADDQ(U8(64), p[r])
+			SUBQ(I8(-128), q)
+			SUBQ(U32(128), left)
+			JNZ(LabelRef(fmt.Sprint("row", r)))
+		}
+	} else {
+		MOVQ(stride, left)
+
+		Label("channels")
+		for i := range 32 / w.lanes() {
+			if i < 2 {
+				pf.lines(2)
+			}
+			for r := 0; r < dotRows; r += 2 {
+				x, y := w.vec(), w.vec()
+				VCVTPH2PS(Mem{Base: p[r], Disp: int(w) / 2 * i}, x)
+				VCVTPH2PS(Mem{Base: p[r+1], Disp: int(w) / 2 * i}, y)
+				for g := range heads {
+					v := w.vec()
+					VMOVUPS(qa.at(g, int(w)*i), v)
+					VFMADD231PS(v, x, acc[dotRows*g+r])
+					VFMADD231PS(v, y, acc[dotRows*g+r+1])
+				}
 			}
 		}
-	}
-	for _, r := range p {
-		ADDQ(U8(64), r)
-	}
-	SUBQ(I8(-128), q)
-	SUBQ(U32(128), left)
-	JNZ(LabelRef("channels"))
+		for _, r := range p {
+			ADDQ(U8(64), r)
+		}
+		SUBQ(I8(-128), q)
+		SUBQ(U32(128), left)
+		JNZ(LabelRef("channels"))
 
+	}
 	dst, ld, lanes := arg("dst"), arg("ld"), GP64()
 	SHLQ(U8(2), ld)
 	MOVQ(last, lanes)
@@ -113,7 +131,7 @@ func (w width) dot(heads int) {
 	ADDQ(U8(4*dotRows), at)
 	CMPQ(at, last)
 	JLS(LabelRef("tile"))
-	end()
+	pf.end()
 }
 
 // few is a mask of the low n of four lanes, n ≥ 1.

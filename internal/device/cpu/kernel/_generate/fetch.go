@@ -1,44 +1,84 @@
 package main
 
 import (
+	"fmt"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// fetcher asks for gathered rows ahead of their use, in the order of memory: asking in the order of use, one line of each row of a tile, defeats the
-// hardware's own prefetching and halves the bandwidth of long rows.
+// fetcher asks for what a gather and its successor read, 128 bytes at a time, spread over the gather's arithmetic and in the order of memory: asking in the order of use, one line of each row of a tile, defeats
+// the hardware's own prefetching and halves the bandwidth of long rows. It goes through runs of memory, of which package kernel's ahead keeps the list.
 type fetcher struct {
-	at, last, off GPVirtual
-	zero          Mem // eight bytes of the frame
+	ahead, p, left GPVirtual
+	far            bool // into the second-level cache, which waits for more lines at once than the first: better where arithmetic leaves time to bring them from there, and slower where none does
+	turns          *int // labels that were used
 }
 
-// newFetcher starts ahead entries after at; last is the address of the list's last entry. It takes the frame's first eight bytes.
-func newFetcher(at, ahead, last GPVirtual) fetcher {
-	f := fetcher{GP64(), last, GP64(), NewStackAddr(0)}
-	LEAQ(Mem{Base: at, Index: ahead, Scale: 4}, f.at)
-	XORQ(f.off, f.off)
-	MOVQ(f.off, f.zero)
+// Where the fields of ahead are.
+const (
+	aheadP = 8 * iota
+	aheadLeft
+	aheadAt
+	aheadLast
+	aheadRows
+	aheadStride
+	aheadRun
+	aheadFirst
+	aheadThen
+	aheadStep
+)
+
+func newFetcher(heads int) fetcher {
+	f := fetcher{arg("ahead"), GP64(), GP64(), heads > 1, new(int)}
+	MOVQ(Mem{Base: f.ahead, Disp: aheadP}, f.p)
+	MOVQ(Mem{Base: f.ahead, Disp: aheadLeft}, f.left)
 	return f
 }
 
-// twoLines asks for the next 128 bytes; stride is four times dim, twice the bytes of a row.
-func (f fetcher) twoLines(stride GPVirtual) {
-	p, next := GP64(), GP64()
-	CMPQ(f.at, f.last)
-	CMOVQHI(f.last, f.at)
-	MOVLQSX(Mem{Base: f.at}, p)
-	IMULQ(stride, p)
-	SHRQ(U8(1), p)
-	ADDQ(NewParamAddr("rows", 32), p)
-	PREFETCHT0(Mem{Base: p, Index: f.off, Scale: 1})
-	PREFETCHT0(Mem{Base: p, Index: f.off, Scale: 1, Disp: 64})
-	SUBQ(I8(-128), f.off)
-	LEAQ(Mem{Base: f.at, Disp: 4}, next)
-	LEAQ(Mem{Base: f.off, Index: f.off, Scale: 1}, p)
-	CMPQ(p, stride)
-	CMOVQGE(f.zero, f.off)
-	CMOVQGE(next, f.at)
+// lines asks for the next n lines, one or two.
+func (f fetcher) lines(n int) {
+	for i := range n {
+		if f.far {
+			PREFETCHT1(Mem{Base: f.p, Disp: 64 * i})
+			continue
+		}
+		PREFETCHT0(Mem{Base: f.p})
+		ADDQ(Mem{Base: f.ahead, Disp: aheadStep}, f.p)
+	}
+	if f.far {
+		SUBQ(I8(-64*n), f.p)
+	}
+	SUBQ(U32(64*n), f.left)
+	JLE(LabelRef(fmt.Sprint("run", *f.turns)))
+	Label(fmt.Sprint("on", *f.turns))
+	*f.turns++
+}
+
+// end ends the routine: what fetching has to do between runs stands behind its last instruction.
+func (f fetcher) end() {
+	MOVQ(f.p, Mem{Base: f.ahead, Disp: aheadP})
+	MOVQ(f.left, Mem{Base: f.ahead, Disp: aheadLeft})
+	end()
+	for i := range *f.turns {
+		Label(fmt.Sprint("run", i))
+		at := GP64()
+		MOVQ(Mem{Base: f.ahead, Disp: aheadAt}, at)
+		CMPQ(at, Mem{Base: f.ahead, Disp: aheadLast})
+		JLS(LabelRef(fmt.Sprint("begin", i)))
+		MOVQ(Mem{Base: f.ahead, Disp: aheadThen}, at)
+		MOVQ(at, Mem{Base: f.ahead, Disp: aheadRows})
+		MOVQ(Mem{Base: f.ahead, Disp: aheadFirst}, at)
+		Label(fmt.Sprint("begin", i))
+		MOVLQSX(Mem{Base: at}, f.p)
+		IMULQ(Mem{Base: f.ahead, Disp: aheadStride}, f.p)
+		ADDQ(Mem{Base: f.ahead, Disp: aheadRows}, f.p)
+		ADDQ(U8(4), at)
+		MOVQ(at, Mem{Base: f.ahead, Disp: aheadAt})
+		MOVQ(Mem{Base: f.ahead, Disp: aheadRun}, f.left)
+		JMP(LabelRef(fmt.Sprint("on", i)))
+	}
 }
 
 // fetch asks for rows that the next call reads.
