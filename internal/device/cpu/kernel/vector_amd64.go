@@ -58,8 +58,8 @@ const (
 	aheadMany = 16 << 10
 )
 
-// aheadOf begins with what is that far ahead in the rows at; from their end on, the same rows of then are asked for. Rows that follow each other are one run; a single query head reads them in order and fast
-// enough to be in the way of its own requests.
+// aheadOf begins with what is that far ahead in the rows at; from their end on, the same rows of then are asked for. Rows that follow each other are one run, and a single query head asks for none of it:
+// it reads them in order, which the hardware foresees, and so fast that its requests would be in the way of its reads.
 func aheadOf(group, dim int, rows []uint16, at []int32, then []uint16) ahead {
 	n, far := len(at), aheadMany
 	if len(then) == 0 {
@@ -88,17 +88,6 @@ func (a *ahead) hidden() *uintptr {
 	return *(**uintptr)(unsafe.Pointer(&x))
 }
 
-// fetchMost is how much of what comes next a single query head asks for, in fp16 values: by then the hardware has seen where it goes.
-const fetchMost = 1024
-
-// done asks for the start of then where nobody did so on the way.
-func (a *ahead) done(v vector, dim int, at []int32, then []uint16) {
-	if a.step == 0 && len(then) > 0 {
-		v.fetch(ptr(then[int(at[0])*dim:]), min(fetchMost, len(at)*dim))
-	}
-	runtime.KeepAlive(a)
-}
-
 // Dot implements attention.Kernels.
 func (v vector) Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32, then []uint16) {
 	if !vectorDim(dim) {
@@ -116,7 +105,7 @@ func (v vector) Dot(dst []float32, ld int, q []float32, group, dim int, rows []u
 		v.dot[h-1](ptr(dst[g*ld:]), ld, ptr(q[g*dim:]), dim, ptr(rows), ptr(at), n, a.hidden())
 		g += h
 	}
-	a.done(v, dim, at, then)
+	runtime.KeepAlive(&a)
 }
 
 // pass is the widest pass over the channels of rows for so many heads, at most left channels of them.
@@ -159,7 +148,7 @@ func (v vector) Accumulate(acc, w []float32, ld, group, dim int, rows []uint16, 
 		}
 		g += h
 	}
-	next.done(v, dim, at, then)
+	runtime.KeepAlive(&next)
 }
 
 // accumulateFinite is the slow road of a block with infinities or NaNs: rows of weight zero do not count.
