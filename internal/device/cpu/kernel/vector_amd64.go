@@ -52,16 +52,17 @@ type ahead struct {
 	step        int // bytes from one request to the next, for one query head: nothing where the hardware does it by itself
 }
 
-// How far ahead rows are asked for, in bytes: into the first-level cache for one query head, into the second-level cache for more.
+// How far ahead rows are asked for, in bytes, if the list is that long: those that follow each other, and others. For one query head they come into the first-level cache, for more into the second-level cache.
 const (
+	aheadRun  = 32 << 10
+	aheadList = 16 << 10
 	aheadOne  = 5 << 10
-	aheadMany = 16 << 10
 )
 
-// aheadOf begins with what is that far ahead in the rows at; from their end on, the same rows of then are asked for. Rows that follow each other are one run, and a single query head asks for none of it:
+// aheadOf begins so far ahead in the rows at; from their end on, the same rows of then are asked for. Rows that follow each other are one run, and a single query head asks for none of it:
 // it reads them in order, which the hardware foresees, and so fast that its requests would be in the way of its reads.
 func aheadOf(group, dim int, rows []uint16, at []int32, then []uint16) ahead {
-	n, far := len(at), aheadMany
+	n := len(at)
 	if len(then) == 0 {
 		then = rows
 	}
@@ -69,15 +70,17 @@ func aheadOf(group, dim int, rows []uint16, at []int32, then []uint16) ahead {
 	switch consecutive := int(at[n-1]-at[0]) == n-1; {
 	case consecutive && group == 1:
 		a.p, a.left, a.step = addr(at), 1<<62, 0
-	case consecutive && n*a.stride > far:
+	case consecutive:
+		far := min(aheadRun, n*a.stride*3/4)
 		a.p, a.left = a.rows+uintptr(int(at[0])*a.stride+far), n*a.stride-far
 		a.rows, a.last, a.run = a.then, a.first, far
 	default:
+		far := aheadList
 		if group == 1 {
 			far = aheadOne
 		}
-		a.at = &at[min(far/a.stride, n-1)]
-		a.p, a.left = a.rows+uintptr(int(*a.at)*a.stride), a.stride
+		a.at = &at[min(far/a.stride, n/4)]
+		a.p = a.rows + uintptr(int(*a.at)*a.stride)
 	}
 	return a
 }
@@ -133,7 +136,7 @@ func (v vector) Accumulate(acc, w []float32, ld, group, dim int, rows []uint16, 
 		h := tile(group-g, len(v.dot))
 		tall := len(at) // rows at a time
 		if _, channels := v.pass(h, dim); channels < dim {
-			tall = max(4096/dim, 16) // that stay in the first-level cache from one pass to the next
+			tall = max(aheadRun/(2*dim), 16) // those that have been asked for when the first pass comes to them
 		}
 		for i := 0; i < len(at); i += tall {
 			now := at[i:min(i+tall, len(at))]
