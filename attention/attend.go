@@ -5,29 +5,13 @@ import (
 	"sync/atomic"
 )
 
-// How exact attention is cut up. A slice of at most attendSlice rows shares one softmax maximum; a part of attendPart rows is the unit that workers share and that is merged at
+// How exact attention is cut up. A slice of attendSlice rows shares one softmax maximum; a part of attendPart rows is the unit that workers share and that is merged at
 // the end. Both are fixed and counted from the first row, so that an answer depends on neither the number of workers nor the other sequences of a batch, and so
 // that survivors which happen to be every token meet the very arithmetic of dense attention.
 const (
 	attendSlice = BlockTokens
 	attendPart  = 2 * attendSlice
 )
-
-// lonelySlice is about how many bytes of keys a slice has where a KV head has one query head. Its arithmetic takes less time than memory, which is fastest if neither stream, of keys and of values, is left for long
-// enough to be forgotten by the hardware that reads ahead.
-const lonelySlice = 8 << 10
-
-// sliceRows is how many rows of so many channels make a slice; it divides a block.
-func sliceRows(group, dim int) int {
-	if group > 1 {
-		return attendSlice
-	}
-	n := attendSlice
-	for n > PageTokens && 2*dim*n > lonelySlice {
-		n /= 2
-	}
-	return n
-}
 
 // consecutive lists the rows of a block in order: what dense attention passes where sparse attention passes survivors.
 var consecutive = func() (at [BlockTokens]int32) {
@@ -108,29 +92,30 @@ func (w *Work) attend(i int, dense bool, s *slot) {
 	for g := range parts {
 		parts[g] = part{top: negInf}
 	}
-	n, rows := w.rowsInSight(dense), sliceRows(w.Group, w.Head.Dim)
+	n := w.rowsInSight(dense)
 	logits := s.logits(w.Group)
-	for lo := i * attendPart; lo < min(n, (i+1)*attendPart); lo += rows {
-		hi := min(lo+rows, n)
-		if !dense {
-			w.slice(logits, acc, parts, w.Head.K, w.Head.V, nil, w.rows[lo:hi], lo)
+	for lo := i * attendPart; lo < min(n, (i+1)*attendPart); lo += attendSlice {
+		count := min(attendSlice, n-lo)
+		if dense {
+			b := w.call.First/BlockTokens + lo/BlockTokens
+			v := w.Head.Values(b)
+			var next []uint16
+			if lo+attendSlice < n {
+				next = w.Head.Keys(b + 1)
+			}
+			w.slice(logits, acc, parts, w.Head.Keys(b), v, next, consecutive[:count], -1, max(0, w.call.First-b*BlockTokens))
 			continue
 		}
-		b, from := w.call.First/BlockTokens+lo/BlockTokens, lo%BlockTokens
-		at := consecutive[from:][:hi-lo]
-		at = at[min(len(at), max(0, w.call.First-b*BlockTokens-from)):]
-		var next []uint16
-		if rows == BlockTokens && hi < n {
-			next = w.Head.Keys(b + 1)
-		}
-		w.slice(logits, acc, parts, w.Head.Keys(b), w.Head.Values(b), next, at, -1)
+		w.slice(logits, acc, parts, w.Head.K, w.Head.V, nil, w.rows[lo:lo+count], lo, 0)
 	}
 }
 
-// slice adds the rows at to the running softmax of each head. They are survivors from the lo-th on, or, where lo is negative, everyone's. Of next the same
-// rows are read after them.
-func (w *Work) slice(logits, acc []float32, parts []part, k, v, next []uint16, at []int32, lo int) {
-	dim, n := w.Head.Dim, len(at)
+// slice adds the rows at to the running softmax of each head, skipping the first skip rows. They are survivors from the lo-th on, or, where lo is negative, everyone's. Of next
+// the same rows are read after them.
+func (w *Work) slice(logits, acc []float32, parts []part, k, v, next []uint16, at []int32, lo, skip int) {
+	dim := w.Head.Dim
+	at = at[skip:]
+	n := len(at)
 	w.Kern.Dot(logits, attendSlice, w.Q, w.Group, dim, k, at, v)
 	for g := range parts {
 		l := logits[g*attendSlice:][:n]

@@ -40,33 +40,33 @@ TEXT ·accumulate1x256AVX512(SB), NOSPLIT, $0-80
 	MOVQ    8(BX), R9
 
 row:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
 	ADDQ       72(BX), R8
-	PREFETCHT0 (R8)
 	ADDQ       72(BX), R8
 	SUBQ       $0x00000080, R9
 	JLE        run0
 
 on0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
 	ADDQ       72(BX), R8
-	PREFETCHT0 (R8)
 	ADDQ       72(BX), R8
 	SUBQ       $0x00000080, R9
 	JLE        run1
 
 on1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
 	ADDQ       72(BX), R8
-	PREFETCHT0 (R8)
 	ADDQ       72(BX), R8
 	SUBQ       $0x00000080, R9
 	JLE        run2
 
 on2:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
 	ADDQ       72(BX), R8
-	PREFETCHT0 (R8)
 	ADDQ       72(BX), R8
 	SUBQ       $0x00000080, R9
 	JLE        run3
@@ -246,17 +246,17 @@ TEXT ·accumulate1x128AVX512(SB), NOSPLIT, $0-80
 	MOVQ    8(BX), R9
 
 row:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
 	ADDQ       72(BX), R8
-	PREFETCHT0 (R8)
 	ADDQ       72(BX), R8
 	SUBQ       $0x00000080, R9
 	JLE        run0
 
 on0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
 	ADDQ       72(BX), R8
-	PREFETCHT0 (R8)
 	ADDQ       72(BX), R8
 	SUBQ       $0x00000080, R9
 	JLE        run1
@@ -712,9 +712,9 @@ TEXT ·accumulate1x64AVX512(SB), NOSPLIT, $0-80
 	MOVQ    8(BX), R9
 
 row:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
 	ADDQ       72(BX), R8
-	PREFETCHT0 (R8)
 	ADDQ       72(BX), R8
 	SUBQ       $0x00000080, R9
 	JLE        run0
@@ -1641,7 +1641,7 @@ TEXT ·accumulate1x32AVX512(SB), NOSPLIT, $0-80
 	MOVQ    8(BX), R9
 
 row:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       72(BX), R8
 	SUBQ       $0x00000040, R9
 	JLE        run0
@@ -2360,9 +2360,9 @@ TEXT ·accumulate1x64AVX2(SB), NOSPLIT, $0-80
 	MOVQ    8(BX), R9
 
 row:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
 	ADDQ       72(BX), R8
-	PREFETCHT0 (R8)
 	ADDQ       72(BX), R8
 	SUBQ       $0x00000080, R9
 	JLE        run0
@@ -2479,7 +2479,7 @@ TEXT ·accumulate1x32AVX2(SB), NOSPLIT, $0-80
 	MOVQ    8(BX), R9
 
 row:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       72(BX), R8
 	SUBQ       $0x00000040, R9
 	JLE        run0

@@ -67,7 +67,7 @@ tile:
 	MOVQ    CX, (SP)
 
 row0:
-	PREFETCHT0 (DI)
+	PREFETCHT1 (DI)
 	ADDQ       72(SI), DI
 	SUBQ       $0x00000040, R8
 	JLE        run0
@@ -85,7 +85,7 @@ on0:
 	MOVQ        CX, (SP)
 
 row1:
-	PREFETCHT0 (DI)
+	PREFETCHT1 (DI)
 	ADDQ       72(SI), DI
 	SUBQ       $0x00000040, R8
 	JLE        run1
@@ -103,7 +103,7 @@ on1:
 	MOVQ        CX, (SP)
 
 row2:
-	PREFETCHT0 (DI)
+	PREFETCHT1 (DI)
 	ADDQ       72(SI), DI
 	SUBQ       $0x00000040, R8
 	JLE        run2
@@ -121,7 +121,7 @@ on2:
 	MOVQ        CX, (SP)
 
 row3:
-	PREFETCHT0 (DI)
+	PREFETCHT1 (DI)
 	ADDQ       72(SI), DI
 	SUBQ       $0x00000040, R8
 	JLE        run3
@@ -1906,7 +1906,7 @@ tile:
 	MOVQ    CX, (SP)
 
 row0:
-	PREFETCHT0 (DI)
+	PREFETCHT1 (DI)
 	ADDQ       72(SI), DI
 	SUBQ       $0x00000040, R8
 	JLE        run0
@@ -1928,7 +1928,7 @@ on0:
 	MOVQ        CX, (SP)
 
 row1:
-	PREFETCHT0 (DI)
+	PREFETCHT1 (DI)
 	ADDQ       72(SI), DI
 	SUBQ       $0x00000040, R8
 	JLE        run1
@@ -1950,7 +1950,7 @@ on1:
 	MOVQ        CX, (SP)
 
 row2:
-	PREFETCHT0 (DI)
+	PREFETCHT1 (DI)
 	ADDQ       72(SI), DI
 	SUBQ       $0x00000040, R8
 	JLE        run2
@@ -1972,7 +1972,7 @@ on2:
 	MOVQ        CX, (SP)
 
 row3:
-	PREFETCHT0 (DI)
+	PREFETCHT1 (DI)
 	ADDQ       72(SI), DI
 	SUBQ       $0x00000040, R8
 	JLE        run3

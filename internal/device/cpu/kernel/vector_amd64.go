@@ -52,36 +52,39 @@ type ahead struct {
 	step        int // bytes from one request to the next, for one query head: nothing where the hardware does it by itself
 }
 
-// How far ahead rows are asked for, in bytes, if the list is that long: those that follow each other, and others. For one query head they come into the first-level cache, for more into the second-level cache.
+// How far ahead rows are asked for, in bytes, if the list is that long: those that follow each other, for several query heads and for one, and others.
 const (
 	aheadRun  = 32 << 10
+	aheadLone = 9 << 10
 	aheadList = 16 << 10
-	aheadOne  = 5 << 10
 )
 
-// aheadOf begins so far ahead in the rows at; from their end on, the same rows of then are asked for. Rows that follow each other are one run, and a single query head asks for none of it:
-// it reads them in order, which the hardware foresees, and so fast that its requests would be in the way of its reads.
+// loneRun is from how many bytes on rows that follow each other are left to the hardware where there is one query head: it reads them in order, which the hardware foresees after a while, and so fast that
+// requests would be in the way of its reads.
+const loneRun = 64 << 10
+
+// aheadOf begins so far ahead in the rows at; from their end on, the same rows of then are asked for. Rows that follow each other are one run.
 func aheadOf(group, dim int, rows []uint16, at []int32, then []uint16) ahead {
-	n := len(at)
 	if len(then) == 0 {
 		then = rows
 	}
-	a := ahead{at: &at[0], last: &at[n-1], rows: addr(rows), stride: 2 * dim, run: 2 * dim, first: &at[0], then: addr(then), step: 64}
-	switch consecutive := int(at[n-1]-at[0]) == n-1; {
-	case consecutive && group == 1:
-		a.p, a.left, a.step = addr(at), 1<<62, 0
-	case consecutive:
-		far := min(aheadRun, n*a.stride*3/4)
-		a.p, a.left = a.rows+uintptr(int(at[0])*a.stride+far), n*a.stride-far
-		a.rows, a.last, a.run = a.then, a.first, far
-	default:
-		far := aheadList
-		if group == 1 {
-			far = aheadOne
-		}
-		a.at = &at[min(far/a.stride, n/4)]
-		a.p = a.rows + uintptr(int(*a.at)*a.stride)
+	n, stride, far := len(at), 2*dim, aheadRun
+	a := ahead{at: &at[0], last: &at[n-1], rows: addr(rows), stride: stride, run: stride, first: &at[0], then: addr(then), step: 64}
+	if int(at[n-1]-at[0]) != n-1 {
+		a.at = &at[min(aheadList/stride, n/4)]
+		a.p = a.rows + uintptr(int(*a.at)*stride)
+		return a
 	}
+	if group == 1 {
+		far = aheadLone
+		if n*stride >= loneRun {
+			a.p, a.left, a.step = addr(at), 1<<62, 0
+			return a
+		}
+	}
+	far = min(far, n*stride*3/4)
+	a.p, a.left = a.rows+uintptr(int(at[0])*stride+far), n*stride-far
+	a.rows, a.last, a.run = a.then, a.first, far
 	return a
 }
 

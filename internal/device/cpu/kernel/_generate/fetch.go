@@ -8,11 +8,11 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// fetcher asks for what a gather and its successor read, 128 bytes at a time, spread over the gather's arithmetic and in the order of memory: asking in the order of use, one line of each row of a tile, defeats
+// fetcher asks for what a gather and its successor read, spread over the gather's arithmetic and in the order of memory: asking in the order of use, one line of each row of a tile, defeats
 // the hardware's own prefetching and halves the bandwidth of long rows. It goes through runs of memory, of which package kernel's ahead keeps the list.
 type fetcher struct {
 	ahead, p, left GPVirtual
-	far            bool // into the second-level cache, which waits for more lines at once than the first: better where arithmetic leaves time to bring them from there, and slower where none does
+	always         bool // not told by ahead to stand still
 	turns          *int // labels that were used
 }
 
@@ -37,18 +37,17 @@ func newFetcher(heads int) fetcher {
 	return f
 }
 
-// lines asks for the next n lines, one or two.
+// lines asks for the next n lines, one or two, into the second-level cache: it waits for more of them at once than the first.
 func (f fetcher) lines(n int) {
 	for i := range n {
-		if f.far {
-			PREFETCHT1(Mem{Base: f.p, Disp: 64 * i})
-			continue
-		}
-		PREFETCHT0(Mem{Base: f.p})
-		ADDQ(Mem{Base: f.ahead, Disp: aheadStep}, f.p)
+		PREFETCHT1(Mem{Base: f.p, Disp: 64 * i})
 	}
-	if f.far {
+	if f.always {
 		SUBQ(I8(-64*n), f.p)
+	} else {
+		for range n {
+			ADDQ(Mem{Base: f.ahead, Disp: aheadStep}, f.p)
+		}
 	}
 	SUBQ(U32(64*n), f.left)
 	JLE(LabelRef(fmt.Sprint("run", *f.turns)))
