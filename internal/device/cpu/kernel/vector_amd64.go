@@ -63,8 +63,8 @@ const (
 // requests would be in the way of its reads.
 const loneRun = 64 << 10
 
-// aheadOf begins so far ahead in the rows at; from their end on, the same rows of then are asked for. Rows that follow each other are one run.
-func aheadOf(group, dim int, rows []uint16, at []int32, then []uint16) ahead {
+// aheadOf begins so far ahead in the rows at; from their end on, the same rows of then are asked for. Rows that follow each other are one run. lone says that they are read in order, for one query head.
+func aheadOf(lone bool, dim int, rows []uint16, at []int32, then []uint16) ahead {
 	if len(then) == 0 {
 		then = rows
 	}
@@ -75,7 +75,7 @@ func aheadOf(group, dim int, rows []uint16, at []int32, then []uint16) ahead {
 		a.p = a.rows + uintptr(int(*a.at)*stride)
 		return a
 	}
-	if group == 1 {
+	if lone {
 		far = aheadLone
 		if n*stride >= loneRun {
 			a.p, a.left, a.step = addr(at), 1<<62, 0
@@ -105,7 +105,7 @@ func (v vector) Dot(dst []float32, ld int, q []float32, group, dim int, rows []u
 		return
 	}
 	checkGather(q, dst, ld, group, dim, rows, at)
-	a := aheadOf(group, dim, rows, at, then)
+	a := aheadOf(group == 1, dim, rows, at, then)
 	for g := 0; g < group; {
 		h := tile(group-g, len(v.dot))
 		v.dot[h-1](ptr(dst[g*ld:]), ld, ptr(q[g*dim:]), dim, ptr(rows), ptr(at), n, a.hidden())
@@ -134,7 +134,8 @@ func (v vector) Accumulate(acc, w []float32, ld, group, dim int, rows []uint16, 
 		return
 	}
 	checkGather(acc, w, ld, group, dim, rows, at)
-	next := aheadOf(group, dim, rows, at, then)
+	_, whole := v.pass(group, dim)
+	next := aheadOf(group == 1 && whole == dim, dim, rows, at, then)
 	for g := 0; g < group; {
 		h := tile(group-g, len(v.dot))
 		tall := len(at) // rows at a time
