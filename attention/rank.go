@@ -55,30 +55,41 @@ func unorder(i int64) float32 {
 	return math.Float32frombits(uint32(i))
 }
 
-// logSumExp is ln Σ exp(x), to a thousandth; scratch has len(x) elements.
-func logSumExp(k Kernels, x, scratch []float32) float32 {
-	top := k.Max(x)
-	if top == negInf {
-		return negInf
-	}
-	copy(scratch, x)
-	return top + float32(math.Log(float64(k.Weigh(scratch[:len(x)], top))))
-}
-
-// loudest leaves in the first head's scores, up to a constant, the largest of the heads', each head's normalised by its own softmax so that none outshouts the others.
-func loudest(k Kernels, scores []float32, ld, heads, n int, scratch []float32) {
+// shares leaves in the first head's scores, up to a factor, what share of the mass each of n places has, summed over the heads: the sum of their softmaxes, which are left, unnormalised, in
+// the others'. So none outshouts the others, and a place that matters a little to many heads may come before one that matters to a single one. Of one head alone the scores stay.
+func shares(k Kernels, scores []float32, ld, heads, n int) {
 	if heads == 1 {
 		return
 	}
-	best := scores[:n]
-	own := logSumExp(k, best, scratch)
-	if own == negInf { // no score of the first head's says anything; a difference of infinities would not either
-		own = 0
+	sum := scores[:n]
+	own := exponentials(k, sum)
+	if own == 0 {
+		own = 1
 	}
 	for g := 1; g < heads; g++ {
-		score := scores[g*ld:][:n]
-		k.Louder(best, score, logSumExp(k, score, scratch)-own)
+		x := scores[g*ld:][:n]
+		if all := exponentials(k, x); all > 0 {
+			k.AddScaled(sum, x, own/all)
+		}
 	}
+}
+
+// exponentials replaces x by its exponentials, up to a factor, and returns their sum: 0, and all are, where no element says anything. What is no number counts as nothing.
+func exponentials(k Kernels, x []float32) float32 {
+	top := k.Max(x)
+	if top-top == 0 {
+		if sum := k.Weigh(x, top); sum-sum == 0 {
+			return sum
+		}
+	}
+	var sum float32
+	for i, v := range x {
+		if v-v != 0 || top-top != 0 {
+			x[i] = 0
+		}
+		sum += x[i]
+	}
+	return sum
 }
 
 // eachBest calls f with the places of the want largest elements of x, of equal ones the earlier, in order. NaN is never among them.

@@ -7,7 +7,8 @@ import (
 	"github.com/twilight-go/twilight/attention"
 )
 
-// ModeOf says how the operator runs a pipeline; the error says what of it that it does not. The operator keeps page bounds and values in 4 bits, whatever the spec says of widths.
+// ModeOf says how the operator runs a pipeline; the error says what of it that it does not. The operator keeps page bounds and values in 4 bits, whatever the spec says of widths, and ranks the
+// pages of a list that heads share by the head to which a page matters most, where other devices add up shares of mass.
 func ModeOf(p *attention.Pipeline) (Mode, error) {
 	s := p.Spec()
 	if s.Dense() {
