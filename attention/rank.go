@@ -6,23 +6,28 @@ import (
 )
 
 // kthLargest is a threshold t that separates the want largest elements of x from the rest (1 ≤ want ≤ len(x)): they are those above t and the first ties of those
-// equal to t. It narrows an interval by vector counts, until exactly the wanted number lies above or only ties are left between: in turn where a straight line
-// between the counts at its ends would have it, which finds the place among scores of like density in few counts, and at the middle of the float bit patterns, which is never far off.
+// equal to t. It narrows an interval by vector counts, until exactly the wanted number lies above or only ties are left between: where a straight line between the counts at its ends
+// would have it, which finds the place among scores of like density in few counts, and, whenever that did not halve the interval, at the middle of the float bit patterns, which is never far off. The line is over
+// those patterns where numbers are positive, since weights are spread over as many octaves as their logarithms differ by.
 // NaN counts as less than everything, so that a damaged score is never preferred; where there are too few numbers, t is −Inf.
 func kthLargest(k Kernels, x []float32, want int) (t float32, ties int) {
-	sum, below := k.Above(x, -math.MaxFloat32)
-	if below <= want {
-		if below == want {
-			return -math.MaxFloat32, want
+	lo := order(0) // below elements are ≥ lo, above are ≥ hi
+	sum, below := k.Above(x, 0)
+	if below < want {
+		lo = order(-math.MaxFloat32)
+		if sum, below = k.Above(x, -math.MaxFloat32); below < want {
+			return negInf, want - below
 		}
-		return negInf, want - below
 	}
-	lo, hi := order(-math.MaxFloat32), order(k.Max(x))+1 // below elements are ≥ lo, above are ≥ hi
-	above, guess := 0, sum/float32(below)
-	for turn := 0; hi-lo > 1; turn++ {
-		mid := lo + (hi-lo)/2
-		if i := order(guess); turn%2 == 0 && lo < i && i < hi { // a guess of NaN is outside
-			mid = i
+	if below == want {
+		return unorder(lo), want
+	}
+	hi, above, guess := order(k.Max(x))+1, 0, order(sum/float32(below))
+	for halve := false; hi-lo > 1; {
+		half := (hi - lo) / 2
+		mid := lo + half
+		if !halve && lo < guess && guess < hi {
+			mid = guess
 		}
 		_, n := k.Above(x, unorder(mid))
 		if n == want {
@@ -33,8 +38,14 @@ func kthLargest(k Kernels, x []float32, want int) (t float32, ties int) {
 		} else {
 			hi, above = mid, n
 		}
-		top := unorder(hi)
-		guess = top - (top-unorder(lo))*float32(want-above)/float32(below-above)
+		halve = !halve && hi-lo > half
+		part := float32(want-above) / float32(below-above)
+		if lo >= 0 {
+			guess = hi - int64(part*float32(hi-lo))
+		} else { // a guess of NaN is outside
+			top := unorder(hi)
+			guess = order(top - (top-unorder(lo))*part)
+		}
 	}
 	return unorder(lo), want - above
 }
