@@ -273,6 +273,9 @@ func (x *Exec) selects(works []*Work, i int) (any bool) {
 
 // choose lets the selector at work propose, and makes ready for the next one or for what follows the last.
 func (w *Work) choose() {
+	if w.link == 0 && w.call.Pipeline.prun != nil {
+		w.fetchEdges()
+	}
 	w.selector().Choose(w)
 	if w.link+1 < len(w.call.Pipeline.chain) {
 		w.nextLink()
@@ -283,6 +286,13 @@ func (w *Work) choose() {
 	if w.call.Pipeline.prun != nil {
 		w.refer()
 	}
+}
+
+// fetchEdges asks for the keys of the newest page and of the first token, whose logits are exact, while a selector chooses.
+func (w *Work) fetchEdges() {
+	dim, newest := w.Head.Dim, (w.Head.N-1)/PageTokens*PageTokens
+	w.Kern.Fetch(w.Head.K[int(w.Head.Row(newest))*dim:][:(w.Head.N-newest)*dim])
+	w.Kern.Fetch(w.Head.K[int(w.Head.Row(0))*dim:][:dim])
 }
 
 // audit runs the audits that are due, and does densely the steps whose mass was not enough.

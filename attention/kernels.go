@@ -20,8 +20,6 @@ type Kernels interface {
 	// Weigh sets x[i] = exp(x[i] − ref), to a relative error of 1e-3, for weights that choose and sum; ref is any number. −Inf becomes exactly 0. Where an element is too large for
 	// a float, or NaN, the sum is at least 1e38 or NaN, except that NaN may count as 0.
 	Weigh(x []float32, ref float32) (sum float32)
-	// Louder raises best[i] to x[i] − shift where that is larger; NaN in x is ignored.
-	Louder(best, x []float32, shift float32)
 	// Scale sets x *= s.
 	Scale(x []float32, s float32)
 	// AddScaled adds f·x[i] to dst[i]; dst is at least as long as x.

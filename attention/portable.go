@@ -77,15 +77,6 @@ func (Portable) Weigh(x []float32, ref float32) (sum float32) {
 	return sum
 }
 
-// Louder implements Kernels.
-func (Portable) Louder(best, x []float32, shift float32) {
-	for i, v := range x {
-		if v -= shift; v > best[i] {
-			best[i] = v
-		}
-	}
-}
-
 // Scale implements Kernels.
 func (Portable) Scale(x []float32, s float32) {
 	for i := range x {

@@ -6,23 +6,28 @@ import (
 )
 
 // kthLargest is a threshold t that separates the want largest elements of x from the rest (1 ≤ want ≤ len(x)): they are those above t and the first ties of those
-// equal to t. It narrows an interval by vector counts, until exactly the wanted number lies above or only ties are left between: in turn where a straight line
-// between the counts at its ends would have it, which finds the place among scores of like density in few counts, and at the middle of the float bit patterns, which is never far off.
+// equal to t. It narrows an interval by vector counts, until exactly the wanted number lies above or only ties are left between: where a straight line between the counts at its ends
+// would have it, which finds the place among scores of like density in few counts, and, whenever that did not halve the interval, at the middle of the float bit patterns, which is never far off. The line is over
+// those patterns where numbers are positive, since weights are spread over as many octaves as their logarithms differ by.
 // NaN counts as less than everything, so that a damaged score is never preferred; where there are too few numbers, t is −Inf.
 func kthLargest(k Kernels, x []float32, want int) (t float32, ties int) {
-	sum, below := k.Above(x, -math.MaxFloat32)
-	if below <= want {
-		if below == want {
-			return -math.MaxFloat32, want
+	lo := order(0) // below elements are ≥ lo, above are ≥ hi
+	sum, below := k.Above(x, 0)
+	if below < want {
+		lo = order(-math.MaxFloat32)
+		if sum, below = k.Above(x, -math.MaxFloat32); below < want {
+			return negInf, want - below
 		}
-		return negInf, want - below
 	}
-	lo, hi := order(-math.MaxFloat32), order(k.Max(x))+1 // below elements are ≥ lo, above are ≥ hi
-	above, guess := 0, sum/float32(below)
-	for turn := 0; hi-lo > 1; turn++ {
-		mid := lo + (hi-lo)/2
-		if i := order(guess); turn%2 == 0 && lo < i && i < hi { // a guess of NaN is outside
-			mid = i
+	if below == want {
+		return unorder(lo), want
+	}
+	hi, above, guess := order(k.Max(x))+1, 0, order(sum/float32(below))
+	for halve := false; hi-lo > 1; {
+		half := (hi - lo) / 2
+		mid := lo + half
+		if !halve && lo < guess && guess < hi {
+			mid = guess
 		}
 		_, n := k.Above(x, unorder(mid))
 		if n == want {
@@ -33,8 +38,14 @@ func kthLargest(k Kernels, x []float32, want int) (t float32, ties int) {
 		} else {
 			hi, above = mid, n
 		}
-		top := unorder(hi)
-		guess = top - (top-unorder(lo))*float32(want-above)/float32(below-above)
+		halve = !halve && hi-lo > half
+		part := float32(want-above) / float32(below-above)
+		if lo >= 0 {
+			guess = hi - int64(part*float32(hi-lo))
+		} else { // a guess of NaN is outside
+			top := unorder(hi)
+			guess = order(top - (top-unorder(lo))*part)
+		}
 	}
 	return unorder(lo), want - above
 }
@@ -55,30 +66,41 @@ func unorder(i int64) float32 {
 	return math.Float32frombits(uint32(i))
 }
 
-// logSumExp is ln Σ exp(x), to a thousandth; scratch has len(x) elements.
-func logSumExp(k Kernels, x, scratch []float32) float32 {
-	top := k.Max(x)
-	if top == negInf {
-		return negInf
-	}
-	copy(scratch, x)
-	return top + float32(math.Log(float64(k.Weigh(scratch[:len(x)], top))))
-}
-
-// loudest leaves in the first head's scores, up to a constant, the largest of the heads', each head's normalised by its own softmax so that none outshouts the others.
-func loudest(k Kernels, scores []float32, ld, heads, n int, scratch []float32) {
+// shares leaves in the first head's scores, up to a factor, what share of the mass each of n places has, summed over the heads: the sum of their softmaxes, which are left, unnormalised, in
+// the others'. So none outshouts the others, and a place that matters a little to many heads may come before one that matters to a single one. Of one head alone the scores stay.
+func shares(k Kernels, scores []float32, ld, heads, n int) {
 	if heads == 1 {
 		return
 	}
-	best := scores[:n]
-	own := logSumExp(k, best, scratch)
-	if own == negInf { // no score of the first head's says anything; a difference of infinities would not either
-		own = 0
+	sum := scores[:n]
+	own := exponentials(k, sum)
+	if own == 0 {
+		own = 1
 	}
 	for g := 1; g < heads; g++ {
-		score := scores[g*ld:][:n]
-		k.Louder(best, score, logSumExp(k, score, scratch)-own)
+		x := scores[g*ld:][:n]
+		if all := exponentials(k, x); all > 0 {
+			k.AddScaled(sum, x, own/all)
+		}
 	}
+}
+
+// exponentials replaces x by its exponentials, up to a factor, and returns their sum: 0, and all are, where no element says anything. What is no number counts as nothing.
+func exponentials(k Kernels, x []float32) float32 {
+	top := k.Max(x)
+	if top-top == 0 {
+		if sum := k.Weigh(x, top); sum-sum == 0 {
+			return sum
+		}
+	}
+	var sum float32
+	for i, v := range x {
+		if v-v != 0 || top-top != 0 {
+			x[i] = 0
+		}
+		sum += x[i]
+	}
+	return sum
 }
 
 // eachBest calls f with the places of the want largest elements of x, of equal ones the earlier, in order. NaN is never among them.

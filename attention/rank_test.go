@@ -83,16 +83,54 @@ func TestKthLargestPatterns(t *testing.T) {
 	}
 }
 
-func TestLogSumExp(t *testing.T) {
+// The first head's scores become, up to a factor, the sum of the heads' softmaxes, whatever else stands among them.
+func TestShares(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		x := rapid.SliceOfN(rapid.Float32Range(-80, 80), 0, 50).Draw(t, "x")
-		var sum float64
-		for _, v := range x {
-			sum += math.Exp(float64(v))
+		heads, n := rapid.IntRange(2, 5).Draw(t, "heads"), rapid.IntRange(1, 40).Draw(t, "n")
+		ld := n + rapid.IntRange(0, 3).Draw(t, "beyond")
+		x, want := make([]float32, heads*ld), make([]float64, n)
+		odd, said := []float32{negInf, float32(math.NaN())}, 0.0
+		for g := range heads {
+			total := 0.0
+			of := rapid.SliceOfN(rapid.OneOf(rapid.Float32Range(-40, 40), rapid.SampledFrom(odd)), n, n).Draw(t, "scores")
+			copy(x[g*ld:], of)
+			for _, v := range of {
+				if v > negInf {
+					total += math.Exp(float64(v))
+				}
+			}
+			for i, v := range of {
+				if v > negInf {
+					want[i] += math.Exp(float64(v)) / total
+				}
+			}
+			if total > 0 {
+				said++
+			}
 		}
-		got := logSumExp(Portable{}, x, make([]float32, len(x)))
-		if len(x) == 0 && got != negInf || len(x) > 0 && math.Abs(float64(got)-math.Log(sum)) > 1e-5*max(1, math.Abs(math.Log(sum))) {
-			t.Fatalf("got %v, want %v", got, math.Log(sum))
+		shares(Portable{}, x, ld, heads, n)
+		sum := 0.0
+		for _, v := range x[:n] {
+			sum += float64(v)
+		}
+		for i, v := range x[:n] {
+			if got := float64(v) * said / max(sum, 1e-30); math.Abs(got-want[i]) > 1e-4 {
+				t.Fatalf("place %d has a share of %v, want %v", i, got, want[i])
+			}
 		}
 	})
+}
+
+// What is beyond numbers in one head says nothing, and leaves what the others say.
+func TestSharesDamaged(t *testing.T) {
+	inf, nan := float32(math.Inf(1)), float32(math.NaN())
+	x := []float32{nan, nan, nan, inf, 1, inf, 3, 2, 1, 1, nan, 2}
+	shares(Portable{}, x, 3, 4, 3)
+	e := float32(math.E)
+	own := 1 / (1 + 1/e + 1/e/e)
+	for i, want := range []float32{own + 1/e/(1+1/e), own / e, own/e/e + 1/(1+1/e)} {
+		if math.Abs(float64(x[i]-want)) > 1e-5 {
+			t.Errorf("place %d has a share of %v, want %v", i, x[i], want)
+		}
+	}
 }

@@ -20,7 +20,7 @@ func init() {
 			block:  a.Int("block", 2, 1, 256, "tokens a leaf of the tree"),
 			sink:   a.Int("sink", 16, 0, 1<<24, "first tokens always kept"),
 			window: a.Int("window", 256, 0, 1<<24, "latest tokens always kept"),
-			shared: a.Flag("shared", "one search for the group, by the largest normalised logit of its heads"),
+			shared: a.Flag("shared", "one search for the group, by the sum of its heads' softmaxes over the halves"),
 		}, nil
 	}})
 }
@@ -59,7 +59,7 @@ func (s hip) search(w *Work, lo, hi, g, heads int) {
 	beam := min(max(s.k/s.block, 1), leaves)
 	scratch := w.Ints(6 * beam)
 	from, to, rows := scratch[:2*beam], scratch[2*beam:4*beam], scratch[4*beam:] // nodes, in leaves, ascending
-	scores := w.Scratch((heads + 1) * 2 * beam)
+	scores := w.Scratch(heads * 2 * beam)
 	n := beam
 	for i := range n {
 		from[i], to[i] = int32(i*leaves/n), int32((i+1)*leaves/n)
@@ -75,9 +75,7 @@ func (s hip) search(w *Work, lo, hi, g, heads int) {
 		}
 		w.Kern.Dot(scores, 2*beam, w.Q[g*w.Head.Dim:][:heads*w.Head.Dim], heads, w.Head.Dim, w.Head.K, rows[:m], nil)
 		w.ReadBytes(m * w.Head.Dim * 2)
-		if heads > 1 {
-			loudest(w.Kern, scores, 2*beam, heads, m, scores[heads*2*beam:])
-		}
+		shares(w.Kern, scores, 2*beam, heads, m)
 		n = keepNodes(w.Kern, from, to, scores[:m], beam)
 	}
 	for i := range n {

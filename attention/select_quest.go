@@ -23,7 +23,7 @@ func init() {
 			least:  a.Int("least", 0, 0, 1<<30, "tokens proposed at least, however small the share"),
 			budget: a.Int("budget", 0, 0, 1<<30, "tokens proposed, instead of a share (the paper's B0)"),
 			reach:  a.Float("reach", 1, 0, 1, "share of the way from the middle of a page's bounds to their far end that counts; 1: the paper's upper bound"),
-			shared: a.Flag("shared", "one page list for the group, by the largest normalised score of its heads"),
+			shared: a.Flag("shared", "one page list for the group, by the sum over its heads of a page's share of the mass, as its scores have it"),
 		}
 		if q.page&(q.page-1) != 0 {
 			return nil, fmt.Errorf("page=%d: expected 8, 16, 32 or 64", q.page)
@@ -137,7 +137,7 @@ func (s quest) Choose(w *Work) {
 	w.ReadBytes(w.Head.Blocks() * s.bounds[0].BlockBytes(w.Head.Dim))
 	masks := w.maskScratch((n + PageTokens - 1) / PageTokens)
 	if s.shared {
-		loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, s.ranked(w, n), w.Scratch(n))
+		shares(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, s.ranked(w, n))
 		s.best(w, 0, n, want, masks)
 		w.proposePages(w.everyHead(), s.page, masks)
 		return

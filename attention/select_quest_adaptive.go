@@ -64,7 +64,7 @@ func (s adaptive) Choose(w *Work) {
 	}
 	want := min(max(int(h.keep*float64(w.Head.N))/PageTokens, leastList/PageTokens, 1), n)
 	masks := w.maskScratch(w.Head.Blocks())
-	loudest(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, s.ranked(w, n), w.Scratch(n))
+	shares(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, s.ranked(w, n))
 	s.best(w, 0, n, want, masks)
 	h.age++
 	if first := want - int(lastPages*float64(want)); first < want && (h.age <= judgedEarly || (h.age+w.Layer())%judgedEvery == 0) {

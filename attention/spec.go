@@ -56,9 +56,9 @@ var Presets = []struct{ Name, Spec, Doc string }{
 	{"twilight-paper", "quest:keep=0.25+int4+top-p:0.9", "the pipeline as published: Quest pages, INT4 per token, each head its own survivors"},
 	{"twilight", "full+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:dense-layers=0",
 		"every page, since what page lists leave out is what questions ask for; block-range codes; 0.3 of the mass read exactly, the rest of it by codes, what is pruned by the mean value"},
-	{"twilight-fast", "quest:keep=0.5,least=4096,reach=0.2,shared,middle+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:dense-layers=0",
+	{"twilight-fast", "quest:keep=0.5,least=4096,reach=0.7,shared,middle+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:dense-layers=0",
 		"the same over half the pages but 4096 tokens, one list a group: what a single query looks for once may be missed"},
-	{"twilight-adaptive", "quest:keep=0.5,least=4096,reach=0.2,shared,middle,adapt=0.003+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:dense-layers=0",
+	{"twilight-adaptive", "quest:keep=0.5,least=4096,reach=0.7,shared,middle,adapt=0.003+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:dense-layers=0",
 		"the same, each KV head's list from a quarter of the context on as long as pays; on a CPU"},
 }
 

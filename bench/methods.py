@@ -27,7 +27,7 @@ def top_p(n):
         for s in proposers(n):
             yield f"{s}+int4+top-p:{p}"
         yield f"oracle-p:{p}"
-        for select in ("full", "quest:keep=0.5,least=4096,reach=0.2,shared,middle"):  # twilight and twilight-fast
+        for select in ("full", "quest:keep=0.5,least=4096,reach=0.7,shared,middle"):  # twilight and twilight-fast
             yield f"{select}+block-range+top-p:{p},union,exact=0.3,tail=mean+when:dense-layers=0"
 
 

@@ -11,6 +11,7 @@ func TestModes(t *testing.T) {
 	for spec, want := range map[string]Mode{
 		"dense":          {Dense: true},
 		"twilight-paper": {Keep: 0.25, Reach: 1, ExactMass: 0.9, Mass: 0.9, PerHead: true, TokenCodes: true, DenseBelow: 512},
+		"twilight-fast":  {Keep: 0.5, Pages: 256, Reach: 0.2, Shared: true, ExactMass: 0.3, Mass: 0.9, Tail: true, DenseBelow: 512},
 		"full+block-range+top-p:0.95,union,exact=0.3,tail=mean":                       {Keep: 1, ExactMass: 0.3, Mass: 0.95, Tail: true, DenseBelow: 512},
 		"quest:budget=1024,reach=0.25,shared+int4+top-p:0.9,union+when:min-context=0": {Pages: 64, Reach: 0.25, Shared: true, ExactMass: 0.9, Mass: 0.9, TokenCodes: true, DenseBelow: 1},
 		"quest:keep=0.5,least=4096+int4+top-p:0.8+when:min-context=auto":              {Keep: 0.5, Pages: 256, Reach: 1, ExactMass: 0.8, Mass: 0.8, PerHead: true, TokenCodes: true, MinContext: 512},

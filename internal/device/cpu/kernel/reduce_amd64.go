@@ -25,15 +25,6 @@ func maxAVX512(x *float32, n int) float32
 //go:noescape
 func expAVX512(x *float32, n int, max float32) float32
 
-// louderAVX512 is, NaN ignored (attention.Portable.Louder):
-//
-//	for i, v := range x[:n] {
-//		best[i] = max(best[i], v - shift)
-//	}
-//
-//go:noescape
-func louderAVX512(best *float32, x *float32, n int, shift float32)
-
 // addScaledAVX512 is (attention.Portable.AddScaled):
 //
 //	for i, v := range x[:n] {
@@ -83,15 +74,6 @@ func maxAVX2(x *float32, n int) float32
 //
 //go:noescape
 func expAVX2(x *float32, n int, max float32) float32
-
-// louderAVX2 is, NaN ignored (attention.Portable.Louder):
-//
-//	for i, v := range x[:n] {
-//		best[i] = max(best[i], v - shift)
-//	}
-//
-//go:noescape
-func louderAVX2(best *float32, x *float32, n int, shift float32)
 
 // addScaledAVX2 is (attention.Portable.AddScaled):
 //

@@ -216,56 +216,6 @@ end:
 	VZEROUPPER
 	RET
 
-// func louderAVX512(best *float32, x *float32, n int, shift float32)
-// Requires: AVX, AVX512F, BMI2, CMOV
-TEXT ·louderAVX512(SB), NOSPLIT, $0-28
-	MOVQ         best+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         n+16(FP), DX
-	VBROADCASTSS shift+24(FP), Z0
-	XORQ         BX, BX
-	SUBQ         $0x20, DX
-	JL           rest
-
-whole:
-	VMOVUPS (CX)(BX*4), Z1
-	VMOVUPS (AX)(BX*4), Z2
-	VSUBPS  Z0, Z1, Z1
-	VMAXPS  Z2, Z1, Z1
-	VMOVUPS Z1, (AX)(BX*4)
-	VMOVUPS 64(CX)(BX*4), Z1
-	VMOVUPS 64(AX)(BX*4), Z2
-	VSUBPS  Z0, Z1, Z1
-	VMAXPS  Z2, Z1, Z1
-	VMOVUPS Z1, 64(AX)(BX*4)
-	ADDQ    $0x20, BX
-	SUBQ    $0x20, DX
-	JGE     whole
-
-rest:
-	ADDQ $0x20, DX
-	JLE  end
-
-part:
-	MOVQ      $0x00000010, SI
-	CMPQ      DX, SI
-	CMOVQLT   DX, SI
-	MOVL      $0x0000ffff, DI
-	BZHIL     SI, DI, DI
-	KMOVW     DI, K1
-	VMOVUPS.Z (CX)(BX*4), K1, Z1
-	VMOVUPS.Z (AX)(BX*4), K1, Z2
-	VSUBPS    Z0, Z1, Z1
-	VMAXPS    Z2, Z1, Z1
-	VMOVUPS   Z1, K1, (AX)(BX*4)
-	ADDQ      $0x10, BX
-	SUBQ      $0x10, DX
-	JG        part
-
-end:
-	VZEROUPPER
-	RET
-
 // func addScaledAVX512(dst *float32, x *float32, n int, f float32)
 // Requires: AVX, AVX512F, BMI2, CMOV
 TEXT ·addScaledAVX512(SB), NOSPLIT, $0-28
@@ -632,57 +582,6 @@ end:
 	VPERMILPS    $0xb1, X11, X0
 	VADDPS       X0, X11, X11
 	MOVSS        X11, ret+24(FP)
-	VZEROUPPER
-	RET
-
-// func louderAVX2(best *float32, x *float32, n int, shift float32)
-// Requires: AVX, CMOV
-TEXT ·louderAVX2(SB), NOSPLIT, $0-28
-	MOVQ         best+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         n+16(FP), DX
-	VBROADCASTSS shift+24(FP), Y0
-	XORQ         BX, BX
-	SUBQ         $0x10, DX
-	JL           rest
-
-whole:
-	VMOVUPS (CX)(BX*4), Y1
-	VMOVUPS (AX)(BX*4), Y2
-	VSUBPS  Y0, Y1, Y1
-	VMAXPS  Y2, Y1, Y1
-	VMOVUPS Y1, (AX)(BX*4)
-	VMOVUPS 32(CX)(BX*4), Y1
-	VMOVUPS 32(AX)(BX*4), Y2
-	VSUBPS  Y0, Y1, Y1
-	VMAXPS  Y2, Y1, Y1
-	VMOVUPS Y1, 32(AX)(BX*4)
-	ADDQ    $0x10, BX
-	SUBQ    $0x10, DX
-	JGE     whole
-
-rest:
-	ADDQ $0x10, DX
-	JLE  end
-
-part:
-	MOVQ       $0x00000008, SI
-	CMPQ       DX, SI
-	CMOVQLT    DX, SI
-	LEAQ       signs<>+0(SB), DI
-	SHLQ       $0x02, SI
-	SUBQ       SI, DI
-	VMOVUPS    32(DI), Y1
-	VMASKMOVPS (CX)(BX*4), Y1, Y2
-	VMASKMOVPS (AX)(BX*4), Y1, Y3
-	VSUBPS     Y0, Y2, Y2
-	VMAXPS     Y3, Y2, Y2
-	VMASKMOVPS Y2, Y1, (AX)(BX*4)
-	ADDQ       $0x08, BX
-	SUBQ       $0x08, DX
-	JG         part
-
-end:
 	VZEROUPPER
 	RET
 

@@ -178,31 +178,6 @@ func TestWeigh(t *testing.T) {
 	})
 }
 
-func TestLouder(t *testing.T) {
-	levels(t, func(t *testing.T, k Kernels) {
-		r := newRand(8)
-		for _, n := range lengths() {
-			best, x := guardedCopy(t, fillNormal(r, make([]float32, n))), guardedCopy(t, fillNormal(r, make([]float32, n)))
-			for i := range x {
-				switch i % 7 {
-				case 3:
-					x[i] = nan
-				case 5:
-					best[i] = -inf
-				}
-			}
-			want := append([]float32(nil), best...)
-			attention.Portable{}.Louder(want, x, 0.25)
-			k.Louder(best, x, 0.25)
-			for i := range want {
-				if best[i] != want[i] {
-					t.Fatalf("n %d: element %d is %v, want %v", n, i, best[i], want[i])
-				}
-			}
-		}
-	})
-}
-
 func TestAddScaled(t *testing.T) {
 	levels(t, func(t *testing.T, k Kernels) {
 		r := newRand(9)

@@ -182,11 +182,6 @@ func (v vector) Exp(x []float32, top float32) (sum float32) { return v.exp(ptr(x
 // Weigh implements attention.Kernels.
 func (v vector) Weigh(x []float32, top float32) (sum float32) { return v.weigh(ptr(x), len(x), top) }
 
-// Louder implements attention.Kernels.
-func (v vector) Louder(best, x []float32, shift float32) {
-	v.loud(ptr(best[:len(x)]), ptr(x), len(x), shift)
-}
-
 // AddScaled implements attention.Kernels.
 func (v vector) AddScaled(dst, x []float32, f float32) {
 	v.addScaled(ptr(dst[:len(x)]), ptr(x), len(x), f)

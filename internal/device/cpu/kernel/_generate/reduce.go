@@ -14,7 +14,6 @@ func reduceFamily() {
 		w.max()
 		w.exp("exp", "max", false,
 			"is, with a relative error under 2e-7 + 3e-9·|v−max| (attention.Portable.Exp):")
-		w.louder()
 		w.addScaled()
 		w.above()
 		w.lanesOf()
@@ -177,24 +176,6 @@ func weigh512() {
 		}
 	})
 	Store(avx512.across(fold(sum, VADDPS), VADDPS), ReturnIndex(0))
-	end()
-}
-
-func (w width) louder() {
-	w.begin("louder", "(best, x *float32, n int, shift float32)",
-		"is, NaN ignored (attention.Portable.Louder):",
-		"",
-		"\tfor i, v := range x[:n] {",
-		"\t\tbest[i] = max(best[i], v - shift)",
-		"\t}")
-	best, x, n := arg("best"), arg("x"), arg("n")
-	shift := w.spread("shift", 24)
-	w.each(n, 2, func(s stream) {
-		v, b := s.load(x), s.load(best)
-		VSUBPS(shift, v, v)
-		VMAXPS(b, v, v) // a NaN in v gives the other operand
-		s.store(v, best)
-	})
 	end()
 }
 
