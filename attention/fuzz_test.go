@@ -71,7 +71,7 @@ func TestMethods(t *testing.T) {
 		if m.Doc == "" || m.Stage == "" {
 			t.Errorf("%+v lacks a description", m)
 		}
-		if m.Name == "quest" && (m.Args != "page=16, keep=0.25, least=0, budget=0, reach=1, shared, middle, adapt=0, floor=0.25" || m.Paper != "2406.10774") {
+		if m.Name == "quest" && (m.Args != "page=16, keep=0.25, least=0, budget=0, reach=1, shared, middle, channels=0, adapt=0, floor=0.25" || m.Paper != "2406.10774") {
 			t.Errorf("quest: %+v", m)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 // registering; arguments that are worth trying, or without which it cannot be made, stand here.
 var arguments = map[string][]string{
 	"streaming":   {"", "sink=0,window=1", "sink=20,window=100"},
-	"quest":       {"", "page=8,keep=0.4", "page=32,keep=0.1,shared", "page=64,budget=70", "middle", "keep=0", "keep=0.1,least=200", "keep=1"},
+	"quest":       {"", "page=8,keep=0.4", "page=32,keep=0.1,shared", "page=64,budget=70", "middle", "keep=0", "middle,channels=16,keep=0.4", "middle,channels=256,shared,least=50", "keep=0.1,least=200", "keep=1"},
 	"hip":         {"", "k=64,block=16,sink=3,window=20", "k=40,block=1,sink=0,window=0,shared", "k=7,block=8"},
 	"double-p":    {"", "size=8,p=0.7,refine=0", "size=64,p=1,refine=0.9", "size=32,p=0.3,refine=1"},
 	"magicpig":    {"bits=4,tables=9,sink=0,window=0", "bits=3,tables=30,sink=20,window=100"},

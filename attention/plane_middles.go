@@ -89,6 +89,9 @@ type MiddleKernels interface {
 	// PageMiddles scores the pages of full blocks, 32 at most, of a slab of a Middles plane, those of blocks[i] at dst[g*ld+i*BlockPages:]: q_g times the middles of the page and far[g] times its radius, less what Ready
 	// asks to subtract. tmp is scratch of TmpBytes. The queries are left in ready, where it has room for them.
 	PageMiddles(dst []float32, ld int, q []float32, group, dim int, plane []byte, blocks []int32, far []float32, ready Ready, tmp []byte)
+	// PageTokens adds to what PageMiddles left in dst, for the same blocks, ln Σ_t exp(x_t − m) over the tokens of the page, x_t being q_g times a token's codes of a slab of a BlockRange plane of
+	// as many bits, m the same of the page's middle, both of the channels of lines alone, 8 to each. It is right to a tenth. ready is as PageMiddles left it. tmp is scratch of TmpBytes less 128.
+	PageTokens(dst []float32, ld int, q []float32, group, dim int, lines []int32, middles, codes []byte, blocks []int32, ready Ready, tmp []byte)
 }
 
 // Ready is a group's queries as PageMiddles has prepared them for the blocks that it scored, kept for a BlockRangeDot of the same blocks and as many bits: both planes hold a channel

@@ -13,6 +13,8 @@ type quest struct {
 	shared bool
 	middle bool // by a Middles plane
 	bounds []Plane
+
+	channels int // with middle: in which every token counts for itself
 }
 
 func init() {
@@ -34,6 +36,9 @@ func init() {
 				return nil, fmt.Errorf("middle: expected page=%d", PageTokens)
 			}
 			q.bounds = []Plane{Middles{}}
+		}
+		if err := q.readChannels(a); err != nil {
+			return nil, err
 		}
 		gain := a.Float("adapt", 0, 0, 1, "each KV head's list grows until its last quarter changes the output by no more than this: the square, per share of the context; keep and least begin it")
 		floor := a.Float("floor", 0.25, 0, 1, "with adapt, the share of the context that a group's list has at least; a head alone: a quarter of it")
@@ -90,6 +95,7 @@ func (s quest) Scan(w *Work, lo, hi int) {
 	if s.middle {
 		if full := min(hi, w.Head.N/BlockTokens); lo < full {
 			w.Kern.PageMiddles(w.AllScores()[lo*BlockPages:], w.ScoreStride(), w.Q, w.Group, w.Head.Dim, w.selectorSlab(0), w.Head.Table[lo:full], w.reach, w.ready().from(lo, w.Group, w.Head.Dim), tmp)
+			s.scoreTokens(w, lo, full, tmp)
 		}
 		return
 	}
@@ -134,7 +140,7 @@ func (s quest) Choose(w *Work) {
 		w.ProposeAll()
 		return
 	}
-	w.ReadBytes(w.Head.Blocks() * s.bounds[0].BlockBytes(w.Head.Dim))
+	s.read(w)
 	masks := w.maskScratch((n + PageTokens - 1) / PageTokens)
 	if s.shared {
 		shares(w.Kern, w.AllScores(), w.ScoreStride(), w.Group, s.ranked(w, n))
@@ -146,6 +152,11 @@ func (s quest) Choose(w *Work) {
 		s.best(w, g, n, want, masks)
 		w.proposePages(1<<g, s.page, masks)
 	}
+}
+
+// read counts what a scan reads.
+func (s quest) read(w *Work) {
+	w.ReadBytes(w.Head.Blocks()*s.bounds[0].BlockBytes(w.Head.Dim) + w.Head.N*s.channels*middleBits/8)
 }
 
 // best sets the bits of the want best of n pages by the scores of query head g. By middles the first page is among them, since a text's first tokens have keys unlike any others, and weight

@@ -57,7 +57,7 @@ func (s adaptive) head(w *Work) *adaptiveHead {
 // Choose implements Selector.
 func (s adaptive) Choose(w *Work) {
 	h, n := s.head(w), w.Head.Pages()
-	w.ReadBytes(w.Head.Blocks() * s.bounds[0].BlockBytes(w.Head.Dim))
+	s.read(w)
 	if h.keep == 0 {
 		want, all := s.pages(w.Head.N)
 		h.keep = float64(want) / float64(all)

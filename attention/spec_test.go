@@ -44,7 +44,7 @@ func TestSpecErrors(t *testing.T) {
 		{"", `attention: "": a part is empty; expected selector+estimator+pruner`},
 		{"qest", `attention: "qest": unknown selector or preset "qest"; known: dense, twilight-paper, twilight, twilight-fast, twilight-adaptive, ` + strings.Join(names(selectors), ", ")},
 		{"quest+int5", `attention: "quest+int5": unknown part "int5"; estimators: ` + strings.Join(names(estimators), ", ") + `; pruners: ` + strings.Join(names(pruners), ", ") + `; or when:dense-layers=,min-context=,audit=,ensure=`},
-		{"quest:kep=0.5", `attention: "quest:kep=0.5": quest: unknown argument "kep0.5"; known: page=16, keep=0.25, least=0, budget=0, reach=1, shared, middle, adapt=0, floor=0.25`},
+		{"quest:kep=0.5", `attention: "quest:kep=0.5": quest: unknown argument "kep0.5"; known: page=16, keep=0.25, least=0, budget=0, reach=1, shared, middle, channels=0, adapt=0, floor=0.25`},
 		{"quest:keep=2", `attention: "quest:keep=2": quest: keep=2: expected a number from 0 to 1`},
 		{"quest:page=24", `attention: "quest:page=24": quest: page=24: expected 8, 16, 32 or 64`},
 		{"quest+top-p:0.9+int4", `attention: "quest+top-p:0.9+int4": int4 stands in the wrong place; expected selector+estimator+pruner+when`},

@@ -31,8 +31,11 @@ func TestNoAllocations(t *testing.T) {
 			"reduce":     func() { k.Exp(w, k.Max(w)); k.Above(w, 0.5); k.SplitLanes(mask, mask, w, 0.5, 0.6) },
 			"bounds":     func() { k.PageBounds(dst, blockTokens, q, group, dim, attention.BlockPages, b.bounds) },
 			"middles":    func() { k.PageMiddles(dst, blockTokens, q, group, dim, codes, at[:1], w, attention.Ready{}, tmp) },
-			"int4":       func() { k.Int4Dot(dst, blockTokens, q, group, dim, codes, 0x11, tmp) },
-			"range":      func() { k.PageRangeDot(dst, blockTokens, q, group, dim, 8, b.bounds, codes, 0x11, tmp) },
+			"tokens": func() {
+				k.PageTokens(dst, blockTokens, q, group, dim, at[1:3], codes, codes, at[:1], attention.Ready{}, tmp)
+			},
+			"int4":  func() { k.Int4Dot(dst, blockTokens, q, group, dim, codes, 0x11, tmp) },
+			"range": func() { k.PageRangeDot(dst, blockTokens, q, group, dim, 8, b.bounds, codes, 0x11, tmp) },
 			"weights": func() {
 				clear(weigh.Counts)
 				k.BlockRangeDot(dst, blockTokens, q, group, dim, 4, codes, at[:1], 1, 0, nil, nil, weigh, tmp)

@@ -245,6 +245,10 @@ func BenchmarkEstimate(b *testing.B) {
 			run("middles", n, func(i int) {
 				k.PageMiddles(dst, attention.BlockPages, q, h.group, h.dim, codes[i*n:][:n], []int32{0}, make([]float32, h.group), attention.Ready{}, tmp)
 			})
+			n = attention.BlockRange{Bits: 4}.BlockBytes(h.dim)
+			run("tokens", n/4, func(i int) {
+				k.PageTokens(dst, attention.BlockPages, q, h.group, h.dim, []int32{1, 4, 6, 9, 12, 17, 20, 30}[:h.dim/32], codes, codes[i%(len(codes)/n)*n:][:n], []int32{0}, attention.Ready{}, tmp)
+			})
 			n = attention.Int4{}.BlockBytes(h.dim)
 			run("int4", n, func(i int) { k.Int4Dot(dst, chunk, q, h.group, h.dim, codes[i%(len(codes)/n)*n:][:n], 0xffff, tmp) })
 			for _, nbits := range []int{1, 2, 3, 4, 8} {

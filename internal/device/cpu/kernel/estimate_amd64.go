@@ -26,6 +26,7 @@ type estimates struct {
 	blockQueryFew64, blockQueryFew128 blockQueryFunc    // for few heads of 64 or 128 channels; nil: none
 	block                             [5][]listScanFunc // by bits
 	weights                           [5][]weighFunc    // the same, of which weights are made
+	tokens                            []pageTokensFunc  // by query heads less one, by codes of four bits; nil: none
 }
 
 type (

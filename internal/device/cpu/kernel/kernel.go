@@ -20,6 +20,7 @@ import (
 //go:generate go -C _generate run . -kernel step -out ../step_amd64.s -stubs ../step_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel encode -out ../encode_amd64.s -stubs ../encode_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel select -out ../select_amd64.s -stubs ../select_amd64.go -pkg kernel
+//go:generate go -C _generate run . -kernel tokens -out ../tokens_amd64.s -stubs ../tokens_amd64.go -pkg kernel
 //go:generate go -C _generate run . -kernel peak -out ../peak_amd64.s -stubs ../peak_amd64.go -pkg kernel
 
 // Kernels is everything that the device computes with vectors, matrix products of quantised weights aside. The attention stages see attention.Kernels only.

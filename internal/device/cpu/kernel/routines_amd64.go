@@ -125,6 +125,7 @@ var avx512 = routines{
 			2: {weights2x1AVX512, weights2x2AVX512, weights2x3AVX512, weights2x4AVX512, weights2x5AVX512, weights2x6AVX512, weights2x7AVX512},
 			4: {weights4x1AVX512, weights4x2AVX512, weights4x3AVX512, weights4x4AVX512, weights4x5AVX512, weights4x6AVX512, weights4x7AVX512},
 		},
+		tokens: []pageTokensFunc{pageTokens1AVX512, pageTokens2AVX512, pageTokens3AVX512, pageTokens4AVX512, pageTokens5AVX512, pageTokens6AVX512, pageTokens7AVX512},
 	},
 	encode: true,
 	read:   readAVX512, fmaPeak: fmaPeakAVX512, fmaLanes: 16, vnniPeak: vnniPeakAVX512,

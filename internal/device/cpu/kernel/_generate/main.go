@@ -27,6 +27,7 @@ var families = map[string]func(){
 	"encode":     encodeFamily,
 	"peak":       peakFamily,
 	"select":     selectFamily,
+	"tokens":     tokensFamily,
 }
 
 func main() {
