@@ -426,11 +426,16 @@ func (w *Work) prune() {
 func (w *Work) pruneHead(g int, keep []uint16) (kept int) {
 	p, n, weights, total := w.call.Pipeline, len(w.Pages), w.Logits(g), w.total[g]
 	newest := w.cand[g*n+n-1]
-	w.searched = nil
+	w.searched, w.heldBy = nil, nil
 	if c, ok := p.prun.(cutter); ok && p.spec.Exact > 0 {
 		if cut, ok := c.cut(w, g, weights, total, coarseGrid); ok {
 			heavy := w.heavy[g*n:][:n]
-			kept = w.Kern.SplitLanes(keep, heavy, weights, cut, max(cut, w.heavyCut(g, p.spec.Exact)))
+			much := max(cut, w.heavyCut(g, p.spec.Exact))
+			pages := w.heldBy
+			if pages == nil {
+				pages = w.listPages(w.cand[g*n:][:n])
+			}
+			kept = w.Kern.SplitLanes(keep, heavy, weights, pages, cut, much)
 			kept += bits.OnesCount16(newest) - bits.OnesCount16(keep[n-1])
 			keep[n-1], heavy[n-1] = newest, newest
 			return kept

@@ -32,11 +32,17 @@ type Kernels interface {
 	Above(w []float32, t float32) (sum float32, n int)
 	// Lanes sets bit i of mask[j] where w[j*PageTokens+i] >= t, for every whole page in w.
 	Lanes(mask []uint16, w []float32, t float32)
-	// SplitLanes is Lanes of two thresholds at once, and the count of the first's lanes: keep where w is at least least, heavy where it is at least much.
-	SplitLanes(keep, heavy []uint16, w []float32, least, much float32) (kept int)
+	// SplitLanes is Lanes of two thresholds at once, and the count of the first's lanes: keep where w is at least least, heavy where it is at least much. Pages lists, ascending, the pages that
+	// may have such lanes; the others have none.
+	SplitLanes(keep, heavy []uint16, w []float32, pages []int32, least, much float32) (kept int)
 	// Pack writes the elements of w that are at least t to dst, in order, and returns how many they are. dst has PageTokens elements more than w, which may be overwritten;
 	// it may begin where w does.
 	Pack(dst, w []float32, t float32) int
+	// PackPages writes the elements w[j*PageTokens+i], for every set bit i of masks[j] of each page j listed, to dst in order, and returns how many they are. Pages ascend. dst has room for all
+	// of the pages' elements, which may be overwritten.
+	PackPages(dst, w []float32, pages []int32, masks []uint16) int
+	// ListPages writes the places of the masks that have lanes to dst, in order, and returns how many they are. dst has PageTokens elements more than masks, which may be overwritten.
+	ListPages(dst []int32, masks []uint16) int
 	// ListLanes writes base[j]+i, for every set bit i of masks[j], to dst in order, and returns how many they are. dst has PageTokens elements more than that, which may be
 	// overwritten.
 	ListLanes(dst, base []int32, masks []uint16) int
@@ -61,21 +67,29 @@ type Kernels interface {
 }
 
 // Weighing is what becomes of logits that are made weights of where they are made: those of query head g count from Ref[g], as Weigh has it but to 4 percent and right on average, their sum is added to Sums[g],
-// and those of at least Least[g] are packed, in order, behind the first Counts[g] of Packed[g*ld:], ld being that of the weights; up to PageTokens−1 places behind them may be overwritten.
+// and Lanes[g*LanesLD+j] says which of page j are at least Least[g].
 // An element that is no number may weigh nothing or as much as a float can say.
 type Weighing struct {
 	Ref, Least, Sums []float32
-	Packed           []float32
-	Counts           []int // nil, if none are wanted; BlockRangeDot is always asked for them
+	Lanes            []uint16 // nil, if nobody wants to know; BlockRangeDot is always asked for them
+	LanesLD          int
+}
+
+// After is the same for logits that begin so many pages later.
+func (w Weighing) After(pages int) Weighing {
+	if w.Lanes != nil {
+		w.Lanes = w.Lanes[pages:]
+	}
+	return w
 }
 
 // Apply does so, exactly as Weigh has it, for n logits of each head, whole pages, by the kernels for each step.
-func (w *Weighing) Apply(k Kernels, logits []float32, ld, n int) {
+func (w Weighing) Apply(k Kernels, logits []float32, ld, n int) {
 	for g := range w.Ref {
 		l := logits[g*ld:][:n]
 		w.Sums[g] += k.Weigh(l, w.Ref[g])
-		if w.Counts != nil {
-			w.Counts[g] += k.Pack(w.Packed[g*ld+w.Counts[g]:], l, w.Least[g])
+		if w.Lanes != nil {
+			k.Lanes(w.Lanes[g*w.LanesLD:][:n/PageTokens], l, w.Least[g])
 		}
 	}
 }

@@ -128,10 +128,36 @@ func (Portable) Lanes(mask []uint16, w []float32, t float32) {
 }
 
 // SplitLanes implements Kernels.
-func (p Portable) SplitLanes(keep, heavy []uint16, w []float32, least, much float32) (kept int) {
-	p.Lanes(keep, w, least)
-	p.Lanes(heavy, w, much)
-	return countLanes(keep[:len(w)/PageTokens])
+func (p Portable) SplitLanes(keep, heavy []uint16, w []float32, pages []int32, least, much float32) (kept int) {
+	clear(keep[:len(w)/PageTokens])
+	clear(heavy[:len(w)/PageTokens])
+	for _, j := range pages {
+		page := w[int(j)*PageTokens:][:PageTokens]
+		p.Lanes(keep[j:j+1], page, least)
+		p.Lanes(heavy[j:j+1], page, much)
+		kept += bits.OnesCount16(keep[j])
+	}
+	return kept
+}
+
+// PackPages implements Kernels.
+func (Portable) PackPages(dst, w []float32, pages []int32, masks []uint16) (n int) {
+	for _, j := range pages {
+		for m := masks[j]; m != 0; m &= m - 1 {
+			dst[n] = w[int(j)*PageTokens+bits.TrailingZeros16(m)]
+			n++
+		}
+	}
+	return n
+}
+
+// ListPages implements Kernels.
+func (Portable) ListPages(dst []int32, masks []uint16) (n int) {
+	for j, m := range masks {
+		dst[n] = int32(j)
+		n += oneIfAny(m)
+	}
+	return n
 }
 
 // ListLanes implements Kernels.

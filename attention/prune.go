@@ -57,7 +57,7 @@ type cutter interface {
 	// cut is that weight, of query head g; false where every candidate survives. It is positive: what is no candidate weighs nothing. It
 	// is a multiple of grid in the bits of a float.
 	cut(w *Work, g int, weights []float32, total float32, grid uint32) (least float32, ok bool)
-	// begin is from which share of the mass that is seen beforehand weights are packed for cut: what is below it is not likely to survive.
+	// begin is from which share of the mass that is seen beforehand weights are noted for cut: what is below it is not likely to survive.
 	begin(w *Work, g int) float32
 }
 
@@ -77,19 +77,24 @@ func (t topP) cut(w *Work, g int, weights []float32, total float32, grid uint32)
 	}
 	mass, rest := float32(t.p)*total, w.Scratch(len(weights)+PageTokens)
 	floor := t.floor(total, len(weights))
-	n, from, ok := w.packed(rest, g)
-	if ok && from > floor {
-		held, _ := w.Kern.Above(rest[:n], from)
-		ok = held >= mass
+	n, start := 0, floor
+	pages, from := w.likelyPages(g)
+	if pages != nil {
+		n = w.Kern.PackPages(rest, weights, pages, w.likely[g*len(w.Pages):])
+		if start = max(floor, from); from > floor {
+			if held, _ := w.Kern.Above(rest[:n], from); held < mass {
+				pages, start = nil, floor
+			}
+		}
 	}
-	if ok {
-		floor = max(floor, from)
-	} else {
+	if pages == nil {
 		n = w.Kern.Pack(rest, weights, floor)
 	}
-	rest = rest[:n]
 	h := w.hint(g)
-	least, w.searched = massThreshold(w.Kern, rest, mass, floor, grid, h.keep*total)
+	least, w.searched = massThreshold(w.Kern, rest[:n], mass, start, grid, h.keep*total)
+	if w.heldBy = pages; least < from { // by less than the grid
+		w.heldBy = nil
+	}
 	h.cut(least, total, w.near, g)
 	return least, true
 }

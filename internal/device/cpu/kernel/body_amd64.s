@@ -64,53 +64,63 @@ end:
 	VZEROUPPER
 	RET
 
-// func splitLanesAVX512(keep *uint16, heavy *uint16, w *float32, pages int, least float32, much float32) (kept uint64)
-// Requires: AVX, AVX512BW, AVX512F, POPCNT
-TEXT ·splitLanesAVX512(SB), NOSPLIT, $0-48
+// func packPagesAVX512(dst *float32, w *float32, pages *int32, masks *uint16, n int) (count uint64)
+// Requires: AVX, AVX512F, POPCNT
+TEXT ·packPagesAVX512(SB), NOSPLIT, $0-48
+	MOVQ dst+0(FP), AX
+	MOVQ w+8(FP), CX
+	MOVQ pages+16(FP), DX
+	MOVQ masks+24(FP), BX
+	MOVQ n+32(FP), SI
+	MOVQ AX, DI
+
+page:
+	MOVLQSX       (DX), R8
+	MOVWQZX       (BX)(R8*2), R9
+	KMOVW         R9, K1
+	SHLQ          $0x06, R8
+	VMOVUPS       (CX)(R8*1), Z0
+	VCOMPRESSPS.Z Z0, K1, Z0
+	VMOVUPS       Z0, (AX)
+	POPCNTQ       R9, R9
+	LEAQ          (AX)(R9*4), AX
+	ADDQ          $0x04, DX
+	DECQ          SI
+	JNZ           page
+	SUBQ          DI, AX
+	SHRQ          $0x02, AX
+	MOVQ          AX, count+40(FP)
+	VZEROUPPER
+	RET
+
+// func splitLanesAVX512(keep *uint16, heavy *uint16, w *float32, pages *int32, n int, least float32, much float32) (kept uint64)
+// Requires: AVX, AVX512F, POPCNT
+TEXT ·splitLanesAVX512(SB), NOSPLIT, $0-56
 	MOVQ         keep+0(FP), AX
 	MOVQ         heavy+8(FP), CX
 	MOVQ         w+16(FP), DX
 	MOVQ         pages+24(FP), BX
-	VBROADCASTSS least+32(FP), Z0
-	VBROADCASTSS much+36(FP), Z1
-	XORQ         SI, SI
-	SUBQ         $0x02, BX
-	JL           rest
+	MOVQ         n+32(FP), SI
+	VBROADCASTSS least+40(FP), Z0
+	VBROADCASTSS much+44(FP), Z1
+	XORQ         DI, DI
 
-pages:
-	VMOVUPS  (DX), Z2
-	VCMPPS   $0x1d, Z0, Z2, K1
-	VCMPPS   $0x1d, Z1, Z2, K2
-	VMOVUPS  64(DX), Z2
-	VCMPPS   $0x1d, Z0, Z2, K3
-	VCMPPS   $0x1d, Z1, Z2, K4
-	KUNPCKWD K1, K3, K1
-	KUNPCKWD K2, K4, K2
-	KMOVD    K1, DI
-	KMOVD    K2, (CX)
-	MOVL     DI, (AX)
-	POPCNTQ  DI, DI
-	ADDQ     DI, SI
-	SUBQ     $-128, DX
-	ADDQ     $0x04, AX
-	ADDQ     $0x04, CX
-	SUBQ     $0x02, BX
-	JGE      pages
-
-rest:
-	ADDQ    $0x02, BX
-	JZ      end
-	VMOVUPS (DX), Z2
+page:
+	MOVLQSX (BX), R8
+	MOVQ    R8, R9
+	SHLQ    $0x06, R9
+	VMOVUPS (DX)(R9*1), Z2
 	VCMPPS  $0x1d, Z0, Z2, K1
 	VCMPPS  $0x1d, Z1, Z2, K2
-	KMOVW   K1, DI
-	KMOVW   K2, (CX)
-	MOVW    DI, (AX)
-	POPCNTQ DI, DI
-	ADDQ    DI, SI
-
-end:
-	MOVQ SI, kept+40(FP)
+	KMOVW   K1, R9
+	MOVW    R9, (AX)(R8*2)
+	KMOVW   K2, (CX)(R8*2)
+	POPCNTQ R9, R9
+	ADDQ    R9, DI
+	ADDQ    $0x04, BX
+	DECQ    SI
+	JNZ     page
+	MOVQ    DI, kept+48(FP)
 	VZEROUPPER
 	RET
 
@@ -122,7 +132,7 @@ TEXT ·listLanesAVX512(SB), NOSPLIT, $0-40
 	MOVQ      masks+16(FP), DX
 	MOVQ      n+24(FP), BX
 	MOVQ      AX, SI
-	VMOVDQU32 listLanesPlaces<>+0(SB), Z0
+	VMOVDQU32 lanePlaces<>+0(SB), Z0
 
 page:
 	MOVWQZX       (DX), DI
@@ -142,23 +152,70 @@ page:
 	VZEROUPPER
 	RET
 
-DATA listLanesPlaces<>+0(SB)/4, $0x00000000
-DATA listLanesPlaces<>+4(SB)/4, $0x00000001
-DATA listLanesPlaces<>+8(SB)/4, $0x00000002
-DATA listLanesPlaces<>+12(SB)/4, $0x00000003
-DATA listLanesPlaces<>+16(SB)/4, $0x00000004
-DATA listLanesPlaces<>+20(SB)/4, $0x00000005
-DATA listLanesPlaces<>+24(SB)/4, $0x00000006
-DATA listLanesPlaces<>+28(SB)/4, $0x00000007
-DATA listLanesPlaces<>+32(SB)/4, $0x00000008
-DATA listLanesPlaces<>+36(SB)/4, $0x00000009
-DATA listLanesPlaces<>+40(SB)/4, $0x0000000a
-DATA listLanesPlaces<>+44(SB)/4, $0x0000000b
-DATA listLanesPlaces<>+48(SB)/4, $0x0000000c
-DATA listLanesPlaces<>+52(SB)/4, $0x0000000d
-DATA listLanesPlaces<>+56(SB)/4, $0x0000000e
-DATA listLanesPlaces<>+60(SB)/4, $0x0000000f
-GLOBL listLanesPlaces<>(SB), RODATA|NOPTR, $64
+DATA lanePlaces<>+0(SB)/4, $0x00000000
+DATA lanePlaces<>+4(SB)/4, $0x00000001
+DATA lanePlaces<>+8(SB)/4, $0x00000002
+DATA lanePlaces<>+12(SB)/4, $0x00000003
+DATA lanePlaces<>+16(SB)/4, $0x00000004
+DATA lanePlaces<>+20(SB)/4, $0x00000005
+DATA lanePlaces<>+24(SB)/4, $0x00000006
+DATA lanePlaces<>+28(SB)/4, $0x00000007
+DATA lanePlaces<>+32(SB)/4, $0x00000008
+DATA lanePlaces<>+36(SB)/4, $0x00000009
+DATA lanePlaces<>+40(SB)/4, $0x0000000a
+DATA lanePlaces<>+44(SB)/4, $0x0000000b
+DATA lanePlaces<>+48(SB)/4, $0x0000000c
+DATA lanePlaces<>+52(SB)/4, $0x0000000d
+DATA lanePlaces<>+56(SB)/4, $0x0000000e
+DATA lanePlaces<>+60(SB)/4, $0x0000000f
+GLOBL lanePlaces<>(SB), RODATA|NOPTR, $64
+
+// func listPagesAVX512(dst *int32, masks *uint16, n int) (count uint64)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2, POPCNT
+TEXT ·listPagesAVX512(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), AX
+	MOVQ         masks+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVQ         AX, BX
+	MOVL         $0x00000010, SI
+	VPBROADCASTD SI, Z1
+	VMOVDQU32    lanePlaces<>+0(SB), Z0
+	SUBQ         $0x10, DX
+	JL           rest
+
+pages:
+	VMOVDQU16     (CX), Y2
+	VPTESTMW      Y2, Y2, K1
+	VPCOMPRESSD.Z Z0, K1, Z2
+	VMOVDQU32     Z2, (AX)
+	KMOVW         K1, SI
+	POPCNTQ       SI, SI
+	LEAQ          (AX)(SI*4), AX
+	VPADDD        Z1, Z0, Z0
+	ADDQ          $0x20, CX
+	SUBQ          $0x10, DX
+	JGE           pages
+
+rest:
+	ADDQ          $0x10, DX
+	JZ            end
+	MOVL          $0x0000ffff, SI
+	BZHIL         DX, SI, SI
+	KMOVW         SI, K1
+	VMOVDQU16.Z   (CX), K1, Y1
+	VPTESTMW      Y1, Y1, K1
+	VPCOMPRESSD.Z Z0, K1, Z0
+	VMOVDQU32     Z0, (AX)
+	KMOVW         K1, CX
+	POPCNTQ       CX, CX
+	LEAQ          (AX)(CX*4), AX
+
+end:
+	SUBQ BX, AX
+	SHRQ $0x02, AX
+	MOVQ AX, count+24(FP)
+	VZEROUPPER
+	RET
 
 // func codeWeightsAVX512(dst *byte, steps *float32, w *float32, ld int, heads int, n int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2

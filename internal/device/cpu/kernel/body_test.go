@@ -38,6 +38,30 @@ func TestPack(t *testing.T) {
 	})
 }
 
+// TestPackPages holds lists of pages with lanes, and what is packed of them, against plain Go.
+func TestPackPages(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		r := newRand(14)
+		for _, n := range []int{0, 1, 2, 15, 16, 17, 33, 500} {
+			masks, w := guarded[uint16](t, n), guardedCopy(t, fillNormal(r, make([]float32, 16*n)))
+			for j := range masks {
+				masks[j] = []uint16{0, 0, 0xffff, uint16(r.Uint32()), 1, 1 << 15}[r.IntN(6)]
+			}
+			list, want := guarded[int32](t, n+16), make([]int32, n+16)
+			set := attention.Portable{}.ListPages(want, masks)
+			if got := k.ListPages(list, masks); got != set || !slices.Equal(list[:got], want[:set]) {
+				t.Fatalf("%d masks: pages %v, want %v", n, list[:got], want[:set])
+			}
+			pages := guardedCopy(t, list[:set])
+			dst, packed := guarded[float32](t, 16*set), make([]float32, 16*set)
+			m := attention.Portable{}.PackPages(packed, w, pages, masks)
+			if got := k.PackPages(dst, w, pages, masks); got != m || !slices.Equal(dst[:got], packed[:m]) {
+				t.Fatalf("%d masks: %d are packed, want %d", n, got, m)
+			}
+		}
+	})
+}
+
 func TestPackLanes(t *testing.T) {
 	levels(t, func(t *testing.T, k Kernels) {
 		r := newRand(12)

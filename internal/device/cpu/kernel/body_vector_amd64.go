@@ -33,19 +33,46 @@ func (v vector) Pack(dst, w []float32, t float32) int {
 	return count + v.portable.Pack(dst[count:], w, t)
 }
 
+// PackPages implements attention.Kernels.
+func (v vector) PackPages(dst, w []float32, pages []int32, masks []uint16) int {
+	n := len(pages)
+	if v.packPages == nil || n == 0 {
+		return v.portable.PackPages(dst, w, pages, masks)
+	}
+	last := int(pages[n-1]) // page lists ascend
+	_, _, _, _ = w[(last+1)*attention.PageTokens-1], masks[last], w[int(pages[0])*attention.PageTokens], dst[n*attention.PageTokens-1]
+	return int(v.packPages(ptr(dst), ptr(w), ptr(pages), ptr(masks), n))
+}
+
 // SplitLanes implements attention.Kernels.
-func (v vector) SplitLanes(keep, heavy []uint16, w []float32, least, much float32) (kept int) {
-	pages := len(w) / attention.PageTokens
-	keep, heavy = keep[:pages], heavy[:pages]
-	if v.splitLanes != nil {
-		return int(v.splitLanes(ptr(keep), ptr(heavy), ptr(w), pages, least, much))
+func (v vector) SplitLanes(keep, heavy []uint16, w []float32, pages []int32, least, much float32) (kept int) {
+	all, n := len(w)/attention.PageTokens, len(pages)
+	keep, heavy = keep[:all], heavy[:all]
+	if v.splitLanes == nil { // all pages at vectors' speed are cheaper than some in plain Go
+		v.Lanes(keep, w, least)
+		v.Lanes(heavy, w, much)
+		for _, m := range keep {
+			kept += bits.OnesCount16(m)
+		}
+		return kept
 	}
-	v.Lanes(keep, w, least)
-	v.Lanes(heavy, w, much)
-	for _, m := range keep {
-		kept += bits.OnesCount16(m)
+	clear(keep)
+	clear(heavy)
+	if n == 0 {
+		return 0
 	}
-	return kept
+	_, _ = keep[pages[0]], keep[pages[n-1]]
+	return int(v.splitLanes(ptr(keep), ptr(heavy), ptr(w), ptr(pages), n, least, much))
+}
+
+// ListPages implements attention.Kernels.
+func (v vector) ListPages(dst []int32, masks []uint16) int {
+	n := len(masks)
+	if v.listPages == nil || n == 0 {
+		return v.portable.ListPages(dst, masks)
+	}
+	_ = dst[n+attention.PageTokens-1]
+	return int(v.listPages(ptr(dst), ptr(masks), n))
 }
 
 // ListLanes implements attention.Kernels.

@@ -33,7 +33,7 @@ type (
 	pageQueryFunc  = func(dst *int8, dstHead int, affine, unit, q *float32, dim int, bounds *uint16, top *float32, levels float32)
 	blockQueryFunc = func(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)
 	listScanFunc   = func(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes, headBytes, pageBytes, dim int, at *int32, n int, last *int32)
-	weighFunc      = func(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes, headBytes, pageBytes, dim int, at *int32, n int, last *int32, sums, least, packed *float32, counts *int)
+	weighFunc      = func(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes, headBytes, pageBytes, dim int, at *int32, n int, last *int32, sums, least *float32, lanes *uint16, lanesLD int)
 	scanFunc       = func(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes, dim int, pages uint64)
 )
 
@@ -248,10 +248,7 @@ func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 	if fused {
 		base2, sums = take[float32](&s, 4*group), take[float32](&s, 16*group)
 		clear(sums)
-		_, _ = weigh.Least[group-1], weigh.Counts[group-1]
-		for g, c := range weigh.Counts[:group] {
-			_ = weigh.Packed[g*ld+c+attention.PageTokens*n-1]
-		}
+		_, _ = weigh.Least[group-1], weigh.Lanes[(group-1)*weigh.LanesLD+n-1]
 	}
 	for j := 0; j < n; {
 		b, first := int(pages[j])/attention.BlockPages, j
@@ -276,7 +273,7 @@ func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 			if fused {
 				h := tile(group-g, len(e.weights[nbits]))
 				e.weights[nbits][h-1](ptr(dst[g*ld+to:]), ld, ptr(q8[g*dim:]), dim, ptr(base2[4*g:]), ptr(plane), size, head, page, dim, &pages[first], j-first, last,
-					&sums[16*g], &weigh.Least[g], &weigh.Packed[g*ld], &weigh.Counts[g])
+					&sums[16*g], &weigh.Least[g], &weigh.Lanes[g*weigh.LanesLD+first], weigh.LanesLD)
 				g += h
 				continue
 			}

@@ -128,8 +128,15 @@ func TestAboveAndLanes(t *testing.T) {
 					}
 				}
 				keep, heavy, want := guarded[uint16](t, n/16), guarded[uint16](t, n/16), make([]uint16, n/16)
+				pages := guarded[int32](t, n/16)
+				for j := range pages {
+					pages[j] = int32(j)
+				}
 				for _, much := range []float32{-inf, 3, 5, inf} {
-					kept := k.SplitLanes(keep, heavy, w, at, much)
+					if much >= at {
+						pages = slices.DeleteFunc(pages, func(j int32) bool { return lanes[j] == 0 }) // which hold nothing
+					}
+					kept := k.SplitLanes(keep, heavy, w, pages, at, much)
 					attention.Portable{}.Lanes(want, w, much)
 					for _, m := range lanes {
 						kept -= bits.OnesCount16(m)

@@ -31,8 +31,10 @@ type routines struct {
 	lanes     func(mask *uint16, w *float32, pages int, t float32)
 
 	listLanes  func(dst, base *int32, masks *uint16, n int) (count uint64)
-	splitLanes func(keep, heavy *uint16, w *float32, pages int, least, much float32) (kept uint64)
+	listPages  func(dst *int32, masks *uint16, n int) (count uint64)
+	splitLanes func(keep, heavy *uint16, w *float32, pages *int32, n int, least, much float32) (kept uint64)
 	pack       func(dst, w *float32, n int, t float32) uint64
+	packPages  func(dst, w *float32, pages *int32, masks *uint16, n int) (count uint64)
 	packLanes  []packLanesFunc // by query heads less one
 	codes32    []codesFunc     // by query heads less one, 32 channels
 
@@ -84,7 +86,7 @@ var avx512 = routines{
 		accumulate6x64AVX512, accumulate7x64AVX512},
 	accumulate32: []accumulateFunc{accumulate1x32AVX512, accumulate2x32AVX512, accumulate3x32AVX512, accumulate4x32AVX512, accumulate5x32AVX512,
 		accumulate6x32AVX512, accumulate7x32AVX512},
-	listLanes: listLanesAVX512, splitLanes: splitLanesAVX512, pack: packAVX512, packLanes: []packLanesFunc{packLanes1AVX512, packLanes2AVX512, packLanes3AVX512, packLanes4AVX512, packLanes5AVX512, packLanes6AVX512, packLanes7AVX512},
+	listLanes: listLanesAVX512, listPages: listPagesAVX512, splitLanes: splitLanesAVX512, pack: packAVX512, packPages: packPagesAVX512, packLanes: []packLanesFunc{packLanes1AVX512, packLanes2AVX512, packLanes3AVX512, packLanes4AVX512, packLanes5AVX512, packLanes6AVX512, packLanes7AVX512},
 	codeWeights: codeWeightsAVX512, codeRows: []codeRowsFunc{codeRows1AVX512, codeRows2AVX512, codeRows3AVX512, codeRows4AVX512, codeRows5AVX512},
 	codes32: []codesFunc{codes1x32AVX512, codes2x32AVX512, codes3x32AVX512, codes4x32AVX512, codes5x32AVX512, codes6x32AVX512, codes7x32AVX512},
 	max:     maxAVX512, exp: expAVX512, weigh: weighAVX512, loud: louderAVX512, addScaled: addScaledAVX512, above: aboveAVX512, lanes: lanesAVX512,

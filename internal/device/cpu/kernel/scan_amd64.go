@@ -305,19 +305,15 @@ func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x1AVX512 is, for 1 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -340,19 +336,15 @@ func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx1AVX512 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -387,19 +379,15 @@ func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x2AVX512 is, for 2 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -422,19 +410,15 @@ func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx2AVX512 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -469,19 +453,15 @@ func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x3AVX512 is, for 3 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -504,19 +484,15 @@ func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx3AVX512 is, for 3 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -551,19 +527,15 @@ func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x4AVX512 is, for 4 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -586,19 +558,15 @@ func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx4AVX512 is, for 4 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -633,19 +601,15 @@ func block2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x5AVX512 is, for 5 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -668,19 +632,15 @@ func block4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx5AVX512 is, for 5 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -715,19 +675,15 @@ func block2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x6AVX512 is, for 6 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -750,19 +706,15 @@ func block4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx6AVX512 is, for 6 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -797,19 +749,15 @@ func block2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x7AVX512 is, for 7 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -832,19 +780,15 @@ func block4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
 //			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx7AVX512 is, for 7 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //

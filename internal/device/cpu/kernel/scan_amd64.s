@@ -2722,8 +2722,8 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+// func weights2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·weights2x1AVX512(SB), NOSPLIT, $0-136
 	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -2803,9 +2803,9 @@ runs0:
 	MOVQ          ld+8(FP), BX
 	MOVQ          affine+32(FP), SI
 	SHLQ          $0x02, BX
-	MOVQ          counts+128(FP), BX
-	MOVQ          least+112(FP), DI
-	MOVQ          packed+120(FP), R8
+	MOVQ          least+112(FP), BX
+	MOVQ          lanes+120(FP), DI
+	ADDQ          $0x02, lanes+120(FP)
 	VPADDD        Z5, Z4, Z4
 	VCVTDQ2PS     Z4, Z4
 	VBROADCASTSS  (SI), Z5
@@ -2815,13 +2815,9 @@ runs0:
 	VMAXPS        Z1, Z4, Z4
 	VPSLLD        $0x09, Z4, Z4
 	VADDPS        Z4, Z3, Z3
-	VCMPPS.BCST   $0x1d, (DI), Z4, K1
-	VCOMPRESSPS.Z Z4, K1, Z5
-	MOVQ          (BX), SI
-	VMOVUPS       Z5, (R8)(SI*4)
-	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, (BX)
+	VCMPPS.BCST   $0x1d, (BX), Z4, K1
+	KMOVW         K1, BX
+	MOVW          BX, (DI)
 	VMOVUPS       Z4, (DX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
@@ -2924,8 +2920,8 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+// func weights4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·weights4x1AVX512(SB), NOSPLIT, $0-136
 	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -3009,9 +3005,9 @@ runs0:
 	MOVQ          ld+8(FP), BX
 	MOVQ          affine+32(FP), SI
 	SHLQ          $0x02, BX
-	MOVQ          counts+128(FP), BX
-	MOVQ          least+112(FP), DI
-	MOVQ          packed+120(FP), R8
+	MOVQ          least+112(FP), BX
+	MOVQ          lanes+120(FP), DI
+	ADDQ          $0x02, lanes+120(FP)
 	VPADDD        Z5, Z4, Z4
 	VCVTDQ2PS     Z4, Z4
 	VBROADCASTSS  (SI), Z5
@@ -3021,13 +3017,9 @@ runs0:
 	VMAXPS        Z1, Z4, Z4
 	VPSLLD        $0x09, Z4, Z4
 	VADDPS        Z4, Z3, Z3
-	VCMPPS.BCST   $0x1d, (DI), Z4, K1
-	VCOMPRESSPS.Z Z4, K1, Z5
-	MOVQ          (BX), SI
-	VMOVUPS       Z5, (R8)(SI*4)
-	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, (BX)
+	VCMPPS.BCST   $0x1d, (BX), Z4, K1
+	KMOVW         K1, BX
+	MOVW          BX, (DI)
 	VMOVUPS       Z4, (DX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
@@ -3198,8 +3190,8 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+// func weights2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·weights2x2AVX512(SB), NOSPLIT, $0-136
 	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -3290,9 +3282,9 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+112(FP), R8
+	MOVQ          lanes+120(FP), R9
+	ADDQ          $0x02, lanes+120(FP)
 	VPADDD        Z6, Z5, Z5
 	VCVTDQ2PS     Z5, Z5
 	VBROADCASTSS  (DI), Z6
@@ -3302,16 +3294,13 @@ runs0:
 	VMAXPS        Z1, Z5, Z5
 	VPSLLD        $0x09, Z5, Z5
 	VADDPS        Z5, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z5, K1
-	VCOMPRESSPS.Z Z5, K1, Z6
-	MOVQ          (R8), R11
-	VMOVUPS       Z6, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (R8), Z5, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z5, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), SI
+	LEAQ          (R9)(SI*2), R9
 	VPADDD        Z8, Z7, Z7
 	VCVTDQ2PS     Z7, Z7
 	VBROADCASTSS  16(DI), Z5
@@ -3321,13 +3310,9 @@ runs0:
 	VMAXPS        Z1, Z7, Z7
 	VPSLLD        $0x09, Z7, Z7
 	VADDPS        Z7, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z7, K1
-	VCOMPRESSPS.Z Z7, K1, Z5
-	MOVQ          8(R8), SI
-	VMOVUPS       Z5, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 4(R8), Z7, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 8(R8)
+	MOVW          SI, (R9)
 	VMOVUPS       Z7, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
@@ -3448,8 +3433,8 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+// func weights4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·weights4x2AVX512(SB), NOSPLIT, $0-136
 	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -3544,9 +3529,9 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+112(FP), R8
+	MOVQ          lanes+120(FP), R9
+	ADDQ          $0x02, lanes+120(FP)
 	VPADDD        Z6, Z5, Z5
 	VCVTDQ2PS     Z5, Z5
 	VBROADCASTSS  (DI), Z6
@@ -3556,16 +3541,13 @@ runs0:
 	VMAXPS        Z1, Z5, Z5
 	VPSLLD        $0x09, Z5, Z5
 	VADDPS        Z5, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z5, K1
-	VCOMPRESSPS.Z Z5, K1, Z6
-	MOVQ          (R8), R11
-	VMOVUPS       Z6, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (R8), Z5, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z5, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), SI
+	LEAQ          (R9)(SI*2), R9
 	VPADDD        Z8, Z7, Z7
 	VCVTDQ2PS     Z7, Z7
 	VBROADCASTSS  16(DI), Z5
@@ -3575,13 +3557,9 @@ runs0:
 	VMAXPS        Z1, Z7, Z7
 	VPSLLD        $0x09, Z7, Z7
 	VADDPS        Z7, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z7, K1
-	VCOMPRESSPS.Z Z7, K1, Z5
-	MOVQ          8(R8), SI
-	VMOVUPS       Z5, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 4(R8), Z7, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 8(R8)
+	MOVW          SI, (R9)
 	VMOVUPS       Z7, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
@@ -3785,8 +3763,8 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+// func weights2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·weights2x3AVX512(SB), NOSPLIT, $0-136
 	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -3888,9 +3866,9 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+112(FP), R8
+	MOVQ          lanes+120(FP), R9
+	ADDQ          $0x02, lanes+120(FP)
 	VPADDD        Z7, Z6, Z6
 	VCVTDQ2PS     Z6, Z6
 	VBROADCASTSS  (DI), Z7
@@ -3900,16 +3878,13 @@ runs0:
 	VMAXPS        Z1, Z6, Z6
 	VPSLLD        $0x09, Z6, Z6
 	VADDPS        Z6, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z6, K1
-	VCOMPRESSPS.Z Z6, K1, Z7
-	MOVQ          (R8), R11
-	VMOVUPS       Z7, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (R8), Z6, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z6, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VPADDD        Z9, Z8, Z8
 	VCVTDQ2PS     Z8, Z8
 	VBROADCASTSS  16(DI), Z6
@@ -3919,16 +3894,13 @@ runs0:
 	VMAXPS        Z1, Z8, Z8
 	VPSLLD        $0x09, Z8, Z8
 	VADDPS        Z8, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z8, K1
-	VCOMPRESSPS.Z Z8, K1, Z6
-	MOVQ          8(R8), R11
-	VMOVUPS       Z6, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(R8), Z8, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z8, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), SI
+	LEAQ          (R9)(SI*2), R9
 	VPADDD        Z11, Z10, Z10
 	VCVTDQ2PS     Z10, Z10
 	VBROADCASTSS  32(DI), Z6
@@ -3938,13 +3910,9 @@ runs0:
 	VMAXPS        Z1, Z10, Z10
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z6
-	MOVQ          16(R8), SI
-	VMOVUPS       Z6, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 8(R8), Z10, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 16(R8)
+	MOVW          SI, (R9)
 	VMOVUPS       Z10, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
@@ -4083,8 +4051,8 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+// func weights4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·weights4x3AVX512(SB), NOSPLIT, $0-136
 	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -4190,9 +4158,9 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+112(FP), R8
+	MOVQ          lanes+120(FP), R9
+	ADDQ          $0x02, lanes+120(FP)
 	VPADDD        Z7, Z6, Z6
 	VCVTDQ2PS     Z6, Z6
 	VBROADCASTSS  (DI), Z7
@@ -4202,16 +4170,13 @@ runs0:
 	VMAXPS        Z1, Z6, Z6
 	VPSLLD        $0x09, Z6, Z6
 	VADDPS        Z6, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z6, K1
-	VCOMPRESSPS.Z Z6, K1, Z7
-	MOVQ          (R8), R11
-	VMOVUPS       Z7, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (R8), Z6, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z6, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VPADDD        Z9, Z8, Z8
 	VCVTDQ2PS     Z8, Z8
 	VBROADCASTSS  16(DI), Z6
@@ -4221,16 +4186,13 @@ runs0:
 	VMAXPS        Z1, Z8, Z8
 	VPSLLD        $0x09, Z8, Z8
 	VADDPS        Z8, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z8, K1
-	VCOMPRESSPS.Z Z8, K1, Z6
-	MOVQ          8(R8), R11
-	VMOVUPS       Z6, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(R8), Z8, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z8, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), SI
+	LEAQ          (R9)(SI*2), R9
 	VPADDD        Z11, Z10, Z10
 	VCVTDQ2PS     Z10, Z10
 	VBROADCASTSS  32(DI), Z6
@@ -4240,13 +4202,9 @@ runs0:
 	VMAXPS        Z1, Z10, Z10
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z6
-	MOVQ          16(R8), SI
-	VMOVUPS       Z6, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 8(R8), Z10, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 16(R8)
+	MOVW          SI, (R9)
 	VMOVUPS       Z10, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
@@ -4484,8 +4442,8 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+// func weights2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·weights2x4AVX512(SB), NOSPLIT, $0-136
 	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -4599,9 +4557,9 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+112(FP), R8
+	MOVQ          lanes+120(FP), R9
+	ADDQ          $0x02, lanes+120(FP)
 	VPADDD        Z8, Z7, Z7
 	VCVTDQ2PS     Z7, Z7
 	VBROADCASTSS  (DI), Z8
@@ -4611,16 +4569,13 @@ runs0:
 	VMAXPS        Z1, Z7, Z7
 	VPSLLD        $0x09, Z7, Z7
 	VADDPS        Z7, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z7, K1
-	VCOMPRESSPS.Z Z7, K1, Z8
-	MOVQ          (R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (R8), Z7, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z7, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VPADDD        Z10, Z9, Z9
 	VCVTDQ2PS     Z9, Z9
 	VBROADCASTSS  16(DI), Z7
@@ -4630,16 +4585,13 @@ runs0:
 	VMAXPS        Z1, Z9, Z9
 	VPSLLD        $0x09, Z9, Z9
 	VADDPS        Z9, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z9, K1
-	VCOMPRESSPS.Z Z9, K1, Z7
-	MOVQ          8(R8), R11
-	VMOVUPS       Z7, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(R8), Z9, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z9, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VPADDD        Z12, Z11, Z11
 	VCVTDQ2PS     Z11, Z11
 	VBROADCASTSS  32(DI), Z7
@@ -4649,16 +4601,13 @@ runs0:
 	VMAXPS        Z1, Z11, Z11
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z7
-	MOVQ          16(R8), R11
-	VMOVUPS       Z7, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(R8), Z11, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), SI
+	LEAQ          (R9)(SI*2), R9
 	VPADDD        Z14, Z13, Z13
 	VCVTDQ2PS     Z13, Z13
 	VBROADCASTSS  48(DI), Z7
@@ -4668,13 +4617,9 @@ runs0:
 	VMAXPS        Z1, Z13, Z13
 	VPSLLD        $0x09, Z13, Z13
 	VADDPS        Z13, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z13, K1
-	VCOMPRESSPS.Z Z13, K1, Z7
-	MOVQ          24(R8), SI
-	VMOVUPS       Z7, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 12(R8), Z13, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 24(R8)
+	MOVW          SI, (R9)
 	VMOVUPS       Z13, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
@@ -4832,8 +4777,8 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+// func weights4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·weights4x4AVX512(SB), NOSPLIT, $0-136
 	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -4951,9 +4896,9 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+112(FP), R8
+	MOVQ          lanes+120(FP), R9
+	ADDQ          $0x02, lanes+120(FP)
 	VPADDD        Z8, Z7, Z7
 	VCVTDQ2PS     Z7, Z7
 	VBROADCASTSS  (DI), Z8
@@ -4963,16 +4908,13 @@ runs0:
 	VMAXPS        Z1, Z7, Z7
 	VPSLLD        $0x09, Z7, Z7
 	VADDPS        Z7, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z7, K1
-	VCOMPRESSPS.Z Z7, K1, Z8
-	MOVQ          (R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (R8), Z7, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z7, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VPADDD        Z10, Z9, Z9
 	VCVTDQ2PS     Z9, Z9
 	VBROADCASTSS  16(DI), Z7
@@ -4982,16 +4924,13 @@ runs0:
 	VMAXPS        Z1, Z9, Z9
 	VPSLLD        $0x09, Z9, Z9
 	VADDPS        Z9, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z9, K1
-	VCOMPRESSPS.Z Z9, K1, Z7
-	MOVQ          8(R8), R11
-	VMOVUPS       Z7, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(R8), Z9, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z9, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VPADDD        Z12, Z11, Z11
 	VCVTDQ2PS     Z11, Z11
 	VBROADCASTSS  32(DI), Z7
@@ -5001,16 +4940,13 @@ runs0:
 	VMAXPS        Z1, Z11, Z11
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z7
-	MOVQ          16(R8), R11
-	VMOVUPS       Z7, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(R8), Z11, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), SI
+	LEAQ          (R9)(SI*2), R9
 	VPADDD        Z14, Z13, Z13
 	VCVTDQ2PS     Z13, Z13
 	VBROADCASTSS  48(DI), Z7
@@ -5020,13 +4956,9 @@ runs0:
 	VMAXPS        Z1, Z13, Z13
 	VPSLLD        $0x09, Z13, Z13
 	VADDPS        Z13, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z13, K1
-	VCOMPRESSPS.Z Z13, K1, Z7
-	MOVQ          24(R8), SI
-	VMOVUPS       Z7, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 12(R8), Z13, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 24(R8)
+	MOVW          SI, (R9)
 	VMOVUPS       Z13, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
@@ -5288,8 +5220,8 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+// func weights2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·weights2x5AVX512(SB), NOSPLIT, $0-136
 	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -5409,9 +5341,9 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+112(FP), R8
+	MOVQ          lanes+120(FP), R9
+	ADDQ          $0x02, lanes+120(FP)
 	VCVTDQ2PS     Z8, Z8
 	VBROADCASTSS  (DI), Z13
 	VBROADCASTSS  4(DI), Z14
@@ -5420,16 +5352,13 @@ runs0:
 	VMAXPS        Z1, Z8, Z8
 	VPSLLD        $0x09, Z8, Z8
 	VADDPS        Z8, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z8, K1
-	VCOMPRESSPS.Z Z8, K1, Z13
-	MOVQ          (R8), R11
-	VMOVUPS       Z13, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (R8), Z8, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z8, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z9, Z9
 	VBROADCASTSS  16(DI), Z8
 	VBROADCASTSS  20(DI), Z13
@@ -5438,16 +5367,13 @@ runs0:
 	VMAXPS        Z1, Z9, Z9
 	VPSLLD        $0x09, Z9, Z9
 	VADDPS        Z9, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z9, K1
-	VCOMPRESSPS.Z Z9, K1, Z8
-	MOVQ          8(R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(R8), Z9, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z9, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z10, Z10
 	VBROADCASTSS  32(DI), Z8
 	VBROADCASTSS  36(DI), Z9
@@ -5456,16 +5382,13 @@ runs0:
 	VMAXPS        Z1, Z10, Z10
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z8
-	MOVQ          16(R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(R8), Z10, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z10, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z11, Z11
 	VBROADCASTSS  48(DI), Z8
 	VBROADCASTSS  52(DI), Z9
@@ -5474,16 +5397,13 @@ runs0:
 	VMAXPS        Z1, Z11, Z11
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z8
-	MOVQ          24(R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 24(R8)
+	VCMPPS.BCST   $0x1d, 12(R8), Z11, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), SI
+	LEAQ          (R9)(SI*2), R9
 	VCVTDQ2PS     Z12, Z12
 	VBROADCASTSS  64(DI), Z8
 	VBROADCASTSS  68(DI), Z9
@@ -5492,13 +5412,9 @@ runs0:
 	VMAXPS        Z1, Z12, Z12
 	VPSLLD        $0x09, Z12, Z12
 	VADDPS        Z12, Z7, Z7
-	VCMPPS.BCST   $0x1d, 16(R9), Z12, K1
-	VCOMPRESSPS.Z Z12, K1, Z8
-	MOVQ          32(R8), SI
-	VMOVUPS       Z8, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 16(R8), Z12, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 32(R8)
+	MOVW          SI, (R9)
 	VMOVUPS       Z12, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
@@ -5664,8 +5580,8 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+// func weights4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·weights4x5AVX512(SB), NOSPLIT, $0-136
 	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -5789,9 +5705,9 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+112(FP), R8
+	MOVQ          lanes+120(FP), R9
+	ADDQ          $0x02, lanes+120(FP)
 	VCVTDQ2PS     Z8, Z8
 	VBROADCASTSS  (DI), Z13
 	VBROADCASTSS  4(DI), Z14
@@ -5800,16 +5716,13 @@ runs0:
 	VMAXPS        Z1, Z8, Z8
 	VPSLLD        $0x09, Z8, Z8
 	VADDPS        Z8, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z8, K1
-	VCOMPRESSPS.Z Z8, K1, Z13
-	MOVQ          (R8), R11
-	VMOVUPS       Z13, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (R8), Z8, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z8, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z9, Z9
 	VBROADCASTSS  16(DI), Z8
 	VBROADCASTSS  20(DI), Z13
@@ -5818,16 +5731,13 @@ runs0:
 	VMAXPS        Z1, Z9, Z9
 	VPSLLD        $0x09, Z9, Z9
 	VADDPS        Z9, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z9, K1
-	VCOMPRESSPS.Z Z9, K1, Z8
-	MOVQ          8(R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(R8), Z9, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z9, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z10, Z10
 	VBROADCASTSS  32(DI), Z8
 	VBROADCASTSS  36(DI), Z9
@@ -5836,16 +5746,13 @@ runs0:
 	VMAXPS        Z1, Z10, Z10
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z8
-	MOVQ          16(R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(R8), Z10, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z10, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z11, Z11
 	VBROADCASTSS  48(DI), Z8
 	VBROADCASTSS  52(DI), Z9
@@ -5854,16 +5761,13 @@ runs0:
 	VMAXPS        Z1, Z11, Z11
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z8
-	MOVQ          24(R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 24(R8)
+	VCMPPS.BCST   $0x1d, 12(R8), Z11, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), SI
+	LEAQ          (R9)(SI*2), R9
 	VCVTDQ2PS     Z12, Z12
 	VBROADCASTSS  64(DI), Z8
 	VBROADCASTSS  68(DI), Z9
@@ -5872,13 +5776,9 @@ runs0:
 	VMAXPS        Z1, Z12, Z12
 	VPSLLD        $0x09, Z12, Z12
 	VADDPS        Z12, Z7, Z7
-	VCMPPS.BCST   $0x1d, 16(R9), Z12, K1
-	VCOMPRESSPS.Z Z12, K1, Z8
-	MOVQ          32(R8), SI
-	VMOVUPS       Z8, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 16(R8), Z12, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 32(R8)
+	MOVW          SI, (R9)
 	VMOVUPS       Z12, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
@@ -6162,8 +6062,8 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+// func weights2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·weights2x6AVX512(SB), NOSPLIT, $0-136
 	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -6294,9 +6194,9 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+112(FP), R8
+	MOVQ          lanes+120(FP), R9
+	ADDQ          $0x02, lanes+120(FP)
 	VCVTDQ2PS     Z9, Z9
 	VBROADCASTSS  (DI), Z15
 	VBROADCASTSS  4(DI), Z16
@@ -6305,16 +6205,13 @@ runs0:
 	VMAXPS        Z1, Z9, Z9
 	VPSLLD        $0x09, Z9, Z9
 	VADDPS        Z9, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z9, K1
-	VCOMPRESSPS.Z Z9, K1, Z15
-	MOVQ          (R8), R11
-	VMOVUPS       Z15, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (R8), Z9, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z9, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z10, Z10
 	VBROADCASTSS  16(DI), Z9
 	VBROADCASTSS  20(DI), Z15
@@ -6323,16 +6220,13 @@ runs0:
 	VMAXPS        Z1, Z10, Z10
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z9
-	MOVQ          8(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(R8), Z10, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z10, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z11, Z11
 	VBROADCASTSS  32(DI), Z9
 	VBROADCASTSS  36(DI), Z10
@@ -6341,16 +6235,13 @@ runs0:
 	VMAXPS        Z1, Z11, Z11
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z9
-	MOVQ          16(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(R8), Z11, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z12, Z12
 	VBROADCASTSS  48(DI), Z9
 	VBROADCASTSS  52(DI), Z10
@@ -6359,16 +6250,13 @@ runs0:
 	VMAXPS        Z1, Z12, Z12
 	VPSLLD        $0x09, Z12, Z12
 	VADDPS        Z12, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z12, K1
-	VCOMPRESSPS.Z Z12, K1, Z9
-	MOVQ          24(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 24(R8)
+	VCMPPS.BCST   $0x1d, 12(R8), Z12, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z12, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z13, Z13
 	VBROADCASTSS  64(DI), Z9
 	VBROADCASTSS  68(DI), Z10
@@ -6377,16 +6265,13 @@ runs0:
 	VMAXPS        Z1, Z13, Z13
 	VPSLLD        $0x09, Z13, Z13
 	VADDPS        Z13, Z7, Z7
-	VCMPPS.BCST   $0x1d, 16(R9), Z13, K1
-	VCOMPRESSPS.Z Z13, K1, Z9
-	MOVQ          32(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 32(R8)
+	VCMPPS.BCST   $0x1d, 16(R8), Z13, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z13, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), SI
+	LEAQ          (R9)(SI*2), R9
 	VCVTDQ2PS     Z14, Z14
 	VBROADCASTSS  80(DI), Z9
 	VBROADCASTSS  84(DI), Z10
@@ -6395,13 +6280,9 @@ runs0:
 	VMAXPS        Z1, Z14, Z14
 	VPSLLD        $0x09, Z14, Z14
 	VADDPS        Z14, Z8, Z8
-	VCMPPS.BCST   $0x1d, 20(R9), Z14, K1
-	VCOMPRESSPS.Z Z14, K1, Z9
-	MOVQ          40(R8), SI
-	VMOVUPS       Z9, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 20(R8), Z14, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 40(R8)
+	MOVW          SI, (R9)
 	VMOVUPS       Z14, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
@@ -6584,8 +6465,8 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+// func weights4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·weights4x6AVX512(SB), NOSPLIT, $0-136
 	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -6720,9 +6601,9 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+112(FP), R8
+	MOVQ          lanes+120(FP), R9
+	ADDQ          $0x02, lanes+120(FP)
 	VCVTDQ2PS     Z9, Z9
 	VBROADCASTSS  (DI), Z15
 	VBROADCASTSS  4(DI), Z16
@@ -6731,16 +6612,13 @@ runs0:
 	VMAXPS        Z1, Z9, Z9
 	VPSLLD        $0x09, Z9, Z9
 	VADDPS        Z9, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z9, K1
-	VCOMPRESSPS.Z Z9, K1, Z15
-	MOVQ          (R8), R11
-	VMOVUPS       Z15, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (R8), Z9, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z9, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z10, Z10
 	VBROADCASTSS  16(DI), Z9
 	VBROADCASTSS  20(DI), Z15
@@ -6749,16 +6627,13 @@ runs0:
 	VMAXPS        Z1, Z10, Z10
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z9
-	MOVQ          8(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(R8), Z10, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z10, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z11, Z11
 	VBROADCASTSS  32(DI), Z9
 	VBROADCASTSS  36(DI), Z10
@@ -6767,16 +6642,13 @@ runs0:
 	VMAXPS        Z1, Z11, Z11
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z9
-	MOVQ          16(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(R8), Z11, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z12, Z12
 	VBROADCASTSS  48(DI), Z9
 	VBROADCASTSS  52(DI), Z10
@@ -6785,16 +6657,13 @@ runs0:
 	VMAXPS        Z1, Z12, Z12
 	VPSLLD        $0x09, Z12, Z12
 	VADDPS        Z12, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z12, K1
-	VCOMPRESSPS.Z Z12, K1, Z9
-	MOVQ          24(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 24(R8)
+	VCMPPS.BCST   $0x1d, 12(R8), Z12, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z12, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z13, Z13
 	VBROADCASTSS  64(DI), Z9
 	VBROADCASTSS  68(DI), Z10
@@ -6803,16 +6672,13 @@ runs0:
 	VMAXPS        Z1, Z13, Z13
 	VPSLLD        $0x09, Z13, Z13
 	VADDPS        Z13, Z7, Z7
-	VCMPPS.BCST   $0x1d, 16(R9), Z13, K1
-	VCOMPRESSPS.Z Z13, K1, Z9
-	MOVQ          32(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 32(R8)
+	VCMPPS.BCST   $0x1d, 16(R8), Z13, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z13, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), SI
+	LEAQ          (R9)(SI*2), R9
 	VCVTDQ2PS     Z14, Z14
 	VBROADCASTSS  80(DI), Z9
 	VBROADCASTSS  84(DI), Z10
@@ -6821,13 +6687,9 @@ runs0:
 	VMAXPS        Z1, Z14, Z14
 	VPSLLD        $0x09, Z14, Z14
 	VADDPS        Z14, Z8, Z8
-	VCMPPS.BCST   $0x1d, 20(R9), Z14, K1
-	VCOMPRESSPS.Z Z14, K1, Z9
-	MOVQ          40(R8), SI
-	VMOVUPS       Z9, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 20(R8), Z14, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 40(R8)
+	MOVW          SI, (R9)
 	VMOVUPS       Z14, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
@@ -7141,8 +7003,8 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+// func weights2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·weights2x7AVX512(SB), NOSPLIT, $0-136
 	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -7283,9 +7145,9 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+112(FP), R8
+	MOVQ          lanes+120(FP), R9
+	ADDQ          $0x02, lanes+120(FP)
 	VCVTDQ2PS     Z10, Z10
 	VBROADCASTSS  (DI), Z17
 	VBROADCASTSS  4(DI), Z18
@@ -7294,16 +7156,13 @@ runs0:
 	VMAXPS        Z1, Z10, Z10
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z17
-	MOVQ          (R8), R11
-	VMOVUPS       Z17, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (R8), Z10, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z10, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z11, Z11
 	VBROADCASTSS  16(DI), Z10
 	VBROADCASTSS  20(DI), Z17
@@ -7312,16 +7171,13 @@ runs0:
 	VMAXPS        Z1, Z11, Z11
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z10
-	MOVQ          8(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(R8), Z11, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z12, Z12
 	VBROADCASTSS  32(DI), Z10
 	VBROADCASTSS  36(DI), Z11
@@ -7330,16 +7186,13 @@ runs0:
 	VMAXPS        Z1, Z12, Z12
 	VPSLLD        $0x09, Z12, Z12
 	VADDPS        Z12, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z12, K1
-	VCOMPRESSPS.Z Z12, K1, Z10
-	MOVQ          16(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(R8), Z12, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z12, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z13, Z13
 	VBROADCASTSS  48(DI), Z10
 	VBROADCASTSS  52(DI), Z11
@@ -7348,16 +7201,13 @@ runs0:
 	VMAXPS        Z1, Z13, Z13
 	VPSLLD        $0x09, Z13, Z13
 	VADDPS        Z13, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z13, K1
-	VCOMPRESSPS.Z Z13, K1, Z10
-	MOVQ          24(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 24(R8)
+	VCMPPS.BCST   $0x1d, 12(R8), Z13, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z13, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z14, Z14
 	VBROADCASTSS  64(DI), Z10
 	VBROADCASTSS  68(DI), Z11
@@ -7366,16 +7216,13 @@ runs0:
 	VMAXPS        Z1, Z14, Z14
 	VPSLLD        $0x09, Z14, Z14
 	VADDPS        Z14, Z7, Z7
-	VCMPPS.BCST   $0x1d, 16(R9), Z14, K1
-	VCOMPRESSPS.Z Z14, K1, Z10
-	MOVQ          32(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 32(R8)
+	VCMPPS.BCST   $0x1d, 16(R8), Z14, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z14, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z15, Z15
 	VBROADCASTSS  80(DI), Z10
 	VBROADCASTSS  84(DI), Z11
@@ -7384,16 +7231,13 @@ runs0:
 	VMAXPS        Z1, Z15, Z15
 	VPSLLD        $0x09, Z15, Z15
 	VADDPS        Z15, Z8, Z8
-	VCMPPS.BCST   $0x1d, 20(R9), Z15, K1
-	VCOMPRESSPS.Z Z15, K1, Z10
-	MOVQ          40(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 40(R8)
+	VCMPPS.BCST   $0x1d, 20(R8), Z15, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z15, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), SI
+	LEAQ          (R9)(SI*2), R9
 	VCVTDQ2PS     Z16, Z16
 	VBROADCASTSS  96(DI), Z10
 	VBROADCASTSS  100(DI), Z11
@@ -7402,13 +7246,9 @@ runs0:
 	VMAXPS        Z1, Z16, Z16
 	VPSLLD        $0x09, Z16, Z16
 	VADDPS        Z16, Z9, Z9
-	VCMPPS.BCST   $0x1d, 24(R9), Z16, K1
-	VCOMPRESSPS.Z Z16, K1, Z10
-	MOVQ          48(R8), SI
-	VMOVUPS       Z10, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 24(R8), Z16, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 48(R8)
+	MOVW          SI, (R9)
 	VMOVUPS       Z16, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
@@ -7607,8 +7447,8 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
+// func weights4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+
 TEXT ·weights4x7AVX512(SB), NOSPLIT, $0-136
 	MOVQ         at+80(FP), AX
 	MOVQ         qHead+24(FP), CX
@@ -7753,9 +7593,9 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+112(FP), R8
+	MOVQ          lanes+120(FP), R9
+	ADDQ          $0x02, lanes+120(FP)
 	VCVTDQ2PS     Z10, Z10
 	VBROADCASTSS  (DI), Z17
 	VBROADCASTSS  4(DI), Z18
@@ -7764,16 +7604,13 @@ runs0:
 	VMAXPS        Z1, Z10, Z10
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z17
-	MOVQ          (R8), R11
-	VMOVUPS       Z17, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (R8), Z10, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z10, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z11, Z11
 	VBROADCASTSS  16(DI), Z10
 	VBROADCASTSS  20(DI), Z17
@@ -7782,16 +7619,13 @@ runs0:
 	VMAXPS        Z1, Z11, Z11
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z10
-	MOVQ          8(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(R8), Z11, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z12, Z12
 	VBROADCASTSS  32(DI), Z10
 	VBROADCASTSS  36(DI), Z11
@@ -7800,16 +7634,13 @@ runs0:
 	VMAXPS        Z1, Z12, Z12
 	VPSLLD        $0x09, Z12, Z12
 	VADDPS        Z12, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z12, K1
-	VCOMPRESSPS.Z Z12, K1, Z10
-	MOVQ          16(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(R8), Z12, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z12, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z13, Z13
 	VBROADCASTSS  48(DI), Z10
 	VBROADCASTSS  52(DI), Z11
@@ -7818,16 +7649,13 @@ runs0:
 	VMAXPS        Z1, Z13, Z13
 	VPSLLD        $0x09, Z13, Z13
 	VADDPS        Z13, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z13, K1
-	VCOMPRESSPS.Z Z13, K1, Z10
-	MOVQ          24(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 24(R8)
+	VCMPPS.BCST   $0x1d, 12(R8), Z13, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z13, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z14, Z14
 	VBROADCASTSS  64(DI), Z10
 	VBROADCASTSS  68(DI), Z11
@@ -7836,16 +7664,13 @@ runs0:
 	VMAXPS        Z1, Z14, Z14
 	VPSLLD        $0x09, Z14, Z14
 	VADDPS        Z14, Z7, Z7
-	VCMPPS.BCST   $0x1d, 16(R9), Z14, K1
-	VCOMPRESSPS.Z Z14, K1, Z10
-	MOVQ          32(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 32(R8)
+	VCMPPS.BCST   $0x1d, 16(R8), Z14, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z14, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), R10
+	LEAQ          (R9)(R10*2), R9
 	VCVTDQ2PS     Z15, Z15
 	VBROADCASTSS  80(DI), Z10
 	VBROADCASTSS  84(DI), Z11
@@ -7854,16 +7679,13 @@ runs0:
 	VMAXPS        Z1, Z15, Z15
 	VPSLLD        $0x09, Z15, Z15
 	VADDPS        Z15, Z8, Z8
-	VCMPPS.BCST   $0x1d, 20(R9), Z15, K1
-	VCOMPRESSPS.Z Z15, K1, Z10
-	MOVQ          40(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 40(R8)
+	VCMPPS.BCST   $0x1d, 20(R8), Z15, K1
+	KMOVW         K1, R10
+	MOVW          R10, (R9)
 	VMOVUPS       Z15, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+128(FP), SI
+	LEAQ          (R9)(SI*2), R9
 	VCVTDQ2PS     Z16, Z16
 	VBROADCASTSS  96(DI), Z10
 	VBROADCASTSS  100(DI), Z11
@@ -7872,13 +7694,9 @@ runs0:
 	VMAXPS        Z1, Z16, Z16
 	VPSLLD        $0x09, Z16, Z16
 	VADDPS        Z16, Z9, Z9
-	VCMPPS.BCST   $0x1d, 24(R9), Z16, K1
-	VCOMPRESSPS.Z Z16, K1, Z10
-	MOVQ          48(R8), SI
-	VMOVUPS       Z10, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 24(R8), Z16, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 48(R8)
+	MOVW          SI, (R9)
 	VMOVUPS       Z16, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX

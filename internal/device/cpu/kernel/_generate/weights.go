@@ -6,13 +6,13 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// weighing makes weights of logits in the registers that they were summed in, adds them up, and packs those that a threshold search will look at. What comes in is a logarithm to base 2 above
+// weighing makes weights of logits in the registers that they were summed in, adds them up, and notes which a threshold search will look at. What comes in is a logarithm to base 2 above
 // expBase, where a float's last bits count 2^-14: shifted to where an exponent stands, they are the power of two, with a straight line from one octave's end to the other's.
 type weighing struct {
-	v                          scan
-	least, most                VecVirtual
-	sum                        []VecVirtual
-	counts, thresholds, packed GPVirtual
+	v                 scan
+	least, most       VecVirtual
+	sum               []VecVirtual
+	thresholds, lanes GPVirtual
 }
 
 // expBase is what stands for 2^-127, which is 0.
@@ -30,24 +30,26 @@ func (v scan) newWeighing() *weighing {
 
 // begin goes before the heads of a page.
 func (w *weighing) begin() {
-	w.counts, w.thresholds, w.packed = arg("counts"), arg("least"), arg("packed")
+	w.thresholds, w.lanes = arg("least"), arg("lanes")
+	ADDQ(U8(2), NewParamAddr("lanes", 120))
 }
 
 // take makes weights of head g's logits, in their place.
 func (w *weighing) take(g int, y VecVirtual) {
-	k, some := K(), ZMM()
+	k, m := K(), GP32()
 	VMINPS(w.most, y, y) // in this order NaN is the most
 	VMAXPS(w.least, y, y)
 	VPSLLD(U8(9), y, y)
 	VADDPS(y, w.sum[g], w.sum[g])
 	VCMPPS_BCST(U8(atLeast), Mem{Base: w.thresholds, Disp: 4 * g}, y, k)
-	VCOMPRESSPS_Z(y, k, some)
-	at, more := GP64(), GP64()
-	MOVQ(Mem{Base: w.counts, Disp: 8 * g}, at)
-	VMOVUPS(some, Mem{Base: w.packed, Index: at, Scale: 4})
-	KMOVW(k, more.As32())
-	POPCNTL(more.As32(), more.As32())
-	ADDQ(more, Mem{Base: w.counts, Disp: 8 * g})
+	KMOVW(k, m)
+	MOVW(m.As16(), Mem{Base: w.lanes})
+}
+
+// next goes from one head of a page to the next.
+func (w *weighing) next() {
+	stride := arg("lanesLD")
+	LEAQ(Mem{Base: w.lanes, Index: stride, Scale: 2}, w.lanes)
 }
 
 // end writes the sums.
