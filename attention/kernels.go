@@ -68,7 +68,7 @@ type Kernels interface {
 
 // Weighing is what becomes of logits that are made weights of where they are made: those of query head g count from Ref[g], as Weigh has it but to 4 percent and right on average, their sum is added to Sums[g],
 // and Lanes[g*LanesLD+j] says which of page j are at least Least[g].
-// An element that is no number may weigh nothing or as much as a float can say.
+// An element that is no number may weigh nothing, too. Where one is too large for a float, or no number, sums of all heads may be infinite and weights anything.
 type Weighing struct {
 	Ref, Least, Sums []float32
 	Lanes            []uint16 // nil, if nobody wants to know; BlockRangeDot is always asked for them

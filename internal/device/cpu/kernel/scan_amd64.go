@@ -303,7 +303,7 @@ func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
 //			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
@@ -313,7 +313,7 @@ func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 // Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
-func weights2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+func weights2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x1AVX512 is, for 1 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -334,7 +334,7 @@ func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
 //			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
@@ -344,7 +344,7 @@ func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 // Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
-func weights4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+func weights4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx1AVX512 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -377,7 +377,7 @@ func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
 //			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
@@ -387,7 +387,7 @@ func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 // Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
-func weights2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+func weights2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x2AVX512 is, for 2 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -408,7 +408,7 @@ func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
 //			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
@@ -418,7 +418,7 @@ func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 // Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
-func weights4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+func weights4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx2AVX512 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -451,7 +451,7 @@ func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
 //			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
@@ -461,7 +461,7 @@ func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 // Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
-func weights2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+func weights2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x3AVX512 is, for 3 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -482,7 +482,7 @@ func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
 //			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
@@ -492,7 +492,7 @@ func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 // Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
-func weights4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+func weights4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx3AVX512 is, for 3 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -525,7 +525,7 @@ func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
 //			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
@@ -535,7 +535,7 @@ func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 // Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
-func weights2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+func weights2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x4AVX512 is, for 4 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -556,7 +556,7 @@ func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
 //			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
@@ -566,7 +566,7 @@ func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 // Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
-func weights4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+func weights4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx4AVX512 is, for 4 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -599,7 +599,7 @@ func block2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
 //			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
@@ -609,7 +609,7 @@ func block2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 // Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
-func weights2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+func weights2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x5AVX512 is, for 5 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -630,7 +630,7 @@ func block4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
 //			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
@@ -640,7 +640,7 @@ func block4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 // Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
-func weights4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+func weights4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx5AVX512 is, for 5 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -673,7 +673,7 @@ func block2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
 //			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
@@ -683,7 +683,7 @@ func block2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 // Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
-func weights2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+func weights2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x6AVX512 is, for 6 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -704,7 +704,7 @@ func block4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
 //			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
@@ -714,7 +714,7 @@ func block4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 // Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
-func weights4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+func weights4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx6AVX512 is, for 6 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -747,7 +747,7 @@ func block2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
 //			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
@@ -757,7 +757,7 @@ func block2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 // Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
-func weights2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+func weights2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x7AVX512 is, for 7 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -778,7 +778,7 @@ func block4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
 //			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
@@ -788,7 +788,7 @@ func block4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 // Pages further on in the list, up to last, are prefetched.
 //
 //go:noescape
-func weights4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+func weights4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx7AVX512 is, for 7 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
