@@ -47,7 +47,7 @@ type Kernels interface {
 	// overwritten.
 	ListLanes(dst, base []int32, masks []uint16) int
 	// PackLanes writes x·scale[rows[j]+i] with x = w[g*wld+pages[j]*PageTokens+i], for every set bit i of masks[j], to dst[g*ld:] in order, and sets lanes[g*PageTokens+i] to the sum of x
-	// over the pages; lanes says how many query heads there are. x counts as zero where own[g*ownLD+j] has the bit clear. A head's part of dst has PageTokens elements more than there are bits, which may be overwritten.
+	// over the pages; lanes says how many query heads there are. x counts as zero where own[g*ownLD+j], which has bits that masks[j] has, has the bit clear. A head's part of dst has PageTokens elements more than there are bits, which may be overwritten.
 	PackLanes(dst []float32, ld int, w []float32, wld int, pages []int32, masks, own []uint16, ownLD int, scale []float32, rows []int32, lanes []float32)
 	// AccumulateCodes adds Σ_i w[g*ld+i] · codes[at[i]] to acc[g*dim:], codes being a slab of rows of dim signed bytes; weights are not negative. A
 	// weight may be off by a 254th of the head's largest in 128 rows, to either side. tmp is scratch of CodesTmp.

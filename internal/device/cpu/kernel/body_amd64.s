@@ -1265,15 +1265,16 @@ rows:
 // func packLanes1AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes1AVX512(SB), NOSPLIT, $0-96
-	MOVQ   dst+0(FP), AX
-	MOVQ   ld+8(FP), CX
-	MOVQ   wld+24(FP), DX
-	MOVQ   ownLD+56(FP), BX
-	SHLQ   $0x02, CX
-	SHLQ   $0x02, DX
-	ADDQ   BX, BX
-	XORQ   CX, CX
-	VXORPS Z0, Z0, Z0
+	MOVQ      dst+0(FP), AX
+	MOVQ      ld+8(FP), CX
+	MOVQ      wld+24(FP), DX
+	MOVQ      ownLD+56(FP), BX
+	SHLQ      $0x02, CX
+	SHLQ      $0x02, DX
+	ADDQ      BX, BX
+	XORQ      CX, CX
+	VXORPS    Z0, Z0, Z0
+	VMOVDQU32 lanePlaces<>+0(SB), Z1
 
 page:
 	MOVQ          rows+72(FP), DX
@@ -1284,27 +1285,27 @@ page:
 	MOVLQSX       (DX)(SI*4), SI
 	PREFETCHT1    (BX)(SI*4)
 	MOVLQSX       (DX)(CX*4), SI
-	VMOVUPS       (BX)(SI*4), Z1
-	MOVQ          pages+32(FP), SI
-	MOVQ          w+16(FP), DX
-	MOVQ          masks+40(FP), BX
+	MOVQ          masks+40(FP), DX
 	MOVQ          own+48(FP), DI
+	MOVWQZX       (DX)(CX*2), DX
+	KMOVW         DX, K1
+	LEAQ          (DI)(CX*2), DI
+	VPCOMPRESSD.Z Z1, K1, Z3
+	VPERMPS       (BX)(SI*4), Z3, Z2
+	MOVQ          pages+32(FP), SI
+	MOVQ          w+16(FP), BX
 	MOVLQSX       (SI)(CX*4), SI
 	SHLQ          $0x06, SI
-	ADDQ          SI, DX
-	LEAQ          (DI)(CX*2), DI
-	MOVWQZX       (BX)(CX*2), BX
-	KMOVW         BX, K1
+	ADDQ          SI, BX
 	MOVQ          AX, SI
-	KMOVW         (DI), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DX), K2, Z2
-	VADDPS        Z2, Z0, Z0
-	VMULPS        Z1, Z2, Z2
-	VCOMPRESSPS.Z Z2, K1, Z2
-	VMOVUPS       Z2, (SI)
-	POPCNTQ       BX, BX
-	LEAQ          (AX)(BX*4), AX
+	KMOVW         (DI), K1
+	VMOVUPS.Z     (BX), K1, Z4
+	VADDPS        Z4, Z0, Z0
+	VPERMPS       Z4, Z3, Z4
+	VMULPS        Z2, Z4, Z4
+	VMOVUPS       Z4, (SI)
+	POPCNTQ       DX, DX
+	LEAQ          (AX)(DX*4), AX
 	INCQ          CX
 	CMPQ          CX, n+88(FP)
 	JL            page
@@ -1360,16 +1361,17 @@ row:
 // func packLanes2AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes2AVX512(SB), NOSPLIT, $0-96
-	MOVQ   dst+0(FP), AX
-	MOVQ   ld+8(FP), CX
-	MOVQ   wld+24(FP), DX
-	MOVQ   ownLD+56(FP), BX
-	SHLQ   $0x02, CX
-	SHLQ   $0x02, DX
-	ADDQ   BX, BX
-	XORQ   SI, SI
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
+	MOVQ      dst+0(FP), AX
+	MOVQ      ld+8(FP), CX
+	MOVQ      wld+24(FP), DX
+	MOVQ      ownLD+56(FP), BX
+	SHLQ      $0x02, CX
+	SHLQ      $0x02, DX
+	ADDQ      BX, BX
+	XORQ      SI, SI
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VMOVDQU32 lanePlaces<>+0(SB), Z2
 
 page:
 	MOVQ          rows+72(FP), DI
@@ -1380,37 +1382,36 @@ page:
 	MOVLQSX       (DI)(R9*4), R9
 	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
-	VMOVUPS       (R8)(R9*4), Z2
-	MOVQ          pages+32(FP), R9
-	MOVQ          w+16(FP), DI
-	MOVQ          masks+40(FP), R8
+	MOVQ          masks+40(FP), DI
 	MOVQ          own+48(FP), R10
+	MOVWQZX       (DI)(SI*2), DI
+	KMOVW         DI, K1
+	LEAQ          (R10)(SI*2), R10
+	VPCOMPRESSD.Z Z2, K1, Z4
+	VPERMPS       (R8)(R9*4), Z4, Z3
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), R8
 	MOVLQSX       (R9)(SI*4), R9
 	SHLQ          $0x06, R9
-	ADDQ          R9, DI
-	LEAQ          (R10)(SI*2), R10
-	MOVWQZX       (R8)(SI*2), R8
-	KMOVW         R8, K1
+	ADDQ          R9, R8
 	MOVQ          AX, R9
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z3
-	VADDPS        Z3, Z0, Z0
-	VMULPS        Z2, Z3, Z3
-	VCOMPRESSPS.Z Z3, K1, Z3
-	VMOVUPS       Z3, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z5
+	VADDPS        Z5, Z0, Z0
+	VPERMPS       Z5, Z4, Z5
+	VMULPS        Z3, Z5, Z5
+	VMOVUPS       Z5, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z3
-	VADDPS        Z3, Z1, Z1
-	VMULPS        Z2, Z3, Z3
-	VCOMPRESSPS.Z Z3, K1, Z3
-	VMOVUPS       Z3, (R9)
-	POPCNTQ       R8, R8
-	LEAQ          (AX)(R8*4), AX
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z5
+	VADDPS        Z5, Z1, Z1
+	VPERMPS       Z5, Z4, Z5
+	VMULPS        Z3, Z5, Z5
+	VMOVUPS       Z5, (R9)
+	POPCNTQ       DI, DI
+	LEAQ          (AX)(DI*4), AX
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
@@ -1475,17 +1476,18 @@ row:
 // func packLanes3AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes3AVX512(SB), NOSPLIT, $0-96
-	MOVQ   dst+0(FP), AX
-	MOVQ   ld+8(FP), CX
-	MOVQ   wld+24(FP), DX
-	MOVQ   ownLD+56(FP), BX
-	SHLQ   $0x02, CX
-	SHLQ   $0x02, DX
-	ADDQ   BX, BX
-	XORQ   SI, SI
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
+	MOVQ      dst+0(FP), AX
+	MOVQ      ld+8(FP), CX
+	MOVQ      wld+24(FP), DX
+	MOVQ      ownLD+56(FP), BX
+	SHLQ      $0x02, CX
+	SHLQ      $0x02, DX
+	ADDQ      BX, BX
+	XORQ      SI, SI
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VMOVDQU32 lanePlaces<>+0(SB), Z3
 
 page:
 	MOVQ          rows+72(FP), DI
@@ -1496,47 +1498,45 @@ page:
 	MOVLQSX       (DI)(R9*4), R9
 	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
-	VMOVUPS       (R8)(R9*4), Z3
-	MOVQ          pages+32(FP), R9
-	MOVQ          w+16(FP), DI
-	MOVQ          masks+40(FP), R8
+	MOVQ          masks+40(FP), DI
 	MOVQ          own+48(FP), R10
+	MOVWQZX       (DI)(SI*2), DI
+	KMOVW         DI, K1
+	LEAQ          (R10)(SI*2), R10
+	VPCOMPRESSD.Z Z3, K1, Z5
+	VPERMPS       (R8)(R9*4), Z5, Z4
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), R8
 	MOVLQSX       (R9)(SI*4), R9
 	SHLQ          $0x06, R9
-	ADDQ          R9, DI
-	LEAQ          (R10)(SI*2), R10
-	MOVWQZX       (R8)(SI*2), R8
-	KMOVW         R8, K1
+	ADDQ          R9, R8
 	MOVQ          AX, R9
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z4
-	VADDPS        Z4, Z0, Z0
-	VMULPS        Z3, Z4, Z4
-	VCOMPRESSPS.Z Z4, K1, Z4
-	VMOVUPS       Z4, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z6
+	VADDPS        Z6, Z0, Z0
+	VPERMPS       Z6, Z5, Z6
+	VMULPS        Z4, Z6, Z6
+	VMOVUPS       Z6, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z4
-	VADDPS        Z4, Z1, Z1
-	VMULPS        Z3, Z4, Z4
-	VCOMPRESSPS.Z Z4, K1, Z4
-	VMOVUPS       Z4, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z6
+	VADDPS        Z6, Z1, Z1
+	VPERMPS       Z6, Z5, Z6
+	VMULPS        Z4, Z6, Z6
+	VMOVUPS       Z6, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z4
-	VADDPS        Z4, Z2, Z2
-	VMULPS        Z3, Z4, Z4
-	VCOMPRESSPS.Z Z4, K1, Z4
-	VMOVUPS       Z4, (R9)
-	POPCNTQ       R8, R8
-	LEAQ          (AX)(R8*4), AX
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z6
+	VADDPS        Z6, Z2, Z2
+	VPERMPS       Z6, Z5, Z6
+	VMULPS        Z4, Z6, Z6
+	VMOVUPS       Z6, (R9)
+	POPCNTQ       DI, DI
+	LEAQ          (AX)(DI*4), AX
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
@@ -1610,18 +1610,19 @@ row:
 // func packLanes4AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes4AVX512(SB), NOSPLIT, $0-96
-	MOVQ   dst+0(FP), AX
-	MOVQ   ld+8(FP), CX
-	MOVQ   wld+24(FP), DX
-	MOVQ   ownLD+56(FP), BX
-	SHLQ   $0x02, CX
-	SHLQ   $0x02, DX
-	ADDQ   BX, BX
-	XORQ   SI, SI
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
+	MOVQ      dst+0(FP), AX
+	MOVQ      ld+8(FP), CX
+	MOVQ      wld+24(FP), DX
+	MOVQ      ownLD+56(FP), BX
+	SHLQ      $0x02, CX
+	SHLQ      $0x02, DX
+	ADDQ      BX, BX
+	XORQ      SI, SI
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VXORPS    Z3, Z3, Z3
+	VMOVDQU32 lanePlaces<>+0(SB), Z4
 
 page:
 	MOVQ          rows+72(FP), DI
@@ -1632,57 +1633,54 @@ page:
 	MOVLQSX       (DI)(R9*4), R9
 	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
-	VMOVUPS       (R8)(R9*4), Z4
-	MOVQ          pages+32(FP), R9
-	MOVQ          w+16(FP), DI
-	MOVQ          masks+40(FP), R8
+	MOVQ          masks+40(FP), DI
 	MOVQ          own+48(FP), R10
+	MOVWQZX       (DI)(SI*2), DI
+	KMOVW         DI, K1
+	LEAQ          (R10)(SI*2), R10
+	VPCOMPRESSD.Z Z4, K1, Z6
+	VPERMPS       (R8)(R9*4), Z6, Z5
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), R8
 	MOVLQSX       (R9)(SI*4), R9
 	SHLQ          $0x06, R9
-	ADDQ          R9, DI
-	LEAQ          (R10)(SI*2), R10
-	MOVWQZX       (R8)(SI*2), R8
-	KMOVW         R8, K1
+	ADDQ          R9, R8
 	MOVQ          AX, R9
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z5
-	VADDPS        Z5, Z0, Z0
-	VMULPS        Z4, Z5, Z5
-	VCOMPRESSPS.Z Z5, K1, Z5
-	VMOVUPS       Z5, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z7
+	VADDPS        Z7, Z0, Z0
+	VPERMPS       Z7, Z6, Z7
+	VMULPS        Z5, Z7, Z7
+	VMOVUPS       Z7, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z5
-	VADDPS        Z5, Z1, Z1
-	VMULPS        Z4, Z5, Z5
-	VCOMPRESSPS.Z Z5, K1, Z5
-	VMOVUPS       Z5, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z7
+	VADDPS        Z7, Z1, Z1
+	VPERMPS       Z7, Z6, Z7
+	VMULPS        Z5, Z7, Z7
+	VMOVUPS       Z7, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z5
-	VADDPS        Z5, Z2, Z2
-	VMULPS        Z4, Z5, Z5
-	VCOMPRESSPS.Z Z5, K1, Z5
-	VMOVUPS       Z5, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z7
+	VADDPS        Z7, Z2, Z2
+	VPERMPS       Z7, Z6, Z7
+	VMULPS        Z5, Z7, Z7
+	VMOVUPS       Z7, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z5
-	VADDPS        Z5, Z3, Z3
-	VMULPS        Z4, Z5, Z5
-	VCOMPRESSPS.Z Z5, K1, Z5
-	VMOVUPS       Z5, (R9)
-	POPCNTQ       R8, R8
-	LEAQ          (AX)(R8*4), AX
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z7
+	VADDPS        Z7, Z3, Z3
+	VPERMPS       Z7, Z6, Z7
+	VMULPS        Z5, Z7, Z7
+	VMOVUPS       Z7, (R9)
+	POPCNTQ       DI, DI
+	LEAQ          (AX)(DI*4), AX
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
@@ -1766,19 +1764,20 @@ row:
 // func packLanes5AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes5AVX512(SB), NOSPLIT, $0-96
-	MOVQ   dst+0(FP), AX
-	MOVQ   ld+8(FP), CX
-	MOVQ   wld+24(FP), DX
-	MOVQ   ownLD+56(FP), BX
-	SHLQ   $0x02, CX
-	SHLQ   $0x02, DX
-	ADDQ   BX, BX
-	XORQ   SI, SI
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
+	MOVQ      dst+0(FP), AX
+	MOVQ      ld+8(FP), CX
+	MOVQ      wld+24(FP), DX
+	MOVQ      ownLD+56(FP), BX
+	SHLQ      $0x02, CX
+	SHLQ      $0x02, DX
+	ADDQ      BX, BX
+	XORQ      SI, SI
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VXORPS    Z3, Z3, Z3
+	VXORPS    Z4, Z4, Z4
+	VMOVDQU32 lanePlaces<>+0(SB), Z5
 
 page:
 	MOVQ          rows+72(FP), DI
@@ -1789,67 +1788,63 @@ page:
 	MOVLQSX       (DI)(R9*4), R9
 	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
-	VMOVUPS       (R8)(R9*4), Z5
-	MOVQ          pages+32(FP), R9
-	MOVQ          w+16(FP), DI
-	MOVQ          masks+40(FP), R8
+	MOVQ          masks+40(FP), DI
 	MOVQ          own+48(FP), R10
+	MOVWQZX       (DI)(SI*2), DI
+	KMOVW         DI, K1
+	LEAQ          (R10)(SI*2), R10
+	VPCOMPRESSD.Z Z5, K1, Z7
+	VPERMPS       (R8)(R9*4), Z7, Z6
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), R8
 	MOVLQSX       (R9)(SI*4), R9
 	SHLQ          $0x06, R9
-	ADDQ          R9, DI
-	LEAQ          (R10)(SI*2), R10
-	MOVWQZX       (R8)(SI*2), R8
-	KMOVW         R8, K1
+	ADDQ          R9, R8
 	MOVQ          AX, R9
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z6
-	VADDPS        Z6, Z0, Z0
-	VMULPS        Z5, Z6, Z6
-	VCOMPRESSPS.Z Z6, K1, Z6
-	VMOVUPS       Z6, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z8
+	VADDPS        Z8, Z0, Z0
+	VPERMPS       Z8, Z7, Z8
+	VMULPS        Z6, Z8, Z8
+	VMOVUPS       Z8, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z6
-	VADDPS        Z6, Z1, Z1
-	VMULPS        Z5, Z6, Z6
-	VCOMPRESSPS.Z Z6, K1, Z6
-	VMOVUPS       Z6, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z8
+	VADDPS        Z8, Z1, Z1
+	VPERMPS       Z8, Z7, Z8
+	VMULPS        Z6, Z8, Z8
+	VMOVUPS       Z8, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z6
-	VADDPS        Z6, Z2, Z2
-	VMULPS        Z5, Z6, Z6
-	VCOMPRESSPS.Z Z6, K1, Z6
-	VMOVUPS       Z6, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z8
+	VADDPS        Z8, Z2, Z2
+	VPERMPS       Z8, Z7, Z8
+	VMULPS        Z6, Z8, Z8
+	VMOVUPS       Z8, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z6
-	VADDPS        Z6, Z3, Z3
-	VMULPS        Z5, Z6, Z6
-	VCOMPRESSPS.Z Z6, K1, Z6
-	VMOVUPS       Z6, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z8
+	VADDPS        Z8, Z3, Z3
+	VPERMPS       Z8, Z7, Z8
+	VMULPS        Z6, Z8, Z8
+	VMOVUPS       Z8, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z6
-	VADDPS        Z6, Z4, Z4
-	VMULPS        Z5, Z6, Z6
-	VCOMPRESSPS.Z Z6, K1, Z6
-	VMOVUPS       Z6, (R9)
-	POPCNTQ       R8, R8
-	LEAQ          (AX)(R8*4), AX
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z8
+	VADDPS        Z8, Z4, Z4
+	VPERMPS       Z8, Z7, Z8
+	VMULPS        Z6, Z8, Z8
+	VMOVUPS       Z8, (R9)
+	POPCNTQ       DI, DI
+	LEAQ          (AX)(DI*4), AX
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
@@ -1942,20 +1937,21 @@ row:
 // func packLanes6AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes6AVX512(SB), NOSPLIT, $0-96
-	MOVQ   dst+0(FP), AX
-	MOVQ   ld+8(FP), CX
-	MOVQ   wld+24(FP), DX
-	MOVQ   ownLD+56(FP), BX
-	SHLQ   $0x02, CX
-	SHLQ   $0x02, DX
-	ADDQ   BX, BX
-	XORQ   SI, SI
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
+	MOVQ      dst+0(FP), AX
+	MOVQ      ld+8(FP), CX
+	MOVQ      wld+24(FP), DX
+	MOVQ      ownLD+56(FP), BX
+	SHLQ      $0x02, CX
+	SHLQ      $0x02, DX
+	ADDQ      BX, BX
+	XORQ      SI, SI
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VXORPS    Z3, Z3, Z3
+	VXORPS    Z4, Z4, Z4
+	VXORPS    Z5, Z5, Z5
+	VMOVDQU32 lanePlaces<>+0(SB), Z6
 
 page:
 	MOVQ          rows+72(FP), DI
@@ -1966,77 +1962,72 @@ page:
 	MOVLQSX       (DI)(R9*4), R9
 	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
-	VMOVUPS       (R8)(R9*4), Z6
-	MOVQ          pages+32(FP), R9
-	MOVQ          w+16(FP), DI
-	MOVQ          masks+40(FP), R8
+	MOVQ          masks+40(FP), DI
 	MOVQ          own+48(FP), R10
+	MOVWQZX       (DI)(SI*2), DI
+	KMOVW         DI, K1
+	LEAQ          (R10)(SI*2), R10
+	VPCOMPRESSD.Z Z6, K1, Z8
+	VPERMPS       (R8)(R9*4), Z8, Z7
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), R8
 	MOVLQSX       (R9)(SI*4), R9
 	SHLQ          $0x06, R9
-	ADDQ          R9, DI
-	LEAQ          (R10)(SI*2), R10
-	MOVWQZX       (R8)(SI*2), R8
-	KMOVW         R8, K1
+	ADDQ          R9, R8
 	MOVQ          AX, R9
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z7
-	VADDPS        Z7, Z0, Z0
-	VMULPS        Z6, Z7, Z7
-	VCOMPRESSPS.Z Z7, K1, Z7
-	VMOVUPS       Z7, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z9
+	VADDPS        Z9, Z0, Z0
+	VPERMPS       Z9, Z8, Z9
+	VMULPS        Z7, Z9, Z9
+	VMOVUPS       Z9, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z7
-	VADDPS        Z7, Z1, Z1
-	VMULPS        Z6, Z7, Z7
-	VCOMPRESSPS.Z Z7, K1, Z7
-	VMOVUPS       Z7, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z9
+	VADDPS        Z9, Z1, Z1
+	VPERMPS       Z9, Z8, Z9
+	VMULPS        Z7, Z9, Z9
+	VMOVUPS       Z9, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z7
-	VADDPS        Z7, Z2, Z2
-	VMULPS        Z6, Z7, Z7
-	VCOMPRESSPS.Z Z7, K1, Z7
-	VMOVUPS       Z7, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z9
+	VADDPS        Z9, Z2, Z2
+	VPERMPS       Z9, Z8, Z9
+	VMULPS        Z7, Z9, Z9
+	VMOVUPS       Z9, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z7
-	VADDPS        Z7, Z3, Z3
-	VMULPS        Z6, Z7, Z7
-	VCOMPRESSPS.Z Z7, K1, Z7
-	VMOVUPS       Z7, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z9
+	VADDPS        Z9, Z3, Z3
+	VPERMPS       Z9, Z8, Z9
+	VMULPS        Z7, Z9, Z9
+	VMOVUPS       Z9, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z7
-	VADDPS        Z7, Z4, Z4
-	VMULPS        Z6, Z7, Z7
-	VCOMPRESSPS.Z Z7, K1, Z7
-	VMOVUPS       Z7, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z9
+	VADDPS        Z9, Z4, Z4
+	VPERMPS       Z9, Z8, Z9
+	VMULPS        Z7, Z9, Z9
+	VMOVUPS       Z9, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z7
-	VADDPS        Z7, Z5, Z5
-	VMULPS        Z6, Z7, Z7
-	VCOMPRESSPS.Z Z7, K1, Z7
-	VMOVUPS       Z7, (R9)
-	POPCNTQ       R8, R8
-	LEAQ          (AX)(R8*4), AX
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z9
+	VADDPS        Z9, Z5, Z5
+	VPERMPS       Z9, Z8, Z9
+	VMULPS        Z7, Z9, Z9
+	VMOVUPS       Z9, (R9)
+	POPCNTQ       DI, DI
+	LEAQ          (AX)(DI*4), AX
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
@@ -2139,21 +2130,22 @@ row:
 // func packLanes7AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes7AVX512(SB), NOSPLIT, $0-96
-	MOVQ   dst+0(FP), AX
-	MOVQ   ld+8(FP), CX
-	MOVQ   wld+24(FP), DX
-	MOVQ   ownLD+56(FP), BX
-	SHLQ   $0x02, CX
-	SHLQ   $0x02, DX
-	ADDQ   BX, BX
-	XORQ   SI, SI
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
+	MOVQ      dst+0(FP), AX
+	MOVQ      ld+8(FP), CX
+	MOVQ      wld+24(FP), DX
+	MOVQ      ownLD+56(FP), BX
+	SHLQ      $0x02, CX
+	SHLQ      $0x02, DX
+	ADDQ      BX, BX
+	XORQ      SI, SI
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VXORPS    Z3, Z3, Z3
+	VXORPS    Z4, Z4, Z4
+	VXORPS    Z5, Z5, Z5
+	VXORPS    Z6, Z6, Z6
+	VMOVDQU32 lanePlaces<>+0(SB), Z7
 
 page:
 	MOVQ          rows+72(FP), DI
@@ -2164,87 +2156,81 @@ page:
 	MOVLQSX       (DI)(R9*4), R9
 	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
-	VMOVUPS       (R8)(R9*4), Z7
-	MOVQ          pages+32(FP), R9
-	MOVQ          w+16(FP), DI
-	MOVQ          masks+40(FP), R8
+	MOVQ          masks+40(FP), DI
 	MOVQ          own+48(FP), R10
+	MOVWQZX       (DI)(SI*2), DI
+	KMOVW         DI, K1
+	LEAQ          (R10)(SI*2), R10
+	VPCOMPRESSD.Z Z7, K1, Z9
+	VPERMPS       (R8)(R9*4), Z9, Z8
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), R8
 	MOVLQSX       (R9)(SI*4), R9
 	SHLQ          $0x06, R9
-	ADDQ          R9, DI
-	LEAQ          (R10)(SI*2), R10
-	MOVWQZX       (R8)(SI*2), R8
-	KMOVW         R8, K1
+	ADDQ          R9, R8
 	MOVQ          AX, R9
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z8
-	VADDPS        Z8, Z0, Z0
-	VMULPS        Z7, Z8, Z8
-	VCOMPRESSPS.Z Z8, K1, Z8
-	VMOVUPS       Z8, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z10
+	VADDPS        Z10, Z0, Z0
+	VPERMPS       Z10, Z9, Z10
+	VMULPS        Z8, Z10, Z10
+	VMOVUPS       Z10, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z8
-	VADDPS        Z8, Z1, Z1
-	VMULPS        Z7, Z8, Z8
-	VCOMPRESSPS.Z Z8, K1, Z8
-	VMOVUPS       Z8, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z10
+	VADDPS        Z10, Z1, Z1
+	VPERMPS       Z10, Z9, Z10
+	VMULPS        Z8, Z10, Z10
+	VMOVUPS       Z10, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z8
-	VADDPS        Z8, Z2, Z2
-	VMULPS        Z7, Z8, Z8
-	VCOMPRESSPS.Z Z8, K1, Z8
-	VMOVUPS       Z8, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z10
+	VADDPS        Z10, Z2, Z2
+	VPERMPS       Z10, Z9, Z10
+	VMULPS        Z8, Z10, Z10
+	VMOVUPS       Z10, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z8
-	VADDPS        Z8, Z3, Z3
-	VMULPS        Z7, Z8, Z8
-	VCOMPRESSPS.Z Z8, K1, Z8
-	VMOVUPS       Z8, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z10
+	VADDPS        Z10, Z3, Z3
+	VPERMPS       Z10, Z9, Z10
+	VMULPS        Z8, Z10, Z10
+	VMOVUPS       Z10, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z8
-	VADDPS        Z8, Z4, Z4
-	VMULPS        Z7, Z8, Z8
-	VCOMPRESSPS.Z Z8, K1, Z8
-	VMOVUPS       Z8, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z10
+	VADDPS        Z10, Z4, Z4
+	VPERMPS       Z10, Z9, Z10
+	VMULPS        Z8, Z10, Z10
+	VMOVUPS       Z10, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z8
-	VADDPS        Z8, Z5, Z5
-	VMULPS        Z7, Z8, Z8
-	VCOMPRESSPS.Z Z8, K1, Z8
-	VMOVUPS       Z8, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z10
+	VADDPS        Z10, Z5, Z5
+	VPERMPS       Z10, Z9, Z10
+	VMULPS        Z8, Z10, Z10
+	VMOVUPS       Z10, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z8
-	VADDPS        Z8, Z6, Z6
-	VMULPS        Z7, Z8, Z8
-	VCOMPRESSPS.Z Z8, K1, Z8
-	VMOVUPS       Z8, (R9)
-	POPCNTQ       R8, R8
-	LEAQ          (AX)(R8*4), AX
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z10
+	VADDPS        Z10, Z6, Z6
+	VPERMPS       Z10, Z9, Z10
+	VMULPS        Z8, Z10, Z10
+	VMOVUPS       Z10, (R9)
+	POPCNTQ       DI, DI
+	LEAQ          (AX)(DI*4), AX
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page

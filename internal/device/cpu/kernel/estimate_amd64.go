@@ -256,7 +256,7 @@ func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 	}
 	for j := 0; j < n; {
 		b, first := int(pages[j])/attention.BlockPages, j
-		for j < n && int(pages[j])/attention.BlockPages == b {
+		for j < n && uint32(pages[j])-uint32(b*attention.BlockPages) < attention.BlockPages {
 			j++
 		}
 		if ready != nil {
