@@ -211,15 +211,13 @@ func (w *Work) attendBody(i, at int, s *slot) {
 
 // addCodes adds the weighted values of n rows of the body from the lo-th on to each head's acc.
 func (w *Work) addCodes(acc []float32, lo, n int, tmp []byte) {
-	w.Kern.AccumulateCodes(acc, w.bodyW[lo:], w.bodyLD, w.Group, w.Head.Dim, w.Head.Planes[w.bind.values], w.bodyRows[lo:lo+n], tmp)
+	w.Kern.AccumulateCodes(acc, w.bodyW[lo:], w.bodyLD, w.Group, w.Head.Dim, w.Head.Planes[w.bind.values], w.bodyRows[lo:w.bodyEnds[len(w.bodyEnds)-1]], n, tmp)
 }
 
 // addTail makes the heads attend to what is neither read exactly nor in the body: by its estimated mass and the mean value.
 func (w *Work) addTail(union bool) {
 	n := len(w.Pages)
-	mean := w.Scratch(w.Head.Dim)
-	clear(mean)
-	w.addValueSums(mean, 1)
+	values := w.valueSums()
 	parts, _ := w.bodyParts()
 	for g := range w.Group {
 		rest := w.total[g]
@@ -237,7 +235,7 @@ func (w *Work) addTail(union bool) {
 			}
 		}
 		if rest > 0 {
-			w.summarise(g, w.top[g], rest, mean, rest/float32(w.Head.N))
+			w.summarise(g, w.top[g], rest, values, rest/float32(w.Head.N))
 		}
 	}
 }

@@ -462,12 +462,16 @@ func (w *Work) finish() {
 	if w.sparse && p.tail && p.spec.Exact > 0 {
 		w.addTail(w.attendsUnion())
 	}
+	var values []float32
+	if w.sparse && p.tail && p.spec.Exact == 0 {
+		values = w.valueSums()
+	}
 	var lse [MaxGroup]float32
 	for g := range w.Group {
 		out := w.call.Out[g*dim:][:dim]
 		lse[g] = w.merge(out, g, n, w.hasFar)
-		if w.sparse && p.tail && p.spec.Exact == 0 {
-			w.compensate(out, w.count.held[g])
+		if values != nil {
+			w.compensate(out, w.count.held[g], values)
 		}
 	}
 	if w.sparse && w.judged {
@@ -475,21 +479,18 @@ func (w *Work) finish() {
 	}
 }
 
-// compensate replaces o by held·o + (1−held)·v̄: what was pruned counts as its estimated mass times the mean value (SparQ's tail, arXiv 2312.04985).
-func (w *Work) compensate(out []float32, held float32) {
-	if held >= 1 {
-		return
+// compensate replaces o by held·o + (1−held)·v̄: what was pruned counts as its estimated mass times the mean value (SparQ's tail, arXiv 2312.04985). values is the sum of all.
+func (w *Work) compensate(out []float32, held float32, values []float32) {
+	if held < 1 {
+		w.Kern.Scale(out, held)
+		w.Kern.AddScaled(out, values, (1-held)/float32(w.Head.N))
 	}
-	f := (1 - held) / float32(w.Head.N)
-	for c := range out {
-		out[c] *= held
-	}
-	w.addValueSums(out, f)
 }
 
-// addValueSums adds f times the sum of all values.
-func (w *Work) addValueSums(dst []float32, f float32) {
-	for b := range w.Head.Blocks() {
-		w.Kern.AddScaled(dst, as[float32](w.Head.Plane(w.bind.sum, b)), f)
-	}
+// valueSums is the sum of all values, in scratch.
+func (w *Work) valueSums() []float32 {
+	sum := w.Scratch(w.Head.Dim)
+	clear(sum)
+	w.Kern.AddRows(sum, as[float32](w.Head.Planes[w.bind.sum]), w.Head.Table[:w.Head.Blocks()])
+	return sum
 }

@@ -11,6 +11,8 @@ type Kernels interface {
 	SelectKernels
 	// Fetch is told of memory that the call after the next one reads from its start: a hint.
 	Fetch(next []uint16)
+	// FetchRows is told of rows at of a slab of rows of dim elements, which are read soon: a hint.
+	FetchRows(rows []uint16, dim int, at []int32)
 	// Dot sets dst[g*ld+i] = q_g · rows[at[i]].
 	Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32)
 	// Accumulate adds Σ_i w[g*ld+i] · rows[at[i]] to acc[g*dim:]. Rows whose weight is zero for a head leave that head's acc as it is.
@@ -28,6 +30,8 @@ type Kernels interface {
 	Scale(x []float32, s float32)
 	// AddScaled adds f·x[i] to dst[i]; dst is at least as long as x.
 	AddScaled(dst, x []float32, f float32)
+	// AddRows adds to dst the rows at of a slab, each as long as dst.
+	AddRows(dst, slab []float32, at []int32)
 	// Above is the sum and the count of the elements of w that are at least t.
 	Above(w []float32, t float32) (sum float32, n int)
 	// Lanes sets bit i of mask[j] where w[j*PageTokens+i] >= t, for every whole page in w.
@@ -49,9 +53,9 @@ type Kernels interface {
 	// PackLanes writes x·scale[rows[j]+i] with x = w[g*wld+pages[j]*PageTokens+i], for every set bit i of masks[j], to dst[g*ld:] in order, and sets lanes[g*PageTokens+i] to the sum of x
 	// over the pages; lanes says how many query heads there are. x counts as zero where own[g*ownLD+j], which has bits that masks[j] has, has the bit clear. A head's part of dst has PageTokens elements more than there are bits, which may be overwritten.
 	PackLanes(dst []float32, ld int, w []float32, wld int, pages []int32, masks, own []uint16, ownLD int, scale []float32, rows []int32, lanes []float32)
-	// AccumulateCodes adds Σ_i w[g*ld+i] · codes[at[i]] to acc[g*dim:], codes being a slab of rows of dim signed bytes; weights are not negative. A
-	// weight may be off by a 254th of the head's largest in 128 rows, to either side. tmp is scratch of CodesTmp.
-	AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, at []int32, tmp []byte)
+	// AccumulateCodes adds Σ_i w[g*ld+i] · codes[at[i]] to acc[g*dim:] for the first n of a list, those after them being what will be asked for next; codes is a slab of rows of dim signed bytes, and
+	// weights are not negative. A weight may be off by a 254th of the head's largest in 128 rows, to either side. tmp is scratch of CodesTmp.
+	AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, at []int32, n int, tmp []byte)
 	// PageBounds sets dst[g*ld+p] = Σ_c max(q_c·min_c, q_c·max_c), the upper bound of q_g·k over page p, for the pages of one block of a Bounds plane (Quest, arXiv 2406.10774).
 	PageBounds(dst []float32, ld int, q []float32, group, dim, pages int, bounds []uint16)
 	// Int4Dot estimates q_g·k from the per-token codes of one block, for the pages whose bit is set; page number j among the set ones has its tokens at dst[g*ld+j*PageTokens:].

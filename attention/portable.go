@@ -13,6 +13,9 @@ type Portable struct{}
 // Fetch implements Kernels.
 func (Portable) Fetch([]uint16) {}
 
+// FetchRows implements Kernels.
+func (Portable) FetchRows([]uint16, int, []int32) {}
+
 // Dot implements Kernels.
 func (Portable) Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32) {
 	for i, r := range at {
@@ -100,6 +103,15 @@ func (Portable) Scale(x []float32, s float32) {
 func (Portable) AddScaled(dst, x []float32, f float32) {
 	for i, v := range x {
 		dst[i] += f * v
+	}
+}
+
+// AddRows implements Kernels.
+func (Portable) AddRows(dst, slab []float32, at []int32) {
+	for _, r := range at {
+		for i, x := range slab[int(r)*len(dst):][:len(dst)] {
+			dst[i] += x
+		}
 	}
 }
 
@@ -203,8 +215,8 @@ func (Portable) PackLanes(dst []float32, ld int, w []float32, wld int, pages []i
 }
 
 // AccumulateCodes implements Kernels.
-func (Portable) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, at []int32, _ []byte) {
-	for i, r := range at {
+func (Portable) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, at []int32, n int, _ []byte) {
+	for i, r := range at[:n] {
 		row := codes[int(r)*dim:][:dim]
 		for g := range group {
 			wi, a := w[g*ld+i], acc[g*dim:][:dim]

@@ -34,6 +34,8 @@ func TestNoAllocations(t *testing.T) {
 				k.SplitLanes(mask, mask, w, at[:1], 0.5, 0.6)
 				k.PackPages(dst, w, at[:1], mask)
 				k.ListPages(list, mask[:4])
+				k.AddRows(acc[:dim], dst, at[:3])
+				k.FetchRows(head.K, dim, at)
 			},
 			"bounds":  func() { k.PageBounds(dst, blockTokens, q, group, dim, attention.BlockPages, b.bounds) },
 			"middles": func() { k.PageMiddles(dst, blockTokens, q, group, dim, codes, at[:1], w, attention.Ready{}, tmp) },
@@ -44,7 +46,7 @@ func TestNoAllocations(t *testing.T) {
 			},
 			"body": func() {
 				k.PackLanes(dst, blockTokens, w, n, at[:1], mask[:1], mask[:1], 0, w, at[:1], lanes)
-				k.AccumulateCodes(acc, w, n, group, dim, codes, at[:4], tmp)
+				k.AccumulateCodes(acc, w, n, group, dim, codes, at[:4], 4, tmp)
 			},
 			"prefill": func() { k.Prefill(p) },
 			"encode": func() {

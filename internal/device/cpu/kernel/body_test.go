@@ -138,7 +138,7 @@ func TestAccumulateCodes(t *testing.T) {
 					}
 					start := fillNormal(r, make([]float32, group*dim))
 					got := guardedCopy(t, start)
-					k.AccumulateCodes(got, w, ld, group, dim, codes, at, tmp)
+					k.AccumulateCodes(got, w, ld, group, dim, codes, append(slices.Clip(at), 0, rows-1), n, tmp)
 					for g := range group {
 						tops := make([]float64, 1+n/128)
 						for i := range at {
@@ -186,7 +186,7 @@ func TestAccumulateCodesSmallWeights(t *testing.T) {
 			want += light * 100
 		}
 		acc := make([]float32, dim)
-		k.AccumulateCodes(acc, w, rows, 1, dim, codes, at, make([]byte, attention.CodesTmp(1)))
+		k.AccumulateCodes(acc, w, rows, 1, dim, codes, at, rows, make([]byte, attention.CodesTmp(1)))
 		for c, x := range acc {
 			near(t, fmt.Sprintf("channel %d", c), x, want, want*0.05)
 		}

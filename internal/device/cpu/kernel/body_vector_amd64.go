@@ -117,12 +117,11 @@ const (
 )
 
 // AccumulateCodes implements attention.Kernels. Where there is code for it, weights are rounded to bytes, chunk by chunk.
-func (v vector) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, at []int32, tmp []byte) {
+func (v vector) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, at []int32, n int, tmp []byte) {
 	if v.codes32 == nil || !vectorDim(dim) {
-		v.portable.AccumulateCodes(acc, w, ld, group, dim, codes, at, tmp)
+		v.portable.AccumulateCodes(acc, w, ld, group, dim, codes, at, n, tmp)
 		return
 	}
-	n := len(at)
 	if n == 0 || group == 0 {
 		return
 	}
@@ -130,7 +129,7 @@ func (v vector) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []by
 	_, _ = codes[int(at[0])*dim:][dim-1], codes[int(at[n-1])*dim:][dim-1] // row lists ascend almost always
 	if v.codeRows != nil && dim%64 == 0 {
 		for lo := 0; lo < n; lo += codeChunk {
-			v.accumulateChunk(acc, w[lo:], ld, group, dim, codes, at[lo:], tmp)
+			v.accumulateChunk(acc, w[lo:], ld, group, dim, codes, at[lo:], min(n-lo, codeChunk), tmp)
 		}
 		return
 	}
@@ -143,11 +142,10 @@ func (v vector) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []by
 	}
 }
 
-// accumulateChunk adds the first codeChunk rows of at by integer products.
-func (v vector) accumulateChunk(acc, w []float32, ld, group, dim int, codes []byte, at []int32, tmp []byte) {
+// accumulateChunk adds the first n rows of at, at most codeChunk, by integer products.
+func (v vector) accumulateChunk(acc, w []float32, ld, group, dim int, codes []byte, at []int32, n int, tmp []byte) {
 	s := scratch(tmp)
 	weights, steps, few := take[int8](&s, group*codeChunk), take[float32](&s, group), take[int32](&s, codeGroup)
-	n := min(len(at), codeChunk)
 	v.codeWeights((*byte)(unsafe.Pointer(ptr(weights))), ptr(steps), ptr(w), ld, group, n)
 	ahead := at[min(n, len(at)-1):]
 	last := &ahead[min(len(ahead), codeChunk)-1]

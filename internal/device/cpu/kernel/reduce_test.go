@@ -228,3 +228,26 @@ func TestAddScaled(t *testing.T) {
 		}
 	})
 }
+
+func TestAddRows(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		r := newRand(17)
+		const rows = 9
+		for _, dim := range dims {
+			slab := guardedCopy(t, fillNormal(r, make([]float32, rows*dim)))
+			for _, n := range []int{0, 1, 2, 40} {
+				at, got := guarded[int32](t, n), guardedCopy(t, fillNormal(r, make([]float32, dim)))
+				for i := range at {
+					at[i] = int32(r.IntN(rows))
+				}
+				want := slices.Clone(got)
+				attention.Portable{}.AddRows(want, slab, at)
+				k.AddRows(got, slab, at)
+				k.FetchRows(make([]uint16, rows*dim), dim, at)
+				for c, x := range want {
+					near(t, fmt.Sprintf("dim %d, %d rows: channel %d", dim, n, c), got[c], float64(x), float64(n)*1e-6)
+				}
+			}
+		}
+	})
+}

@@ -20,13 +20,15 @@ type routines struct {
 	accumulate64 []accumulateFunc // 64 channels
 	accumulate32 []accumulateFunc
 
-	fetch func(p *uint16, n int)
+	fetch     func(p *uint16, n int)
+	fetchRows func(rows *uint16, dim int, at *int32, n int)
 
 	max       func(x *float32, n int) float32
 	exp       func(x *float32, n int, max float32) float32
 	weigh     func(x *float32, n int, max float32) float32
 	loud      func(best, x *float32, n int, shift float32)
 	addScaled func(dst, x *float32, n int, f float32)
+	addRows   func(dst *float32, dim int, slab *float32, at *int32, n int)
 	above     func(w *float32, n int, t float32) (sum float32, count uint64)
 	lanes     func(mask *uint16, w *float32, pages int, t float32)
 
@@ -80,7 +82,7 @@ type (
 )
 
 var avx512 = routines{
-	fetch: fetch,
+	fetch: fetch, fetchRows: fetchRows,
 	dot:   []dotFunc{dot1AVX512, dot2AVX512, dot3AVX512, dot4AVX512, dot5AVX512, dot6AVX512, dot7AVX512},
 	accumulate64: []accumulateFunc{accumulate1x64AVX512, accumulate2x64AVX512, accumulate3x64AVX512, accumulate4x64AVX512, accumulate5x64AVX512,
 		accumulate6x64AVX512, accumulate7x64AVX512},
@@ -89,7 +91,7 @@ var avx512 = routines{
 	listLanes: listLanesAVX512, listPages: listPagesAVX512, splitLanes: splitLanesAVX512, pack: packAVX512, packPages: packPagesAVX512, packLanes: []packLanesFunc{packLanes1AVX512, packLanes2AVX512, packLanes3AVX512, packLanes4AVX512, packLanes5AVX512, packLanes6AVX512, packLanes7AVX512},
 	codeWeights: codeWeightsAVX512, codeRows: []codeRowsFunc{codeRows1AVX512, codeRows2AVX512, codeRows3AVX512, codeRows4AVX512, codeRows5AVX512},
 	codes32: []codesFunc{codes1x32AVX512, codes2x32AVX512, codes3x32AVX512, codes4x32AVX512, codes5x32AVX512, codes6x32AVX512, codes7x32AVX512},
-	max:     maxAVX512, exp: expAVX512, weigh: weighAVX512, loud: louderAVX512, addScaled: addScaledAVX512, above: aboveAVX512, lanes: lanesAVX512,
+	max:     maxAVX512, exp: expAVX512, weigh: weighAVX512, loud: louderAVX512, addScaled: addScaledAVX512, addRows: addRowsAVX512, above: aboveAVX512, lanes: lanesAVX512,
 	sumLanes: sumLanesAVX512, lookUp: lookUpAVX512, lookUpPart: lookUpPartAVX512, agree: []agreeFunc{agree1AVX512, agree2AVX512, agree3AVX512, agree4AVX512, agree5AVX512, agree6AVX512, agree7AVX512},
 	sumSquares: sumSquaresAVX512, scaleMul: scaleMulAVX512, ropeHalves: ropeHalvesAVX512, ropePairs: ropePairsAVX512,
 	gate: gateAVX512, add: addAVX512, scale: scaleAVX512, narrow: narrowAVX512, saturate: narrowFiniteAVX512, widen: widenAVX512,
@@ -129,10 +131,11 @@ var avx512 = routines{
 
 var avx2 = routines{
 	fetch:        fetch,
+	fetchRows:    fetchRows,
 	dot:          []dotFunc{dot1AVX2, dot2AVX2, dot3AVX2},
 	accumulate32: []accumulateFunc{accumulate1x32AVX2, accumulate2x32AVX2, accumulate3x32AVX2},
 	codes32:      []codesFunc{codes1x32AVX2, codes2x32AVX2, codes3x32AVX2},
-	max:          maxAVX2, exp: expAVX2, weigh: weighAVX2, loud: louderAVX2, addScaled: addScaledAVX2, above: aboveAVX2, lanes: lanesAVX2,
+	max:          maxAVX2, exp: expAVX2, weigh: weighAVX2, loud: louderAVX2, addScaled: addScaledAVX2, addRows: addRowsAVX2, above: aboveAVX2, lanes: lanesAVX2,
 	sumLanes: sumLanesAVX2, agree: []agreeFunc{agree1AVX2, agree2AVX2, agree3AVX2},
 	sumSquares: sumSquaresAVX2, scaleMul: scaleMulAVX2, ropeHalves: ropeHalvesAVX2, ropePairs: ropePairsAVX2,
 	gate: gateAVX2, add: addAVX2, scale: scaleAVX2, narrow: narrowAVX2, saturate: narrowFiniteAVX2, widen: widenAVX2,

@@ -124,6 +124,13 @@ func (v vector) Fetch(next []uint16) {
 	}
 }
 
+// FetchRows implements attention.Kernels.
+func (v vector) FetchRows(rows []uint16, dim int, at []int32) {
+	if v.fetchRows != nil && len(at) > 0 {
+		v.fetchRows(ptr(rows), dim, ptr(at), len(at))
+	}
+}
+
 // Max implements attention.Kernels.
 func (v vector) Max(x []float32) float32 { return v.max(ptr(x), len(x)) }
 
@@ -141,6 +148,19 @@ func (v vector) Louder(best, x []float32, shift float32) {
 // AddScaled implements attention.Kernels.
 func (v vector) AddScaled(dst, x []float32, f float32) {
 	v.addScaled(ptr(dst[:len(x)]), ptr(x), len(x), f)
+}
+
+// AddRows implements attention.Kernels.
+func (v vector) AddRows(dst, slab []float32, at []int32) {
+	dim, n := len(dst), len(at)
+	if !vectorDim(dim) || n == 0 {
+		v.portable.AddRows(dst, slab, at)
+		return
+	}
+	for _, r := range at {
+		_ = slab[int(r)*dim:][dim-1]
+	}
+	v.addRows(ptr(dst), dim, ptr(slab), ptr(at), n)
 }
 
 // Above implements attention.Kernels.
