@@ -273,6 +273,9 @@ func (x *Exec) selects(works []*Work, i int) (any bool) {
 
 // choose lets the selector at work propose, and makes ready for the next one or for what follows the last.
 func (w *Work) choose() {
+	if w.link == 0 && w.call.Pipeline.est != nil {
+		w.fetchUncoded()
+	}
 	w.selector().Choose(w)
 	if w.link+1 < len(w.call.Pipeline.chain) {
 		w.nextLink()
