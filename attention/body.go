@@ -80,15 +80,13 @@ const bodyPart = 2 * attendPart
 // heavyCut is the least weight of query head g that is read exactly: that of the fewest tokens that hold the share exact of the estimated mass. Called after the pruner.
 func (w *Work) heavyCut(g int, exact float64) float32 {
 	weights := w.Logits(g)
-	mass := float32(exact) * w.total[g]
-	floor := topP{exact}.floor(w.total[g], len(weights))
-	rest := w.searched
-	if rest == nil {
-		rest = w.Scratch(len(weights) + PageTokens)
-		rest = rest[:w.Kern.Pack(rest, weights, floor)]
+	s := w.searched
+	if s.w == nil {
+		rest, floor := w.Scratch(len(weights)+PageTokens), topP{exact}.floor(w.total[g], len(weights))
+		s = newSearch(w.Kern, rest[:w.Kern.Pack(rest, weights, floor)], floor)
 	}
 	h := w.hint(g)
-	cut, _ := massThreshold(w.Kern, rest, mass, floor, coarseGrid, h.heavy*w.total[g])
+	cut := s.threshold(w.Kern, float32(exact)*w.total[g], coarseGrid, h.heavy*w.total[g])
 	h.heavy = cut / w.total[g]
 	return cut
 }

@@ -429,7 +429,7 @@ func (w *Work) prune() {
 func (w *Work) pruneHead(g int, keep []uint16) (kept int) {
 	p, n, weights, total := w.call.Pipeline, len(w.Pages), w.Logits(g), w.total[g]
 	newest := w.cand[g*n+n-1]
-	w.searched, w.heldBy = nil, nil
+	w.searched, w.heldBy = search{}, nil
 	if c, ok := p.prun.(cutter); ok && p.spec.Exact > 0 {
 		if cut, ok := c.cut(w, g, weights, total, coarseGrid); ok {
 			heavy := w.heavy[g*n:][:n]

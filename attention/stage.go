@@ -105,7 +105,7 @@ type Work struct {
 	blank      cutHint    // what is remembered of a head of which nothing is
 	cuts       []cutHint  // per query head: where it cut lately (cuts.of); nil: unknown
 	near       []float32  // per query head: what the first token and the newest page weigh
-	searched   []float32  // the weights that a pruner's search was left with, all larger ones among them; nil if it made none
+	searched   search     // as a pruner left it
 	weighings  []Weighing // by part of the estimate: where its weights' sums go and which of them are noted
 	fused      bool       // the estimator makes weights itself
 	least      []float32  // per query head: from which weight on they are noted,
