@@ -93,6 +93,9 @@ func (w *Work) attend(i int, dense bool, s *slot) {
 		parts[g] = part{top: negInf}
 	}
 	n := w.rowsInSight(dense)
+	if !dense {
+		w.fetchRows(i, n)
+	}
 	logits := s.logits(w.Group)
 	for lo := i * attendPart; lo < min(n, (i+1)*attendPart); lo += attendSlice {
 		count := min(attendSlice, n-lo)
@@ -107,6 +110,28 @@ func (w *Work) attend(i int, dense bool, s *slot) {
 			continue
 		}
 		w.slice(logits, acc, parts, w.Head.K, w.Head.V, nil, w.rows[lo:lo+count], lo, 0)
+	}
+}
+
+// fetchAhead is how many rows of the body are asked for before any of it is summed: it asks for the others itself.
+const fetchAhead = 128
+
+// fetchSums is how many blocks' sums of values are asked for so: what leaves room in the second-level cache.
+const fetchSums = 512
+
+// fetchRows asks for the rows of part i of n survivors, which lie anywhere, and with the first part for where the body begins and for the sums of values.
+func (w *Work) fetchRows(i, n int) {
+	at := w.rows[i*attendPart : min(n, (i+1)*attendPart)]
+	w.Kern.FetchRows(w.Head.K, w.Head.Dim, at)
+	w.Kern.FetchRows(w.Head.V, w.Head.Dim, at)
+	if i > 0 {
+		return
+	}
+	if body := w.bodyEnds[1]; body > 0 {
+		w.Kern.FetchRows(as[uint16](w.Head.Planes[w.bind.values]), w.Head.Dim/2, w.bodyRows[:min(body, fetchAhead)])
+	}
+	if w.call.Pipeline.tail {
+		w.Kern.FetchRows(as[uint16](w.Head.Planes[w.bind.sum]), 2*w.Head.Dim, w.Head.Table[:min(w.Head.Blocks(), fetchSums)])
 	}
 }
 

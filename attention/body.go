@@ -80,15 +80,13 @@ const bodyPart = 2 * attendPart
 // heavyCut is the least weight of query head g that is read exactly: that of the fewest tokens that hold the share exact of the estimated mass. Called after the pruner.
 func (w *Work) heavyCut(g int, exact float64) float32 {
 	weights := w.Logits(g)
-	mass := float32(exact) * w.total[g]
-	floor := topP{exact}.floor(w.total[g], len(weights))
-	rest := w.searched
-	if rest == nil {
-		rest = w.Scratch(len(weights) + PageTokens)
-		rest = rest[:w.Kern.Pack(rest, weights, floor)]
+	s := w.searched
+	if s.w == nil {
+		rest, floor := w.Scratch(len(weights)+PageTokens), topP{exact}.floor(w.total[g], len(weights))
+		s = newSearch(w.Kern, rest[:w.Kern.Pack(rest, weights, floor)], floor)
 	}
 	h := w.hint(g)
-	cut, _ := massThreshold(w.Kern, rest, mass, floor, coarseGrid, h.heavy*w.total[g])
+	cut := s.threshold(w.Kern, float32(exact)*w.total[g], coarseGrid, h.heavy*w.total[g])
 	h.heavy = cut / w.total[g]
 	return cut
 }
@@ -96,57 +94,55 @@ func (w *Work) heavyCut(g int, exact float64) float32 {
 // collectBody lists the body's rows, and each head's weights of them, times the scales of their values: zero where a token is not in the head's body. In a step that judges, rows of late
 // pages come last, and behind them, for lateChange alone, those of their rows that are read exactly: three lists, of which others have but the first.
 func (w *Work) collectBody(union bool) {
-	n := len(w.Pages)
-	w.bodyMask = grow(w.bodyMask, (w.Group+5)*n)
-	all, heavy, listed, own := w.bodyMask[:n], w.bodyMask[n:2*n], w.bodyMask[2*n:5*n], w.bodyMask[5*n:]
-	w.join(all, w.keep)
+	n, lists := len(w.Pages), 1
+	w.bodyMask = grow(w.bodyMask, (w.Group+4)*n)
+	heavy, listed, own := w.bodyMask[:n], w.bodyMask[n:4*n], w.bodyMask[4*n:]
 	w.join(heavy, w.heavy)
-	w.heavyPages, w.bodyPages = grow(w.heavyPages, n+1), grow(w.bodyPages, 3*n)
-	base := w.Ints(3 * n)
-	var pages, rows [3]int
-	heavyPages := 0
-	// every page is written down, and counts if it has such lanes: which do is no pattern that a branch could follow
-	list := func(to, j int, p int32, m uint16, counts int) {
-		at := to*n + pages[to]
-		w.bodyPages[at], base[at], listed[at] = int32(j), p*PageTokens, m
-		pages[to] += counts & oneIfAny(m)
-		rows[to] += bits.OnesCount16(m) & -counts
+	w.heavyPages = grow(w.heavyPages, n+PageTokens)
+	w.heavyPages = w.heavyPages[:w.Kern.ListPages(w.heavyPages, heavy)]
+	if union {
+		w.join(listed[:n], w.keep)
+		dropMasks(listed[:n], heavy)
+	} else {
+		copy(own, w.keep)
+		dropMasks(own, w.heavy[:w.Group*n])
+		w.join(listed[:n], own)
 	}
-	for j, p := range w.slabPages {
-		h := heavy[j]
-		m := all[j] &^ h
-		w.heavyPages[heavyPages] = int32(j)
-		heavyPages += oneIfAny(h)
-		if !union {
-			m = 0
-			for g := range w.Group {
-				mine := w.keep[g*n+j] &^ w.heavy[g*n+j]
-				own[g*n+pages[0]] = mine
-				m |= mine
-			}
-		}
-		late := 0
-		if w.judged {
-			late = w.isLate(j)
-			list(2, j, p, h, late)
-		}
-		list(late, j, p, m, 1)
+	if w.judged {
+		lists = len(w.bodyEnds)
+		w.setLateApart(listed, heavy)
 	}
-	w.bodyEnds = [3]int{rows[0], rows[0] + rows[1], rows[0] + rows[1] + rows[2]}
-	w.heavyPages, w.count.body = w.heavyPages[:heavyPages], w.bodyEnds[1]
-	w.bodyRows = grow(w.bodyRows, w.bodyEnds[2]+PageTokens)
-	w.bodyLD = w.bodyEnds[2] + PageTokens // the packing of a head's last page may write that far
+	row := 0
+	for i := range w.bodyEnds {
+		if i < lists {
+			row += countLanes(listed[i*n:][:n])
+		}
+		w.bodyEnds[i] = row
+	}
+	w.count.body = w.bodyEnds[1]
+	w.bodyRows = grow(w.bodyRows, row+PageTokens)
+	w.bodyLD = row + PageTokens // the packing of a head's last page may write that far
 	w.bodyW, w.bodySums = grow(w.bodyW, w.Group*w.bodyLD), grow(w.bodySums, len(w.bodyEnds)*w.Group)
 	w.bodyLanes = grow(w.bodyLanes, w.Group*PageTokens)
-	scales, row := as[float32](w.Head.Planes[w.bind.scales]), 0
-	for i, end := range w.bodyEnds {
-		at, masks, first := w.bodyPages[i*n:][:pages[i]], listed[i*n:][:pages[i]], base[i*n:][:pages[i]]
+	scales := as[float32](w.Head.Planes[w.bind.scales])
+	row = 0
+	for i, end := range w.bodyEnds[:lists] {
+		masks := listed[i*n:][:n]
+		pages := w.listPages(masks)
+		first := w.Ints(len(pages))
+		for k, j := range pages {
+			first[k] = w.slabPages[j] * PageTokens
+		}
+		masks = ofPages(masks, pages)
 		mine, ld := masks, 0 // every head's are all that are listed,
 		if !union {
 			mine, ld = own, n // or its own
+			for g := range w.Group {
+				ofPages(own[g*n:][:n], pages)
+			}
 		}
 		w.Kern.ListLanes(w.bodyRows[row:], first, masks)
-		w.Kern.PackLanes(w.bodyW[row:], w.bodyLD, w.AllLogits(), w.LogitStride(), at, masks, mine, ld, scales, first, w.bodyLanes)
+		w.Kern.PackLanes(w.bodyW[row:], w.bodyLD, w.AllLogits(), w.LogitStride(), pages, masks, mine, ld, scales, first, w.bodyLanes)
 		for g := range w.Group {
 			sum := float32(0)
 			for _, x := range w.bodyLanes[g*PageTokens:][:PageTokens] {
@@ -155,6 +151,24 @@ func (w *Work) collectBody(union bool) {
 			w.bodySums[i*w.Group+g] = sum
 		}
 		row = end
+	}
+}
+
+// ofPages brings the masks of ascending pages together at the front.
+func ofPages(masks []uint16, pages []int32) []uint16 {
+	for k, j := range pages {
+		masks[k] = masks[j]
+	}
+	return masks[:len(pages)]
+}
+
+// setLateApart makes three lists of masks of the first: of pages that are not late, of late pages, and of what is read exactly of these.
+func (w *Work) setLateApart(listed, heavy []uint16) {
+	n := len(w.Pages)
+	for j, h := range heavy {
+		late := -uint16(w.isLate(j)) // every lane or none
+		m := listed[j]
+		listed[j], listed[n+j], listed[2*n+j] = m&^late, m&late, h&late
 	}
 }
 
@@ -195,15 +209,13 @@ func (w *Work) attendBody(i, at int, s *slot) {
 
 // addCodes adds the weighted values of n rows of the body from the lo-th on to each head's acc.
 func (w *Work) addCodes(acc []float32, lo, n int, tmp []byte) {
-	w.Kern.AccumulateCodes(acc, w.bodyW[lo:], w.bodyLD, w.Group, w.Head.Dim, w.Head.Planes[w.bind.values], w.bodyRows[lo:lo+n], tmp)
+	w.Kern.AccumulateCodes(acc, w.bodyW[lo:], w.bodyLD, w.Group, w.Head.Dim, w.Head.Planes[w.bind.values], w.bodyRows[lo:w.bodyEnds[len(w.bodyEnds)-1]], n, tmp)
 }
 
 // addTail makes the heads attend to what is neither read exactly nor in the body: by its estimated mass and the mean value.
 func (w *Work) addTail(union bool) {
 	n := len(w.Pages)
-	mean := w.Scratch(w.Head.Dim)
-	clear(mean)
-	w.addValueSums(mean, 1)
+	values := w.valueSums()
 	parts, _ := w.bodyParts()
 	for g := range w.Group {
 		rest := w.total[g]
@@ -214,14 +226,14 @@ func (w *Work) addTail(union bool) {
 		for _, j := range w.heavyPages {
 			m := w.heavy[g*n+int(j)]
 			if union {
-				m = w.bodyMask[n+int(j)] // as collectBody left it: any head's
+				m = w.bodyMask[j] // as collectBody left it: any head's
 			}
 			for ; m != 0; m &= m - 1 {
 				rest -= weights[int(j)*PageTokens+bits.TrailingZeros16(m)]
 			}
 		}
 		if rest > 0 {
-			w.summarise(g, w.top[g], rest, mean, rest/float32(w.Head.N))
+			w.summarise(g, w.top[g], rest, values, rest/float32(w.Head.N))
 		}
 	}
 }

@@ -72,6 +72,14 @@ func (w *Work) exactPages(lo, hi int) (coded int) {
 	return coded
 }
 
+// fetchUncoded asks for the keys of the block being filled that have no codes, and for the first token's: they are read one by one soon, and nobody else knows of them.
+func (w *Work) fetchUncoded() {
+	w.Kern.FetchRows(w.Head.Keys(0), w.Head.Dim, consecutive[:1])
+	if from, b := w.call.Pipeline.est.Coded(w.Head.N), w.Head.Blocks()-1; from >= b*BlockTokens {
+		w.Kern.FetchRows(w.Head.Keys(b), w.Head.Dim, consecutive[from-b*BlockTokens:w.Head.N-b*BlockTokens])
+	}
+}
+
 // eachBlock calls f for every block that candidate pages [lo,hi) touch: the block, its first candidate's index, the mask of its candidate pages, and kernel scratch.
 func (w *Work) eachBlock(lo, hi int, f func(block, first int, pages uint16, tmp []byte)) {
 	tmp := w.partTmp(lo)

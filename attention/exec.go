@@ -273,8 +273,8 @@ func (x *Exec) selects(works []*Work, i int) (any bool) {
 
 // choose lets the selector at work propose, and makes ready for the next one or for what follows the last.
 func (w *Work) choose() {
-	if w.link == 0 && w.call.Pipeline.prun != nil {
-		w.fetchEdges()
+	if w.link == 0 && w.call.Pipeline.est != nil {
+		w.fetchUncoded()
 	}
 	w.selector().Choose(w)
 	if w.link+1 < len(w.call.Pipeline.chain) {
@@ -286,13 +286,6 @@ func (w *Work) choose() {
 	if w.call.Pipeline.prun != nil {
 		w.refer()
 	}
-}
-
-// fetchEdges asks for the keys of the newest page and of the first token, whose logits are exact, while a selector chooses.
-func (w *Work) fetchEdges() {
-	dim, newest := w.Head.Dim, (w.Head.N-1)/PageTokens*PageTokens
-	w.Kern.Fetch(w.Head.K[int(w.Head.Row(newest))*dim:][:(w.Head.N-newest)*dim])
-	w.Kern.Fetch(w.Head.K[int(w.Head.Row(0))*dim:][:dim])
 }
 
 // audit runs the audits that are due, and does densely the steps whose mass was not enough.
@@ -436,11 +429,16 @@ func (w *Work) prune() {
 func (w *Work) pruneHead(g int, keep []uint16) (kept int) {
 	p, n, weights, total := w.call.Pipeline, len(w.Pages), w.Logits(g), w.total[g]
 	newest := w.cand[g*n+n-1]
-	w.searched = nil
+	w.searched, w.heldBy = search{}, nil
 	if c, ok := p.prun.(cutter); ok && p.spec.Exact > 0 {
 		if cut, ok := c.cut(w, g, weights, total, coarseGrid); ok {
 			heavy := w.heavy[g*n:][:n]
-			kept = w.Kern.SplitLanes(keep, heavy, weights, cut, max(cut, w.heavyCut(g, p.spec.Exact)))
+			much := max(cut, w.heavyCut(g, p.spec.Exact))
+			pages := w.heldBy
+			if pages == nil {
+				pages = w.listPages(w.cand[g*n:][:n])
+			}
+			kept = w.Kern.SplitLanes(keep, heavy, weights, pages, cut, much)
 			kept += bits.OnesCount16(newest) - bits.OnesCount16(keep[n-1])
 			keep[n-1], heavy[n-1] = newest, newest
 			return kept
@@ -467,12 +465,16 @@ func (w *Work) finish() {
 	if w.sparse && p.tail && p.spec.Exact > 0 {
 		w.addTail(w.attendsUnion())
 	}
+	var values []float32
+	if w.sparse && p.tail && p.spec.Exact == 0 {
+		values = w.valueSums()
+	}
 	var lse [MaxGroup]float32
 	for g := range w.Group {
 		out := w.call.Out[g*dim:][:dim]
 		lse[g] = w.merge(out, g, n, w.hasFar)
-		if w.sparse && p.tail && p.spec.Exact == 0 {
-			w.compensate(out, w.count.held[g])
+		if values != nil {
+			w.compensate(out, w.count.held[g], values)
 		}
 	}
 	if w.sparse && w.judged {
@@ -480,21 +482,18 @@ func (w *Work) finish() {
 	}
 }
 
-// compensate replaces o by held·o + (1−held)·v̄: what was pruned counts as its estimated mass times the mean value (SparQ's tail, arXiv 2312.04985).
-func (w *Work) compensate(out []float32, held float32) {
-	if held >= 1 {
-		return
+// compensate replaces o by held·o + (1−held)·v̄: what was pruned counts as its estimated mass times the mean value (SparQ's tail, arXiv 2312.04985). values is the sum of all.
+func (w *Work) compensate(out []float32, held float32, values []float32) {
+	if held < 1 {
+		w.Kern.Scale(out, held)
+		w.Kern.AddScaled(out, values, (1-held)/float32(w.Head.N))
 	}
-	f := (1 - held) / float32(w.Head.N)
-	for c := range out {
-		out[c] *= held
-	}
-	w.addValueSums(out, f)
 }
 
-// addValueSums adds f times the sum of all values.
-func (w *Work) addValueSums(dst []float32, f float32) {
-	for b := range w.Head.Blocks() {
-		w.Kern.AddScaled(dst, as[float32](w.Head.Plane(w.bind.sum, b)), f)
-	}
+// valueSums is the sum of all values, in scratch.
+func (w *Work) valueSums() []float32 {
+	sum := w.Scratch(w.Head.Dim)
+	clear(sum)
+	w.Kern.AddRows(sum, as[float32](w.Head.Planes[w.bind.sum]), w.Head.Table[:w.Head.Blocks()])
+	return sum
 }

@@ -39,6 +39,18 @@ func andMasks(dst, src []uint16) {
 	}
 }
 
+// dropMasks takes the lanes of src from dst, which are of one length.
+func dropMasks(dst, src []uint16) {
+	d, dr := fours(dst)
+	s, sr := fours(src)
+	for i, x := range s {
+		d[i] &^= x
+	}
+	for i, x := range sr {
+		dr[i] &^= x
+	}
+}
+
 // countLanes is the number of lanes in m.
 func countLanes(m []uint16) (n int) {
 	words, rest := fours(m)

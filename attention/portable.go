@@ -10,6 +10,9 @@ import (
 // Portable is Kernels in plain Go float32: the definition that every other implementation is held against, and what runs where there is no machine code.
 type Portable struct{}
 
+// FetchRows implements Kernels.
+func (Portable) FetchRows([]uint16, int, []int32) {}
+
 // Dot implements Kernels.
 func (Portable) Dot(dst []float32, ld int, q []float32, group, dim int, rows []uint16, at []int32, _ []uint16) {
 	for i, r := range at {
@@ -91,6 +94,15 @@ func (Portable) AddScaled(dst, x []float32, f float32) {
 	}
 }
 
+// AddRows implements Kernels.
+func (Portable) AddRows(dst, slab []float32, at []int32) {
+	for _, r := range at {
+		for i, x := range slab[int(r)*len(dst):][:len(dst)] {
+			dst[i] += x
+		}
+	}
+}
+
 // Above implements Kernels.
 func (Portable) Above(w []float32, t float32) (sum float32, n int) {
 	for _, x := range w {
@@ -116,10 +128,36 @@ func (Portable) Lanes(mask []uint16, w []float32, t float32) {
 }
 
 // SplitLanes implements Kernels.
-func (p Portable) SplitLanes(keep, heavy []uint16, w []float32, least, much float32) (kept int) {
-	p.Lanes(keep, w, least)
-	p.Lanes(heavy, w, much)
-	return countLanes(keep[:len(w)/PageTokens])
+func (p Portable) SplitLanes(keep, heavy []uint16, w []float32, pages []int32, least, much float32) (kept int) {
+	clear(keep[:len(w)/PageTokens])
+	clear(heavy[:len(w)/PageTokens])
+	for _, j := range pages {
+		page := w[int(j)*PageTokens:][:PageTokens]
+		p.Lanes(keep[j:j+1], page, least)
+		p.Lanes(heavy[j:j+1], page, much)
+		kept += bits.OnesCount16(keep[j])
+	}
+	return kept
+}
+
+// PackPages implements Kernels.
+func (Portable) PackPages(dst, w []float32, pages []int32, masks []uint16) (n int) {
+	for _, j := range pages {
+		for m := masks[j]; m != 0; m &= m - 1 {
+			dst[n] = w[int(j)*PageTokens+bits.TrailingZeros16(m)]
+			n++
+		}
+	}
+	return n
+}
+
+// ListPages implements Kernels.
+func (Portable) ListPages(dst []int32, masks []uint16) (n int) {
+	for j, m := range masks {
+		dst[n] = int32(j)
+		n += oneIfAny(m)
+	}
+	return n
 }
 
 // ListLanes implements Kernels.
@@ -165,8 +203,8 @@ func (Portable) PackLanes(dst []float32, ld int, w []float32, wld int, pages []i
 }
 
 // AccumulateCodes implements Kernels.
-func (Portable) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, at []int32, _ []byte) {
-	for i, r := range at {
+func (Portable) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, at []int32, n int, _ []byte) {
+	for i, r := range at[:n] {
 		row := codes[int(r)*dim:][:dim]
 		for g := range group {
 			wi, a := w[g*ld+i], acc[g*dim:][:dim]

@@ -57,7 +57,7 @@ type cutter interface {
 	// cut is that weight, of query head g; false where every candidate survives. It is positive: what is no candidate weighs nothing. It
 	// is a multiple of grid in the bits of a float.
 	cut(w *Work, g int, weights []float32, total float32, grid uint32) (least float32, ok bool)
-	// begin is from which share of the mass that is seen beforehand weights are packed for cut: what is below it is not likely to survive.
+	// begin is from which share of the mass that is seen beforehand weights are noted for cut: what is below it is not likely to survive.
 	begin(w *Work, g int) float32
 }
 
@@ -77,19 +77,21 @@ func (t topP) cut(w *Work, g int, weights []float32, total float32, grid uint32)
 	}
 	mass, rest := float32(t.p)*total, w.Scratch(len(weights)+PageTokens)
 	floor := t.floor(total, len(weights))
-	n, from, ok := w.packed(rest, g)
-	if ok && from > floor {
-		held, _ := w.Kern.Above(rest[:n], from)
-		ok = held >= mass
+	pages, from := w.likelyPages(g)
+	if pages != nil {
+		n := w.Kern.PackPages(rest, weights, pages, w.likely[g*len(w.Pages):])
+		if w.searched = newSearch(w.Kern, rest[:n], max(floor, from)); w.searched.held < mass && from > floor {
+			pages = nil
+		}
 	}
-	if ok {
-		floor = max(floor, from)
-	} else {
-		n = w.Kern.Pack(rest, weights, floor)
+	if pages == nil {
+		w.searched = newSearch(w.Kern, rest[:w.Kern.Pack(rest, weights, floor)], floor)
 	}
-	rest = rest[:n]
 	h := w.hint(g)
-	least, w.searched = massThreshold(w.Kern, rest, mass, floor, grid, h.keep*total)
+	least = w.searched.threshold(w.Kern, mass, grid, h.keep*total)
+	if w.heldBy = pages; least < from { // by less than the grid
+		w.heldBy = nil
+	}
 	h.cut(least, total, w.near, g)
 	return least, true
 }
@@ -119,18 +121,28 @@ const (
 	nearGuess  = 1 << 20 // an eighth: how far from a guess thresholds are mostly
 )
 
-// massThreshold is the largest t of the grid such that the elements of w at or above t sum to at least mass; floor if even all of
-// them do not.
-// None is under floor, which is positive. What is found too light on the way is dropped from w: it returns the rest, in w's place, if w has room to be packed in.
-// The search begins around guess, if it is any use.
-func massThreshold(k Kernels, w []float32, mass, floor float32, grid uint32, guess float32) (t float32, rest []float32) {
-	held, _ := k.Above(w, floor)
-	if held < mass || len(w) == 0 {
-		return floor, w
+// search is where thresholds are looked for: among weights of which those of at least from hold so much, and the largest is top. The zero value is none.
+type search struct {
+	w               []float32
+	from, held, top float32
+}
+
+// newSearch is the search among w, for thresholds of at least from, which is positive.
+func newSearch(k Kernels, w []float32, from float32) search {
+	held, _ := k.Above(w, from)
+	return search{w, from, held, k.Max(w)}
+}
+
+// threshold is the largest t of the grid such that the weights at or above t sum to at least mass; where the search begins if even all of them do not.
+// What is found too light on the way is dropped, in its place, if w has room to be packed in; the next search begins at t.
+// It looks around guess first, if that is any use.
+func (s *search) threshold(k Kernels, mass float32, grid uint32, guess float32) float32 {
+	if s.held < mass || len(s.w) == 0 {
+		return s.from
 	}
-	over := float32(0)                                                                               // what is at least hi holds
-	lo, hi := max(math.Float32bits(floor)&^(grid-1), 1), (math.Float32bits(k.Max(w))+grid)&^(grid-1) // w ≥ lo holds the mass, w ≥ hi does not
-	nlo, nhi := len(w), 0
+	over := float32(0)                                                                             // what is at least hi holds
+	lo, hi := max(math.Float32bits(s.from)&^(grid-1), 1), (math.Float32bits(s.top)+grid)&^(grid-1) // w ≥ lo holds the mass, w ≥ hi does not
+	nlo, nhi := len(s.w), 0
 	for turn := 0; hi-lo > grid && nlo-nhi > 1; turn++ {
 		mid := lo + (hi-lo)/2
 		switch at := math.Float32bits(guess); {
@@ -141,17 +153,18 @@ func massThreshold(k Kernels, w []float32, mass, floor float32, grid uint32, gue
 		case turn == 1 && hi == at&^(grid-1) && lo+nearGuess < hi: // it did not
 			mid = hi - nearGuess
 		case turn%2 == 0: // where a straight line has it, from end to end
-			mid = lo + min(max(uint32(float32(hi-lo)*((held-mass)/(held-over))), 1), hi-lo-1)
+			mid = lo + min(max(uint32(float32(hi-lo)*((s.held-mass)/(s.held-over))), 1), hi-lo-1)
 		}
 		mid = max(mid&^(grid-1), lo+grid)
-		if s, n := k.Above(w, math.Float32frombits(mid)); s >= mass {
-			lo, nlo, held = mid, n, s
-			if n < len(w)/2 && cap(w) >= len(w)+PageTokens {
-				w = w[:k.Pack(w[:len(w)+PageTokens], w, math.Float32frombits(mid))]
+		if sum, n := k.Above(s.w, math.Float32frombits(mid)); sum >= mass {
+			lo, nlo, s.held = mid, n, sum
+			if n < len(s.w)/2 && cap(s.w) >= len(s.w)+PageTokens {
+				s.w = s.w[:k.Pack(s.w[:len(s.w)+PageTokens], s.w, math.Float32frombits(mid))]
 			}
 		} else {
-			hi, nhi, over = mid, n, s
+			hi, nhi, over = mid, n, sum
 		}
 	}
-	return math.Float32frombits(lo), w
+	s.from = math.Float32frombits(lo)
+	return s.from
 }

@@ -214,7 +214,7 @@ func TestTopPProperty(t *testing.T) {
 	})
 }
 
-func TestMassThreshold(t *testing.T) {
+func TestSearchThreshold(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := rapid.SliceOfN(rapid.OneOf(rapid.Float32Range(1e-20, 1), rapid.SampledFrom([]float32{1, 0.5, 0.25})), 1, 100).Draw(t, "w")
 		w = append(w, 1)
@@ -222,9 +222,20 @@ func TestMassThreshold(t *testing.T) {
 		all, _ := Portable{}.Above(w, floor)
 		mass := rapid.Float32Range(0, 2*all).Draw(t, "mass")
 		guess := rapid.Float32Range(0, 1.5).Draw(t, "guess")
-		got, _ := massThreshold(Portable{}, w[:len(w):len(w)], mass, floor, exactGrid, guess)
-		if packed, _ := massThreshold(Portable{}, append(make([]float32, 0, len(w)+PageTokens), w...), mass, floor, exactGrid, guess); packed != got {
+		threshold := func(w []float32) (float32, search) {
+			s := newSearch(Portable{}, w, floor)
+			return s.threshold(Portable{}, mass, exactGrid, guess), s
+		}
+		got, _ := threshold(w[:len(w):len(w)])
+		packed, s := threshold(append(make([]float32, 0, len(w)+PageTokens), w...))
+		if packed != got {
 			t.Fatalf("threshold %v, and %v where there is room to pack", got, packed)
+		}
+		again := s.threshold(Portable{}, mass, exactGrid, 0)
+		if _, n := (Portable{}).Above(w, got); n > 0 {
+			if _, m := (Portable{}).Above(w, again); m != n {
+				t.Fatalf("threshold %v leaves %d, and then %v leaves %d", got, n, again, m)
+			}
 		}
 		sum, n := Portable{}.Above(w, got)
 		if mass > all {
@@ -249,9 +260,10 @@ func TestMassThreshold(t *testing.T) {
 }
 
 // A weight that is lost in the sum's rounding is not kept: the mass being held exactly is no reason to stop.
-func TestMassThresholdRounding(t *testing.T) {
+func TestSearchThresholdRounding(t *testing.T) {
 	w := []float32{1.1920929e-07, 1, 1}
-	if got, _ := massThreshold(Portable{}, w, 2, w[0], exactGrid, 0); got != 1 {
+	s := newSearch(Portable{}, w, w[0])
+	if got := s.threshold(Portable{}, 2, exactGrid, 0); got != 1 {
 		t.Errorf("threshold %v of %v for a mass of 2: expected 1", got, w)
 	}
 }

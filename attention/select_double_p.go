@@ -126,8 +126,8 @@ func clusterThreshold(k Kernels, weights []float32, mass float32) float32 {
 	if mass <= 0 {
 		return float32(math.Inf(1))
 	}
-	t, _ := massThreshold(k, weights[:len(weights):len(weights)], mass, math.SmallestNonzeroFloat32, exactGrid, 0) // no room: the weights stay in place
-	return t
+	s := newSearch(k, weights[:len(weights):len(weights)], math.SmallestNonzeroFloat32) // no room: the weights stay in place
+	return s.threshold(k, mass, exactGrid, 0)
 }
 
 // within reports whether the chain's earlier selectors leave query head g all members of a cluster of block b: only then may it be summarised.

@@ -80,7 +80,7 @@ type Work struct {
 	cand       []uint16  // [Group][len(Pages)] candidate lanes
 	keep       []uint16  // [Group][len(Pages)] survivors
 	heavy      []uint16  // [Group][len(Pages)] survivors that are read exactly, in precision by weight
-	heavyPages []int32   // candidate pages, by index, with such lanes
+	heavyPages []int32   // candidate pages, by index, with such lanes of any head
 	logits     []float32
 	top        []float32 // per query head: the logit that weights count from,
 	sums       []float32 // [part of the estimate][Group] sums of weights,
@@ -88,8 +88,7 @@ type Work struct {
 	rows       []int32   // flattened survivors of the union, as slab rows
 	own        []uint32  // per survivor: the query heads that keep it, when heads attend to their own sets
 	bias       []float32 // [Group][len(rows)] the survivors' share of odds
-	bodyMask   []uint16  // [5+Group][len(Pages)] lanes that all heads keep, those read exactly, the lists of collectBody, and the body of each
-	bodyPages  []int32   // candidate pages with such lanes, by index
+	bodyMask   []uint16  // [4+Group][len(Pages)] lanes that are read exactly, the lists of collectBody, and the body of each
 	bodyRows   []int32   // flattened body,
 	bodyEnds   [3]int    // where rows of pages that are not late end in it, where the body ends, and what stands behind it for judges
 	bodyW      []float32 // [Group][bodyLD] weights of its rows, times their values' scales
@@ -106,12 +105,13 @@ type Work struct {
 	blank      cutHint    // what is remembered of a head of which nothing is
 	cuts       []cutHint  // per query head: where it cut lately (cuts.of); nil: unknown
 	near       []float32  // per query head: what the first token and the newest page weigh
-	searched   []float32  // the weights that a pruner's search was left with, all larger ones among them; nil if it made none
-	weighings  []Weighing // by part of the estimate: where its weights' sums and those that are packed go
+	searched   search     // as a pruner left it
+	weighings  []Weighing // by part of the estimate: where its weights' sums go and which of them are noted
 	fused      bool       // the estimator makes weights itself
-	least      []float32  // per query head: from which weight on they are packed,
-	packs      []float32  // [Group][len(Pages)*PageTokens] to where a part's pages stand,
-	packCounts []int      // [part of the estimate][Group] so many
+	least      []float32  // per query head: from which weight on they are noted,
+	likely     []uint16   // [Group][len(Pages)] which those are
+	listed     []int32    // pages with lanes of some mask, by index
+	heldBy     []int32    // pages that hold all that a pruner's search found, by index; nil if it does not know
 	order      []float32  // scratch for threshold searches
 	ints       []int32    // scratch of selectors
 	beside     []float32  // the same
@@ -240,19 +240,15 @@ func (w *Work) collect(union bool, masks []uint16) {
 	w.rows, w.own, w.bias = w.rows[:0], w.own[:0], w.bias[:0]
 	w.masks = grow(w.masks, n)
 	w.join(w.masks, masks)
-	for j, p := range w.Pages {
-		all := w.masks[j]
-		if all == 0 {
-			continue
-		}
-		row := w.Head.Row(int(p) * PageTokens)
-		for m := all; m != 0; m &= m - 1 {
+	for _, j := range w.listPages(w.masks) {
+		row := w.slabPages[j] * PageTokens
+		for m := w.masks[j]; m != 0; m &= m - 1 {
 			i := bits.TrailingZeros16(m)
 			w.rows = append(w.rows, row+int32(i))
 			if !union {
 				who := uint32(0)
 				for g := range w.Group {
-					who |= uint32(masks[g*n+j]>>i&1) << g
+					who |= uint32(masks[g*n+int(j)]>>i&1) << g
 				}
 				w.own = append(w.own, who)
 			}

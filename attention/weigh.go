@@ -3,7 +3,7 @@ package attention
 import "math"
 
 // Weights are the exponentials of estimated logits, each head's up to a factor of its own. The estimate stage leaves them in the logits' place, part by part while those are in the
-// cache, so that nobody waits for the largest logit: they count from one that is known before. Where the estimator makes weights itself, those that a threshold search may look at are packed on the way.
+// cache, so that nobody waits for the largest logit: they count from one that is known before. Where the estimator makes weights itself, it notes on the way which of them a threshold search may look at.
 
 // weigher is an Estimator that makes weights where it makes logits. It is asked only where every token of the candidate pages is a candidate.
 type weigher interface {
@@ -11,9 +11,9 @@ type weigher interface {
 }
 
 // refer chooses what the weights of each query head count from: its largest exact logit in the newest page, which is always a candidate. Any number will do from which the others
-// are within the range of a float's exponent. It also says from which weight on they are packed: what a search will want, if the candidates held no more than the newest page and the first token.
+// are within the range of a float's exponent. It also says from which weight on they are noted: what a search will want, if the candidates held no more than the newest page and the first token.
 func (w *Work) refer() {
-	p, n, ld := w.call.Pipeline, len(w.Pages), w.LogitStride()
+	p, n := w.call.Pipeline, len(w.Pages)
 	parts, last := (n+estimatePart-1)/estimatePart, n-1
 	w.top, w.total, w.weighings = grow(w.top, w.Group), grow(w.total, w.Group), grow(w.weighings, parts)
 	w.sums, w.least = grow(w.sums, parts*w.Group), grow(w.least, w.Group)
@@ -28,13 +28,12 @@ func (w *Work) refer() {
 	}
 	w.near = w.near[:0]
 	if w.fused {
-		w.near, w.packs, w.packCounts = grow(w.near, w.Group), grow(w.packs, w.Group*ld+PageTokens), grow(w.packCounts, parts*w.Group)
-		clear(w.packCounts)
+		w.near, w.likely = grow(w.near, w.Group), grow(w.likely, w.Group*n)
 	}
 	for i := range w.weighings {
 		w.weighings[i] = Weighing{Ref: w.top, Least: w.least, Sums: w.sums[i*w.Group:][:w.Group]}
 		if w.fused {
-			w.weighings[i].Packed, w.weighings[i].Counts = w.packs[i*estimatePart*PageTokens:], w.packCounts[i*w.Group:][:w.Group]
+			w.weighings[i].Lanes, w.weighings[i].LanesLD = w.likely[i*estimatePart:], n
 		}
 	}
 	w.exact(last, n)
@@ -83,19 +82,22 @@ func (w *Work) estimateWeights(lo, hi int) {
 		w.estimateLogits(lo, hi)
 	}
 	if plain < hi {
-		weigh.Apply(w.Kern, w.AllLogits()[plain*PageTokens:], w.LogitStride(), (hi-plain)*PageTokens)
+		weigh.After(plain-lo).Apply(w.Kern, w.AllLogits()[plain*PageTokens:], w.LogitStride(), (hi-plain)*PageTokens)
 	}
 }
 
-// packed copies the packed weights of query head g to dst and says how many they are, and the weight from which on they are all that there are; false if none were packed.
-func (w *Work) packed(dst []float32, g int) (n int, from float32, ok bool) {
-	if len(w.weighings) == 0 || w.weighings[0].Counts == nil {
-		return 0, 0, false
+// likelyPages lists the pages that hold weights of query head g which were noted, and says from which weight on those are all that there are; nil if none were noted.
+func (w *Work) likelyPages(g int) (pages []int32, from float32) {
+	if len(w.weighings) == 0 || !w.fused {
+		return nil, 0
 	}
-	for _, h := range w.weighings {
-		n += copy(dst[n:], h.Packed[g*w.LogitStride():][:h.Counts[g]])
-	}
-	return n, w.least[g], true
+	return w.listPages(w.likely[g*len(w.Pages):][:len(w.Pages)]), w.least[g]
+}
+
+// listPages is the pages with lanes, in scratch of its own.
+func (w *Work) listPages(masks []uint16) []int32 {
+	w.listed = grow(w.listed, len(masks)+PageTokens)
+	return w.listed[:w.Kern.ListPages(w.listed, masks)]
 }
 
 // sumWeights joins the sums of the parts. Where weights are beyond a float's range, or damaged, all are made once more, from the largest logit.

@@ -17,8 +17,8 @@ func TestNoAllocations(t *testing.T) {
 		p := &Prefill{Dst: make([]float32, len(q)), Q: q, Stride: group * dim, Head: head, Pos: n - 1, Rows: 1, Group: group, Tmp: make([]float32, PrefillTmp(1, group, dim))}
 		half, planes := make([]uint16, len(q)), make([]byte, attention.PageRange{Bits: 8}.BlockBytes(dim))
 		rows := attention.Rows{K: b.keys, V: b.keys, Dim: dim, From: 5, To: 50, Enc: k}
-		words, lanes := make([]uint64, 4096), make([]float32, group*attention.PageTokens)
-		weigh := &attention.Weighing{Ref: w[:group], Least: w[group:], Sums: acc[:group], Packed: dst, Counts: make([]int, group)}
+		words, lanes, list := make([]uint64, 4096), make([]float32, group*attention.PageTokens), make([]int32, 4+attention.PageTokens)
+		weigh := &attention.Weighing{Ref: w[:group], Least: w[group:], Sums: acc[:group], Lanes: mask, LanesLD: 1}
 		for name, f := range map[string]func(){
 			"select": func() {
 				k.SumLanes(w, mask[:len(w)/16])
@@ -28,21 +28,28 @@ func TestNoAllocations(t *testing.T) {
 			},
 			"dot":        func() { k.Dot(w, n, q, group, dim, head.K, at, nil) },
 			"accumulate": func() { k.Accumulate(acc, w, n, group, dim, head.V, at, nil) },
-			"reduce":     func() { k.Exp(w, k.Max(w)); k.Above(w, 0.5); k.SplitLanes(mask, mask, w, 0.5, 0.6) },
-			"bounds":     func() { k.PageBounds(dst, blockTokens, q, group, dim, attention.BlockPages, b.bounds) },
-			"middles":    func() { k.PageMiddles(dst, blockTokens, q, group, dim, codes, at[:1], w, attention.Ready{}, tmp) },
+			"reduce": func() {
+				k.Exp(w, k.Max(w))
+				k.Above(w, 0.5)
+				k.SplitLanes(mask, mask, w, at[:1], 0.5, 0.6)
+				k.PackPages(dst, w, at[:1], mask)
+				k.ListPages(list, mask[:4])
+				k.AddRows(acc[:dim], dst, at[:3])
+				k.FetchRows(head.K, dim, at)
+			},
+			"bounds":  func() { k.PageBounds(dst, blockTokens, q, group, dim, attention.BlockPages, b.bounds) },
+			"middles": func() { k.PageMiddles(dst, blockTokens, q, group, dim, codes, at[:1], w, attention.Ready{}, tmp) },
 			"tokens": func() {
 				k.PageTokens(dst, blockTokens, q, group, dim, at[1:3], codes, codes, at[:1], attention.Ready{}, tmp)
 			},
-			"int4":  func() { k.Int4Dot(dst, blockTokens, q, group, dim, codes, 0x11, tmp) },
-			"range": func() { k.PageRangeDot(dst, blockTokens, q, group, dim, 8, b.bounds, codes, 0x11, tmp) },
+			"int4":    func() { k.Int4Dot(dst, blockTokens, q, group, dim, codes, 0x11, tmp) },
+			"range":   func() { k.PageRangeDot(dst, blockTokens, q, group, dim, 8, b.bounds, codes, 0x11, tmp) },
 			"weights": func() {
-				clear(weigh.Counts)
 				k.BlockRangeDot(dst, blockTokens, q, group, dim, 4, codes, at[:1], 1, 0, nil, nil, weigh, tmp)
 			},
 			"body": func() {
 				k.PackLanes(dst, blockTokens, w, n, at[:1], mask[:1], mask[:1], 0, w, at[:1], lanes)
-				k.AccumulateCodes(acc, w, n, group, dim, codes, at[:4], tmp)
+				k.AccumulateCodes(acc, w, n, group, dim, codes, at[:4], 4, tmp)
 			},
 			"prefill": func() { k.Prefill(p) },
 			"encode": func() {

@@ -16,15 +16,24 @@ package kernel
 //go:noescape
 func packAVX512(dst *float32, w *float32, n int, t float32) (count uint64)
 
-// splitLanesAVX512 is, for pages of 16 weights (attention.Portable.SplitLanes):
+// packPagesAVX512 is, for n ≥ 1, up to 15 more places being overwritten (attention.Portable.PackPages):
 //
-//	for j := range pages {
+//	for _, j := range pages[:n] {
+//		append w[16*j+i] for each bit i set in masks[j]
+//	}
+//
+//go:noescape
+func packPagesAVX512(dst *float32, w *float32, pages *int32, masks *uint16, n int) (count uint64)
+
+// splitLanesAVX512 is, for pages of 16 weights and n ≥ 1 (attention.Portable.SplitLanes):
+//
+//	for _, j := range pages[:n] {
 //		keep[j], heavy[j] = bits i where w[16*j+i] >= least, and where it is >= much
 //		kept += number of bits in keep[j]
 //	}
 //
 //go:noescape
-func splitLanesAVX512(keep *uint16, heavy *uint16, w *float32, pages int, least float32, much float32) (kept uint64)
+func splitLanesAVX512(keep *uint16, heavy *uint16, w *float32, pages *int32, n int, least float32, much float32) (kept uint64)
 
 // listLanesAVX512 is, for n ≥ 1, up to 15 more places being overwritten (attention.Portable.ListLanes):
 //
@@ -34,6 +43,18 @@ func splitLanesAVX512(keep *uint16, heavy *uint16, w *float32, pages int, least 
 //
 //go:noescape
 func listLanesAVX512(dst *int32, base *int32, masks *uint16, n int) (count uint64)
+
+// listPagesAVX512 is, for n ≥ 1, up to 15 more places being overwritten (attention.Portable.ListPages):
+//
+//	for j := range n {
+//		if masks[j] != 0 {
+//			dst[count] = j
+//			count++
+//		}
+//	}
+//
+//go:noescape
+func listPagesAVX512(dst *int32, masks *uint16, n int) (count uint64)
 
 // codeWeightsAVX512 is, for 1 ≤ n ≤ 128, bytes from n to the next multiple of 16 being zero:
 //

@@ -64,53 +64,63 @@ end:
 	VZEROUPPER
 	RET
 
-// func splitLanesAVX512(keep *uint16, heavy *uint16, w *float32, pages int, least float32, much float32) (kept uint64)
-// Requires: AVX, AVX512BW, AVX512F, POPCNT
-TEXT ·splitLanesAVX512(SB), NOSPLIT, $0-48
+// func packPagesAVX512(dst *float32, w *float32, pages *int32, masks *uint16, n int) (count uint64)
+// Requires: AVX, AVX512F, POPCNT
+TEXT ·packPagesAVX512(SB), NOSPLIT, $0-48
+	MOVQ dst+0(FP), AX
+	MOVQ w+8(FP), CX
+	MOVQ pages+16(FP), DX
+	MOVQ masks+24(FP), BX
+	MOVQ n+32(FP), SI
+	MOVQ AX, DI
+
+page:
+	MOVLQSX       (DX), R8
+	MOVWQZX       (BX)(R8*2), R9
+	KMOVW         R9, K1
+	SHLQ          $0x06, R8
+	VMOVUPS       (CX)(R8*1), Z0
+	VCOMPRESSPS.Z Z0, K1, Z0
+	VMOVUPS       Z0, (AX)
+	POPCNTQ       R9, R9
+	LEAQ          (AX)(R9*4), AX
+	ADDQ          $0x04, DX
+	DECQ          SI
+	JNZ           page
+	SUBQ          DI, AX
+	SHRQ          $0x02, AX
+	MOVQ          AX, count+40(FP)
+	VZEROUPPER
+	RET
+
+// func splitLanesAVX512(keep *uint16, heavy *uint16, w *float32, pages *int32, n int, least float32, much float32) (kept uint64)
+// Requires: AVX, AVX512F, POPCNT
+TEXT ·splitLanesAVX512(SB), NOSPLIT, $0-56
 	MOVQ         keep+0(FP), AX
 	MOVQ         heavy+8(FP), CX
 	MOVQ         w+16(FP), DX
 	MOVQ         pages+24(FP), BX
-	VBROADCASTSS least+32(FP), Z0
-	VBROADCASTSS much+36(FP), Z1
-	XORQ         SI, SI
-	SUBQ         $0x02, BX
-	JL           rest
+	MOVQ         n+32(FP), SI
+	VBROADCASTSS least+40(FP), Z0
+	VBROADCASTSS much+44(FP), Z1
+	XORQ         DI, DI
 
-pages:
-	VMOVUPS  (DX), Z2
-	VCMPPS   $0x1d, Z0, Z2, K1
-	VCMPPS   $0x1d, Z1, Z2, K2
-	VMOVUPS  64(DX), Z2
-	VCMPPS   $0x1d, Z0, Z2, K3
-	VCMPPS   $0x1d, Z1, Z2, K4
-	KUNPCKWD K1, K3, K1
-	KUNPCKWD K2, K4, K2
-	KMOVD    K1, DI
-	KMOVD    K2, (CX)
-	MOVL     DI, (AX)
-	POPCNTQ  DI, DI
-	ADDQ     DI, SI
-	SUBQ     $-128, DX
-	ADDQ     $0x04, AX
-	ADDQ     $0x04, CX
-	SUBQ     $0x02, BX
-	JGE      pages
-
-rest:
-	ADDQ    $0x02, BX
-	JZ      end
-	VMOVUPS (DX), Z2
+page:
+	MOVLQSX (BX), R8
+	MOVQ    R8, R9
+	SHLQ    $0x06, R9
+	VMOVUPS (DX)(R9*1), Z2
 	VCMPPS  $0x1d, Z0, Z2, K1
 	VCMPPS  $0x1d, Z1, Z2, K2
-	KMOVW   K1, DI
-	KMOVW   K2, (CX)
-	MOVW    DI, (AX)
-	POPCNTQ DI, DI
-	ADDQ    DI, SI
-
-end:
-	MOVQ SI, kept+40(FP)
+	KMOVW   K1, R9
+	MOVW    R9, (AX)(R8*2)
+	KMOVW   K2, (CX)(R8*2)
+	POPCNTQ R9, R9
+	ADDQ    R9, DI
+	ADDQ    $0x04, BX
+	DECQ    SI
+	JNZ     page
+	MOVQ    DI, kept+48(FP)
 	VZEROUPPER
 	RET
 
@@ -122,7 +132,7 @@ TEXT ·listLanesAVX512(SB), NOSPLIT, $0-40
 	MOVQ      masks+16(FP), DX
 	MOVQ      n+24(FP), BX
 	MOVQ      AX, SI
-	VMOVDQU32 listLanesPlaces<>+0(SB), Z0
+	VMOVDQU32 lanePlaces<>+0(SB), Z0
 
 page:
 	MOVWQZX       (DX), DI
@@ -142,23 +152,70 @@ page:
 	VZEROUPPER
 	RET
 
-DATA listLanesPlaces<>+0(SB)/4, $0x00000000
-DATA listLanesPlaces<>+4(SB)/4, $0x00000001
-DATA listLanesPlaces<>+8(SB)/4, $0x00000002
-DATA listLanesPlaces<>+12(SB)/4, $0x00000003
-DATA listLanesPlaces<>+16(SB)/4, $0x00000004
-DATA listLanesPlaces<>+20(SB)/4, $0x00000005
-DATA listLanesPlaces<>+24(SB)/4, $0x00000006
-DATA listLanesPlaces<>+28(SB)/4, $0x00000007
-DATA listLanesPlaces<>+32(SB)/4, $0x00000008
-DATA listLanesPlaces<>+36(SB)/4, $0x00000009
-DATA listLanesPlaces<>+40(SB)/4, $0x0000000a
-DATA listLanesPlaces<>+44(SB)/4, $0x0000000b
-DATA listLanesPlaces<>+48(SB)/4, $0x0000000c
-DATA listLanesPlaces<>+52(SB)/4, $0x0000000d
-DATA listLanesPlaces<>+56(SB)/4, $0x0000000e
-DATA listLanesPlaces<>+60(SB)/4, $0x0000000f
-GLOBL listLanesPlaces<>(SB), RODATA|NOPTR, $64
+DATA lanePlaces<>+0(SB)/4, $0x00000000
+DATA lanePlaces<>+4(SB)/4, $0x00000001
+DATA lanePlaces<>+8(SB)/4, $0x00000002
+DATA lanePlaces<>+12(SB)/4, $0x00000003
+DATA lanePlaces<>+16(SB)/4, $0x00000004
+DATA lanePlaces<>+20(SB)/4, $0x00000005
+DATA lanePlaces<>+24(SB)/4, $0x00000006
+DATA lanePlaces<>+28(SB)/4, $0x00000007
+DATA lanePlaces<>+32(SB)/4, $0x00000008
+DATA lanePlaces<>+36(SB)/4, $0x00000009
+DATA lanePlaces<>+40(SB)/4, $0x0000000a
+DATA lanePlaces<>+44(SB)/4, $0x0000000b
+DATA lanePlaces<>+48(SB)/4, $0x0000000c
+DATA lanePlaces<>+52(SB)/4, $0x0000000d
+DATA lanePlaces<>+56(SB)/4, $0x0000000e
+DATA lanePlaces<>+60(SB)/4, $0x0000000f
+GLOBL lanePlaces<>(SB), RODATA|NOPTR, $64
+
+// func listPagesAVX512(dst *int32, masks *uint16, n int) (count uint64)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2, POPCNT
+TEXT ·listPagesAVX512(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), AX
+	MOVQ         masks+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVQ         AX, BX
+	MOVL         $0x00000010, SI
+	VPBROADCASTD SI, Z1
+	VMOVDQU32    lanePlaces<>+0(SB), Z0
+	SUBQ         $0x10, DX
+	JL           rest
+
+pages:
+	VMOVDQU16     (CX), Y2
+	VPTESTMW      Y2, Y2, K1
+	VPCOMPRESSD.Z Z0, K1, Z2
+	VMOVDQU32     Z2, (AX)
+	KMOVW         K1, SI
+	POPCNTQ       SI, SI
+	LEAQ          (AX)(SI*4), AX
+	VPADDD        Z1, Z0, Z0
+	ADDQ          $0x20, CX
+	SUBQ          $0x10, DX
+	JGE           pages
+
+rest:
+	ADDQ          $0x10, DX
+	JZ            end
+	MOVL          $0x0000ffff, SI
+	BZHIL         DX, SI, SI
+	KMOVW         SI, K1
+	VMOVDQU16.Z   (CX), K1, Y1
+	VPTESTMW      Y1, Y1, K1
+	VPCOMPRESSD.Z Z0, K1, Z0
+	VMOVDQU32     Z0, (AX)
+	KMOVW         K1, CX
+	POPCNTQ       CX, CX
+	LEAQ          (AX)(CX*4), AX
+
+end:
+	SUBQ BX, AX
+	SHRQ $0x02, AX
+	MOVQ AX, count+24(FP)
+	VZEROUPPER
+	RET
 
 // func codeWeightsAVX512(dst *byte, steps *float32, w *float32, ld int, heads int, n int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2
@@ -1208,15 +1265,16 @@ rows:
 // func packLanes1AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes1AVX512(SB), NOSPLIT, $0-96
-	MOVQ   dst+0(FP), AX
-	MOVQ   ld+8(FP), CX
-	MOVQ   wld+24(FP), DX
-	MOVQ   ownLD+56(FP), BX
-	SHLQ   $0x02, CX
-	SHLQ   $0x02, DX
-	ADDQ   BX, BX
-	XORQ   CX, CX
-	VXORPS Z0, Z0, Z0
+	MOVQ      dst+0(FP), AX
+	MOVQ      ld+8(FP), CX
+	MOVQ      wld+24(FP), DX
+	MOVQ      ownLD+56(FP), BX
+	SHLQ      $0x02, CX
+	SHLQ      $0x02, DX
+	ADDQ      BX, BX
+	XORQ      CX, CX
+	VXORPS    Z0, Z0, Z0
+	VMOVDQU32 lanePlaces<>+0(SB), Z1
 
 page:
 	MOVQ          rows+72(FP), DX
@@ -1227,27 +1285,27 @@ page:
 	MOVLQSX       (DX)(SI*4), SI
 	PREFETCHT1    (BX)(SI*4)
 	MOVLQSX       (DX)(CX*4), SI
-	VMOVUPS       (BX)(SI*4), Z1
-	MOVQ          pages+32(FP), SI
-	MOVQ          w+16(FP), DX
-	MOVQ          masks+40(FP), BX
+	MOVQ          masks+40(FP), DX
 	MOVQ          own+48(FP), DI
+	MOVWQZX       (DX)(CX*2), DX
+	KMOVW         DX, K1
+	LEAQ          (DI)(CX*2), DI
+	VPCOMPRESSD.Z Z1, K1, Z3
+	VPERMPS       (BX)(SI*4), Z3, Z2
+	MOVQ          pages+32(FP), SI
+	MOVQ          w+16(FP), BX
 	MOVLQSX       (SI)(CX*4), SI
 	SHLQ          $0x06, SI
-	ADDQ          SI, DX
-	LEAQ          (DI)(CX*2), DI
-	MOVWQZX       (BX)(CX*2), BX
-	KMOVW         BX, K1
+	ADDQ          SI, BX
 	MOVQ          AX, SI
-	KMOVW         (DI), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DX), K2, Z2
-	VADDPS        Z2, Z0, Z0
-	VMULPS        Z1, Z2, Z2
-	VCOMPRESSPS.Z Z2, K1, Z2
-	VMOVUPS       Z2, (SI)
-	POPCNTQ       BX, BX
-	LEAQ          (AX)(BX*4), AX
+	KMOVW         (DI), K1
+	VMOVUPS.Z     (BX), K1, Z4
+	VADDPS        Z4, Z0, Z0
+	VPERMPS       Z4, Z3, Z4
+	VMULPS        Z2, Z4, Z4
+	VMOVUPS       Z4, (SI)
+	POPCNTQ       DX, DX
+	LEAQ          (AX)(DX*4), AX
 	INCQ          CX
 	CMPQ          CX, n+88(FP)
 	JL            page
@@ -1303,16 +1361,17 @@ row:
 // func packLanes2AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes2AVX512(SB), NOSPLIT, $0-96
-	MOVQ   dst+0(FP), AX
-	MOVQ   ld+8(FP), CX
-	MOVQ   wld+24(FP), DX
-	MOVQ   ownLD+56(FP), BX
-	SHLQ   $0x02, CX
-	SHLQ   $0x02, DX
-	ADDQ   BX, BX
-	XORQ   SI, SI
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
+	MOVQ      dst+0(FP), AX
+	MOVQ      ld+8(FP), CX
+	MOVQ      wld+24(FP), DX
+	MOVQ      ownLD+56(FP), BX
+	SHLQ      $0x02, CX
+	SHLQ      $0x02, DX
+	ADDQ      BX, BX
+	XORQ      SI, SI
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VMOVDQU32 lanePlaces<>+0(SB), Z2
 
 page:
 	MOVQ          rows+72(FP), DI
@@ -1323,37 +1382,36 @@ page:
 	MOVLQSX       (DI)(R9*4), R9
 	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
-	VMOVUPS       (R8)(R9*4), Z2
-	MOVQ          pages+32(FP), R9
-	MOVQ          w+16(FP), DI
-	MOVQ          masks+40(FP), R8
+	MOVQ          masks+40(FP), DI
 	MOVQ          own+48(FP), R10
+	MOVWQZX       (DI)(SI*2), DI
+	KMOVW         DI, K1
+	LEAQ          (R10)(SI*2), R10
+	VPCOMPRESSD.Z Z2, K1, Z4
+	VPERMPS       (R8)(R9*4), Z4, Z3
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), R8
 	MOVLQSX       (R9)(SI*4), R9
 	SHLQ          $0x06, R9
-	ADDQ          R9, DI
-	LEAQ          (R10)(SI*2), R10
-	MOVWQZX       (R8)(SI*2), R8
-	KMOVW         R8, K1
+	ADDQ          R9, R8
 	MOVQ          AX, R9
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z3
-	VADDPS        Z3, Z0, Z0
-	VMULPS        Z2, Z3, Z3
-	VCOMPRESSPS.Z Z3, K1, Z3
-	VMOVUPS       Z3, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z5
+	VADDPS        Z5, Z0, Z0
+	VPERMPS       Z5, Z4, Z5
+	VMULPS        Z3, Z5, Z5
+	VMOVUPS       Z5, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z3
-	VADDPS        Z3, Z1, Z1
-	VMULPS        Z2, Z3, Z3
-	VCOMPRESSPS.Z Z3, K1, Z3
-	VMOVUPS       Z3, (R9)
-	POPCNTQ       R8, R8
-	LEAQ          (AX)(R8*4), AX
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z5
+	VADDPS        Z5, Z1, Z1
+	VPERMPS       Z5, Z4, Z5
+	VMULPS        Z3, Z5, Z5
+	VMOVUPS       Z5, (R9)
+	POPCNTQ       DI, DI
+	LEAQ          (AX)(DI*4), AX
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
@@ -1418,17 +1476,18 @@ row:
 // func packLanes3AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes3AVX512(SB), NOSPLIT, $0-96
-	MOVQ   dst+0(FP), AX
-	MOVQ   ld+8(FP), CX
-	MOVQ   wld+24(FP), DX
-	MOVQ   ownLD+56(FP), BX
-	SHLQ   $0x02, CX
-	SHLQ   $0x02, DX
-	ADDQ   BX, BX
-	XORQ   SI, SI
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
+	MOVQ      dst+0(FP), AX
+	MOVQ      ld+8(FP), CX
+	MOVQ      wld+24(FP), DX
+	MOVQ      ownLD+56(FP), BX
+	SHLQ      $0x02, CX
+	SHLQ      $0x02, DX
+	ADDQ      BX, BX
+	XORQ      SI, SI
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VMOVDQU32 lanePlaces<>+0(SB), Z3
 
 page:
 	MOVQ          rows+72(FP), DI
@@ -1439,47 +1498,45 @@ page:
 	MOVLQSX       (DI)(R9*4), R9
 	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
-	VMOVUPS       (R8)(R9*4), Z3
-	MOVQ          pages+32(FP), R9
-	MOVQ          w+16(FP), DI
-	MOVQ          masks+40(FP), R8
+	MOVQ          masks+40(FP), DI
 	MOVQ          own+48(FP), R10
+	MOVWQZX       (DI)(SI*2), DI
+	KMOVW         DI, K1
+	LEAQ          (R10)(SI*2), R10
+	VPCOMPRESSD.Z Z3, K1, Z5
+	VPERMPS       (R8)(R9*4), Z5, Z4
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), R8
 	MOVLQSX       (R9)(SI*4), R9
 	SHLQ          $0x06, R9
-	ADDQ          R9, DI
-	LEAQ          (R10)(SI*2), R10
-	MOVWQZX       (R8)(SI*2), R8
-	KMOVW         R8, K1
+	ADDQ          R9, R8
 	MOVQ          AX, R9
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z4
-	VADDPS        Z4, Z0, Z0
-	VMULPS        Z3, Z4, Z4
-	VCOMPRESSPS.Z Z4, K1, Z4
-	VMOVUPS       Z4, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z6
+	VADDPS        Z6, Z0, Z0
+	VPERMPS       Z6, Z5, Z6
+	VMULPS        Z4, Z6, Z6
+	VMOVUPS       Z6, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z4
-	VADDPS        Z4, Z1, Z1
-	VMULPS        Z3, Z4, Z4
-	VCOMPRESSPS.Z Z4, K1, Z4
-	VMOVUPS       Z4, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z6
+	VADDPS        Z6, Z1, Z1
+	VPERMPS       Z6, Z5, Z6
+	VMULPS        Z4, Z6, Z6
+	VMOVUPS       Z6, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z4
-	VADDPS        Z4, Z2, Z2
-	VMULPS        Z3, Z4, Z4
-	VCOMPRESSPS.Z Z4, K1, Z4
-	VMOVUPS       Z4, (R9)
-	POPCNTQ       R8, R8
-	LEAQ          (AX)(R8*4), AX
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z6
+	VADDPS        Z6, Z2, Z2
+	VPERMPS       Z6, Z5, Z6
+	VMULPS        Z4, Z6, Z6
+	VMOVUPS       Z6, (R9)
+	POPCNTQ       DI, DI
+	LEAQ          (AX)(DI*4), AX
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
@@ -1553,18 +1610,19 @@ row:
 // func packLanes4AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes4AVX512(SB), NOSPLIT, $0-96
-	MOVQ   dst+0(FP), AX
-	MOVQ   ld+8(FP), CX
-	MOVQ   wld+24(FP), DX
-	MOVQ   ownLD+56(FP), BX
-	SHLQ   $0x02, CX
-	SHLQ   $0x02, DX
-	ADDQ   BX, BX
-	XORQ   SI, SI
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
+	MOVQ      dst+0(FP), AX
+	MOVQ      ld+8(FP), CX
+	MOVQ      wld+24(FP), DX
+	MOVQ      ownLD+56(FP), BX
+	SHLQ      $0x02, CX
+	SHLQ      $0x02, DX
+	ADDQ      BX, BX
+	XORQ      SI, SI
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VXORPS    Z3, Z3, Z3
+	VMOVDQU32 lanePlaces<>+0(SB), Z4
 
 page:
 	MOVQ          rows+72(FP), DI
@@ -1575,57 +1633,54 @@ page:
 	MOVLQSX       (DI)(R9*4), R9
 	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
-	VMOVUPS       (R8)(R9*4), Z4
-	MOVQ          pages+32(FP), R9
-	MOVQ          w+16(FP), DI
-	MOVQ          masks+40(FP), R8
+	MOVQ          masks+40(FP), DI
 	MOVQ          own+48(FP), R10
+	MOVWQZX       (DI)(SI*2), DI
+	KMOVW         DI, K1
+	LEAQ          (R10)(SI*2), R10
+	VPCOMPRESSD.Z Z4, K1, Z6
+	VPERMPS       (R8)(R9*4), Z6, Z5
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), R8
 	MOVLQSX       (R9)(SI*4), R9
 	SHLQ          $0x06, R9
-	ADDQ          R9, DI
-	LEAQ          (R10)(SI*2), R10
-	MOVWQZX       (R8)(SI*2), R8
-	KMOVW         R8, K1
+	ADDQ          R9, R8
 	MOVQ          AX, R9
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z5
-	VADDPS        Z5, Z0, Z0
-	VMULPS        Z4, Z5, Z5
-	VCOMPRESSPS.Z Z5, K1, Z5
-	VMOVUPS       Z5, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z7
+	VADDPS        Z7, Z0, Z0
+	VPERMPS       Z7, Z6, Z7
+	VMULPS        Z5, Z7, Z7
+	VMOVUPS       Z7, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z5
-	VADDPS        Z5, Z1, Z1
-	VMULPS        Z4, Z5, Z5
-	VCOMPRESSPS.Z Z5, K1, Z5
-	VMOVUPS       Z5, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z7
+	VADDPS        Z7, Z1, Z1
+	VPERMPS       Z7, Z6, Z7
+	VMULPS        Z5, Z7, Z7
+	VMOVUPS       Z7, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z5
-	VADDPS        Z5, Z2, Z2
-	VMULPS        Z4, Z5, Z5
-	VCOMPRESSPS.Z Z5, K1, Z5
-	VMOVUPS       Z5, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z7
+	VADDPS        Z7, Z2, Z2
+	VPERMPS       Z7, Z6, Z7
+	VMULPS        Z5, Z7, Z7
+	VMOVUPS       Z7, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z5
-	VADDPS        Z5, Z3, Z3
-	VMULPS        Z4, Z5, Z5
-	VCOMPRESSPS.Z Z5, K1, Z5
-	VMOVUPS       Z5, (R9)
-	POPCNTQ       R8, R8
-	LEAQ          (AX)(R8*4), AX
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z7
+	VADDPS        Z7, Z3, Z3
+	VPERMPS       Z7, Z6, Z7
+	VMULPS        Z5, Z7, Z7
+	VMOVUPS       Z7, (R9)
+	POPCNTQ       DI, DI
+	LEAQ          (AX)(DI*4), AX
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
@@ -1709,19 +1764,20 @@ row:
 // func packLanes5AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes5AVX512(SB), NOSPLIT, $0-96
-	MOVQ   dst+0(FP), AX
-	MOVQ   ld+8(FP), CX
-	MOVQ   wld+24(FP), DX
-	MOVQ   ownLD+56(FP), BX
-	SHLQ   $0x02, CX
-	SHLQ   $0x02, DX
-	ADDQ   BX, BX
-	XORQ   SI, SI
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
+	MOVQ      dst+0(FP), AX
+	MOVQ      ld+8(FP), CX
+	MOVQ      wld+24(FP), DX
+	MOVQ      ownLD+56(FP), BX
+	SHLQ      $0x02, CX
+	SHLQ      $0x02, DX
+	ADDQ      BX, BX
+	XORQ      SI, SI
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VXORPS    Z3, Z3, Z3
+	VXORPS    Z4, Z4, Z4
+	VMOVDQU32 lanePlaces<>+0(SB), Z5
 
 page:
 	MOVQ          rows+72(FP), DI
@@ -1732,67 +1788,63 @@ page:
 	MOVLQSX       (DI)(R9*4), R9
 	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
-	VMOVUPS       (R8)(R9*4), Z5
-	MOVQ          pages+32(FP), R9
-	MOVQ          w+16(FP), DI
-	MOVQ          masks+40(FP), R8
+	MOVQ          masks+40(FP), DI
 	MOVQ          own+48(FP), R10
+	MOVWQZX       (DI)(SI*2), DI
+	KMOVW         DI, K1
+	LEAQ          (R10)(SI*2), R10
+	VPCOMPRESSD.Z Z5, K1, Z7
+	VPERMPS       (R8)(R9*4), Z7, Z6
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), R8
 	MOVLQSX       (R9)(SI*4), R9
 	SHLQ          $0x06, R9
-	ADDQ          R9, DI
-	LEAQ          (R10)(SI*2), R10
-	MOVWQZX       (R8)(SI*2), R8
-	KMOVW         R8, K1
+	ADDQ          R9, R8
 	MOVQ          AX, R9
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z6
-	VADDPS        Z6, Z0, Z0
-	VMULPS        Z5, Z6, Z6
-	VCOMPRESSPS.Z Z6, K1, Z6
-	VMOVUPS       Z6, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z8
+	VADDPS        Z8, Z0, Z0
+	VPERMPS       Z8, Z7, Z8
+	VMULPS        Z6, Z8, Z8
+	VMOVUPS       Z8, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z6
-	VADDPS        Z6, Z1, Z1
-	VMULPS        Z5, Z6, Z6
-	VCOMPRESSPS.Z Z6, K1, Z6
-	VMOVUPS       Z6, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z8
+	VADDPS        Z8, Z1, Z1
+	VPERMPS       Z8, Z7, Z8
+	VMULPS        Z6, Z8, Z8
+	VMOVUPS       Z8, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z6
-	VADDPS        Z6, Z2, Z2
-	VMULPS        Z5, Z6, Z6
-	VCOMPRESSPS.Z Z6, K1, Z6
-	VMOVUPS       Z6, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z8
+	VADDPS        Z8, Z2, Z2
+	VPERMPS       Z8, Z7, Z8
+	VMULPS        Z6, Z8, Z8
+	VMOVUPS       Z8, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z6
-	VADDPS        Z6, Z3, Z3
-	VMULPS        Z5, Z6, Z6
-	VCOMPRESSPS.Z Z6, K1, Z6
-	VMOVUPS       Z6, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z8
+	VADDPS        Z8, Z3, Z3
+	VPERMPS       Z8, Z7, Z8
+	VMULPS        Z6, Z8, Z8
+	VMOVUPS       Z8, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z6
-	VADDPS        Z6, Z4, Z4
-	VMULPS        Z5, Z6, Z6
-	VCOMPRESSPS.Z Z6, K1, Z6
-	VMOVUPS       Z6, (R9)
-	POPCNTQ       R8, R8
-	LEAQ          (AX)(R8*4), AX
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z8
+	VADDPS        Z8, Z4, Z4
+	VPERMPS       Z8, Z7, Z8
+	VMULPS        Z6, Z8, Z8
+	VMOVUPS       Z8, (R9)
+	POPCNTQ       DI, DI
+	LEAQ          (AX)(DI*4), AX
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
@@ -1885,20 +1937,21 @@ row:
 // func packLanes6AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes6AVX512(SB), NOSPLIT, $0-96
-	MOVQ   dst+0(FP), AX
-	MOVQ   ld+8(FP), CX
-	MOVQ   wld+24(FP), DX
-	MOVQ   ownLD+56(FP), BX
-	SHLQ   $0x02, CX
-	SHLQ   $0x02, DX
-	ADDQ   BX, BX
-	XORQ   SI, SI
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
+	MOVQ      dst+0(FP), AX
+	MOVQ      ld+8(FP), CX
+	MOVQ      wld+24(FP), DX
+	MOVQ      ownLD+56(FP), BX
+	SHLQ      $0x02, CX
+	SHLQ      $0x02, DX
+	ADDQ      BX, BX
+	XORQ      SI, SI
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VXORPS    Z3, Z3, Z3
+	VXORPS    Z4, Z4, Z4
+	VXORPS    Z5, Z5, Z5
+	VMOVDQU32 lanePlaces<>+0(SB), Z6
 
 page:
 	MOVQ          rows+72(FP), DI
@@ -1909,77 +1962,72 @@ page:
 	MOVLQSX       (DI)(R9*4), R9
 	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
-	VMOVUPS       (R8)(R9*4), Z6
-	MOVQ          pages+32(FP), R9
-	MOVQ          w+16(FP), DI
-	MOVQ          masks+40(FP), R8
+	MOVQ          masks+40(FP), DI
 	MOVQ          own+48(FP), R10
+	MOVWQZX       (DI)(SI*2), DI
+	KMOVW         DI, K1
+	LEAQ          (R10)(SI*2), R10
+	VPCOMPRESSD.Z Z6, K1, Z8
+	VPERMPS       (R8)(R9*4), Z8, Z7
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), R8
 	MOVLQSX       (R9)(SI*4), R9
 	SHLQ          $0x06, R9
-	ADDQ          R9, DI
-	LEAQ          (R10)(SI*2), R10
-	MOVWQZX       (R8)(SI*2), R8
-	KMOVW         R8, K1
+	ADDQ          R9, R8
 	MOVQ          AX, R9
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z7
-	VADDPS        Z7, Z0, Z0
-	VMULPS        Z6, Z7, Z7
-	VCOMPRESSPS.Z Z7, K1, Z7
-	VMOVUPS       Z7, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z9
+	VADDPS        Z9, Z0, Z0
+	VPERMPS       Z9, Z8, Z9
+	VMULPS        Z7, Z9, Z9
+	VMOVUPS       Z9, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z7
-	VADDPS        Z7, Z1, Z1
-	VMULPS        Z6, Z7, Z7
-	VCOMPRESSPS.Z Z7, K1, Z7
-	VMOVUPS       Z7, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z9
+	VADDPS        Z9, Z1, Z1
+	VPERMPS       Z9, Z8, Z9
+	VMULPS        Z7, Z9, Z9
+	VMOVUPS       Z9, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z7
-	VADDPS        Z7, Z2, Z2
-	VMULPS        Z6, Z7, Z7
-	VCOMPRESSPS.Z Z7, K1, Z7
-	VMOVUPS       Z7, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z9
+	VADDPS        Z9, Z2, Z2
+	VPERMPS       Z9, Z8, Z9
+	VMULPS        Z7, Z9, Z9
+	VMOVUPS       Z9, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z7
-	VADDPS        Z7, Z3, Z3
-	VMULPS        Z6, Z7, Z7
-	VCOMPRESSPS.Z Z7, K1, Z7
-	VMOVUPS       Z7, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z9
+	VADDPS        Z9, Z3, Z3
+	VPERMPS       Z9, Z8, Z9
+	VMULPS        Z7, Z9, Z9
+	VMOVUPS       Z9, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z7
-	VADDPS        Z7, Z4, Z4
-	VMULPS        Z6, Z7, Z7
-	VCOMPRESSPS.Z Z7, K1, Z7
-	VMOVUPS       Z7, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z9
+	VADDPS        Z9, Z4, Z4
+	VPERMPS       Z9, Z8, Z9
+	VMULPS        Z7, Z9, Z9
+	VMOVUPS       Z9, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z7
-	VADDPS        Z7, Z5, Z5
-	VMULPS        Z6, Z7, Z7
-	VCOMPRESSPS.Z Z7, K1, Z7
-	VMOVUPS       Z7, (R9)
-	POPCNTQ       R8, R8
-	LEAQ          (AX)(R8*4), AX
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z9
+	VADDPS        Z9, Z5, Z5
+	VPERMPS       Z9, Z8, Z9
+	VMULPS        Z7, Z9, Z9
+	VMOVUPS       Z9, (R9)
+	POPCNTQ       DI, DI
+	LEAQ          (AX)(DI*4), AX
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page
@@ -2082,21 +2130,22 @@ row:
 // func packLanes7AVX512(dst *float32, ld int, w *float32, wld int, pages *int32, masks *uint16, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)
 // Requires: AVX, AVX512DQ, AVX512F, CMOV, MMX+, POPCNT
 TEXT ·packLanes7AVX512(SB), NOSPLIT, $0-96
-	MOVQ   dst+0(FP), AX
-	MOVQ   ld+8(FP), CX
-	MOVQ   wld+24(FP), DX
-	MOVQ   ownLD+56(FP), BX
-	SHLQ   $0x02, CX
-	SHLQ   $0x02, DX
-	ADDQ   BX, BX
-	XORQ   SI, SI
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
+	MOVQ      dst+0(FP), AX
+	MOVQ      ld+8(FP), CX
+	MOVQ      wld+24(FP), DX
+	MOVQ      ownLD+56(FP), BX
+	SHLQ      $0x02, CX
+	SHLQ      $0x02, DX
+	ADDQ      BX, BX
+	XORQ      SI, SI
+	VXORPS    Z0, Z0, Z0
+	VXORPS    Z1, Z1, Z1
+	VXORPS    Z2, Z2, Z2
+	VXORPS    Z3, Z3, Z3
+	VXORPS    Z4, Z4, Z4
+	VXORPS    Z5, Z5, Z5
+	VXORPS    Z6, Z6, Z6
+	VMOVDQU32 lanePlaces<>+0(SB), Z7
 
 page:
 	MOVQ          rows+72(FP), DI
@@ -2107,87 +2156,81 @@ page:
 	MOVLQSX       (DI)(R9*4), R9
 	PREFETCHT1    (R8)(R9*4)
 	MOVLQSX       (DI)(SI*4), R9
-	VMOVUPS       (R8)(R9*4), Z7
-	MOVQ          pages+32(FP), R9
-	MOVQ          w+16(FP), DI
-	MOVQ          masks+40(FP), R8
+	MOVQ          masks+40(FP), DI
 	MOVQ          own+48(FP), R10
+	MOVWQZX       (DI)(SI*2), DI
+	KMOVW         DI, K1
+	LEAQ          (R10)(SI*2), R10
+	VPCOMPRESSD.Z Z7, K1, Z9
+	VPERMPS       (R8)(R9*4), Z9, Z8
+	MOVQ          pages+32(FP), R9
+	MOVQ          w+16(FP), R8
 	MOVLQSX       (R9)(SI*4), R9
 	SHLQ          $0x06, R9
-	ADDQ          R9, DI
-	LEAQ          (R10)(SI*2), R10
-	MOVWQZX       (R8)(SI*2), R8
-	KMOVW         R8, K1
+	ADDQ          R9, R8
 	MOVQ          AX, R9
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z8
-	VADDPS        Z8, Z0, Z0
-	VMULPS        Z7, Z8, Z8
-	VCOMPRESSPS.Z Z8, K1, Z8
-	VMOVUPS       Z8, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z10
+	VADDPS        Z10, Z0, Z0
+	VPERMPS       Z10, Z9, Z10
+	VMULPS        Z8, Z10, Z10
+	VMOVUPS       Z10, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z8
-	VADDPS        Z8, Z1, Z1
-	VMULPS        Z7, Z8, Z8
-	VCOMPRESSPS.Z Z8, K1, Z8
-	VMOVUPS       Z8, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z10
+	VADDPS        Z10, Z1, Z1
+	VPERMPS       Z10, Z9, Z10
+	VMULPS        Z8, Z10, Z10
+	VMOVUPS       Z10, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z8
-	VADDPS        Z8, Z2, Z2
-	VMULPS        Z7, Z8, Z8
-	VCOMPRESSPS.Z Z8, K1, Z8
-	VMOVUPS       Z8, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z10
+	VADDPS        Z10, Z2, Z2
+	VPERMPS       Z10, Z9, Z10
+	VMULPS        Z8, Z10, Z10
+	VMOVUPS       Z10, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z8
-	VADDPS        Z8, Z3, Z3
-	VMULPS        Z7, Z8, Z8
-	VCOMPRESSPS.Z Z8, K1, Z8
-	VMOVUPS       Z8, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z10
+	VADDPS        Z10, Z3, Z3
+	VPERMPS       Z10, Z9, Z10
+	VMULPS        Z8, Z10, Z10
+	VMOVUPS       Z10, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z8
-	VADDPS        Z8, Z4, Z4
-	VMULPS        Z7, Z8, Z8
-	VCOMPRESSPS.Z Z8, K1, Z8
-	VMOVUPS       Z8, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z10
+	VADDPS        Z10, Z4, Z4
+	VPERMPS       Z10, Z9, Z10
+	VMULPS        Z8, Z10, Z10
+	VMOVUPS       Z10, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z8
-	VADDPS        Z8, Z5, Z5
-	VMULPS        Z7, Z8, Z8
-	VCOMPRESSPS.Z Z8, K1, Z8
-	VMOVUPS       Z8, (R9)
-	ADDQ          DX, DI
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z10
+	VADDPS        Z10, Z5, Z5
+	VPERMPS       Z10, Z9, Z10
+	VMULPS        Z8, Z10, Z10
+	VMOVUPS       Z10, (R9)
+	ADDQ          DX, R8
 	ADDQ          CX, R9
 	ADDQ          BX, R10
-	KMOVW         (R10), K2
-	KANDW         K1, K2, K2
-	VMOVUPS.Z     (DI), K2, Z8
-	VADDPS        Z8, Z6, Z6
-	VMULPS        Z7, Z8, Z8
-	VCOMPRESSPS.Z Z8, K1, Z8
-	VMOVUPS       Z8, (R9)
-	POPCNTQ       R8, R8
-	LEAQ          (AX)(R8*4), AX
+	KMOVW         (R10), K1
+	VMOVUPS.Z     (R8), K1, Z10
+	VADDPS        Z10, Z6, Z6
+	VPERMPS       Z10, Z9, Z10
+	VMULPS        Z8, Z10, Z10
+	VMOVUPS       Z10, (R9)
+	POPCNTQ       DI, DI
+	LEAQ          (AX)(DI*4), AX
 	INCQ          SI
 	CMPQ          SI, n+88(FP)
 	JL            page

@@ -38,6 +38,30 @@ func TestPack(t *testing.T) {
 	})
 }
 
+// TestPackPages holds lists of pages with lanes, and what is packed of them, against plain Go.
+func TestPackPages(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		r := newRand(14)
+		for _, n := range []int{0, 1, 2, 15, 16, 17, 33, 500} {
+			masks, w := guarded[uint16](t, n), guardedCopy(t, fillNormal(r, make([]float32, 16*n)))
+			for j := range masks {
+				masks[j] = []uint16{0, 0, 0xffff, uint16(r.Uint32()), 1, 1 << 15}[r.IntN(6)]
+			}
+			list, want := guarded[int32](t, n+16), make([]int32, n+16)
+			set := attention.Portable{}.ListPages(want, masks)
+			if got := k.ListPages(list, masks); got != set || !slices.Equal(list[:got], want[:set]) {
+				t.Fatalf("%d masks: pages %v, want %v", n, list[:got], want[:set])
+			}
+			pages := guardedCopy(t, list[:set])
+			dst, packed := guarded[float32](t, 16*set), make([]float32, 16*set)
+			m := attention.Portable{}.PackPages(packed, w, pages, masks)
+			if got := k.PackPages(dst, w, pages, masks); got != m || !slices.Equal(dst[:got], packed[:m]) {
+				t.Fatalf("%d masks: %d are packed, want %d", n, got, m)
+			}
+		}
+	})
+}
+
 func TestPackLanes(t *testing.T) {
 	levels(t, func(t *testing.T, k Kernels) {
 		r := newRand(12)
@@ -64,7 +88,9 @@ func TestPackLanes(t *testing.T) {
 				}
 				own := guarded[uint16](t, max(1, group*pages))
 				for j := range own {
-					own[j] = uint16(r.Uint32())
+					if pages > 0 {
+						own[j] = uint16(r.Uint32()) & masks[j%pages]
+					}
 				}
 				for _, o := range []int{0, pages} { // the same for all heads, or each head's
 					want, got, wantSums, sums := make([]float32, group*ld), guarded[float32](t, group*ld), make([]float32, group*16), make([]float32, group*16)
@@ -112,7 +138,7 @@ func TestAccumulateCodes(t *testing.T) {
 					}
 					start := fillNormal(r, make([]float32, group*dim))
 					got := guardedCopy(t, start)
-					k.AccumulateCodes(got, w, ld, group, dim, codes, at, tmp)
+					k.AccumulateCodes(got, w, ld, group, dim, codes, append(slices.Clip(at), 0, rows-1), n, tmp)
 					for g := range group {
 						tops := make([]float64, 1+n/128)
 						for i := range at {
@@ -160,7 +186,7 @@ func TestAccumulateCodesSmallWeights(t *testing.T) {
 			want += light * 100
 		}
 		acc := make([]float32, dim)
-		k.AccumulateCodes(acc, w, rows, 1, dim, codes, at, make([]byte, attention.CodesTmp(1)))
+		k.AccumulateCodes(acc, w, rows, 1, dim, codes, at, rows, make([]byte, attention.CodesTmp(1)))
 		for c, x := range acc {
 			near(t, fmt.Sprintf("channel %d", c), x, want, want*0.05)
 		}

@@ -33,19 +33,46 @@ func (v vector) Pack(dst, w []float32, t float32) int {
 	return count + v.portable.Pack(dst[count:], w, t)
 }
 
+// PackPages implements attention.Kernels.
+func (v vector) PackPages(dst, w []float32, pages []int32, masks []uint16) int {
+	n := len(pages)
+	if v.packPages == nil || n == 0 {
+		return v.portable.PackPages(dst, w, pages, masks)
+	}
+	last := int(pages[n-1]) // page lists ascend
+	_, _, _, _ = w[(last+1)*attention.PageTokens-1], masks[last], w[int(pages[0])*attention.PageTokens], dst[n*attention.PageTokens-1]
+	return int(v.packPages(ptr(dst), ptr(w), ptr(pages), ptr(masks), n))
+}
+
 // SplitLanes implements attention.Kernels.
-func (v vector) SplitLanes(keep, heavy []uint16, w []float32, least, much float32) (kept int) {
-	pages := len(w) / attention.PageTokens
-	keep, heavy = keep[:pages], heavy[:pages]
-	if v.splitLanes != nil {
-		return int(v.splitLanes(ptr(keep), ptr(heavy), ptr(w), pages, least, much))
+func (v vector) SplitLanes(keep, heavy []uint16, w []float32, pages []int32, least, much float32) (kept int) {
+	all, n := len(w)/attention.PageTokens, len(pages)
+	keep, heavy = keep[:all], heavy[:all]
+	if v.splitLanes == nil { // all pages at vectors' speed are cheaper than some in plain Go
+		v.Lanes(keep, w, least)
+		v.Lanes(heavy, w, much)
+		for _, m := range keep {
+			kept += bits.OnesCount16(m)
+		}
+		return kept
 	}
-	v.Lanes(keep, w, least)
-	v.Lanes(heavy, w, much)
-	for _, m := range keep {
-		kept += bits.OnesCount16(m)
+	clear(keep)
+	clear(heavy)
+	if n == 0 {
+		return 0
 	}
-	return kept
+	_, _ = keep[pages[0]], keep[pages[n-1]]
+	return int(v.splitLanes(ptr(keep), ptr(heavy), ptr(w), ptr(pages), n, least, much))
+}
+
+// ListPages implements attention.Kernels.
+func (v vector) ListPages(dst []int32, masks []uint16) int {
+	n := len(masks)
+	if v.listPages == nil || n == 0 {
+		return v.portable.ListPages(dst, masks)
+	}
+	_ = dst[n+attention.PageTokens-1]
+	return int(v.listPages(ptr(dst), ptr(masks), n))
 }
 
 // ListLanes implements attention.Kernels.
@@ -90,12 +117,11 @@ const (
 )
 
 // AccumulateCodes implements attention.Kernels. Where there is code for it, weights are rounded to bytes, chunk by chunk.
-func (v vector) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, at []int32, tmp []byte) {
+func (v vector) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []byte, at []int32, n int, tmp []byte) {
 	if v.codes32 == nil || !vectorDim(dim) {
-		v.portable.AccumulateCodes(acc, w, ld, group, dim, codes, at, tmp)
+		v.portable.AccumulateCodes(acc, w, ld, group, dim, codes, at, n, tmp)
 		return
 	}
-	n := len(at)
 	if n == 0 || group == 0 {
 		return
 	}
@@ -103,7 +129,7 @@ func (v vector) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []by
 	_, _ = codes[int(at[0])*dim:][dim-1], codes[int(at[n-1])*dim:][dim-1] // row lists ascend almost always
 	if v.codeRows != nil && dim%64 == 0 {
 		for lo := 0; lo < n; lo += codeChunk {
-			v.accumulateChunk(acc, w[lo:], ld, group, dim, codes, at[lo:], tmp)
+			v.accumulateChunk(acc, w[lo:], ld, group, dim, codes, at[lo:], min(n-lo, codeChunk), tmp)
 		}
 		return
 	}
@@ -116,11 +142,10 @@ func (v vector) AccumulateCodes(acc, w []float32, ld, group, dim int, codes []by
 	}
 }
 
-// accumulateChunk adds the first codeChunk rows of at by integer products.
-func (v vector) accumulateChunk(acc, w []float32, ld, group, dim int, codes []byte, at []int32, tmp []byte) {
+// accumulateChunk adds the first n rows of at, at most codeChunk, by integer products.
+func (v vector) accumulateChunk(acc, w []float32, ld, group, dim int, codes []byte, at []int32, n int, tmp []byte) {
 	s := scratch(tmp)
 	weights, steps, few := take[int8](&s, group*codeChunk), take[float32](&s, group), take[int32](&s, codeGroup)
-	n := min(len(at), codeChunk)
 	v.codeWeights((*byte)(unsafe.Pointer(ptr(weights))), ptr(steps), ptr(w), ld, group, n)
 	ahead := at[min(n, len(at)-1):]
 	last := &ahead[min(len(ahead), codeChunk)-1]

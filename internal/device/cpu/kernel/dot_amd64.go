@@ -9,6 +9,11 @@ package kernel
 //go:noescape
 func fetch(p *uint16, n int)
 
+// fetchRows prefetches the cache lines of rows[r*dim:][:dim] for r in at[:n], n ≥ 1.
+//
+//go:noescape
+func fetchRows(rows *uint16, dim int, at *int32, n int)
+
 // dot1AVX512 is, for 1 query heads, any n ≥ 1 and dim a multiple of 32 (attention.Portable.Dot):
 //
 //	for i, r := range at[:n] {

@@ -17,6 +17,31 @@ line:
 	JG         line
 	RET
 
+// func fetchRows(rows *uint16, dim int, at *int32, n int)
+// Requires: MMX+
+TEXT ·fetchRows(SB), NOSPLIT, $0-32
+	MOVQ rows+0(FP), AX
+	MOVQ dim+8(FP), CX
+	MOVQ at+16(FP), DX
+	MOVQ n+24(FP), BX
+	ADDQ CX, CX
+
+row:
+	MOVLQSX (DX), SI
+	IMULQ   CX, SI
+	ADDQ    AX, SI
+	MOVQ    CX, DI
+
+line:
+	PREFETCHT1 (SI)
+	ADDQ       $0x40, SI
+	SUBQ       $0x40, DI
+	JG         line
+	ADDQ       $0x04, DX
+	DECQ       BX
+	JNZ        row
+	RET
+
 // func dot1AVX512(dst *float32, ld int, q *float32, dim int, rows *uint16, at *int32, n int, ahead *uintptr)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, MMX+
 TEXT ·dot1AVX512(SB), NOSPLIT, $8-64

@@ -34,7 +34,7 @@ type (
 	pageQueryFunc  = func(dst *int8, dstHead int, affine, unit, q *float32, dim int, bounds *uint16, top *float32, levels float32)
 	blockQueryFunc = func(dst *int8, affine, q *float32, heads, dim int, block *uint16, mid, shrink float32)
 	listScanFunc   = func(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes, headBytes, pageBytes, dim int, at *int32, n int, last *int32)
-	weighFunc      = func(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes, headBytes, pageBytes, dim int, at *int32, n int, last *int32, sums, least, packed *float32, counts *int)
+	weighFunc      = func(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes, headBytes, pageBytes, dim int, at *int32, n int, last *int32, bases, sums, least *float32, lanes *uint16, lanesLD int)
 	scanFunc       = func(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes, dim int, pages uint64)
 )
 
@@ -245,18 +245,19 @@ func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 	q8, affine := take[int8](&s, group*dim), take[float32](&s, 4*group)
 	scan, last := e.block[nbits], &pages[len(pages)-1]
 	fused := weigh != nil && e.weights[nbits] != nil
-	var base2, sums []float32 // the map to logits to base 2 that count from the reference; the weights' sums by lanes
+	var bases, sums []float32 // what logarithms to base 2 count from, as maps have it; the weights' sums by lanes
 	if fused {
-		base2, sums = take[float32](&s, 4*group), take[float32](&s, 16*group)
+		bases, sums = take[float32](&s, 4*group), take[float32](&s, 16*group)
 		clear(sums)
-		_, _ = weigh.Least[group-1], weigh.Counts[group-1]
-		for g, c := range weigh.Counts[:group] {
-			_ = weigh.Packed[g*ld+c+attention.PageTokens*n-1]
+		clear(bases)
+		for g, ref := range weigh.Ref[:group] {
+			bases[4*g+1] = weightsBase - ref*math.Log2E
 		}
+		_, _ = weigh.Least[group-1], weigh.Lanes[(group-1)*weigh.LanesLD+n-1]
 	}
 	for j := 0; j < n; {
 		b, first := int(pages[j])/attention.BlockPages, j
-		for j < n && int(pages[j])/attention.BlockPages == b {
+		for j < n && uint32(pages[j])-uint32(b*attention.BlockPages) < attention.BlockPages {
 			j++
 		}
 		if ready != nil {
@@ -268,16 +269,11 @@ func (v vector) BlockRangeDot(dst []float32, ld int, q []float32, group, dim, nb
 			e.prepare(q8, affine, q, group, dim, plane[b*size:][:size], codeMiddle(nbits), shrink)
 		}
 		to := first * attention.PageTokens
-		if fused {
-			for g, ref := range weigh.Ref[:group] {
-				base2[4*g], base2[4*g+1] = affine[4*g]*math.Log2E, (affine[4*g+1]-ref)*math.Log2E+weightsBase
-			}
-		}
 		for g := 0; g < group; {
 			if fused {
 				h := tile(group-g, len(e.weights[nbits]))
-				e.weights[nbits][h-1](ptr(dst[g*ld+to:]), ld, ptr(q8[g*dim:]), dim, ptr(base2[4*g:]), ptr(plane), size, head, page, dim, &pages[first], j-first, last,
-					&sums[16*g], &weigh.Least[g], &weigh.Packed[g*ld], &weigh.Counts[g])
+				e.weights[nbits][h-1](ptr(dst[g*ld+to:]), ld, ptr(q8[g*dim:]), dim, ptr(affine[4*g:]), ptr(plane), size, head, page, dim, &pages[first], j-first, last,
+					&bases[4*g], &sums[16*g], &weigh.Least[g], &weigh.Lanes[g*weigh.LanesLD+first], weigh.LanesLD)
 				g += h
 				continue
 			}

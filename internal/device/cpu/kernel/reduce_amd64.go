@@ -34,6 +34,15 @@ func expAVX512(x *float32, n int, max float32) float32
 //go:noescape
 func addScaledAVX512(dst *float32, x *float32, n int, f float32)
 
+// addRowsAVX512 is, for n ≥ 1 and dim a multiple of 32 (attention.Portable.AddRows):
+//
+//	for _, r := range at[:n] {
+//		dst[:dim] += slab[r*dim:][:dim]
+//	}
+//
+//go:noescape
+func addRowsAVX512(dst *float32, dim int, slab *float32, at *int32, n int)
+
 // aboveAVX512 is the sum and the count of the elements of at least t (attention.Portable.Above):
 //
 //	for _, x := range w[:n] {
@@ -83,6 +92,15 @@ func expAVX2(x *float32, n int, max float32) float32
 //
 //go:noescape
 func addScaledAVX2(dst *float32, x *float32, n int, f float32)
+
+// addRowsAVX2 is, for n ≥ 1 and dim a multiple of 32 (attention.Portable.AddRows):
+//
+//	for _, r := range at[:n] {
+//		dst[:dim] += slab[r*dim:][:dim]
+//	}
+//
+//go:noescape
+func addRowsAVX2(dst *float32, dim int, slab *float32, at *int32, n int)
 
 // aboveAVX2 is the sum and the count of the elements of at least t (attention.Portable.Above):
 //

@@ -271,6 +271,38 @@ end:
 	VZEROUPPER
 	RET
 
+// func addRowsAVX512(dst *float32, dim int, slab *float32, at *int32, n int)
+// Requires: AVX, AVX512F
+TEXT ·addRowsAVX512(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ dim+8(FP), CX
+	MOVQ slab+16(FP), DX
+	MOVQ dim+8(FP), BX
+	SHLQ $0x02, CX
+
+channels:
+	MOVQ    at+24(FP), SI
+	MOVQ    n+32(FP), DI
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+
+row:
+	MOVLQSX (SI), R8
+	IMULQ   CX, R8
+	VADDPS  (DX)(R8*1), Z0, Z0
+	VADDPS  64(DX)(R8*1), Z1, Z1
+	ADDQ    $0x04, SI
+	DECQ    DI
+	JNZ     row
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	SUBQ    $-128, AX
+	SUBQ    $-128, DX
+	SUBQ    $0x20, BX
+	JNZ     channels
+	VZEROUPPER
+	RET
+
 // func aboveAVX512(w *float32, n int, t float32) (sum float32, count uint64)
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, BMI2, CMOV, SSE
 TEXT ·aboveAVX512(SB), NOSPLIT, $0-40
@@ -638,6 +670,44 @@ part:
 	JG          part
 
 end:
+	VZEROUPPER
+	RET
+
+// func addRowsAVX2(dst *float32, dim int, slab *float32, at *int32, n int)
+// Requires: AVX
+TEXT ·addRowsAVX2(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ dim+8(FP), CX
+	MOVQ slab+16(FP), DX
+	MOVQ dim+8(FP), BX
+	SHLQ $0x02, CX
+
+channels:
+	MOVQ    at+24(FP), SI
+	MOVQ    n+32(FP), DI
+	VMOVUPS (AX), Y0
+	VMOVUPS 32(AX), Y1
+	VMOVUPS 64(AX), Y2
+	VMOVUPS 96(AX), Y3
+
+row:
+	MOVLQSX (SI), R8
+	IMULQ   CX, R8
+	VADDPS  (DX)(R8*1), Y0, Y0
+	VADDPS  32(DX)(R8*1), Y1, Y1
+	VADDPS  64(DX)(R8*1), Y2, Y2
+	VADDPS  96(DX)(R8*1), Y3, Y3
+	ADDQ    $0x04, SI
+	DECQ    DI
+	JNZ     row
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	SUBQ    $-128, AX
+	SUBQ    $-128, DX
+	SUBQ    $0x20, BX
+	JNZ     channels
 	VZEROUPPER
 	RET
 

@@ -128,8 +128,15 @@ func TestAboveAndLanes(t *testing.T) {
 					}
 				}
 				keep, heavy, want := guarded[uint16](t, n/16), guarded[uint16](t, n/16), make([]uint16, n/16)
+				pages := guarded[int32](t, n/16)
+				for j := range pages {
+					pages[j] = int32(j)
+				}
 				for _, much := range []float32{-inf, 3, 5, inf} {
-					kept := k.SplitLanes(keep, heavy, w, at, much)
+					if much >= at {
+						pages = slices.DeleteFunc(pages, func(j int32) bool { return lanes[j] == 0 }) // which hold nothing
+					}
+					kept := k.SplitLanes(keep, heavy, w, pages, at, much)
 					attention.Portable{}.Lanes(want, w, much)
 					for _, m := range lanes {
 						kept -= bits.OnesCount16(m)
@@ -191,6 +198,29 @@ func TestAddScaled(t *testing.T) {
 			for i, y := range want {
 				if math.Abs(float64(dst[i])-y) > 1e-6*(1+math.Abs(y)) {
 					t.Fatalf("n %d element %d: got %v, want %v", n, i, dst[i], y)
+				}
+			}
+		}
+	})
+}
+
+func TestAddRows(t *testing.T) {
+	levels(t, func(t *testing.T, k Kernels) {
+		r := newRand(17)
+		const rows = 9
+		for _, dim := range dims {
+			slab := guardedCopy(t, fillNormal(r, make([]float32, rows*dim)))
+			for _, n := range []int{0, 1, 2, 40} {
+				at, got := guarded[int32](t, n), guardedCopy(t, fillNormal(r, make([]float32, dim)))
+				for i := range at {
+					at[i] = int32(r.IntN(rows))
+				}
+				want := slices.Clone(got)
+				attention.Portable{}.AddRows(want, slab, at)
+				k.AddRows(got, slab, at)
+				k.FetchRows(make([]uint16, rows*dim), dim, at)
+				for c, x := range want {
+					near(t, fmt.Sprintf("dim %d, %d rows: channel %d", dim, n, c), got[c], float64(x), float64(n)*1e-6)
 				}
 			}
 		}

@@ -19,18 +19,22 @@ type routines struct {
 	dot        []dotFunc // by query heads less one
 	accumulate []passes  // the widest first
 
-	fetch func(p *uint16, n int)
+	fetch     func(p *uint16, n int)
+	fetchRows func(rows *uint16, dim int, at *int32, n int)
 
 	max       func(x *float32, n int) float32
 	exp       func(x *float32, n int, max float32) float32
 	weigh     func(x *float32, n int, max float32) float32
 	addScaled func(dst, x *float32, n int, f float32)
+	addRows   func(dst *float32, dim int, slab *float32, at *int32, n int)
 	above     func(w *float32, n int, t float32) (sum float32, count uint64)
 	lanes     func(mask *uint16, w *float32, pages int, t float32)
 
 	listLanes  func(dst, base *int32, masks *uint16, n int) (count uint64)
-	splitLanes func(keep, heavy *uint16, w *float32, pages int, least, much float32) (kept uint64)
+	listPages  func(dst *int32, masks *uint16, n int) (count uint64)
+	splitLanes func(keep, heavy *uint16, w *float32, pages *int32, n int, least, much float32) (kept uint64)
 	pack       func(dst, w *float32, n int, t float32) uint64
+	packPages  func(dst, w *float32, pages *int32, masks *uint16, n int) (count uint64)
 	packLanes  []packLanesFunc // by query heads less one
 	codes32    []codesFunc     // by query heads less one, 32 channels
 
@@ -81,7 +85,7 @@ type (
 )
 
 var avx512 = routines{
-	fetch: fetch,
+	fetch: fetch, fetchRows: fetchRows,
 	dot:   []dotFunc{dot1AVX512, dot2AVX512, dot3AVX512, dot4AVX512, dot5AVX512, dot6AVX512, dot7AVX512},
 	accumulate: []passes{
 		{256, []accumulateFunc{accumulate1x256AVX512}},
@@ -89,10 +93,10 @@ var avx512 = routines{
 		{64, []accumulateFunc{accumulate1x64AVX512, accumulate2x64AVX512, accumulate3x64AVX512, accumulate4x64AVX512, accumulate5x64AVX512, accumulate6x64AVX512, accumulate7x64AVX512}},
 		{32, []accumulateFunc{accumulate1x32AVX512, accumulate2x32AVX512, accumulate3x32AVX512, accumulate4x32AVX512, accumulate5x32AVX512, accumulate6x32AVX512, accumulate7x32AVX512}},
 	},
-	listLanes: listLanesAVX512, splitLanes: splitLanesAVX512, pack: packAVX512, packLanes: []packLanesFunc{packLanes1AVX512, packLanes2AVX512, packLanes3AVX512, packLanes4AVX512, packLanes5AVX512, packLanes6AVX512, packLanes7AVX512},
+	listLanes: listLanesAVX512, listPages: listPagesAVX512, splitLanes: splitLanesAVX512, pack: packAVX512, packPages: packPagesAVX512, packLanes: []packLanesFunc{packLanes1AVX512, packLanes2AVX512, packLanes3AVX512, packLanes4AVX512, packLanes5AVX512, packLanes6AVX512, packLanes7AVX512},
 	codeWeights: codeWeightsAVX512, codeRows: []codeRowsFunc{codeRows1AVX512, codeRows2AVX512, codeRows3AVX512, codeRows4AVX512, codeRows5AVX512},
 	codes32: []codesFunc{codes1x32AVX512, codes2x32AVX512, codes3x32AVX512, codes4x32AVX512, codes5x32AVX512, codes6x32AVX512, codes7x32AVX512},
-	max:     maxAVX512, exp: expAVX512, weigh: weighAVX512, addScaled: addScaledAVX512, above: aboveAVX512, lanes: lanesAVX512,
+	max:     maxAVX512, exp: expAVX512, weigh: weighAVX512, addScaled: addScaledAVX512, addRows: addRowsAVX512, above: aboveAVX512, lanes: lanesAVX512,
 	sumLanes: sumLanesAVX512, lookUp: lookUpAVX512, lookUpPart: lookUpPartAVX512, agree: []agreeFunc{agree1AVX512, agree2AVX512, agree3AVX512, agree4AVX512, agree5AVX512, agree6AVX512, agree7AVX512},
 	sumSquares: sumSquaresAVX512, scaleMul: scaleMulAVX512, ropeHalves: ropeHalvesAVX512, ropePairs: ropePairsAVX512,
 	gate: gateAVX512, add: addAVX512, scale: scaleAVX512, narrow: narrowAVX512, saturate: narrowFiniteAVX512, widen: widenAVX512,
@@ -132,14 +136,14 @@ var avx512 = routines{
 }
 
 var avx2 = routines{
-	fetch: fetch,
+	fetch: fetch, fetchRows: fetchRows,
 	dot:   []dotFunc{dot1AVX2, dot2AVX2, dot3AVX2},
 	accumulate: []passes{
 		{64, []accumulateFunc{accumulate1x64AVX2}},
 		{32, []accumulateFunc{accumulate1x32AVX2, accumulate2x32AVX2, accumulate3x32AVX2}},
 	},
 	codes32: []codesFunc{codes1x32AVX2, codes2x32AVX2, codes3x32AVX2},
-	max:     maxAVX2, exp: expAVX2, weigh: weighAVX2, addScaled: addScaledAVX2, above: aboveAVX2, lanes: lanesAVX2,
+	max:     maxAVX2, exp: expAVX2, weigh: weighAVX2, addScaled: addScaledAVX2, addRows: addRowsAVX2, above: aboveAVX2, lanes: lanesAVX2,
 	sumLanes: sumLanesAVX2, agree: []agreeFunc{agree1AVX2, agree2AVX2, agree3AVX2},
 	sumSquares: sumSquaresAVX2, scaleMul: scaleMulAVX2, ropeHalves: ropeHalvesAVX2, ropePairs: ropePairsAVX2,
 	gate: gateAVX2, add: addAVX2, scale: scaleAVX2, narrow: narrowAVX2, saturate: narrowFiniteAVX2, widen: widenAVX2,

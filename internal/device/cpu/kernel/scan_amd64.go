@@ -303,21 +303,17 @@ func block2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x1AVX512 is, for 1 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -338,21 +334,17 @@ func block4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx1AVX512 is, for 1 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -385,21 +377,17 @@ func block2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x2AVX512 is, for 2 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -420,21 +408,17 @@ func block4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx2AVX512 is, for 2 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -467,21 +451,17 @@ func block2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x3AVX512 is, for 3 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -502,21 +482,17 @@ func block4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx3AVX512 is, for 3 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -549,21 +525,17 @@ func block2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x4AVX512 is, for 4 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -584,21 +556,17 @@ func block4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx4AVX512 is, for 4 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -631,21 +599,17 @@ func block2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x5AVX512 is, for 5 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -666,21 +630,17 @@ func block4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx5AVX512 is, for 5 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -713,21 +673,17 @@ func block2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x6AVX512 is, for 6 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -748,21 +704,17 @@ func block4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx6AVX512 is, for 6 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //
@@ -795,21 +747,17 @@ func block2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // block4x7AVX512 is, for 7 query heads, n ≥ 1 pages of one block, numbered in the slab, and u a token's codes:
 //
@@ -830,21 +778,17 @@ func block4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, p
 //	for j, p := range at[:n] {
 //		for g := range heads {
 //			y := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]
-//			y = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127
+//			y = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127
 //			sums[g*16+t] += y
-//			if y >= least[g] {
-//				packed[g*ld+counts[g]] = y
-//				counts[g]++
-//			}
+//			bit t of lanes[g*lanesLD+j] = y >= least[g]
 //			dst[g*ld+16*j+t] = y
 //		}
 //	}
 //
 // Pages further on in the list, up to last, are prefetched.
-// Up to 15 places behind what is packed are overwritten.
 //
 //go:noescape
-func weights4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
+func weights4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
 
 // labelsx7AVX512 is, for 7 query heads, n tokens of each page whose bit is set, and u the token's codes:
 //

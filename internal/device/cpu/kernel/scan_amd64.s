@@ -2722,20 +2722,30 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
-TEXT ·weights2x1AVX512(SB), NOSPLIT, $0-136
-	MOVQ         at+80(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+72(FP), CX
-	MOVL         $0x03030303, DX
-	VPBROADCASTD DX, Z0
-	MOVL         $0x44000000, DX
-	VPBROADCASTD DX, Z1
-	MOVL         $0x443fb99a, DX
-	VPBROADCASTD DX, Z2
-	MOVQ         sums+104(FP), DX
-	VMOVUPS      (DX), Z3
+// func weights2x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
+TEXT ·weights2x1AVX512(SB), NOSPLIT, $64-144
+	MOVQ          at+80(FP), AX
+	MOVQ          qHead+24(FP), CX
+	MOVQ          dim+72(FP), CX
+	MOVL          $0x03030303, DX
+	VPBROADCASTD  DX, Z0
+	MOVL          $0x44000000, DX
+	VPBROADCASTD  DX, Z1
+	VXORPS        Z2, Z2, Z2
+	MOVQ          affine+32(FP), DX
+	MOVQ          bases+104(FP), BX
+	MOVL          $0x3fb8aa3b, SI
+	VPBROADCASTD  SI, Z3
+	MOVQ          $0x00000004, SI
+	MOVL          $0x0000ffff, DI
+	BZHIL         SI, DI, DI
+	KMOVW         DI, K1
+	VMOVUPS.Z     (DX), K1, Z4
+	VFMADD213PS.Z (BX), Z3, K1, Z4
+	VMOVUPS       Z4, (SP)
+	MOVQ          sums+112(FP), DX
+	VMOVUPS       (DX), Z3
 
 page:
 	LEAQ    96(AX), BX
@@ -2803,31 +2813,37 @@ runs0:
 	MOVQ          ld+8(FP), BX
 	MOVQ          affine+32(FP), SI
 	SHLQ          $0x02, BX
-	MOVQ          counts+128(FP), BX
-	MOVQ          least+112(FP), DI
-	MOVQ          packed+120(FP), R8
+	MOVQ          least+120(FP), BX
+	MOVQ          lanes+128(FP), SI
+	ADDQ          $0x02, lanes+128(FP)
 	VPADDD        Z5, Z4, Z4
 	VCVTDQ2PS     Z4, Z4
-	VBROADCASTSS  (SI), Z5
-	VBROADCASTSS  4(SI), Z6
+	VBROADCASTSS  (SP), Z5
+	VBROADCASTSS  4(SP), Z6
 	VFMADD213PS   Z6, Z5, Z4
-	VMINPS        Z2, Z4, Z4
-	VMAXPS        Z1, Z4, Z4
+	VMAXPS        Z4, Z1, Z4
+	VPORD         Z4, Z2, Z2
 	VPSLLD        $0x09, Z4, Z4
 	VADDPS        Z4, Z3, Z3
-	VCMPPS.BCST   $0x1d, (DI), Z4, K1
-	VCOMPRESSPS.Z Z4, K1, Z5
-	MOVQ          (BX), SI
-	VMOVUPS       Z5, (R8)(SI*4)
-	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, (BX)
+	VCMPPS.BCST   $0x1d, (BX), Z4, K1
+	KMOVW         K1, BX
+	MOVW          BX, (SI)
 	VMOVUPS       Z4, (DX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
-	MOVQ          sums+104(FP), AX
+	MOVL          $0xbbc00000, AX
+	VPBROADCASTD  AX, Z0
+	VPTESTMD      Z0, Z2, K1
+	MOVL          $0x7f800000, AX
+	VPBROADCASTD  AX, Z0
+	KMOVW         K1, AX
+	NEGL          AX
+	SBBL          AX, AX
+	KMOVW         AX, K1
+	MOVQ          sums+112(FP), AX
+	VMOVAPS       Z0, K1, Z3
 	VMOVUPS       Z3, (AX)
 	VZEROUPPER
 	RET
@@ -2924,20 +2940,30 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
-TEXT ·weights4x1AVX512(SB), NOSPLIT, $0-136
-	MOVQ         at+80(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+72(FP), CX
-	MOVL         $0x0f0f0f0f, DX
-	VPBROADCASTD DX, Z0
-	MOVL         $0x44000000, DX
-	VPBROADCASTD DX, Z1
-	MOVL         $0x443fb99a, DX
-	VPBROADCASTD DX, Z2
-	MOVQ         sums+104(FP), DX
-	VMOVUPS      (DX), Z3
+// func weights4x1AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
+TEXT ·weights4x1AVX512(SB), NOSPLIT, $64-144
+	MOVQ          at+80(FP), AX
+	MOVQ          qHead+24(FP), CX
+	MOVQ          dim+72(FP), CX
+	MOVL          $0x0f0f0f0f, DX
+	VPBROADCASTD  DX, Z0
+	MOVL          $0x44000000, DX
+	VPBROADCASTD  DX, Z1
+	VXORPS        Z2, Z2, Z2
+	MOVQ          affine+32(FP), DX
+	MOVQ          bases+104(FP), BX
+	MOVL          $0x3fb8aa3b, SI
+	VPBROADCASTD  SI, Z3
+	MOVQ          $0x00000004, SI
+	MOVL          $0x0000ffff, DI
+	BZHIL         SI, DI, DI
+	KMOVW         DI, K1
+	VMOVUPS.Z     (DX), K1, Z4
+	VFMADD213PS.Z (BX), Z3, K1, Z4
+	VMOVUPS       Z4, (SP)
+	MOVQ          sums+112(FP), DX
+	VMOVUPS       (DX), Z3
 
 page:
 	LEAQ    96(AX), BX
@@ -3009,31 +3035,37 @@ runs0:
 	MOVQ          ld+8(FP), BX
 	MOVQ          affine+32(FP), SI
 	SHLQ          $0x02, BX
-	MOVQ          counts+128(FP), BX
-	MOVQ          least+112(FP), DI
-	MOVQ          packed+120(FP), R8
+	MOVQ          least+120(FP), BX
+	MOVQ          lanes+128(FP), SI
+	ADDQ          $0x02, lanes+128(FP)
 	VPADDD        Z5, Z4, Z4
 	VCVTDQ2PS     Z4, Z4
-	VBROADCASTSS  (SI), Z5
-	VBROADCASTSS  4(SI), Z6
+	VBROADCASTSS  (SP), Z5
+	VBROADCASTSS  4(SP), Z6
 	VFMADD213PS   Z6, Z5, Z4
-	VMINPS        Z2, Z4, Z4
-	VMAXPS        Z1, Z4, Z4
+	VMAXPS        Z4, Z1, Z4
+	VPORD         Z4, Z2, Z2
 	VPSLLD        $0x09, Z4, Z4
 	VADDPS        Z4, Z3, Z3
-	VCMPPS.BCST   $0x1d, (DI), Z4, K1
-	VCOMPRESSPS.Z Z4, K1, Z5
-	MOVQ          (BX), SI
-	VMOVUPS       Z5, (R8)(SI*4)
-	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, (BX)
+	VCMPPS.BCST   $0x1d, (BX), Z4, K1
+	KMOVW         K1, BX
+	MOVW          BX, (SI)
 	VMOVUPS       Z4, (DX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
-	MOVQ          sums+104(FP), AX
+	MOVL          $0xbbc00000, AX
+	VPBROADCASTD  AX, Z0
+	VPTESTMD      Z0, Z2, K1
+	MOVL          $0x7f800000, AX
+	VPBROADCASTD  AX, Z0
+	KMOVW         K1, AX
+	NEGL          AX
+	SBBL          AX, AX
+	KMOVW         AX, K1
+	MOVQ          sums+112(FP), AX
+	VMOVAPS       Z0, K1, Z3
 	VMOVUPS       Z3, (AX)
 	VZEROUPPER
 	RET
@@ -3198,21 +3230,31 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
-TEXT ·weights2x2AVX512(SB), NOSPLIT, $0-136
-	MOVQ         at+80(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+72(FP), DX
-	MOVL         $0x03030303, BX
-	VPBROADCASTD BX, Z0
-	MOVL         $0x44000000, BX
-	VPBROADCASTD BX, Z1
-	MOVL         $0x443fb99a, BX
-	VPBROADCASTD BX, Z2
-	MOVQ         sums+104(FP), BX
-	VMOVUPS      (BX), Z3
-	VMOVUPS      64(BX), Z4
+// func weights2x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
+TEXT ·weights2x2AVX512(SB), NOSPLIT, $64-144
+	MOVQ          at+80(FP), AX
+	MOVQ          qHead+24(FP), CX
+	MOVQ          dim+72(FP), DX
+	MOVL          $0x03030303, BX
+	VPBROADCASTD  BX, Z0
+	MOVL          $0x44000000, BX
+	VPBROADCASTD  BX, Z1
+	VXORPS        Z2, Z2, Z2
+	MOVQ          affine+32(FP), BX
+	MOVQ          bases+104(FP), SI
+	MOVL          $0x3fb8aa3b, DI
+	VPBROADCASTD  DI, Z3
+	MOVQ          $0x00000008, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     (BX), K1, Z4
+	VFMADD213PS.Z (SI), Z3, K1, Z4
+	VMOVUPS       Z4, (SP)
+	MOVQ          sums+112(FP), BX
+	VMOVUPS       (BX), Z3
+	VMOVUPS       64(BX), Z4
 
 page:
 	LEAQ    48(AX), SI
@@ -3290,51 +3332,55 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+120(FP), DI
+	MOVQ          lanes+128(FP), R8
+	ADDQ          $0x02, lanes+128(FP)
 	VPADDD        Z6, Z5, Z5
 	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  (DI), Z6
-	VBROADCASTSS  4(DI), Z9
+	VBROADCASTSS  (SP), Z6
+	VBROADCASTSS  4(SP), Z9
 	VFMADD213PS   Z9, Z6, Z5
-	VMINPS        Z2, Z5, Z5
-	VMAXPS        Z1, Z5, Z5
+	VMAXPS        Z5, Z1, Z5
+	VMOVDQA32     Z5, Z6
 	VPSLLD        $0x09, Z5, Z5
 	VADDPS        Z5, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z5, K1
-	VCOMPRESSPS.Z Z5, K1, Z6
-	MOVQ          (R8), R11
-	VMOVUPS       Z6, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (DI), Z5, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z5, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), SI
+	LEAQ          (R8)(SI*2), R8
 	VPADDD        Z8, Z7, Z7
 	VCVTDQ2PS     Z7, Z7
-	VBROADCASTSS  16(DI), Z5
-	VBROADCASTSS  20(DI), Z6
-	VFMADD213PS   Z6, Z5, Z7
-	VMINPS        Z2, Z7, Z7
-	VMAXPS        Z1, Z7, Z7
+	VBROADCASTSS  16(SP), Z5
+	VBROADCASTSS  20(SP), Z8
+	VFMADD213PS   Z8, Z5, Z7
+	VMAXPS        Z7, Z1, Z7
+	VPTERNLOGD    $0xfe, Z7, Z6, Z2
 	VPSLLD        $0x09, Z7, Z7
 	VADDPS        Z7, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z7, K1
-	VCOMPRESSPS.Z Z7, K1, Z5
-	MOVQ          8(R8), SI
-	VMOVUPS       Z5, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 4(DI), Z7, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 8(R8)
+	MOVW          SI, (R8)
 	VMOVUPS       Z7, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
-	MOVQ          sums+104(FP), AX
+	MOVL          $0xbbc00000, AX
+	VPBROADCASTD  AX, Z0
+	VPTESTMD      Z0, Z2, K1
+	MOVL          $0x7f800000, AX
+	VPBROADCASTD  AX, Z0
+	KMOVW         K1, AX
+	NEGL          AX
+	SBBL          AX, AX
+	KMOVW         AX, K1
+	MOVQ          sums+112(FP), AX
+	VMOVAPS       Z0, K1, Z3
 	VMOVUPS       Z3, (AX)
+	VMOVAPS       Z0, K1, Z4
 	VMOVUPS       Z4, 64(AX)
 	VZEROUPPER
 	RET
@@ -3448,21 +3494,31 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
-TEXT ·weights4x2AVX512(SB), NOSPLIT, $0-136
-	MOVQ         at+80(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+72(FP), DX
-	MOVL         $0x0f0f0f0f, BX
-	VPBROADCASTD BX, Z0
-	MOVL         $0x44000000, BX
-	VPBROADCASTD BX, Z1
-	MOVL         $0x443fb99a, BX
-	VPBROADCASTD BX, Z2
-	MOVQ         sums+104(FP), BX
-	VMOVUPS      (BX), Z3
-	VMOVUPS      64(BX), Z4
+// func weights4x2AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
+TEXT ·weights4x2AVX512(SB), NOSPLIT, $64-144
+	MOVQ          at+80(FP), AX
+	MOVQ          qHead+24(FP), CX
+	MOVQ          dim+72(FP), DX
+	MOVL          $0x0f0f0f0f, BX
+	VPBROADCASTD  BX, Z0
+	MOVL          $0x44000000, BX
+	VPBROADCASTD  BX, Z1
+	VXORPS        Z2, Z2, Z2
+	MOVQ          affine+32(FP), BX
+	MOVQ          bases+104(FP), SI
+	MOVL          $0x3fb8aa3b, DI
+	VPBROADCASTD  DI, Z3
+	MOVQ          $0x00000008, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     (BX), K1, Z4
+	VFMADD213PS.Z (SI), Z3, K1, Z4
+	VMOVUPS       Z4, (SP)
+	MOVQ          sums+112(FP), BX
+	VMOVUPS       (BX), Z3
+	VMOVUPS       64(BX), Z4
 
 page:
 	LEAQ    48(AX), SI
@@ -3544,51 +3600,55 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+120(FP), DI
+	MOVQ          lanes+128(FP), R8
+	ADDQ          $0x02, lanes+128(FP)
 	VPADDD        Z6, Z5, Z5
 	VCVTDQ2PS     Z5, Z5
-	VBROADCASTSS  (DI), Z6
-	VBROADCASTSS  4(DI), Z9
+	VBROADCASTSS  (SP), Z6
+	VBROADCASTSS  4(SP), Z9
 	VFMADD213PS   Z9, Z6, Z5
-	VMINPS        Z2, Z5, Z5
-	VMAXPS        Z1, Z5, Z5
+	VMAXPS        Z5, Z1, Z5
+	VMOVDQA32     Z5, Z6
 	VPSLLD        $0x09, Z5, Z5
 	VADDPS        Z5, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z5, K1
-	VCOMPRESSPS.Z Z5, K1, Z6
-	MOVQ          (R8), R11
-	VMOVUPS       Z6, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (DI), Z5, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z5, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), SI
+	LEAQ          (R8)(SI*2), R8
 	VPADDD        Z8, Z7, Z7
 	VCVTDQ2PS     Z7, Z7
-	VBROADCASTSS  16(DI), Z5
-	VBROADCASTSS  20(DI), Z6
-	VFMADD213PS   Z6, Z5, Z7
-	VMINPS        Z2, Z7, Z7
-	VMAXPS        Z1, Z7, Z7
+	VBROADCASTSS  16(SP), Z5
+	VBROADCASTSS  20(SP), Z8
+	VFMADD213PS   Z8, Z5, Z7
+	VMAXPS        Z7, Z1, Z7
+	VPTERNLOGD    $0xfe, Z7, Z6, Z2
 	VPSLLD        $0x09, Z7, Z7
 	VADDPS        Z7, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z7, K1
-	VCOMPRESSPS.Z Z7, K1, Z5
-	MOVQ          8(R8), SI
-	VMOVUPS       Z5, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 4(DI), Z7, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 8(R8)
+	MOVW          SI, (R8)
 	VMOVUPS       Z7, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
-	MOVQ          sums+104(FP), AX
+	MOVL          $0xbbc00000, AX
+	VPBROADCASTD  AX, Z0
+	VPTESTMD      Z0, Z2, K1
+	MOVL          $0x7f800000, AX
+	VPBROADCASTD  AX, Z0
+	KMOVW         K1, AX
+	NEGL          AX
+	SBBL          AX, AX
+	KMOVW         AX, K1
+	MOVQ          sums+112(FP), AX
+	VMOVAPS       Z0, K1, Z3
 	VMOVUPS       Z3, (AX)
+	VMOVAPS       Z0, K1, Z4
 	VMOVUPS       Z4, 64(AX)
 	VZEROUPPER
 	RET
@@ -3785,22 +3845,32 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
-TEXT ·weights2x3AVX512(SB), NOSPLIT, $0-136
-	MOVQ         at+80(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+72(FP), DX
-	MOVL         $0x03030303, BX
-	VPBROADCASTD BX, Z0
-	MOVL         $0x44000000, BX
-	VPBROADCASTD BX, Z1
-	MOVL         $0x443fb99a, BX
-	VPBROADCASTD BX, Z2
-	MOVQ         sums+104(FP), BX
-	VMOVUPS      (BX), Z3
-	VMOVUPS      64(BX), Z4
-	VMOVUPS      128(BX), Z5
+// func weights2x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
+TEXT ·weights2x3AVX512(SB), NOSPLIT, $64-144
+	MOVQ          at+80(FP), AX
+	MOVQ          qHead+24(FP), CX
+	MOVQ          dim+72(FP), DX
+	MOVL          $0x03030303, BX
+	VPBROADCASTD  BX, Z0
+	MOVL          $0x44000000, BX
+	VPBROADCASTD  BX, Z1
+	VXORPS        Z2, Z2, Z2
+	MOVQ          affine+32(FP), BX
+	MOVQ          bases+104(FP), SI
+	MOVL          $0x3fb8aa3b, DI
+	VPBROADCASTD  DI, Z3
+	MOVQ          $0x0000000c, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     (BX), K1, Z4
+	VFMADD213PS.Z (SI), Z3, K1, Z4
+	VMOVUPS       Z4, (SP)
+	MOVQ          sums+112(FP), BX
+	VMOVUPS       (BX), Z3
+	VMOVUPS       64(BX), Z4
+	VMOVUPS       128(BX), Z5
 
 page:
 	LEAQ    32(AX), SI
@@ -3888,71 +3958,73 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+120(FP), DI
+	MOVQ          lanes+128(FP), R8
+	ADDQ          $0x02, lanes+128(FP)
 	VPADDD        Z7, Z6, Z6
 	VCVTDQ2PS     Z6, Z6
-	VBROADCASTSS  (DI), Z7
-	VBROADCASTSS  4(DI), Z12
+	VBROADCASTSS  (SP), Z7
+	VBROADCASTSS  4(SP), Z12
 	VFMADD213PS   Z12, Z7, Z6
-	VMINPS        Z2, Z6, Z6
-	VMAXPS        Z1, Z6, Z6
+	VMAXPS        Z6, Z1, Z6
+	VMOVDQA32     Z6, Z7
 	VPSLLD        $0x09, Z6, Z6
 	VADDPS        Z6, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z6, K1
-	VCOMPRESSPS.Z Z6, K1, Z7
-	MOVQ          (R8), R11
-	VMOVUPS       Z7, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (DI), Z6, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z6, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VPADDD        Z9, Z8, Z8
 	VCVTDQ2PS     Z8, Z8
-	VBROADCASTSS  16(DI), Z6
-	VBROADCASTSS  20(DI), Z7
-	VFMADD213PS   Z7, Z6, Z8
-	VMINPS        Z2, Z8, Z8
-	VMAXPS        Z1, Z8, Z8
+	VBROADCASTSS  16(SP), Z6
+	VBROADCASTSS  20(SP), Z9
+	VFMADD213PS   Z9, Z6, Z8
+	VMAXPS        Z8, Z1, Z8
+	VPTERNLOGD    $0xfe, Z8, Z7, Z2
 	VPSLLD        $0x09, Z8, Z8
 	VADDPS        Z8, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z8, K1
-	VCOMPRESSPS.Z Z8, K1, Z6
-	MOVQ          8(R8), R11
-	VMOVUPS       Z6, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(DI), Z8, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z8, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), SI
+	LEAQ          (R8)(SI*2), R8
 	VPADDD        Z11, Z10, Z10
 	VCVTDQ2PS     Z10, Z10
-	VBROADCASTSS  32(DI), Z6
-	VBROADCASTSS  36(DI), Z7
+	VBROADCASTSS  32(SP), Z6
+	VBROADCASTSS  36(SP), Z7
 	VFMADD213PS   Z7, Z6, Z10
-	VMINPS        Z2, Z10, Z10
-	VMAXPS        Z1, Z10, Z10
+	VMAXPS        Z10, Z1, Z10
+	VPORD         Z10, Z2, Z2
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z6
-	MOVQ          16(R8), SI
-	VMOVUPS       Z6, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 8(DI), Z10, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 16(R8)
+	MOVW          SI, (R8)
 	VMOVUPS       Z10, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
-	MOVQ          sums+104(FP), AX
+	MOVL          $0xbbc00000, AX
+	VPBROADCASTD  AX, Z0
+	VPTESTMD      Z0, Z2, K1
+	MOVL          $0x7f800000, AX
+	VPBROADCASTD  AX, Z0
+	KMOVW         K1, AX
+	NEGL          AX
+	SBBL          AX, AX
+	KMOVW         AX, K1
+	MOVQ          sums+112(FP), AX
+	VMOVAPS       Z0, K1, Z3
 	VMOVUPS       Z3, (AX)
+	VMOVAPS       Z0, K1, Z4
 	VMOVUPS       Z4, 64(AX)
+	VMOVAPS       Z0, K1, Z5
 	VMOVUPS       Z5, 128(AX)
 	VZEROUPPER
 	RET
@@ -4083,22 +4155,32 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
-TEXT ·weights4x3AVX512(SB), NOSPLIT, $0-136
-	MOVQ         at+80(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+72(FP), DX
-	MOVL         $0x0f0f0f0f, BX
-	VPBROADCASTD BX, Z0
-	MOVL         $0x44000000, BX
-	VPBROADCASTD BX, Z1
-	MOVL         $0x443fb99a, BX
-	VPBROADCASTD BX, Z2
-	MOVQ         sums+104(FP), BX
-	VMOVUPS      (BX), Z3
-	VMOVUPS      64(BX), Z4
-	VMOVUPS      128(BX), Z5
+// func weights4x3AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
+TEXT ·weights4x3AVX512(SB), NOSPLIT, $64-144
+	MOVQ          at+80(FP), AX
+	MOVQ          qHead+24(FP), CX
+	MOVQ          dim+72(FP), DX
+	MOVL          $0x0f0f0f0f, BX
+	VPBROADCASTD  BX, Z0
+	MOVL          $0x44000000, BX
+	VPBROADCASTD  BX, Z1
+	VXORPS        Z2, Z2, Z2
+	MOVQ          affine+32(FP), BX
+	MOVQ          bases+104(FP), SI
+	MOVL          $0x3fb8aa3b, DI
+	VPBROADCASTD  DI, Z3
+	MOVQ          $0x0000000c, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     (BX), K1, Z4
+	VFMADD213PS.Z (SI), Z3, K1, Z4
+	VMOVUPS       Z4, (SP)
+	MOVQ          sums+112(FP), BX
+	VMOVUPS       (BX), Z3
+	VMOVUPS       64(BX), Z4
+	VMOVUPS       128(BX), Z5
 
 page:
 	LEAQ    32(AX), SI
@@ -4190,71 +4272,73 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+120(FP), DI
+	MOVQ          lanes+128(FP), R8
+	ADDQ          $0x02, lanes+128(FP)
 	VPADDD        Z7, Z6, Z6
 	VCVTDQ2PS     Z6, Z6
-	VBROADCASTSS  (DI), Z7
-	VBROADCASTSS  4(DI), Z12
+	VBROADCASTSS  (SP), Z7
+	VBROADCASTSS  4(SP), Z12
 	VFMADD213PS   Z12, Z7, Z6
-	VMINPS        Z2, Z6, Z6
-	VMAXPS        Z1, Z6, Z6
+	VMAXPS        Z6, Z1, Z6
+	VMOVDQA32     Z6, Z7
 	VPSLLD        $0x09, Z6, Z6
 	VADDPS        Z6, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z6, K1
-	VCOMPRESSPS.Z Z6, K1, Z7
-	MOVQ          (R8), R11
-	VMOVUPS       Z7, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (DI), Z6, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z6, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VPADDD        Z9, Z8, Z8
 	VCVTDQ2PS     Z8, Z8
-	VBROADCASTSS  16(DI), Z6
-	VBROADCASTSS  20(DI), Z7
-	VFMADD213PS   Z7, Z6, Z8
-	VMINPS        Z2, Z8, Z8
-	VMAXPS        Z1, Z8, Z8
+	VBROADCASTSS  16(SP), Z6
+	VBROADCASTSS  20(SP), Z9
+	VFMADD213PS   Z9, Z6, Z8
+	VMAXPS        Z8, Z1, Z8
+	VPTERNLOGD    $0xfe, Z8, Z7, Z2
 	VPSLLD        $0x09, Z8, Z8
 	VADDPS        Z8, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z8, K1
-	VCOMPRESSPS.Z Z8, K1, Z6
-	MOVQ          8(R8), R11
-	VMOVUPS       Z6, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(DI), Z8, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z8, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), SI
+	LEAQ          (R8)(SI*2), R8
 	VPADDD        Z11, Z10, Z10
 	VCVTDQ2PS     Z10, Z10
-	VBROADCASTSS  32(DI), Z6
-	VBROADCASTSS  36(DI), Z7
+	VBROADCASTSS  32(SP), Z6
+	VBROADCASTSS  36(SP), Z7
 	VFMADD213PS   Z7, Z6, Z10
-	VMINPS        Z2, Z10, Z10
-	VMAXPS        Z1, Z10, Z10
+	VMAXPS        Z10, Z1, Z10
+	VPORD         Z10, Z2, Z2
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z6
-	MOVQ          16(R8), SI
-	VMOVUPS       Z6, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 8(DI), Z10, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 16(R8)
+	MOVW          SI, (R8)
 	VMOVUPS       Z10, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
-	MOVQ          sums+104(FP), AX
+	MOVL          $0xbbc00000, AX
+	VPBROADCASTD  AX, Z0
+	VPTESTMD      Z0, Z2, K1
+	MOVL          $0x7f800000, AX
+	VPBROADCASTD  AX, Z0
+	KMOVW         K1, AX
+	NEGL          AX
+	SBBL          AX, AX
+	KMOVW         AX, K1
+	MOVQ          sums+112(FP), AX
+	VMOVAPS       Z0, K1, Z3
 	VMOVUPS       Z3, (AX)
+	VMOVAPS       Z0, K1, Z4
 	VMOVUPS       Z4, 64(AX)
+	VMOVAPS       Z0, K1, Z5
 	VMOVUPS       Z5, 128(AX)
 	VZEROUPPER
 	RET
@@ -4484,23 +4568,33 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
-TEXT ·weights2x4AVX512(SB), NOSPLIT, $0-136
-	MOVQ         at+80(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+72(FP), DX
-	MOVL         $0x03030303, BX
-	VPBROADCASTD BX, Z0
-	MOVL         $0x44000000, BX
-	VPBROADCASTD BX, Z1
-	MOVL         $0x443fb99a, BX
-	VPBROADCASTD BX, Z2
-	MOVQ         sums+104(FP), BX
-	VMOVUPS      (BX), Z3
-	VMOVUPS      64(BX), Z4
-	VMOVUPS      128(BX), Z5
-	VMOVUPS      192(BX), Z6
+// func weights2x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
+TEXT ·weights2x4AVX512(SB), NOSPLIT, $64-144
+	MOVQ          at+80(FP), AX
+	MOVQ          qHead+24(FP), CX
+	MOVQ          dim+72(FP), DX
+	MOVL          $0x03030303, BX
+	VPBROADCASTD  BX, Z0
+	MOVL          $0x44000000, BX
+	VPBROADCASTD  BX, Z1
+	VXORPS        Z2, Z2, Z2
+	MOVQ          affine+32(FP), BX
+	MOVQ          bases+104(FP), SI
+	MOVL          $0x3fb8aa3b, DI
+	VPBROADCASTD  DI, Z3
+	MOVQ          $0x00000010, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     (BX), K1, Z4
+	VFMADD213PS.Z (SI), Z3, K1, Z4
+	VMOVUPS       Z4, (SP)
+	MOVQ          sums+112(FP), BX
+	VMOVUPS       (BX), Z3
+	VMOVUPS       64(BX), Z4
+	VMOVUPS       128(BX), Z5
+	VMOVUPS       192(BX), Z6
 
 page:
 	LEAQ    32(AX), SI
@@ -4599,91 +4693,91 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+120(FP), DI
+	MOVQ          lanes+128(FP), R8
+	ADDQ          $0x02, lanes+128(FP)
 	VPADDD        Z8, Z7, Z7
 	VCVTDQ2PS     Z7, Z7
-	VBROADCASTSS  (DI), Z8
-	VBROADCASTSS  4(DI), Z15
+	VBROADCASTSS  (SP), Z8
+	VBROADCASTSS  4(SP), Z15
 	VFMADD213PS   Z15, Z8, Z7
-	VMINPS        Z2, Z7, Z7
-	VMAXPS        Z1, Z7, Z7
+	VMAXPS        Z7, Z1, Z7
+	VMOVDQA32     Z7, Z8
 	VPSLLD        $0x09, Z7, Z7
 	VADDPS        Z7, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z7, K1
-	VCOMPRESSPS.Z Z7, K1, Z8
-	MOVQ          (R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (DI), Z7, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z7, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VPADDD        Z10, Z9, Z9
 	VCVTDQ2PS     Z9, Z9
-	VBROADCASTSS  16(DI), Z7
-	VBROADCASTSS  20(DI), Z8
-	VFMADD213PS   Z8, Z7, Z9
-	VMINPS        Z2, Z9, Z9
-	VMAXPS        Z1, Z9, Z9
+	VBROADCASTSS  16(SP), Z7
+	VBROADCASTSS  20(SP), Z10
+	VFMADD213PS   Z10, Z7, Z9
+	VMAXPS        Z9, Z1, Z9
+	VPTERNLOGD    $0xfe, Z9, Z8, Z2
 	VPSLLD        $0x09, Z9, Z9
 	VADDPS        Z9, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z9, K1
-	VCOMPRESSPS.Z Z9, K1, Z7
-	MOVQ          8(R8), R11
-	VMOVUPS       Z7, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(DI), Z9, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z9, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VPADDD        Z12, Z11, Z11
 	VCVTDQ2PS     Z11, Z11
-	VBROADCASTSS  32(DI), Z7
-	VBROADCASTSS  36(DI), Z8
+	VBROADCASTSS  32(SP), Z7
+	VBROADCASTSS  36(SP), Z8
 	VFMADD213PS   Z8, Z7, Z11
-	VMINPS        Z2, Z11, Z11
-	VMAXPS        Z1, Z11, Z11
+	VMAXPS        Z11, Z1, Z11
+	VMOVDQA32     Z11, Z7
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z7
-	MOVQ          16(R8), R11
-	VMOVUPS       Z7, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(DI), Z11, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), SI
+	LEAQ          (R8)(SI*2), R8
 	VPADDD        Z14, Z13, Z13
 	VCVTDQ2PS     Z13, Z13
-	VBROADCASTSS  48(DI), Z7
-	VBROADCASTSS  52(DI), Z8
-	VFMADD213PS   Z8, Z7, Z13
-	VMINPS        Z2, Z13, Z13
-	VMAXPS        Z1, Z13, Z13
+	VBROADCASTSS  48(SP), Z8
+	VBROADCASTSS  52(SP), Z9
+	VFMADD213PS   Z9, Z8, Z13
+	VMAXPS        Z13, Z1, Z13
+	VPTERNLOGD    $0xfe, Z13, Z7, Z2
 	VPSLLD        $0x09, Z13, Z13
 	VADDPS        Z13, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z13, K1
-	VCOMPRESSPS.Z Z13, K1, Z7
-	MOVQ          24(R8), SI
-	VMOVUPS       Z7, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 12(DI), Z13, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 24(R8)
+	MOVW          SI, (R8)
 	VMOVUPS       Z13, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
-	MOVQ          sums+104(FP), AX
+	MOVL          $0xbbc00000, AX
+	VPBROADCASTD  AX, Z0
+	VPTESTMD      Z0, Z2, K1
+	MOVL          $0x7f800000, AX
+	VPBROADCASTD  AX, Z0
+	KMOVW         K1, AX
+	NEGL          AX
+	SBBL          AX, AX
+	KMOVW         AX, K1
+	MOVQ          sums+112(FP), AX
+	VMOVAPS       Z0, K1, Z3
 	VMOVUPS       Z3, (AX)
+	VMOVAPS       Z0, K1, Z4
 	VMOVUPS       Z4, 64(AX)
+	VMOVAPS       Z0, K1, Z5
 	VMOVUPS       Z5, 128(AX)
+	VMOVAPS       Z0, K1, Z6
 	VMOVUPS       Z6, 192(AX)
 	VZEROUPPER
 	RET
@@ -4832,23 +4926,33 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
-TEXT ·weights4x4AVX512(SB), NOSPLIT, $0-136
-	MOVQ         at+80(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+72(FP), DX
-	MOVL         $0x0f0f0f0f, BX
-	VPBROADCASTD BX, Z0
-	MOVL         $0x44000000, BX
-	VPBROADCASTD BX, Z1
-	MOVL         $0x443fb99a, BX
-	VPBROADCASTD BX, Z2
-	MOVQ         sums+104(FP), BX
-	VMOVUPS      (BX), Z3
-	VMOVUPS      64(BX), Z4
-	VMOVUPS      128(BX), Z5
-	VMOVUPS      192(BX), Z6
+// func weights4x4AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
+TEXT ·weights4x4AVX512(SB), NOSPLIT, $64-144
+	MOVQ          at+80(FP), AX
+	MOVQ          qHead+24(FP), CX
+	MOVQ          dim+72(FP), DX
+	MOVL          $0x0f0f0f0f, BX
+	VPBROADCASTD  BX, Z0
+	MOVL          $0x44000000, BX
+	VPBROADCASTD  BX, Z1
+	VXORPS        Z2, Z2, Z2
+	MOVQ          affine+32(FP), BX
+	MOVQ          bases+104(FP), SI
+	MOVL          $0x3fb8aa3b, DI
+	VPBROADCASTD  DI, Z3
+	MOVQ          $0x00000010, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     (BX), K1, Z4
+	VFMADD213PS.Z (SI), Z3, K1, Z4
+	VMOVUPS       Z4, (SP)
+	MOVQ          sums+112(FP), BX
+	VMOVUPS       (BX), Z3
+	VMOVUPS       64(BX), Z4
+	VMOVUPS       128(BX), Z5
+	VMOVUPS       192(BX), Z6
 
 page:
 	LEAQ    32(AX), SI
@@ -4951,91 +5055,91 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+120(FP), DI
+	MOVQ          lanes+128(FP), R8
+	ADDQ          $0x02, lanes+128(FP)
 	VPADDD        Z8, Z7, Z7
 	VCVTDQ2PS     Z7, Z7
-	VBROADCASTSS  (DI), Z8
-	VBROADCASTSS  4(DI), Z15
+	VBROADCASTSS  (SP), Z8
+	VBROADCASTSS  4(SP), Z15
 	VFMADD213PS   Z15, Z8, Z7
-	VMINPS        Z2, Z7, Z7
-	VMAXPS        Z1, Z7, Z7
+	VMAXPS        Z7, Z1, Z7
+	VMOVDQA32     Z7, Z8
 	VPSLLD        $0x09, Z7, Z7
 	VADDPS        Z7, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z7, K1
-	VCOMPRESSPS.Z Z7, K1, Z8
-	MOVQ          (R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (DI), Z7, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z7, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VPADDD        Z10, Z9, Z9
 	VCVTDQ2PS     Z9, Z9
-	VBROADCASTSS  16(DI), Z7
-	VBROADCASTSS  20(DI), Z8
-	VFMADD213PS   Z8, Z7, Z9
-	VMINPS        Z2, Z9, Z9
-	VMAXPS        Z1, Z9, Z9
+	VBROADCASTSS  16(SP), Z7
+	VBROADCASTSS  20(SP), Z10
+	VFMADD213PS   Z10, Z7, Z9
+	VMAXPS        Z9, Z1, Z9
+	VPTERNLOGD    $0xfe, Z9, Z8, Z2
 	VPSLLD        $0x09, Z9, Z9
 	VADDPS        Z9, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z9, K1
-	VCOMPRESSPS.Z Z9, K1, Z7
-	MOVQ          8(R8), R11
-	VMOVUPS       Z7, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(DI), Z9, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z9, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VPADDD        Z12, Z11, Z11
 	VCVTDQ2PS     Z11, Z11
-	VBROADCASTSS  32(DI), Z7
-	VBROADCASTSS  36(DI), Z8
+	VBROADCASTSS  32(SP), Z7
+	VBROADCASTSS  36(SP), Z8
 	VFMADD213PS   Z8, Z7, Z11
-	VMINPS        Z2, Z11, Z11
-	VMAXPS        Z1, Z11, Z11
+	VMAXPS        Z11, Z1, Z11
+	VMOVDQA32     Z11, Z7
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z7
-	MOVQ          16(R8), R11
-	VMOVUPS       Z7, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(DI), Z11, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), SI
+	LEAQ          (R8)(SI*2), R8
 	VPADDD        Z14, Z13, Z13
 	VCVTDQ2PS     Z13, Z13
-	VBROADCASTSS  48(DI), Z7
-	VBROADCASTSS  52(DI), Z8
-	VFMADD213PS   Z8, Z7, Z13
-	VMINPS        Z2, Z13, Z13
-	VMAXPS        Z1, Z13, Z13
+	VBROADCASTSS  48(SP), Z8
+	VBROADCASTSS  52(SP), Z9
+	VFMADD213PS   Z9, Z8, Z13
+	VMAXPS        Z13, Z1, Z13
+	VPTERNLOGD    $0xfe, Z13, Z7, Z2
 	VPSLLD        $0x09, Z13, Z13
 	VADDPS        Z13, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z13, K1
-	VCOMPRESSPS.Z Z13, K1, Z7
-	MOVQ          24(R8), SI
-	VMOVUPS       Z7, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 12(DI), Z13, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 24(R8)
+	MOVW          SI, (R8)
 	VMOVUPS       Z13, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
-	MOVQ          sums+104(FP), AX
+	MOVL          $0xbbc00000, AX
+	VPBROADCASTD  AX, Z0
+	VPTESTMD      Z0, Z2, K1
+	MOVL          $0x7f800000, AX
+	VPBROADCASTD  AX, Z0
+	KMOVW         K1, AX
+	NEGL          AX
+	SBBL          AX, AX
+	KMOVW         AX, K1
+	MOVQ          sums+112(FP), AX
+	VMOVAPS       Z0, K1, Z3
 	VMOVUPS       Z3, (AX)
+	VMOVAPS       Z0, K1, Z4
 	VMOVUPS       Z4, 64(AX)
+	VMOVAPS       Z0, K1, Z5
 	VMOVUPS       Z5, 128(AX)
+	VMOVAPS       Z0, K1, Z6
 	VMOVUPS       Z6, 192(AX)
 	VZEROUPPER
 	RET
@@ -5288,24 +5392,41 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
-TEXT ·weights2x5AVX512(SB), NOSPLIT, $0-136
-	MOVQ         at+80(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+72(FP), DX
-	MOVL         $0x03030303, BX
-	VPBROADCASTD BX, Z0
-	MOVL         $0x44000000, BX
-	VPBROADCASTD BX, Z1
-	MOVL         $0x443fb99a, BX
-	VPBROADCASTD BX, Z2
-	MOVQ         sums+104(FP), BX
-	VMOVUPS      (BX), Z3
-	VMOVUPS      64(BX), Z4
-	VMOVUPS      128(BX), Z5
-	VMOVUPS      192(BX), Z6
-	VMOVUPS      256(BX), Z7
+// func weights2x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
+TEXT ·weights2x5AVX512(SB), NOSPLIT, $128-144
+	MOVQ          at+80(FP), AX
+	MOVQ          qHead+24(FP), CX
+	MOVQ          dim+72(FP), DX
+	MOVL          $0x03030303, BX
+	VPBROADCASTD  BX, Z0
+	MOVL          $0x44000000, BX
+	VPBROADCASTD  BX, Z1
+	VXORPS        Z2, Z2, Z2
+	MOVQ          affine+32(FP), BX
+	MOVQ          bases+104(FP), SI
+	MOVL          $0x3fb8aa3b, DI
+	VPBROADCASTD  DI, Z3
+	MOVQ          $0x00000010, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     (BX), K1, Z4
+	VFMADD213PS.Z (SI), Z3, K1, Z4
+	VMOVUPS       Z4, (SP)
+	MOVQ          $0x00000004, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     64(BX), K1, Z4
+	VFMADD213PS.Z 64(SI), Z3, K1, Z4
+	VMOVUPS       Z4, 64(SP)
+	MOVQ          sums+112(FP), BX
+	VMOVUPS       (BX), Z3
+	VMOVUPS       64(BX), Z4
+	VMOVUPS       128(BX), Z5
+	VMOVUPS       192(BX), Z6
+	VMOVUPS       256(BX), Z7
 
 page:
 	LEAQ    32(AX), SI
@@ -5409,106 +5530,104 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+120(FP), DI
+	MOVQ          lanes+128(FP), R8
+	ADDQ          $0x02, lanes+128(FP)
 	VCVTDQ2PS     Z8, Z8
-	VBROADCASTSS  (DI), Z13
-	VBROADCASTSS  4(DI), Z14
+	VBROADCASTSS  (SP), Z13
+	VBROADCASTSS  4(SP), Z14
 	VFMADD213PS   Z14, Z13, Z8
-	VMINPS        Z2, Z8, Z8
-	VMAXPS        Z1, Z8, Z8
+	VMAXPS        Z8, Z1, Z8
+	VMOVDQA32     Z8, Z13
 	VPSLLD        $0x09, Z8, Z8
 	VADDPS        Z8, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z8, K1
-	VCOMPRESSPS.Z Z8, K1, Z13
-	MOVQ          (R8), R11
-	VMOVUPS       Z13, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (DI), Z8, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z8, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z9, Z9
-	VBROADCASTSS  16(DI), Z8
-	VBROADCASTSS  20(DI), Z13
-	VFMADD213PS   Z13, Z8, Z9
-	VMINPS        Z2, Z9, Z9
-	VMAXPS        Z1, Z9, Z9
+	VBROADCASTSS  16(SP), Z8
+	VBROADCASTSS  20(SP), Z14
+	VFMADD213PS   Z14, Z8, Z9
+	VMAXPS        Z9, Z1, Z9
+	VPTERNLOGD    $0xfe, Z9, Z13, Z2
 	VPSLLD        $0x09, Z9, Z9
 	VADDPS        Z9, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z9, K1
-	VCOMPRESSPS.Z Z9, K1, Z8
-	MOVQ          8(R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(DI), Z9, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z9, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z10, Z10
-	VBROADCASTSS  32(DI), Z8
-	VBROADCASTSS  36(DI), Z9
+	VBROADCASTSS  32(SP), Z8
+	VBROADCASTSS  36(SP), Z9
 	VFMADD213PS   Z9, Z8, Z10
-	VMINPS        Z2, Z10, Z10
-	VMAXPS        Z1, Z10, Z10
+	VMAXPS        Z10, Z1, Z10
+	VMOVDQA32     Z10, Z8
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z8
-	MOVQ          16(R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(DI), Z10, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z10, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z11, Z11
-	VBROADCASTSS  48(DI), Z8
-	VBROADCASTSS  52(DI), Z9
-	VFMADD213PS   Z9, Z8, Z11
-	VMINPS        Z2, Z11, Z11
-	VMAXPS        Z1, Z11, Z11
+	VBROADCASTSS  48(SP), Z9
+	VBROADCASTSS  52(SP), Z10
+	VFMADD213PS   Z10, Z9, Z11
+	VMAXPS        Z11, Z1, Z11
+	VPTERNLOGD    $0xfe, Z11, Z8, Z2
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z8
-	MOVQ          24(R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 24(R8)
+	VCMPPS.BCST   $0x1d, 12(DI), Z11, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), SI
+	LEAQ          (R8)(SI*2), R8
 	VCVTDQ2PS     Z12, Z12
-	VBROADCASTSS  64(DI), Z8
-	VBROADCASTSS  68(DI), Z9
+	VBROADCASTSS  64(SP), Z8
+	VBROADCASTSS  68(SP), Z9
 	VFMADD213PS   Z9, Z8, Z12
-	VMINPS        Z2, Z12, Z12
-	VMAXPS        Z1, Z12, Z12
+	VMAXPS        Z12, Z1, Z12
+	VPORD         Z12, Z2, Z2
 	VPSLLD        $0x09, Z12, Z12
 	VADDPS        Z12, Z7, Z7
-	VCMPPS.BCST   $0x1d, 16(R9), Z12, K1
-	VCOMPRESSPS.Z Z12, K1, Z8
-	MOVQ          32(R8), SI
-	VMOVUPS       Z8, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 16(DI), Z12, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 32(R8)
+	MOVW          SI, (R8)
 	VMOVUPS       Z12, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
-	MOVQ          sums+104(FP), AX
+	MOVL          $0xbbc00000, AX
+	VPBROADCASTD  AX, Z0
+	VPTESTMD      Z0, Z2, K1
+	MOVL          $0x7f800000, AX
+	VPBROADCASTD  AX, Z0
+	KMOVW         K1, AX
+	NEGL          AX
+	SBBL          AX, AX
+	KMOVW         AX, K1
+	MOVQ          sums+112(FP), AX
+	VMOVAPS       Z0, K1, Z3
 	VMOVUPS       Z3, (AX)
+	VMOVAPS       Z0, K1, Z4
 	VMOVUPS       Z4, 64(AX)
+	VMOVAPS       Z0, K1, Z5
 	VMOVUPS       Z5, 128(AX)
+	VMOVAPS       Z0, K1, Z6
 	VMOVUPS       Z6, 192(AX)
+	VMOVAPS       Z0, K1, Z7
 	VMOVUPS       Z7, 256(AX)
 	VZEROUPPER
 	RET
@@ -5664,24 +5783,41 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
-TEXT ·weights4x5AVX512(SB), NOSPLIT, $0-136
-	MOVQ         at+80(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+72(FP), DX
-	MOVL         $0x0f0f0f0f, BX
-	VPBROADCASTD BX, Z0
-	MOVL         $0x44000000, BX
-	VPBROADCASTD BX, Z1
-	MOVL         $0x443fb99a, BX
-	VPBROADCASTD BX, Z2
-	MOVQ         sums+104(FP), BX
-	VMOVUPS      (BX), Z3
-	VMOVUPS      64(BX), Z4
-	VMOVUPS      128(BX), Z5
-	VMOVUPS      192(BX), Z6
-	VMOVUPS      256(BX), Z7
+// func weights4x5AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
+TEXT ·weights4x5AVX512(SB), NOSPLIT, $128-144
+	MOVQ          at+80(FP), AX
+	MOVQ          qHead+24(FP), CX
+	MOVQ          dim+72(FP), DX
+	MOVL          $0x0f0f0f0f, BX
+	VPBROADCASTD  BX, Z0
+	MOVL          $0x44000000, BX
+	VPBROADCASTD  BX, Z1
+	VXORPS        Z2, Z2, Z2
+	MOVQ          affine+32(FP), BX
+	MOVQ          bases+104(FP), SI
+	MOVL          $0x3fb8aa3b, DI
+	VPBROADCASTD  DI, Z3
+	MOVQ          $0x00000010, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     (BX), K1, Z4
+	VFMADD213PS.Z (SI), Z3, K1, Z4
+	VMOVUPS       Z4, (SP)
+	MOVQ          $0x00000004, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     64(BX), K1, Z4
+	VFMADD213PS.Z 64(SI), Z3, K1, Z4
+	VMOVUPS       Z4, 64(SP)
+	MOVQ          sums+112(FP), BX
+	VMOVUPS       (BX), Z3
+	VMOVUPS       64(BX), Z4
+	VMOVUPS       128(BX), Z5
+	VMOVUPS       192(BX), Z6
+	VMOVUPS       256(BX), Z7
 
 page:
 	LEAQ    32(AX), SI
@@ -5789,106 +5925,104 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+120(FP), DI
+	MOVQ          lanes+128(FP), R8
+	ADDQ          $0x02, lanes+128(FP)
 	VCVTDQ2PS     Z8, Z8
-	VBROADCASTSS  (DI), Z13
-	VBROADCASTSS  4(DI), Z14
+	VBROADCASTSS  (SP), Z13
+	VBROADCASTSS  4(SP), Z14
 	VFMADD213PS   Z14, Z13, Z8
-	VMINPS        Z2, Z8, Z8
-	VMAXPS        Z1, Z8, Z8
+	VMAXPS        Z8, Z1, Z8
+	VMOVDQA32     Z8, Z13
 	VPSLLD        $0x09, Z8, Z8
 	VADDPS        Z8, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z8, K1
-	VCOMPRESSPS.Z Z8, K1, Z13
-	MOVQ          (R8), R11
-	VMOVUPS       Z13, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (DI), Z8, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z8, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z9, Z9
-	VBROADCASTSS  16(DI), Z8
-	VBROADCASTSS  20(DI), Z13
-	VFMADD213PS   Z13, Z8, Z9
-	VMINPS        Z2, Z9, Z9
-	VMAXPS        Z1, Z9, Z9
+	VBROADCASTSS  16(SP), Z8
+	VBROADCASTSS  20(SP), Z14
+	VFMADD213PS   Z14, Z8, Z9
+	VMAXPS        Z9, Z1, Z9
+	VPTERNLOGD    $0xfe, Z9, Z13, Z2
 	VPSLLD        $0x09, Z9, Z9
 	VADDPS        Z9, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z9, K1
-	VCOMPRESSPS.Z Z9, K1, Z8
-	MOVQ          8(R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(DI), Z9, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z9, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z10, Z10
-	VBROADCASTSS  32(DI), Z8
-	VBROADCASTSS  36(DI), Z9
+	VBROADCASTSS  32(SP), Z8
+	VBROADCASTSS  36(SP), Z9
 	VFMADD213PS   Z9, Z8, Z10
-	VMINPS        Z2, Z10, Z10
-	VMAXPS        Z1, Z10, Z10
+	VMAXPS        Z10, Z1, Z10
+	VMOVDQA32     Z10, Z8
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z8
-	MOVQ          16(R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(DI), Z10, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z10, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z11, Z11
-	VBROADCASTSS  48(DI), Z8
-	VBROADCASTSS  52(DI), Z9
-	VFMADD213PS   Z9, Z8, Z11
-	VMINPS        Z2, Z11, Z11
-	VMAXPS        Z1, Z11, Z11
+	VBROADCASTSS  48(SP), Z9
+	VBROADCASTSS  52(SP), Z10
+	VFMADD213PS   Z10, Z9, Z11
+	VMAXPS        Z11, Z1, Z11
+	VPTERNLOGD    $0xfe, Z11, Z8, Z2
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z8
-	MOVQ          24(R8), R11
-	VMOVUPS       Z8, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 24(R8)
+	VCMPPS.BCST   $0x1d, 12(DI), Z11, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), SI
+	LEAQ          (R8)(SI*2), R8
 	VCVTDQ2PS     Z12, Z12
-	VBROADCASTSS  64(DI), Z8
-	VBROADCASTSS  68(DI), Z9
+	VBROADCASTSS  64(SP), Z8
+	VBROADCASTSS  68(SP), Z9
 	VFMADD213PS   Z9, Z8, Z12
-	VMINPS        Z2, Z12, Z12
-	VMAXPS        Z1, Z12, Z12
+	VMAXPS        Z12, Z1, Z12
+	VPORD         Z12, Z2, Z2
 	VPSLLD        $0x09, Z12, Z12
 	VADDPS        Z12, Z7, Z7
-	VCMPPS.BCST   $0x1d, 16(R9), Z12, K1
-	VCOMPRESSPS.Z Z12, K1, Z8
-	MOVQ          32(R8), SI
-	VMOVUPS       Z8, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 16(DI), Z12, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 32(R8)
+	MOVW          SI, (R8)
 	VMOVUPS       Z12, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
-	MOVQ          sums+104(FP), AX
+	MOVL          $0xbbc00000, AX
+	VPBROADCASTD  AX, Z0
+	VPTESTMD      Z0, Z2, K1
+	MOVL          $0x7f800000, AX
+	VPBROADCASTD  AX, Z0
+	KMOVW         K1, AX
+	NEGL          AX
+	SBBL          AX, AX
+	KMOVW         AX, K1
+	MOVQ          sums+112(FP), AX
+	VMOVAPS       Z0, K1, Z3
 	VMOVUPS       Z3, (AX)
+	VMOVAPS       Z0, K1, Z4
 	VMOVUPS       Z4, 64(AX)
+	VMOVAPS       Z0, K1, Z5
 	VMOVUPS       Z5, 128(AX)
+	VMOVAPS       Z0, K1, Z6
 	VMOVUPS       Z6, 192(AX)
+	VMOVAPS       Z0, K1, Z7
 	VMOVUPS       Z7, 256(AX)
 	VZEROUPPER
 	RET
@@ -6162,25 +6296,42 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
-TEXT ·weights2x6AVX512(SB), NOSPLIT, $0-136
-	MOVQ         at+80(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+72(FP), DX
-	MOVL         $0x03030303, BX
-	VPBROADCASTD BX, Z0
-	MOVL         $0x44000000, BX
-	VPBROADCASTD BX, Z1
-	MOVL         $0x443fb99a, BX
-	VPBROADCASTD BX, Z2
-	MOVQ         sums+104(FP), BX
-	VMOVUPS      (BX), Z3
-	VMOVUPS      64(BX), Z4
-	VMOVUPS      128(BX), Z5
-	VMOVUPS      192(BX), Z6
-	VMOVUPS      256(BX), Z7
-	VMOVUPS      320(BX), Z8
+// func weights2x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
+TEXT ·weights2x6AVX512(SB), NOSPLIT, $128-144
+	MOVQ          at+80(FP), AX
+	MOVQ          qHead+24(FP), CX
+	MOVQ          dim+72(FP), DX
+	MOVL          $0x03030303, BX
+	VPBROADCASTD  BX, Z0
+	MOVL          $0x44000000, BX
+	VPBROADCASTD  BX, Z1
+	VXORPS        Z2, Z2, Z2
+	MOVQ          affine+32(FP), BX
+	MOVQ          bases+104(FP), SI
+	MOVL          $0x3fb8aa3b, DI
+	VPBROADCASTD  DI, Z3
+	MOVQ          $0x00000010, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     (BX), K1, Z4
+	VFMADD213PS.Z (SI), Z3, K1, Z4
+	VMOVUPS       Z4, (SP)
+	MOVQ          $0x00000008, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     64(BX), K1, Z4
+	VFMADD213PS.Z 64(SI), Z3, K1, Z4
+	VMOVUPS       Z4, 64(SP)
+	MOVQ          sums+112(FP), BX
+	VMOVUPS       (BX), Z3
+	VMOVUPS       64(BX), Z4
+	VMOVUPS       128(BX), Z5
+	VMOVUPS       192(BX), Z6
+	VMOVUPS       256(BX), Z7
+	VMOVUPS       320(BX), Z8
 
 page:
 	LEAQ    32(AX), SI
@@ -6294,125 +6445,121 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+120(FP), DI
+	MOVQ          lanes+128(FP), R8
+	ADDQ          $0x02, lanes+128(FP)
 	VCVTDQ2PS     Z9, Z9
-	VBROADCASTSS  (DI), Z15
-	VBROADCASTSS  4(DI), Z16
+	VBROADCASTSS  (SP), Z15
+	VBROADCASTSS  4(SP), Z16
 	VFMADD213PS   Z16, Z15, Z9
-	VMINPS        Z2, Z9, Z9
-	VMAXPS        Z1, Z9, Z9
+	VMAXPS        Z9, Z1, Z9
+	VMOVDQA32     Z9, Z15
 	VPSLLD        $0x09, Z9, Z9
 	VADDPS        Z9, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z9, K1
-	VCOMPRESSPS.Z Z9, K1, Z15
-	MOVQ          (R8), R11
-	VMOVUPS       Z15, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (DI), Z9, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z9, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z10, Z10
-	VBROADCASTSS  16(DI), Z9
-	VBROADCASTSS  20(DI), Z15
-	VFMADD213PS   Z15, Z9, Z10
-	VMINPS        Z2, Z10, Z10
-	VMAXPS        Z1, Z10, Z10
+	VBROADCASTSS  16(SP), Z9
+	VBROADCASTSS  20(SP), Z16
+	VFMADD213PS   Z16, Z9, Z10
+	VMAXPS        Z10, Z1, Z10
+	VPTERNLOGD    $0xfe, Z10, Z15, Z2
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z9
-	MOVQ          8(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(DI), Z10, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z10, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z11, Z11
-	VBROADCASTSS  32(DI), Z9
-	VBROADCASTSS  36(DI), Z10
+	VBROADCASTSS  32(SP), Z9
+	VBROADCASTSS  36(SP), Z10
 	VFMADD213PS   Z10, Z9, Z11
-	VMINPS        Z2, Z11, Z11
-	VMAXPS        Z1, Z11, Z11
+	VMAXPS        Z11, Z1, Z11
+	VMOVDQA32     Z11, Z9
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z9
-	MOVQ          16(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(DI), Z11, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z12, Z12
-	VBROADCASTSS  48(DI), Z9
-	VBROADCASTSS  52(DI), Z10
-	VFMADD213PS   Z10, Z9, Z12
-	VMINPS        Z2, Z12, Z12
-	VMAXPS        Z1, Z12, Z12
+	VBROADCASTSS  48(SP), Z10
+	VBROADCASTSS  52(SP), Z11
+	VFMADD213PS   Z11, Z10, Z12
+	VMAXPS        Z12, Z1, Z12
+	VPTERNLOGD    $0xfe, Z12, Z9, Z2
 	VPSLLD        $0x09, Z12, Z12
 	VADDPS        Z12, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z12, K1
-	VCOMPRESSPS.Z Z12, K1, Z9
-	MOVQ          24(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 24(R8)
+	VCMPPS.BCST   $0x1d, 12(DI), Z12, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z12, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z13, Z13
-	VBROADCASTSS  64(DI), Z9
-	VBROADCASTSS  68(DI), Z10
+	VBROADCASTSS  64(SP), Z9
+	VBROADCASTSS  68(SP), Z10
 	VFMADD213PS   Z10, Z9, Z13
-	VMINPS        Z2, Z13, Z13
-	VMAXPS        Z1, Z13, Z13
+	VMAXPS        Z13, Z1, Z13
+	VMOVDQA32     Z13, Z9
 	VPSLLD        $0x09, Z13, Z13
 	VADDPS        Z13, Z7, Z7
-	VCMPPS.BCST   $0x1d, 16(R9), Z13, K1
-	VCOMPRESSPS.Z Z13, K1, Z9
-	MOVQ          32(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 32(R8)
+	VCMPPS.BCST   $0x1d, 16(DI), Z13, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z13, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), SI
+	LEAQ          (R8)(SI*2), R8
 	VCVTDQ2PS     Z14, Z14
-	VBROADCASTSS  80(DI), Z9
-	VBROADCASTSS  84(DI), Z10
-	VFMADD213PS   Z10, Z9, Z14
-	VMINPS        Z2, Z14, Z14
-	VMAXPS        Z1, Z14, Z14
+	VBROADCASTSS  80(SP), Z10
+	VBROADCASTSS  84(SP), Z11
+	VFMADD213PS   Z11, Z10, Z14
+	VMAXPS        Z14, Z1, Z14
+	VPTERNLOGD    $0xfe, Z14, Z9, Z2
 	VPSLLD        $0x09, Z14, Z14
 	VADDPS        Z14, Z8, Z8
-	VCMPPS.BCST   $0x1d, 20(R9), Z14, K1
-	VCOMPRESSPS.Z Z14, K1, Z9
-	MOVQ          40(R8), SI
-	VMOVUPS       Z9, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 20(DI), Z14, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 40(R8)
+	MOVW          SI, (R8)
 	VMOVUPS       Z14, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
-	MOVQ          sums+104(FP), AX
+	MOVL          $0xbbc00000, AX
+	VPBROADCASTD  AX, Z0
+	VPTESTMD      Z0, Z2, K1
+	MOVL          $0x7f800000, AX
+	VPBROADCASTD  AX, Z0
+	KMOVW         K1, AX
+	NEGL          AX
+	SBBL          AX, AX
+	KMOVW         AX, K1
+	MOVQ          sums+112(FP), AX
+	VMOVAPS       Z0, K1, Z3
 	VMOVUPS       Z3, (AX)
+	VMOVAPS       Z0, K1, Z4
 	VMOVUPS       Z4, 64(AX)
+	VMOVAPS       Z0, K1, Z5
 	VMOVUPS       Z5, 128(AX)
+	VMOVAPS       Z0, K1, Z6
 	VMOVUPS       Z6, 192(AX)
+	VMOVAPS       Z0, K1, Z7
 	VMOVUPS       Z7, 256(AX)
+	VMOVAPS       Z0, K1, Z8
 	VMOVUPS       Z8, 320(AX)
 	VZEROUPPER
 	RET
@@ -6584,25 +6731,42 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
-TEXT ·weights4x6AVX512(SB), NOSPLIT, $0-136
-	MOVQ         at+80(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+72(FP), DX
-	MOVL         $0x0f0f0f0f, BX
-	VPBROADCASTD BX, Z0
-	MOVL         $0x44000000, BX
-	VPBROADCASTD BX, Z1
-	MOVL         $0x443fb99a, BX
-	VPBROADCASTD BX, Z2
-	MOVQ         sums+104(FP), BX
-	VMOVUPS      (BX), Z3
-	VMOVUPS      64(BX), Z4
-	VMOVUPS      128(BX), Z5
-	VMOVUPS      192(BX), Z6
-	VMOVUPS      256(BX), Z7
-	VMOVUPS      320(BX), Z8
+// func weights4x6AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
+TEXT ·weights4x6AVX512(SB), NOSPLIT, $128-144
+	MOVQ          at+80(FP), AX
+	MOVQ          qHead+24(FP), CX
+	MOVQ          dim+72(FP), DX
+	MOVL          $0x0f0f0f0f, BX
+	VPBROADCASTD  BX, Z0
+	MOVL          $0x44000000, BX
+	VPBROADCASTD  BX, Z1
+	VXORPS        Z2, Z2, Z2
+	MOVQ          affine+32(FP), BX
+	MOVQ          bases+104(FP), SI
+	MOVL          $0x3fb8aa3b, DI
+	VPBROADCASTD  DI, Z3
+	MOVQ          $0x00000010, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     (BX), K1, Z4
+	VFMADD213PS.Z (SI), Z3, K1, Z4
+	VMOVUPS       Z4, (SP)
+	MOVQ          $0x00000008, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     64(BX), K1, Z4
+	VFMADD213PS.Z 64(SI), Z3, K1, Z4
+	VMOVUPS       Z4, 64(SP)
+	MOVQ          sums+112(FP), BX
+	VMOVUPS       (BX), Z3
+	VMOVUPS       64(BX), Z4
+	VMOVUPS       128(BX), Z5
+	VMOVUPS       192(BX), Z6
+	VMOVUPS       256(BX), Z7
+	VMOVUPS       320(BX), Z8
 
 page:
 	LEAQ    32(AX), SI
@@ -6720,125 +6884,121 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+120(FP), DI
+	MOVQ          lanes+128(FP), R8
+	ADDQ          $0x02, lanes+128(FP)
 	VCVTDQ2PS     Z9, Z9
-	VBROADCASTSS  (DI), Z15
-	VBROADCASTSS  4(DI), Z16
+	VBROADCASTSS  (SP), Z15
+	VBROADCASTSS  4(SP), Z16
 	VFMADD213PS   Z16, Z15, Z9
-	VMINPS        Z2, Z9, Z9
-	VMAXPS        Z1, Z9, Z9
+	VMAXPS        Z9, Z1, Z9
+	VMOVDQA32     Z9, Z15
 	VPSLLD        $0x09, Z9, Z9
 	VADDPS        Z9, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z9, K1
-	VCOMPRESSPS.Z Z9, K1, Z15
-	MOVQ          (R8), R11
-	VMOVUPS       Z15, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (DI), Z9, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z9, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z10, Z10
-	VBROADCASTSS  16(DI), Z9
-	VBROADCASTSS  20(DI), Z15
-	VFMADD213PS   Z15, Z9, Z10
-	VMINPS        Z2, Z10, Z10
-	VMAXPS        Z1, Z10, Z10
+	VBROADCASTSS  16(SP), Z9
+	VBROADCASTSS  20(SP), Z16
+	VFMADD213PS   Z16, Z9, Z10
+	VMAXPS        Z10, Z1, Z10
+	VPTERNLOGD    $0xfe, Z10, Z15, Z2
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z9
-	MOVQ          8(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(DI), Z10, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z10, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z11, Z11
-	VBROADCASTSS  32(DI), Z9
-	VBROADCASTSS  36(DI), Z10
+	VBROADCASTSS  32(SP), Z9
+	VBROADCASTSS  36(SP), Z10
 	VFMADD213PS   Z10, Z9, Z11
-	VMINPS        Z2, Z11, Z11
-	VMAXPS        Z1, Z11, Z11
+	VMAXPS        Z11, Z1, Z11
+	VMOVDQA32     Z11, Z9
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z9
-	MOVQ          16(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(DI), Z11, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z12, Z12
-	VBROADCASTSS  48(DI), Z9
-	VBROADCASTSS  52(DI), Z10
-	VFMADD213PS   Z10, Z9, Z12
-	VMINPS        Z2, Z12, Z12
-	VMAXPS        Z1, Z12, Z12
+	VBROADCASTSS  48(SP), Z10
+	VBROADCASTSS  52(SP), Z11
+	VFMADD213PS   Z11, Z10, Z12
+	VMAXPS        Z12, Z1, Z12
+	VPTERNLOGD    $0xfe, Z12, Z9, Z2
 	VPSLLD        $0x09, Z12, Z12
 	VADDPS        Z12, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z12, K1
-	VCOMPRESSPS.Z Z12, K1, Z9
-	MOVQ          24(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 24(R8)
+	VCMPPS.BCST   $0x1d, 12(DI), Z12, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z12, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z13, Z13
-	VBROADCASTSS  64(DI), Z9
-	VBROADCASTSS  68(DI), Z10
+	VBROADCASTSS  64(SP), Z9
+	VBROADCASTSS  68(SP), Z10
 	VFMADD213PS   Z10, Z9, Z13
-	VMINPS        Z2, Z13, Z13
-	VMAXPS        Z1, Z13, Z13
+	VMAXPS        Z13, Z1, Z13
+	VMOVDQA32     Z13, Z9
 	VPSLLD        $0x09, Z13, Z13
 	VADDPS        Z13, Z7, Z7
-	VCMPPS.BCST   $0x1d, 16(R9), Z13, K1
-	VCOMPRESSPS.Z Z13, K1, Z9
-	MOVQ          32(R8), R11
-	VMOVUPS       Z9, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 32(R8)
+	VCMPPS.BCST   $0x1d, 16(DI), Z13, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z13, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), SI
+	LEAQ          (R8)(SI*2), R8
 	VCVTDQ2PS     Z14, Z14
-	VBROADCASTSS  80(DI), Z9
-	VBROADCASTSS  84(DI), Z10
-	VFMADD213PS   Z10, Z9, Z14
-	VMINPS        Z2, Z14, Z14
-	VMAXPS        Z1, Z14, Z14
+	VBROADCASTSS  80(SP), Z10
+	VBROADCASTSS  84(SP), Z11
+	VFMADD213PS   Z11, Z10, Z14
+	VMAXPS        Z14, Z1, Z14
+	VPTERNLOGD    $0xfe, Z14, Z9, Z2
 	VPSLLD        $0x09, Z14, Z14
 	VADDPS        Z14, Z8, Z8
-	VCMPPS.BCST   $0x1d, 20(R9), Z14, K1
-	VCOMPRESSPS.Z Z14, K1, Z9
-	MOVQ          40(R8), SI
-	VMOVUPS       Z9, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 20(DI), Z14, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 40(R8)
+	MOVW          SI, (R8)
 	VMOVUPS       Z14, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
-	MOVQ          sums+104(FP), AX
+	MOVL          $0xbbc00000, AX
+	VPBROADCASTD  AX, Z0
+	VPTESTMD      Z0, Z2, K1
+	MOVL          $0x7f800000, AX
+	VPBROADCASTD  AX, Z0
+	KMOVW         K1, AX
+	NEGL          AX
+	SBBL          AX, AX
+	KMOVW         AX, K1
+	MOVQ          sums+112(FP), AX
+	VMOVAPS       Z0, K1, Z3
 	VMOVUPS       Z3, (AX)
+	VMOVAPS       Z0, K1, Z4
 	VMOVUPS       Z4, 64(AX)
+	VMOVAPS       Z0, K1, Z5
 	VMOVUPS       Z5, 128(AX)
+	VMOVAPS       Z0, K1, Z6
 	VMOVUPS       Z6, 192(AX)
+	VMOVAPS       Z0, K1, Z7
 	VMOVUPS       Z7, 256(AX)
+	VMOVAPS       Z0, K1, Z8
 	VMOVUPS       Z8, 320(AX)
 	VZEROUPPER
 	RET
@@ -7141,26 +7301,43 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
-TEXT ·weights2x7AVX512(SB), NOSPLIT, $0-136
-	MOVQ         at+80(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+72(FP), DX
-	MOVL         $0x03030303, BX
-	VPBROADCASTD BX, Z0
-	MOVL         $0x44000000, BX
-	VPBROADCASTD BX, Z1
-	MOVL         $0x443fb99a, BX
-	VPBROADCASTD BX, Z2
-	MOVQ         sums+104(FP), BX
-	VMOVUPS      (BX), Z3
-	VMOVUPS      64(BX), Z4
-	VMOVUPS      128(BX), Z5
-	VMOVUPS      192(BX), Z6
-	VMOVUPS      256(BX), Z7
-	VMOVUPS      320(BX), Z8
-	VMOVUPS      384(BX), Z9
+// func weights2x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
+TEXT ·weights2x7AVX512(SB), NOSPLIT, $128-144
+	MOVQ          at+80(FP), AX
+	MOVQ          qHead+24(FP), CX
+	MOVQ          dim+72(FP), DX
+	MOVL          $0x03030303, BX
+	VPBROADCASTD  BX, Z0
+	MOVL          $0x44000000, BX
+	VPBROADCASTD  BX, Z1
+	VXORPS        Z2, Z2, Z2
+	MOVQ          affine+32(FP), BX
+	MOVQ          bases+104(FP), SI
+	MOVL          $0x3fb8aa3b, DI
+	VPBROADCASTD  DI, Z3
+	MOVQ          $0x00000010, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     (BX), K1, Z4
+	VFMADD213PS.Z (SI), Z3, K1, Z4
+	VMOVUPS       Z4, (SP)
+	MOVQ          $0x0000000c, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     64(BX), K1, Z4
+	VFMADD213PS.Z 64(SI), Z3, K1, Z4
+	VMOVUPS       Z4, 64(SP)
+	MOVQ          sums+112(FP), BX
+	VMOVUPS       (BX), Z3
+	VMOVUPS       64(BX), Z4
+	VMOVUPS       128(BX), Z5
+	VMOVUPS       192(BX), Z6
+	VMOVUPS       256(BX), Z7
+	VMOVUPS       320(BX), Z8
+	VMOVUPS       384(BX), Z9
 
 page:
 	LEAQ    32(AX), SI
@@ -7283,144 +7460,138 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+120(FP), DI
+	MOVQ          lanes+128(FP), R8
+	ADDQ          $0x02, lanes+128(FP)
 	VCVTDQ2PS     Z10, Z10
-	VBROADCASTSS  (DI), Z17
-	VBROADCASTSS  4(DI), Z18
+	VBROADCASTSS  (SP), Z17
+	VBROADCASTSS  4(SP), Z18
 	VFMADD213PS   Z18, Z17, Z10
-	VMINPS        Z2, Z10, Z10
-	VMAXPS        Z1, Z10, Z10
+	VMAXPS        Z10, Z1, Z10
+	VMOVDQA32     Z10, Z17
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z17
-	MOVQ          (R8), R11
-	VMOVUPS       Z17, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (DI), Z10, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z10, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z11, Z11
-	VBROADCASTSS  16(DI), Z10
-	VBROADCASTSS  20(DI), Z17
-	VFMADD213PS   Z17, Z10, Z11
-	VMINPS        Z2, Z11, Z11
-	VMAXPS        Z1, Z11, Z11
+	VBROADCASTSS  16(SP), Z10
+	VBROADCASTSS  20(SP), Z18
+	VFMADD213PS   Z18, Z10, Z11
+	VMAXPS        Z11, Z1, Z11
+	VPTERNLOGD    $0xfe, Z11, Z17, Z2
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z10
-	MOVQ          8(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(DI), Z11, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z12, Z12
-	VBROADCASTSS  32(DI), Z10
-	VBROADCASTSS  36(DI), Z11
+	VBROADCASTSS  32(SP), Z10
+	VBROADCASTSS  36(SP), Z11
 	VFMADD213PS   Z11, Z10, Z12
-	VMINPS        Z2, Z12, Z12
-	VMAXPS        Z1, Z12, Z12
+	VMAXPS        Z12, Z1, Z12
+	VMOVDQA32     Z12, Z10
 	VPSLLD        $0x09, Z12, Z12
 	VADDPS        Z12, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z12, K1
-	VCOMPRESSPS.Z Z12, K1, Z10
-	MOVQ          16(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(DI), Z12, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z12, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z13, Z13
-	VBROADCASTSS  48(DI), Z10
-	VBROADCASTSS  52(DI), Z11
-	VFMADD213PS   Z11, Z10, Z13
-	VMINPS        Z2, Z13, Z13
-	VMAXPS        Z1, Z13, Z13
+	VBROADCASTSS  48(SP), Z11
+	VBROADCASTSS  52(SP), Z12
+	VFMADD213PS   Z12, Z11, Z13
+	VMAXPS        Z13, Z1, Z13
+	VPTERNLOGD    $0xfe, Z13, Z10, Z2
 	VPSLLD        $0x09, Z13, Z13
 	VADDPS        Z13, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z13, K1
-	VCOMPRESSPS.Z Z13, K1, Z10
-	MOVQ          24(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 24(R8)
+	VCMPPS.BCST   $0x1d, 12(DI), Z13, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z13, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z14, Z14
-	VBROADCASTSS  64(DI), Z10
-	VBROADCASTSS  68(DI), Z11
+	VBROADCASTSS  64(SP), Z10
+	VBROADCASTSS  68(SP), Z11
 	VFMADD213PS   Z11, Z10, Z14
-	VMINPS        Z2, Z14, Z14
-	VMAXPS        Z1, Z14, Z14
+	VMAXPS        Z14, Z1, Z14
+	VMOVDQA32     Z14, Z10
 	VPSLLD        $0x09, Z14, Z14
 	VADDPS        Z14, Z7, Z7
-	VCMPPS.BCST   $0x1d, 16(R9), Z14, K1
-	VCOMPRESSPS.Z Z14, K1, Z10
-	MOVQ          32(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 32(R8)
+	VCMPPS.BCST   $0x1d, 16(DI), Z14, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z14, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z15, Z15
-	VBROADCASTSS  80(DI), Z10
-	VBROADCASTSS  84(DI), Z11
-	VFMADD213PS   Z11, Z10, Z15
-	VMINPS        Z2, Z15, Z15
-	VMAXPS        Z1, Z15, Z15
+	VBROADCASTSS  80(SP), Z11
+	VBROADCASTSS  84(SP), Z12
+	VFMADD213PS   Z12, Z11, Z15
+	VMAXPS        Z15, Z1, Z15
+	VPTERNLOGD    $0xfe, Z15, Z10, Z2
 	VPSLLD        $0x09, Z15, Z15
 	VADDPS        Z15, Z8, Z8
-	VCMPPS.BCST   $0x1d, 20(R9), Z15, K1
-	VCOMPRESSPS.Z Z15, K1, Z10
-	MOVQ          40(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 40(R8)
+	VCMPPS.BCST   $0x1d, 20(DI), Z15, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z15, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), SI
+	LEAQ          (R8)(SI*2), R8
 	VCVTDQ2PS     Z16, Z16
-	VBROADCASTSS  96(DI), Z10
-	VBROADCASTSS  100(DI), Z11
+	VBROADCASTSS  96(SP), Z10
+	VBROADCASTSS  100(SP), Z11
 	VFMADD213PS   Z11, Z10, Z16
-	VMINPS        Z2, Z16, Z16
-	VMAXPS        Z1, Z16, Z16
+	VMAXPS        Z16, Z1, Z16
+	VPORD         Z16, Z2, Z2
 	VPSLLD        $0x09, Z16, Z16
 	VADDPS        Z16, Z9, Z9
-	VCMPPS.BCST   $0x1d, 24(R9), Z16, K1
-	VCOMPRESSPS.Z Z16, K1, Z10
-	MOVQ          48(R8), SI
-	VMOVUPS       Z10, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 24(DI), Z16, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 48(R8)
+	MOVW          SI, (R8)
 	VMOVUPS       Z16, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
-	MOVQ          sums+104(FP), AX
+	MOVL          $0xbbc00000, AX
+	VPBROADCASTD  AX, Z0
+	VPTESTMD      Z0, Z2, K1
+	MOVL          $0x7f800000, AX
+	VPBROADCASTD  AX, Z0
+	KMOVW         K1, AX
+	NEGL          AX
+	SBBL          AX, AX
+	KMOVW         AX, K1
+	MOVQ          sums+112(FP), AX
+	VMOVAPS       Z0, K1, Z3
 	VMOVUPS       Z3, (AX)
+	VMOVAPS       Z0, K1, Z4
 	VMOVUPS       Z4, 64(AX)
+	VMOVAPS       Z0, K1, Z5
 	VMOVUPS       Z5, 128(AX)
+	VMOVAPS       Z0, K1, Z6
 	VMOVUPS       Z6, 192(AX)
+	VMOVAPS       Z0, K1, Z7
 	VMOVUPS       Z7, 256(AX)
+	VMOVAPS       Z0, K1, Z8
 	VMOVUPS       Z8, 320(AX)
+	VMOVAPS       Z0, K1, Z9
 	VMOVUPS       Z9, 384(AX)
 	VZEROUPPER
 	RET
@@ -7607,26 +7778,43 @@ runs0:
 	VZEROUPPER
 	RET
 
-// func weights4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, sums *float32, least *float32, packed *float32, counts *int)
-// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, CMOV, MMX+, POPCNT
-TEXT ·weights4x7AVX512(SB), NOSPLIT, $0-136
-	MOVQ         at+80(FP), AX
-	MOVQ         qHead+24(FP), CX
-	MOVQ         dim+72(FP), DX
-	MOVL         $0x0f0f0f0f, BX
-	VPBROADCASTD BX, Z0
-	MOVL         $0x44000000, BX
-	VPBROADCASTD BX, Z1
-	MOVL         $0x443fb99a, BX
-	VPBROADCASTD BX, Z2
-	MOVQ         sums+104(FP), BX
-	VMOVUPS      (BX), Z3
-	VMOVUPS      64(BX), Z4
-	VMOVUPS      128(BX), Z5
-	VMOVUPS      192(BX), Z6
-	VMOVUPS      256(BX), Z7
-	VMOVUPS      320(BX), Z8
-	VMOVUPS      384(BX), Z9
+// func weights4x7AVX512(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes int, headBytes int, pageBytes int, dim int, at *int32, n int, last *int32, bases *float32, sums *float32, least *float32, lanes *uint16, lanesLD int)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI, BMI2, CMOV, MMX+
+TEXT ·weights4x7AVX512(SB), NOSPLIT, $128-144
+	MOVQ          at+80(FP), AX
+	MOVQ          qHead+24(FP), CX
+	MOVQ          dim+72(FP), DX
+	MOVL          $0x0f0f0f0f, BX
+	VPBROADCASTD  BX, Z0
+	MOVL          $0x44000000, BX
+	VPBROADCASTD  BX, Z1
+	VXORPS        Z2, Z2, Z2
+	MOVQ          affine+32(FP), BX
+	MOVQ          bases+104(FP), SI
+	MOVL          $0x3fb8aa3b, DI
+	VPBROADCASTD  DI, Z3
+	MOVQ          $0x00000010, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     (BX), K1, Z4
+	VFMADD213PS.Z (SI), Z3, K1, Z4
+	VMOVUPS       Z4, (SP)
+	MOVQ          $0x0000000c, DI
+	MOVL          $0x0000ffff, R8
+	BZHIL         DI, R8, R8
+	KMOVW         R8, K1
+	VMOVUPS.Z     64(BX), K1, Z4
+	VFMADD213PS.Z 64(SI), Z3, K1, Z4
+	VMOVUPS       Z4, 64(SP)
+	MOVQ          sums+112(FP), BX
+	VMOVUPS       (BX), Z3
+	VMOVUPS       64(BX), Z4
+	VMOVUPS       128(BX), Z5
+	VMOVUPS       192(BX), Z6
+	VMOVUPS       256(BX), Z7
+	VMOVUPS       320(BX), Z8
+	VMOVUPS       384(BX), Z9
 
 page:
 	LEAQ    32(AX), SI
@@ -7753,144 +7941,138 @@ runs0:
 	MOVQ          ld+8(FP), SI
 	MOVQ          affine+32(FP), DI
 	SHLQ          $0x02, SI
-	MOVQ          counts+128(FP), R8
-	MOVQ          least+112(FP), R9
-	MOVQ          packed+120(FP), R10
+	MOVQ          least+120(FP), DI
+	MOVQ          lanes+128(FP), R8
+	ADDQ          $0x02, lanes+128(FP)
 	VCVTDQ2PS     Z10, Z10
-	VBROADCASTSS  (DI), Z17
-	VBROADCASTSS  4(DI), Z18
+	VBROADCASTSS  (SP), Z17
+	VBROADCASTSS  4(SP), Z18
 	VFMADD213PS   Z18, Z17, Z10
-	VMINPS        Z2, Z10, Z10
-	VMAXPS        Z1, Z10, Z10
+	VMAXPS        Z10, Z1, Z10
+	VMOVDQA32     Z10, Z17
 	VPSLLD        $0x09, Z10, Z10
 	VADDPS        Z10, Z3, Z3
-	VCMPPS.BCST   $0x1d, (R9), Z10, K1
-	VCOMPRESSPS.Z Z10, K1, Z17
-	MOVQ          (R8), R11
-	VMOVUPS       Z17, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, (R8)
+	VCMPPS.BCST   $0x1d, (DI), Z10, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z10, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z11, Z11
-	VBROADCASTSS  16(DI), Z10
-	VBROADCASTSS  20(DI), Z17
-	VFMADD213PS   Z17, Z10, Z11
-	VMINPS        Z2, Z11, Z11
-	VMAXPS        Z1, Z11, Z11
+	VBROADCASTSS  16(SP), Z10
+	VBROADCASTSS  20(SP), Z18
+	VFMADD213PS   Z18, Z10, Z11
+	VMAXPS        Z11, Z1, Z11
+	VPTERNLOGD    $0xfe, Z11, Z17, Z2
 	VPSLLD        $0x09, Z11, Z11
 	VADDPS        Z11, Z4, Z4
-	VCMPPS.BCST   $0x1d, 4(R9), Z11, K1
-	VCOMPRESSPS.Z Z11, K1, Z10
-	MOVQ          8(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 8(R8)
+	VCMPPS.BCST   $0x1d, 4(DI), Z11, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z11, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z12, Z12
-	VBROADCASTSS  32(DI), Z10
-	VBROADCASTSS  36(DI), Z11
+	VBROADCASTSS  32(SP), Z10
+	VBROADCASTSS  36(SP), Z11
 	VFMADD213PS   Z11, Z10, Z12
-	VMINPS        Z2, Z12, Z12
-	VMAXPS        Z1, Z12, Z12
+	VMAXPS        Z12, Z1, Z12
+	VMOVDQA32     Z12, Z10
 	VPSLLD        $0x09, Z12, Z12
 	VADDPS        Z12, Z5, Z5
-	VCMPPS.BCST   $0x1d, 8(R9), Z12, K1
-	VCOMPRESSPS.Z Z12, K1, Z10
-	MOVQ          16(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 16(R8)
+	VCMPPS.BCST   $0x1d, 8(DI), Z12, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z12, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z13, Z13
-	VBROADCASTSS  48(DI), Z10
-	VBROADCASTSS  52(DI), Z11
-	VFMADD213PS   Z11, Z10, Z13
-	VMINPS        Z2, Z13, Z13
-	VMAXPS        Z1, Z13, Z13
+	VBROADCASTSS  48(SP), Z11
+	VBROADCASTSS  52(SP), Z12
+	VFMADD213PS   Z12, Z11, Z13
+	VMAXPS        Z13, Z1, Z13
+	VPTERNLOGD    $0xfe, Z13, Z10, Z2
 	VPSLLD        $0x09, Z13, Z13
 	VADDPS        Z13, Z6, Z6
-	VCMPPS.BCST   $0x1d, 12(R9), Z13, K1
-	VCOMPRESSPS.Z Z13, K1, Z10
-	MOVQ          24(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 24(R8)
+	VCMPPS.BCST   $0x1d, 12(DI), Z13, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z13, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z14, Z14
-	VBROADCASTSS  64(DI), Z10
-	VBROADCASTSS  68(DI), Z11
+	VBROADCASTSS  64(SP), Z10
+	VBROADCASTSS  68(SP), Z11
 	VFMADD213PS   Z11, Z10, Z14
-	VMINPS        Z2, Z14, Z14
-	VMAXPS        Z1, Z14, Z14
+	VMAXPS        Z14, Z1, Z14
+	VMOVDQA32     Z14, Z10
 	VPSLLD        $0x09, Z14, Z14
 	VADDPS        Z14, Z7, Z7
-	VCMPPS.BCST   $0x1d, 16(R9), Z14, K1
-	VCOMPRESSPS.Z Z14, K1, Z10
-	MOVQ          32(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 32(R8)
+	VCMPPS.BCST   $0x1d, 16(DI), Z14, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z14, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), R9
+	LEAQ          (R8)(R9*2), R8
 	VCVTDQ2PS     Z15, Z15
-	VBROADCASTSS  80(DI), Z10
-	VBROADCASTSS  84(DI), Z11
-	VFMADD213PS   Z11, Z10, Z15
-	VMINPS        Z2, Z15, Z15
-	VMAXPS        Z1, Z15, Z15
+	VBROADCASTSS  80(SP), Z11
+	VBROADCASTSS  84(SP), Z12
+	VFMADD213PS   Z12, Z11, Z15
+	VMAXPS        Z15, Z1, Z15
+	VPTERNLOGD    $0xfe, Z15, Z10, Z2
 	VPSLLD        $0x09, Z15, Z15
 	VADDPS        Z15, Z8, Z8
-	VCMPPS.BCST   $0x1d, 20(R9), Z15, K1
-	VCOMPRESSPS.Z Z15, K1, Z10
-	MOVQ          40(R8), R11
-	VMOVUPS       Z10, (R10)(R11*4)
-	KMOVW         K1, R11
-	POPCNTL       R11, R11
-	ADDQ          R11, 40(R8)
+	VCMPPS.BCST   $0x1d, 20(DI), Z15, K1
+	KMOVW         K1, R9
+	MOVW          R9, (R8)
 	VMOVUPS       Z15, (BX)
 	ADDQ          SI, BX
-	ADDQ          SI, R10
+	MOVQ          lanesLD+136(FP), SI
+	LEAQ          (R8)(SI*2), R8
 	VCVTDQ2PS     Z16, Z16
-	VBROADCASTSS  96(DI), Z10
-	VBROADCASTSS  100(DI), Z11
+	VBROADCASTSS  96(SP), Z10
+	VBROADCASTSS  100(SP), Z11
 	VFMADD213PS   Z11, Z10, Z16
-	VMINPS        Z2, Z16, Z16
-	VMAXPS        Z1, Z16, Z16
+	VMAXPS        Z16, Z1, Z16
+	VPORD         Z16, Z2, Z2
 	VPSLLD        $0x09, Z16, Z16
 	VADDPS        Z16, Z9, Z9
-	VCMPPS.BCST   $0x1d, 24(R9), Z16, K1
-	VCOMPRESSPS.Z Z16, K1, Z10
-	MOVQ          48(R8), SI
-	VMOVUPS       Z10, (R10)(SI*4)
+	VCMPPS.BCST   $0x1d, 24(DI), Z16, K1
 	KMOVW         K1, SI
-	POPCNTL       SI, SI
-	ADDQ          SI, 48(R8)
+	MOVW          SI, (R8)
 	VMOVUPS       Z16, (BX)
 	ADDQ          $0x40, dst+0(FP)
 	ADDQ          $0x04, AX
 	DECQ          n+88(FP)
 	JNZ           page
-	MOVQ          sums+104(FP), AX
+	MOVL          $0xbbc00000, AX
+	VPBROADCASTD  AX, Z0
+	VPTESTMD      Z0, Z2, K1
+	MOVL          $0x7f800000, AX
+	VPBROADCASTD  AX, Z0
+	KMOVW         K1, AX
+	NEGL          AX
+	SBBL          AX, AX
+	KMOVW         AX, K1
+	MOVQ          sums+112(FP), AX
+	VMOVAPS       Z0, K1, Z3
 	VMOVUPS       Z3, (AX)
+	VMOVAPS       Z0, K1, Z4
 	VMOVUPS       Z4, 64(AX)
+	VMOVAPS       Z0, K1, Z5
 	VMOVUPS       Z5, 128(AX)
+	VMOVAPS       Z0, K1, Z6
 	VMOVUPS       Z6, 192(AX)
+	VMOVAPS       Z0, K1, Z7
 	VMOVUPS       Z7, 256(AX)
+	VMOVAPS       Z0, K1, Z8
 	VMOVUPS       Z8, 320(AX)
+	VMOVAPS       Z0, K1, Z9
 	VMOVUPS       Z9, 384(AX)
 	VZEROUPPER
 	RET

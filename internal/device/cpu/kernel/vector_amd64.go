@@ -173,6 +173,13 @@ func accumulateFinite(acc, w []float32, ld, heads, dim, channels int, rows []uin
 	}
 }
 
+// FetchRows implements attention.Kernels.
+func (v vector) FetchRows(rows []uint16, dim int, at []int32) {
+	if v.fetchRows != nil && len(at) > 0 {
+		v.fetchRows(ptr(rows), dim, ptr(at), len(at))
+	}
+}
+
 // Max implements attention.Kernels.
 func (v vector) Max(x []float32) float32 { return v.max(ptr(x), len(x)) }
 
@@ -185,6 +192,19 @@ func (v vector) Weigh(x []float32, top float32) (sum float32) { return v.weigh(p
 // AddScaled implements attention.Kernels.
 func (v vector) AddScaled(dst, x []float32, f float32) {
 	v.addScaled(ptr(dst[:len(x)]), ptr(x), len(x), f)
+}
+
+// AddRows implements attention.Kernels.
+func (v vector) AddRows(dst, slab []float32, at []int32) {
+	dim, n := len(dst), len(at)
+	if !vectorDim(dim) || n == 0 {
+		v.portable.AddRows(dst, slab, at)
+		return
+	}
+	for _, r := range at {
+		_ = slab[int(r)*dim:][dim-1]
+	}
+	v.addRows(ptr(dst), dim, ptr(slab), ptr(at), n)
 }
 
 // Above implements attention.Kernels.

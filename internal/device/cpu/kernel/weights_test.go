@@ -11,7 +11,7 @@ import (
 )
 
 // TestBlockRangeWeights holds that weights are the exponentials of the logits that the same call makes, as near as Weighing says, that sums are theirs, and that
-// exactly those of at least so much are packed, behind what already is.
+// exactly those of at least so much are noted.
 func TestBlockRangeWeights(t *testing.T) {
 	levels(t, func(t *testing.T, k Kernels) {
 		r := newRand(15)
@@ -28,30 +28,23 @@ func TestBlockRangeWeights(t *testing.T) {
 						ld, name := n+16+group%3, fmt.Sprintf("bits %d group %d dim %d pages %x", nbits, group, dim, pages)
 						logits, got := make([]float32, group*ld+1), guarded[float32](t, max(0, (group-1)*ld+n))
 						k.BlockRangeDot(logits, ld, q, group, dim, nbits, codes, append(list, 0), len(list), 0, nil, nil, nil, tmp)
-						const before = 3
-						w := attention.Weighing{Ref: make([]float32, group), Least: make([]float32, group), Sums: make([]float32, group), Packed: guarded[float32](t, group*ld+before+16), Counts: make([]int, group)}
+						lanesLD := len(list) + group%2
+						w := attention.Weighing{Ref: make([]float32, group), Least: make([]float32, group), Sums: make([]float32, group), Lanes: guarded[uint16](t, max(0, (group-1)*lanesLD+len(list))), LanesLD: lanesLD}
 						for g := range group {
 							l := logits[g*ld:][:n]
-							w.Ref[g], w.Sums[g], w.Counts[g] = slices.Max(append(slices.Clone(l), 0))-float32(g), 1, before*(g%2)
+							w.Ref[g], w.Sums[g] = slices.Max(append(slices.Clone(l), 0))-float32(g), 1
 							w.Least[g] = []float32{0.5, 0, float32(math.Inf(1))}[g%3]
 						}
 						k.BlockRangeDot(got, ld, q, group, dim, nbits, codes, append(list, 0), len(list), 0, nil, nil, &w, tmp)
 						for g := range group {
-							sum, packed := 1.0, w.Packed[g*ld+before*(g%2):]
+							sum := 1.0
 							for i, x := range got[g*ld : g*ld+n] {
 								want := math.Exp(float64(logits[g*ld+i]) - float64(w.Ref[g]))
 								near(t, fmt.Sprintf("%s: head %d, weight %d", name, g, i), x, want, want*0.042+1e-37)
 								sum += float64(x)
-								if x >= w.Least[g] {
-									if packed[0] != x {
-										t.Fatalf("%s: head %d: %v is packed, want %v", name, g, packed[0], x)
-									}
-									packed = packed[1:]
-									w.Counts[g]--
+								if noted := w.Lanes[g*lanesLD+i/16]>>(i%16)&1 != 0; noted != (x >= w.Least[g]) {
+									t.Fatalf("%s: head %d: weight %d, %v, is noted: %v, those from %v on should be", name, g, i, x, noted, w.Least[g])
 								}
-							}
-							if w.Counts[g] != before*(g%2) {
-								t.Fatalf("%s: head %d: %d more are packed than should be", name, g, w.Counts[g]-before*(g%2))
 							}
 							near(t, fmt.Sprintf("%s: head %d, sum", name, g), w.Sums[g], sum, sum*1e-5)
 						}
@@ -72,7 +65,7 @@ func TestWeightsExtremes(t *testing.T) {
 		plane.Append(codes, attention.Rows{K: b.keys, Dim: dim, To: blockTokens})
 		q, tmp := queries(t, r, group, dim), make([]byte, attention.TmpBytes(group, dim))
 		for _, ref := range []float32{-1e30, -2000, 2000, 1e30} {
-			w := attention.Weighing{Ref: make([]float32, group), Least: make([]float32, group), Sums: make([]float32, group), Packed: make([]float32, group*blockTokens+16), Counts: make([]int, group)}
+			w := attention.Weighing{Ref: make([]float32, group), Least: make([]float32, group), Sums: make([]float32, group), Lanes: make([]uint16, group*16), LanesLD: 16}
 			for g := range group {
 				w.Ref[g] = ref
 			}

@@ -11,8 +11,10 @@ import (
 // bodyFamily is what precision by weight needs: the packing of weights, and the weighted sum of rows of signed bytes.
 func bodyFamily() {
 	pack512()
+	packPages512()
 	splitLanes512()
 	listLanes512()
+	listPages512()
 	codeWeights512()
 	for h := 1; h <= codeHeads; h++ {
 		codeRows512(h)
@@ -58,6 +60,36 @@ func pack512() {
 	end()
 }
 
+// packPages512 looks at listed pages only.
+func packPages512() {
+	avx512.begin("packPages", "(dst, w *float32, pages *int32, masks *uint16, n int) (count uint64)",
+		"is, for n ≥ 1, up to 15 more places being overwritten (attention.Portable.PackPages):",
+		"",
+		"\tfor _, j := range pages[:n] {",
+		"\t\tappend w[16*j+i] for each bit i set in masks[j]",
+		"\t}")
+	dst, w, pages, masks, n, begin := arg("dst"), arg("w"), arg("pages"), arg("masks"), arg("n"), GP64()
+	MOVQ(dst, begin)
+	Label("page")
+	p, m, k, v := GP64(), GP64(), K(), ZMM()
+	MOVLQSX(Mem{Base: pages}, p)
+	MOVWQZX(Mem{Base: masks, Index: p, Scale: 2}, m)
+	KMOVW(m.As32(), k)
+	SHLQ(U8(6), p)
+	VMOVUPS(Mem{Base: w, Index: p, Scale: 1}, v)
+	VCOMPRESSPS_Z(v, k, v)
+	VMOVUPS(v, Mem{Base: dst})
+	POPCNTQ(m, m)
+	LEAQ(Mem{Base: dst, Index: m, Scale: 4}, dst)
+	ADDQ(U8(4), pages)
+	DECQ(n)
+	JNZ(LabelRef("page"))
+	SUBQ(begin, dst)
+	SHRQ(U8(2), dst)
+	Store(dst, ReturnIndex(0))
+	end()
+}
+
 // packLanes512 takes the query heads of a page in turn: their weights go to one place of their rows each.
 func packLanes512(heads int) {
 	avx512.begin(fmt.Sprint("packLanes", heads), "(dst *float32, ld int, w *float32, wld int, pages *int32, masks, own *uint16, ownLD int, scale *float32, rows *int32, lanes *float32, n int)",
@@ -69,7 +101,8 @@ func packLanes512(heads int) {
 	SHLQ(U8(2), wld)
 	ADDQ(ownLD, ownLD)
 	XORQ(j, j)
-	sums := avx512.zero(heads)
+	sums, lanes := avx512.zero(heads), ZMM()
+	VMOVDQU32(lanePlaces(), lanes)
 	Label("page")
 	rows, scale, next, p := arg("rows"), arg("scale"), GP64(), GP64()
 	LEAQ(Mem{Base: j, Disp: ahead}, next)
@@ -78,25 +111,25 @@ func packLanes512(heads int) {
 	MOVLQSX(Mem{Base: rows, Index: next, Scale: 4}, p)
 	PREFETCHT1(Mem{Base: scale, Index: p, Scale: 4})
 	MOVLQSX(Mem{Base: rows, Index: j, Scale: 4}, p)
-	s := ZMM()
-	VMOVUPS(Mem{Base: scale, Index: p, Scale: 4}, s)
-	pages, weights, masks, own := arg("pages"), arg("w"), arg("masks"), arg("own")
+	listed, k, s, places, to := GP64(), K(), ZMM(), ZMM(), GP64()
+	masks, own := arg("masks"), arg("own")
+	MOVWQZX(Mem{Base: masks, Index: j, Scale: 2}, listed)
+	KMOVW(listed.As32(), k)
+	LEAQ(Mem{Base: own, Index: j, Scale: 2}, own)
+	VPCOMPRESSD_Z(lanes, k, places) // where lanes come from, for all heads
+	VPERMPS(Mem{Base: scale, Index: p, Scale: 4}, places, s)
+	pages, weights := arg("pages"), arg("w")
 	MOVLQSX(Mem{Base: pages, Index: j, Scale: 4}, p)
 	SHLQ(U8(6), p)
 	ADDQ(p, weights)
-	LEAQ(Mem{Base: own, Index: j, Scale: 2}, own)
-	listed, k, to := GP64(), K(), GP64()
-	MOVWQZX(Mem{Base: masks, Index: j, Scale: 2}, listed)
-	KMOVW(listed.As32(), k)
 	MOVQ(dst, to)
 	for g := range heads {
 		mine, x := K(), ZMM()
 		KMOVW(Mem{Base: own}, mine)
-		KANDW(k, mine, mine)
 		VMOVUPS_Z(Mem{Base: weights}, mine, x)
 		VADDPS(x, sums[g], sums[g])
+		VPERMPS(x, places, x)
 		VMULPS(s, x, x)
-		VCOMPRESSPS_Z(x, k, x)
 		VMOVUPS(x, Mem{Base: to})
 		if g+1 < heads {
 			ADDQ(wld, weights)
@@ -125,12 +158,8 @@ func listLanes512() {
 		"\t}")
 	dst, base, masks, n, begin := arg("dst"), arg("base"), arg("masks"), arg("n"), GP64()
 	MOVQ(dst, begin)
-	places := GLOBL("listLanesPlaces", RODATA|NOPTR)
-	for i := range 16 {
-		DATA(4*i, U32(uint32(i)))
-	}
 	lanes := ZMM()
-	VMOVDQU32(places, lanes)
+	VMOVDQU32(lanePlaces(), lanes)
 	Label("page")
 	m, k, v := GP64(), K(), ZMM()
 	MOVWQZX(Mem{Base: masks}, m)
@@ -150,54 +179,92 @@ func listLanes512() {
 	end()
 }
 
-// splitLanes512 takes two pages a turn, whose masks are one number.
-func splitLanes512() {
-	text("splitLanesAVX512", "(keep, heavy *uint16, w *float32, pages int, least, much float32) (kept uint64)", 0,
-		"splitLanesAVX512 is, for pages of 16 weights (attention.Portable.SplitLanes):",
+// listPages512 takes sixteen masks at a time.
+func listPages512() {
+	avx512.begin("listPages", "(dst *int32, masks *uint16, n int) (count uint64)",
+		"is, for n ≥ 1, up to 15 more places being overwritten (attention.Portable.ListPages):",
 		"",
-		"\tfor j := range pages {",
+		"\tfor j := range n {",
+		"\t\tif masks[j] != 0 {",
+		"\t\t\tdst[count] = j",
+		"\t\t\tcount++",
+		"\t\t}",
+		"\t}")
+	dst, masks, n, begin := arg("dst"), arg("masks"), arg("n"), GP64()
+	MOVQ(dst, begin)
+	pages, step := ZMM(), avx512.splatBits(16)
+	VMOVDQU32(lanePlaces(), pages)
+	some := func(load func(m VecVirtual)) {
+		m, k, v, count := YMM(), K(), ZMM(), GP64()
+		load(m)
+		VPTESTMW(m, m, k)
+		VPCOMPRESSD_Z(pages, k, v)
+		VMOVDQU32(v, Mem{Base: dst})
+		KMOVW(k, count.As32())
+		POPCNTQ(count, count)
+		LEAQ(Mem{Base: dst, Index: count, Scale: 4}, dst)
+	}
+	SUBQ(U8(16), n)
+	JL(LabelRef("rest"))
+	Label("pages")
+	some(func(m VecVirtual) { VMOVDQU16(Mem{Base: masks}, m) })
+	VPADDD(step, pages, pages)
+	ADDQ(U8(32), masks)
+	SUBQ(U8(16), n)
+	JGE(LabelRef("pages"))
+	Label("rest")
+	ADDQ(U8(16), n)
+	JZ(LabelRef("end"))
+	some(func(m VecVirtual) { VMOVDQU16_Z(Mem{Base: masks}, mask16(n), m) })
+	Label("end")
+	SUBQ(begin, dst)
+	SHRQ(U8(2), dst)
+	Store(dst, ReturnIndex(0))
+	end()
+}
+
+// lanePlaces is the numbers from 0 to 15.
+func lanePlaces() Mem {
+	m, ok := constants["lanePlaces"]
+	if !ok {
+		m = GLOBL("lanePlaces", RODATA|NOPTR)
+		for i := range 16 {
+			DATA(4*i, U32(uint32(i)))
+		}
+		constants["lanePlaces"] = m
+	}
+	return m
+}
+
+// splitLanes512 looks at listed pages only.
+func splitLanes512() {
+	text("splitLanesAVX512", "(keep, heavy *uint16, w *float32, pages *int32, n int, least, much float32) (kept uint64)", 0,
+		"splitLanesAVX512 is, for pages of 16 weights and n ≥ 1 (attention.Portable.SplitLanes):",
+		"",
+		"\tfor _, j := range pages[:n] {",
 		"\t\tkeep[j], heavy[j] = bits i where w[16*j+i] >= least, and where it is >= much",
 		"\t\tkept += number of bits in keep[j]",
 		"\t}")
-	keep, heavy, w, pages := arg("keep"), arg("heavy"), arg("w"), arg("pages")
-	least, much := avx512.spread("least", 32), avx512.spread("much", 36)
-	kept, count := GP64(), GP64()
+	keep, heavy, w, pages, n := arg("keep"), arg("heavy"), arg("w"), arg("pages"), arg("n")
+	least, much := avx512.spread("least", 40), avx512.spread("much", 44)
+	kept := GP64()
 	XORQ(kept, kept)
-	masks := func(disp int) (k, h OpmaskVirtual) {
-		v := ZMM()
-		k, h = K(), K()
-		VMOVUPS(Mem{Base: w, Disp: disp}, v)
-		VCMPPS(U8(atLeast), least, v, k)
-		VCMPPS(U8(atLeast), much, v, h)
-		return k, h
-	}
-	SUBQ(U8(2), pages)
-	JL(LabelRef("rest"))
-	Label("pages")
-	k0, h0 := masks(0)
-	k1, h1 := masks(64)
-	KUNPCKWD(k0, k1, k0)
-	KUNPCKWD(h0, h1, h0)
-	KMOVD(k0, count.As32())
-	KMOVD(h0, Mem{Base: heavy})
-	MOVL(count.As32(), Mem{Base: keep})
-	POPCNTQ(count, count)
-	ADDQ(count, kept)
-	SUBQ(I8(-128), w)
-	ADDQ(U8(4), keep)
-	ADDQ(U8(4), heavy)
-	SUBQ(U8(2), pages)
-	JGE(LabelRef("pages"))
-	Label("rest")
-	ADDQ(U8(2), pages)
-	JZ(LabelRef("end"))
-	k, h := masks(0)
-	KMOVW(k, count.As32())
-	KMOVW(h, Mem{Base: heavy})
-	MOVW(count.As16(), Mem{Base: keep})
-	POPCNTQ(count, count)
-	ADDQ(count, kept)
-	Label("end")
+	Label("page")
+	p, at, m, v, k, h := GP64(), GP64(), GP64(), ZMM(), K(), K()
+	MOVLQSX(Mem{Base: pages}, p)
+	MOVQ(p, at)
+	SHLQ(U8(6), at)
+	VMOVUPS(Mem{Base: w, Index: at, Scale: 1}, v)
+	VCMPPS(U8(atLeast), least, v, k)
+	VCMPPS(U8(atLeast), much, v, h)
+	KMOVW(k, m.As32())
+	MOVW(m.As16(), Mem{Base: keep, Index: p, Scale: 2})
+	KMOVW(h, Mem{Base: heavy, Index: p, Scale: 2})
+	POPCNTQ(m, m)
+	ADDQ(m, kept)
+	ADDQ(U8(4), pages)
+	DECQ(n)
+	JNZ(LabelRef("page"))
 	Store(kept, ReturnIndex(0))
 	end()
 }

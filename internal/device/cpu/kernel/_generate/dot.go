@@ -23,6 +23,7 @@ func (w width) gatherHeads() int {
 // is the same whatever the group, the count and the position.
 func dotFamily() {
 	fetch()
+	fetchRows()
 	for _, w := range widths {
 		for h := 1; h <= w.gatherHeads(); h++ {
 			w.dot(h)

@@ -91,3 +91,25 @@ func fetch() {
 	JG(LabelRef("line"))
 	RET()
 }
+
+// fetchRows asks for gathered rows into the second-level cache, which waits for more lines at once than the first.
+func fetchRows() {
+	text("fetchRows", "(rows *uint16, dim int, at *int32, n int)", 0, "fetchRows prefetches the cache lines of rows[r*dim:][:dim] for r in at[:n], n ≥ 1.")
+	rows, dim, at, n := arg("rows"), arg("dim"), arg("at"), arg("n")
+	ADDQ(dim, dim)
+	Label("row")
+	p, left := GP64(), GP64()
+	MOVLQSX(Mem{Base: at}, p)
+	IMULQ(dim, p)
+	ADDQ(rows, p)
+	MOVQ(dim, left)
+	Label("line")
+	PREFETCHT1(Mem{Base: p})
+	ADDQ(U8(64), p)
+	SUBQ(U8(64), left)
+	JG(LabelRef("line"))
+	ADDQ(U8(4), at)
+	DECQ(n)
+	JNZ(LabelRef("row"))
+	RET()
+}

@@ -15,6 +15,7 @@ func reduceFamily() {
 		w.exp("exp", "max", false,
 			"is, with a relative error under 2e-7 + 3e-9·|v−max| (attention.Portable.Exp):")
 		w.addScaled()
+		w.addRows()
 		w.above()
 		w.lanesOf()
 	}
@@ -193,6 +194,43 @@ func (w width) addScaled() {
 		VFMADD231PS(f, v, d)
 		s.store(d, dst)
 	})
+	end()
+}
+
+// addRows takes 32 channels of all rows, and then the next.
+func (w width) addRows() {
+	w.begin("addRows", "(dst *float32, dim int, slab *float32, at *int32, n int)",
+		"is, for n ≥ 1 and dim a multiple of 32 (attention.Portable.AddRows):",
+		"",
+		"\tfor _, r := range at[:n] {",
+		"\t\tdst[:dim] += slab[r*dim:][:dim]",
+		"\t}")
+	dst, dim, slab, left := arg("dst"), arg("dim"), arg("slab"), arg("dim")
+	SHLQ(U8(2), dim)
+	Label("channels")
+	at, n := arg("at"), arg("n")
+	sum := make([]VecVirtual, 32/w.lanes())
+	for i := range sum {
+		sum[i] = w.vec()
+		VMOVUPS(Mem{Base: dst, Disp: int(w) * i}, sum[i])
+	}
+	Label("row")
+	p := GP64()
+	MOVLQSX(Mem{Base: at}, p)
+	IMULQ(dim, p)
+	for i := range sum {
+		VADDPS(Mem{Base: slab, Index: p, Scale: 1, Disp: int(w) * i}, sum[i], sum[i])
+	}
+	ADDQ(U8(4), at)
+	DECQ(n)
+	JNZ(LabelRef("row"))
+	for i := range sum {
+		VMOVUPS(sum[i], Mem{Base: dst, Disp: int(w) * i})
+	}
+	SUBQ(I8(-128), dst)
+	SUBQ(I8(-128), slab)
+	SUBQ(U8(32), left)
+	JNZ(LabelRef("channels"))
 	end()
 }
 

@@ -81,7 +81,7 @@ func (v scan) emit() {
 		doc[2] = "\tfor j, p := range at[:n] {"
 		doc = append(doc, "\t\t\ty := float32(q[g*qHead:]·u)*affine[g*4] + affine[g*4+1]")
 		if v.weigh {
-			doc = append(doc, "\t\t\ty = 1.04 * 2^(y-639) // to 4 percent, as often more as less; 0 below 2^-127", "\t\t\tsums[g*16+t] += y", "\t\t\tif y >= least[g] {", "\t\t\t\tpacked[g*ld+counts[g]] = y", "\t\t\t\tcounts[g]++", "\t\t\t}")
+			doc = append(doc, "\t\t\ty = 1.04 * 2^(y*log2(e)+bases[g*4+1]-639) // to 4 percent, as often more as less; 0 below 2^-127", "\t\t\tsums[g*16+t] += y", "\t\t\tbit t of lanes[g*lanesLD+j] = y >= least[g]")
 		}
 		doc = append(doc, "\t\t\tdst[g*ld+16*j+t] = y")
 	} else if v.perToken {
@@ -99,9 +99,6 @@ func (v scan) emit() {
 	if v.perBlock {
 		doc = append(doc, "", "Pages further on in the list, up to last, are prefetched.")
 	}
-	if v.weigh {
-		doc = append(doc, "Up to 15 places behind what is packed are overwritten.")
-	}
 	run := 64 // bytes between the runs of a query
 	if v.perToken || v.perBlock {
 		run = 4
@@ -110,9 +107,9 @@ func (v scan) emit() {
 	if v.perBlock {
 		signature := "(dst *float32, ld int, q *int8, qHead int, affine *float32, plane *byte, blockBytes, headBytes, pageBytes, dim int, at *int32, n int, last *int32"
 		if v.weigh {
-			signature += ", sums, least, packed *float32, counts *int"
+			signature += ", bases, sums, least *float32, lanes *uint16, lanesLD int"
 		}
-		text(name, signature+")", 0, doc...)
+		text(name, signature+")", v.frameBytes(), doc...)
 		walk = &listed{at: arg("at"), ahead: v.ahead()}
 	} else {
 		text(name, "(dst *float32, ld int, q *int8, qHead int, affine *float32, codes *byte, pageBytes, dim int, pages uint64)", 0, doc...)
@@ -233,8 +230,13 @@ func (v scan) emit() {
 		for i, y := range v.sums(a) {
 			VCVTDQ2PS(y, y)
 			m, b := v.vec(), v.vec()
-			VBROADCASTSS(Mem{Base: affine, Disp: head * g}, m)
-			VBROADCASTSS(Mem{Base: affine, Disp: head*g + constant}, b)
+			factor, add := Mem{Base: affine, Disp: head * g}, Mem{Base: affine, Disp: head*g + constant}
+			if v.weigh {
+				factor = mapAt(g)
+				add = factor.Offset(constant)
+			}
+			VBROADCASTSS(factor, m)
+			VBROADCASTSS(add, b)
 			VFMADD213PS(b, m, y)
 			if v.weigh {
 				weights.take(g, y)
@@ -253,7 +255,7 @@ func (v scan) emit() {
 		if g+1 < v.heads {
 			ADDQ(ld, dst)
 			if v.weigh {
-				ADDQ(ld, weights.packed)
+				weights.next()
 			}
 		}
 	}
