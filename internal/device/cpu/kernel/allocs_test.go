@@ -42,8 +42,8 @@ func TestNoAllocations(t *testing.T) {
 			"tokens": func() {
 				k.PageTokens(dst, blockTokens, q, group, dim, at[1:3], codes, codes, at[:1], attention.Ready{}, tmp)
 			},
-			"int4":    func() { k.Int4Dot(dst, blockTokens, q, group, dim, codes, 0x11, tmp) },
-			"range":   func() { k.PageRangeDot(dst, blockTokens, q, group, dim, 8, b.bounds, codes, 0x11, tmp) },
+			"int4":  func() { k.Int4Dot(dst, blockTokens, q, group, dim, codes, 0x11, tmp) },
+			"range": func() { k.PageRangeDot(dst, blockTokens, q, group, dim, 8, b.bounds, codes, 0x11, tmp) },
 			"weights": func() {
 				k.BlockRangeDot(dst, blockTokens, q, group, dim, 4, codes, at[:1], 1, 0, nil, nil, weigh, tmp)
 			},

@@ -86,7 +86,7 @@ type (
 
 var avx512 = routines{
 	fetch: fetch, fetchRows: fetchRows,
-	dot:   []dotFunc{dot1AVX512, dot2AVX512, dot3AVX512, dot4AVX512, dot5AVX512, dot6AVX512, dot7AVX512},
+	dot: []dotFunc{dot1AVX512, dot2AVX512, dot3AVX512, dot4AVX512, dot5AVX512, dot6AVX512, dot7AVX512},
 	accumulate: []passes{
 		{256, []accumulateFunc{accumulate1x256AVX512}},
 		{128, []accumulateFunc{accumulate1x128AVX512, accumulate2x128AVX512, accumulate3x128AVX512}},
@@ -137,7 +137,7 @@ var avx512 = routines{
 
 var avx2 = routines{
 	fetch: fetch, fetchRows: fetchRows,
-	dot:   []dotFunc{dot1AVX2, dot2AVX2, dot3AVX2},
+	dot: []dotFunc{dot1AVX2, dot2AVX2, dot3AVX2},
 	accumulate: []passes{
 		{64, []accumulateFunc{accumulate1x64AVX2}},
 		{32, []accumulateFunc{accumulate1x32AVX2, accumulate2x32AVX2, accumulate3x32AVX2}},
