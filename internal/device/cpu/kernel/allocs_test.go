@@ -26,8 +26,8 @@ func TestNoAllocations(t *testing.T) {
 				k.Agree(words[:group*4], words[group*4:], words, group, 10, 20)
 				k.LabelDot(dst, blockTokens, q, acc, group, 8, planes, tmp)
 			},
-			"dot":        func() { k.Dot(w, n, q, group, dim, head.K, at, nil) },
-			"accumulate": func() { k.Accumulate(acc, w, n, group, dim, head.V, at, nil) },
+			"dot":        func() { k.Dot(w, n, q, group, dim, head.K, at, head.V) },
+			"accumulate": func() { k.Accumulate(acc, w, n, group, dim, head.V, at, head.K) },
 			"reduce": func() {
 				k.Exp(w, k.Max(w))
 				k.Above(w, 0.5)

@@ -86,7 +86,7 @@ func TestDot(t *testing.T) {
 					for i := range dst {
 						dst[i] = nan
 					}
-					k.Dot(dst, ld, q, group, dim, rows, at, nil)
+					k.Dot(dst, ld, q, group, dim, rows, at, rows)
 					for g := range group {
 						for i, a := range at {
 							want, size := 0.0, 0.0
@@ -179,7 +179,7 @@ func TestAccumulate(t *testing.T) {
 					}
 					start := fillNormal(r, make([]float32, group*dim))
 					acc := guardedCopy(t, start)
-					k.Accumulate(acc, w, ld, group, dim, rows, at, nil)
+					k.Accumulate(acc, w, ld, group, dim, rows, at, rows)
 					for g := range group {
 						for c := range dim {
 							want := float64(start[g*dim+c])
