@@ -11,8 +11,8 @@ type quest struct {
 	budget int
 	reach  float64 // of the way from the middle of a channel's bounds to the end that suits the query
 	shared bool
-	middle bool // by a Middles plane
-	bounds []Plane
+	middle bool    // by a Middles plane
+	bounds []Plane // the metadata of pages, and what else it reads
 
 	channels int // with middle: in which every token counts for itself
 }
