@@ -2,7 +2,7 @@ package attention
 
 import "slices"
 
-// cuts is where a sequence's thresholds stood in the step before: it tells the estimate which weights to pack, and searches where to begin. That saves time and changes nothing of what is
+// cuts is where a sequence's thresholds stood in the step before: it tells the estimate which weights to note, and searches where to begin. That saves time and changes nothing of what is
 // found, so that it is no memory in the sense of Pipeline.Remembers.
 type cuts struct {
 	kvHeads, group int
@@ -11,7 +11,7 @@ type cuts struct {
 
 // cutHint is one query head's. The zero value says nothing.
 type cutHint struct {
-	pack        float32 // the least survivor by what the first token and the newest page weigh, lately
+	note        float32 // the least survivor by what the first token and the newest page weigh, lately
 	keep, heavy float32 // the least survivor, and the least that is read exactly, as shares of the mass
 }
 
@@ -42,7 +42,7 @@ func (p *Pipeline) cuts(c *Call) []cutHint {
 }
 
 const (
-	cutBelow = 0.3 // weights are packed from this share of the last cut on,
+	cutBelow = 0.3 // weights are noted from this share of the last cut on,
 	cutRise  = 1.2 // which follows larger ones by so much a step: a newest page that begins makes a cut look larger for a while
 )
 
@@ -62,8 +62,8 @@ func (h *cutHint) cut(least, total float32, near []float32, g int) {
 		return
 	}
 	now := least / near[g]
-	if h.pack > 0 {
-		now = min(now, h.pack*cutRise)
+	if h.note > 0 {
+		now = min(now, h.note*cutRise)
 	}
-	h.pack = now
+	h.note = now
 }

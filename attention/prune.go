@@ -108,7 +108,7 @@ func (t topP) floor(total float32, n int) float32 {
 func (t topP) begin(w *Work, g int) float32 {
 	lately := float32(0)
 	if w.cuts != nil {
-		lately = w.cuts[g].pack * cutBelow
+		lately = w.cuts[g].note * cutBelow
 	}
 	return max(t.never(w.LogitStride()), lately)
 }
