@@ -22,7 +22,7 @@ func TestModes(t *testing.T) {
 		}
 	}
 	for spec, want := range map[string]string{
-		"h2o": "its selector", "quest": "its estimator", "quest+int8+top-p": "its estimator", "quest+int4+top-k:k=64": "its pruner", "quest:page=32+int4+top-p": "page of quest",
+		"h2o": "its selector", "quest": "its estimator", "quest+int8+top-p": "its estimator", "quest+int4+top-k:k=64": "its pruner", "quest:page=32+int4+top-p": "page of quest", "quest:middle,channels=16+block-range+top-p": "channels of quest",
 		"streaming>quest+int4+top-p": "chains", "quest+int4+top-p:0.9,exact=0.3": "union only", "full+block-range:bits=2+top-p": "4 bits",
 	} {
 		if _, err := ModeOf(attention.MustNew(spec)); err == nil || !strings.Contains(err.Error(), want) {
