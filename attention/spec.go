@@ -60,6 +60,8 @@ var Presets = []struct{ Name, Spec, Doc string }{
 		"the same over half the pages but 4096 tokens, one list a group: what a single query looks for once may be missed"},
 	{"twilight-adaptive", "quest:keep=0.5,least=4096,reach=0.7,shared,middle,adapt=0.003+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:dense-layers=0",
 		"the same, each KV head's list from a quarter of the context on as long as pays; on a CPU"},
+	{"twilight-tokens", "quest:keep=0.25,least=1024,shared,middle,channels=16+block-range+top-p:0.9,union,exact=0.3,tail=mean+when:dense-layers=0",
+		"over a quarter of the pages, chosen by every token in the channels that matter to the step's queries, so that what is looked up once is found; on a CPU"},
 }
 
 // Dense reports whether the spec is dense attention.

@@ -42,7 +42,7 @@ func TestSpecRoundTrip(t *testing.T) {
 func TestSpecErrors(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		{"", `attention: "": a part is empty; expected selector+estimator+pruner`},
-		{"qest", `attention: "qest": unknown selector or preset "qest"; known: dense, twilight-paper, twilight, twilight-fast, twilight-adaptive, ` + strings.Join(names(selectors), ", ")},
+		{"qest", `attention: "qest": unknown selector or preset "qest"; known: dense, twilight-paper, twilight, twilight-fast, twilight-adaptive, twilight-tokens, ` + strings.Join(names(selectors), ", ")},
 		{"quest+int5", `attention: "quest+int5": unknown part "int5"; estimators: ` + strings.Join(names(estimators), ", ") + `; pruners: ` + strings.Join(names(pruners), ", ") + `; or when:dense-layers=,min-context=,audit=,ensure=`},
 		{"quest:kep=0.5", `attention: "quest:kep=0.5": quest: unknown argument "kep0.5"; known: page=16, keep=0.25, least=0, budget=0, reach=1, shared, middle, channels=0, adapt=0, floor=0.25`},
 		{"quest:keep=2", `attention: "quest:keep=2": quest: keep=2: expected a number from 0 to 1`},
