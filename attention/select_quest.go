@@ -156,7 +156,7 @@ func (s quest) Choose(w *Work) {
 
 // read counts what a scan reads.
 func (s quest) read(w *Work) {
-	w.ReadBytes(w.Head.Blocks()*s.bounds[0].BlockBytes(w.Head.Dim) + w.Head.N*s.channels*middleBits/8)
+	w.ReadBytes(w.Head.Blocks()*s.bounds[0].BlockBytes(w.Head.Dim) + w.Head.N*min(s.channels, w.Head.Dim)*middleBits/8)
 }
 
 // best sets the bits of the want best of n pages by the scores of query head g. By middles the first page is among them, since a text's first tokens have keys unlike any others, and weight
