@@ -14,7 +14,8 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	var rows []ServeRow
-	s := Serve{Model: "tiny", Text: "A text that has to be repeated.", Specs: []string{"dense", "twilight"}, Requests: 12, Prompt: Span{70, 300}, Answer: Span{1, 9}, Shared: 64, Rate: 500, Sequences: 4, Chunk: 32,
+	// Requests come faster than the first is answered, so that some are written together.
+	s := Serve{Model: "tiny", Text: "A text that has to be repeated.", Specs: []string{"dense", "twilight"}, Requests: 12, Prompt: Span{70, 300}, Answer: Span{250, 350}, Shared: 64, Rate: 20000, Sequences: 4, Chunk: 32,
 		Threads: 1, Row: func(r ServeRow) { rows = append(rows, r) }}
 	m, err := twilight.Open(t.Context(), path, s.Options(twilight.Options{Threads: 1}))
 	if err != nil {
@@ -24,8 +25,8 @@ func TestServe(t *testing.T) {
 	if err := s.Run(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
-	for i, r := range rows { // how many requests meet is the machine's matter
-		if r.Spec != s.Specs[i] || r.Requests != 12 || r.PromptTokens != rows[0].PromptTokens || r.AnswerTokens < 12 || r.AnswerTokens > 108 || r.SharedTokens < 64 || r.Most < 1 || r.Most > 4 ||
+	for i, r := range rows {
+		if r.Spec != s.Specs[i] || r.Requests != 12 || r.PromptTokens != rows[0].PromptTokens || r.AnswerTokens < 12*250 || r.AnswerTokens > 12*350 || r.SharedTokens < 64 || r.Most < 2 || r.Most > 4 ||
 			r.TokensSec <= 0 || r.MicrosToken <= 0 || r.MicrosP99 < r.MicrosToken || r.First <= 0 || r.FirstP99 < r.First || r.DenseFactor <= 0 {
 			t.Errorf("%+v", r)
 		}
