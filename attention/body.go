@@ -1,7 +1,6 @@
 package attention
 
 import (
-	"math"
 	"math/bits"
 
 	"github.com/twilight-go/twilight/internal/tensor"
@@ -177,9 +176,6 @@ func (w *Work) isLate(j int) int {
 	p := w.Pages[j]
 	return int(w.late[p/BlockPages] >> (p % BlockPages) & 1)
 }
-
-// oneIfAny is 1 for a mask with lanes, else 0.
-func oneIfAny(m uint16) int { return int((uint32(m) + math.MaxUint16) >> 16) }
 
 // bodyParts is how many parts the body makes, and the first of late pages.
 func (w *Work) bodyParts() (all, late int) {

@@ -155,7 +155,7 @@ func (Portable) PackPages(dst, w []float32, pages []int32, masks []uint16) (n in
 func (Portable) ListPages(dst []int32, masks []uint16) (n int) {
 	for j, m := range masks {
 		dst[n] = int32(j)
-		n += oneIfAny(m)
+		n += int((uint32(m) + math.MaxUint16) >> 16) // one if any: which masks have lanes is no pattern that a branch could follow
 	}
 	return n
 }

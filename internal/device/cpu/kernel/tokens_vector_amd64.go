@@ -31,63 +31,64 @@ func (v vector) PageTokens(dst []float32, ld int, q []float32, group, dim int, l
 		at[i] = l * line
 		_ = q[int(l+1)*8-1 : dim]
 	}
-	if len(e.tokens) == 0 {
-		e.pageTokens(v, dst, ld, q, group, dim, at, middles, codes, blocks, s)
-		return
+	var steps []float32
+	var room []int8
+	if len(e.tokens) > 0 {
+		steps, room = take[float32](&s, group), take[int8](&s, 512+1024*((min(group, len(e.tokens))+3)/4))
 	}
-	steps := take[float32](&s, group)
-	room := take[int8](&s, 512+1024*((min(group, len(e.tokens))+3)/4))
 	for i, b := range blocks {
 		own := codes[int(b)*size:][:size]
-		next := codes[int(blocks[min(i+2, len(blocks)-1)])*size:][:size]
-		mid := middles[int(b)*mids.BlockBytes(dim):][mids.HeadBytes(dim):][:mids.PageBytes(dim)]
 		if len(ready.Data) > 0 {
 			q8, affine = prepared(ready.Data, i, group, dim)
 		} else {
 			e.prepare(q8, affine, q, group, dim, own, codeMiddle(nbits), 0)
 		}
+		scores := dst[i*attention.BlockPages:]
+		if len(e.tokens) == 0 {
+			e.pageTokens(v, scores, ld, q8, affine, group, dim, at, middles, codes, b, s)
+			continue
+		}
+		next := codes[int(blocks[min(i+2, len(blocks)-1)])*size:][:size]
+		mid := middles[int(b)*mids.BlockBytes(dim):][mids.HeadBytes(dim):][:mids.PageBytes(dim)]
 		for g := range steps {
 			steps[g] = affine[4*g] * (math.Log2E * (1 << 23))
 		}
 		for g := 0; g < group; {
 			h := tile(group-g, len(e.tokens))
-			e.tokens[h-1](ptr(dst[g*ld+i*attention.BlockPages:]), ld, ptr(q8[g*dim:]), dim, &steps[g], ptr(mid), ptr(own[head:]), ptr(next[head:]), page, ptr(at), len(at), (*byte)(unsafe.Pointer(ptr(room))))
+			e.tokens[h-1](ptr(scores[g*ld:]), ld, ptr(q8[g*dim:]), dim, &steps[g], ptr(mid), ptr(own[head:]), ptr(next[head:]), page, ptr(at), len(at), (*byte)(unsafe.Pointer(ptr(room))))
 			g += h
 		}
 	}
 }
 
-// pageTokens is PageTokens by what estimates: with queries of nothing in the other channels, whose lines count in time alone.
-func (e *estimates) pageTokens(v vector, dst []float32, ld int, q []float32, group, dim int, at []int32, middles, codes []byte, blocks []int32, s scratch) {
+// pageTokens is PageTokens of block b by what estimates: with queries of nothing in the other channels, whose lines count in time alone. q8 and affine are the block's queries and maps.
+func (e *estimates) pageTokens(v vector, dst []float32, ld int, q8 []int8, affine []float32, group, dim int, at []int32, middles, codes []byte, b int32, s scratch) {
 	const nbits, line = 4, 64
 	shape, mids := attention.BlockRange{Bits: nbits}, attention.Middles{}
-	q8, few, affine := take[int8](&s, group*dim), take[int8](&s, group*dim), take[float32](&s, 4*group)
+	few := take[int8](&s, group*dim)
 	x, m := take[float32](&s, attention.BlockTokens*group), take[float32](&s, attention.BlockPages*group)
 	pages := take[int32](&s, attention.BlockPages)
-	for i, b := range blocks {
-		e.prepare(q8, affine, q, group, dim, codes[int(b)*shape.BlockBytes(dim):][:shape.BlockBytes(dim)], codeMiddle(nbits), 0)
-		clear(few)
-		for g := range group {
-			for _, a := range at {
-				c := g*dim + int(a)/line*8
-				copy(few[c:c+8], q8[c:])
-			}
+	clear(few)
+	for g := range group {
+		for _, a := range at {
+			c := g*dim + int(a)/line*8
+			copy(few[c:c+8], q8[c:])
 		}
-		for p := range pages {
-			pages[p] = b*attention.BlockPages + int32(p)
-		}
-		scan, last := e.block[nbits], &pages[len(pages)-1]
-		for g := 0; g < group; {
-			h := tile(group-g, len(scan))
-			scan[h-1](&m[g*attention.BlockPages], attention.BlockPages, &few[g*dim], dim, &affine[4*g], ptr(middles), mids.BlockBytes(dim), mids.HeadBytes(dim), mids.PageBytes(dim), dim, &pages[0], 1, &pages[0])
-			scan[h-1](&x[g*attention.BlockTokens], attention.BlockTokens, &few[g*dim], dim, &affine[4*g], ptr(codes), shape.BlockBytes(dim), shape.HeadBytes(dim), shape.PageBytes(dim), dim, &pages[0], len(pages), last)
-			g += h
-		}
-		for g := range group {
-			for p := range attention.BlockPages {
-				sum := v.Weigh(x[g*attention.BlockTokens+p*attention.PageTokens:][:attention.PageTokens], m[g*attention.BlockPages+p])
-				dst[g*ld+i*attention.BlockPages+p] += float32(math.Log(float64(sum)))
-			}
+	}
+	for p := range pages {
+		pages[p] = b*attention.BlockPages + int32(p)
+	}
+	scan, last := e.block[nbits], &pages[len(pages)-1]
+	for g := 0; g < group; {
+		h := tile(group-g, len(scan))
+		scan[h-1](&m[g*attention.BlockPages], attention.BlockPages, &few[g*dim], dim, &affine[4*g], ptr(middles), mids.BlockBytes(dim), mids.HeadBytes(dim), mids.PageBytes(dim), dim, &pages[0], 1, &pages[0])
+		scan[h-1](&x[g*attention.BlockTokens], attention.BlockTokens, &few[g*dim], dim, &affine[4*g], ptr(codes), shape.BlockBytes(dim), shape.HeadBytes(dim), shape.PageBytes(dim), dim, &pages[0], len(pages), last)
+		g += h
+	}
+	for g := range group {
+		for p := range attention.BlockPages {
+			sum := v.Weigh(x[g*attention.BlockTokens+p*attention.PageTokens:][:attention.PageTokens], m[g*attention.BlockPages+p])
+			dst[g*ld+p] += float32(math.Log(float64(sum)))
 		}
 	}
 }

@@ -84,7 +84,6 @@ func (w width) dot(heads int) {
 		}
 	} else {
 		MOVQ(stride, left)
-
 		Label("channels")
 		for i := range 32 / w.lanes() {
 			if i < 2 {
@@ -108,8 +107,8 @@ func (w width) dot(heads int) {
 		SUBQ(I8(-128), q)
 		SUBQ(U32(128), left)
 		JNZ(LabelRef("channels"))
-
 	}
+
 	dst, ld, lanes := arg("dst"), arg("ld"), GP64()
 	SHLQ(U8(2), ld)
 	MOVQ(last, lanes)
